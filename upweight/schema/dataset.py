@@ -1,0 +1,103 @@
+"""Datasets: rows in columns, in one or more shards."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from upweight.schema.base import Answer, Digest, Labels, Name, Request, Text
+from upweight.schema.model import CheckState, TensorSpec
+from upweight.schema.problem import Problem
+
+MAXIMUM_SHARDS = 10_000
+
+
+class ImagePreview(Request):
+    """Rows are pictures: `column` holds (height, width), (channels, height, width), or flat pixels with `shape`."""
+
+    kind: Literal["image"] = "image"
+    column: Text
+    shape: Annotated[tuple[int, ...], Field(min_length=2, max_length=3)] | None = None
+    minimum: float = 0.0
+    maximum: float = 1.0
+
+
+class TextPreview(Request):
+    """Rows are texts; `column` holds token ids, `vocabulary` the words as a JSON list in a blob."""
+
+    kind: Literal["text"] = "text"
+    column: Text
+    vocabulary: Digest | None = None
+
+
+class TablePreview(Request):
+    """Rows are table rows; `names` heads the columns."""
+
+    kind: Literal["table"] = "table"
+    column: Text
+    names: Annotated[tuple[Text, ...], Field(max_length=10_000)] = ()
+
+
+Preview = Annotated[ImagePreview | TextPreview | TablePreview, Field(discriminator="kind")]
+
+
+class DatasetRequest(Request):
+    """Registers a dataset: its shards as blobs in order, or a `uri` under a prefix that the operator allows."""
+
+    name: Name
+    format: Literal["safetensors", "npz", "parquet"]
+    blobs: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=MAXIMUM_SHARDS)] | None = (
+        None
+    )
+    uri: Annotated[str, Field(max_length=2048)] | None = None
+    inputs: Annotated[tuple[Text, ...], Field(min_length=1, max_length=64)] = ("x",)
+    targets: Annotated[tuple[Text, ...], Field(max_length=64)] = ("y",)
+    preview: Preview | None = None
+    class_names: Annotated[tuple[Text, ...], Field(max_length=100_000)] = ()
+    labels: Labels = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.blobs is None) == (self.uri is None):
+            raise ValueError(
+                "give either 'blobs' (uploaded shards in order) or 'uri' (a prefix in the object storage)"
+            )
+        columns = [*self.inputs, *self.targets]
+        twice = sorted({column for column in columns if columns.count(column) > 1})
+        if twice:
+            raise ValueError(f"columns {twice} are named twice; a column is an input or a target")
+        return self
+
+
+class DatasetRecord(Answer):
+    """A registered dataset."""
+
+    id: str
+    name: str
+    version: int
+    state: CheckState
+    problem: Problem | None = None
+    created_at: datetime
+    checked_at: datetime | None = None
+    format: str
+    blobs: list[str] | None = None
+    uri: str | None = None
+    inputs: list[str]
+    targets: list[str]
+    preview: Preview | None = None
+    class_names: list[str] = []
+    labels: dict[str, str] = {}
+    digest: str = Field(
+        description="Of all that decides results: shards in order, format, columns."
+    )
+    size_bytes: int
+    rows: int | None = None
+    shard_rows: list[int] = []
+    columns: list[TensorSpec] = Field(
+        [], description="Shapes of one row: the row dimension is left out."
+    )
+    used_by: list[str] = Field(
+        [], description="Jobs that hold it; it can't be deleted before they are."
+    )

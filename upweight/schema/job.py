@@ -1,0 +1,211 @@
+"""Jobs: what to compute, over what, how, and what to keep; and the record of how far it is."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import AliasChoices, Field, JsonValue, model_validator
+
+from upweight.schema.base import Answer, Digest, Labels, Reference, Request, Text
+from upweight.schema.inversion import Inversion, PositiveInt
+from upweight.schema.problem import Problem
+from upweight.schema.rows import RowSelection
+
+
+class Selection(Request):
+    """A dataset, or some of its rows."""
+
+    dataset: Reference
+    rows: RowSelection | None = None
+
+
+class Keep(Request):
+    """What is stored of the influences."""
+
+    matrix: bool = Field(True, description="The whole matrix.")
+    top: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        0, description="For each test row, this many most helpful and most harmful training rows."
+    )
+    mean: bool = Field(
+        False, description="For each training row, its mean influence over the test rows."
+    )
+    factors: bool = Field(False, description="The factors (H + λI)⁻¹ ∇L(z_test).")
+
+
+class Webhook(Request):
+    """Called when the job reaches a state; signed with HMAC-SHA256."""
+
+    url: Annotated[str, Field(pattern=r"^https?://", max_length=2048)]
+    events: Annotated[
+        tuple[Literal["succeeded", "failed", "cancelled"], ...], Field(min_length=1, max_length=3)
+    ] = ("succeeded", "failed", "cancelled")
+
+
+class _JobRequest(Request):
+    """What jobs of every kind have."""
+
+    model: Reference
+    train: Selection
+    hessian_on: Selection | None = Field(
+        None, description="Rows that the Hessian is over; null means all rows of `train`'s dataset."
+    )
+    inversion: Inversion
+    hessian_regularization: Annotated[float, Field(ge=0.0)] = Field(
+        0.0,
+        validation_alias=AliasChoices("hessian_regularization", "hessian_perturbation"),
+        description="λ in (H + λI)⁻¹. `hessian_perturbation` means the same.",
+    )
+    precision: Literal["float32", "float64", "tf32", "bf16"] = "float32"
+    batch_size: PositiveInt | Literal["auto"] = "auto"
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    priority: Literal["high", "default", "low"] = "default"
+    timeout_s: Annotated[int, Field(ge=1, le=30 * 86_400)] | None = Field(
+        None, description="Running time after which the job fails; null means the operator's limit."
+    )
+    reuse: bool = Field(True, description="Use what earlier jobs with the same digest have stored.")
+    webhook: Webhook | None = None
+    labels: Labels = {}
+
+    @model_validator(mode="after")
+    def _complement_needs_damping(self) -> Self:
+        if getattr(self.inversion, "complement", False) and self.hessian_regularization == 0.0:
+            raise ValueError("'complement' divides by λ, so it needs hessian_regularization > 0")
+        return self
+
+
+class InfluencesJob(_JobRequest):
+    """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train), or with ∇ₓ∇L(z_train) for `perturbation`. Positive means helpful."""
+
+    kind: Literal["influences"] = "influences"
+    test: Selection
+    influence_type: Literal["up", "perturbation"] = "up"
+    perturb_at: Text | None = Field(
+        None, description="Perturbation at the output of this inner module instead of at the input."
+    )
+    perturb_input: Text | None = Field(
+        None, description="The input column to perturb; null means the only floating-point one."
+    )
+    factors: Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")] | None = Field(
+        None, description="An earlier job whose factors are used instead of solving again."
+    )
+    keep: Keep = Keep()
+
+    @model_validator(mode="after")
+    def _something_is_kept(self) -> Self:
+        if not (self.keep.matrix or self.keep.top or self.keep.mean or self.keep.factors):
+            raise ValueError("'keep' keeps nothing; ask for 'matrix', 'top', 'mean' or 'factors'")
+        if self.influence_type == "up" and (self.perturb_at or self.perturb_input):
+            raise ValueError(
+                "'perturb_at' and 'perturb_input' belong to influence_type 'perturbation'"
+            )
+        return self
+
+
+class FactorsJob(_JobRequest):
+    """(H + λI)⁻¹ ∇L(z_test), a row a test row: stored, for influences later."""
+
+    kind: Literal["factors"] = "factors"
+    test: Selection
+
+
+class IhvpJob(_JobRequest):
+    """x with (H + λI) x = b for right-hand sides of your own."""
+
+    kind: Literal["ihvp"] = "ihvp"
+    rhs: Digest = Field(
+        description="A safetensors blob with one tensor `rhs` of shape (right-hand sides, parameters)."
+    )
+
+
+class SelfInfluencesJob(_JobRequest):
+    """The influence of each training row on itself."""
+
+    kind: Literal["self_influences"] = "self_influences"
+
+
+JobRequest = Annotated[
+    InfluencesJob | FactorsJob | IhvpJob | SelfInfluencesJob, Field(discriminator="kind")
+]
+
+
+class JobState(StrEnum):
+    """Where a job stands. The last three never change."""
+
+    QUEUED = "queued"  # waits for a worker
+    RUNNING = "running"  # a worker holds its lease
+    CANCELLING = "cancelling"  # a worker has been told to stop
+    SUCCEEDED = "succeeded"  # its manifest is stored
+    FAILED = "failed"  # `problem` says why
+    CANCELLED = "cancelled"  # stopped, its partial objects gone
+
+
+TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+
+class Progress(Answer):
+    """How far the present stage is."""
+
+    done: int
+    total: int
+    unit: str
+
+
+class Cost(Answer):
+    """What the job took."""
+
+    hessian_passes: float = Field(
+        0.0, description="Products of H with one block of vectors over the whole training set."
+    )
+    engine_seconds: float = Field(
+        0.0, description="Time in the engine, without waiting, loading and storing."
+    )
+    seconds: float = Field(
+        0.0, description="Time from the worker's taking it to the stored result."
+    )
+    peak_memory_bytes: int | None = None
+
+
+class ResultSummary(Answer):
+    """Shape of what was stored."""
+
+    influence_shape: list[int] | None = None
+    factor_shape: list[int] | None = None
+    dtype: str
+    stored: list[str] = Field(description="Of `matrix`, `top`, `mean`, `factors`, `info`.")
+    size_bytes: int
+
+
+class JobRecord(Answer):
+    """A job as it stands."""
+
+    id: str
+    state: JobState
+    request: JobRequest
+    labels: dict[str, str] = {}
+    model_id: str
+    train_id: str
+    test_id: str | None = None
+    hessian_id: str
+    stage: str | None = Field(None, description="What the worker is doing, in a word.")
+    progress: Progress | None = None
+    queue_position: int | None = Field(
+        None, description="Jobs before it in its queue, while it waits."
+    )
+    eta_seconds: float | None = Field(
+        None, description="Estimated seconds left in the present stage."
+    )
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempt: int = Field(0, description="How often a worker has begun it.")
+    worker: str | None = None
+    device: str | None = None
+    cost: Cost | None = None
+    info: dict[str, JsonValue] | None = Field(
+        None, description="A summary of the inversion's info; the arrays are under /info."
+    )
+    result: ResultSummary | None = None
+    problem: Problem | None = None
+    revision: int = Field(0, description="Grows with every change; the id of the newest event.")

@@ -1,0 +1,222 @@
+"""Models: a program, its loss and the parameters that influence is taken over."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
+
+from upweight.schema.base import Answer, Digest, Labels, Name, Request, Text
+from upweight.schema.problem import Problem
+
+Positions = Annotated[
+    Literal["mean", "sum"],
+    Field(
+        description="How the losses of a row's positions become the row's loss (sequence models)."
+    ),
+]
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class CrossEntropy(Request):
+    """Targets: class indices. Outputs: logits, classes in dimension 1 (or last, for sequences)."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    ignore_index: int | None = None
+    class_weights: Annotated[tuple[Weight, ...], Field(min_length=1, max_length=100_000)] | None = (
+        None
+    )
+    positions: Positions = "mean"
+
+
+class BceWithLogits(Request):
+    """Targets in [0, 1], of the outputs' shape."""
+
+    name: Literal["bce_with_logits"] = "bce_with_logits"
+
+
+class Mse(Request):
+    """The mean over a row's outputs of the squared error."""
+
+    name: Literal["mse"] = "mse"
+
+
+class Huber(Request):
+    """Quadratic within `delta`, linear outside."""
+
+    name: Literal["huber"] = "huber"
+    delta: Annotated[float, Field(gt=0.0)] = 1.0
+
+
+class Nll(Request):
+    """Targets: class indices. Outputs: log-probabilities."""
+
+    name: Literal["nll"] = "nll"
+    ignore_index: int | None = None
+    class_weights: Annotated[tuple[Weight, ...], Field(min_length=1, max_length=100_000)] | None = (
+        None
+    )
+    positions: Positions = "mean"
+
+
+class PoissonNll(Request):
+    """Targets: counts. Outputs: log-rates, or rates with `log_input: false`."""
+
+    name: Literal["poisson_nll"] = "poisson_nll"
+    log_input: bool = True
+    full: bool = False
+
+
+class GaussianNll(Request):
+    """Outputs: the mean and the log-variance, concatenated in the last dimension."""
+
+    name: Literal["gaussian_nll"] = "gaussian_nll"
+    full: bool = False
+
+
+class ProgramLoss(Request):
+    """The program takes inputs and targets and returns one loss per row."""
+
+    name: Literal["program"] = "program"
+
+
+def _loss_by_name(value: Any) -> Any:
+    name = value.get("name") if isinstance(value, dict) else value
+    if name in ("l1", "mae", "l1_loss"):
+        raise ValueError(
+            f"{name!r} is not twice differentiable, so it has no Hessian; use 'huber' with a small delta"
+        )
+    return {"name": value} if isinstance(value, str) else value
+
+
+Loss = Annotated[
+    CrossEntropy | BceWithLogits | Mse | Huber | Nll | PoissonNll | GaussianNll | ProgramLoss,
+    Field(discriminator="name"),
+    BeforeValidator(_loss_by_name),
+]
+
+
+class Pt2Program(Request):
+    """A `torch.export` program with a dynamic batch dimension: a graph and weights, no source."""
+
+    format: Literal["pt2"] = "pt2"
+    blob: Digest
+
+
+class FactoryProgram(Request):
+    """A factory that the operator has allowed, by its exact dotted name, and weights as safetensors."""
+
+    format: Literal["factory"] = "factory"
+    factory: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
+            max_length=300,
+            examples=["torchvision.models:resnet18"],
+        ),
+    ]
+    kwargs: Annotated[dict[str, JsonValue], Field(max_length=64)] = {}
+    weights: Digest
+
+
+class HuggingFaceProgram(Request):
+    """A `config.json` of an allowed `model_type`, without remote code, and weights as safetensors."""
+
+    format: Literal["huggingface"] = "huggingface"
+    config: Annotated[dict[str, JsonValue], Field(max_length=256)]
+    task: Text = "sequence-classification"
+    weights: Digest
+
+
+def _no_pickle(value: Any) -> Any:
+    name = value.get("format") if isinstance(value, dict) else None
+    if name in ("pickle", "pt", "pkl", "pth", "torchscript", "joblib"):
+        raise ValueError(
+            f"{name!r} can run code when it is loaded and is never accepted; export the model instead: "
+            "torch.export.save(torch.export.export(model.eval(), (x,), "
+            'dynamic_shapes=({0: torch.export.Dim("batch")},)), "model.pt2")'
+        )
+    return value
+
+
+Program = Annotated[
+    Pt2Program | FactoryProgram | HuggingFaceProgram,
+    Field(discriminator="format"),
+    BeforeValidator(_no_pickle),
+]
+
+
+def _globs(globs: tuple[str, ...]) -> tuple[str, ...]:
+    for glob in globs:
+        if glob.strip() != glob:
+            raise ValueError(
+                f"{glob!r} begins or ends with a space; parameter globs look like 'head.*'"
+            )
+    return globs
+
+
+class ModelRequest(Request):
+    """Registers a model. A worker checks it before its state goes from `checking` to `ready` or `rejected`."""
+
+    name: Name
+    program: Program
+    loss: Loss
+    parameters: Annotated[
+        tuple[Text, ...], Field(min_length=1, max_length=256), AfterValidator(_globs)
+    ] = Field(("*",), description="Globs over parameter names; the rest are frozen.")
+    labels: Labels = {}
+
+
+class CheckState(StrEnum):
+    """Where a model or dataset stands."""
+
+    CHECKING = "checking"  # waits for a worker, or is being checked by one
+    READY = "ready"  # jobs may use it
+    REJECTED = "rejected"  # `problem` says why; never usable
+
+
+class TensorSpec(Answer):
+    """One tensor of a model's signature or one column of a dataset. A null in `shape` is a free size."""
+
+    name: str
+    dtype: str
+    shape: list[int | None]
+
+
+class ParameterSpec(Answer):
+    """One selected parameter: `offset` is its place in the flat vector that factors and gradients use."""
+
+    name: str
+    shape: list[int]
+    offset: int
+
+
+class ModelRecord(Answer):
+    """A registered model."""
+
+    id: str
+    name: str
+    version: int
+    state: CheckState
+    problem: Problem | None = None
+    created_at: datetime
+    checked_at: datetime | None = None
+    program: Program
+    loss: Loss
+    parameters: list[str]
+    labels: dict[str, str] = {}
+    digest: str = Field(
+        description="Of all that decides results: program, weights, loss, selected parameters."
+    )
+    size_bytes: int
+    inputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = []
+    selected: list[ParameterSpec] = []
+    parameter_count: int | None = Field(None, description="p: the number of selected scalars.")
+    dtype: str | None = None
+    used_by: list[str] = Field(
+        [], description="Jobs that hold it; it can't be deleted before they are."
+    )

@@ -1,0 +1,32 @@
+"""RFC 9457 problem documents: how every failure looks on the wire, in a job's record and in the SDK."""
+
+from __future__ import annotations
+
+from pydantic import Field, JsonValue
+
+from upweight.schema.base import Answer
+
+
+class FieldError(Answer):
+    """One field that is wrong."""
+
+    pointer: str = Field(
+        description="JSON pointer into the body (`/inversion/rtol`), or `query:`, `header:`, `path:` and a name."
+    )
+    detail: str = Field(description="What is wrong and what would be right.")
+    value: JsonValue = Field(None, description="The value that was given, shortened.")
+
+
+class Problem(Answer):
+    """A problem document, `application/problem+json`."""
+
+    type: str = Field(
+        description="Stable identifier of the kind of problem.", examples=["not-found"]
+    )
+    title: str = Field(
+        description="The kind of problem in words; the same for every problem of a type."
+    )
+    status: int = Field(description="HTTP status.")
+    detail: str = Field(description="What happened this time, and the way out.")
+    errors: list[FieldError] = []
+    request_id: str | None = None

@@ -1,0 +1,112 @@
+"""Answers about results: slices, rankings, info, files; and about blobs, lists and health."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import Field, JsonValue
+
+from upweight.schema.base import Answer
+
+Item = TypeVar("Item")
+
+
+class Page(Answer, Generic[Item]):
+    """A part of a list, newest first unless `order=asc`."""
+
+    items: list[Item]
+    has_more: bool
+    next_after: str | None = Field(None, description="Give this as `after` for the next page.")
+
+
+class InfluenceSlice(Answer):
+    """A slice of the matrix as JSON. For more than a few thousand numbers ask for `application/x-npy`."""
+
+    test: list[int] = Field(description="Rows of the test dataset, one for each row of `values`.")
+    train: list[int] = Field(
+        description="Rows of the training dataset, one for each column of `values`."
+    )
+    shape: list[int]
+    values: list[Any]
+
+
+class Ranked(Answer):
+    """A training row and its influence."""
+
+    row: int = Field(description="Row of the training dataset.")
+    column: int = Field(description="Column of the influence matrix.")
+    influence: float
+
+
+class Ranking(Answer):
+    """The k most helpful or most harmful training rows, the strongest first."""
+
+    test: int | None = Field(
+        description="Row of the influence matrix; null: the mean over all test rows."
+    )
+    sign: Literal["helpful", "harmful"]
+    items: list[Ranked]
+
+
+class ArraySpec(Answer):
+    """An array stored with a result."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    size_bytes: int
+
+
+class Info(Answer):
+    """What the inversion says of itself. Arrays are fetched by name: `?array=residuals`."""
+
+    method: str
+    summary: dict[str, JsonValue]
+    arrays: list[ArraySpec] = []
+
+
+class ResultFile(Answer):
+    """One object of a result."""
+
+    path: str
+    size_bytes: int
+    digest: str | None = None
+    url: str | None = Field(None, description="Presigned, where the object storage can sign.")
+
+
+class Files(Answer):
+    """All objects of a result."""
+
+    files: list[ResultFile]
+
+
+class BlobRecord(Answer):
+    """A stored blob."""
+
+    digest: str
+    size_bytes: int
+
+
+class PresignedUrl(Answer):
+    """A URL that gives or takes a blob without passing through the service."""
+
+    url: str
+    method: Literal["GET", "PUT"]
+    expires_at: datetime
+
+
+class ComponentHealth(Answer):
+    """One thing the service needs."""
+
+    name: Literal["redis", "storage", "workers"]
+    ready: bool
+    detail: str
+
+
+class Health(Answer):
+    """Whether the service can take and do jobs."""
+
+    ready: bool
+    version: str
+    components: Annotated[list[ComponentHealth], Field()] = []
