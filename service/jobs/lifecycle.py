@@ -1,0 +1,149 @@
+"""The states of a job and the only ways between them. Terminal states never change, whoever comes late.
+
+queued ──begin──▶ running ──succeed──▶ succeeded
+  │ ▲                │ └────fail─────▶ failed
+  │ └───give_back────┤
+  └──cancel──────────┴──▶ (cancelling ──▶) cancelled
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from service.storage.keys import Document
+from service.storage.records import Records
+from upweight.errors import Conflict, UpweightError
+from upweight.schema import TERMINAL, JobState
+
+_OURS = frozenset({JobState.RUNNING, JobState.CANCELLING})
+
+
+class Lifecycle:
+    """Moves jobs of all namespaces. A worker's moves carry its attempt: a worker that was taken for lost, and was
+    only slow, finds another attempt in the record and changes nothing (LeaseLost)."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def begin(self, namespace: str, id: str, worker: str, device: str) -> Document | None:
+        """queued → running. None when the job is no longer queued (cancelled, or begun by another)."""
+
+        def change(job: Document) -> Document | None:
+            if job["state"] != JobState.QUEUED:
+                return None
+            return {
+                **job,
+                "state": JobState.RUNNING,
+                "attempt": job["attempt"] + 1,
+                "worker": worker,
+                "device": device,
+                "started_at": now(),
+            }
+
+        job = self._records.update("job", namespace, id, change)
+        return job if job["state"] == JobState.RUNNING and job["worker"] == worker else None
+
+    def succeed(
+        self, namespace: str, id: str, attempt: int, outcome: Mapping[str, Any]
+    ) -> Document:
+        """running → succeeded, with result, info and cost. A cancel that came too late is passed over."""
+        return self._end(namespace, id, attempt, JobState.SUCCEEDED, outcome)
+
+    def fail(
+        self,
+        namespace: str,
+        id: str,
+        attempt: int,
+        error: UpweightError,
+        outcome: Mapping[str, Any] | None = None,
+    ) -> Document:
+        """running → failed, with the problem."""
+        problem = error.problem().model_dump(mode="json")
+        return self._end(
+            namespace, id, attempt, JobState.FAILED, {**(outcome or {}), "problem": problem}
+        )
+
+    def cancelled(self, namespace: str, id: str, attempt: int) -> Document:
+        """cancelling → cancelled, said by the worker that has stopped."""
+        return self._end(namespace, id, attempt, JobState.CANCELLED, {})
+
+    def _end(
+        self, namespace: str, id: str, attempt: int, state: JobState, outcome: Mapping[str, Any]
+    ) -> Document:
+        def change(job: Document) -> Document | None:
+            _require_attempt(job, attempt)
+            return {**job, **outcome, "state": state, "finished_at": now()}
+
+        return self._records.update("job", namespace, id, change)
+
+    def give_back(self, namespace: str, id: str, attempt: int) -> Document:
+        """running → queued: the worker stops, or was lost; cancelling → cancelled."""
+
+        def change(job: Document) -> Document | None:
+            _require_attempt(job, attempt)
+            if job["state"] == JobState.CANCELLING:
+                return {**job, "state": JobState.CANCELLED, "finished_at": now()}
+            return {
+                **job,
+                "state": JobState.QUEUED,
+                "worker": None,
+                "device": None,
+                "started_at": None,
+            }
+
+        return self._records.update("job", namespace, id, change)
+
+    def request_cancel(self, namespace: str, id: str) -> Document:
+        """queued → cancelled, running → cancelling. Raises Conflict when the job has ended otherwise."""
+
+        def change(job: Document) -> Document | None:
+            match job["state"]:
+                case JobState.QUEUED:
+                    return {**job, "state": JobState.CANCELLED, "finished_at": now()}
+                case JobState.RUNNING:
+                    return {**job, "state": JobState.CANCELLING}
+                case JobState.CANCELLING | JobState.CANCELLED:
+                    return None
+                case ended:
+                    raise Conflict(f"job {id} has already {ended}; there is nothing to cancel")
+
+        return self._records.update("job", namespace, id, change)
+
+    def retry(self, namespace: str, id: str) -> Document:
+        """failed or cancelled → queued. Raises Conflict from any other state."""
+
+        def change(job: Document) -> Document | None:
+            if job["state"] not in (JobState.FAILED, JobState.CANCELLED):
+                raise Conflict(
+                    f"job {id} is {job['state']}; only a failed or cancelled job can be retried"
+                )
+            return {
+                **job,
+                "state": JobState.QUEUED,
+                "problem": None,
+                "finished_at": None,
+                "started_at": None,
+                "worker": None,
+                "device": None,
+                "lost": 0,
+            }
+
+        return self._records.update("job", namespace, id, change)
+
+
+class LeaseLost(Exception):
+    """The job was taken from this worker: it was silent for too long, or the job has ended."""
+
+
+def _require_attempt(job: Document, attempt: int) -> None:
+    if job["state"] in TERMINAL or job["state"] not in _OURS or job["attempt"] != attempt:
+        raise LeaseLost(
+            f"job {job['id']} is {job['state']} in attempt {job['attempt']}, not in attempt {attempt}"
+        )
+
+
+def now() -> str:
+    """The present moment as records hold it."""
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,51 @@
+"""Where the objects of a result lie, and where blobs do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def blob_path(namespace: str, digest: str) -> str:
+    """Where a blob's bytes lie."""
+    hex = digest.removeprefix("sha256:")
+    return f"blobs/{namespace}/{hex[:2]}/{hex}"
+
+
+@dataclass(frozen=True)
+class ResultPaths:
+    """The objects of one job's result. `manifest` is written last: without it there is no result."""
+
+    namespace: str
+    job_id: str
+
+    @property
+    def prefix(self) -> str:
+        return f"results/{self.namespace}/{self.job_id}"
+
+    @property
+    def influences(self) -> str:
+        return f"{self.prefix}/influences"
+
+    @property
+    def factors(self) -> str:
+        return f"{self.prefix}/factors.safetensors"
+
+    @property
+    def top(self) -> str:
+        return f"{self.prefix}/top.safetensors"
+
+    @property
+    def mean(self) -> str:
+        return f"{self.prefix}/mean.safetensors"
+
+    @property
+    def info(self) -> str:
+        return f"{self.prefix}/info.safetensors"
+
+    @property
+    def parameters(self) -> str:
+        return f"{self.prefix}/parameters.json"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.prefix}/manifest.json"

@@ -1,0 +1,87 @@
+"""Every setting of the front end and the workers: its unit, its default, its environment variable.
+
+The variable is the name in capitals after `UPWEIGHT_`; `REDIS_URL` and nothing else is also read bare.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MIB = 1024**2
+GIB = 1024**3
+
+
+class Settings(BaseSettings):
+    """Built once at a process's entry point and passed down."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="UPWEIGHT_", extra="forbid", frozen=True, populate_by_name=True
+    )
+
+    # Where things are
+    host: str = "127.0.0.1"
+    port: int = Field(8765, ge=0, le=65535)
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        validation_alias=AliasChoices("UPWEIGHT_REDIS_URL", "REDIS_URL"),
+    )
+    storage: str = Field(
+        "./upweight-data/objects", description="A folder, or file://, s3://, gs://, az:// URL."
+    )
+    scratch: Path | None = Field(
+        None, description="Workers' local cache; null means the system's temporary folder."
+    )
+
+    # Limits of requests
+    blob_bytes: int = Field(64 * GIB, description="Largest blob.", gt=0)
+    body_bytes: int = Field(4 * MIB, description="Largest JSON body.", gt=0)
+    dataset_rows: int = Field(100_000_000, gt=0)
+    model_parameters: int = Field(10_000_000_000, gt=0)
+    direct_parameters: int = Field(
+        20_000, description="Most parameters for `direct`: its Hessian is (p, p).", gt=0
+    )
+    result_bytes: int = Field(64 * GIB, description="Largest result of one job.", gt=0)
+    json_numbers: int = Field(10_000, description="Most numbers in a JSON slice.", gt=0)
+    queue_length: int = Field(100_000, description="Jobs waiting in one queue.", gt=0)
+    namespace_jobs: int = Field(20_000, description="Unfinished jobs of one namespace.", gt=0)
+    slice_bytes: int = Field(8 * MIB, description="Memory for one block of a streamed slice.", gt=0)
+
+    # Models
+    pt2_policy: Literal["sanitized", "reject", "trusted"] = "sanitized"
+    factories: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Allowed factories by exact dotted name, comma-separated: `torchvision.models:resnet18`.",
+    )
+    check_seconds: float = Field(
+        120.0, description="Time for the check of a model or dataset.", gt=0
+    )
+    check_memory_bytes: int = Field(
+        8 * GIB, description="Address space of the process that checks a model.", gt=0
+    )
+
+    # Workers
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda:0`, …")
+    threads: int | None = Field(
+        None, description="CPU threads of a worker; null leaves it to torch."
+    )
+    memory_bytes: int = Field(
+        512 * MIB, description="Budget of a computation's blocks beside model and data.", gt=0
+    )
+    cache_bytes: int = Field(4 * GIB, description="Models and datasets kept on the device.", gt=0)
+    job_seconds: float = Field(86_400.0, description="Longest running time of a job.", gt=0)
+    attempts: int = Field(3, description="How often a job that loses its worker is begun.", ge=1)
+    lease_seconds: float = Field(
+        12.0, description="A worker that is silent for this long has lost its job.", gt=0
+    )
+    heartbeat_seconds: float = Field(2.0, description="How often leases are renewed.", gt=0)
+    janitor_seconds: float = Field(5.0, description="How often lost jobs are looked for.", gt=0)
+
+    # Logs
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __init__(self, **values: object) -> None:
+        super().__init__(**values)  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""Names in Redis: identifiers, records, and the indexes by which records are found."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Literal
+
+from ulid import ULID
+
+Kind = Literal["model", "dataset", "job"]
+Document = dict[str, Any]
+
+PREFIX = "upweight"
+CHANGES = f"{PREFIX}:changes"  # published: "kind namespace id" at every change
+IDEMPOTENCY_SECONDS = 7 * 86_400
+
+ID_PREFIX: dict[Kind, str] = {"model": "mdl", "dataset": "dst", "job": "job"}
+_ULID = re.compile(r"^[0-9A-HJKMNP-TV-Z]{26}$")
+
+
+def new_id(kind: Kind) -> str:
+    """A new identifier; those made later sort later."""
+    return f"{ID_PREFIX[kind]}_{ULID()}"
+
+
+def is_id(kind: Kind, text: str) -> bool:
+    """Whether a text has the form of an identifier of this kind."""
+    prefix, _, rest = text.partition("_")
+    return prefix == ID_PREFIX[kind] and _ULID.match(rest) is not None
+
+
+def by_state(state: str) -> str:
+    """The filter for records in a state."""
+    return f"state:{state}"
+
+
+def by_label(key: str, value: str) -> str:
+    """The filter for records with a label."""
+    return f"label:{hashlib.sha256(f'{key}={value}'.encode()).hexdigest()}"
+
+
+def by_use(id: str) -> str:
+    """The filter for jobs that use a model or dataset."""
+    return f"uses:{id}"
+
+
+def by_name(name: str) -> str:
+    """The filter for all versions of a name."""
+    return f"name:{name}"
+
+
+def indexes(kind: Kind, namespace: str, document: Document) -> list[str]:
+    filters = [by_state(document["state"])]
+    filters += [by_label(key, value) for key, value in document.get("labels", {}).items()]
+    filters += [by_use(id) for id in used_ids(document)]
+    if "name" in document:
+        filters.append(by_name(document["name"]))
+    base = list_key(kind, namespace)
+    return [base, *(f"{base}:{filter}" for filter in filters)]
+
+
+def used_ids(document: Document) -> list[str]:
+    """The ids that a job's document refers to, each once."""
+    fields = ("model_id", "train_id", "test_id", "hessian_id")
+    return sorted({document[field] for field in fields if document.get(field)})
+
+
+def record_key(kind: str, namespace: str, id: str) -> str:
+    return f"{PREFIX}:{kind}:{namespace}:{id}"
+
+
+def list_key(kind: str, namespace: str) -> str:
+    return f"{PREFIX}:{kind}s:{namespace}"
+
+
+def state_index(kind: str, namespace: str, state: str) -> str:
+    return f"{list_key(kind, namespace)}:{by_state(state)}"
+
+
+def users_index(kind: Kind, namespace: str, id: str) -> str:
+    return f"{list_key('job', namespace)}:{by_use(id)}"
+
+
+def idempotency_key(kind: str, namespace: str, idempotency: str | None) -> str:
+    if idempotency is None:
+        return ""
+    digest = hashlib.sha256(idempotency.encode()).hexdigest()
+    return f"{PREFIX}:idempotency:{namespace}:{kind}:{digest}"
+
+
+def message(kind: str, namespace: str, id: str) -> str:
+    return f"{kind} {namespace} {id}"

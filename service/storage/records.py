@@ -1,0 +1,277 @@
+"""Records of models, datasets and jobs in Redis, and the indexes by which they are listed.
+
+A record is a hash: `doc` (its JSON), `token` (changes with the doc: compare-and-set), `live` (JSON of fields that
+change many times a second) and `revision` (grows with either; the id of an event). Lists are sorted sets in which
+all scores are 0, so that members, being time-sortable ids, are walked in order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from service.storage import keys, scripts
+from service.storage.keys import Document, Kind
+from service.storage.redis import reachable
+from upweight.errors import Conflict, IdempotencyConflict, InUse, NotFound
+
+_TRIES = 50  # of a compare-and-set against other writers
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """A client's key and the digest of what it asked for."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A page of ids."""
+
+    ids: list[str]
+    has_more: bool
+
+
+class Records:
+    """All records of all namespaces. Raises Unavailable when Redis does not answer."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis: Any = redis
+        self._create = redis.register_script(scripts.CREATE)
+        self._replace = redis.register_script(scripts.REPLACE)
+        self._live = redis.register_script(scripts.LIVE)
+        self._delete = redis.register_script(scripts.DELETE)
+
+    def create(
+        self,
+        kind: Kind,
+        namespace: str,
+        document: Document,
+        *,
+        idempotency: Idempotency | None = None,
+        requires: Sequence[tuple[Kind, str]] = (),
+    ) -> tuple[str, bool]:
+        """Writes a new record unless the idempotency key was used; answers its id and whether it was made now.
+
+        Raises IdempotencyConflict, and NotFound when a record in `requires` has gone.
+        """
+        id = document["id"]
+        names = [
+            keys.record_key(kind, namespace, id),
+            keys.idempotency_key(kind, namespace, idempotency.key if idempotency else None),
+            *(keys.record_key(other, namespace, other_id) for other, other_id in requires),
+            *keys.indexes(kind, namespace, document),
+        ]
+        fingerprint = idempotency.fingerprint if idempotency else ""
+        arguments = [
+            id,
+            json.dumps(document),
+            fingerprint,
+            keys.IDEMPOTENCY_SECONDS,
+            len(requires),
+            keys.message(kind, namespace, id),
+            keys.CHANGES,
+        ]
+        with reachable():
+            self.redis.sadd(f"{keys.PREFIX}:namespaces", namespace)
+            outcome, *rest = self._create(keys=names, args=arguments)
+        match outcome.decode():
+            case "conflict":
+                raise IdempotencyConflict(
+                    "this Idempotency-Key was used with another request; use a new key"
+                )
+            case "missing":
+                other, other_id = requires[int(rest[0])]
+                raise NotFound(f"{other} {other_id} has been deleted meanwhile")
+            case made:
+                return rest[0].decode(), made == "made"
+
+    def get(self, kind: Kind, namespace: str, id: str) -> Document:
+        """A record with its live fields and revision. Raises NotFound."""
+        with reachable():
+            raw = self.redis.hmget(keys.record_key(kind, namespace, id), "doc", "live", "revision")
+        document = _document(raw)
+        if document is None:
+            raise not_found(kind, id)
+        return document
+
+    def get_many(self, kind: Kind, namespace: str, ids: Iterable[str]) -> list[Document]:
+        """Records in the order of `ids`; those deleted meanwhile are left out."""
+        with reachable(), self.redis.pipeline(transaction=False) as pipeline:
+            for id in ids:
+                pipeline.hmget(keys.record_key(kind, namespace, id), "doc", "live", "revision")
+            found = [_document(raw) for raw in pipeline.execute()]
+        return [document for document in found if document is not None]
+
+    def update(
+        self, kind: Kind, namespace: str, id: str, change: Callable[[Document], Document | None]
+    ) -> Document:
+        """Applies `change` to the stored document, alone: repeated when another writer was faster.
+
+        `change` gets a copy and returns the new document, or None to leave it. It may raise. Answers what is stored.
+        """
+        for _ in range(_TRIES):
+            with reachable():
+                raw, token, live, revision = self.redis.hmget(
+                    keys.record_key(kind, namespace, id), "doc", "token", "live", "revision"
+                )
+            before = _document((raw, live, revision))
+            if raw is None or before is None:
+                raise not_found(kind, id)
+            stored = json.loads(raw)
+            after = change(json.loads(raw))
+            if after is None:
+                return before
+            moved = stored["state"] != after["state"]
+            names = [
+                keys.record_key(kind, namespace, id),
+                keys.state_index(kind, namespace, stored["state"]) if moved else "",
+                keys.state_index(kind, namespace, after["state"]) if moved else "",
+            ]
+            with reachable():
+                done = self._replace(
+                    keys=names,
+                    args=[
+                        id,
+                        token,
+                        json.dumps(after),
+                        keys.message(kind, namespace, id),
+                        keys.CHANGES,
+                    ],
+                )
+            if done:
+                return after
+        raise Conflict(f"{kind} {id} is being changed by others all the time; try again")
+
+    def set_live(self, kind: Kind, namespace: str, id: str, live: Mapping[str, Any]) -> None:
+        """Replaces the live fields; a record that has gone stays gone."""
+        with reachable():
+            self._live(
+                keys=[keys.record_key(kind, namespace, id)],
+                args=[json.dumps(live), keys.message(kind, namespace, id), keys.CHANGES],
+            )
+
+    def delete(self, kind: Kind, namespace: str, id: str) -> Document:
+        """Deletes a record that nothing uses. Raises NotFound, InUse."""
+        for _ in range(_TRIES):
+            with reachable():
+                raw, token = self.redis.hmget(keys.record_key(kind, namespace, id), "doc", "token")
+            if raw is None:
+                raise not_found(kind, id)
+            document: Document = json.loads(raw)
+            names = [
+                keys.record_key(kind, namespace, id),
+                keys.users_index(kind, namespace, id),
+                *keys.indexes(kind, namespace, document),
+            ]
+            with reachable():
+                outcome, *rest = self._delete(
+                    keys=names, args=[id, token, keys.message(kind, namespace, id), keys.CHANGES]
+                )
+            if outcome == b"used":
+                users = ", ".join(member.decode() for member in rest[0])
+                raise InUse(f"{kind} {id} is used by {users}; delete these first")
+            if outcome == b"deleted":
+                return document
+        raise Conflict(f"{kind} {id} is being changed by others all the time; try again")
+
+    def users(self, kind: Kind, namespace: str, id: str, limit: int = 100) -> list[str]:
+        """Ids of the jobs that use a model or dataset, at most `limit`."""
+        with reachable():
+            return [
+                member.decode()
+                for member in self.redis.zrange(keys.users_index(kind, namespace, id), 0, limit - 1)
+            ]
+
+    def count(self, kind: Kind, namespace: str, state: str) -> int:
+        """How many records are in a state."""
+        with reachable():
+            return int(self.redis.zcard(keys.state_index(kind, namespace, state)))
+
+    def page(
+        self,
+        kind: Kind,
+        namespace: str,
+        *,
+        limit: int,
+        after: str | None = None,
+        newest_first: bool = True,
+        filters: Sequence[str] = (),
+    ) -> Found:
+        """Ids after `after` in all of the indexes that `filters` name (see `by_state` and its like)."""
+        names = [
+            keys.list_key(kind, namespace),
+            *(f"{keys.list_key(kind, namespace)}:{filter}" for filter in filters),
+        ]
+        with reachable():
+            smallest = min(names[1:] or names, key=self.redis.zcard)
+        others = [key for key in names[1:] if key != smallest]
+        ids: list[str] = []
+        cursor = after
+        while len(ids) <= limit:
+            batch = self._walk(smallest, cursor, newest_first, max(limit + 1, 200))
+            if not batch:
+                break
+            cursor = batch[-1]
+            ids.extend(self._in_all(batch, others))
+        return Found(ids[:limit], len(ids) > limit)
+
+    def _walk(self, key: str, after: str | None, newest_first: bool, count: int) -> list[str]:
+        with reachable():
+            if newest_first:
+                found = self.redis.zrevrangebylex(key, f"({after}" if after else "+", "-", 0, count)
+            else:
+                found = self.redis.zrangebylex(key, f"({after}" if after else "-", "+", 0, count)
+        return [member.decode() for member in found]
+
+    def _in_all(self, ids: list[str], indexes: Sequence[str]) -> list[str]:
+        for key in indexes:
+            with reachable():
+                scores = self.redis.zmscore(key, ids)
+            ids = [id for id, score in zip(ids, scores, strict=True) if score is not None]
+            if not ids:
+                break
+        return ids
+
+    def next_version(self, kind: Kind, namespace: str, name: str) -> int:
+        """A number never given before to this name."""
+        with reachable():
+            return int(self.redis.hincrby(f"{keys.PREFIX}:versions:{kind}:{namespace}", name, 1))
+
+    def resolve(self, kind: Kind, namespace: str, reference: str) -> Document:
+        """The record that an id, a name (its newest version) or `name@version` means. Raises NotFound."""
+        name, _, version = reference.partition("@")
+        if keys.is_id(kind, reference):
+            return self.get(kind, namespace, reference)
+        newest = self._walk(
+            f"{keys.list_key(kind, namespace)}:{keys.by_name(name)}", None, True, 1000
+        )
+        found = self.get_many(kind, namespace, newest)
+        if version:
+            found = [document for document in found if document["version"] == int(version)]
+        if not found:
+            raise not_found(kind, reference)
+        return max(found, key=lambda document: int(document["version"]))
+
+    def namespaces(self) -> set[str]:
+        """Namespaces that have ever had a record."""
+        with reachable():
+            return {member.decode() for member in self.redis.smembers(f"{keys.PREFIX}:namespaces")}
+
+
+def not_found(kind: str, reference: str) -> NotFound:
+    """The same words whether it never was, is gone, or is another namespace's."""
+    return NotFound(f"there is no {kind} {reference!r} here; GET /v1/{kind}s lists what there is")
+
+
+def _document(raw: Sequence[Any]) -> Document | None:
+    doc, live, revision = raw
+    if doc is None:
+        return None
+    return {**json.loads(doc), **(json.loads(live) if live else {}), "revision": int(revision)}

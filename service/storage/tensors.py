@@ -1,0 +1,123 @@
+"""Named tensors in a safetensors object: written whole, read by range, so that a slice costs a slice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from service.storage.objects import Objects
+
+DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
+HEADER_BYTES = 100 * 1024**2  # the format's own limit
+_LENGTH_BYTES = 8
+
+
+class BadTensors(ValueError):
+    """The object is not a well-formed safetensors file; the message says why."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a file: [start, stop) are bytes of the object."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def write_tensors(objects: Objects, path: str, tensors: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Writes arrays under their names."""
+    objects.put(path, save({name: np.ascontiguousarray(array) for name, array in tensors.items()}))
+
+
+def read_header(objects: Objects, path: str) -> dict[str, TensorEntry]:
+    """What a file holds. Checks everything it claims against the object's size. Raises BadTensors, FileNotFoundError."""
+    meta = objects.head(path)
+    if meta is None:
+        raise FileNotFoundError(path)
+    if meta.size < _LENGTH_BYTES:
+        raise BadTensors(
+            f"{meta.size} bytes are too few for a safetensors file; it may be truncated"
+        )
+    length = int.from_bytes(objects.get_range(path, 0, _LENGTH_BYTES), "little")
+    if length > min(HEADER_BYTES, meta.size - _LENGTH_BYTES):
+        raise BadTensors(
+            f"its header claims {length} bytes of a file of {meta.size}; it is truncated or not safetensors"
+        )
+    return parse_header(objects.get_range(path, _LENGTH_BYTES, length), meta.size)
+
+
+def parse_header(header: bytes, size: int) -> dict[str, TensorEntry]:
+    """The entries of a header, for a file of `size` bytes. Raises BadTensors."""
+    try:
+        described = json.loads(header)
+    except (ValueError, RecursionError):
+        raise BadTensors("its header is not JSON; it is damaged or not safetensors") from None
+    if not isinstance(described, dict):
+        raise BadTensors("its header is not a JSON object")
+    base = _LENGTH_BYTES + len(header)
+    return {
+        name: _entry(name, entry, base, size)
+        for name, entry in described.items()
+        if name != "__metadata__"
+    }
+
+
+def _entry(name: str, entry: Any, base: int, size: int) -> TensorEntry:
+    try:
+        dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        whole = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
+    except (KeyError, TypeError, ValueError):
+        raise BadTensors(f"tensor {name!r} is described wrongly in the header") from None
+    if dtype not in DTYPES:
+        raise BadTensors(f"tensor {name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
+    expected = np.dtype(DTYPES[dtype]).itemsize
+    for length in shape if whole else ():
+        expected *= length
+    if not whole or stop - start != expected or base + stop > size:
+        raise BadTensors(
+            f"tensor {name!r} claims shape {shape} in bytes {start} to {stop}, which the file does not hold"
+        )
+    return TensorEntry(np.dtype(DTYPES[dtype]), shape, base + start, base + stop)
+
+
+def read_tensor(
+    objects: Objects, path: str, name: str, start: int = 0, stop: int | None = None
+) -> np.ndarray[Any, Any]:
+    """Rows [start, stop) of a tensor's first axis. Raises KeyError, BadTensors, FileNotFoundError."""
+    return read_entry(objects, path, read_header(objects, path)[name], start, stop)
+
+
+def read_entry(
+    objects: Objects, path: str, entry: TensorEntry, start: int = 0, stop: int | None = None
+) -> np.ndarray[Any, Any]:
+    """Rows [start, stop) of a tensor whose header has been read; a scalar is read whole."""
+    if not entry.shape:
+        return np.frombuffer(
+            objects.get_range(path, entry.start, entry.stop - entry.start), entry.dtype
+        ).reshape(())
+    rows = entry.shape[0]
+    first, last, _ = slice(start, stop).indices(rows)
+    row_bytes = (entry.stop - entry.start) // rows if rows else 0
+    count = max(0, last - first)
+    data = objects.get_range(path, entry.start + first * row_bytes, count * row_bytes)
+    return np.frombuffer(data, entry.dtype).reshape(count, *entry.shape[1:])
