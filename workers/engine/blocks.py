@@ -1,0 +1,128 @@
+"""How many rows and vectors to take at a time: within a byte budget, and halved when memory ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from workers.engine.errors import BadParameter, OutOfMemory
+from workers.engine.problem import Problem
+from workers.engine.progress import Progress, silent
+from workers.engine.rows import Batch, Rows
+from workers.engine.second_order import is_out_of_memory, twice_differentiable
+
+DEFAULT_BUDGET = 1 << 30  # bytes
+# On CPUs 350 rows keep a block in cache: at 1400 page faults cost 1.7 times. GPUs want them large.
+ROWS_AT_ONCE = {"cpu": 384}
+ROWS_AT_ONCE_ELSEWHERE = 8192
+VECTORS_AT_ONCE = {"cpu": 64}
+VECTORS_AT_ONCE_ELSEWHERE = 256
+
+BatchSize = int | Literal["auto"]
+Result = TypeVar("Result")
+
+
+@dataclass
+class Block:
+    """Rows and vectors taken at once; shrinks, never grows."""
+
+    rows: int
+    vectors: int = 1
+
+    def halve(self, error: BaseException, what: str) -> None:
+        """Fewer rows, then fewer vectors. Raises OutOfMemory when both are 1."""
+        if self.rows > 1:
+            self.rows //= 2
+        elif self.vectors > 1:
+            self.vectors //= 2
+        else:
+            raise OutOfMemory(what, "one row at a time is too much for this device") from error
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def over_rows(
+    rows: Rows,
+    block: Block,
+    work: Callable[[Batch], Result],
+    *,
+    what: str,
+    progress: Progress = silent,
+) -> Iterator[tuple[Batch, Result]]:
+    """Apply `work` to every row, batch by batch; out of memory halves the batch and goes on.
+
+    `work` must be atomic: whatever it did before running out of memory is done again.
+    """
+    start, total = 0, len(rows)
+    while start < total:
+        size = block.rows
+        for batch in rows.batches(size, start):
+            try:
+                result = work(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure: BaseException | None = error
+            else:
+                failure = None
+            if failure is not None:
+                # Outside the handler, so that the failed frames and their tensors are gone.
+                failure.__traceback__ = None
+                block.halve(failure, what)
+                break
+            yield batch, result
+            start = batch.start + len(batch)
+            progress(what, start, total, "rows")
+            if block.rows != size:
+                break
+
+
+def rows_at_once(batch_size: BatchSize, total: int, row_bytes: int, budget: int, device: str) -> int:
+    """Rows of a batch: as asked for, or what budget, cache and an even division allow."""
+    if batch_size != "auto":
+        if batch_size < 1:
+            raise BadParameter("batch_size", batch_size, "at least 1, or auto")
+        return min(batch_size, max(total, 1))
+    most = max(1, min(ROWS_AT_ONCE.get(device, ROWS_AT_ONCE_ELSEWHERE), budget // max(row_bytes, 1)))
+    parts = -(-max(total, 1) // most)
+    return -(-max(total, 1) // parts)
+
+
+def vectors_at_once(device: str) -> int:
+    """The widest block of vectors worth multiplying in one go."""
+    return VECTORS_AT_ONCE.get(device, VECTORS_AT_ONCE_ELSEWHERE)
+
+
+def activation_bytes(problem: Problem, rows: Rows) -> int:
+    """Bytes that autograd keeps for one more row of a gradient that can be differentiated again."""
+    if len(rows) == 0:
+        return 1
+    kept = [_kept_bytes(problem, problem.placed(each)) for each in _two_sizes(rows)]
+    return max(1, kept[-1] - kept[0]) if len(kept) > 1 else max(1, kept[0])
+
+
+def _two_sizes(rows: Rows) -> Iterator[Batch]:
+    sizes = (1, 2) if len(rows) > 1 else (1,)
+    for size in sizes:
+        yield next(iter(rows.batches(size)))
+
+
+def _kept_bytes(problem: Problem, batch: Batch) -> int:
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        seen[id(tensor)] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    theta = problem.theta.clone().requires_grad_()
+    # A model that cannot be differentiated is for the products to report, with the operator's name.
+    with suppress(RuntimeError, NotImplementedError), twice_differentiable(), torch.enable_grad():
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            total = problem.losses(theta, batch).sum()
+            torch.autograd.grad(total, theta, create_graph=True)
+    return sum(seen.values())

@@ -1,0 +1,144 @@
+"""What can go wrong in the engine, each kind with a stable `code` and a way out in its words.
+
+EngineError
+├── BadParameter       a field of a method or of a call has a value it cannot have
+├── NoSuchParameter    a glob selects no parameter, or a name no module
+├── ShapeMismatch      tensors that meet do not fit
+├── UnsupportedOperator  the model has an operator without the derivative needed
+├── TrainingMode       the model would behave as in training (dropout, batch statistics)
+├── NotFinite          NaN or Inf in weights, data, loss or result
+├── SingularHessian    H + λI has no Cholesky factor
+├── Diverged           an iteration grows without bound
+└── OutOfMemory        even the smallest block does not fit
+
+Cancelling is no error of the engine: whatever the caller's progress callback raises passes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class EngineError(Exception):
+    """Any refusal or failure of the engine."""
+
+    code = "engine_error"
+
+
+class BadParameter(EngineError):
+    """A value that a field cannot have; the message says what it can."""
+
+    code = "bad_parameter"
+
+    def __init__(self, field: str, value: object, way_out: str) -> None:
+        self.field = field
+        self.value = value
+        self.way_out = way_out
+        super().__init__(f"{field} = {value!r}: {way_out}")
+
+
+class NoSuchParameter(EngineError):
+    """A pattern that matches nothing of the model."""
+
+    code = "no_such_parameter"
+
+    def __init__(self, glob: str, available: Sequence[str], kind: str = "parameter") -> None:
+        self.glob = glob
+        self.available = tuple(available)
+        shown = ", ".join(self.available[:20]) + (", …" if len(self.available) > 20 else "")
+        super().__init__(f"no {kind} matches {glob!r}; the model has: {shown}")
+
+
+class ShapeMismatch(EngineError):
+    """Tensors that meet do not fit; nothing is broadcast silently."""
+
+    code = "shape_mismatch"
+
+    def __init__(
+        self, what: str, expected: Sequence[int], found: Sequence[int], way_out: str = ""
+    ) -> None:
+        self.what = what
+        self.expected = tuple(expected)
+        self.found = tuple(found)
+        ending = f"; {way_out}" if way_out else ""
+        super().__init__(
+            f"{what}: expected shape {self.expected}, found {self.found}{ending}"
+        )
+
+
+class UnsupportedOperator(EngineError):
+    """An operator of the model cannot be differentiated as often as is needed."""
+
+    code = "unsupported_operator"
+
+    def __init__(self, operator: str, reason: str) -> None:
+        self.operator = operator
+        self.reason = reason
+        super().__init__(f"operator {operator}: {reason}")
+
+
+class TrainingMode(EngineError):
+    """The model depends on chance or on its batch, so that no example has a loss of its own."""
+
+    code = "training_mode"
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        super().__init__(
+            f"{module} is in training mode, where a row's loss depends on chance or on the other "
+            "rows; call model.eval() before exporting or passing it"
+        )
+
+
+class NotFinite(EngineError):
+    """NaN or Inf; says in what, and in which row or parameter."""
+
+    code = "not_finite"
+
+    def __init__(self, what: str, *, row: int | None = None, parameter: str | None = None) -> None:
+        self.what = what
+        self.row = row
+        self.parameter = parameter
+        where = f" at row {row}" if row is not None else ""
+        where += f" in parameter {parameter!r}" if parameter is not None else ""
+        super().__init__(f"NaN or Inf in {what}{where}; correct or leave it out")
+
+
+class SingularHessian(EngineError):
+    """H + λI is singular or indefinite."""
+
+    code = "singular_hessian"
+
+    def __init__(self, smallest_eigenvalue: float, damping: float, suggested_damping: float) -> None:
+        self.smallest_eigenvalue = smallest_eigenvalue
+        self.damping = damping
+        self.suggested_damping = suggested_damping
+        kind = "indefinite" if smallest_eigenvalue < 0 else "singular"
+        super().__init__(
+            f"H + λI is {kind} to working precision: its smallest eigenvalue is "
+            f"{smallest_eigenvalue:.4g} at λ = {damping:.4g}; "
+            f"a hessian_regularization of {suggested_damping:.4g} would do"
+        )
+
+
+class Diverged(EngineError):
+    """An iteration that cannot converge with its scale."""
+
+    code = "diverged"
+
+    def __init__(self, scale: float, suggested_scale: float | None, reason: str) -> None:
+        self.scale = scale
+        self.suggested_scale = suggested_scale
+        advice = f"; try scale = {suggested_scale:.4g}" if suggested_scale is not None else ""
+        super().__init__(f"diverged at scale = {scale:.4g}: {reason}{advice}")
+
+
+class OutOfMemory(EngineError):
+    """Not even the smallest block fits into memory."""
+
+    code = "out_of_memory"
+
+    def __init__(self, what: str, way_out: str) -> None:
+        self.what = what
+        self.way_out = way_out
+        super().__init__(f"out of memory for {what}; {way_out}")

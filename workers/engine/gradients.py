@@ -1,0 +1,88 @@
+"""Per-example gradients, by the fastest way that this model allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from workers.engine.errors import EngineError
+from workers.engine.rows import Batch, Targets
+from workers.engine.second_order import explained, is_out_of_memory, twice_differentiable
+
+if TYPE_CHECKING:
+    from workers.engine.problem import Problem
+
+# Rows whose backward passes are batched together where the model itself does not batch: the cost
+# grows with its square, what is saved in overhead grows with it.
+BACKWARD_GROUP = 8
+
+Way = Callable[["Problem", Batch], Tensor]
+
+
+class GradientLadder:
+    """Tries ways from fast to certain on the first batch, and remembers the one that works."""
+
+    def __init__(self) -> None:
+        self._ways: list[Way] = [by_vmap, by_batched_backward, by_row]
+
+    @property
+    def way(self) -> str:
+        """Name of the way in use."""
+        return self._ways[0].__name__
+
+    def gradients(self, problem: Problem, batch: Batch) -> Tensor:
+        """(B, p). Raises UnsupportedOperator when even one row at a time fails."""
+        while True:
+            try:
+                with twice_differentiable():
+                    return self._ways[0](problem, batch)
+            except (RuntimeError, NotImplementedError, ValueError) as error:
+                if isinstance(error, EngineError) or is_out_of_memory(error):
+                    raise
+                if len(self._ways) == 1:
+                    raise explained(error, "differentiating the loss") from error
+                self._ways.pop(0)
+
+
+def by_vmap(problem: Problem, batch: Batch) -> Tensor:
+    """One vectorised pass over all rows."""
+    inputs, targets = len(batch.inputs), batch.target_tensors
+    several = isinstance(batch.targets, tuple)
+
+    def loss_of_row(theta: Tensor, *row: Tensor) -> Tensor:
+        tensors = tuple(each.unsqueeze(0) for each in row)
+        goal: Targets = tensors[inputs:] if several else (tensors[inputs] if targets else None)
+        return problem.losses(theta, Batch(tensors[:inputs], goal, 0))[0]
+
+    gradient = torch.func.grad(loss_of_row)
+    arguments = (*batch.inputs, *targets)
+    return torch.func.vmap(gradient, in_dims=(None, *(0 for _ in arguments)))(
+        problem.theta, *arguments
+    )
+
+
+def by_batched_backward(problem: Problem, batch: Batch) -> Tensor:
+    """Plain forward passes over small groups, backward passes vectorised within each."""
+    theta = problem.theta.clone().requires_grad_()
+    pieces = []
+    for first in range(0, len(batch), BACKWARD_GROUP):
+        group = batch.narrow(first, min(first + BACKWARD_GROUP, len(batch)))
+        with torch.enable_grad():
+            losses = problem.losses(theta, group)
+        seeds = torch.eye(len(group), dtype=losses.dtype, device=losses.device)
+        pieces += torch.autograd.grad(losses, theta, seeds, is_grads_batched=True)
+    return torch.cat(pieces)
+
+
+def by_row(problem: Problem, batch: Batch) -> Tensor:
+    """A forward and a backward pass per row: slow, and works for whatever autograd can do."""
+    theta = problem.theta.clone().requires_grad_()
+    gradients = torch.empty(len(batch), problem.size, dtype=theta.dtype, device=theta.device)
+    for position in range(len(batch)):
+        with torch.enable_grad():
+            loss = problem.losses(theta, batch.narrow(position, position + 1))[0]
+        (gradients[position],) = torch.autograd.grad(loss, theta)
+    return gradients

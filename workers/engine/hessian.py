@@ -1,0 +1,198 @@
+"""The Hessian of the mean training loss as an operator: multiplied with, seldom built."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workers.engine.blocks import (
+    DEFAULT_BUDGET,
+    BatchSize,
+    Block,
+    activation_bytes,
+    over_rows,
+    rows_at_once,
+    vectors_at_once,
+)
+from workers.engine.errors import BadParameter, NotFinite, OutOfMemory, ShapeMismatch
+from workers.engine.problem import Problem, locate_nonfinite, refuse_nonfinite_rows
+from workers.engine.products import Product
+from workers.engine.products.choice import fastest
+from workers.engine.progress import Progress, silent
+from workers.engine.rows import Batch, Rows
+from workers.engine.second_order import is_out_of_memory, twice_differentiable
+
+LOOKING_FOR_MEMORY = "use cg, lissa or arnoldi, or select fewer parameters"
+
+
+class Hessian:
+    """H + λI, where H = (1/n) Σ ∇²θ L(zᵢ, θ) over ALL n rows.
+
+    The result does not depend on the batch size beyond rounding: a short last batch weighs what it
+    has rows. `damping` is λ ≥ 0. `budget_bytes` bounds the activations of one block of rows ×
+    vectors; `batch_size` "auto" derives the rows from it. `progress` hears of every batch.
+
+    `passes` counts multiplications of a block with the whole training set, `products` the vectors
+    in them. The way of multiplying is timed at the first product, and again when the block's width
+    goes from one vector to several or back; `product_name` tells it.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        rows: Rows,
+        damping: float = 0.0,
+        *,
+        batch_size: BatchSize = "auto",
+        budget_bytes: int = DEFAULT_BUDGET,
+        progress: Progress | None = None,
+    ) -> None:
+        if not damping >= 0.0 or damping == float("inf"):
+            raise BadParameter("hessian_regularization", damping, "must be finite and at least 0")
+        if len(rows) == 0:
+            raise BadParameter("rows", 0, "the Hessian needs at least one training row")
+        self.problem = problem
+        self.rows = rows
+        self.damping = float(damping)
+        self.passes = 0
+        self.products = 0
+        self.progress: Progress = progress or silent
+        self._block = self._planned(batch_size, budget_bytes)
+        self._ways: dict[bool, Product] = {}
+        self._rows_seen_finite = False
+
+    def _planned(self, batch_size: BatchSize, budget: int) -> Block:
+        kind = self.problem.device.type
+        per_row = activation_bytes(self.problem, self.rows)
+        vectors = vectors_at_once(kind)
+        # Rather fewer vectors at a time than tiny batches of rows.
+        while vectors > 1 and budget // (per_row * (1 + vectors)) < min(16, len(self.rows)):
+            vectors //= 2
+        cost = per_row * (1 + vectors)
+        rows = rows_at_once(batch_size, len(self.rows), cost, budget, kind)
+        while vectors > 1 and rows * per_row * (1 + vectors) > budget:
+            vectors //= 2
+        return Block(rows, vectors)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(p, p)."""
+        return (self.problem.size, self.problem.size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors it multiplies."""
+        return self.problem.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its vectors lie."""
+        return self.problem.device
+
+    @property
+    def row_count(self) -> int:
+        """n, the number of training rows."""
+        return len(self.rows)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows taken at a time at present; running out of memory lowers it."""
+        return self._block.rows
+
+    @property
+    def product_name(self) -> str | None:
+        """The way of multiplying in use, None before the first product."""
+        return next(reversed(self._ways.values())).name if self._ways else None
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """(H + λI) v for each row v of (k, p), in one pass over the training rows.
+
+        Raises ShapeMismatch, NotFinite, UnsupportedOperator, OutOfMemory.
+        """
+        return self._undamped(vectors) + self.damping * vectors
+
+    def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
+        """(H_j + λI) v with H_j the mean over the rows with these numbers; counts as no pass."""
+        batch = self.problem.placed(self.rows.take(indices))
+        total = torch.zeros_like(vectors)
+        for first in range(0, len(batch), self._block.rows):
+            part = batch.narrow(first, min(first + self._block.rows, len(batch)))
+            total += self._batch_product(part, vectors)
+        self.products += vectors.shape[0]
+        return total / len(batch) + self.damping * vectors
+
+    def dense(self) -> Tensor:
+        """H itself, (p, p), WITHOUT λ; symmetric to the last bit. Raises OutOfMemory."""
+        size = self.problem.size
+        try:
+            result = torch.empty(size, size, dtype=self.dtype, device=self.device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"a Hessian of {size} × {size}", LOOKING_FOR_MEMORY) from error
+        width = min(size, max(self._block.vectors, 4 * self._block.vectors))
+        for first in range(0, size, width):
+            last = min(first + width, size)
+            units = torch.zeros(last - first, size, dtype=self.dtype, device=self.device)
+            units[:, first:last].fill_diagonal_(1.0)
+            result[first:last] = self._undamped(units)
+            self.progress("hessian", last, size, "parameters")
+        for first in range(0, size, width):
+            # Tile by tile: a transposed copy would be a second Hessian in memory.
+            for second in range(0, first + 1, width):
+                upper = result[second : second + width, first : first + width]
+                lower = result[first : first + width, second : second + width]
+                mean = (upper + lower.T) / 2
+                upper.copy_(mean)
+                lower.copy_(mean.T)
+        return result
+
+    def _undamped(self, vectors: Tensor) -> Tensor:
+        if vectors.ndim != 2 or vectors.shape[1] != self.problem.size:
+            raise ShapeMismatch("vectors", (-1, self.problem.size), vectors.shape, "a row a vector")
+        total = torch.zeros_like(vectors)
+        if vectors.shape[0] == 0:
+            return total
+        work = over_rows(
+            self.rows,
+            self._block,
+            lambda batch: self._batch_product(self._inspected(batch), vectors),
+            what="hessian pass",
+            progress=self.progress,
+        )
+        for _, part in work:
+            total += part
+        self._rows_seen_finite = True
+        self.passes += 1
+        self.products += vectors.shape[0]
+        total /= len(self.rows)
+        self._refuse_nonfinite(total, vectors)
+        return total
+
+    def _inspected(self, batch: Batch) -> Batch:
+        batch = self.problem.placed(batch)
+        if not self._rows_seen_finite:
+            refuse_nonfinite_rows(batch)
+        return batch
+
+    def _batch_product(self, batch: Batch, vectors: Tensor) -> Tensor:
+        way = self._way(batch, vectors)
+        with twice_differentiable():
+            apply = way.prepare(self.problem, batch)
+            parts = [apply(part) for part in torch.split(vectors, self._block.vectors)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _way(self, batch: Batch, vectors: Tensor) -> Product:
+        several = vectors.shape[0] > 1
+        if several not in self._ways:
+            self._ways[several] = fastest(self.problem, batch, vectors[: self._block.vectors])
+        return self._ways[several]
+
+    def _refuse_nonfinite(self, result: Tensor, vectors: Tensor) -> None:
+        if bool(torch.isfinite(result).all()):
+            return
+        if not bool(torch.isfinite(vectors).all()):
+            raise NotFinite("the vectors to multiply the Hessian with")
+        for batch in self.rows.batches(self._block.rows):
+            locate_nonfinite(self.problem, batch)
+        raise NotFinite("a product with the Hessian")

@@ -1,0 +1,133 @@
+"""Preconditioners for conjugate gradients: symmetric, positive, fitted once per Hessian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from workers.engine.errors import BadParameter
+from workers.engine.inversion.solution import Operator
+from workers.engine.progress import Progress
+
+# Probes of Hutchinson's estimate; below this many parameters the diagonal is read off exactly.
+PROBES = 64
+
+
+class Preconditioner(Protocol):
+    """An approximation of (H + λI)⁻¹ that is positive definite."""
+
+    def apply(self, residuals: Tensor) -> Tensor:
+        """(k, p) -> (k, p)."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For storing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """No preconditioning."""
+
+    def apply(self, residuals: Tensor) -> Tensor:
+        """Unchanged."""
+        return residuals
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing to store."""
+        return {}
+
+
+IDENTITY = Identity()
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """Division by the (estimated) diagonal of |H| + λ."""
+
+    diagonal: Tensor  # (p,)
+
+    def apply(self, residuals: Tensor) -> Tensor:
+        """See `Preconditioner`."""
+        return residuals / self.diagonal
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For storing."""
+        return {"diagonal": self.diagonal}
+
+
+@dataclass(frozen=True)
+class LowRankPlusIdentity:
+    """(d + λ) V (D + λ)⁻¹ Vᵀ + (I − V Vᵀ), d the smallest eigenvalue of the sketch.
+
+    Frangella, Tropp and Udell, Randomized Nyström preconditioning (2021), equation 5.3.
+    """
+
+    eigenvectors: Tensor  # (p, rank)
+    weights: Tensor  # (rank,), (d + λ)/(D + λ) − 1
+
+    def apply(self, residuals: Tensor) -> Tensor:
+        """See `Preconditioner`."""
+        return residuals + ((residuals @ self.eigenvectors) * self.weights) @ self.eigenvectors.T
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For storing."""
+        return {"eigenvectors": self.eigenvectors, "weights": self.weights}
+
+
+def jacobi(operator: Operator, seed: int, progress: Progress) -> Diagonal:
+    """The diagonal: exact for few parameters, else Hutchinson's estimate from random signs."""
+    size = operator.shape[0]
+    progress("jacobi", 0, 1, "blocks")
+    if size <= PROBES:
+        diagonal = operator.matmat(
+            torch.eye(size, dtype=operator.dtype, device=operator.device)
+        ).diagonal()
+    else:
+        signs = _gaussian(PROBES, operator, seed).sign()
+        diagonal = (signs * operator.matmat(signs)).mean(0)
+    progress("jacobi", 1, 1, "blocks")
+    # A small or negative estimate would make directions explode: keep it within sight of the rest.
+    magnitude = diagonal.abs()
+    floor = max(operator.damping, 1e-3 * float(magnitude.mean()))
+    floor = floor or 1.0
+    return Diagonal(magnitude.clamp(min=floor))
+
+
+def nystroem(
+    operator: Operator, rank: int, seed: int, progress: Progress
+) -> LowRankPlusIdentity:
+    """From a sketch of H with `rank` random vectors, one pass. Needs λ > 0."""
+    if not operator.damping > 0.0:
+        raise BadParameter(
+            "hessian_regularization", operator.damping, "must be positive for preconditioner nystroem"
+        )
+    rank = min(rank, operator.shape[0])
+    progress("nystroem", 0, 1, "blocks")
+    probes = torch.linalg.qr(_gaussian(rank, operator, seed).T).Q  # (p, r)
+    sketch = operator.matmat(probes.T.contiguous()).T - operator.damping * probes
+    values, vectors = _eigenpairs(probes, sketch)
+    progress("nystroem", 1, 1, "blocks")
+    weights = (values[-1] + operator.damping) / (values + operator.damping) - 1.0
+    return LowRankPlusIdentity(vectors, weights)
+
+
+def _eigenpairs(probes: Tensor, sketch: Tensor) -> tuple[Tensor, Tensor]:
+    # H may be indefinite: eigenvalues of the projection that are not positive carry no curvature
+    # that a positive preconditioner could use, and Nyström's formula would divide by them.
+    values, turn = torch.linalg.eigh(probes.T @ sketch)
+    positive = values > 10 * torch.finfo(values.dtype).eps * values.abs().max()
+    if not bool(positive.any()):
+        return torch.zeros_like(values[:1]), probes[:, :1]
+    half = sketch @ (turn[:, positive] / values[positive].sqrt())  # (p, s): H ≈ half halfᵀ
+    vectors, singular, _ = torch.linalg.svd(half, full_matrices=False)
+    return singular.square(), vectors
+
+
+def _gaussian(count: int, operator: Operator, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(count, operator.shape[0], generator=generator, dtype=torch.float64)
+    return drawn.to(dtype=operator.dtype, device=operator.device)

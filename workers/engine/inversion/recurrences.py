@@ -1,0 +1,178 @@
+"""The two recurrences of conjugate gradients, and the state they advance.
+
+Sources: Hestenes and Stiefel (1952); O'Leary, The block conjugate gradient algorithm (1980), with
+the search block kept orthonormal as in Ji and Li, A breakdown-free block CG (2017).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from workers.engine.inversion.preconditioner import Preconditioner
+from workers.engine.inversion.solution import Operator, Status
+from workers.engine.progress import Progress
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop: residual norm (k,) of each right-hand side, and iterations."""
+
+    bounds: Tensor
+    maxiter: int
+
+
+@dataclass
+class Run:
+    """The state of all right-hand sides; `x` is written in place, `rhs` never."""
+
+    operator: Operator
+    rhs: Tensor  # (k, p)
+    x: Tensor  # (k, p)
+    limits: Limits
+    preconditioner: Preconditioner
+    progress: Progress
+    residual: Tensor = field(init=False)  # (k, p)
+    iterations: Tensor = field(init=False)  # (k,)
+    status: list[Status | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = self.rhs.shape[0]
+        self.residual = self.rhs.clone()
+        self.iterations = torch.zeros(count, dtype=torch.int64)
+        self.status = [None] * count
+        # With b = 0 and no start the answer is 0: such a row never enters a product.
+        for row in self._true(((self.rhs == 0).all(1)) & ((self.x == 0).all(1))):
+            self.status[row] = Status.CONVERGED
+
+    @staticmethod
+    def _true(mask: Tensor) -> list[int]:
+        return mask.nonzero()[:, 0].tolist()
+
+    @property
+    def unfinished(self) -> Tensor:
+        """Numbers of the right-hand sides without a status."""
+        rows = [row for row, each in enumerate(self.status) if each is None]
+        return torch.tensor(rows, dtype=torch.int64, device=self.rhs.device)
+
+    def restart(self) -> Tensor:
+        """Recompute every residual from the operator; rows within their bound are converged.
+
+        A row whose recurrence said so wrongly, because of rounding, is unfinished again.
+        """
+        moved = (self.x != 0).any(1).nonzero()[:, 0]
+        self.residual = self.rhs.clone()
+        if len(moved):
+            self.residual[moved] -= self.operator.matmat(self.x[moved])
+        norms = torch.linalg.vector_norm(self.residual, dim=1)
+        for row in self._true(norms <= self.limits.bounds):
+            self.status[row] = Status.CONVERGED
+        for row in self._true(norms > self.limits.bounds):
+            if self.status[row] is Status.CONVERGED:
+                self.status[row] = None
+        return self.residual
+
+    def give_up(self, rows: Tensor | None, stalled: Tensor) -> None:
+        """Mark unfinished rows that no longer gain from a restart, or all of `rows`."""
+        for row in self.unfinished.tolist():
+            if rows is not None or bool(stalled[row]):
+                self.status[row] = Status.STAGNATED
+
+    def finish(self, rows: Tensor, status: Status) -> None:
+        """Give these rows a status."""
+        for row in rows.tolist():
+            self.status[row] = status
+
+    def within(self, rows: Tensor, norms: Tensor) -> Tensor:
+        """Which of these rows, with these residual norms, have arrived."""
+        return norms <= self.limits.bounds[rows]
+
+    def tell(self, iteration: int) -> None:
+        """Report and, by the caller's will, be cancelled."""
+        self.progress("cg", iteration, self.limits.maxiter, "iterations")
+
+
+def separate(run: Run, rows: Tensor) -> None:
+    """Textbook preconditioned CG of each row on its own, products batched over the rows left.
+
+    Starts from run.residual, ends with every row converged by its recurrence, out of iterations, or
+    stopped at negative curvature. Both x and the residual of the rows are advanced.
+    """
+    r = run.residual[rows]
+    z = run.preconditioner.apply(r)
+    p = z.clone()
+    rz = (r * z).sum(1)
+    steepest = torch.zeros_like(rz)  # largest curvature met, to tell flat from curved
+    iteration = int(run.iterations[rows].min()) if len(rows) else 0
+    while len(rows):
+        run.tell(iteration)
+        ap = run.operator.matmat(p)
+        pap, pp = (p * ap).sum(1), (p * p).sum(1)
+        steepest = torch.maximum(steepest, pap / pp)
+        flat = pap <= torch.finfo(pap.dtype).eps * steepest * pp
+        if bool(flat.any()):
+            run.finish(rows[flat], Status.NEGATIVE_CURVATURE)
+            keep = ~flat
+            rows, r, p, rz, steepest = rows[keep], r[keep], p[keep], rz[keep], steepest[keep]
+            ap, pap = ap[keep], pap[keep]
+            if not len(rows):
+                return
+        alpha = (rz / pap).unsqueeze(1)
+        run.x[rows] += alpha * p
+        r = r - alpha * ap
+        iteration += 1
+        run.iterations[rows.cpu()] += 1
+        run.residual[rows] = r
+        arrived = run.within(rows, torch.linalg.vector_norm(r, dim=1))
+        exhausted = (run.iterations[rows.cpu()] >= run.limits.maxiter).to(rows.device)
+        run.finish(rows[exhausted & ~arrived], Status.MAXITER)
+        keep = ~(arrived | exhausted)
+        rows, r, p, steepest = rows[keep], r[keep], p[keep], steepest[keep]
+        if not len(rows):
+            return
+        z = run.preconditioner.apply(r)
+        rz_before, rz = rz[keep], (r * z).sum(1)
+        p = z + (rz / rz_before).unsqueeze(1) * p
+
+
+def shared(run: Run, rows: Tensor) -> Tensor:
+    """Block CG over these rows: every product serves all of them.
+
+    Returns the rows still unfinished when the shared space broke down (curvature that is not
+    positive), with x and the residual as far as they came; empty when all are done.
+    """
+    r = run.residual[rows]  # (k, p)
+    p = _orthonormal(run.preconditioner.apply(r))  # (s, p)
+    iteration = int(run.iterations[rows].max()) if len(rows) else 0
+    while len(rows):
+        run.tell(iteration)
+        ap = run.operator.matmat(p)
+        factor, failed = torch.linalg.cholesky_ex(p @ ap.T)  # (s, s)
+        if int(failed):
+            return rows
+        alpha = torch.cholesky_solve(p @ r.T, factor)  # (s, k)
+        run.x[rows] += alpha.T @ p
+        r = r - alpha.T @ ap
+        iteration += 1
+        run.iterations[rows.cpu()] += 1
+        run.residual[rows] = r
+        arrived = run.within(rows, torch.linalg.vector_norm(r, dim=1))
+        if iteration >= run.limits.maxiter:
+            run.finish(rows[~arrived], Status.MAXITER)
+            return rows[:0]
+        rows, r = rows[~arrived], r[~arrived]
+        if not len(rows):
+            break
+        z = run.preconditioner.apply(r)
+        beta = torch.cholesky_solve(ap @ z.T, factor)  # (s, k)
+        p = _orthonormal(z - beta.T @ p)
+    return rows
+
+
+def _orthonormal(block: Tensor) -> Tensor:
+    # Rows scaled to one first: residuals differ by orders of magnitude, their directions count.
+    scale = torch.linalg.vector_norm(block, dim=1, keepdim=True)
+    directions = block / torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.linalg.qr(directions.T).Q.T.contiguous()

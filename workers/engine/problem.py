@@ -1,0 +1,226 @@
+"""Model, loss and selected parameters as functions of one flat vector θ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from workers.engine.errors import NoSuchParameter, NotFinite, ShapeMismatch, TrainingMode
+from workers.engine.gradients import GradientLadder
+from workers.engine.losses import Loss, Program
+from workers.engine.program import first_output, observable, prepared
+from workers.engine.rows import Batch
+from workers.engine.second_order import explained, twice_differentiable
+
+
+@dataclass(frozen=True)
+class ParameterSlice:
+    """Where one parameter lies in θ: θ[offset : offset + size], row-major, of this shape."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(torch.Size(self.shape).numel())
+
+
+class Problem:
+    """The loss of each row as a function of θ, the selected parameters laid end to end.
+
+    `parameters` are globs over `named_parameters()`; what matches none of them is held fixed. Tied
+    weights are one parameter under their first name. `dtype` and `device` default to the model's.
+    The model is copied; it must be in eval mode.
+
+    Raises NoSuchParameter, TrainingMode, NotFinite.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        parameters: Sequence[str] = ("*",),
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.loss = loss
+        self.module = prepared(module, dtype, device)
+        named = dict(self.module.named_parameters())
+        selected = _select(list(named), parameters)
+        self.layout = _layout({name: named[name] for name in selected})
+        self._frozen = {
+            name: value.detach() for name, value in named.items() if name not in selected
+        }
+        self._sizes = [each.size for each in self.layout]
+        self.theta = torch.cat([named[name].detach().reshape(-1) for name in selected])  # (p,)
+        self._ladder = GradientLadder()
+
+    @property
+    def size(self) -> int:
+        """p, the number of selected parameters."""
+        return self.theta.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of θ and of everything computed."""
+        return self.theta.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where θ lies and rows are expected."""
+        return self.theta.device
+
+    def named(self, theta: Tensor) -> dict[str, Tensor]:
+        """The selected parameters as views of θ."""
+        # One split rather than slices: its backward is one concatenation, not one (p,) a parameter.
+        pieces = torch.split(theta, self._sizes)
+        return {
+            each.name: piece.view(each.shape)
+            for each, piece in zip(self.layout, pieces, strict=True)
+        }
+
+    def placed(self, batch: Batch) -> Batch:
+        """The batch on our device, floating-point tensors in our dtype."""
+        targets = tuple(self._place(each) for each in batch.target_tensors)
+        single = batch.targets is None or isinstance(batch.targets, Tensor)
+        return Batch(
+            tuple(self._place(each) for each in batch.inputs),
+            (targets[0] if targets else None) if single else targets,
+            batch.start,
+        )
+
+    def _place(self, value: Tensor) -> Tensor:
+        dtype = self.dtype if value.is_floating_point() else value.dtype
+        return value.to(device=self.device, dtype=dtype, non_blocking=True)
+
+    def outputs(self, theta: Tensor, batch: Batch) -> object:
+        """What the model returns for these rows."""
+        arguments = batch.inputs
+        if isinstance(self.loss, Program):
+            arguments = (*arguments, *batch.target_tensors)
+        weights = {**self._frozen, **self.named(theta)}
+        return first_output(functional_call(self.module, weights, arguments))
+
+    def losses(self, theta: Tensor, batch: Batch) -> Tensor:
+        """(B,) losses at θ, differentiable in θ and in the inputs; the batch must be `placed`."""
+        losses = self.loss(self.outputs(theta, batch), batch.targets)
+        if losses.shape != (len(batch),):
+            raise ShapeMismatch("losses of a batch", (len(batch),), losses.shape)
+        return losses
+
+    def gradients(self, batch: Batch, *, chunk: int | None = None) -> Tensor:
+        """(B, p) gradients of each row's loss, `chunk` rows at a time. Raises NotFinite."""
+        batch = self.placed(batch)
+        size = chunk or len(batch)
+        pieces = [
+            self._ladder.gradients(self, batch.narrow(first, min(first + size, len(batch))))
+            for first in range(0, len(batch), size)
+        ]
+        gradients = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        finite = torch.isfinite(gradients).all(1)
+        if not bool(finite.all()):
+            row = batch.start + int((~finite).nonzero()[0, 0])
+            raise NotFinite("the gradient of the loss", row=row)
+        return gradients
+
+    def watch(self, name: str, change: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+        """Apply `change` to the output of the inner module `name`; call the result to stop.
+
+        Raises NoSuchParameter for an unknown module.
+        """
+        handle = observable(self.module, name).register_forward_hook(
+            lambda _module, _arguments, output: change(output)
+        )
+        return handle.remove
+
+    def check(self, batch: Batch) -> None:
+        """Forward, backward and second derivative on an example batch, with precise refusals.
+
+        Raises NotFinite (naming the row), ShapeMismatch, BadParameter (targets), TrainingMode for
+        a random forward pass, UnsupportedOperator for a missing derivative.
+        """
+        batch = self.placed(batch)
+        refuse_nonfinite_rows(batch)
+        with twice_differentiable(), torch.no_grad():
+            outputs = self.outputs(self.theta, batch)
+            self.loss.check(outputs, batch.targets)
+            losses = self.losses(self.theta, batch)
+            if not torch.equal(losses, self.losses(self.theta, batch)):
+                raise TrainingMode("the forward pass is random: something in the model")
+        _refuse_nonfinite_losses(losses, batch)
+        self._check_rows_independent(batch, losses)
+        self._check_derivatives(batch.narrow(0, min(2, len(batch))))
+
+    def _check_rows_independent(self, batch: Batch, losses: Tensor) -> None:
+        with twice_differentiable(), torch.no_grad():
+            alone = self.losses(self.theta, batch.narrow(0, 1))
+        gap = (alone[0] - losses[0]).abs()
+        if bool(gap > 1e-2 * losses[0].abs() + 1e-3):
+            raise TrainingMode("a row's loss depends on the other rows of its batch: the model")
+
+    def _check_derivatives(self, batch: Batch) -> None:
+        self.gradients(batch)
+        theta = self.theta.clone().requires_grad_()
+        try:
+            with twice_differentiable(), torch.enable_grad():
+                total = self.losses(theta, batch).sum()
+                (gradient,) = torch.autograd.grad(total, theta, create_graph=True)
+                if gradient.requires_grad:
+                    torch.autograd.grad(gradient.sum(), theta, allow_unused=True)
+        except RuntimeError as error:
+            raise explained(error, "differentiating the loss twice") from error
+
+
+def refuse_nonfinite_rows(batch: Batch) -> None:
+    """Raises NotFinite naming the first row whose input or target has a NaN or Inf."""
+    named = [(f"input {i}", each) for i, each in enumerate(batch.inputs)]
+    named += [(f"target {i}", each) for i, each in enumerate(batch.target_tensors)]
+    for name, each in named:
+        if not each.is_floating_point():
+            continue
+        finite = torch.isfinite(each.reshape(len(batch), -1)).all(1)
+        if not bool(finite.all()):
+            raise NotFinite(name, row=batch.start + int((~finite).nonzero()[0, 0]))
+
+
+def _refuse_nonfinite_losses(losses: Tensor, batch: Batch) -> None:
+    finite = torch.isfinite(losses)
+    if not bool(finite.all()):
+        raise NotFinite("the loss", row=batch.start + int((~finite).nonzero()[0, 0]))
+
+
+def locate_nonfinite(problem: Problem, batch: Batch) -> None:
+    """Raises NotFinite for the row of this batch to blame, if one is."""
+    batch = problem.placed(batch)
+    refuse_nonfinite_rows(batch)
+    with torch.no_grad():
+        _refuse_nonfinite_losses(problem.losses(problem.theta, batch), batch)
+    problem.gradients(batch)
+
+
+def _select(names: list[str], globs: Sequence[str]) -> list[str]:
+    chosen: set[str] = set()
+    for glob in globs:
+        matching = {name for name in names if fnmatchcase(name, glob)}
+        if not matching:
+            raise NoSuchParameter(glob, names)
+        chosen |= matching
+    if not chosen:
+        raise NoSuchParameter("", names)
+    return [name for name in names if name in chosen]
+
+
+def _layout(named: dict[str, Tensor]) -> tuple[ParameterSlice, ...]:
+    slices, offset = [], 0
+    for name, value in named.items():
+        slices.append(ParameterSlice(name, tuple(value.shape), offset))
+        offset += value.numel()
+    return tuple(slices)

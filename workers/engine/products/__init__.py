@@ -1,0 +1,27 @@
+"""Ways to multiply second derivatives of a batch's summed loss with vectors.
+
+All are exact; which one is fastest depends on the model and the device, so `choice` times them.
+A way is prepared once for a batch and then applied to any number of blocks of vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from workers.engine.problem import Problem
+from workers.engine.rows import Batch
+
+Apply = Callable[[Tensor], Tensor]  # (k, p) -> (k, p)
+
+
+class Product(Protocol):
+    """Σ over the batch of ∇²θ L, ready to be applied."""
+
+    name: str
+
+    def prepare(self, problem: Problem, batch: Batch) -> Apply:
+        """What depends on the batch alone, done once; `batch` must be `placed`."""
+        ...

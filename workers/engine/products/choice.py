@@ -1,0 +1,112 @@
+"""Which way to multiply: the fastest that works and agrees, by a short timing on one block."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from workers.engine.errors import EngineError, UnsupportedOperator
+from workers.engine.problem import Problem
+from workers.engine.products import Product
+from workers.engine.products.chain import chain_product
+from workers.engine.products.forward import ForwardOverReverse
+from workers.engine.products.reverse import ReverseBatched, ReverseLoop
+from workers.engine.rows import Batch
+from workers.engine.second_order import explained, is_out_of_memory, twice_differentiable
+
+PROBE_ROWS = 4
+PROBE_VECTORS = 2
+TIMED_VECTORS = 8
+# Wide enough for float32 forward mode through layer norm (1.5e-5 measured), far from a wrong rule.
+AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+
+def candidates(problem: Problem) -> list[Product]:
+    """Ways that may fit this model, the most robust first."""
+    found: list[Product] = [ReverseLoop(), ReverseBatched()]
+    chain = chain_product(problem)
+    # Forward mode never beat the written-out chain on chains of linear layers.
+    found.append(ForwardOverReverse() if chain is None else chain)
+    return found
+
+
+def fastest(problem: Problem, batch: Batch, vectors: Tensor) -> Product:
+    """The quickest on this batch and up to TIMED_VECTORS of these vectors.
+
+    Raises UnsupportedOperator, naming the operator, when none works.
+    """
+    working = working_ways(problem, batch.narrow(0, min(PROBE_ROWS, len(batch))))
+    if len(working) == 1:
+        return working[0]
+    block = vectors[:TIMED_VECTORS]
+    return min(working, key=lambda way: _seconds(way, problem, batch, block))
+
+
+def working_ways(problem: Problem, probe: Batch) -> list[Product]:
+    """The candidates that run on a few rows and agree with the first that does."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(PROBE_VECTORS, problem.size, generator=generator, dtype=torch.float64)
+    vectors = vectors.to(device=problem.device, dtype=problem.dtype)
+    reference: Tensor | None = None
+    working: list[Product] = []
+    failure: Exception | None = None
+    for way in candidates(problem):
+        try:
+            with twice_differentiable():
+                result = way.prepare(problem, probe)(vectors)
+        except (RuntimeError, NotImplementedError, ValueError) as error:
+            if isinstance(error, EngineError) or is_out_of_memory(error):
+                raise
+            failure = failure or error
+            continue
+        reference = result if reference is None else reference
+        if _agree(result, reference):
+            working.append(way)
+    if not working:
+        raise _unsupported(failure) from failure
+    return working
+
+
+def _agree(result: Tensor, reference: Tensor) -> bool:
+    if not bool(torch.isfinite(reference).all()):
+        return True  # judged, and located, by the caller
+    bound = AGREEMENT.get(result.dtype, 1e-2) * reference.abs().max()
+    return bool((result - reference).abs().max() <= bound)
+
+
+def _unsupported(failure: Exception | None) -> Exception:
+    if failure is None:
+        return UnsupportedOperator("unknown", "no way of differentiating twice applies")
+    named = explained(failure, "differentiating the loss twice")
+    if named is not failure:
+        return named
+    return UnsupportedOperator("unknown", f"second derivative failed: {failure}")
+
+
+def _seconds(way: Product, problem: Problem, batch: Batch, vectors: Tensor) -> float:
+    try:
+        with twice_differentiable():
+            way.prepare(problem, batch)(vectors[:1])
+            _synchronise(problem.device)
+            begun = time.perf_counter()
+            way.prepare(problem, batch)(vectors)
+            _synchronise(problem.device)
+    except (RuntimeError, NotImplementedError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return float("inf")
+    return time.perf_counter() - begun
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def named_way(problem: Problem, name: str, known: Sequence[Product] | None = None) -> Product | None:
+    """The candidate of that name, None if this model has no such way."""
+    ways = candidates(problem) if known is None else known
+    return next((way for way in ways if way.name == name), None)

@@ -1,0 +1,141 @@
+"""A model made ready: a copy in the wanted dtype, refused where its rows would not be independent.
+
+Takes nn.Modules and fx graphs (such as `torch.export.export(...).module()`) alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from workers.engine.errors import NoSuchParameter, NotFinite, TrainingMode
+
+_BATCH_COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+_RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU)
+# Position of the flag "train" among the arguments of an operator in an exported graph.
+_TRAINING_FLAGS = {
+    "aten.dropout.default": 2,
+    "aten.feature_dropout.default": 2,
+    "aten.alpha_dropout.default": 2,
+    "aten.native_dropout.default": 2,
+    "aten.batch_norm.default": 5,
+    "aten.instance_norm.default": 5,
+}
+
+
+def prepared(
+    module: nn.Module, dtype: torch.dtype | None, device: torch.device | str | None
+) -> nn.Module:
+    """A copy that is ours to move and cast; the caller's module is never touched.
+
+    Raises TrainingMode, and NotFinite naming a weight that is NaN or Inf.
+    """
+    refuse_training(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, on copying its tree specs
+        ours = copy.deepcopy(module)
+    own_dtype = next((each.dtype for each in ours.parameters()), torch.get_default_dtype())
+    if isinstance(ours, fx.GraphModule):
+        _release_dtype(ours, own_dtype, dtype or own_dtype)
+    ours = ours.to(device=device, dtype=dtype)
+    for name, parameter in ours.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise NotFinite("the weights", parameter=name)
+    return ours.requires_grad_(False)
+
+
+def refuse_training(module: nn.Module) -> None:
+    """Raises TrainingMode for dropout or batch statistics that are switched on."""
+    for name, each in module.named_modules():
+        if isinstance(each, fx.GraphModule):
+            for node in _training_nodes(each):
+                raise TrainingMode(f"node {node.name} ({node.target})")
+        if each.training and _depends_on_training(each):
+            raise TrainingMode(f"{type(each).__name__} at {name or 'the top'}")
+
+
+def _depends_on_training(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return module.track_running_stats  # without them it is per row in either mode
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention, *_RANDOM)):
+        chance = getattr(module, "dropout", getattr(module, "p", 1.0))
+        return not isinstance(chance, float | int) or chance > 0
+    return isinstance(module, _BATCH_COUPLED)
+
+
+def _training_nodes(graph_module: fx.GraphModule) -> Iterator[fx.Node]:
+    for node in graph_module.graph.nodes:
+        position = _TRAINING_FLAGS.get(str(node.target))
+        if position is not None and len(node.args) > position and node.args[position] is True:
+            yield node
+
+
+def _release_dtype(graph_module: fx.GraphModule, old: torch.dtype, new: torch.dtype) -> None:
+    # Export writes its example's dtype into the graph, as assertions and as arguments.
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if "_assert_tensor_metadata" in str(node.target):
+            graph.erase_node(node)
+        elif old != new and node.op == "call_function":
+            node.args = fx.node.map_aggregate(node.args, lambda a: new if a == old else a)  # type: ignore[assignment]
+            node.kwargs = fx.node.map_aggregate(node.kwargs, lambda a: new if a == old else a)  # type: ignore[assignment]
+    graph_module.recompile()
+
+
+def observable(module: nn.Module, name: str) -> nn.Module:
+    """The submodule whose output a hook on it sees, in a plain module or an exported graph.
+
+    In an exported graph hooks on the original modules never fire, so an identity is put after the
+    last node that came from the module. Raises NoSuchParameter for an unknown name.
+    """
+    if not isinstance(module, fx.GraphModule):
+        found = dict(module.named_modules())
+        if not name or name not in found:
+            raise NoSuchParameter(name, [each for each in found if each], kind="module")
+        return found[name]
+    if name in dict(module.named_modules()) and not _nodes_of(module, name):
+        return dict(module.named_modules())[name]
+    return _inserted(module, name)
+
+
+def _inserted(graph_module: fx.GraphModule, name: str) -> nn.Module:
+    nodes = _nodes_of(graph_module, name)
+    if not nodes:
+        raise NoSuchParameter(name, sorted(_module_names(graph_module)), kind="module")
+    position = "_observed_" + name.replace(".", "_")
+    watched = nn.Identity()
+    graph_module.add_submodule(position, watched)
+    with graph_module.graph.inserting_after(nodes[-1]):
+        seen = graph_module.graph.call_module(position)
+    nodes[-1].replace_all_uses_with(seen)
+    seen.args = (nodes[-1],)
+    graph_module.recompile()
+    return watched
+
+
+def _stack(node: fx.Node) -> list[str]:
+    return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+
+
+def _nodes_of(graph_module: fx.GraphModule, name: str) -> list[fx.Node]:
+    return [
+        node
+        for node in graph_module.graph.nodes
+        if node.op == "call_function" and name in _stack(node)
+    ]
+
+
+def _module_names(graph_module: fx.GraphModule) -> set[str]:
+    return {path for node in graph_module.graph.nodes for path in _stack(node) if path}
+
+
+def first_output(value: Any) -> Any:
+    """A module's output without the wrapping of one element that exported programs add."""
+    while isinstance(value, tuple | list) and len(value) == 1:
+        value = value[0]
+    return value
