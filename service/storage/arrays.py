@@ -24,7 +24,7 @@ def create_array(
     import zarr
 
     return zarr.create_array(
-        store=_store_path(objects, path),
+        store=_store(objects, path),
         shape=tuple(shape),
         chunks=tuple(chunks),
         dtype=dtype,
@@ -38,19 +38,19 @@ def open_array(objects: Objects, path: str) -> zarr.Array[Any]:
     """An array for reading. Raises FileNotFoundError."""
     import zarr
 
-    return zarr.open_array(store=_store_path(objects, path), mode="r")
+    return zarr.open_array(store=_store(objects, path), mode="r")
 
 
-def _store_path(objects: Objects, path: str) -> Any:
-    from zarr.storage import ObjectStore, StorePath
+def _store(objects: Objects, path: str) -> Any:
+    from zarr.storage import ObjectStore
 
-    return StorePath(ObjectStore(objects.store), path)
+    return ObjectStore(objects.rooted_at(path))
 
 
 def read_rows(
     array: zarr.Array[Any], rows: Sequence[int], columns: Sequence[int], block_bytes: int
 ) -> Iterator[np.ndarray[Any, Any]]:
-    """The chosen rows and columns (first two axes) in blocks of rows that each take at most `block_bytes`, or one row."""
+    """The chosen rows and columns (first two axes) in blocks of rows: `block_bytes` each, or one row."""
     trailing = int(np.prod(array.shape[2:], dtype=np.int64))
     row_bytes = max(1, len(columns) * trailing * array.dtype.itemsize)
     step = max(1, block_bytes // row_bytes)

@@ -34,12 +34,12 @@ class Objects:
     """Bytes by path. Paths are ours alone: nothing a user names becomes part of one unchecked."""
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self._store = _open(url)
 
-    @property
-    def store(self) -> Any:
-        """The obstore store, for Zarr."""
-        return self._store
+    def rooted_at(self, path: str) -> Any:
+        """An obstore store whose root is a path of this one, for Zarr (which writes groups up to the root)."""
+        return _open(f"{self._url.rstrip('/')}/{path}")
 
     def verify(self) -> None:
         """Refuses a store that silently overwrites where create-if-absent is asked for. Raises Unavailable."""

@@ -1,0 +1,90 @@
+"""`python -m service.local`: the service on this machine until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Event, Lock
+from types import FrameType
+
+from service.local.plan import DEFAULT_DATA, DEFAULT_HOST, DEFAULT_PORT, Plan
+from service.local.stack import Stack, chosen_port
+from service.local.trouble import LocalTrouble
+
+_writing = Lock()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stack; 0 after an ordered stop, 1 when it could not start."""
+    plan = planned(arguments)
+    stopping = Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    stack = Stack(plan, say)
+    try:
+        stack.start(stopping)
+        if not stopping.is_set():
+            greet(stack)
+        while not stopping.wait(0.1):
+            stack.tend()
+        say("local", "stopping")
+    except LocalTrouble as trouble:
+        say("local", str(trouble))
+        return 1
+    finally:
+        stack.stop()
+    return 0
+
+
+def planned(arguments: Sequence[str] | None) -> Plan:
+    """The plan that arguments and environment ask for."""
+    parser = argparse.ArgumentParser(prog="python -m service.local", description=__doc__)
+    parser.add_argument("--host", default=os.environ.get("UPWEIGHT_HOST", DEFAULT_HOST))
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=int(os.environ.get("UPWEIGHT_PORT", DEFAULT_PORT)),
+        help="0 takes a free one",
+    )
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--data-dir", type=Path, default=DEFAULT_DATA)
+    chosen = parser.parse_args(arguments)
+    if chosen.workers < 1:
+        parser.error("--workers must be at least 1: nothing is computed without")
+    return Plan(
+        data=chosen.data_dir,
+        host=chosen.host,
+        port=chosen_port(chosen.host, chosen.port),
+        workers=chosen.workers,
+        redis_url=os.environ.get("UPWEIGHT_REDIS_URL") or os.environ.get("REDIS_URL") or None,
+        storage=os.environ.get("UPWEIGHT_STORAGE") or None,
+    )
+
+
+def greet(stack: Stack) -> None:
+    """Say where everything is."""
+    plan, url = stack.plan, stack.state.url
+    say("local", f"Upweight is ready at {url} (API pages: {url}/docs)")
+    say("local", f"{plan.workers} worker(s); data in {plan.data}; Ctrl-C stops")
+
+
+def say(name: str, line: str) -> None:
+    """One line for the terminal, with the name of the process that it comes from."""
+    try:
+        with _writing:
+            sys.stderr.write(f"{name:>9} | {line}\n")
+            sys.stderr.flush()
+    except (OSError, ValueError):  # whoever read us is gone: no reason to stop
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""What to start on this machine, and with which environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8765
+DEFAULT_DATA = Path("upweight-data")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One folder of data, one front end, some workers, and a Redis unless there is one already."""
+
+    data: Path
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    workers: int = 1
+    redis_url: str | None = None  # None: the embedded one
+    storage: str | None = None  # None: the folder `objects`
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", self.data.resolve())  # children may not share our folder
+
+    def environment(self, base: Mapping[str, str], redis_url: str) -> dict[str, str]:
+        """What front end and workers are told; whatever else the caller set is theirs too."""
+        told = dict(base)
+        told["UPWEIGHT_REDIS_URL"] = redis_url
+        told["UPWEIGHT_STORAGE"] = self.storage or str(self.data / "objects")
+        told["UPWEIGHT_HOST"] = self.host
+        told["UPWEIGHT_PORT"] = str(self.port)
+        told["PYTHONUNBUFFERED"] = "1"
+        if self.workers > 1:  # each would take every core, and all be slower for it
+            share = max(1, (os.cpu_count() or 1) // self.workers)
+            told.setdefault("UPWEIGHT_THREADS", str(share))
+        return told
