@@ -54,6 +54,7 @@ class Watchdog:
         try:
             self._write(line)
         except BrokenPipeError:  # somebody killed the guard: the next one is told everything again
+            self._process.stdin.close()
             self._process.wait()
             self._process = self._spawn()
             for pid in self._guarded:
