@@ -1,0 +1,92 @@
+"""The isolated child: `python -m workers.programs.child`, a question on stdin, an answer on stdout.
+
+Nothing untrusted is touched before the limits are set, and torch is imported after them.
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+from typing import Any
+
+from workers.programs.errors import CheckCrashed, CheckOutOfMemory, ProgramError
+
+_NEW_USER, _NEW_NET, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
+_SET_PARENT_DEATH_SIGNAL, _SET_NO_NEW_PRIVILEGES = 1, 38
+_OPEN_FILES = 256
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
+
+
+def main() -> None:
+    """Answers one question and ends."""
+    answer = os.fdopen(os.dup(1), "wb")
+    # Libraries print; the answer's pipe is ours alone.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    question = json.loads(sys.stdin.buffer.read())
+    # It can write nowhere, so looking for a folder to write to would fail.
+    tempfile.tempdir = os.sep
+    isolation = _isolate(question["memory_bytes"], question["cpu_s"])
+    kind, body = _answer(question["call"], question["arguments"])
+    if kind == "report":
+        body = {**body, "isolation": isolation}
+    answer.write(json.dumps({"kind": kind, "body": body}).encode())
+    answer.flush()
+    # Without the interpreter's shutdown, which a tampered torch could hang.
+    os._exit(0)
+
+
+def _isolate(memory_bytes: int, cpu_s: int) -> dict[str, bool]:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    network = libc.unshare(_NEW_USER | _NEW_NET | _NEW_IPC) == 0
+    for kind, bound in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
+    ):
+        resource.setrlimit(kind, (bound, bound))
+    return {"network": network, "memory": True, "processor": True, "writes": True}
+
+
+def _answer(call: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    try:
+        place, _, name = call.partition(":")
+        if not place.startswith("workers."):
+            raise CheckCrashed(f"{call} is none of the workers' own functions")
+        return "report", getattr(importlib.import_module(place), name)(**arguments)
+    except ProgramError as exc:
+        if _is_memory(exc):
+            return "problem", _memory_problem()
+        return "problem", exc.as_dict()
+    except BaseException as exc:
+        if _is_memory(exc):
+            return "problem", _memory_problem()
+        return "problem", CheckCrashed(
+            f"the check failed ({type(exc).__name__}: {str(exc)[:300]})"
+        ).as_dict()
+
+
+def _is_memory(exc: BaseException | None) -> bool:
+    while exc is not None:
+        if isinstance(exc, MemoryError) or any(word in str(exc) for word in _OUT_OF_MEMORY):
+            return True
+        exc = exc.__cause__
+    return False
+
+
+def _memory_problem() -> dict[str, str]:
+    return CheckOutOfMemory(
+        "the program needs more memory than a check may have: make it smaller, or ask the operator "
+        "for a higher limit"
+    ).as_dict()
+
+
+if __name__ == "__main__":
+    main()

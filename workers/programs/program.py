@@ -1,0 +1,82 @@
+"""What a reader hands over: a module that computes, and the shape of what goes in and comes out."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+ProgramFormat = Literal["pt2", "factory"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One positional argument of the module. A dimension of None is dynamic; the batch is first.
+
+    `example` is the shape with which the user exported the model.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    example: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """The tensor which the module returns. A dimension of None is dynamic; the batch is first."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """A parameter under the name it had in the user's model; tied ones are named once."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    trainable: bool
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program in evaluation mode on the CPU: `module(*inputs)` is one tensor, a row per example.
+
+    `inputs` is empty and `output` None where the format does not say (factories): they are then
+    known only once a dataset is there. `batch_maximum` is the largest batch for which the user
+    exported the graph, None without bound. `dropped_outputs` counts what the user's model returned
+    besides the first tensor.
+    """
+
+    module: nn.Module
+    inputs: tuple[InputSpec, ...]
+    output: OutputSpec | None
+    parameters: tuple[ParameterSpec, ...]
+    format: ProgramFormat
+    batch_maximum: int | None = None
+    dropped_outputs: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """All but the module, as JSON."""
+        return {
+            "format": self.format,
+            "inputs": [asdict(spec) for spec in self.inputs],
+            "output": asdict(self.output) if self.output else None,
+            "parameters": [asdict(spec) for spec in self.parameters],
+            "batch_maximum": self.batch_maximum,
+            "dropped_outputs": self.dropped_outputs,
+        }
+
+
+def parameter_specs(module: nn.Module) -> tuple[ParameterSpec, ...]:
+    """The module's parameters in their own order, a tied one once."""
+    return tuple(
+        ParameterSpec(name, tuple(value.shape), dtype_name(value.dtype), value.requires_grad)
+        for name, value in module.named_parameters()
+    )
+
+
+def dtype_name(dtype: object) -> str:
+    """`torch.float32` as "float32": the name that NumPy and safetensors share."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,80 @@
+"""Reads a `.pt2` archive without `torch.export.load`, which runs code that the archive carries.
+
+Pickled members are never opened, guards never compiled, symbolic expressions never evaluated. The
+weights are raw bytes; the graph is JSON which must follow a strict schema and use allowed
+operators alone.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+
+from workers.programs.archive import GRAPH, Archive
+from workers.programs.documents import parse
+from workers.programs.errors import GraphInvalid, PolicyRefused, ProgramError
+from workers.programs.graph import build_module
+from workers.programs.limits import Limits
+from workers.programs.program import Program, parameter_specs
+from workers.programs.schema import ExportedProgram
+from workers.programs.shapes import batch_maximum, check_expressions, input_spec, output_spec
+from workers.programs.signature import read_interface
+from workers.programs.trusted import load_trusted
+from workers.programs.weights import read_state
+
+
+class Pt2Policy(StrEnum):
+    """What is done with a `.pt2` archive; the operator's choice."""
+
+    SANITIZED = "sanitized"
+    """Read by this package; nothing in the archive is executed."""
+    REJECT = "reject"
+    """Not read at all."""
+    TRUSTED = "trusted"
+    """Given to `torch.export.load`, which RUNS CODE from the archive: only where every user who
+    may upload may also run code on the workers."""
+
+
+def read_pt2(
+    path: Path, *, policy: Pt2Policy = Pt2Policy.SANITIZED, limits: Limits | None = None
+) -> Program:
+    """The program in the archive; raises nothing but ProgramError, whatever the bytes."""
+    try:
+        match Pt2Policy(policy):
+            case Pt2Policy.REJECT:
+                raise PolicyRefused(
+                    "this service takes no pt2 programs (pt2_policy is reject): use a factory "
+                    "and safetensors weights"
+                )
+            case Pt2Policy.TRUSTED:
+                return load_trusted(path)
+            case Pt2Policy.SANITIZED:
+                return _read_sanitized(path, limits or Limits())
+    except ProgramError:
+        raise
+    # torch and fx raise errors of many kinds on graphs that only look right.
+    except Exception as exc:
+        raise GraphInvalid(
+            f"the program can't be built ({type(exc).__name__}: {str(exc)[:300]}). "
+            "Export again with torch 2.13"
+        ) from exc
+
+
+def _read_sanitized(path: Path, limits: Limits) -> Program:
+    with Archive(path, limits) as archive:
+        exported = parse(ExportedProgram, archive.read(GRAPH, limits.graph_bytes), GRAPH)
+        state = read_state(archive, limits)
+    graph = exported.graph_module.graph
+    check_expressions(graph, limits)
+    interface = read_interface(exported.graph_module)
+    data = [one.name for one in interface.bindings if one.role == "data"]
+    inputs = [input_spec(graph, name) for name in data]
+    batches = frozenset(symbol for _, symbol in inputs)
+    module = build_module(graph, interface, state, limits)
+    return Program(
+        module=module,
+        inputs=tuple(spec for spec, _ in inputs),
+        output=output_spec(graph, interface.output, batches),
+        parameters=parameter_specs(module),
+        format="pt2",
+        batch_maximum=batch_maximum(exported, batches),
+        dropped_outputs=interface.dropped,
+    )

@@ -1,0 +1,94 @@
+"""What the graph's inputs and outputs are: parameters, buffers, data, results."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from workers.programs.errors import GraphInvalid, InputUnsupported, OutputUnsupported, TrainMode
+from workers.programs.schema import Argument, GraphModule
+
+Role = Literal["parameter", "buffer", "constant", "data"]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A graph input: the name it has in the graph, its role, and its name in the user's model."""
+
+    name: str
+    role: Role
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The graph's inputs in order, the output that is returned, and how many are not."""
+
+    bindings: tuple[Binding, ...]
+    output: str
+    dropped: int
+
+
+def read_interface(module: GraphModule) -> Interface:
+    """The signature, checked against the graph that it describes."""
+    specs, inputs = module.signature.input_specs, module.graph.inputs
+    if len(specs) != len(inputs):
+        raise GraphInvalid(f"{len(inputs)} graph inputs, {len(specs)} in the signature")
+    bindings = []
+    for spec, argument in zip(specs, inputs, strict=True):
+        if spec.kind == "constant_input":
+            continue
+        binding = _binding(spec.kind, spec.value)
+        if argument.kind != "as_tensor" or argument.as_tensor.name != binding.name:
+            raise GraphInvalid(f"the signature names {binding.name!r}, the graph does not")
+        bindings.append(binding)
+    if not any(binding.role == "data" for binding in bindings):
+        raise InputUnsupported("the model takes no tensor; it needs the examples as an argument")
+    return _with_output(module, tuple(bindings))
+
+
+def _binding(kind: str, spec: object) -> Binding:
+    match kind:
+        case "user_input":
+            return Binding(_data_name(spec.arg), "data")  # type: ignore[attr-defined]
+        case "parameter":
+            return Binding(spec.arg.name, "parameter", spec.parameter_name)  # type: ignore[attr-defined]
+        case "buffer":
+            return Binding(spec.arg.name, "buffer", spec.buffer_name)  # type: ignore[attr-defined]
+        case _:
+            return Binding(spec.arg.name, "constant", spec.tensor_constant_name)  # type: ignore[attr-defined]
+
+
+def _data_name(argument: Argument) -> str:
+    if argument.kind != "as_tensor":
+        raise InputUnsupported(
+            f"an input of the model is {argument.kind.removeprefix('as_')}, not a tensor: give "
+            "numbers and flags fixed values, and export with tensors as the only arguments"
+        )
+    return argument.as_tensor.name
+
+
+def _with_output(module: GraphModule, bindings: tuple[Binding, ...]) -> Interface:
+    specs, outputs = module.signature.output_specs, module.graph.outputs
+    if len(specs) != len(outputs):
+        raise GraphInvalid(f"{len(outputs)} graph outputs, {len(specs)} in the signature")
+    for spec in specs:
+        _check_pure(spec.kind)
+    tensors = [one.as_tensor.name for one in outputs if one.kind == "as_tensor"]
+    if not tensors:
+        raise OutputUnsupported(
+            "the model returns no tensor: its forward must return a tensor with one row per "
+            "example, alone or first in a tuple or dict"
+        )
+    return Interface(bindings, tensors[0], len(outputs) - 1)
+
+
+def _check_pure(kind: str) -> None:
+    if kind == "buffer_mutation":
+        raise TrainMode(
+            "the model updates a buffer in forward, as batch normalisation does in training mode: "
+            "call model.eval() before torch.export.export"
+        )
+    if kind != "user_output":
+        raise OutputUnsupported(
+            f"the exported program has a {kind.replace('_', ' ')}: export the model's forward "
+            "alone, which changes neither its inputs nor its parameters"
+        )

@@ -1,0 +1,96 @@
+"""Safetensors weights into a module: every name accounted for, tied tensors still tied."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from workers.programs.errors import PickleRefused, StateMismatch, WeightsInvalid
+from workers.programs.pickles import refuse_bare_pickle
+
+_SHOWN = 10
+_FIELD = "/program/weights"
+
+
+def load_state(module: nn.Module, weights: Path) -> None:
+    """Copies the file's tensors into the module's, by name, shape and dtype."""
+    targets = module.state_dict(keep_vars=True)
+    tensors = _read(weights)
+    _check_names(_groups(targets), tensors.keys(), targets.keys())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            _check_fits(name, tensor, targets[name])
+            targets[name].copy_(tensor)
+    for name, tensor in tensors.items():
+        _check_ties(name, tensor, targets[name])
+
+
+def _read(weights: Path) -> dict[str, torch.Tensor]:
+    if not weights.is_file():
+        raise WeightsInvalid("there is no such file; upload it again", field=_FIELD)
+    try:
+        refuse_bare_pickle(weights)
+        with safe_open(weights, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except PickleRefused as exc:
+        raise PickleRefused(
+            "the weights are a pickle, which would run code: save them with "
+            "safetensors.torch.save_model(model, path)",
+            field=_FIELD,
+        ) from exc
+    except (SafetensorError, OSError, ValueError, RuntimeError) as exc:
+        raise WeightsInvalid(
+            f"not a whole safetensors file ({exc}): save it with "
+            "safetensors.torch.save_model(model, path) and upload it again",
+            field=_FIELD,
+        ) from exc
+
+
+def _groups(targets: dict[str, torch.Tensor]) -> list[set[str]]:
+    """Names which stand for one tensor: safetensors keeps one of each group."""
+    groups: dict[object, set[str]] = {}
+    for name, tensor in targets.items():
+        place: object = name
+        if tensor.numel():
+            layout = (tuple(tensor.shape), tensor.stride())
+            place = (tensor.data_ptr(), tensor.device, tensor.dtype, layout)
+        groups.setdefault(place, set()).add(name)
+    return list(groups.values())
+
+
+def _check_names(groups: list[set[str]], given: Iterable[str], known: Iterable[str]) -> None:
+    names = set(given)
+    missing = sorted(min(group) for group in groups if not group & names)
+    unexpected = sorted(names - set(known))
+    if missing or unexpected:
+        raise StateMismatch(
+            "the weights are not this model's: "
+            f"missing {_listed(missing)}; unexpected {_listed(unexpected)}. "
+            "Check the factory and its kwargs, and save with safetensors.torch.save_model"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(name[:200] for name in names[:_SHOWN]) or "none") + more
+
+
+def _check_fits(name: str, tensor: torch.Tensor, target: torch.Tensor) -> None:
+    if tensor.shape != target.shape:
+        raise StateMismatch(
+            f"{name} has shape {list(tensor.shape)}, the model's has {list(target.shape)}: "
+            "check the kwargs"
+        )
+    if torch.promote_types(tensor.dtype, target.dtype) != target.dtype:
+        raise StateMismatch(
+            f"{name} is {tensor.dtype}, the model's is {target.dtype}: a conversion would lose "
+            "digits, so convert the file, or choose the model's dtype"
+        )
+
+
+def _check_ties(name: str, tensor: torch.Tensor, target: torch.Tensor) -> None:
+    """Copied in last, a tied tensor's other name would have overwritten this one."""
+    if not torch.equal(tensor.to(target.dtype), target.detach()) and not tensor.isnan().any():
+        raise StateMismatch(f"{name} is tied to another tensor, but the file holds two values")

@@ -1,0 +1,60 @@
+"""The policy `trusted`: `torch.export.load`, which executes what an archive carries.
+
+For operators whose users may run code on the workers anyway, and need operators which the reader
+refuses. Nothing here protects from the archive.
+"""
+
+from pathlib import Path
+
+import torch
+from torch.export.graph_signature import InputKind
+
+from workers.programs.errors import EXPORT_LINE, BatchNotDynamic, GraphInvalid, OutputUnsupported
+from workers.programs.outputs import return_first_tensor
+from workers.programs.program import InputSpec, OutputSpec, Program, dtype_name, parameter_specs
+
+
+def load_trusted(path: Path) -> Program:
+    """The program as torch itself loads it. RUNS CODE from the archive."""
+    try:
+        exported = torch.export.load(str(path))
+        module = exported.module()
+    except Exception as exc:
+        raise GraphInvalid(f"torch.export.load refuses the archive: {str(exc)[:300]}") from exc
+    values = {node.name: node.meta.get("val") for node in exported.graph.nodes}
+    names = [
+        spec.arg.name
+        for spec in exported.graph_signature.input_specs
+        if spec.kind is InputKind.USER_INPUT and isinstance(values.get(spec.arg.name), torch.Tensor)
+    ]
+    outputs = [
+        values.get(name) for name in exported.graph_signature.user_outputs if isinstance(name, str)
+    ]
+    first = next((one for one in outputs if isinstance(one, torch.Tensor)), None)
+    if first is None:
+        raise OutputUnsupported("the model returns no tensor")
+    return_first_tensor(module)
+    return Program(
+        module=module,
+        inputs=tuple(_input(name, values[name]) for name in names),
+        output=OutputSpec(dtype_name(first.dtype), _shape(first)),
+        parameters=parameter_specs(module),
+        format="pt2",
+        dropped_outputs=len(outputs) - 1,
+    )
+
+
+def _input(name: str, value: torch.Tensor) -> InputSpec:
+    shape = _shape(value)
+    if not shape or shape[0] is not None:
+        raise BatchNotDynamic(f"input {name!r} has no dynamic batch. Export with: {EXPORT_LINE}")
+    example = tuple(_example(size) for size in value.shape)
+    return InputSpec(name, dtype_name(value.dtype), shape, example)
+
+
+def _example(size: int | torch.SymInt) -> int:
+    return size if isinstance(size, int) else int(size.node.hint or 2)
+
+
+def _shape(value: torch.Tensor) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in value.shape)

@@ -1,0 +1,149 @@
+"""Raw tensors of an archive: bytes and their description, each checked against the other."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from workers.programs.archive import CONSTANTS_CONFIG, WEIGHTS_CONFIG, Archive
+from workers.programs.documents import parse
+from workers.programs.errors import WeightsInvalid
+from workers.programs.limits import Limits
+from workers.programs.payloads import Payload, PayloadConfig
+from workers.programs.scalars import dtype_of, require_strided
+from workers.programs.schema import TensorMeta
+
+_INTEGER_BOUND = 2**62
+
+
+@dataclass(frozen=True)
+class State:
+    """The archive's tensors by their name in the user's model; tied ones are one object."""
+
+    weights: dict[str, torch.Tensor]
+    constants: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Folder:
+    config: str
+    base: str
+    path_name: re.Pattern[str]
+
+
+_WEIGHTS = _Folder(WEIGHTS_CONFIG, "data/weights/", re.compile(r"weight_\d{1,9}"))
+_CONSTANTS = _Folder(CONSTANTS_CONFIG, "data/constants/", re.compile(r"tensor_\d{1,9}"))
+
+
+def read_state(archive: Archive, limits: Limits) -> State:
+    """All the tensors of the archive, on the CPU."""
+    return State(_read(archive, _WEIGHTS, limits), _read(archive, _CONSTANTS, limits))
+
+
+def _read(archive: Archive, folder: _Folder, limits: Limits) -> dict[str, torch.Tensor]:
+    config = parse(PayloadConfig, archive.read(folder.config, limits.config_bytes), folder.config)
+    storages: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+    views: dict[tuple[object, ...], torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, payload in config.config.items():
+        meta = _checked_meta(name, payload, folder, limits)
+        member = folder.base + payload.path_name
+        layout = _Layout.of(name, meta)
+        storage_key = (payload.path_name, layout.dtype)
+        if storage_key not in storages:
+            storages[storage_key] = _storage(archive, member, name, layout)
+        # Equal views of one member are one tensor: that is how ties survive.
+        view_key = (*storage_key, layout, payload.is_param, meta.requires_grad)
+        if view_key not in views:
+            views[view_key] = _view(name, payload, meta, layout, storages[storage_key])
+        tensors[name] = views[view_key]
+    return tensors
+
+
+def _checked_meta(name: str, payload: Payload, folder: _Folder, limits: Limits) -> TensorMeta:
+    if payload.use_pickle:
+        raise WeightsInvalid(
+            f"{name!r} is pickled, and is never opened: use plain tensors, not subclasses"
+        )
+    if not folder.path_name.fullmatch(payload.path_name):
+        raise WeightsInvalid(
+            f"{name!r} lies in {payload.path_name[:100]!r}, which is not a tensor's member: "
+            "models may hold tensors only, no objects"
+        )
+    if payload.tensor_meta is None:
+        raise WeightsInvalid(f"{name!r} has no shape and dtype")
+    if len(payload.tensor_meta.sizes) > limits.tensor_rank:
+        raise WeightsInvalid(f"{name!r} has more than {limits.tensor_rank} dimensions")
+    require_strided(payload.tensor_meta.layout)
+    return payload.tensor_meta
+
+
+@dataclass(frozen=True)
+class _Layout:
+    dtype: torch.dtype
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def of(cls, name: str, meta: TensorMeta) -> "_Layout":
+        numbers = [*meta.sizes, *meta.strides, meta.storage_offset]
+        if any(number.kind != "as_int" for number in numbers):
+            raise WeightsInvalid(f"{name!r} has a symbolic shape")
+        if any(not 0 <= number.as_int < _INTEGER_BOUND for number in numbers):
+            raise WeightsInvalid(f"{name!r} has a negative or absurd size")
+        if len(meta.sizes) != len(meta.strides):
+            raise WeightsInvalid(f"{name!r} has {len(meta.sizes)} sizes, other strides")
+        return cls(
+            dtype_of(meta.dtype),
+            tuple(size.as_int for size in meta.sizes),
+            tuple(stride.as_int for stride in meta.strides),
+            meta.storage_offset.as_int,
+        )
+
+    @property
+    def elements(self) -> int:
+        count = 1
+        for size in self.sizes:
+            count *= size
+        return count
+
+    @property
+    def reach(self) -> int:
+        """One past the last element of the storage that the view touches."""
+        if self.elements == 0:
+            return 0
+        steps = zip(self.sizes, self.strides, strict=True)
+        return self.offset + 1 + sum((size - 1) * stride for size, stride in steps)
+
+
+def _storage(archive: Archive, member: str, name: str, layout: _Layout) -> torch.Tensor:
+    if member not in archive:
+        raise WeightsInvalid(f"the bytes of {name!r} ({member}) are missing")
+    size = archive.size(member)
+    if size % layout.dtype.itemsize:
+        raise WeightsInvalid(f"{member} has {size} bytes: no whole number of {layout.dtype}")
+    if size == 0:
+        return torch.empty(0, dtype=layout.dtype)
+    return torch.frombuffer(archive.read(member, size), dtype=layout.dtype)
+
+
+def _view(
+    name: str, payload: Payload, meta: TensorMeta, layout: _Layout, storage: torch.Tensor
+) -> torch.Tensor:
+    held = storage.numel()
+    if layout.reach > held or layout.elements > held:
+        raise WeightsInvalid(
+            f"{name!r} needs {max(layout.reach, layout.elements)} elements, its bytes hold {held}: "
+            "the file is damaged, or the tensor is expanded (call .contiguous() before exporting)"
+        )
+    if layout.elements == 0:
+        view = torch.empty(layout.sizes, dtype=layout.dtype)
+    else:
+        view = torch.as_strided(storage, layout.sizes, layout.strides, layout.offset)
+    if not payload.is_param:
+        return view
+    differentiable = layout.dtype.is_floating_point or layout.dtype.is_complex
+    if meta.requires_grad and not differentiable:
+        raise WeightsInvalid(f"{name!r} requires gradients but is of {layout.dtype}")
+    return torch.nn.Parameter(view, requires_grad=meta.requires_grad)
