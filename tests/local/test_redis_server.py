@@ -17,12 +17,6 @@ from tests.local.processes import ended
 
 
 @pytest.fixture
-def watchdog() -> Iterator[Watchdog]:
-    with Watchdog() as guard:
-        yield guard
-
-
-@pytest.fixture
 def server(tmp_path: Path, watchdog: Watchdog) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path / "redis", watchdog=watchdog)
     server.start()

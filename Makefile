@@ -1,0 +1,75 @@
+# Every target makes what it needs: Python 3.11 or newer and the package index are enough to begin with.
+#
+# torch: on Linux, the package index's own build carries the CUDA libraries, some gigabytes. On a machine without a GPU
+# a CPU build is preferable. Put its wheel into a folder and name the folder in PIP_FIND_LINKS, or name an index that
+# has it in PIP_EXTRA_INDEX_URL: pip takes `2.13.0+cpu` for the `2.13.0` that is pinned, and prefers it.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+PIP_VERSION := 26.3
+CACHES := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+
+# The first that is new enough and can make environments; `make PYTHON=...` chooses another.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test lint format layers types openapi openapi-check bench lock clean distclean
+
+help: ## what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+install: $(STAMP) ## the environment .venv, from the pinned versions
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check pip==$(PIP_VERSION)
+	$(PY) -m pip install --quiet -r requirements.lock
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## the whole way once: real digits, real service, influences (ARGS=--exit ends by itself)
+	$(PY) -m demo $(ARGS)
+
+serve: $(STAMP) ## the service on this machine (ARGS="--port 8765 --workers 1 --data-dir upweight-data")
+	$(VENV)/bin/upweight serve $(ARGS)
+
+test: $(STAMP) ## all tests, with a real Redis and real workers (ARGS="-k name")
+	$(PY) -m pytest $(ARGS)
+
+lint: $(STAMP) layers ## style, format and the arrows between packages
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+layers: $(STAMP)
+	$(VENV)/bin/lint-imports
+
+format: $(STAMP) ## write the format
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+types: $(STAMP) ## mypy, strict
+	$(VENV)/bin/mypy
+
+openapi: $(STAMP) ## write openapi.json
+	$(PY) .ci/openapi.py
+
+openapi-check: $(STAMP) ## openapi.json is valid and up to date
+	$(PY) .ci/openapi.py --check
+
+bench: $(STAMP) ## the figures of benchmarks/README.md
+	$(PY) -m benchmarks $(ARGS)
+
+lock: $(STAMP) ## requirements.lock from what .venv holds now
+	$(PY) .ci/lock.py > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean: ## caches, builds and the demo's data; your data and .venv stay
+	rm -rf $(CACHES) demo-data
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## and .venv
+	rm -rf $(VENV)
