@@ -1,0 +1,62 @@
+"""Influence functions of torch models: imports torch and nothing of the service."""
+
+from workers.engine.errors import (
+    BadParameter,
+    Diverged,
+    EngineError,
+    NoSuchParameter,
+    NotFinite,
+    OutOfMemory,
+    ShapeMismatch,
+    SingularHessian,
+    TrainingMode,
+    UnsupportedOperator,
+)
+from workers.engine.hessian import Hessian
+from workers.engine.influence import perturb_at, perturbation, row_gradients, self_influence, up
+from workers.engine.inversion.arnoldi import Arnoldi, LowRank
+from workers.engine.inversion.cg import ConjugateGradients
+from workers.engine.inversion.direct import Direct, Factorisation
+from workers.engine.inversion.lissa import Lissa
+from workers.engine.inversion.solution import Inverse, Operator, Solution, Status
+from workers.engine.losses import Loss, make_loss
+from workers.engine.problem import ParameterSlice, Problem
+from workers.engine.progress import Progress
+from workers.engine.rows import Batch, Rows, TensorRows
+
+__all__ = [
+    "Arnoldi",
+    "BadParameter",
+    "Batch",
+    "ConjugateGradients",
+    "Direct",
+    "Diverged",
+    "EngineError",
+    "Factorisation",
+    "Hessian",
+    "Inverse",
+    "Lissa",
+    "Loss",
+    "LowRank",
+    "NoSuchParameter",
+    "NotFinite",
+    "Operator",
+    "OutOfMemory",
+    "ParameterSlice",
+    "Problem",
+    "Progress",
+    "Rows",
+    "ShapeMismatch",
+    "SingularHessian",
+    "Solution",
+    "Status",
+    "TensorRows",
+    "TrainingMode",
+    "UnsupportedOperator",
+    "make_loss",
+    "perturb_at",
+    "perturbation",
+    "row_gradients",
+    "self_influence",
+    "up",
+]

@@ -121,8 +121,12 @@ def _kept_bytes(problem: Problem, batch: Batch) -> int:
 
     theta = problem.theta.clone().requires_grad_()
     # A model that cannot be differentiated is for the products to report, with the operator's name.
-    with suppress(RuntimeError, NotImplementedError), twice_differentiable(), torch.enable_grad():
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            total = problem.losses(theta, batch).sum()
-            torch.autograd.grad(total, theta, create_graph=True)
+    with (
+        suppress(RuntimeError, NotImplementedError),
+        twice_differentiable(),
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+    ):
+        total = problem.losses(theta, batch).sum()
+        torch.autograd.grad(total, theta, create_graph=True)
     return sum(seen.values())

@@ -67,7 +67,7 @@ def by_vmap(problem: Problem, batch: Batch) -> Tensor:
 def by_batched_backward(problem: Problem, batch: Batch) -> Tensor:
     """Plain forward passes over small groups, backward passes vectorised within each."""
     theta = problem.theta.clone().requires_grad_()
-    pieces = []
+    pieces: list[Tensor] = []
     for first in range(0, len(batch), BACKWARD_GROUP):
         group = batch.narrow(first, min(first + BACKWARD_GROUP, len(batch)))
         with torch.enable_grad():

@@ -22,12 +22,17 @@ from workers.engine.blocks import (
     activation_bytes,
     over_rows,
     rows_at_once,
+    vectors_at_once,
 )
 from workers.engine.errors import NotFinite, ShapeMismatch
 from workers.engine.inversion.solution import Solution
-from workers.engine.problem import Problem
+from workers.engine.problem import Problem, locate_nonfinite
+from workers.engine.products import Product
+from workers.engine.products.choice import fastest
+from workers.engine.products.mixed import InputVariable, ModuleVariable, Variable, mixed_ways
 from workers.engine.progress import Progress, silent
 from workers.engine.rows import Batch, Rows
+from workers.engine.second_order import twice_differentiable
 
 # Buffers of the size of a block's gradients that are alive at once: result, backward's, the copy.
 GRADIENT_COPIES = 3
@@ -64,6 +69,78 @@ def up(
     yield from _over_gradients(
         problem, rows, lambda gradients: factors @ gradients.T, "up", batch_size, budget_bytes, progress
     )
+
+
+def perturbation(
+    problem: Problem,
+    factors: Tensor,
+    rows: Rows,
+    *,
+    input: int = 0,
+    batch_size: BatchSize = "auto",
+    budget_bytes: int = DEFAULT_BUDGET,
+    progress: Progress | None = None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """∇θ L(z_test)ᵀ (H + λI)⁻¹ ∇ₓ∇θ L(z_train): yields (slice of columns, (m, b, *input_shape)).
+
+    `input` is the position of the input x. Raises BadParameter, naming it, if it is integer.
+    """
+    yield from _mixed(
+        problem, factors, rows, InputVariable(input), batch_size, budget_bytes, progress
+    )
+
+
+def perturb_at(
+    problem: Problem,
+    factors: Tensor,
+    rows: Rows,
+    *,
+    module: str,
+    batch_size: BatchSize = "auto",
+    budget_bytes: int = DEFAULT_BUDGET,
+    progress: Progress | None = None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """As `perturbation`, of the output of an inner module: (slice, (m, b, *output_shape)).
+
+    Raises NoSuchParameter for an unknown module, BadParameter for one whose output cannot be moved.
+    """
+    yield from _mixed(
+        problem, factors, rows, ModuleVariable(module), batch_size, budget_bytes, progress
+    )
+
+
+def _mixed(
+    problem: Problem,
+    factors: Tensor,
+    rows: Rows,
+    variable: Variable,
+    batch_size: BatchSize,
+    budget: int,
+    progress: Progress | None,
+) -> Iterator[tuple[slice, Tensor]]:
+    factors = _fitting(problem, factors)
+    if len(rows) == 0 or len(factors) == 0:
+        return
+    first = problem.placed(next(iter(rows.batches(1))))
+    kind = problem.device.type
+    vectors = min(len(factors), vectors_at_once(kind))
+    value_bytes = variable.initial(problem, first).numel() * problem.theta.element_size()
+    row_bytes = activation_bytes(problem, rows) * (1 + vectors) + len(factors) * value_bytes
+    block = Block(rows_at_once(batch_size, len(rows), row_bytes, budget, kind), vectors)
+    chosen: list[Product] = []
+
+    def work(batch: Batch) -> Tensor:
+        batch = problem.placed(batch)
+        if not chosen:
+            chosen.append(fastest(problem, batch, factors, mixed_ways(variable)))
+        with twice_differentiable():
+            apply = chosen[0].prepare(problem, batch)
+            return torch.cat([apply(part) for part in torch.split(factors, block.vectors)])
+
+    for batch, result in over_rows(
+        rows, block, work, what="perturbation", progress=progress or silent
+    ):
+        yield _columns(batch), _located(problem, batch, result, "perturbation")
 
 
 def self_influence(
@@ -107,15 +184,16 @@ def _over_gradients(
     for batch, result in over_rows(
         rows, Block(size), work, what=what, progress=progress or silent
     ):
-        yield _columns(batch), _finite(result, what)
+        yield _columns(batch), _located(problem, batch, result, what)
 
 
 def _columns(batch: Batch) -> slice:
     return slice(batch.start, batch.start + len(batch))
 
 
-def _finite(result: Tensor, what: str) -> Tensor:
+def _located(problem: Problem, batch: Batch, result: Tensor, what: str) -> Tensor:
     if not bool(torch.isfinite(result).all()):
+        locate_nonfinite(problem, batch)
         raise NotFinite(f"the result of {what}")
     return result
 

@@ -82,8 +82,8 @@ def _release_dtype(graph_module: fx.GraphModule, old: torch.dtype, new: torch.dt
         if "_assert_tensor_metadata" in str(node.target):
             graph.erase_node(node)
         elif old != new and node.op == "call_function":
-            node.args = fx.node.map_aggregate(node.args, lambda a: new if a == old else a)  # type: ignore[assignment]
-            node.kwargs = fx.node.map_aggregate(node.kwargs, lambda a: new if a == old else a)  # type: ignore[assignment]
+            node.args = fx.node.map_aggregate(node.args, lambda a: new if a == old else a)
+            node.kwargs = fx.node.map_aggregate(node.kwargs, lambda a: new if a == old else a)
     graph_module.recompile()
 
 
@@ -108,6 +108,8 @@ def _inserted(graph_module: fx.GraphModule, name: str) -> nn.Module:
     if not nodes:
         raise NoSuchParameter(name, sorted(_module_names(graph_module)), kind="module")
     position = "_observed_" + name.replace(".", "_")
+    if hasattr(graph_module, position):
+        return graph_module.get_submodule(position)
     watched = nn.Identity()
     graph_module.add_submodule(position, watched)
     with graph_module.graph.inserting_after(nodes[-1]):

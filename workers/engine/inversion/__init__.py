@@ -1,4 +1,4 @@
-"""Ways to solve (H + λI) x = b; each a frozen dataclass of its parameters with `fit` and `solve`.
+"""Ways to solve (H + λI) x = b; each a frozen dataclass of its parameters with one `solve`.
 
 `direct` builds and factorises H: exact, up to some ten thousand parameters. `cg` multiplies only:
 the choice for larger models with a λ that makes H + λI positive. `lissa` takes random batches:

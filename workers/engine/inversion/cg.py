@@ -93,7 +93,7 @@ class ConjugateGradients:
             restarts += 1
             gained = torch.linalg.vector_norm(residual, dim=1) < WORTHWHILE_GAIN * before
             run.give_up(run.unfinished if restarts > MOST_RESTARTS else None, ~gained)
-        status = tuple(run.status)
+        status = tuple(each for each in run.status if each is not None)
         return Solution(
             run.x,
             torch.linalg.vector_norm(residual, dim=1),

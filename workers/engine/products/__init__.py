@@ -20,7 +20,10 @@ Apply = Callable[[Tensor], Tensor]  # (k, p) -> (k, p)
 class Product(Protocol):
     """Σ over the batch of ∇²θ L, ready to be applied."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
 
     def prepare(self, problem: Problem, batch: Batch) -> Apply:
         """What depends on the batch alone, done once; `batch` must be `placed`."""

@@ -33,27 +33,30 @@ def candidates(problem: Problem) -> list[Product]:
     return found
 
 
-def fastest(problem: Problem, batch: Batch, vectors: Tensor) -> Product:
-    """The quickest on this batch and up to TIMED_VECTORS of these vectors.
+def fastest(
+    problem: Problem, batch: Batch, vectors: Tensor, ways: Sequence[Product] | None = None
+) -> Product:
+    """The quickest of `ways` on this batch and up to TIMED_VECTORS of these vectors.
 
     Raises UnsupportedOperator, naming the operator, when none works.
     """
-    working = working_ways(problem, batch.narrow(0, min(PROBE_ROWS, len(batch))))
+    given = candidates(problem) if ways is None else ways
+    working = working_ways(problem, batch.narrow(0, min(PROBE_ROWS, len(batch))), given)
     if len(working) == 1:
         return working[0]
     block = vectors[:TIMED_VECTORS]
     return min(working, key=lambda way: _seconds(way, problem, batch, block))
 
 
-def working_ways(problem: Problem, probe: Batch) -> list[Product]:
-    """The candidates that run on a few rows and agree with the first that does."""
+def working_ways(problem: Problem, probe: Batch, ways: Sequence[Product]) -> list[Product]:
+    """Those that run on a few rows and agree with the first that does."""
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(PROBE_VECTORS, problem.size, generator=generator, dtype=torch.float64)
     vectors = vectors.to(device=problem.device, dtype=problem.dtype)
     reference: Tensor | None = None
     working: list[Product] = []
     failure: Exception | None = None
-    for way in candidates(problem):
+    for way in ways:
         try:
             with twice_differentiable():
                 result = way.prepare(problem, probe)(vectors)
@@ -105,8 +108,3 @@ def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
-
-def named_way(problem: Problem, name: str, known: Sequence[Product] | None = None) -> Product | None:
-    """The candidate of that name, None if this model has no such way."""
-    ways = candidates(problem) if known is None else known
-    return next((way for way in ways if way.name == name), None)

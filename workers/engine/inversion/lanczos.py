@@ -1,0 +1,160 @@
+"""The eigenpairs of H largest in absolute value: thick-restart Lanczos, fully reorthogonalised.
+
+Wu and Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems (2000). The
+projected matrix is taken from the orthogonalisation itself, so kept Ritz vectors need no special
+case. One starting vector sees one copy of a repeated eigenvalue, as every linear model with several
+outputs has: so when all pairs have converged, a fresh random vector is let in, and the pairs count
+only if a further cycle leaves them as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.engine.inversion.solution import Operator
+from workers.engine.progress import Progress
+
+MOST_RESTARTS = 100
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """values (r,) by falling absolute value, vectors (p, r), residuals (r,) ‖Hv − μv‖."""
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    converged: bool
+
+
+@dataclass
+class _Krylov:
+    """An orthonormal basis that grows, H's projection on it, and what H leads out of it."""
+
+    operator: Operator
+    basis: Tensor  # (dimension, p), the first `size` rows in use
+    projected: Tensor  # (dimension, dimension)
+    generator: torch.Generator
+    size: int = 0
+    leads_out: float = 0.0  # norm of what follows the last row
+
+    def product(self, vectors: Tensor) -> Tensor:
+        """H v, λ taken off."""
+        result = self.operator.matmat(vectors.to(self.operator.device))
+        result -= self.operator.damping * vectors.to(self.operator.device)
+        return result.to(self.basis.device)
+
+    def random(self) -> Tensor:
+        """A random unit vector (p,) orthogonal to the basis."""
+        drawn = torch.randn(self.basis.shape[1], generator=self.generator, dtype=torch.float64)
+        return self.append_ready(drawn.to(self.basis))[0]
+
+    def append_ready(self, vector: Tensor) -> tuple[Tensor, Tensor, float]:
+        """The vector less its part in the basis, to unit norm; that part; the norm it had."""
+        used = self.basis[: self.size]
+        part = used @ vector
+        rest = vector - part @ used
+        again = used @ rest  # twice is enough (Parlett, after Kahan)
+        rest = rest - again @ used
+        norm = float(torch.linalg.vector_norm(rest))
+        return rest / norm if norm > 0 else rest, part + again, norm
+
+    def grow(self, vector: Tensor, scale: float) -> Tensor:
+        """Take in a unit vector; returns the next one, random where H leads nowhere new."""
+        self.basis[self.size] = vector
+        image = self.product(vector.unsqueeze(0))[0]
+        self.size += 1
+        following, part, self.leads_out = self.append_ready(image)
+        self.projected[: self.size, self.size - 1] = part
+        self.projected[self.size - 1, : self.size] = part
+        negligible = torch.finfo(image.dtype).eps * self.basis.shape[1] ** 0.5
+        if self.leads_out <= negligible * max(scale, float(part.abs().max())):
+            self.leads_out = 0.0
+            return self.random() if self.size < self.basis.shape[1] else following
+        return following
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Ritz values by falling absolute value, and their coordinates as columns."""
+        values, turn = torch.linalg.eigh(self.projected[: self.size, : self.size])
+        order = values.abs().argsort(descending=True, stable=True)
+        return values[order], turn[:, order]
+
+    def keep(self, values: Tensor, turn: Tensor, count: int) -> None:
+        """Shrink to the first `count` Ritz vectors."""
+        self.basis[:count] = turn[:, :count].T @ self.basis[: self.size]
+        self.projected.zero_()
+        self.projected[:count, :count] = torch.diag(values[:count])
+        self.size = count
+
+
+def largest_eigenpairs(
+    operator: Operator,
+    rank: int,
+    dimension: int,
+    tol: float,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+) -> Eigenpairs:
+    """`rank` pairs from a basis of at most `dimension` > rank rows (or = p), kept on `device`.
+
+    A pair has converged when ‖Hv − μv‖ ≤ tol |μ|, or is at the rounding of the largest.
+    """
+    size = operator.shape[0]
+    basis = torch.zeros(dimension, size, dtype=operator.dtype, device=device)
+    projected = torch.zeros(dimension, dimension, dtype=operator.dtype, device=device)
+    krylov = _Krylov(operator, basis, projected, torch.Generator().manual_seed(seed))
+    vector, scale = krylov.random(), 0.0
+    confirmed: Tensor | None = None
+    converged = False
+    for restart in range(MOST_RESTARTS):
+        while krylov.size < dimension:
+            progress("arnoldi", restart, MOST_RESTARTS, "restarts")
+            vector = krylov.grow(vector, scale)
+        values, turn = krylov.ritz()
+        scale = float(values[0].abs())
+        floor = torch.finfo(values.dtype).eps * scale
+        errors = krylov.leads_out * turn[-1, :rank].abs()
+        arrived = bool((errors <= torch.clamp(tol * values[:rank].abs(), min=floor)).all())
+        unchanged = confirmed is not None and bool(
+            (values[:rank].abs() - confirmed.abs()).abs().max() <= max(tol * scale, 8 * floor)
+        )
+        if arrived and (unchanged or dimension == size):
+            converged = True
+            break
+        kept = rank if arrived else rank + (dimension - rank) // 2
+        krylov.keep(values, turn, min(kept, dimension - 1))
+        if arrived:
+            confirmed, vector = values[:rank].clone(), krylov.random()
+        else:
+            # Orthogonal to the whole old basis, hence to what is kept of it.
+            vector = krylov.append_ready(vector)[0]
+    values, turn = krylov.ritz()
+    vectors = turn[:, :rank].T @ krylov.basis[: krylov.size]
+    vectors = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    images = krylov.product(vectors)
+    residuals = torch.linalg.vector_norm(images - values[:rank, None] * vectors, dim=1)
+    home = operator.device
+    return Eigenpairs(
+        values[:rank].to(home), vectors.T.contiguous().to(home), residuals.to(home), converged
+    )
+
+
+def largest_magnitude(operator: Operator, seed: int, steps: int = 20) -> tuple[float, float]:
+    """Rough smallest and largest eigenvalue of H (λ not included), by a few Lanczos steps.
+
+    The largest is from below, typically to a per cent; its Ritz error is added for safety.
+    """
+    steps = min(steps, operator.shape[0])
+    basis = torch.zeros(steps, operator.shape[0], dtype=operator.dtype, device=operator.device)
+    projected = torch.zeros(steps, steps, dtype=operator.dtype, device=operator.device)
+    krylov = _Krylov(operator, basis, projected, torch.Generator().manual_seed(seed))
+    vector = krylov.random()
+    while krylov.size < steps:
+        vector = krylov.grow(vector, 0.0)
+    values, turn = torch.linalg.eigh(krylov.projected)
+    error = krylov.leads_out * float(turn[-1, -1].abs())
+    return float(values[0]), float(values[-1]) + error

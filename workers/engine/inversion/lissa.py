@@ -1,0 +1,154 @@
+"""LiSSA: the inverse as a recursion over random batches, for data too large to pass over often.
+
+Agarwal, Bullins and Hazan, Second-order stochastic optimization for machine learning in linear
+time (2017). With H_j the mean Hessian of the j-th random batch one step is
+
+    h ← b + (1 − dampen) h − (H_j + λI) h / scale,    from h₀ = b,    and x = h / scale.
+
+Its fixed point is (H + (λ + dampen · scale) I)⁻¹ b: dampen is extra damping, scale by scale. It
+converges if 0 < dampen + (μ + λ) / scale < 2 for every eigenvalue μ of H.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from workers.engine.errors import BadParameter, Diverged, ShapeMismatch
+from workers.engine.inversion.lanczos import largest_magnitude
+from workers.engine.inversion.solution import (
+    SampledOperator,
+    Solution,
+    Status,
+    checked_rhs,
+)
+from workers.engine.progress import Progress, silent
+
+# A safe scale keeps this much distance from the bound, for the error of the estimate ...
+MARGIN = 1.1
+# ... and this much where batches are random, whose largest eigenvalues scatter above the mean's.
+MARGIN_OF_BATCHES = 2.0
+# In a convergent recursion over all rows steps never grow; over batches they fluctuate.
+GROWTH = 1e3
+
+
+@dataclass(frozen=True)
+class Lissa:
+    """Runs until the largest relative change of an entry is below rtol, or `maxiter`.
+
+    `scale` "auto" takes the smallest safe one from a few Lanczos steps. `h0` (k, p) replaces b as
+    the start, in units of scale · x, and is never written to. `batch_size` null takes all rows every
+    time, which makes the recursion deterministic. info has maximum_change_percent and
+    mean_change_percent (of the last step), iterations, scale, converged.
+    """
+
+    maxiter: int = 1000
+    dampen: float = 0.0
+    scale: float | Literal["auto"] = 10.0
+    h0: Tensor | None = None
+    rtol: float = 1e-4
+    batch_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.maxiter < 1:
+            raise BadParameter("maxiter", self.maxiter, "at least 1")
+        if not 0.0 <= self.dampen < 2.0:
+            raise BadParameter("dampen", self.dampen, "from 0 to below 2")
+        if self.scale != "auto" and not (isinstance(self.scale, float | int) and self.scale > 0):
+            raise BadParameter("scale", self.scale, "positive, or auto")
+        if not self.rtol > 0.0:
+            raise BadParameter("rtol", self.rtol, "must be positive")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise BadParameter("batch_size", self.batch_size, "at least 1, or null for all rows")
+
+    def solve(
+        self, hessian: SampledOperator, rhs: Tensor, progress: Progress | None = None
+    ) -> Solution:
+        """Solve for all rows of rhs (k, p). Raises Diverged with a scale to try."""
+        rhs = checked_rhs(hessian, rhs)
+        if self.h0 is not None and self.h0.shape != rhs.shape:
+            raise ShapeMismatch("h0", rhs.shape, self.h0.shape, "a start for each right-hand side")
+        scale = self._safe_scale(hessian) if self.scale == "auto" else float(self.scale)
+        iterate, changes, iterations = self._iterate(hessian, rhs, scale, progress or silent)
+        x = iterate / scale
+        settled = (changes <= self.rtol).all(1)
+        status = tuple(Status.CONVERGED if each else Status.MAXITER for each in settled.tolist())
+        info = {
+            "maximum_change_percent": 100.0 * float(changes.max()) if changes.numel() else 0.0,
+            "mean_change_percent": 100.0 * float(changes.mean()) if changes.numel() else 0.0,
+            "iterations": iterations,
+            "scale": scale,
+            "converged": settled.cpu(),
+        }
+        residual = rhs - hessian.matmat(x)
+        return Solution(x, torch.linalg.vector_norm(residual, dim=1), status, info)
+
+    def _iterate(
+        self, hessian: SampledOperator, rhs: Tensor, scale: float, tell: Progress
+    ) -> tuple[Tensor, Tensor, int]:
+        """The iterate h, its last relative changes (both (k, p)), and the steps taken."""
+        h = rhs.clone() if self.h0 is None else self.h0.detach().to(rhs).clone()
+        changes = torch.zeros_like(rhs)
+        generator = torch.Generator().manual_seed(self.seed)
+        rows = ((rhs != 0).any(1) | (h != 0).any(1)).nonzero()[:, 0]
+        smallest_step = torch.full_like(rhs[rows, 0], float("inf"))
+        done = 0
+        while len(rows) and done < self.maxiter:
+            tell("lissa", done, self.maxiter, "iterations")
+            current = h[rows]
+            product = self._product(hessian, current, generator)
+            following = rhs[rows] + (1.0 - self.dampen) * current - product / scale
+            step = following - current
+            size = torch.linalg.vector_norm(step, dim=1)
+            if not bool((size < GROWTH * smallest_step).all()) or not bool(
+                torch.isfinite(following).all()
+            ):
+                raise self._diverged(hessian, scale)
+            smallest_step = torch.minimum(smallest_step, size)
+            h[rows] = following
+            changes[rows] = self._relative(step, following)
+            done += 1
+            going = (changes[rows] > self.rtol).any(1)
+            rows, smallest_step = rows[going], smallest_step[going]
+        return h, changes, done
+
+    def _product(
+        self, hessian: SampledOperator, vectors: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        count = hessian.row_count
+        if self.batch_size is None or self.batch_size >= count:
+            return hessian.matmat(vectors)
+        drawn = torch.randperm(count, generator=generator)[: self.batch_size]
+        return hessian.sampled_matmat(drawn.to(vectors.device), vectors)
+
+    def _relative(self, step: Tensor, h: Tensor) -> Tensor:
+        # An entry that is 0, or that is rounding of the largest, has no relative change of its own.
+        eps = torch.finfo(h.dtype).eps
+        floor = h.abs().amax(1, keepdim=True) * (eps / self.rtol)
+        size = torch.maximum(h.abs(), floor)
+        return torch.where(size > 0, step.abs() / size.clamp(min=torch.finfo(h.dtype).tiny), 0.0)
+
+    def _safe_scale(self, hessian: SampledOperator) -> float:
+        _, largest = largest_magnitude(hessian, self.seed)
+        random = self.batch_size is not None and self.batch_size < hessian.row_count
+        margin = MARGIN_OF_BATCHES if random else MARGIN
+        top = largest + hessian.damping
+        if top <= 0.0:
+            raise Diverged(1.0, None, "H + λI has no positive eigenvalue; raise λ")
+        return margin * top / (2.0 - self.dampen)
+
+    def _diverged(self, hessian: SampledOperator, scale: float) -> Diverged:
+        smallest, largest = largest_magnitude(hessian, self.seed)
+        if smallest + hessian.damping + self.dampen * scale <= 0.0:
+            needed = -smallest + max(abs(smallest), 1e-3 * largest) * 0.2
+            return Diverged(
+                scale,
+                None,
+                f"H + λI has the eigenvalue {smallest + hessian.damping:.4g}, for which no scale "
+                f"converges; a hessian_regularization of {needed:.4g} would do",
+            )
+        return Diverged(scale, max(self._safe_scale(hessian), 1.1 * scale), "the steps grow")
