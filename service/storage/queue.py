@@ -127,6 +127,11 @@ class TaskQueue:
         with reachable():
             self._queues[priority].remove(task_id(id, attempt))
 
+    def waiting(self) -> set[str]:
+        """The ids of all tasks in all queues (see `task_id`)."""
+        with reachable():
+            return {id for queue in self._queues.values() for id in queue.get_job_ids()}
+
     def lengths(self) -> dict[str, int]:
         """Tasks waiting, by queue."""
         with reachable():

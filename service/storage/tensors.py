@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,9 +45,11 @@ class TensorEntry:
     stop: int
 
 
-def write_tensors(objects: Objects, path: str, tensors: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Writes arrays under their names."""
-    objects.put(path, save({name: np.ascontiguousarray(array) for name, array in tensors.items()}))
+def write_tensors(objects: Objects, path: str, tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    """Writes arrays under their names; answers the digest of the object's bytes."""
+    data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+    objects.put(path, data)
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def read_header(objects: Objects, path: str) -> dict[str, TensorEntry]:
@@ -95,7 +98,7 @@ def _entry(name: str, entry: Any, base: int, size: int) -> TensorEntry:
         expected *= length
     if not whole or stop - start != expected or base + stop > size:
         raise BadTensors(
-            f"tensor {name!r} claims shape {shape} in bytes {start} to {stop}, which the file does not hold"
+            f"tensor {name!r} claims shape {shape} in bytes {start} to {stop}, which are not there"
         )
     return TensorEntry(np.dtype(DTYPES[dtype]), shape, base + start, base + stop)
 

@@ -2,6 +2,7 @@
 
 from upweight.schema.base import Digest, Labels, Name, Reference
 from upweight.schema.dataset import (
+    ColumnSpec,
     DatasetRecord,
     DatasetRequest,
     ImagePreview,
@@ -61,6 +62,7 @@ __all__ = [
     "ArraySpec",
     "BlobRecord",
     "CheckState",
+    "ColumnSpec",
     "ComponentHealth",
     "ConjugateGradient",
     "Cost",

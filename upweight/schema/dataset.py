@@ -71,6 +71,13 @@ class DatasetRequest(Request):
         return self
 
 
+class ColumnSpec(TensorSpec):
+    """One column: shape of one row, and the range of its values (null when it has none)."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+
+
 class DatasetRecord(Answer):
     """A registered dataset."""
 
@@ -95,7 +102,7 @@ class DatasetRecord(Answer):
     size_bytes: int
     rows: int | None = None
     shard_rows: list[int] = []
-    columns: list[TensorSpec] = Field(
+    columns: list[ColumnSpec] = Field(
         [], description="Shapes of one row: the row dimension is left out."
     )
     used_by: list[str] = Field(

@@ -80,7 +80,7 @@ class Lissa(Request):
     )
     rtol: Tolerance = Field(1e-4, description="Largest relative change at which the course stops.")
     batch_size: PositiveInt | None = Field(
-        None, description="Rows of the random batch of a step; null means the job's batch size."
+        None, description="Rows of the random batch of a step; null means all rows."
     )
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(
         None, description="Seed of the batches; null means the job's seed."
@@ -94,7 +94,7 @@ class Arnoldi(Request):
     rank_estimate: PositiveInt = Field(10, description="Number of eigenpairs.")
     tol: Tolerance = Field(1e-6, description="Relative residual at which an eigenpair is done.")
     krylov_dimension: PositiveInt | None = Field(
-        None, description="Size of the search space; null means max(2 rank + 1, 20)."
+        None, description="Size of the search space; null means 2 rank + 20."
     )
     eigen_computation_on_gpu: bool | None = Field(
         None, description="Null means yes where the job runs on a GPU."

@@ -1,0 +1,64 @@
+"""`python -m workers`: one process, one device, warm until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+
+from service.logs import configure, log
+from service.settings import Settings
+from service.storage.queue import PRIORITIES
+from upweight.errors import UpweightError
+from workers.context import Context
+from workers.janitor import Janitor
+from workers.presence import Presence
+from workers.tasks import Tasks
+from workers.worker import WarmWorker
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs until SIGTERM. Answers the exit status."""
+    options = _parser().parse_args(arguments)
+    overrides = {
+        name: value
+        for name, value in vars(options).items()
+        if name != "queues" and value is not None
+    }
+    settings = Settings(**overrides)
+    configure(settings.log_level)
+    names = [name.strip() for name in options.queues.split(",") if name.strip()]
+    unknown = sorted(set(names) - set(PRIORITIES))
+    if unknown or not names:
+        log("unknown-queues", level="error", unknown=unknown, known=PRIORITIES)
+        return 2
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    try:
+        context = Context.build(settings)
+    except UpweightError as error:
+        log("cannot-start", level="error", detail=error.detail)
+        return 1
+    Presence(context, names).start()
+    Janitor(context).start()
+    worker = WarmWorker(
+        names, context.redis, context.name, Tasks(context).table(), context.stopping
+    )
+    worker.work(logging_level="WARNING")
+    context.stopping.set()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    parser.add_argument(
+        "--queues", default=",".join(PRIORITIES), help="in order of priority, comma-separated"
+    )
+    parser.add_argument("--device", help="auto, cpu, cuda:0, …")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

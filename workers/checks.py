@@ -1,0 +1,98 @@
+"""The check of a model, as it runs in an isolated child: read, forward, backward, second derivative, with its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from upweight.errors import UpweightError
+from upweight.schema import Loss
+from workers.engine import BadParameter, Batch, EngineError, NoSuchParameter, NotFinite, Problem
+from workers.models import engine_loss
+from workers.programs.check import exercise
+from workers.programs.factory import read_factory
+from workers.programs.program import InputSpec, Program
+from workers.programs.pt2 import Pt2Policy, read_pt2
+from workers.refusals import refusal
+
+_ROWS = 3
+_CLASS_LOSSES = ("cross_entropy", "nll")
+
+
+def check_model(
+    format: str,
+    path: str,
+    loss: Mapping[str, Any],
+    parameters: Sequence[str],
+    pt2_policy: str,
+    factory: str = "",
+    kwargs: Mapping[str, Any] | None = None,
+    allowed: Collection[str] = (),
+) -> dict[str, Any]:
+    """What the record says of a good model, or `{"refusal": problem}`. Raises ProgramError for a bad program."""
+    contract_loss: Loss = TypeAdapter(Loss).validate_python(loss)
+    if format == "factory":
+        program = read_factory(factory, kwargs or {}, Path(path), allowed=allowed)
+    else:
+        program = read_pt2(Path(path), policy=Pt2Policy(pt2_policy))
+    report = program.describe()
+    try:
+        problem = Problem(program.module, engine_loss(contract_loss), parameters)
+        if format != "factory":
+            report |= exercise(program)
+            _try_out(problem, program, contract_loss)
+    except EngineError as error:
+        return {"refusal": _refused(error, parameters).problem().model_dump(mode="json")}
+    selected = [
+        {"name": each.name, "shape": list(each.shape), "offset": each.offset}
+        for each in problem.layout
+    ]
+    return report | {
+        "selected": selected,
+        "parameter_count": problem.size,
+        "dtype": str(problem.dtype).removeprefix("torch."),
+    }
+
+
+def _refused(error: EngineError, parameters: Sequence[str]) -> UpweightError:
+    pointer = "/program"
+    if isinstance(error, NoSuchParameter) and error.glob in parameters:
+        pointer = f"/parameters/{list(parameters).index(error.glob)}"
+    elif isinstance(error, BadParameter):
+        pointer = "/loss"
+    return refusal(error, pointer)
+
+
+def _try_out(problem: Problem, program: Program, loss: Loss) -> None:
+    """One forward, one backward and one second derivative on made-up rows."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = tuple(_made_up(spec, generator) for spec in program.inputs)
+    targets = None if loss.name == "program" else _targets(problem, inputs, loss.name)
+    try:
+        problem.check(Batch(inputs, targets, 0))
+    except NotFinite as error:
+        # Made-up rows may lie where a model has no value (a logarithm); weights that are NaN are another matter.
+        if error.parameter is not None:
+            raise
+
+
+def _made_up(spec: InputSpec, generator: torch.Generator) -> Tensor:
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    shape = (_ROWS, *spec.example[1:])
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.zeros(shape, dtype=dtype)
+
+
+def _targets(problem: Problem, inputs: tuple[Tensor, ...], loss: str) -> Tensor | None:
+    with torch.no_grad():
+        outputs = problem.outputs(problem.theta, problem.placed(Batch(inputs, None, 0)))
+    first = outputs if isinstance(outputs, Tensor) else next(iter(outputs))  # type: ignore[call-overload]
+    if loss not in _CLASS_LOSSES:
+        return torch.zeros_like(first)
+    return torch.zeros((_ROWS, *first.shape[2:]), dtype=torch.int64, device=first.device)

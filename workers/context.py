@@ -1,0 +1,74 @@
+"""What a worker process has: made once in `__main__`, handed to every task."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from redis import Redis
+
+from service.jobs.lifecycle import Lifecycle
+from service.settings import Settings
+from service.storage.leases import Leases
+from service.storage.objects import Objects
+from service.storage.queue import TaskQueue
+from service.storage.records import Records
+from service.storage.redis import connect
+from workers.session import Session
+
+PATIENCE = 30  # tries after a lost connection to Redis: about two minutes
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts of a worker. `stopping` is set when the process has been asked to end."""
+
+    settings: Settings
+    name: str
+    device: torch.device
+    redis: Redis
+    records: Records
+    lifecycle: Lifecycle
+    leases: Leases
+    queue: TaskQueue
+    objects: Objects
+    session: Session
+    scratch: Path
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    def build(cls, settings: Settings) -> Context:
+        """Connects to everything. Raises Unavailable."""
+        redis = connect(settings.redis_url, patience=PATIENCE)
+        records = Records(redis)
+        objects = Objects(settings.storage)
+        device = chosen_device(settings.device)
+        scratch = settings.scratch or Path(tempfile.gettempdir())
+        scratch.mkdir(parents=True, exist_ok=True)
+        return cls(
+            settings=settings,
+            name=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}",
+            device=device,
+            redis=redis,
+            records=records,
+            lifecycle=Lifecycle(records),
+            leases=Leases(redis, settings.lease_seconds),
+            queue=TaskQueue(redis, settings.queue_length),
+            objects=objects,
+            session=Session(objects, scratch, device, settings),
+            scratch=scratch,
+        )
+
+
+def chosen_device(wish: str) -> torch.device:
+    """The device of a worker; `auto` takes an accelerator where there is one."""
+    if wish != "auto":
+        return torch.device(wish)
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator if accelerator is not None else torch.get_default_device()

@@ -1,0 +1,164 @@
+"""The check of a dataset before it is `ready`: columns, shapes, dtypes, row counts, and no NaN anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.storage.objects import Objects
+from upweight.errors import Rejected, UpweightError
+from upweight.schema import ColumnSpec, DatasetRecord
+from workers.datasets.shards import Array, Shard, open_shard
+
+_BLOCK_BYTES = 32 * 1024**2
+_KINDS = "fiub"  # floats, signed and unsigned integers, booleans
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """What the check found."""
+
+    shard_rows: list[int]
+    columns: list[ColumnSpec]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.shard_rows)
+
+
+def check_dataset(
+    record: DatasetRecord,
+    objects: Objects,
+    namespace: str,
+    scratch: Path,
+    row_limit: int,
+    checkpoint: Callable[[int, int], None],
+) -> DatasetReport:
+    """Reads every shard once. `checkpoint(shards done, shards)` is called between blocks. Raises Rejected."""
+    names = [*record.inputs, *record.targets]
+    pointers = {name: _pointer(record, name) for name in names}
+    found: dict[str, _Column] = {}
+    shard_rows: list[int] = []
+    blobs = record.blobs or []
+    for number, digest in enumerate(blobs):
+        pointer = f"/blobs/{number}"
+        with open_shard(objects, namespace, digest, record.format, scratch, pointer) as shard:
+            rows = _rows(shard, names, pointers, pointer)
+            for name in names:
+                column = found.setdefault(name, _Column.first(shard, name, pointers[name]))
+                column.require_alike(shard, number)
+                column.read(shard, sum(shard_rows), rows, partial(checkpoint, number, len(blobs)))
+            shard_rows.append(rows)
+    if sum(shard_rows) == 0:
+        raise Rejected.field("/blobs", "the dataset has no rows", None)
+    if sum(shard_rows) > row_limit:
+        raise Rejected.field(
+            "/blobs", f"the dataset has {sum(shard_rows)} rows; the limit is {row_limit}", None
+        )
+    return DatasetReport(shard_rows, [found[name].spec() for name in names])
+
+
+def _pointer(record: DatasetRecord, name: str) -> str:
+    if name in record.inputs:
+        return f"/inputs/{record.inputs.index(name)}"
+    return f"/targets/{record.targets.index(name)}"
+
+
+def _rows(shard: Shard, names: Sequence[str], pointers: dict[str, str], pointer: str) -> int:
+    for name in names:
+        if name not in shard.columns:
+            raise Rejected.field(
+                pointers[name],
+                f"there is no column {name!r} in {pointer}; it has {', '.join(sorted(shard.columns)) or 'none'}",
+                name,
+            )
+        if not shard.columns[name].shape:
+            raise Rejected.field(
+                pointers[name],
+                f"column {name!r} is a single number; its first axis must be the row",
+                name,
+            )
+    counts = {name: shard.columns[name].shape[0] for name in names}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
+        raise Rejected.field(
+            pointer, f"the columns of a shard must have the same number of rows: {said}", None
+        )
+    return next(iter(counts.values()))
+
+
+class _Column:
+    """One column as the shards so far have shown it."""
+
+    def __init__(
+        self, name: str, pointer: str, dtype: np.dtype[Any], shape: tuple[int, ...]
+    ) -> None:
+        self.name, self.pointer, self.dtype, self.shape = name, pointer, dtype, shape
+        self.minimum: float | None = None
+        self.maximum: float | None = None
+
+    @classmethod
+    def first(cls, shard: Shard, name: str, pointer: str) -> _Column:
+        column = shard.columns[name]
+        if column.dtype.kind not in _KINDS:
+            raise Rejected.field(
+                pointer,
+                f"column {name!r} is of {column.dtype}; numbers are needed",
+                str(column.dtype),
+            )
+        return cls(name, pointer, column.dtype, column.shape[1:])
+
+    def require_alike(self, shard: Shard, number: int) -> None:
+        column = shard.columns[self.name]
+        if (column.dtype, column.shape[1:]) != (self.dtype, self.shape):
+            raise Rejected.field(
+                f"/blobs/{number}",
+                f"column {self.name!r} is {column.dtype} {list(column.shape[1:])} a row here, "
+                f"but {self.dtype} {list(self.shape)} in the first shard",
+                None,
+            )
+
+    def read(self, shard: Shard, before: int, rows: int, checkpoint: Callable[[], None]) -> None:
+        row_bytes = max(1, prod(self.shape) * self.dtype.itemsize)
+        step = max(1, _BLOCK_BYTES // row_bytes)
+        for start in range(0, rows, step):
+            checkpoint()
+            block = shard.read(self.name, start, min(start + step, rows))
+            self._require_finite(block, before + start)
+            self._widen(block)
+
+    def _require_finite(self, block: Array, before: int) -> None:
+        if self.dtype.kind != "f":
+            return
+        bad = ~np.isfinite(block.reshape(len(block), -1)).all(axis=1)
+        if bad.any():
+            row = before + int(np.argmax(bad))
+            raise self._refused(
+                f"column {self.name!r} has NaN or infinity in row {row}; remove or mend these rows",
+                row,
+            )
+
+    def _widen(self, block: Array) -> None:
+        if block.size == 0:
+            return
+        low, high = float(block.min()), float(block.max())
+        self.minimum = low if self.minimum is None else min(low, self.minimum)
+        self.maximum = high if self.maximum is None else max(high, self.maximum)
+
+    def _refused(self, detail: str, value: object) -> UpweightError:
+        return Rejected.field(self.pointer, detail, value)
+
+    def spec(self) -> ColumnSpec:
+        return ColumnSpec(
+            name=self.name,
+            dtype=str(self.dtype),
+            shape=list(self.shape),
+            minimum=self.minimum,
+            maximum=self.maximum,
+        )

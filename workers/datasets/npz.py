@@ -1,0 +1,118 @@
+"""NumPy's npz, strictly: plain arrays only, and no claim of a header is believed before the file's size allows it."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+MAXIMUM_MEMBERS = 1000
+MAXIMUM_RATIO = 1000  # uncompressed to compressed; zeros reach it, bombs go far beyond
+_HEADER_BYTES = 10_000
+_SLACK = 1024**2  # small members of any ratio are harmless
+
+
+class BadArchive(ValueError):
+    """The file is not an npz that we read; the message says why."""
+
+
+@dataclass(frozen=True)
+class NpzEntry:
+    """One array of the archive: its dtype and shape as its header says and its size confirms."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+class NpzFile:
+    """The arrays of an archive on disk. Opening it reads headers only. Raises BadArchive."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise BadArchive(f"it is not a zip archive, or is truncated ({error})") from None
+        self.entries = dict(self._entry(info) for info in self._members())
+
+    def _members(self) -> list[zipfile.ZipInfo]:
+        members = self._zip.infolist()
+        if len(members) > MAXIMUM_MEMBERS:
+            raise BadArchive(f"it has {len(members)} members; at most {MAXIMUM_MEMBERS} are read")
+        if len({info.filename for info in members}) != len(members):
+            raise BadArchive("two of its members have the same name")
+        for info in members:
+            if info.flag_bits & 0x1:
+                raise BadArchive(f"member {info.filename!r} is encrypted")
+            if info.file_size > _SLACK and info.file_size > MAXIMUM_RATIO * max(
+                1, info.compress_size
+            ):
+                raise BadArchive(
+                    f"member {info.filename!r} claims to unpack to {info.file_size} bytes from {info.compress_size}"
+                )
+        return members
+
+    def _entry(self, info: zipfile.ZipInfo) -> tuple[str, NpzEntry]:
+        if not info.filename.endswith(".npy"):
+            raise BadArchive(f"member {info.filename!r} is not an array (.npy)")
+        with self._open(info.filename) as file:
+            dtype, shape, _ = _header(file, info.filename)
+            held = info.file_size - file.tell()
+        if prod(shape) * dtype.itemsize != held:
+            raise BadArchive(
+                f"{info.filename!r} claims shape {shape} of {dtype}, but holds {held} bytes"
+            )
+        return info.filename.removesuffix(".npy"), NpzEntry(dtype, shape)
+
+    def _open(self, name: str) -> IO[bytes]:
+        try:
+            return self._zip.open(name)
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+            raise BadArchive(f"member {name!r} can't be opened ({error})") from None
+
+    def read(self, name: str) -> np.ndarray[Any, Any]:
+        """One array, whole. Raises KeyError, BadArchive."""
+        entry = self.entries[name]
+        try:
+            with self._open(f"{name}.npy") as file:
+                _, _, fortran = _header(file, name)
+                data = bytearray(prod(entry.shape) * entry.dtype.itemsize)
+                _fill(file, data, name)
+        except (zipfile.BadZipFile, EOFError, OSError) as error:
+            raise BadArchive(f"{name!r} is damaged ({error})") from None
+        flat = np.frombuffer(data, entry.dtype)
+        return flat.reshape(entry.shape[::-1]).T if fortran else flat.reshape(entry.shape)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._zip.close()
+
+
+def _header(file: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
+    try:
+        version = npy.read_magic(file)
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        shape, fortran, dtype = read(file, max_header_size=_HEADER_BYTES)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+        raise BadArchive(f"{name!r} is not a plain NumPy array ({error})") from None
+    if dtype.hasobject:
+        raise BadArchive(
+            f"{name!r} holds Python objects (a pickle), which are never read; store numbers"
+        )
+    if any(length < 0 for length in shape):
+        raise BadArchive(f"{name!r} claims shape {shape}")
+    return dtype, tuple(shape), bool(fortran)
+
+
+def _fill(file: IO[bytes], data: bytearray, name: str) -> None:
+    view, position = memoryview(data), 0
+    while position < len(view):
+        part = file.read(min(len(view) - position, 16 * _SLACK))
+        if not part:
+            raise BadArchive(f"{name!r} ends {len(view) - position} bytes too early")
+        view[position : position + len(part)] = part
+        position += len(part)

@@ -1,0 +1,143 @@
+"""Finds what a dead worker has left, and tasks that RQ has lost, and puts them back. One worker at a time does it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+from service.jobs.lifecycle import LeaseLost
+from service.logs import log, log_exception
+from service.storage import keys
+from service.storage.keys import Document, Kind
+from service.storage.queue import CHECK_DATASET, CHECK_MODEL, RUN_JOB, task_id
+from service.storage.redis import reachable
+from upweight.errors import NotFound, UpweightError, WorkerLost
+from upweight.schema import CheckState, JobState
+from workers.context import Context
+
+_LOCK = f"{keys.PREFIX}:janitor"
+_QUEUE_SECONDS = 15.0  # how often queues are compared with records
+_PAGE = 500
+_CHECKS: dict[Kind, str] = {"model": CHECK_MODEL, "dataset": CHECK_DATASET}
+
+
+class Janitor:
+    """A thread of each worker; a lock in Redis lets one through at a time."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._queues_compared = 0.0
+        self._missing: set[str] = set()
+        self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
+
+    def start(self) -> None:
+        """Begins to look, at once and then every few seconds."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        pause = self._context.settings.janitor_seconds
+        while not self._context.stopping.wait(pause):
+            try:
+                if self._is_mine(pause):
+                    self.sweep()
+            except UpweightError as error:
+                log("janitor-blind", level="warning", detail=error.detail)
+            except Exception:
+                log_exception("janitor-failed")
+
+    def _is_mine(self, pause: float) -> bool:
+        with reachable():
+            return bool(
+                self._context.redis.set(_LOCK, self._context.name, nx=True, px=int(pause * 900))
+            )
+
+    def sweep(self) -> None:
+        """Looks once at all namespaces."""
+        for namespace in sorted(self._context.records.namespaces()):
+            for state in (JobState.RUNNING, JobState.CANCELLING):
+                for job in self._in_state("job", namespace, state):
+                    self._recover(namespace, job)
+        if time.monotonic() - self._queues_compared >= _QUEUE_SECONDS:
+            self._queues_compared = time.monotonic()
+            self._requeue_missing()
+
+    def _recover(self, namespace: str, job: Document) -> None:
+        """A job whose worker is silent goes back to its queue, or fails when it has lost too many workers."""
+        context = self._context
+        if context.leases.held(job["id"]):
+            return
+        try:
+            if (
+                job["state"] == JobState.RUNNING
+                and job.get("lost", 0) + 1 >= context.settings.attempts
+            ):
+                error = WorkerLost(
+                    f"{context.settings.attempts} workers died while they had this job in hand; it may need more "
+                    "memory than they have: use fewer rows, a smaller batch_size or another method"
+                )
+                context.lifecycle.fail(namespace, job["id"], job["attempt"], error)
+                return
+            given_back = context.lifecycle.give_back(
+                namespace, job["id"], job["attempt"], lost=True
+            )
+        except (LeaseLost, NotFound):
+            return
+        log.warning(
+            "job was lost by its worker", extra={"job": job["id"], "worker": job.get("worker")}
+        )
+        if given_back["state"] == JobState.QUEUED:
+            self._enqueue_job(namespace, given_back)
+
+    def _requeue_missing(self) -> None:
+        """Records that wait for a worker but are in no queue, twice in a row, are put into theirs."""
+        waiting = self._context.queue.waiting()
+        missing: set[str] = set()
+        for namespace in sorted(self._context.records.namespaces()):
+            for kind, document in self._should_wait(namespace):
+                task = task_id(document["id"], document.get("attempt", 0))
+                if task in waiting or self._context.leases.held(document["id"]):
+                    continue
+                missing.add(task)
+                if task in self._missing:
+                    log("requeued", level="warning", task=task)
+                    self._enqueue(kind, namespace, document)
+        self._missing = missing
+
+    def _should_wait(self, namespace: str) -> Iterator[tuple[Kind, Document]]:
+        for job in self._in_state("job", namespace, JobState.QUEUED):
+            yield "job", job
+        for kind in _CHECKS:
+            for document in self._in_state(kind, namespace, CheckState.CHECKING):
+                yield kind, document
+
+    def _in_state(self, kind: Kind, namespace: str, state: str) -> Iterator[Document]:
+        records, after = self._context.records, None
+        while True:
+            found = records.page(
+                kind,
+                namespace,
+                limit=_PAGE,
+                after=after,
+                newest_first=False,
+                filters=[keys.by_state(state)],
+            )
+            yield from records.get_many(kind, namespace, found.ids)
+            if not found.has_more:
+                return
+            after = found.ids[-1]
+
+    def _enqueue(self, kind: Kind, namespace: str, document: Document) -> None:
+        if kind == "job":
+            self._enqueue_job(namespace, document)
+        else:
+            self._context.queue.enqueue(_CHECKS[kind], namespace, document["id"])
+
+    def _enqueue_job(self, namespace: str, job: Document) -> None:
+        self._context.queue.enqueue(
+            RUN_JOB,
+            namespace,
+            job["id"],
+            attempt=job["attempt"],
+            priority=job["request"]["priority"],
+        )

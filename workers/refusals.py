@@ -1,0 +1,49 @@
+"""The engine's and the reader's refusals in the words of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from upweight.errors import ComputationFailed, InternalError, Rejected, UpweightError
+from workers import engine
+from workers.engine import EngineError
+
+
+def refusal(error: EngineError, pointer: str) -> UpweightError:
+    """A model that can't be used, with the field to blame."""
+    value = (
+        getattr(error, "value", None)
+        or getattr(error, "glob", None)
+        or getattr(error, "operator", None)
+    )
+    return Rejected.field(pointer, str(error), value)
+
+
+def failure(error: EngineError) -> UpweightError:
+    """A computation that can't be done, with the field that would mend it where there is one."""
+    match error:
+        case engine.SingularHessian():
+            return ComputationFailed.field("/hessian_regularization", str(error), error.damping)
+        case engine.Diverged():
+            return ComputationFailed.field("/inversion/scale", str(error), error.scale)
+        case engine.OutOfMemory():
+            return ComputationFailed.field("/batch_size", str(error), None)
+        case engine.BadParameter():
+            return ComputationFailed.field(_parameter_pointer(error.field), str(error), error.value)
+        case engine.NotFinite(row=int(row)):
+            return ComputationFailed(f"{error} (row {row} of the rows the job selects)")
+        case _:
+            return ComputationFailed(str(error))
+
+
+def _parameter_pointer(field: str) -> str:
+    top = ("hessian_regularization", "batch_size", "perturb_at", "perturb_input")
+    first = field.partition(",")[0]
+    return f"/{first}" if first in top else f"/inversion/{first}"
+
+
+def program_refusal(problem: Mapping[str, str]) -> UpweightError:
+    """The strict reader's answer (code, field, message) as ours."""
+    if problem["code"] in ("program-check-crashed",):
+        return InternalError(problem["message"])
+    return Rejected.field(problem["field"], problem["message"], None)

@@ -1,0 +1,249 @@
+"""What RQ calls: check_model, check_dataset, run_job. Each loads, computes, stores and reports; none does it itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from service.jobs.lifecycle import LeaseLost, now
+from service.logs import log, log_exception
+from service.storage.keys import PREFIX, Document, Kind
+from service.storage.queue import CHECK_DATASET, CHECK_MODEL, RUN_JOB
+from service.storage.redis import reachable
+from upweight.errors import InternalError, NotFound, Rejected, UpweightError
+from upweight.schema import CheckState, DatasetRecord, JobState, ModelRecord
+from workers.computation import AnyJob
+from workers.context import Context
+from workers.datasets.check import check_dataset
+from workers.datasets.shards import fetched
+from workers.engine import EngineError
+from workers.job import run
+from workers.programs.errors import ProgramError
+from workers.programs.isolation import run_isolated
+from workers.refusals import failure, program_refusal
+from workers.watch import Cancelled, GivenBack, Watch
+from workers.worker import Task
+
+_REQUEST: TypeAdapter[AnyJob] = TypeAdapter(AnyJob)
+
+
+class Tasks:
+    """The tasks of one worker."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def table(self) -> Mapping[str, Task]:
+        """Tasks by the dotted path under which they are enqueued."""
+        return {
+            RUN_JOB: self.run_job,
+            CHECK_MODEL: self.check_model,
+            CHECK_DATASET: self.check_dataset,
+        }
+
+    def run_job(self, namespace: str, id: str) -> None:
+        """One attempt at a job. Delivered twice, the second finds it begun and does nothing."""
+        context = self._context
+        holder = context.name
+        if not context.leases.take(id, holder):
+            return
+        try:
+            job = context.lifecycle.begin(namespace, id, context.name, str(context.device))
+            if job is not None:
+                self._attempt(namespace, job, holder)
+        except NotFound:
+            log("job-gone", job=id)
+        finally:
+            context.leases.release(id, holder)
+
+    def _attempt(self, namespace: str, job: Document, holder: str) -> None:
+        context, id, attempt = self._context, job["id"], job["attempt"]
+        request = _REQUEST.validate_python(job["request"])
+        seconds = min(
+            request.timeout_s or context.settings.job_seconds, context.settings.job_seconds
+        )
+        try:
+            with self._watch(
+                id, holder, seconds, lambda: self._is_cancelling(namespace, id), "job", namespace
+            ) as watch:
+                outcome = run(context, namespace, job, request, watch)
+            context.lifecycle.succeed(namespace, id, attempt, outcome)
+        except Cancelled:
+            self._discard(namespace, id)
+            context.lifecycle.cancelled(namespace, id, attempt)
+        except GivenBack:
+            given = context.lifecycle.give_back(namespace, id, attempt)
+            if given["state"] == JobState.QUEUED:
+                context.queue.enqueue(
+                    RUN_JOB, namespace, id, attempt=attempt, priority=request.priority
+                )
+        except LeaseLost as error:
+            log("job-taken-away", level="warning", job=id, detail=str(error))
+        except Exception as error:
+            self._discard(namespace, id)
+            context.lifecycle.fail(namespace, id, attempt, _said(error, id))
+            if isinstance(error, MemoryError):
+                context.session.forget()
+
+    def _discard(self, namespace: str, id: str) -> None:
+        self._context.objects.delete_prefix(f"results/{namespace}/{id}")
+
+    def _is_cancelling(self, namespace: str, id: str) -> bool:
+        try:
+            return bool(
+                self._context.records.get("job", namespace, id)["state"] == JobState.CANCELLING
+            )
+        except NotFound:
+            return True
+
+    def check_model(self, namespace: str, id: str) -> None:
+        """Reads and tries out a model in an isolated child; its record becomes ready or rejected."""
+        self._check("model", namespace, id, self._model_report)
+
+    def check_dataset(self, namespace: str, id: str) -> None:
+        """Reads every row of a dataset once; its record becomes ready or rejected."""
+        self._check("dataset", namespace, id, self._dataset_report)
+
+    def _check(self, kind: Kind, namespace: str, id: str, report: Any) -> None:
+        context = self._context
+        if not context.leases.take(id, context.name):
+            return
+        try:
+            record = context.records.get(kind, namespace, id)
+            if record["state"] == CheckState.CHECKING:
+                self._require_tries_left(id)
+                with self._watch(
+                    id, context.name, context.settings.check_seconds, lambda: False, kind, namespace
+                ) as watch:
+                    found = report(namespace, record, watch)
+                self._conclude(kind, namespace, id, {**found, "state": CheckState.READY})
+        except NotFound:
+            log("record-gone", record=id)
+        except GivenBack:
+            task = CHECK_MODEL if kind == "model" else CHECK_DATASET
+            context.queue.enqueue(task, namespace, id)
+        except LeaseLost as error:
+            log("check-taken-away", level="warning", record=id, detail=str(error))
+        except Exception as error:
+            problem = _said(error, id).problem().model_dump(mode="json")
+            self._conclude(kind, namespace, id, {"state": CheckState.REJECTED, "problem": problem})
+        finally:
+            context.leases.release(id, context.name)
+
+    def _require_tries_left(self, id: str) -> None:
+        """A check that kills its worker each time ends after a few tries."""
+        with reachable():
+            tries = int(self._context.redis.incr(f"{PREFIX}:tries:{id}"))
+            self._context.redis.expire(f"{PREFIX}:tries:{id}", 86_400)
+        if tries > self._context.settings.attempts:
+            raise Rejected(
+                f"its check ended {tries - 1} workers; it may need more memory than they have"
+            )
+
+    def _conclude(self, kind: Kind, namespace: str, id: str, changes: Mapping[str, Any]) -> None:
+        def change(record: Document) -> Document | None:
+            if record["state"] != CheckState.CHECKING:
+                return None
+            return {**record, **changes, "checked_at": now()}
+
+        try:
+            self._context.records.update(kind, namespace, id, change)
+        except NotFound:
+            log("record-gone", record=id)
+
+    def _model_report(self, namespace: str, record: Document, watch: Watch) -> dict[str, Any]:
+        context, model = self._context, ModelRecord.model_validate(record)
+        program = model.program.model_dump(mode="json")
+        blob = program.get("blob") or program["weights"]
+        with _blob(context, namespace, blob) as path:
+            report = run_isolated(
+                {
+                    "call": "workers.checks:check_model",
+                    "arguments": {
+                        "format": program["format"],
+                        "path": str(path),
+                        "loss": model.loss.model_dump(mode="json"),
+                        "parameters": list(model.parameters),
+                        "pt2_policy": context.settings.pt2_policy,
+                        "factory": program.get("factory", ""),
+                        "kwargs": program.get("kwargs"),
+                        "allowed": list(context.settings.factories),
+                    },
+                },
+                timeout_s=context.settings.check_seconds,
+                memory_bytes=context.settings.check_memory_bytes,
+            )
+        watch.checkpoint()
+        return _model_fields(report, context.settings.model_parameters)
+
+    def _dataset_report(self, namespace: str, record: Document, watch: Watch) -> dict[str, Any]:
+        context, dataset = self._context, DatasetRecord.model_validate(record)
+        report = check_dataset(
+            dataset,
+            context.objects,
+            namespace,
+            context.scratch,
+            context.settings.dataset_rows,
+            lambda done, total: watch.progress("check", done, total, "shards"),
+        )
+        columns = [column.model_dump(mode="json") for column in report.columns]
+        return {"rows": report.rows, "shard_rows": report.shard_rows, "columns": columns}
+
+    def _watch(
+        self, id: str, holder: str, seconds: float, is_cancelled: Any, kind: Kind, namespace: str
+    ) -> Watch:
+        context = self._context
+        return Watch(
+            context.leases,
+            id,
+            holder,
+            stopping=context.stopping,
+            is_cancelled=is_cancelled,
+            tell=lambda live: (
+                context.records.set_live(kind, namespace, id, live) if kind == "job" else None
+            ),
+            seconds=seconds,
+            heartbeat_seconds=context.settings.heartbeat_seconds,
+        )
+
+
+def _blob(context: Context, namespace: str, digest: str) -> Any:
+    return fetched(context.objects, namespace, digest, context.scratch)
+
+
+def _model_fields(report: Mapping[str, Any], parameter_limit: int) -> dict[str, Any]:
+    if "refusal" in report:
+        problem = report["refusal"]
+        raise Rejected(problem["detail"], errors=problem["errors"])
+    if report["parameter_count"] > parameter_limit:
+        raise Rejected.field(
+            "/parameters",
+            f"{report['parameter_count']} parameters are selected; the limit is {parameter_limit}",
+        )
+    outputs = [{"name": "output", **report["output"]}] if report.get("output") else []
+    fields = ("selected", "parameter_count", "dtype")
+    return {
+        "inputs": report["inputs"],
+        "outputs": outputs,
+        **{name: report[name] for name in fields},
+    }
+
+
+def _said(error: Exception, id: str) -> UpweightError:
+    """Any failure in the words of the contract; what we have no words for is logged, not shown."""
+    match error:
+        case UpweightError():
+            return error
+        case EngineError():
+            return failure(error)
+        case ProgramError():
+            return program_refusal(error.as_dict())
+        case FileNotFoundError():
+            return Rejected("a blob it needs has gone from the object storage; upload it again")
+        case _:
+            log_exception("unexpected-failure", record=id)
+            return InternalError(
+                f"the worker failed on {id} in a way we did not foresee; its log has the details"
+            )

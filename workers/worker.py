@@ -1,0 +1,120 @@
+"""One long-lived process a device. RQ's SimpleWorker, made safe: no fork after torch, JSON payloads, only our tasks.
+
+RQ carries tasks; whether a job is done, lost or cancelled is decided by our record and its lease.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from redis import Redis
+from rq import SimpleWorker
+from rq.defaults import DEFAULT_JOB_MONITORING_INTERVAL
+from rq.serializers import JSONSerializer
+from rq.utils import now
+
+from service.logs import log, log_exception
+from service.storage.queue import DoorbellQueue, queues
+
+Task = Callable[[str, str], None]
+_HEARTBEAT_SECONDS = 5.0  # of RQ's own registries
+
+
+class RefusedTask(Exception):
+    """A payload that asks for something other than our tasks."""
+
+
+class WarmWorker(SimpleWorker):
+    """Listens to several queues in order of priority and runs the tasks of a table, in this process."""
+
+    queue_class = DoorbellQueue
+
+    def __init__(
+        self,
+        names: list[str],
+        redis: Redis,
+        name: str,
+        tasks: Mapping[str, Task],
+        stopping: threading.Event,
+    ) -> None:
+        super().__init__(
+            queues(redis, names),
+            name=name,
+            connection=redis,
+            serializer=JSONSerializer,
+            worker_ttl=30,
+            maintenance_interval=30,
+            queue_class=DoorbellQueue,
+        )
+        self._tasks = tasks
+        self._stopping = stopping
+        self.log_job_description = False
+
+    def get_heartbeat_ttl(self, job: Any, working_time: float = 0.0) -> int:
+        """Short, because it is renewed while the task runs."""
+        return DEFAULT_JOB_MONITORING_INTERVAL + 60
+
+    def handle_warm_shutdown_request(self) -> None:
+        """SIGTERM: the task at hand is given back at its next checkpoint."""
+        self._stopping.set()
+        super().handle_warm_shutdown_request()
+
+    def perform_job(self, job: Any, queue: Any, execution: Any) -> bool:
+        """Runs a task of our table by name. Nothing that a payload names is ever imported."""
+        try:
+            self.prepare_job_execution(job, remove_from_intermediate_queue=True)
+            job.started_at = now()
+            task, arguments = self._admitted(job)
+            with _Heartbeats(self, job, execution):
+                task(*arguments)
+            self._finalize_success(job, queue, execution, None)
+        except Exception:
+            log_exception("task-failed", task=job.id)
+            self._finalize_failure(job, queue, execution, sys.exc_info())
+            return False
+        return True
+
+    def _admitted(self, job: Any) -> tuple[Task, tuple[str, str]]:
+        callbacks = (
+            job._success_callback_name,
+            job._failure_callback_name,
+            job._stopped_callback_name,
+        )
+        if any(callbacks):
+            # They would run after this refusal, so they go first.
+            job._success_callback_name = job._failure_callback_name = job._stopped_callback_name = (
+                None
+            )
+            raise RefusedTask(f"task {job.id} carries callbacks")
+        if job.func_name not in self._tasks or job.instance is not None or job.kwargs:
+            raise RefusedTask(f"task {job.id} asks for {job.func_name!r}, which is not one of ours")
+        arguments = tuple(job.args)
+        if len(arguments) != 2 or not all(isinstance(argument, str) for argument in arguments):
+            raise RefusedTask(f"task {job.id} has arguments that are not a namespace and an id")
+        return self._tasks[job.func_name], (arguments[0], arguments[1])
+
+
+class _Heartbeats:
+    """RQ's registries believe a task abandoned that is not renewed; a thread renews it while it runs."""
+
+    def __init__(self, worker: WarmWorker, job: Any, execution: Any) -> None:
+        self._beat = lambda: worker.maintain_heartbeats(job, execution)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rq-heartbeat", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._done.wait(_HEARTBEAT_SECONDS):
+            try:
+                self._beat()
+            except Exception as error:
+                log("rq-heartbeat-failed", level="warning", detail=str(error))
