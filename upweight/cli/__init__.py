@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 
+from upweight import __version__
+
 
 def main() -> None:
     """The entry point."""
@@ -16,6 +18,7 @@ def main() -> None:
         if missing.name != "typer":
             raise
         sys.exit(
-            "upweight: only the SDK is installed; the command comes with `pip install 'upweight[service]'`."
+            f"upweight {__version__}: only the SDK is installed; "
+            "the command comes with `pip install 'upweight[service]'`."
         )
     command()

@@ -42,9 +42,15 @@ def create(
 
 
 @keys.command("list")
-def show(data_dir: DataDir = HERE) -> None:
-    """Show all keys; never the keys themselves."""
-    become("service.local.keys", ["--data-dir", str(data_dir), "list"])
+def show(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    data_dir: DataDir = HERE,
+) -> None:
+    """Show what keys there are: ids, names, roles."""
+    become(
+        "service.local.keys",
+        ["--data-dir", str(data_dir), "list", *(["--json"] if as_json else [])],
+    )
 
 
 @keys.command()

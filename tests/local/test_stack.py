@@ -1,0 +1,145 @@
+"""The service on one machine: it comes back after what kills its parts, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import redis
+
+from service.local.background import Running, running
+from service.local.redis_server import RedisServer
+from service.local.state import State
+from tests.local.processes import ended
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_parts_that_are_killed_come_back_and_the_data_with_them(tmp_path: Path) -> None:
+    with running(tmp_path, workers=2) as service:
+        assert set(service.state().pids) == {"redis", "front", "worker-1", "worker-2"}
+        with redis.Redis.from_url(service.redis_url) as client:
+            client.set("kept", "yes")
+        time.sleep(1.5)  # until the append-only file is on disk for certain
+
+        for name in ("worker-1", "front", "redis"):
+            others = {other: pid for other, pid in service.state().pids.items() if other != name}
+            service.restart(name)
+            after = service.state().pids
+            assert {other: after[other] for other in others} == others, "only what died is started"
+
+        with redis.Redis.from_url(service.redis_url) as client:
+            assert client.get("kept") == b"yes"
+
+
+def test_a_stop_takes_less_than_thirty_seconds_and_leaves_only_data(tmp_path: Path) -> None:
+    with running(tmp_path) as service:
+        pids = [service.supervisor.pid, *service.state().pids.values()]
+        with redis.Redis.from_url(service.redis_url) as client:
+            client.set("kept", "yes")
+        began = time.monotonic()
+        service.supervisor.send(signal.SIGTERM)
+        assert service.supervisor.wait(30.0)
+        took = time.monotonic() - began
+
+    assert service.supervisor.returncode == 0
+    assert took < 30.0
+    assert all(ended(pid) for pid in pids)
+    assert not (tmp_path / "state.json").exists()
+
+    with (
+        running(tmp_path) as again,
+        redis.Redis.from_url(again.redis_url) as client,
+    ):
+        assert client.get("kept") == b"yes"
+
+
+def test_ctrl_c_stops_it_as_politely(tmp_path: Path) -> None:
+    with running(tmp_path) as service:
+        service.supervisor.send(signal.SIGINT)
+        assert service.supervisor.wait(30.0)
+    assert service.supervisor.returncode == 0
+
+
+def test_nothing_outlives_a_killed_supervisor_and_the_folder_can_be_used_again(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path) as service:
+        pids = list(service.state().pids.values())
+        service.supervisor.send(signal.SIGKILL)
+        assert service.supervisor.wait(5.0)
+        assert all(ended(pid, within=15.0) for pid in pids)
+    with running(tmp_path) as again:
+        assert again.state().pid != service.supervisor.pid
+
+
+def test_a_second_one_on_the_same_folder_is_refused(stack: Running) -> None:
+    words = refused("--data-dir", str(stack.data), "--port", "0")
+    assert "Another Upweight runs on" in words
+    assert "--data-dir" in words
+    assert State.read(stack.data).pid == stack.supervisor.pid  # and the first is none the worse
+
+
+def test_a_taken_port_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        words = refused("--data-dir", str(tmp_path), "--port", port)
+    assert f"Port {port}" in words
+    assert "--port" in words
+    assert not (tmp_path / "redis").exists()
+
+
+def test_a_redis_that_is_there_already_is_used(tmp_path: Path, redis_url: str) -> None:
+    with running(tmp_path, environment={"REDIS_URL": redis_url}) as service:
+        assert service.redis_url == redis_url
+        assert "redis" not in service.state().pids
+        assert not (tmp_path / "redis").exists()
+
+
+def test_a_front_end_that_cannot_start_ends_it_all_with_the_reason(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    words = refused(
+        "--data-dir",
+        str(tmp_path),
+        "--port",
+        "0",
+        environment={"UPWEIGHT_REDIS_URL": redis_server.url, "UPWEIGHT_LEASE_SECONDS": "-1"},
+    )
+    assert "ended with code" in words
+    assert "lease_seconds" in words.lower()
+
+
+def test_what_the_folder_holds_is_for_its_owner_alone(stack: Running) -> None:
+    for name in ("state.json", "redis/valkey.conf"):
+        assert (stack.data / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_the_processes_logs_carry_their_names(stack: Running) -> None:
+    with urllib.request.urlopen(f"{stack.url}/healthz") as answer:
+        assert answer.status == 200
+    log = (stack.data / "log").read_text()
+    assert "redis | " in log
+    assert f"Upweight is ready at {stack.url}" in log
+
+
+def refused(*arguments: str, environment: dict[str, str] | None = None) -> str:
+    """Start a supervisor that must end by itself with 1; what it said."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "service.local", *arguments],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1, ended.stderr
+    return ended.stderr
