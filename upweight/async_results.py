@@ -1,0 +1,161 @@
+"""`upweight.results` for an AsyncClient: what fetches is awaited."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+from upweight import stored, tracking
+from upweight.array import ArraySource, AsyncRemoteArray, saved_as
+from upweight.progress import Bars
+from upweight.schema import ArraySpec, Files, Info, JobRecord, Ranking
+from upweight.stored import Sign
+from upweight.transport import AsyncTransport
+
+
+class AsyncResult:
+    """A job and what it stored."""
+
+    def __init__(self, link: AsyncTransport, bars: Bars, job: JobRecord) -> None:
+        self._link, self._bars = link, bars
+        self._job = job
+
+    @property
+    def job(self) -> JobRecord:
+        """The job's record as it was last seen."""
+        return self._job
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._job.id
+
+    async def refresh(self) -> Self:
+        """See `Result.refresh`."""
+        self._job = await self._link.run(tracking.fetch(self.id))
+        return self
+
+    async def wait(
+        self,
+        timeout: float | None = None,
+        on_progress: tracking.OnProgress | None = None,
+        progress: bool | None = None,
+    ) -> Self:
+        """See `Result.wait`."""
+        hold = self._link.connection.hold
+        flow = tracking.until_ended(
+            self.id, self._bars, record=self._job, timeout=timeout, on_progress=on_progress,
+            progress=progress, hold=hold,
+        )  # fmt: skip
+        self._job = await self._link.run(flow)
+        tracking.succeeded(self._job)
+        return self
+
+    async def cancel(self) -> Self:
+        """See `Result.cancel`."""
+        self._job = await self._link.run(tracking.act(self.id, "cancel"))
+        return self
+
+    async def info(self) -> AsyncInversionInfo:
+        """See `Result.info`."""
+        job = await self._known()
+        return AsyncInversionInfo(await self._link.run(stored.info(job)), self)
+
+    async def files(self) -> Files:
+        """See `Result.files`."""
+        return await self._link.run(stored.files(await self._known()))
+
+    async def save(self, path: str | os.PathLike[str]) -> Path:
+        """See `Result.save`."""
+        main, sources = stored.saveable(await self._known())
+        return await self._link.run(saved_as(path, main, sources, self._bars))
+
+    async def _known(self) -> JobRecord:
+        if not tracking.ended(self._job):
+            await self.refresh()
+        return self._job
+
+    def array(self, source: ArraySource) -> AsyncRemoteArray:
+        """An array of this job."""
+        return AsyncRemoteArray(source, self._link, self._bars)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {self._job.state}>"
+
+
+class AsyncInfluenceResult(AsyncResult):
+    """The influence of training rows on test rows. Positive: the row helped."""
+
+    @property
+    def influences(self) -> AsyncRemoteArray:
+        """See `InfluenceResult.influences`; `await result.influences[0]`."""
+        return self.array(stored.influences(self._job))
+
+    @property
+    def factors(self) -> AsyncRemoteArray:
+        """See `InfluenceResult.factors`."""
+        return self.array(stored.factors(self._job))
+
+    async def top(self, test: int | None = None, k: int = 10, sign: Sign = "helpful") -> Ranking:
+        """See `InfluenceResult.top`."""
+        return await self._link.run(stored.top(await self._known(), test, k, sign))
+
+    async def mean(self) -> NDArray[Any]:
+        """See `InfluenceResult.mean`."""
+        return await self.array(stored.mean(await self._known())).numpy()
+
+    async def numpy(self) -> NDArray[Any]:
+        """See `InfluenceResult.numpy`."""
+        return await self.array(stored.influences(await self._known())).numpy()
+
+
+class AsyncFactorsResult(AsyncResult):
+    """Solutions of (H + λI) x = b, a row each."""
+
+    @property
+    def x(self) -> AsyncRemoteArray:
+        """See `FactorsResult.x`; `await result.x[0]`."""
+        return self.array(stored.factors(self._job))
+
+    async def numpy(self) -> NDArray[Any]:
+        """See `FactorsResult.numpy`."""
+        return await self.array(stored.factors(await self._known())).numpy()
+
+
+class AsyncSelfInfluenceResult(AsyncResult):
+    """The influence of each training row on itself."""
+
+    @property
+    def influences(self) -> AsyncRemoteArray:
+        """See `SelfInfluenceResult.influences`."""
+        return self.array(stored.influences(self._job))
+
+    async def numpy(self) -> NDArray[Any]:
+        """See `SelfInfluenceResult.numpy`."""
+        return await self.array(stored.influences(await self._known())).numpy()
+
+
+class AsyncInversionInfo:
+    """A summary's numbers, and arrays by name: `await info["residuals"].numpy()`."""
+
+    def __init__(self, info: Info, result: AsyncResult) -> None:
+        self.method = info.method
+        self.summary = dict(info.summary)
+        self.arrays: dict[str, ArraySpec] = {spec.name: spec for spec in info.arrays}
+        self._result = result
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.arrays:
+            return self.summary[name]
+        return self._result.array(stored.info_array(self._result.job, self.arrays[name]))
+
+
+ASYNC_RESULTS: dict[str, type[AsyncResult]] = {
+    "influences": AsyncInfluenceResult,
+    "factors": AsyncFactorsResult,
+    "ihvp": AsyncFactorsResult,
+    "self_influences": AsyncSelfInfluenceResult,
+}

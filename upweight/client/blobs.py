@@ -1,0 +1,121 @@
+"""Blobs: bytes under their SHA-256."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from upweight.client.content import Content, Source, content_of
+from upweight.download import FileSink
+from upweight.errors import NotFound
+from upweight.exchange import Call, Flow, Work, segment
+from upweight.progress import Bars
+from upweight.schema import BlobRecord
+from upweight.transport import AsyncTransport, Transport
+
+
+def put(content: Content, bars: Bars) -> Flow[BlobRecord]:
+    """Uploads, unless the service has these bytes already."""
+    with bars.bar(f"reading {content.label}", content.size) as bar:
+        digest: str = yield Work(lambda: content.digest(bar.over))
+    existing = yield from head(digest)
+    if existing is not None:
+        return existing
+    with bars.bar(f"uploading {content.label}", content.size) as bar:
+        reply = yield Call(
+            "PUT",
+            _path(digest),
+            content=lambda: bar.over(content.chunks()),
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Content-Length": str(content.size),
+            },
+        )
+    return reply.read(BlobRecord)
+
+
+def put_source(source: Source, bars: Bars) -> Flow[BlobRecord]:
+    """Uploads from wherever the bytes are."""
+    content: Content = yield Work(lambda: content_of(source))
+    return (yield from put(content, bars))
+
+
+def head(digest: str) -> Flow[BlobRecord | None]:
+    """The blob's record, or None where there is none."""
+    try:
+        reply = yield Call("HEAD", _path(digest))
+    except NotFound:
+        return None
+    return BlobRecord(digest=digest, size_bytes=int(reply.headers.get("content-length", 0)))
+
+
+def read(digest: str) -> Flow[bytes]:
+    """The bytes, in memory."""
+    reply = yield Call("GET", _path(digest), sink=None, headers={"Accept": "*/*"})
+    body: bytes = reply.body
+    return body
+
+
+def download(digest: str, path: str | os.PathLike[str], bars: Bars) -> Flow[Path]:
+    """The bytes into a file."""
+    with bars.bar(f"downloading {Path(path).name}") as bar:
+        sink = FileSink(path, digest=digest, resumes=True, bar=bar)
+        try:
+            yield Call("GET", _path(digest), sink=sink)
+        except BaseException:
+            sink.discard()
+            raise
+    return sink.path
+
+
+def _path(digest: str) -> str:
+    return f"/v1/blobs/{segment(digest)}"
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """`client.blobs`."""
+
+    link: Transport
+    bars: Bars
+
+    def put(self, source: Source) -> BlobRecord:
+        """Uploads a path, bytes or an open binary file. Bytes that the service has are not sent again."""
+        return self.link.run(put_source(source, self.bars))
+
+    def head(self, digest: str) -> BlobRecord | None:
+        """The blob's record, or None where there is none."""
+        return self.link.run(head(digest))
+
+    def get(self, digest: str) -> bytes:
+        """The bytes, in memory; `download` is for large ones."""
+        return self.link.run(read(digest))
+
+    def download(self, digest: str, path: str | os.PathLike[str]) -> Path:
+        """The bytes into a file: resumed where the connection broke, checked, put in place all at once."""
+        return self.link.run(download(digest, path, self.bars))
+
+
+@dataclass(frozen=True)
+class AsyncBlobs:
+    """`client.blobs` of an AsyncClient."""
+
+    link: AsyncTransport
+    bars: Bars
+
+    async def put(self, source: Source) -> BlobRecord:
+        """See `Blobs.put`."""
+        return await self.link.run(put_source(source, self.bars))
+
+    async def head(self, digest: str) -> BlobRecord | None:
+        """See `Blobs.head`."""
+        return await self.link.run(head(digest))
+
+    async def get(self, digest: str) -> bytes:
+        """See `Blobs.get`."""
+        return await self.link.run(read(digest))
+
+    async def download(self, digest: str, path: str | os.PathLike[str]) -> Path:
+        """See `Blobs.download`."""
+        return await self.link.run(download(digest, path, self.bars))

@@ -1,0 +1,147 @@
+"""The computations: from what the caller has, to a job's record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from upweight.client.blobs import put
+from upweight.client.content import Content, arrays_content
+from upweight.client.jobs import create
+from upweight.client.request import Choice, RowChoice, inversion, reference, selection
+from upweight.errors import InvalidRequest
+from upweight.exchange import Flow, Work
+from upweight.progress import Bars
+from upweight.schema import JobRecord, ModelRecord
+from upweight.tracking import succeeded, until_ended
+
+Model = str | ModelRecord
+# Fields of the job itself; any other keyword is the inversion method's.
+JOB_OPTIONS = frozenset(
+    {"batch_size", "labels", "precision", "priority", "reuse", "seed", "timeout_s", "webhook"}
+)
+GUESSES = ("x0", "h0")  # arrays, or digests of blobs with a tensor of that name
+
+
+@dataclass(frozen=True)
+class Computation:
+    """What all four have in common."""
+
+    kind: str
+    model: Model
+    train: Choice
+    method: Any
+    regularization: float
+    parameters: Mapping[str, Any]
+    perturbation: float | None = None  # another name of the regularization
+    train_rows: RowChoice | None = None
+    hessian_on: Choice | None = None
+    wait: bool = True
+    timeout: float | None = None
+    progress: bool | None = None
+
+    def run(self, bars: Bars, hold: float, **own: Any) -> Flow[JobRecord]:
+        """Creates the job, and waits until it has succeeded if that is wanted."""
+        fields = yield from self._fields(bars)
+        record = yield from create({**fields, **{k: v for k, v in own.items() if v is not None}})
+        if not self.wait:
+            return record
+        record = yield from until_ended(
+            record.id, bars, record=record, timeout=self.timeout, progress=self.progress, hold=hold
+        )
+        return succeeded(record)
+
+    def _fields(self, bars: Bars) -> Flow[dict[str, Any]]:
+        options = {k: v for k, v in self.parameters.items() if k in JOB_OPTIONS}
+        method = {k: v for k, v in self.parameters.items() if k not in JOB_OPTIONS}
+        for guess in GUESSES:
+            if guess in method and not isinstance(method[guess], str | None):
+                inversion(self.method, {k: v for k, v in method.items() if k not in GUESSES})
+                method[guess] = yield from put_array(guess, method[guess], bars)
+        fields = {
+            "kind": self.kind,
+            "model": reference(self.model),
+            "train": selection(self.train, self.train_rows),
+            "inversion": inversion(self.method, method),
+            "hessian_regularization": self._lambda(),
+            **options,
+        }
+        if self.hessian_on is not None:
+            fields["hessian_on"] = selection(self.hessian_on)
+        return fields
+
+    def _lambda(self) -> float:
+        if self.perturbation is None:
+            return self.regularization
+        if self.regularization not in (0.0, self.perturbation):
+            raise InvalidRequest(
+                "hessian_perturbation and hessian_regularization mean the same; give one of them"
+            )
+        return self.perturbation
+
+
+def hessian_rows(train: Choice, input_data: Choice | None, given: Choice | None) -> Choice | None:
+    """What the Hessian is over: with `input_data`, `train` is that and no more."""
+    if input_data is None:
+        return given
+    if given is not None:
+        raise InvalidRequest("with input_data the Hessian is over 'train'; leave out 'hessian_on'")
+    return train
+
+
+def put_array(name: str, array: Any, bars: Bars) -> Flow[str]:
+    """Uploads an array as a safetensors blob with one tensor of a name; a digest is taken as it is."""
+    if isinstance(array, str):
+        return array
+    content: Content = yield Work(lambda: arrays_content({name: _rows(name, array)}, name))
+    record = yield from put(content, bars)
+    return record.digest
+
+
+def _rows(name: str, array: Any) -> Any:
+    """Vectors as (rows, parameters); one vector is one row."""
+    dimensions = getattr(array, "ndim", None)
+    if dimensions == 1:
+        return array.reshape(1, -1)
+    if dimensions == 2:
+        return array
+    if dimensions is None and len(array) and hasattr(array[0], "__len__"):
+        return array
+    if dimensions is None:
+        return [array]
+    raise InvalidRequest(f"{name!r} has {dimensions} dimensions; give (rows, parameters)")
+
+
+def influences(
+    bars: Bars,
+    hold: float,
+    computation: Computation,
+    *,
+    test: Choice,
+    test_rows: RowChoice | None,
+    influence_type: Any,
+    perturb_at: str | None,
+    perturb_input: str | None,
+    factors: Any,
+    keep: Mapping[str, Any] | None,
+) -> Flow[JobRecord]:
+    """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train)."""
+    return (
+        yield from computation.run(
+            bars,
+            hold,
+            test=selection(test, test_rows),
+            influence_type=getattr(influence_type, "value", influence_type),
+            perturb_at=perturb_at,
+            perturb_input=perturb_input,
+            factors=None if factors is None else reference(getattr(factors, "job", factors)),
+            keep=dict(keep) if keep is not None else None,
+        )
+    )
+
+
+def solutions(bars: Bars, hold: float, computation: Computation, b: Any) -> Flow[JobRecord]:
+    """x with (H + λI) x = b."""
+    rhs = yield from put_array("rhs", b, bars)
+    return (yield from computation.run(bars, hold, rhs=rhs))

@@ -1,0 +1,228 @@
+"""Jobs: created, followed, cancelled, run again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from upweight import tracking
+from upweight.async_results import ASYNC_RESULTS, AsyncResult
+from upweight.client.paging import Listing, items, items_async, listing
+from upweight.client.request import Referable, invalid, reference
+from upweight.errors import UpweightError
+from upweight.exchange import Call, Flow
+from upweight.progress import Bars
+from upweight.results import RESULTS, Result
+from upweight.schema import JobRecord, JobRequest
+from upweight.tracking import Following, OnProgress
+from upweight.transport import AsyncTransport, Transport
+
+Reference = str | JobRecord
+REQUEST: TypeAdapter[Any] = TypeAdapter(JobRequest)
+
+
+def create(request: BaseModel | Mapping[str, Any]) -> Flow[JobRecord]:
+    """Sends a job request, checked here first."""
+    fields = request.model_dump(mode="json") if isinstance(request, BaseModel) else request
+    try:
+        checked = REQUEST.validate_python(fields)
+    except ValidationError as exc:
+        raise invalid(exc) from exc
+    # Defaults are left to the service: a newer one may know better.
+    body = checked.model_dump(mode="json", exclude_unset=True)
+    reply = yield Call("POST", "/v1/jobs", json={"kind": checked.kind, **body}, creates=True)
+    return reply.read(JobRecord)
+
+
+def delete(job: Reference) -> Flow[None]:
+    """Removes an ended job and its result."""
+    yield Call("DELETE", tracking.path(reference(job)))
+
+
+def wait(
+    job: Reference,
+    bars: Bars,
+    hold: float,
+    timeout: float | None,
+    on_progress: OnProgress | None,
+    progress: bool | None,
+) -> Flow[JobRecord]:
+    """The record of the job once it has succeeded."""
+    record = yield from tracking.until_ended(
+        reference(job), bars, timeout=timeout, on_progress=on_progress, progress=progress, hold=hold
+    )
+    return tracking.succeeded(record)
+
+
+def _listing(
+    limit: int | None,
+    order: str,
+    labels: Mapping[str, str] | None,
+    state: str | None,
+    model: Referable | None,
+    dataset: Referable | None,
+) -> Listing[JobRecord]:
+    return listing(
+        "/v1/jobs", JobRecord, limit=limit, order=order, labels=labels, state=state,
+        model=None if model is None else reference(model),
+        dataset=None if dataset is None else reference(dataset),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """`client.jobs`."""
+
+    link: Transport
+    bars: Bars
+
+    def create(self, request: BaseModel | Mapping[str, Any]) -> JobRecord:
+        """Sends a job request of the contract: a model of `upweight.schema` or a dict."""
+        return self.link.run(create(request))
+
+    def get(self, job: Reference) -> JobRecord:
+        """The record."""
+        return self.link.run(tracking.fetch(reference(job)))
+
+    def result(self, job: Reference) -> Result:
+        """The handle of a job: InfluenceResult, FactorsResult or SelfInfluenceResult by its kind."""
+        record = self.get(job)
+        return RESULTS[record.request.kind](self.link, self.bars, record)
+
+    def list(
+        self,
+        *,
+        limit: int | None = None,
+        order: str = "desc",
+        state: str | None = None,
+        model: Referable | None = None,
+        dataset: Referable | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Iterator[JobRecord]:
+        """The records, newest first, page after page as they are needed."""
+        return items(self.link, _listing(limit, order, labels, state, model, dataset))
+
+    def wait(
+        self,
+        job: Reference,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+        progress: bool | None = None,
+    ) -> JobRecord:
+        """The record once the job has succeeded; raises what it failed of, JobCancelled, or WaitTimedOut."""
+        hold = self.link.connection.hold
+        return self.link.run(wait(job, self.bars, hold, timeout, on_progress, progress))
+
+    def events(self, job: Reference) -> Iterator[JobRecord]:
+        """Every change of the job until it ends; broken streams are resumed, or replaced by polling."""
+        following = Following(reference(job), self.link.connection.hold)
+        while not following.ended:
+            if following.polls:
+                record = self.link.run(following.poll())
+                if following.is_news(record):
+                    yield record
+                continue
+            error: UpweightError | None = None
+            try:
+                for event in self.link.events(following.call()):
+                    news = following.heard(event)
+                    if news is not None:
+                        yield news
+                    if following.ended:
+                        return
+            except UpweightError as caught:
+                error = caught
+            self.link.run(following.lost(error))
+
+    def cancel(self, job: Reference) -> JobRecord:
+        """Asks for the job's end."""
+        return self.link.run(tracking.act(reference(job), "cancel"))
+
+    def retry(self, job: Reference) -> JobRecord:
+        """Runs a failed or cancelled job again, from the blocks that are done."""
+        return self.link.run(tracking.act(reference(job), "retry"))
+
+    def delete(self, job: Reference) -> None:
+        """Removes an ended job and its result."""
+        self.link.run(delete(job))
+
+
+@dataclass(frozen=True)
+class AsyncJobs:
+    """`client.jobs` of an AsyncClient."""
+
+    link: AsyncTransport
+    bars: Bars
+
+    async def create(self, request: BaseModel | Mapping[str, Any]) -> JobRecord:
+        """See `Jobs.create`."""
+        return await self.link.run(create(request))
+
+    async def get(self, job: Reference) -> JobRecord:
+        """See `Jobs.get`."""
+        return await self.link.run(tracking.fetch(reference(job)))
+
+    async def result(self, job: Reference) -> AsyncResult:
+        """See `Jobs.result`."""
+        record = await self.get(job)
+        return ASYNC_RESULTS[record.request.kind](self.link, self.bars, record)
+
+    def list(
+        self,
+        *,
+        limit: int | None = None,
+        order: str = "desc",
+        state: str | None = None,
+        model: Referable | None = None,
+        dataset: Referable | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[JobRecord]:
+        """See `Jobs.list`; iterate with `async for`."""
+        return items_async(self.link, _listing(limit, order, labels, state, model, dataset))
+
+    async def wait(
+        self,
+        job: Reference,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+        progress: bool | None = None,
+    ) -> JobRecord:
+        """See `Jobs.wait`."""
+        hold = self.link.connection.hold
+        return await self.link.run(wait(job, self.bars, hold, timeout, on_progress, progress))
+
+    async def events(self, job: Reference) -> AsyncIterator[JobRecord]:
+        """See `Jobs.events`; iterate with `async for`."""
+        following = Following(reference(job), self.link.connection.hold)
+        while not following.ended:
+            if following.polls:
+                record = await self.link.run(following.poll())
+                if following.is_news(record):
+                    yield record
+                continue
+            error: UpweightError | None = None
+            try:
+                async for event in self.link.events(following.call()):
+                    news = following.heard(event)
+                    if news is not None:
+                        yield news
+                    if following.ended:
+                        return
+            except UpweightError as caught:
+                error = caught
+            await self.link.run(following.lost(error))
+
+    async def cancel(self, job: Reference) -> JobRecord:
+        """See `Jobs.cancel`."""
+        return await self.link.run(tracking.act(reference(job), "cancel"))
+
+    async def retry(self, job: Reference) -> JobRecord:
+        """See `Jobs.retry`."""
+        return await self.link.run(tracking.act(reference(job), "retry"))
+
+    async def delete(self, job: Reference) -> None:
+        """See `Jobs.delete`."""
+        await self.link.run(delete(job))

@@ -1,0 +1,139 @@
+"""Requests from what callers give: records for references, many ways to write rows, mistakes in words."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from upweight.errors import InvalidRequest, shown
+from upweight.schema import DatasetRecord, FieldError, JobRecord, ModelRecord, Selection
+from upweight.schema.inversion import METHODS, owners_of
+
+M = TypeVar("M", bound=BaseModel)
+Referable = str | ModelRecord | DatasetRecord | JobRecord
+RowChoice = str | int | slice | range | Sequence[int]
+Choice = str | DatasetRecord | Selection | Mapping[str, Any]
+
+
+def reference(thing: Referable) -> str:
+    """An id or a name; a record stands for its id."""
+    if isinstance(thing, str) and thing:
+        return thing
+    found = getattr(thing, "id", None)
+    if not isinstance(found, str):
+        raise InvalidRequest(
+            f"expected a record, an id or a name; got {thing!r:.80} ({type(thing).__name__})"
+        )
+    return found
+
+
+def validated(kind: type[M], fields: Mapping[str, Any]) -> M:
+    """The request, or InvalidRequest with all that is wrong, before anything is sent."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as exc:
+        raise invalid(exc) from exc
+
+
+def invalid(exc: ValidationError, at: str = "") -> InvalidRequest:
+    """pydantic's complaints as the service would word them."""
+    errors = [
+        FieldError(
+            pointer=at + "".join(f"/{part}" for part in error["loc"]),
+            detail=error["msg"].removeprefix("Value error, "),
+            value=shown(error["input"]),
+        )
+        for error in exc.errors()
+    ]
+    words = "; ".join(f"{error.pointer or 'request'}: {error.detail}" for error in errors[:3])
+    return InvalidRequest(words, errors=errors)
+
+
+def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """An inversion's fields, checked: a parameter that its method does not take is named."""
+    if isinstance(method, BaseModel):
+        return {**method.model_dump(mode="json", exclude_unset=True), "method": _name(method)}
+    name = getattr(method, "value", method)
+    if name not in METHODS:
+        raise InvalidRequest.field(
+            "/inversion/method",
+            f"{name!r} is no inversion method; there are {_words(METHODS)}",
+            name,
+        )
+    own = [field for field in METHODS[name].model_fields if field != "method"]
+    for parameter, value in parameters.items():
+        if parameter not in own:
+            raise InvalidRequest.field(
+                f"/inversion/{parameter}", _not_taken(parameter, name, own), value
+            )
+    try:
+        METHODS[name].model_validate(parameters)
+    except ValidationError as exc:
+        raise invalid(exc, "/inversion") from exc
+    return {"method": name, **parameters}
+
+
+def _name(method: BaseModel) -> Any:
+    return getattr(method, "method", None)
+
+
+def _not_taken(parameter: str, method: str, own: list[str]) -> str:
+    owners = owners_of(parameter)
+    elsewhere = f"it belongs to {_words(owners)}" if owners else "no method takes it"
+    takes = f"takes {_words(own)}" if own else "takes no parameters"
+    return f"{parameter!r} is not a parameter of {method!r}, which {takes}; {elsewhere}"
+
+
+def _words(names: Any) -> str:
+    *most, last = [repr(name) for name in names]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def selection(choice: Choice, rows: RowChoice | None = None) -> dict[str, Any]:
+    """A dataset, or some of its rows; `rows` goes before those that the choice has itself."""
+    if isinstance(choice, Selection):
+        chosen: dict[str, Any] = choice.model_dump(exclude_none=True)
+    elif isinstance(choice, Mapping):
+        chosen = {**choice, "dataset": reference(choice.get("dataset", ""))}
+    else:
+        chosen = {"dataset": reference(choice)}
+    if rows is not None:
+        chosen["rows"] = rows
+    if chosen.get("rows") is not None:
+        chosen["rows"] = rows_text(chosen["rows"])
+    return chosen
+
+
+def rows_text(rows: RowChoice) -> str:
+    """Rows in the contract's grammar: `0:100`, `::10`, `3,5,100:200`."""
+    if isinstance(rows, str):
+        return rows
+    if isinstance(rows, range):
+        if rows.step < 0:
+            raise InvalidRequest("rows go upwards; use a range with a positive step")
+        return f"{rows.start}:{rows.stop}:{rows.step}" if rows else "0:0"
+    if isinstance(rows, slice):
+        start, stop, step = (("" if part is None else str(operator.index(part))) for part in
+                             (rows.start, rows.stop, rows.step))  # fmt: skip
+        return f"{start}:{stop}:{step}" if step else f"{start}:{stop}"
+    values = np.atleast_1d(np.asarray(rows))
+    if values.dtype == bool:
+        values = np.flatnonzero(values)
+    if values.dtype.kind not in "iu":
+        raise InvalidRequest(f"rows are integers, a slice, or text like '0:100'; got {rows!r:.80}")
+    return ",".join(_runs(values.tolist()))
+
+
+def _runs(rows: list[int]) -> list[str]:
+    """Neighbours as ranges, in the order given."""
+    parts: list[list[int]] = []
+    for row in rows:
+        if parts and row == parts[-1][1] >= 0:
+            parts[-1][1] = row + 1
+        else:
+            parts.append([row, row + 1])
+    return [str(a) if b == a + 1 else f"{a}:{b}" for a, b in parts]

@@ -1,0 +1,195 @@
+"""Results: handles of jobs, with arrays that are fetched when they are looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upweight import stored, tracking
+from upweight.array import ArraySource, RemoteArray, saved_as
+from upweight.progress import Bars
+from upweight.schema import ArraySpec, Files, Info, JobRecord, Ranking
+from upweight.stored import Sign
+from upweight.transport import Transport
+
+
+class Result:
+    """A job and what it stored."""
+
+    def __init__(self, link: Transport, bars: Bars, job: JobRecord) -> None:
+        self._link, self._bars = link, bars
+        self._job = job
+        self._info: InversionInfo | None = None
+
+    @property
+    def job(self) -> JobRecord:
+        """The job's record as it was last seen."""
+        return self._job
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._job.id
+
+    def refresh(self) -> Self:
+        """Fetches the job's record anew."""
+        self._job = self._link.run(tracking.fetch(self.id))
+        return self
+
+    def wait(
+        self,
+        timeout: float | None = None,
+        on_progress: tracking.OnProgress | None = None,
+        progress: bool | None = None,
+    ) -> Self:
+        """Waits until the job has succeeded; raises what it failed of, JobCancelled, or WaitTimedOut."""
+        hold = self._link.connection.hold
+        flow = tracking.until_ended(
+            self.id, self._bars, record=self._job, timeout=timeout, on_progress=on_progress,
+            progress=progress, hold=hold,
+        )  # fmt: skip
+        self._job = self._link.run(flow)
+        tracking.succeeded(self._job)
+        return self
+
+    def cancel(self) -> Self:
+        """Asks for the job's end; a running job stops within seconds."""
+        self._job = self._link.run(tracking.act(self.id, "cancel"))
+        return self
+
+    @property
+    def info(self) -> InversionInfo:
+        """What the inversion says of itself: numbers at once, arrays when they are asked for."""
+        if self._info is None:
+            job = self._known()
+            self._info = InversionInfo(
+                self._link.run(stored.info(job)),
+                lambda spec: RemoteArray(stored.info_array(job, spec), self._link, self._bars),
+            )
+        return self._info
+
+    def files(self) -> Files:
+        """All objects of the result, with sizes and digests."""
+        return self._link.run(stored.files(self._known()))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Streams the result into a file: `.npy` the main array, `.npz` all arrays that were kept."""
+        main, sources = stored.saveable(self._known())
+        return self._link.run(saved_as(path, main, sources, self._bars))
+
+    def _known(self) -> JobRecord:
+        return self._job if tracking.ended(self._job) else self.refresh()._job
+
+    def _array(self, source: ArraySource) -> RemoteArray:
+        return RemoteArray(source, self._link, self._bars)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {self._job.state}>"
+
+
+class InfluenceResult(Result):
+    """The influence of training rows on test rows. Positive: the row helped."""
+
+    @property
+    def influences(self) -> RemoteArray:
+        """(test rows, training rows), for `perturbation` followed by the shape of one input."""
+        return self._array(stored.influences(self._known()))
+
+    @property
+    def factors(self) -> RemoteArray:
+        """(test rows, parameters): (H + λI)⁻¹ ∇L(z_test), if they were kept."""
+        return self._array(stored.factors(self._known()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the influences."""
+        return tuple(stored.summary(self._known()).influence_shape or ())
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the influences."""
+        return np.dtype(stored.summary(self._known()).dtype)
+
+    def top(self, test: int | None = None, k: int = 10, sign: Sign = "helpful") -> Ranking:
+        """The k most helpful or most harmful training rows of a test row, or by mean over all test rows."""
+        return self._link.run(stored.top(self._known(), test, k, sign))
+
+    def mean(self) -> NDArray[Any]:
+        """The mean influence of each training row over the test rows."""
+        return self._array(stored.mean(self._known())).numpy()
+
+    def numpy(self) -> NDArray[Any]:
+        """The whole matrix, in memory."""
+        return self.influences.numpy()
+
+
+class FactorsResult(Result):
+    """Solutions of (H + λI) x = b, a row each."""
+
+    @property
+    def x(self) -> RemoteArray:
+        """(test rows or right-hand sides, parameters)."""
+        return self._array(stored.factors(self._known()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of `x`."""
+        return self.x.shape
+
+    def numpy(self) -> NDArray[Any]:
+        """All of `x`, in memory."""
+        return self.x.numpy()
+
+
+class SelfInfluenceResult(Result):
+    """The influence of each training row on itself."""
+
+    @property
+    def influences(self) -> RemoteArray:
+        """(training rows,)."""
+        return self._array(stored.influences(self._known()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the influences."""
+        return self.influences.shape
+
+    def numpy(self) -> NDArray[Any]:
+        """All of them, in memory."""
+        return self.influences.numpy()
+
+
+class InversionInfo(Mapping[str, Any]):
+    """A summary's numbers and, under their names, arrays (RemoteArray: fetched by slice)."""
+
+    def __init__(self, info: Info, open_array: Any) -> None:
+        self.method = info.method
+        self.summary = dict(info.summary)
+        self.arrays: dict[str, ArraySpec] = {spec.name: spec for spec in info.arrays}
+        self._open = open_array
+
+    def __getitem__(self, name: str) -> Any:
+        return self._open(self.arrays[name]) if name in self.arrays else self.summary[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.summary
+        yield from (name for name in self.arrays if name not in self.summary)
+
+    def __len__(self) -> int:
+        return len({*self.summary, *self.arrays})
+
+    def __repr__(self) -> str:
+        return f"<InversionInfo {self.method} {self.summary} arrays: {list(self.arrays)}>"
+
+
+RESULTS: dict[str, type[Result]] = {
+    "influences": InfluenceResult,
+    "factors": FactorsResult,
+    "ihvp": FactorsResult,
+    "self_influences": SelfInfluenceResult,
+}
