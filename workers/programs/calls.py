@@ -14,7 +14,7 @@ from workers.programs.operators import ASSERTIONS, SYMBOLIC, resolve, resolve_in
 from workers.programs.rules import check_arguments
 from workers.programs.scalars import dtype_of
 from workers.programs.schema import Argument, Graph, Node, Subgraph
-from workers.programs.values import Scope, Value, result_memory
+from workers.programs.values import Memory, Scope, Value, result_memory
 
 _NO_GRAD = "torch.ops.higher_order.wrap_with_set_grad_enabled"
 _AUTOCAST = "torch.ops.higher_order.wrap_with_autocast"
@@ -108,7 +108,7 @@ class CallBuilder:
             raise GraphInvalid(f"{inner.name} takes {len(names)} inputs and gets {len(passed)}")
         inside = Scope()
         for (name, _), argument in zip(names, passed, strict=True):
-            inside.bind(name, scope.find(*_tensor_or_symbol(argument)))
+            inside.bind(name, _passed_in(scope.find(*_tensor_or_symbol(argument)), node.target))
         self.append(inner.graph, inside, depth + 1)
         results = [inside.find(*_tensor_or_symbol(one)) for one in inner.graph.outputs]
         outer = [_tensor_or_symbol(one) for one in _flat(node.outputs)]
@@ -172,6 +172,13 @@ def _region(node: Node) -> tuple[Subgraph, list[Argument]]:
 def _returns_several(op: OpOverload) -> bool:
     returns = op._schema.returns
     return len(returns) != 1 or isinstance(returns[0].type, torch.ListType)
+
+
+def _passed_in(value: Value, target: str) -> Value:
+    """What a region without gradients is given: writing to it there has no functional twin."""
+    if target != _NO_GRAD or value.kind == "symbol":
+        return value
+    return Value(value.node, "tensor", (Memory(owner="tensor from outside torch.no_grad"),))
 
 
 def _flat(outputs: list[Argument]) -> list[Argument]:

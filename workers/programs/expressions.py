@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from workers.programs.errors import GraphInvalid
+from workers.programs.names import names
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>-?\d{1,40}(?:\.\d{1,40})?(?:e[+-]?\d{1,3})?)"
@@ -19,8 +20,14 @@ _TOKEN = re.compile(
     r"|'(?P<string>[A-Za-z0-9_.+-]{1,100})'"
     r"|(?P<mark>[(),=]))"
 )
-_FUNCTIONS = frozenset(
-    ["Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod", "PythonMod", "FloorDiv", "CeilDiv", "CleanDiv", "ModularIndexing", "Where", "IntTrueDiv", "FloatTrueDiv", "ToFloat", "TruncToInt", "TruncToFloat", "CeilToInt", "FloorToInt", "RoundToInt", "RoundDecimal", "PowByNatural", "FloatPow", "Identity", "LShift", "RShift", "Eq", "Ne", "Equality", "Unequality", "Lt", "Le", "Gt", "Ge", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan", "And", "Or", "Not", "Abs", "floor", "ceiling", "OpaqueUnaryFn_sqrt"]
+_FUNCTIONS = names(
+    """
+    Symbol Integer Float Rational Add Mul Pow Max Min Mod PythonMod FloorDiv CeilDiv CleanDiv
+    ModularIndexing Where IntTrueDiv FloatTrueDiv ToFloat TruncToInt TruncToFloat CeilToInt
+    FloorToInt RoundToInt RoundDecimal PowByNatural FloatPow Identity LShift RShift Eq Ne
+    Equality Unequality Lt Le Gt Ge StrictLessThan LessThan StrictGreaterThan GreaterThan And Or
+    Not Abs floor ceiling OpaqueUnaryFn_sqrt
+    """
 )
 _LITERALS = frozenset({"True", "False", "None"})
 _CONSTANTS = frozenset({"true", "false", "Half", "oo", "int_oo"})

@@ -3,12 +3,14 @@
 The child is a fresh interpreter (never a fork: torch's threads do not survive one) with an empty
 environment but for the import path, no open files but its pipes, and limits on address space,
 processor time, file size (nothing can be written) and core dumps. It dies with its parent, and is
-killed, with all it started, when its time is over.
+killed, with all its process group, when its time is over.
 
-The network is cut off by namespaces where the kernel lets an ordinary process make them; the
-report's `isolation` says so. Where it does not, the child can still open sockets. Never isolated:
-reading files that the worker's own user may read, and other processes of that user. Run the
-workers in a container of their own, without credentials in files.
+Where the kernel lets an ordinary process make namespaces, the child has no network, sees no other
+process's memory, and everything it started dies with it; the report's `isolation` says whether. Where
+the kernel does not, a child that was taken over can open sockets, signal the user's other
+processes, and leave one behind. Never isolated: reading the files which the worker's user may
+read, and making empty ones. Run the workers in a container of their own, without credentials in
+files.
 """
 
 import json
@@ -112,6 +114,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except (ProcessLookupError, PermissionError):
         process.kill()
     process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def _report(answer: bytes, status: int) -> dict[str, Any]:

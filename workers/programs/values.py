@@ -13,13 +13,18 @@ from torch import fx
 from torch._ops import OpOverload
 
 from workers.programs.errors import GraphInvalid, OperatorRefused, TrainMode
+from workers.programs.names import names
 from workers.programs.operators import FUNCTIONALISE
 
 Kind = Literal["tensor", "symbol"]
 
 # Composites that always return new memory. Other composites may return their input as it is.
-_FRESH = frozenset(
-    ["batch_norm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "layer_norm", "group_norm", "instance_norm", "linear", "matmul", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool2d", "scaled_dot_product_attention", "softmax", "log_softmax", "cross_entropy_loss"]
+_FRESH = names(
+    """
+    batch_norm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    layer_norm group_norm instance_norm linear matmul max_pool1d max_pool2d max_pool3d
+    adaptive_avg_pool2d scaled_dot_product_attention softmax log_softmax cross_entropy_loss
+    """
 )
 
 

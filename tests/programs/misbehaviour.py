@@ -1,0 +1,95 @@
+"""What a check that was taken over might do; called in the isolated child."""
+
+import ctypes
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def answer(**arguments: Any) -> dict[str, Any]:
+    """The arguments, and what the child was given."""
+    return {
+        "arguments": arguments,
+        "environment": dict(os.environ),
+        "files": os.listdir("/proc/self/fd"),
+    }
+
+
+def allocate(size: int) -> dict[str, Any]:
+    return {"size": len(bytearray(size))}
+
+
+def allocate_tensor(size: int) -> dict[str, Any]:
+    import torch
+
+    return {"size": torch.zeros(size).numel()}
+
+
+def sleep() -> dict[str, Any]:
+    time.sleep(60)
+    return {}
+
+
+def spin() -> dict[str, Any]:
+    while True:
+        pass
+
+
+def linger(path: str) -> dict[str, Any]:
+    """Starts a process that would outlive the child."""
+    code = f"import time, os; time.sleep(1.5); os.mkdir({path!r})"
+    subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    return {}
+
+
+def write(path: str) -> dict[str, Any]:
+    Path(path).write_text("x")
+    return {}
+
+
+def connect(port: int) -> dict[str, Any]:
+    socket.create_connection(("127.0.0.1", port), 2).close()
+    return {}
+
+
+def segfault() -> dict[str, Any]:
+    ctypes.string_at(0)
+    return {}
+
+
+def overrun() -> NoReturn:
+    """Dies as a process does which the kernel kills."""
+    resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
+    while True:
+        pass
+
+
+def leave() -> NoReturn:
+    os._exit(3)
+
+
+def babble(size: int) -> NoReturn:
+    """Writes nonsense where the answer belongs."""
+    for descriptor in range(3, 20):
+        try:
+            for _ in range(size):
+                os.write(descriptor, b"x" * (1 << 20))
+        except OSError:
+            continue
+    os._exit(4)
+
+
+def chatter() -> dict[str, Any]:
+    """Prints, as libraries do."""
+    os.write(1, b'{"kind": "report", "body": {"forged": true}}')
+    os.write(2, b"x" * 1_000_000)
+    return {"true": True}
+
+
+def fail() -> dict[str, Any]:
+    raise KeyError("surprise")

@@ -1,0 +1,165 @@
+"""The isolated child has nothing to steal, can't write, and always ends."""
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.programs.tampering import GRAPH, edit, first_node
+from workers.programs.errors import (
+    CheckCrashed,
+    CheckOutOfMemory,
+    CheckTimedOut,
+    GraphInvalid,
+    OutputUnsupported,
+    PickleRefused,
+)
+from workers.programs.isolation import run_isolated
+
+MEMORY = 4 << 30
+
+
+def run(name: str, *, timeout_s: float = 30, **arguments: Any) -> dict[str, Any]:
+    """Calls a misbehaving function in the child."""
+    command = {"call": f"tests.programs.misbehaviour:{name}", "arguments": arguments}
+    return run_isolated(command, timeout_s=timeout_s, memory_bytes=MEMORY)
+
+
+def check(path: Path) -> dict[str, Any]:
+    """Checks an archive in the child."""
+    command = {
+        "call": "workers.programs.check:check_program",
+        "arguments": {"format": "pt2", "path": str(path)},
+    }
+    return run_isolated(command, timeout_s=60, memory_bytes=MEMORY)
+
+
+def test_child_gets_no_environment_and_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", "hunter2")
+    with open(__file__) as held:
+        os.set_inheritable(held.fileno(), True)
+        report = run("answer", x=[1, {"y": None}])
+    assert report["arguments"] == {"x": [1, {"y": None}]}
+    assert "SECRET_KEY" not in report["environment"]
+    assert "HOME" not in report["environment"]
+    assert len(report["files"]) <= 6
+    assert report["isolation"]["memory"] is True
+
+
+@pytest.mark.parametrize("name", ["allocate", "allocate_tensor"])
+def test_too_much_memory_is_told(name: str) -> None:
+    with pytest.raises(CheckOutOfMemory, match="memory"):
+        run(name, size=8 << 30)
+
+
+@pytest.mark.parametrize("name", ["sleep", "spin"])
+def test_too_much_time_is_told(name: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(CheckTimedOut, match="longer than 1 s"):
+        run(name, timeout_s=1)
+    assert time.monotonic() - start < 4
+
+
+def test_nothing_the_child_started_outlives_it(tmp_path: Path) -> None:
+    report = run("linger", path=str(tmp_path / "alive"))
+    if not report["isolation"]["processes"]:
+        pytest.skip("namespaces are not permitted here; the report says processes: false")
+    time.sleep(2)
+    assert not (tmp_path / "alive").exists()
+
+
+def test_child_can_write_no_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckCrashed, match=r"OSError|PermissionError"):
+        run("write", path=str(tmp_path / "written"))
+    written = tmp_path / "written"
+    assert not written.exists() or written.stat().st_size == 0
+
+
+def test_child_has_no_network_where_the_report_says_so() -> None:
+    isolated = run("answer")["isolation"]["network"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if not isolated:
+            pytest.skip("namespaces are not permitted here; the report says network: false")
+        with pytest.raises(CheckCrashed, match=r"refused|unreachable"):
+            run("connect", port=port)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("segfault", {}, "SIGSEGV"),
+        ("leave", {}, "exit status 3"),
+        ("fail", {}, "KeyError"),
+    ],
+)
+def test_death_of_the_child_is_told(name: str, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(CheckCrashed, match=words):
+        run(name, **arguments)
+
+
+def test_a_killed_child_is_told_as_short_of_memory() -> None:
+    with pytest.raises(CheckOutOfMemory):
+        run("overrun")
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_a_child_that_babbles_is_not_believed(size: int) -> None:
+    with pytest.raises((CheckCrashed, CheckOutOfMemory, CheckTimedOut)):
+        run("babble", size=size, timeout_s=10)
+
+
+def test_prints_are_no_answer() -> None:
+    assert "forged" not in run("chatter")
+
+
+def test_report_describes_the_program(mlp: Path) -> None:
+    report = check(mlp)
+    assert report["inputs"] == [
+        {"name": "input", "dtype": "float32", "shape": [None, 4], "example": [4, 4]}
+    ]
+    assert report["output"] == {"dtype": "float32", "shape": [None, 3]}
+    assert [spec["name"] for spec in report["parameters"]][:2] == ["0.weight", "0.bias"]
+    assert set(report["transforms"].values()) == {None}
+
+
+def test_problem_comes_back_as_the_same_error(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(b"\x80\x04")
+    with pytest.raises(PickleRefused) as caught:
+        check(tmp_path / "m.pkl")
+    assert caught.value.field == "/program/blob"
+
+
+def test_rows_that_depend_on_each_other_are_refused(mlp: Path, tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        node = first_node(document, "torch.ops.aten.tanh.default")
+        node["target"] = "torch.ops.aten.softmax.int"
+        node["inputs"].append({"name": "dim", "arg": {"as_int": 0}, "kind": 1})
+
+    with pytest.raises(OutputUnsupported, match="depends on the other examples"):
+        check(edit(mlp, tmp_path / "m.pt2", GRAPH, change))
+
+
+def test_a_graph_that_fails_when_run_is_refused(mlp: Path, tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        node = first_node(document, "torch.ops.aten.tanh.default")
+        node["target"] = "torch.ops.aten.reshape.default"
+        node["inputs"].append({"name": "shape", "arg": {"as_ints": [4, 8]}, "kind": 1})
+
+    with pytest.raises(GraphInvalid, match="fails on rows"):
+        check(edit(mlp, tmp_path / "m.pt2", GRAPH, change))
+
+
+def test_a_graph_that_wants_all_memory_is_refused(mlp: Path, tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        node = first_node(document, "torch.ops.aten.tanh.default")
+        node["target"] = "torch.ops.aten.repeat.default"
+        node["inputs"].append(
+            {"name": "repeats", "arg": {"as_ints": [1 << 20, 1 << 10]}, "kind": 1}
+        )
+
+    with pytest.raises(CheckOutOfMemory):
+        check(edit(mlp, tmp_path / "m.pt2", GRAPH, change))

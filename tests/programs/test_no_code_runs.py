@@ -1,0 +1,349 @@
+"""Every way in which `torch.export.load` executes an archive leaves no mark when we read it.
+
+Where a control is cheap, torch itself loads the same archive in another process and the mark
+appears: so these tests can fail.
+"""
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.programs.tampering import (
+    CONSTANTS,
+    GRAPH,
+    SAMPLES,
+    WEIGHTS,
+    edit,
+    first_node,
+    members_of,
+    with_member,
+    write,
+)
+from workers.programs.errors import (
+    ArchiveInvalid,
+    GraphInvalid,
+    OperatorRefused,
+    ProgramError,
+    WeightsInvalid,
+)
+from workers.programs.pt2 import read_pt2
+
+ArchiveOf = Callable[[str], Path]
+Runs = Callable[[Path], bool]
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """The file which exists if the archive's code ran."""
+    return tmp_path / "ran"
+
+
+class Payload:
+    """A pickle which makes the mark when it is opened."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._mark,)
+
+
+_LOADER = """
+import sys, torch
+for line in sys.stdin:
+    try:
+        exported = torch.export.load(line.strip())
+        exported.module()(*exported.example_inputs[0])
+    except Exception:
+        pass
+    print("done", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def loader() -> Iterator[subprocess.Popen[str]]:
+    """Another process, in which torch's own loader opens the archives that it is told."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _LOADER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        yield process
+
+
+@pytest.fixture
+def torch_runs(loader: subprocess.Popen[str], mark: Path) -> Callable[[Path], bool]:
+    """Whether torch's own loader makes the mark; the mark is removed again."""
+
+    def runs(archive: Path) -> bool:
+        assert loader.stdin is not None
+        assert loader.stdout is not None
+        print(archive, file=loader.stdin, flush=True)
+        assert loader.stdout.readline() == "done\n"
+        ran = mark.exists()
+        mark.unlink(missing_ok=True)
+        return ran
+
+    return runs
+
+
+def test_pickled_sample_inputs_are_skipped(
+    mlp: Path, tmp_path: Path, mark: Path, torch_runs: Runs
+) -> None:
+    bad = with_member(mlp, tmp_path / "bad.pt2", SAMPLES, pickle.dumps(Payload(mark)))
+    assert torch_runs(bad)
+    assert read_pt2(bad).parameters
+    assert not mark.exists()
+
+
+def test_guards_are_never_compiled(mlp: Path, tmp_path: Path, mark: Path, torch_runs: Runs) -> None:
+    guard = f"__import__('pathlib').Path({str(mark)!r}).touch() or True"
+    bad = edit(mlp, tmp_path / "bad.pt2", GRAPH, lambda d: d["guards_code"].append(guard))
+    assert torch_runs(bad)
+    assert read_pt2(bad).parameters
+    assert not mark.exists()
+
+
+def test_symbolic_expressions_are_never_evaluated(
+    archive_of: ArchiveOf, tmp_path: Path, mark: Path, torch_runs: Runs
+) -> None:
+    text = f"__import__('pathlib').Path({str(mark)!r}).touch() or 4"
+
+    def change(document: dict[str, Any]) -> None:
+        sizes = document["graph_module"]["graph"]["sym_int_values"]
+        next(iter(sizes.values()))["as_expr"]["expr_str"] = text
+
+    bad = edit(archive_of("attention"), tmp_path / "bad.pt2", GRAPH, change)
+    assert torch_runs(bad)
+    with pytest.raises(GraphInvalid, match="symbolic size"):
+        read_pt2(bad)
+    assert not mark.exists()
+
+
+def test_expressions_of_tensor_shapes_are_never_evaluated(
+    mlp: Path, tmp_path: Path, mark: Path
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        for meta in document["graph_module"]["graph"]["tensor_values"].values():
+            for size in meta["sizes"]:
+                if "as_expr" in size:
+                    size["as_expr"]["expr_str"] = f"open({str(mark)!r}, 'w')"
+
+    bad = edit(mlp, tmp_path / "bad.pt2", GRAPH, change)
+    with pytest.raises(GraphInvalid):
+        read_pt2(bad)
+    assert not mark.exists()
+
+
+def test_range_names_are_never_evaluated(mlp: Path, tmp_path: Path, mark: Path) -> None:
+    key = f"open({str(mark)!r}, 'w')"
+    bad = edit(
+        mlp,
+        tmp_path / "bad.pt2",
+        GRAPH,
+        lambda d: d["range_constraints"].update({key: {"min_val": 0, "max_val": 9}}),
+    )
+    assert read_pt2(bad).batch_maximum is None
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("config", [WEIGHTS, CONSTANTS])
+def test_pickled_weights_are_refused(
+    config: str, archive_of: ArchiveOf, tmp_path: Path, mark: Path, torch_runs: Runs
+) -> None:
+    source = archive_of("attention")
+    place = config.rpartition("/")[0]
+
+    def change(document: dict[str, Any]) -> None:
+        next(iter(document["config"].values()))["use_pickle"] = True
+
+    bad = edit(source, tmp_path / "bad.pt2", config, change)
+    for member in members_of(bad):
+        if member.startswith(f"{place}/") and member.endswith("_0"):
+            bad = with_member(bad, tmp_path / "bad2.pt2", member, pickle.dumps(Payload(mark)))
+    assert config == CONSTANTS or torch_runs(bad)
+    with pytest.raises(WeightsInvalid, match="pickled"):
+        read_pt2(bad)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("kind", ["opaque_obj_0", "custom_obj_0"])
+def test_pickled_objects_are_refused(
+    kind: str, archive_of: ArchiveOf, tmp_path: Path, mark: Path, torch_runs: Runs
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["config"]["thing"] = {
+            "path_name": kind,
+            "is_param": False,
+            "use_pickle": True,
+            "tensor_meta": None,
+        }
+
+    listed = edit(archive_of("attention"), tmp_path / "listed.pt2", CONSTANTS, change)
+    with pytest.raises(WeightsInvalid):
+        read_pt2(listed)
+    member = f"data/constants/{kind}"
+    bad = with_member(listed, tmp_path / "bad.pt2", member, pickle.dumps(Payload(mark)))
+    assert kind == "custom_obj_0" or torch_runs(bad)
+    with pytest.raises(ArchiveInvalid, match="tensors only"):
+        read_pt2(bad)
+    assert not mark.exists()
+
+
+def test_an_object_is_refused_even_without_the_pickle_flag(
+    archive_of: ArchiveOf, tmp_path: Path, mark: Path
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        next(iter(document["config"].values()))["path_name"] = "opaque_obj_0"
+
+    bad = edit(archive_of("attention"), tmp_path / "bad.pt2", CONSTANTS, change)
+    with pytest.raises(WeightsInvalid, match="tensors only"):
+        read_pt2(bad)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "_operator.attrgetter",
+        "_operator.methodcaller",
+        "_operator.__call__",
+        "_operator.pow",
+        "_operator.lshift",
+        "_operator.setitem",
+        "builtins.eval",
+        "math.os.system",
+        "torch.load",
+        "torch.ops.load_library",
+        "torch.hub.load",
+        "torch._dynamo.config",
+        "torch.serialization.pickle.loads",
+        "torch.os.system",
+        "torch.ops.aten.from_file.default",
+        "torch.ops.aten.__class__.__init__",
+        "torch.ops.aten.relu.__class__",
+        "torch.ops.aten.relu.default.__class__",
+        "torch.ops.aten.relu",
+        "torch.ops.aten.relu.out",
+        "torch.ops.aten.set_.source_Storage",
+        "torch.ops.aten.as_strided.default",
+        "torch.ops.aten.empty.memory_format",
+        "torch.ops.aten.resize_.default",
+        "torch.ops.aten._unsafe_index.Tensor",
+        "torch.ops.aten._print.default",
+        "torch.ops.prims.rng_prims",
+        "torch.ops.inductor.accumulate_grad_.default",
+        "torch.ops.higher_order.cond",
+        "torch.ops.higher_order.triton_kernel_wrapper_functional",
+        "torch.ops.higher_order.aoti_call_delegate",
+        "#namespace:op",
+        "torch.ops.aten.linear.default\nimport os",
+        "",
+    ],
+)
+def test_only_listed_operators_are_called(target: str, mlp: Path, tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        first_node(document, "torch.ops.aten.linear.default")["target"] = target
+
+    with pytest.raises(OperatorRefused):
+        read_pt2(edit(mlp, tmp_path / "bad.pt2", GRAPH, change))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"as_custom_obj": {"name": "x", "class_fqn": "y"}},
+        {"as_operator": "torch.ops.aten.relu.default"},
+        {"as_string_to_argument": {"a": {"as_int": 1}}},
+        {"as_int": 1, "as_float": 2.0},
+        {},
+        {"as_expr": "1"},
+        {"as_tensor": {"name": "x", "more": 1}},
+        {"as_tensor": {"name": "x); import os; ("}},
+    ],
+)
+def test_arguments_outside_the_schema_are_refused(
+    argument: dict[str, Any], mlp: Path, tmp_path: Path
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        node = first_node(document, "torch.ops.aten.linear.default")
+        node["inputs"][0]["arg"] = argument
+
+    with pytest.raises(GraphInvalid):
+        read_pt2(edit(mlp, tmp_path / "bad.pt2", GRAPH, change))
+
+
+@pytest.mark.parametrize("name", ["x): import os #", "x\ny", "a b", "é", "", "1", "x=1", "'"])
+def test_names_which_would_be_code_are_refused(name: str, mlp: Path, tmp_path: Path) -> None:
+    members = members_of(mlp)
+    text = members[GRAPH].decode().replace('"input"', json.dumps(name))
+    with pytest.raises(ProgramError):
+        read_pt2(write(tmp_path / "bad.pt2", {**members, GRAPH: text.encode()}))
+
+
+@pytest.mark.parametrize(
+    "name", ['0"); import os; ("', "__class__.x", "forward", "a..b", "graph", "class", "0.weight.x"]
+)
+def test_parameter_names_which_would_be_code_are_refused(
+    name: str, mlp: Path, tmp_path: Path
+) -> None:
+    members = members_of(mlp)
+    for member in (GRAPH, WEIGHTS):
+        text = members[member].decode().replace('"2.weight"', json.dumps(name))
+        members[member] = text.encode()
+    with pytest.raises(ProgramError):
+        read_pt2(write(tmp_path / "bad.pt2", members))
+
+
+def test_text_arguments_are_only_ever_text(archive_of: ArchiveOf, tmp_path: Path) -> None:
+    source = archive_of("loss")
+
+    def change(document: dict[str, Any]) -> None:
+        node = first_node(document, "torch.ops.aten.gelu.default")
+        node["inputs"].append(
+            {"name": "approximate", "arg": {"as_string": "'); import os; ('"}, "kind": 2}
+        )
+
+    program = read_pt2(edit(source, tmp_path / "bad.pt2", GRAPH, change))
+    assert "import os" in program.module.code
+    with pytest.raises(RuntimeError, match="approximate argument must be"):
+        program.module(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "data/aotinductor/model/model.so",
+        "data/aotinductor/model/model.wrapper.cpp",
+        "data/executorch/model.pte",
+        "data/weights/model.pt",
+        "data/constants/model.pt",
+        "data/sample_inputs/other.pt",
+        "models/other.json",
+        "xl_model_weights/0",
+        "code/__torch__.py",
+        "anything",
+    ],
+)
+def test_members_which_torch_would_load_are_refused(
+    member: str, mlp: Path, tmp_path: Path, mark: Path
+) -> None:
+    content = pickle.dumps(Payload(mark))
+    with pytest.raises(ArchiveInvalid):
+        read_pt2(with_member(mlp, tmp_path / "bad.pt2", member, content))
+    assert not mark.exists()
+
+
+def test_extra_files_are_left_alone(mlp: Path, tmp_path: Path, mark: Path) -> None:
+    content = pickle.dumps(Payload(mark))
+    assert read_pt2(with_member(mlp, tmp_path / "m.pt2", "extra/notes.pkl", content)).parameters
+    assert not mark.exists()

@@ -1,0 +1,284 @@
+"""Programs that can't be used are refused, with the way out in the message."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tests.programs.tampering import GRAPH, WEIGHTS, edit, first_node
+from tests.programs.zoo import BATCH
+from workers.programs.errors import (
+    BatchNotDynamic,
+    GraphInvalid,
+    InputUnsupported,
+    OperatorRefused,
+    OutputUnsupported,
+    PolicyRefused,
+    ProgramError,
+    RandomOperator,
+    TooLarge,
+    TrainMode,
+    WeightsInvalid,
+)
+from workers.programs.limits import Limits
+from workers.programs.pt2 import Pt2Policy, read_pt2
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+Exporter = Callable[..., Path]
+
+
+class Plain(nn.Module):
+    """A module of a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+        self.linear = nn.Linear(3, 3)
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, *rows: torch.Tensor) -> Any:
+        return self.function(self, *rows)
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Exporter:
+    """Exports a function of (module, x) or a module, and says where to."""
+
+    def export(
+        model: Any,
+        *rows: torch.Tensor,
+        dynamic: Any = None,
+        train: bool = False,
+        core: bool = False,
+    ) -> Path:
+        rows = rows or (torch.randn(4, 3),)
+        module = model if isinstance(model, nn.Module) else Plain(model)
+        shapes = dynamic or tuple({0: BATCH} for _ in rows)
+        if isinstance(module, Plain):
+            shapes = (shapes,)
+        program = torch.export.export(module.train(train), rows, dynamic_shapes=shapes)
+        torch.export.save(program.run_decompositions() if core else program, tmp_path / "m.pt2")
+        return tmp_path / "m.pt2"
+
+    return export
+
+
+def refusal(kind: type[ProgramError], path: Path, **options: Any) -> str:
+    """The message with which reading is refused."""
+    with pytest.raises(kind) as caught:
+        read_pt2(path, **options)
+    assert type(caught.value) is kind
+    assert caught.value.field.startswith("/program")
+    return caught.value.message
+
+
+def test_static_batch_says_how_to_make_it_dynamic(exported: Exporter) -> None:
+    path = exported(nn.Linear(3, 2), dynamic=({0: None},))
+    words = refusal(BatchNotDynamic, path)
+    assert 'dynamic_shapes=({0: torch.export.Dim("batch")},)' in words
+    assert "[4, 3]" in words
+
+
+def test_one_static_input_among_several_is_refused(exported: Exporter) -> None:
+    rows = (torch.randn(4, 3), torch.randn(3, 3))
+    path = exported(lambda _, x, w: x @ w, *rows, dynamic=({0: BATCH}, {0: None}))
+    assert "rows_1" in refusal(BatchNotDynamic, path)
+
+
+def test_large_minimum_of_the_batch_is_refused(exported: Exporter) -> None:
+    path = exported(nn.Linear(3, 2), dynamic=({0: torch.export.Dim("batch", min=3)},))
+    assert "without min" in refusal(InputUnsupported, path)
+
+
+def test_maximum_of_the_batch_is_told(exported: Exporter) -> None:
+    path = exported(nn.Linear(3, 2), dynamic=({0: torch.export.Dim("batch", min=2, max=64)},))
+    assert read_pt2(path).batch_maximum == 64
+
+
+@pytest.mark.parametrize("core", [False, True])
+def test_batch_norm_in_training_mode_is_refused(exported: Exporter, core: bool) -> None:
+    path = exported(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), train=True, core=core)
+    assert "model.eval()" in refusal(TrainMode, path)
+
+
+def test_dropout_in_training_mode_is_refused(exported: Exporter) -> None:
+    path = exported(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)), train=True)
+    assert "model.eval()" in refusal(RandomOperator, path)
+
+
+def test_random_numbers_are_refused(exported: Exporter) -> None:
+    path = exported(lambda _, x: x + torch.randn_like(x))
+    assert "random" in refusal(RandomOperator, path)
+
+
+def test_a_buffer_that_is_written_to_is_refused(exported: Exporter) -> None:
+    def count(self: Plain, x: torch.Tensor) -> torch.Tensor:
+        self.seen.add_(1)
+        return x * self.seen
+
+    assert "buffer" in refusal(TrainMode, exported(count))
+
+
+def test_an_input_that_is_written_to_is_refused(exported: Exporter) -> None:
+    path = exported(lambda _, x: x.mul_(2))
+    assert "input" in refusal(OperatorRefused, path)
+    path = exported(lambda _, x: x.mul_(2), core=True)
+    assert "input" in refusal(OutputUnsupported, path)
+
+
+def test_writing_through_a_view_asks_for_decompositions(exported: Exporter) -> None:
+    def zero_first(self: Plain, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        y[:, 0] = 0
+        return y
+
+    assert "run_decompositions" in refusal(OperatorRefused, exported(zero_first))
+    program = read_pt2(exported(zero_first, core=True))
+    assert torch.all(program.module(torch.randn(5, 3))[:, 0] == 0)
+
+
+def test_writing_in_place_is_seen_by_later_readers(exported: Exporter) -> None:
+    def twice(self: Plain, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        z = y.relu_()
+        z += 1
+        return y * z
+
+    module, x = Plain(twice), torch.randn(5, 3)
+    assert torch.equal(read_pt2(exported(module)).module(x), module(x))
+
+
+def test_in_place_keeps_the_dtype(exported: Exporter) -> None:
+    def low(self: Plain, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x).half()
+        y += x
+        return y
+
+    assert read_pt2(exported(low)).module(torch.randn(2, 3)).dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.linear(x).mean(),
+        lambda m, x: m.linear(x).sum(0),
+        lambda m, x: m.linear.weight,
+    ],
+)
+def test_outputs_without_rows_are_refused(exported: Exporter, function: Any) -> None:
+    assert "one row per example" in refusal(OutputUnsupported, exported(function))
+
+
+def test_no_tensor_output_is_refused(exported: Exporter) -> None:
+    path = exported(lambda m, x: x.shape[0])
+    assert "no tensor" in refusal(OutputUnsupported, path)
+
+
+def test_data_dependent_shapes_are_refused(exported: Exporter) -> None:
+    path = exported(lambda m, x: functional.relu(x) * torch.unique(x).shape[0])
+    refusal(OperatorRefused, path)
+
+
+def test_sparse_gradients_are_refused(exported: Exporter) -> None:
+    path = exported(nn.Embedding(5, 3, sparse=True), torch.zeros(4, dtype=torch.int64))
+    assert "sparse=False" in refusal(OperatorRefused, path)
+
+
+def test_policy_reject_reads_nothing(mlp: Path) -> None:
+    assert "factory" in refusal(PolicyRefused, mlp, policy=Pt2Policy.REJECT)
+
+
+def test_policy_trusted_gives_the_same_program(mlp: Path) -> None:
+    ours, theirs = read_pt2(mlp), read_pt2(mlp, policy=Pt2Policy.TRUSTED)
+    x = torch.randn(5, 4)
+    assert torch.equal(ours.module(x), theirs.module(x))
+    assert (ours.inputs, ours.output, ours.parameters) == (
+        theirs.inputs,
+        theirs.output,
+        theirs.parameters,
+    )
+
+
+def test_too_many_nodes_are_refused(mlp: Path) -> None:
+    refusal(GraphInvalid, mlp, limits=Limits(nodes=2))
+
+
+def test_too_large_a_graph_is_not_parsed(mlp: Path) -> None:
+    refusal(TooLarge, mlp, limits=Limits(graph_bytes=100))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sizes": [{"as_int": 1 << 40}, {"as_int": 4}]},
+        {"sizes": [{"as_int": -1}, {"as_int": 4}]},
+        {"strides": [{"as_int": 1 << 40}, {"as_int": 1}]},
+        {"strides": [{"as_int": 0}, {"as_int": 0}], "sizes": [{"as_int": 1 << 30}] * 2},
+        {"strides": [{"as_int": 1}]},
+        {"storage_offset": {"as_int": 1}},
+        {"storage_offset": {"as_int": -4}},
+        {"dtype": 8},
+        {"layout": 1},
+        {"dtype": 29},
+        {"sizes": [{"as_expr": {"expr_str": "1", "hint": None}}, {"as_int": 4}]},
+        {"sizes": [{"as_int": 1}] * 40, "strides": [{"as_int": 1}] * 40},
+    ],
+)
+def test_weights_must_fit_their_bytes(change: dict[str, Any], mlp: Path, tmp_path: Path) -> None:
+    bad = edit(
+        mlp,
+        tmp_path / "bad.pt2",
+        WEIGHTS,
+        lambda d: d["config"]["0.weight"]["tensor_meta"].update(change),
+    )
+    with pytest.raises((WeightsInvalid, GraphInvalid)):
+        read_pt2(bad)
+
+
+def test_a_parameter_without_bytes_is_refused(mlp: Path, tmp_path: Path) -> None:
+    bad = edit(mlp, tmp_path / "bad.pt2", WEIGHTS, lambda d: d["config"].pop("0.weight"))
+    assert "0.weight" in refusal(GraphInvalid, bad)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["schema_version", "major"], 7),
+        (["schema_version", "minor"], 99),
+        (["graph_module", "unknown"], 1),
+        (["graph_module", "graph", "custom_obj_values"], {"x": {"name": "x", "class_fqn": "y"}}),
+        (["graph_module", "graph", "nodes"], "many"),
+        (["guards_code"], [1]),
+    ],
+)
+def test_what_the_schema_does_not_know_is_refused(
+    path: list[str], value: Any, mlp: Path, tmp_path: Path
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        *folders, last = path
+        for folder in folders:
+            document = document[folder]
+        document[last] = value
+
+    assert "model.json" in refusal(GraphInvalid, edit(mlp, tmp_path / "bad.pt2", GRAPH, change))
+
+
+def test_a_name_used_before_it_is_made_is_refused(mlp: Path, tmp_path: Path) -> None:
+    bad = edit(
+        mlp,
+        tmp_path / "bad.pt2",
+        GRAPH,
+        lambda d: d["graph_module"]["graph"]["nodes"].reverse(),
+    )
+    assert "before it is made" in refusal(GraphInvalid, bad)
+
+
+def test_an_unknown_argument_is_refused(mlp: Path, tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        first_node(document, "torch.ops.aten.tanh.default")["inputs"][0]["name"] = "out"
+
+    refusal(GraphInvalid, edit(mlp, tmp_path / "bad.pt2", GRAPH, change))
