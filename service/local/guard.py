@@ -34,9 +34,20 @@ def end(pids: set[int], grace_seconds: float) -> None:
     deadline = time.monotonic() + grace_seconds
     while alive and time.monotonic() < deadline:
         time.sleep(0.05)
-        alive = {pid for pid in alive if reached(os.kill, pid, 0)}
+        alive = {pid for pid in alive if lives(pid)}
     for pid in pids:
         reached(os.killpg, pid, signal.SIGKILL)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process still does something: one that only waits to be reaped does not."""
+    if not reached(os.kill, pid, 0):
+        return False
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(") ")[2][:1] not in "ZX"
+    except OSError:  # no such file system: then the signal's word is all there is
+        return True
 
 
 def reached(send: Callable[[int, int], None], pid: int, number: int) -> bool:

@@ -91,6 +91,7 @@ class RedisServer:
             "requirepass": self._password,
             "dir": f'"{self.folder}"',
             "daemonize": "no",
+            "loglevel": "warning",
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": '""',  # the append-only file is the one truth; snapshots would be a second

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
 import time
-from pathlib import Path
 from threading import Event
 from typing import IO
 
+from service.local.folder import locked
 from service.local.health import address, is_ready, reachable
 from service.local.keeper import Keeper
 from service.local.plan import Plan
@@ -132,32 +131,13 @@ class Stack:
                     )
             if time.monotonic() > deadline:
                 raise LocalTrouble(f"The service was not ready after {READY_SECONDS:.0f} s.")
-            if stopping.wait(0.05):
+            if stopping.wait(0.1):
                 return
         self._state = self.state.model_copy(update={"ready": True})
         self._state.write(self.plan.data)
 
     def _pids(self) -> dict[str, int]:
         return {keeper.process.name: keeper.process.pid for keeper in self._keepers}
-
-
-def locked(data: Path) -> IO[str]:
-    """The folder, for us alone until the file is closed: two servers would ruin one append-only file."""
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        lock = (data / "lock").open("w")
-    except OSError as trouble:
-        raise LocalTrouble(
-            f"The data folder {data} cannot be used: {trouble.strerror}."
-        ) from trouble
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as taken:
-        lock.close()
-        raise LocalTrouble(
-            f"Another Upweight runs on {data}: stop it, or choose another folder with --data-dir."
-        ) from taken
-    return lock
 
 
 def chosen_port(host: str, port: int) -> int:

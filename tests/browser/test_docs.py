@@ -40,7 +40,9 @@ def test_try_it_out_sends_the_request_and_shows_the_answer(browser: Chrome, stac
     click(browser, block, ".try-out__btn")
     click(browser, block, ".execute")
     status = waiting(browser).until(
-        lambda _: block.find_element(By.CSS_SELECTOR, ".live-responses-table .response-col_status")
+        lambda _: block.find_element(
+            By.CSS_SELECTOR, ".live-responses-table tbody .response-col_status"
+        )
     )
 
     assert status.text.split()[0] == "200"

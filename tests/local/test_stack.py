@@ -128,7 +128,7 @@ def test_the_processes_logs_carry_their_names(stack: Running) -> None:
     with urllib.request.urlopen(f"{stack.url}/healthz") as answer:
         assert answer.status == 200
     log = (stack.data / "log").read_text()
-    assert "redis | " in log
+    assert "front | " in log
     assert f"Upweight is ready at {stack.url}" in log
 
 

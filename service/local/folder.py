@@ -1,0 +1,48 @@
+"""The data folder, for one stack at a time: two servers would ruin one append-only file."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from pathlib import Path
+from typing import IO
+
+from service.local.guard import lives
+from service.local.state import State
+from service.local.trouble import LocalTrouble
+
+REST_SECONDS = 15.0  # the guard of one that was killed gives its children ten
+
+
+def locked(data: Path) -> IO[str]:
+    """The folder, made when missing, for us alone until the file is closed.
+
+    A folder whose stack was killed a moment ago is waited for; one whose stack runs is refused at once.
+    """
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        lock = (data / "lock").open("w")
+    except OSError as trouble:
+        raise LocalTrouble(
+            f"The data folder {data} cannot be used: {trouble.strerror}."
+        ) from trouble
+    deadline = time.monotonic() + REST_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except OSError as taken:
+            if supervised(data) or time.monotonic() > deadline:
+                lock.close()
+                raise LocalTrouble(
+                    f"Another Upweight runs on {data}: stop it, or choose another folder with --data-dir."
+                ) from taken
+        time.sleep(0.1)
+
+
+def supervised(data: Path) -> bool:
+    """Whether whoever holds the folder is there to look after it, or is not to be known."""
+    try:
+        return lives(State.read(data).pid)
+    except FileNotFoundError:
+        return True
