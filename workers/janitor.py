@@ -83,9 +83,7 @@ class Janitor:
             )
         except (LeaseLost, NotFound):
             return
-        log.warning(
-            "job was lost by its worker", extra={"job": job["id"], "worker": job.get("worker")}
-        )
+        log("job-lost", level="warning", job=job["id"], worker=job.get("worker"))
         if given_back["state"] == JobState.QUEUED:
             self._enqueue_job(namespace, given_back)
 

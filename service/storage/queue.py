@@ -11,6 +11,7 @@ from typing import Any
 
 from redis import Redis
 from rq import Queue
+from rq.exceptions import DequeueTimeout
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -49,6 +50,8 @@ class DoorbellQueue(Queue):
             # A lost ring costs this wait, never a task; RQ's own re-enqueueing does not ring.
             connection.blpop([DOORBELL], timeout=min(timeout, 1))
             found = cls._first(queues, connection, job_class, serializer, death_penalty_class)
+            if found is None:
+                raise DequeueTimeout  # RQ takes None for the end of its work
         return found
 
     @classmethod

@@ -83,14 +83,31 @@ class Records:
             outcome, *rest = self._create(keys=names, args=arguments)
         match outcome.decode():
             case "conflict":
-                raise IdempotencyConflict(
-                    "this Idempotency-Key was used with another request; use a new key"
-                )
+                raise _used_otherwise()
             case "missing":
                 other, other_id = requires[int(rest[0])]
                 raise NotFound(f"{other} {other_id} has been deleted meanwhile")
             case made:
                 return rest[0].decode(), made == "made"
+
+    def made_by(self, kind: Kind, namespace: str, idempotency: Idempotency) -> str | None:
+        """The id that an earlier request with this key made, if there was one. Raises IdempotencyConflict."""
+        name = keys.idempotency_key(kind, namespace, idempotency.key)
+        with reachable():
+            fingerprint, id = self.redis.hmget(name, "fingerprint", "id")
+        if fingerprint is None:
+            return None
+        if fingerprint.decode() != idempotency.fingerprint:
+            raise _used_otherwise()
+        return str(id.decode())
+
+    def remember(self, kind: Kind, namespace: str, idempotency: Idempotency, id: str) -> None:
+        """Keeps what a request did, for `made_by`: requests that make no record of their own."""
+        name = keys.idempotency_key(kind, namespace, idempotency.key)
+        with reachable(), self.redis.pipeline() as pipeline:
+            pipeline.hset(name, mapping={"fingerprint": idempotency.fingerprint, "id": id})
+            pipeline.expire(name, keys.IDEMPOTENCY_SECONDS)
+            pipeline.execute()
 
     def get(self, kind: Kind, namespace: str, id: str) -> Document:
         """A record with its live fields and revision. Raises NotFound."""
@@ -263,6 +280,10 @@ class Records:
         """Namespaces that have ever had a record."""
         with reachable():
             return {member.decode() for member in self.redis.smembers(f"{keys.PREFIX}:namespaces")}
+
+
+def _used_otherwise() -> IdempotencyConflict:
+    return IdempotencyConflict("this Idempotency-Key was used with another request; use a new key")
 
 
 def not_found(kind: str, reference: str) -> NotFound:
