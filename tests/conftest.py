@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 import redis
 
+from service.auth import Keys, Role
 from service.local.background import Running, running
 from service.local.redis_server import RedisServer
 from service.local.watchdog import Watchdog
@@ -55,6 +56,27 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         running(data, log=lambda line: print(line, file=log)) as service,
     ):
         yield service
+
+
+@pytest.fixture(scope="session")
+def keyed_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A second service, that has a key and so wants one with each request; see `make_key`."""
+    data = tmp_path_factory.mktemp("keyed")
+    with running(data) as service:
+        with redis.Redis.from_url(service.redis_url) as client:
+            Keys(client).create("default", Role.ADMIN, "first")
+        yield service
+
+
+@pytest.fixture
+def make_key(keyed_stack: Running) -> Callable[[str, str], str]:
+    """Makes a key of the keyed service for a namespace and a role."""
+
+    def make(namespace: str, role: str = "write") -> str:
+        with redis.Redis.from_url(keyed_stack.redis_url) as client:
+            return Keys(client).create(namespace, Role(role), "test")[1]
+
+    return make
 
 
 @pytest.fixture
