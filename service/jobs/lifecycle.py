@@ -78,7 +78,7 @@ class Lifecycle:
 
         return self._records.update("job", namespace, id, change)
 
-    def give_back(self, namespace: str, id: str, attempt: int) -> Document:
+    def give_back(self, namespace: str, id: str, attempt: int, *, lost: bool = False) -> Document:
         """running → queued: the worker stops, or was lost; cancelling → cancelled."""
 
         def change(job: Document) -> Document | None:
@@ -91,6 +91,7 @@ class Lifecycle:
                 "worker": None,
                 "device": None,
                 "started_at": None,
+                "lost": job.get("lost", 0) + lost,
             }
 
         return self._records.update("job", namespace, id, change)

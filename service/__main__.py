@@ -1,0 +1,71 @@
+"""`python -m service`: the front end as a process."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app, refuse_openness
+from service.logs import configure, log
+from service.settings import Settings
+from upweight.errors import UpweightError
+
+GRACE_SECONDS = 18  # for requests at work; whoever watches over the process waits 20 to 30
+
+
+class Server(uvicorn.Server):
+    """Ends streams and held answers first, so that a graceful stop does not wait for them."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen, and says where: the port may have been 0."""
+        await super().startup(sockets)
+        if self.started:
+            for server in self.servers:
+                for listening in server.sockets:
+                    host, port = listening.getsockname()[:2]
+                    log("listening", url=f"http://{_bracketed(host)}:{port}", host=host, port=port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends."""
+        self._app.state.parts.changes.close()
+        await super().shutdown(sockets)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def main() -> int:
+    """Runs until a signal; the exit code."""
+    settings = Settings()
+    configure(settings.log_level)
+    try:
+        refuse_openness(settings)
+    except UpweightError as error:
+        log("refused", level="error", detail=error.detail)
+        return 2
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        # Behind a proxy its addresses must be named explicitly; nothing here rests on the client's address.
+        proxy_headers=False,
+    )
+    Server(config, app).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

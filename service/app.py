@@ -1,0 +1,79 @@
+"""The front end's whole wiring."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+import service.blobs.routes
+import service.datasets.routes
+import service.health.routes
+import service.jobs.routes
+import service.models.routes
+import service.results.routes
+from service import problems
+from service.auth import HOW_TO_CREATE, Keys, is_loopback
+from service.docs import docs_routes
+from service.metrics import Metrics
+from service.openapi import DESCRIPTION, document
+from service.parts import Parts
+from service.requests import Requests
+from service.settings import Settings
+from service.storage.redis import connect
+from upweight import __version__
+from upweight.errors import Unavailable
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application. Starting it opens Redis and the object storage; ending it closes them."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(refuse_openness, settings)
+        parts = Parts.open(settings)
+        app.state.parts = parts
+        try:
+            yield
+        finally:
+            parts.close()
+
+    app = FastAPI(
+        title="Upweight",
+        version=__version__,
+        summary="Influence functions as a service.",
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.metrics = metrics
+    app.add_middleware(Requests, body_limit=settings.body_bytes, metrics=metrics)
+    problems.install(app)
+    app.include_router(service.blobs.routes.router)
+    app.include_router(service.models.routes.router)
+    app.include_router(service.datasets.routes.router)
+    app.include_router(service.jobs.routes.router)
+    app.include_router(service.results.routes.router)
+    app.include_router(service.health.routes.router)
+    docs_routes(app)
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
+    return app
+
+
+def refuse_openness(settings: Settings) -> None:
+    """Raises Unavailable when the service would be open to other machines without a key."""
+    if is_loopback(settings.host):
+        return
+    redis = connect(settings.redis_url)
+    try:
+        if not Keys(redis).any():
+            raise Unavailable(
+                f"no key is set, so the service may listen on loopback only, not on {settings.host}; "
+                f"create a key first: {HOW_TO_CREATE}"
+            )
+    finally:
+        redis.close()

@@ -1,0 +1,168 @@
+"""Who may do what: keys, kept as hashes, each of one namespace and one role.
+
+A key reads `uwk_<id>_<secret>`. Without any key set the service is open to its own machine: loopback only, and
+under a loopback name (a web page that rebinds its name to 127.0.0.1 stays outside).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from redis import Redis
+
+from service.storage.keys import PREFIX
+from service.storage.redis import reachable
+from upweight.errors import Forbidden, InvalidRequest, Unauthorized
+from upweight.schema.base import NAME_PATTERN
+
+DEFAULT_NAMESPACE = "default"
+HOW_TO_CREATE = "python -m service.keys create --namespace NAME --role write --name WHOSE"
+_KEYS = f"{PREFIX}:keys"
+_SHAPE = re.compile(r"^uwk_([0-9a-f]{12})_([0-9a-f]{48})$")
+
+
+class Role(StrEnum):
+    """Each may do what the one before it may."""
+
+    READ = "read"  # see and download
+    WRITE = "write"  # upload, register, compute, delete
+    ADMIN = "admin"  # whatever is added for operators
+
+
+_ORDER = list(Role)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a request."""
+
+    namespace: str
+    role: Role
+    key_id: str | None = None
+
+    def require(self, role: Role) -> None:
+        """Raises Forbidden unless the caller has at least this role."""
+        if _ORDER.index(self.role) < _ORDER.index(role):
+            raise Forbidden(
+                f"this needs a key of role {role!r}, and the key that was sent has {self.role!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is known of a key. The secret is not: only its hash was kept."""
+
+    id: str
+    namespace: str
+    role: Role
+    name: str
+    created_at: str
+
+
+class Keys:
+    """The keys of all namespaces."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis
+
+    def create(self, namespace: str, role: Role, name: str) -> tuple[Key, str]:
+        """A new key, and the text that is shown this once. Raises InvalidRequest."""
+        for what, text in (("namespace", namespace), ("name", name)):
+            if not re.match(NAME_PATTERN, text):
+                raise InvalidRequest(
+                    f"{what} {text!r} must be 1 to 128 letters, digits, '.', '_' or '-', "
+                    "and begin with a letter or digit"
+                )
+        key = Key(secrets.token_hex(6), namespace, role, name, datetime.now(UTC).isoformat())
+        secret = secrets.token_hex(24)
+        stored = {**vars(key), "hash": _hash(secret)}
+        with reachable():
+            self._redis.hset(_KEYS, key.id, json.dumps(stored))
+        return key, f"uwk_{key.id}_{secret}"
+
+    def list(self) -> list[Key]:
+        """All keys, the oldest first."""
+        with reachable():
+            found = [json.loads(raw) for raw in self._redis.hvals(_KEYS)]
+        return sorted((_key(stored) for stored in found), key=lambda key: key.created_at)
+
+    def revoke(self, id: str) -> bool:
+        """Ends a key from the next request on; says whether there was one."""
+        with reachable():
+            return bool(self._redis.hdel(_KEYS, id))
+
+    def any(self) -> bool:
+        """Whether a key is set, so that requests need one."""
+        with reachable():
+            return int(self._redis.hlen(_KEYS)) > 0
+
+    def caller(self, text: str) -> Caller:
+        """Whose key this is. Raises Unauthorized, with the same words whatever is wrong with it."""
+        match = _SHAPE.match(text)
+        id, secret = match.groups() if match else ("", "")
+        with reachable():
+            raw = self._redis.hget(_KEYS, id)
+        stored = json.loads(raw) if raw else {"hash": ""}
+        # Compared even when there is no such key: the time tells nothing.
+        if not hmac.compare_digest(stored["hash"], _hash(secret)):
+            raise Unauthorized("the key is not known here, or has been revoked")
+        key = _key(stored)
+        return Caller(key.namespace, key.role, key.id)
+
+
+def _hash(secret: str) -> str:
+    # 192 random bits need no salt and no slow hash.
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _key(stored: dict[str, Any]) -> Key:
+    return Key(
+        stored["id"],
+        stored["namespace"],
+        Role(stored["role"]),
+        stored["name"],
+        stored["created_at"],
+    )
+
+
+def authenticate(keys: Keys, bearer: str | None, listens_on: str, host_header: str) -> Caller:
+    """The caller of a request. Raises Unauthorized."""
+    if bearer is not None:
+        return keys.caller(bearer)
+    if keys.any():
+        raise Unauthorized("send a key: 'Authorization: Bearer uwk_…'")
+    if not is_loopback(listens_on):
+        raise Unauthorized(
+            f"no key is set, and the service listens beyond this machine; {HOW_TO_CREATE}"
+        )
+    if not is_loopback(_host_of(host_header)):
+        raise Unauthorized(
+            "without a key the service answers to 'localhost' and loopback addresses only, not to other names; "
+            + HOW_TO_CREATE
+        )
+    return Caller(DEFAULT_NAMESPACE, Role.ADMIN)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address reaches this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_of(header: str) -> str:
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0].lower()

@@ -1,0 +1,152 @@
+"""HTTP for blobs: bytes under the digest of what they are."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from service.auth import Role
+from service.blobs.ranges import byte_range
+from service.blobs.records import find_blob, require_blob
+from service.blobs.upload import receive_blob, too_large
+from service.dependencies import PartsNow, Reader, Writer
+from service.problems import documented
+from service.results.layout import blob_path
+from upweight.errors import (
+    Conflict,
+    DigestMismatch,
+    Forbidden,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    RangeNotSatisfiable,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
+from upweight.schema import BlobRecord, PresignedUrl
+from upweight.schema.base import DIGEST_PATTERN
+
+SIGNED_SECONDS = 3600
+_BYTES = {
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+}
+
+router = APIRouter(
+    prefix="/v1/blobs",
+    tags=["Blobs"],
+    responses=documented(Unauthorized, Forbidden, InvalidRequest, InternalError, Unavailable),
+)
+DigestPath = Annotated[
+    str,
+    Path(
+        pattern=DIGEST_PATTERN,
+        description="`sha256:` and the SHA-256 of the bytes in lower-case hexadecimal.",
+        examples=["sha256:" + "0" * 64],
+    ),
+]
+
+
+@router.put(
+    "/{digest}",
+    responses={
+        201: {"model": BlobRecord, "description": "Stored now."},
+        **documented(DigestMismatch, InvalidRequest, TooLarge),
+    },
+    openapi_extra={"requestBody": {"required": True, **_BYTES}},
+)
+async def put_blob(
+    digest: DigestPath, request: Request, parts: PartsNow, caller: Writer
+) -> BlobRecord:
+    """Stores the body under its digest, verified as it streams past; bytes that are there already are not read."""
+    found = await run_in_threadpool(find_blob, parts.objects, caller.namespace, digest)
+    if found is not None:
+        return found
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > parts.settings.blob_bytes:
+        raise too_large(parts.settings.blob_bytes)
+    stored = await receive_blob(parts, caller.namespace, digest, request.stream())
+    return JSONResponse(stored.model_dump(), 201)  # type: ignore[return-value]
+
+
+@router.head("/{digest}", responses=documented(NotFound), response_class=Response)
+def head_blob(digest: DigestPath, parts: PartsNow, caller: Reader) -> Response:
+    """Whether a blob is there, and its size."""
+    found = require_blob(parts.objects, caller.namespace, digest)
+    return Response(headers=_headers(found) | {"Content-Length": str(found.size_bytes)})
+
+
+@router.get(
+    "/{digest}",
+    response_class=StreamingResponse,
+    responses={
+        200: _BYTES,
+        206: {"description": "The range asked for.", **_BYTES},
+        304: {"description": "The client has it."},
+        **documented(NotFound, RangeNotSatisfiable),
+    },
+)
+def get_blob(
+    digest: DigestPath,
+    parts: PartsNow,
+    caller: Reader,
+    range: Annotated[str | None, Header(description="One byte range: `bytes=0-99`.")] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+    if_range: Annotated[str | None, Header()] = None,
+) -> Response:
+    """A blob's bytes, or a range of them."""
+    found = require_blob(parts.objects, caller.namespace, digest)
+    headers = _headers(found)
+    if if_none_match is not None and _names(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    wanted = range if if_range in (None, headers["ETag"]) else None
+    part = byte_range(wanted, found.size_bytes)
+    start, stop = part or (0, found.size_bytes)
+    headers["Content-Length"] = str(stop - start)
+    if part is not None:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{found.size_bytes}"
+    chunks = parts.objects.open_stream(blob_path(caller.namespace, digest), start, stop)
+    return StreamingResponse(
+        chunks, 206 if part else 200, headers, media_type="application/octet-stream"
+    )
+
+
+@router.post("/{digest}/url", responses=documented(NotFound, Conflict))
+def presign(
+    digest: DigestPath,
+    parts: PartsNow,
+    caller: Reader,
+    method: Annotated[Literal["GET", "PUT"], Query(description="What the URL is for.")] = "GET",
+) -> PresignedUrl:
+    """A URL by which a blob comes or goes without passing through the service."""
+    if method == "PUT":
+        caller.require(Role.WRITE)
+    else:
+        require_blob(parts.objects, caller.namespace, digest)
+    path = blob_path(caller.namespace, digest)
+    url = parts.objects.sign_or_none(method, path, SIGNED_SECONDS)
+    if url is None:
+        raise Conflict(
+            "this object storage cannot sign; PUT the bytes to the service"
+            if method == "PUT"
+            else "this object storage cannot sign; GET the bytes from the service"
+        )
+    expires = datetime.now(UTC) + timedelta(seconds=SIGNED_SECONDS)
+    return PresignedUrl(url=url, method=method, expires_at=expires)
+
+
+def _headers(blob: BlobRecord) -> dict[str, str]:
+    return {
+        "ETag": f'"{blob.digest}"',
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, immutable, max-age=31536000",
+    }
+
+
+def _names(if_none_match: str, etag: str) -> bool:
+    given = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return "*" in given or etag in given

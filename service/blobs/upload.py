@@ -1,0 +1,131 @@
+"""A blob on its way in: from the connection, past SHA-256, into the object storage, never whole in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+
+from service.parts import Parts
+from service.results.layout import blob_path
+from upweight.errors import DigestMismatch, InvalidRequest, TooLarge
+from upweight.schema import BlobRecord
+
+CHUNK_BYTES = 4 * 1024**2
+CHUNKS_WAITING = 2
+SILENCE_SECONDS = 60.0  # of a sender, before its thread is given to another
+
+
+async def receive_blob(
+    parts: Parts, namespace: str, digest: str, body: AsyncIterator[bytes]
+) -> BlobRecord:
+    """Stores the body under its digest. Whatever goes wrong, nothing is left behind.
+
+    Raises DigestMismatch, TooLarge, and InvalidRequest for a sender that breaks off or falls silent.
+    """
+    pipe = _Pipe(asyncio.get_running_loop())
+    path = blob_path(namespace, digest)
+    checked = _checked(iter(pipe), digest, parts.settings.blob_bytes)
+    stored = _in_thread(parts.uploads, lambda: parts.objects.put_stream(path, checked))
+    try:
+        await pipe.fill(body, stored)
+    except BaseException as error:
+        pipe.fail(error)
+        await asyncio.wait([stored])
+        raise
+    await stored
+    return BlobRecord(digest=digest, size_bytes=pipe.size)
+
+
+def _in_thread(pool: ThreadPoolExecutor, work: Callable[[], None]) -> asyncio.Future[None]:
+    return asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+def _checked(chunks: Iterator[bytes], digest: str, limit: int) -> Iterator[bytes]:
+    """The chunks, unchanged. Raises at their end when they are not what the digest says: so nothing is stored."""
+    seen, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise too_large(limit)
+        seen.update(chunk)
+        yield chunk
+    actual = f"sha256:{seen.hexdigest()}"
+    if actual != digest:
+        raise DigestMismatch.field(
+            "path:digest",
+            f"the {size} bytes that arrived have the digest {actual}; send the bytes again, or under this digest",
+            digest,
+        )
+
+
+def too_large(limit: int) -> TooLarge:
+    """The error of a blob over the limit."""
+    return TooLarge(f"a blob may have {limit} bytes; split the data into several (shards)")
+
+
+class _Pipe:
+    """Chunks from the event loop to the thread that stores them; a full pipe makes the sender wait."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._chunks: SimpleQueue[bytes | BaseException | None] = SimpleQueue()
+        self._room = asyncio.Semaphore(CHUNKS_WAITING)
+        self.size = 0
+
+    async def fill(self, body: AsyncIterator[bytes], stored: asyncio.Future[None]) -> None:
+        """Passes the body on in chunks. Raises what storing raised when that ends first."""
+        async for chunk in _coalesced(body):
+            self.size += len(chunk)
+            await self._for_room(stored)
+            self._chunks.put(chunk)
+        self._chunks.put(None)
+
+    async def _for_room(self, stored: asyncio.Future[None]) -> None:
+        room: asyncio.Future[Any] = asyncio.ensure_future(self._room.acquire())
+        either: list[asyncio.Future[Any]] = [room, stored]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if stored.done():
+            room.cancel()
+            stored.result()
+
+    def fail(self, error: BaseException) -> None:
+        """Makes the storing end with an error, and so without an object."""
+        self._chunks.put(error)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (chunk := self._chunks.get()) is not None:
+            if isinstance(chunk, BaseException):
+                raise _Broken from chunk
+            yield chunk
+            self._loop.call_soon_threadsafe(self._room.release)
+
+
+class _Broken(Exception):
+    """The sender is gone."""
+
+
+async def _coalesced(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The body in chunks of a few MiB: fewer changes of thread, fewer writes."""
+    pending: list[bytes] = []
+    size = 0
+    try:
+        while (part := await asyncio.wait_for(anext(body, None), SILENCE_SECONDS)) is not None:
+            pending.append(part)
+            size += len(part)
+            if size >= CHUNK_BYTES:
+                yield b"".join(pending)
+                pending, size = [], 0
+    except ClientDisconnect:
+        raise InvalidRequest("the sender broke off before the body's end; send it again") from None
+    except TimeoutError:
+        raise InvalidRequest(
+            f"nothing arrived for {SILENCE_SECONDS:.0f} seconds; send it again"
+        ) from None
+    if pending:
+        yield b"".join(pending)

@@ -1,0 +1,93 @@
+"""Registering a dataset: that its shards are there, and look like their format. A worker checks the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from service.auth import Caller
+from service.blobs.records import find_blob
+from service.datasets.sniff import refuse_bad_shard
+from service.jobs.lifecycle import now
+from service.parts import Parts
+from service.registry import digest_of, ensure_check, enter, repeated
+from service.requests import Trace
+from service.storage.keys import Document, new_id
+from service.storage.records import Idempotency
+from upweight.errors import InvalidRequest, NotAvailableYet
+from upweight.schema import CheckState, DatasetRecord, DatasetRequest, FieldError
+
+ASKED_AT_ONCE = 16  # a store far away takes tens of milliseconds for each of thousands of shards
+ERRORS_SHOWN = 20
+
+
+def register_dataset(
+    parts: Parts,
+    caller: Caller,
+    request: DatasetRequest,
+    idempotency: Idempotency | None,
+    trace: Trace,
+) -> Document:
+    """A new record in state `checking`. Raises InvalidRequest, NotAvailableYet."""
+    earlier = repeated(parts, "dataset", caller.namespace, idempotency)
+    if earlier is not None:
+        ensure_check(parts, "dataset", caller.namespace, earlier, trace)
+        return earlier
+    _refuse_what_comes_later(request)
+    size = _checked_size(parts, caller.namespace, request.blobs or (), request.format)
+    record = DatasetRecord(
+        id=new_id("dataset"),
+        version=parts.records.next_version("dataset", caller.namespace, request.name),
+        state=CheckState.CHECKING,
+        created_at=now(),
+        digest=_digest(request),
+        size_bytes=size,
+        **request.model_dump(mode="json"),
+    )
+    return enter(parts, "dataset", caller, record.model_dump(mode="json"), idempotency, trace)
+
+
+def _refuse_what_comes_later(request: DatasetRequest) -> None:
+    if request.format == "parquet":
+        raise NotAvailableYet.field(
+            "/format",
+            "datasets of format 'parquet' are not available yet; write 'safetensors' or 'npz'",
+            request.format,
+        )
+    if request.uri is not None:
+        raise NotAvailableYet.field(
+            "/uri",
+            "datasets by 'uri' are not available yet; upload the shards as 'blobs'",
+            request.uri,
+        )
+
+
+def _checked_size(parts: Parts, namespace: str, blobs: Sequence[str], format: str) -> int:
+    def size_of(digest: str) -> int | None:
+        found = find_blob(parts.objects, namespace, digest)
+        return found.size_bytes if found else None
+
+    with ThreadPoolExecutor(min(ASKED_AT_ONCE, len(blobs))) as pool:
+        sizes = list(pool.map(size_of, blobs))
+    missing = [
+        FieldError(
+            pointer=f"/blobs/{index}",
+            detail=f"there is no such blob here; upload it first: PUT /v1/blobs/{digest}",
+            value=digest,
+        )
+        for index, (digest, size) in enumerate(zip(blobs, sizes, strict=True))
+        if size is None
+    ]
+    if missing:
+        raise InvalidRequest(
+            f"{len(missing)} of {len(blobs)} blobs are not here; upload them first",
+            errors=missing[:ERRORS_SHOWN],
+        )
+    refuse_bad_shard(parts.objects, namespace, blobs[0], format, sizes[0] or 0)
+    return sum(size or 0 for size in sizes)
+
+
+def _digest(request: DatasetRequest) -> str:
+    return digest_of(
+        request.model_dump(mode="json", include={"format", "blobs", "uri", "inputs", "targets"})
+    )

@@ -1,0 +1,111 @@
+"""HTTP for datasets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Query, Response
+
+from service.datasets.registration import register_dataset
+from service.dependencies import (
+    IdempotencyKey,
+    LabelQuery,
+    PagingQuery,
+    PartsNow,
+    Reader,
+    TraceNow,
+    Wait,
+    Writer,
+    idempotency,
+    json_only,
+)
+from service.problems import documented
+from service.registry import filters_of, page_of, resolve, settled
+from upweight.errors import (
+    Forbidden,
+    IdempotencyConflict,
+    InternalError,
+    InUse,
+    InvalidRequest,
+    NotAvailableYet,
+    NotFound,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from upweight.schema import CheckState, DatasetRecord, DatasetRequest, Page
+
+router = APIRouter(
+    prefix="/v1/datasets",
+    tags=["Datasets"],
+    responses=documented(Unauthorized, Forbidden, InvalidRequest, InternalError, Unavailable),
+)
+_EXAMPLES: Any = {
+    "images": {
+        "summary": "Handwritten digits in one safetensors shard",
+        "description": "The demo has uploaded the blob: GET /v1/datasets/digits-train shows its digest.",
+        "value": {
+            "name": "digits-train",
+            "format": "safetensors",
+            "blobs": ["sha256:" + "0" * 64],
+            "inputs": ["x"],
+            "targets": ["y"],
+            "preview": {"kind": "image", "column": "x", "shape": [8, 8]},
+            "class_names": ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+        },
+    },
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    dependencies=[Depends(json_only)],
+    responses=documented(
+        InvalidRequest, IdempotencyConflict, TooLarge, UnsupportedMediaType, NotAvailableYet
+    ),
+)
+def register(
+    request: Annotated[DatasetRequest, Body(openapi_examples=_EXAMPLES)],
+    parts: PartsNow,
+    caller: Writer,
+    trace: TraceNow,
+    response: Response,
+    key: IdempotencyKey = None,
+) -> DatasetRecord:
+    """Registers a dataset: a new version of its name, in state `checking` until a worker has read it once."""
+    once = idempotency(key, "POST /v1/datasets", request)
+    record = register_dataset(parts, caller, request, once, trace)
+    response.headers["Location"] = f"/v1/datasets/{record['id']}"
+    return DatasetRecord.model_validate(record)
+
+
+@router.get("")
+def listing(
+    parts: PartsNow,
+    caller: Reader,
+    paging: PagingQuery,
+    name: Annotated[str | None, Query(max_length=128)] = None,
+    state: CheckState | None = None,
+    label: LabelQuery = [],  # noqa: B006 (FastAPI copies it)
+) -> Page[DatasetRecord]:
+    """Datasets, newest first."""
+    filters = filters_of(name=name, state=state, labels=label)
+    return Page[DatasetRecord].model_validate(
+        page_of(parts, "dataset", caller.namespace, paging, filters)
+    )
+
+
+@router.get("/{reference}", responses=documented(NotFound))
+async def get(reference: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -> DatasetRecord:
+    """A dataset by id, name (its newest version) or `name@version`."""
+    found = await settled(parts, "dataset", caller.namespace, reference, wait)
+    return DatasetRecord.model_validate(found)
+
+
+@router.delete("/{reference}", status_code=204, responses=documented(NotFound, InUse))
+def delete(reference: str, parts: PartsNow, caller: Writer) -> None:
+    """Deletes a dataset that no job uses. Its blobs stay."""
+    found = resolve(parts, "dataset", caller.namespace, reference)
+    parts.records.delete("dataset", caller.namespace, found["id"])

@@ -1,0 +1,125 @@
+"""Whether model, datasets and loss fit each other, told from their records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.jobs.inputs import Chosen, Inputs
+from upweight.errors import InvalidRequest
+from upweight.schema import DatasetRecord, ModelRecord, TensorSpec
+
+_CLASS_LOSSES = ("cross_entropy", "nll")
+_VALUE_LOSSES = ("mse", "huber", "bce_with_logits", "poisson_nll")
+
+
+def refuse_misfits(inputs: Inputs) -> None:
+    """Raises InvalidRequest naming the dataset's field, the column, and what the model takes."""
+    for chosen in inputs.chosen:
+        _inputs_fit(inputs.model, chosen)
+        _targets_fit(inputs.model, chosen)
+
+
+def _inputs_fit(model: ModelRecord, chosen: Chosen) -> None:
+    if not model.inputs:
+        return  # a factory does not say; the worker finds out
+    dataset = chosen.dataset
+    columns = _columns(dataset, dataset.inputs)
+    if model.loss.name == "program":
+        columns += _columns(dataset, dataset.targets)
+    if len(columns) != len(model.inputs):
+        raise _misfit(
+            chosen,
+            f"model {model.name!r} takes {_described(model.inputs, batch=True)}, "
+            f"and dataset {dataset.name!r} gives {_described(columns, batch=False)}",
+        )
+    for spec, column in zip(model.inputs, columns, strict=True):
+        _one_fits(chosen, spec, column)
+
+
+def _one_fits(chosen: Chosen, spec: TensorSpec, column: TensorSpec) -> None:
+    wanted = spec.shape[1:]  # the batch is first
+    if not _same_shape(wanted, column.shape):
+        raise _misfit(
+            chosen,
+            f"a row of column {column.name!r} of {chosen.dataset.name!r} has shape {_shape(column.shape)}; "
+            f"the model's input {spec.name!r} takes {_shape(wanted)}",
+        )
+    if is_floating(spec.dtype) != is_floating(column.dtype):
+        raise _misfit(
+            chosen,
+            f"column {column.name!r} of {chosen.dataset.name!r} is {column.dtype}; "
+            f"the model's input {spec.name!r} takes {spec.dtype}",
+        )
+
+
+def _targets_fit(model: ModelRecord, chosen: Chosen) -> None:
+    loss, dataset = model.loss.name, chosen.dataset
+    if loss == "program":
+        return
+    if len(dataset.targets) != 1:
+        raise _misfit(
+            chosen,
+            f"loss {loss!r} takes one target column; dataset {dataset.name!r} has {len(dataset.targets)}",
+        )
+    target = _columns(dataset, dataset.targets)[0]
+    if loss in _CLASS_LOSSES and is_floating(target.dtype):
+        raise _misfit(
+            chosen,
+            f"loss {loss!r} takes class indices (integers); target {target.name!r} of {dataset.name!r} "
+            f"is {target.dtype}",
+        )
+    if loss in _VALUE_LOSSES and model.outputs:
+        output = model.outputs[0].shape[1:]
+        if not _same_size(output, target.shape):
+            raise _misfit(
+                chosen,
+                f"loss {loss!r} compares each output with a target: the model gives {_shape(output)} a row, "
+                f"target {target.name!r} of {dataset.name!r} has {_shape(target.shape)}",
+            )
+
+
+def floating_inputs(dataset: DatasetRecord) -> list[str]:
+    """The input columns that can be perturbed."""
+    return [
+        column.name for column in _columns(dataset, dataset.inputs) if is_floating(column.dtype)
+    ]
+
+
+def is_floating(dtype: str) -> bool:
+    """Whether a dtype, as records name it, is of real numbers."""
+    return "float" in dtype or dtype in ("half", "double")
+
+
+def _columns(dataset: DatasetRecord, names: Sequence[str]) -> list[TensorSpec]:
+    by_name = {column.name: column for column in dataset.columns}
+    return [by_name[name] for name in names]
+
+
+def _same_shape(wanted: Sequence[int | None], given: Sequence[int | None]) -> bool:
+    return len(wanted) == len(given) and all(
+        a is None or a == b for a, b in zip(wanted, given, strict=True)
+    )
+
+
+def _same_size(wanted: Sequence[int | None], given: Sequence[int | None]) -> bool:
+    """Whether shapes agree but for dimensions of 1: (n,) and (n, 1) are both one number a row."""
+    return _same_shape([a for a in wanted if a != 1], [b for b in given if b != 1])
+
+
+def _described(specs: Sequence[TensorSpec], *, batch: bool) -> str:
+    told = [
+        f"{spec.name!r} {_shape(spec.shape[1:] if batch else spec.shape)} {spec.dtype}"
+        for spec in specs
+    ]
+    return f"{len(specs)} inputs ({', '.join(told)})"
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    sizes = ", ".join("any" if size is None else str(size) for size in shape)
+    return f"({sizes},)" if len(shape) == 1 else f"({sizes})"
+
+
+def _misfit(chosen: Chosen, words: str) -> InvalidRequest:
+    error = InvalidRequest.field(f"{chosen.pointer}/dataset", words, chosen.dataset.name)
+    assert isinstance(error, InvalidRequest)
+    return error

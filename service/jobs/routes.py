@@ -1,0 +1,168 @@
+"""HTTP for jobs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from service.dependencies import (
+    IdempotencyKey,
+    LabelQuery,
+    PagingQuery,
+    PartsNow,
+    Reader,
+    TraceNow,
+    Wait,
+    Writer,
+    idempotency,
+    json_only,
+)
+from service.jobs import actions
+from service.jobs.events import events
+from service.jobs.examples import EXAMPLES
+from service.jobs.listing import job_filters
+from service.jobs.submission import submit
+from service.problems import documented
+from service.registry import page_of
+from upweight.errors import (
+    Conflict,
+    Forbidden,
+    IdempotencyConflict,
+    InternalError,
+    InvalidRequest,
+    NotAvailableYet,
+    NotFound,
+    NotReady,
+    QueueFull,
+    ResultTooLarge,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from upweight.schema import TERMINAL, JobRecord, JobRequest, JobState, Page
+
+router = APIRouter(
+    prefix="/v1/jobs",
+    tags=["Jobs"],
+    responses=documented(Unauthorized, Forbidden, InvalidRequest, InternalError, Unavailable),
+)
+
+
+@router.post(
+    "",
+    status_code=202,
+    dependencies=[Depends(json_only)],
+    responses=documented(
+        InvalidRequest,
+        IdempotencyConflict,
+        ResultTooLarge,
+        NotFound,
+        NotReady,
+        TooLarge,
+        UnsupportedMediaType,
+        QueueFull,
+        NotAvailableYet,
+    ),
+)
+def create(
+    request: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)],
+    parts: PartsNow,
+    caller: Writer,
+    trace: TraceNow,
+    response: Response,
+    key: IdempotencyKey = None,
+) -> JobRecord:
+    """Starts a job, once everything about it that can be checked beforehand has been."""
+    once = idempotency(key, "POST /v1/jobs", request)
+    job = submit(parts, caller, request, once, trace)
+    response.headers["Location"] = f"/v1/jobs/{job['id']}"
+    return JobRecord.model_validate(job)
+
+
+@router.get("")
+def listing(
+    parts: PartsNow,
+    caller: Reader,
+    paging: PagingQuery,
+    state: JobState | None = None,
+    model: Annotated[str | None, Query(description="Id, name or name@version.")] = None,
+    dataset: Annotated[str | None, Query(description="Id, name or name@version.")] = None,
+    label: LabelQuery = [],  # noqa: B006 (FastAPI copies it)
+) -> Page[JobRecord]:
+    """Jobs, newest first."""
+    filters = job_filters(parts, caller.namespace, state, model, dataset, label)
+    return Page[JobRecord].model_validate(page_of(parts, "job", caller.namespace, paging, filters))
+
+
+@router.get("/{id}", responses=documented(NotFound))
+async def get(id: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -> JobRecord:
+    """A job as it stands; with `wait`, as soon as it has ended."""
+    job = await parts.changes.until(
+        "job",
+        caller.namespace,
+        id,
+        partial(actions.look, parts, caller.namespace, id),
+        done=lambda job: job["state"] in TERMINAL,
+        seconds=wait,
+    )
+    return JobRecord.model_validate(job)
+
+
+@router.get(
+    "/{id}/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "Events `job`, each with a JobRecord as data and its revision as id.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        204: {"description": "The job has ended, and the client has seen that."},
+        **documented(NotFound),
+    },
+)
+async def stream(
+    id: str,
+    parts: PartsNow,
+    caller: Reader,
+    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,15}$")] = None,
+) -> Response:
+    """A job's changes as server-sent events, until it has ended."""
+    job = await run_in_threadpool(actions.look, parts, caller.namespace, id)
+    seen = int(last_event_id) if last_event_id is not None else None
+    if job["state"] in TERMINAL and job["revision"] == seen:
+        return Response(status_code=204)  # a browser's EventSource would connect again for ever
+    return StreamingResponse(
+        events(parts, caller.namespace, id, seen),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+@router.post("/{id}/cancel", status_code=202, responses=documented(NotFound, Conflict))
+def cancel(id: str, parts: PartsNow, caller: Writer) -> JobRecord:
+    """Stops a job: at once when it waits, within two seconds when it runs."""
+    return JobRecord.model_validate(actions.cancel(parts, caller.namespace, id))
+
+
+@router.post(
+    "/{id}/retry",
+    status_code=202,
+    responses=documented(NotFound, Conflict, IdempotencyConflict, InvalidRequest, QueueFull),
+)
+def retry(
+    id: str, parts: PartsNow, caller: Writer, trace: TraceNow, key: IdempotencyKey = None
+) -> JobRecord:
+    """Runs a failed or cancelled job again, from what it had finished."""
+    once = idempotency(key, f"POST /v1/jobs/{id}/retry")
+    return JobRecord.model_validate(actions.retry(parts, caller.namespace, id, once, trace))
+
+
+@router.delete("/{id}", status_code=204, responses=documented(NotFound, Conflict))
+def delete(id: str, parts: PartsNow, caller: Writer) -> None:
+    """Deletes an ended job and its result."""
+    actions.delete(parts, caller.namespace, id)

@@ -1,0 +1,132 @@
+"""Whether a job is within the limits: the method's, the result's, the operator's."""
+
+from __future__ import annotations
+
+from math import prod
+
+from service.jobs.fit import floating_inputs
+from service.jobs.inputs import Inputs
+from service.settings import Settings
+from upweight.errors import InvalidRequest, ResultTooLarge
+from upweight.schema import Arnoldi, Direct, FactorsJob, InfluencesJob, JobRequest
+
+_TOP_ENTRY_EXTRA = 8  # of a kept entry: its column's number
+
+
+def refuse_too_much(settings: Settings, job: JobRequest, inputs: Inputs) -> None:
+    """Raises InvalidRequest, ResultTooLarge."""
+    if job.timeout_s is not None and job.timeout_s > settings.job_seconds:
+        raise InvalidRequest.field(
+            "/timeout_s",
+            f"this service lets a job run for {settings.job_seconds:.0f} s at most",
+            job.timeout_s,
+        )
+    _method_within_limits(settings, job, inputs.model.parameter_count)
+    if isinstance(job, InfluencesJob):
+        perturbed = perturbed_shape(job, inputs)
+        _influences_within_limits(settings, job, inputs, perturbed)
+    if isinstance(job, FactorsJob):
+        _factors_within_limits(settings, job, inputs, "/kind")
+
+
+def _method_within_limits(settings: Settings, job: JobRequest, count: int | None) -> None:
+    if count is None:
+        return
+    match job.inversion:
+        case Direct() if count > settings.direct_parameters:
+            raise InvalidRequest.field(
+                "/inversion/method",
+                f"'direct' makes the full Hessian, for up to {settings.direct_parameters} parameters; the model "
+                f"selects {count}. Choose 'cg', 'lissa' or 'arnoldi', or register the model with fewer 'parameters' "
+                "('head.*')",
+                "direct",
+            )
+        case Arnoldi(rank_estimate=rank) if rank > count:
+            raise InvalidRequest.field(
+                "/inversion/rank_estimate",
+                f"there are {count} eigenpairs, one for each parameter; ask for fewer than that",
+                rank,
+            )
+
+
+def perturbed_shape(job: InfluencesJob, inputs: Inputs) -> tuple[int, ...]:
+    """The shape of one influence: () for `up`, the input's for `perturbation`. Raises InvalidRequest."""
+    if job.influence_type == "up":
+        return ()
+    dataset = inputs.train.dataset
+    floating = floating_inputs(dataset)
+    if job.perturb_input is not None and job.perturb_input not in floating:
+        raise InvalidRequest.field(
+            "/perturb_input",
+            f"{job.perturb_input!r} is no floating-point input of {dataset.name!r}; these are {floating or 'none'}",
+            job.perturb_input,
+        )
+    if job.perturb_input is None and len(floating) != 1:
+        raise InvalidRequest.field(
+            "/influence_type",
+            f"perturbation needs one floating-point input; dataset {dataset.name!r} has {floating or 'none'}"
+            + (
+                "; choose one with 'perturb_input'"
+                if floating
+                else ", and whole numbers can't be moved a little"
+            ),
+            "perturbation",
+        )
+    name = job.perturb_input or floating[0]
+    column = next(column for column in dataset.columns if column.name == name)
+    return tuple(size or 1 for size in column.shape)
+
+
+def _influences_within_limits(
+    settings: Settings, job: InfluencesJob, inputs: Inputs, one: tuple[int, ...]
+) -> None:
+    m, n, item = len(_test_rows(inputs)), len(inputs.train.rows), item_bytes(job)
+    if job.keep.top > n:
+        raise InvalidRequest.field(
+            "/keep/top", f"there are {n} training rows to choose the top from", job.keep.top
+        )
+    matrix = m * n * prod(one) * item if job.keep.matrix else 0
+    if matrix > settings.result_bytes:
+        raise ResultTooLarge.field(
+            "/keep/matrix",
+            f"{m} test rows by {n} training rows{_of(one)} are {matrix} bytes, over the limit of "
+            f"{settings.result_bytes}. Set keep.matrix to false and keep.top (the strongest rows of each test row) "
+            "or keep.mean, or choose fewer rows",
+            True,
+        )
+    top = 2 * m * job.keep.top * (item + _TOP_ENTRY_EXTRA)
+    if top > settings.result_bytes:
+        raise ResultTooLarge.field(
+            "/keep/top",
+            f"{top} bytes are over the limit of {settings.result_bytes}; keep fewer",
+            job.keep.top,
+        )
+    if job.keep.factors:
+        _factors_within_limits(settings, job, inputs, "/keep/factors")
+
+
+def _factors_within_limits(
+    settings: Settings, job: JobRequest, inputs: Inputs, pointer: str
+) -> None:
+    rows, count = len(_test_rows(inputs)), inputs.model.parameter_count or 0
+    size = rows * count * item_bytes(job)
+    if size > settings.result_bytes:
+        raise ResultTooLarge.field(
+            pointer,
+            f"the factors of {rows} test rows by {count} parameters are {size} bytes, over the limit of "
+            f"{settings.result_bytes}; choose fewer test rows, or do not keep them",
+            True,
+        )
+
+
+def item_bytes(job: JobRequest) -> int:
+    """Bytes of one number of the result."""
+    return 8 if job.precision == "float64" else 4
+
+
+def _test_rows(inputs: Inputs) -> range:
+    return range(len(inputs.test.rows)) if inputs.test is not None else range(0)
+
+
+def _of(shape: tuple[int, ...]) -> str:
+    return f" by {' by '.join(map(str, shape))} inputs" if shape else ""

@@ -1,0 +1,97 @@
+"""Submitting a job: everything that can be known before a worker has it is checked, then it is written and enqueued."""
+
+from __future__ import annotations
+
+from service.auth import Caller
+from service.jobs.availability import refuse_missing
+from service.jobs.fit import refuse_misfits
+from service.jobs.inputs import Inputs, find_inputs
+from service.jobs.lifecycle import now
+from service.jobs.size import refuse_too_much
+from service.parts import Parts
+from service.registry import repeated
+from service.requests import Trace
+from service.storage.keys import Document, Kind, new_id
+from service.storage.queue import RUN_JOB
+from service.storage.records import Idempotency
+from upweight.errors import QueueFull
+from upweight.schema import TERMINAL, JobRecord, JobRequest, JobState
+
+
+def submit(
+    parts: Parts,
+    caller: Caller,
+    job: JobRequest,
+    idempotency: Idempotency | None,
+    trace: Trace,
+) -> Document:
+    """A new job, queued. Raises InvalidRequest, NotFound, NotReady, NotAvailableYet, QueueFull."""
+    namespace = caller.namespace
+    earlier = repeated(parts, "job", namespace, idempotency)
+    if earlier is not None:
+        ensure_enqueued(parts, namespace, earlier, trace)
+        return earlier
+    refuse_missing(job)
+    inputs = find_inputs(parts, namespace, job)
+    refuse_misfits(inputs)
+    refuse_too_much(parts.settings, job, inputs)
+    parts.queue.refuse_if_full(job.priority)
+    _refuse_over_quota(parts, namespace)
+    document = _record(job, inputs).model_dump(mode="json")
+    id, made = parts.records.create(
+        "job", namespace, document, idempotency=idempotency, requires=_requires(document)
+    )
+    stored = parts.records.get("job", namespace, id)
+    if made:
+        enqueue(parts, namespace, stored, trace)
+    return stored
+
+
+def enqueue(parts: Parts, namespace: str, job: Document, trace: Trace) -> None:
+    """Puts the job's present attempt into its queue."""
+    parts.queue.enqueue(
+        RUN_JOB,
+        namespace,
+        job["id"],
+        attempt=job["attempt"],
+        priority=job["request"]["priority"],
+        trace=str(trace),
+    )
+
+
+def ensure_enqueued(parts: Parts, namespace: str, job: Document, trace: Trace) -> None:
+    """Enqueues a queued job that is in no queue: the process that made it died in between."""
+    if job["state"] != JobState.QUEUED:
+        return
+    if parts.queue.position(job["id"], job["attempt"], job["request"]["priority"]) is None:
+        enqueue(parts, namespace, job, trace)
+
+
+def _refuse_over_quota(parts: Parts, namespace: str) -> None:
+    unfinished = sum(
+        parts.records.count("job", namespace, state) for state in JobState if state not in TERMINAL
+    )
+    if unfinished >= parts.settings.namespace_jobs:
+        raise QueueFull(
+            f"{unfinished} jobs of this namespace are unfinished, which is the limit; wait for some to end",
+            retry_after=10,
+        )
+
+
+def _record(job: JobRequest, inputs: Inputs) -> JobRecord:
+    return JobRecord(
+        id=new_id("job"),
+        state=JobState.QUEUED,
+        request=job,
+        labels=job.labels,
+        model_id=inputs.model.id,
+        train_id=inputs.train.dataset.id,
+        test_id=inputs.test.dataset.id if inputs.test is not None else None,
+        hessian_id=inputs.hessian.dataset.id,
+        created_at=now(),
+    )
+
+
+def _requires(job: Document) -> list[tuple[Kind, str]]:
+    datasets = {job[field] for field in ("train_id", "test_id", "hessian_id") if job[field]}
+    return [("model", job["model_id"]), *(("dataset", id) for id in sorted(datasets))]

@@ -1,0 +1,101 @@
+"""Registering a model: what can be checked without loading it is checked here, the rest by a worker."""
+
+from __future__ import annotations
+
+from service.auth import Caller
+from service.blobs.records import find_blob
+from service.jobs.lifecycle import now
+from service.models.sniff import refuse_bad_archive, refuse_bad_weights
+from service.parts import Parts
+from service.registry import digest_of, ensure_check, enter, repeated
+from service.requests import Trace
+from service.storage.keys import Document, new_id
+from service.storage.records import Idempotency
+from upweight.errors import InvalidRequest, NotAvailableYet
+from upweight.schema import (
+    CheckState,
+    FactoryProgram,
+    HuggingFaceProgram,
+    ModelRecord,
+    ModelRequest,
+    Pt2Program,
+)
+
+
+def register_model(
+    parts: Parts,
+    caller: Caller,
+    request: ModelRequest,
+    idempotency: Idempotency | None,
+    trace: Trace,
+) -> Document:
+    """A new record in state `checking`. Raises InvalidRequest, NotAvailableYet."""
+    earlier = repeated(parts, "model", caller.namespace, idempotency)
+    if earlier is not None:
+        ensure_check(parts, "model", caller.namespace, earlier, trace)
+        return earlier
+    size = _checked_size(parts, caller.namespace, request)
+    record = ModelRecord(
+        id=new_id("model"),
+        name=request.name,
+        version=parts.records.next_version("model", caller.namespace, request.name),
+        state=CheckState.CHECKING,
+        created_at=now(),
+        program=request.program,
+        loss=request.loss,
+        parameters=list(request.parameters),
+        labels=request.labels,
+        digest=_digest(request),
+        size_bytes=size,
+    )
+    return enter(parts, "model", caller, record.model_dump(mode="json"), idempotency, trace)
+
+
+def _checked_size(parts: Parts, namespace: str, request: ModelRequest) -> int:
+    match request.program:
+        case Pt2Program(blob=digest):
+            if parts.settings.pt2_policy == "reject":
+                raise InvalidRequest.field(
+                    "/program/format",
+                    f"this service takes no pt2 programs; {_factories_in_words(parts)}",
+                    "pt2",
+                )
+            size = _size_of(parts, namespace, digest, "/program/blob")
+            refuse_bad_archive(parts.objects, namespace, digest, size, "/program/blob")
+            return size
+        case FactoryProgram(factory=factory, weights=digest):
+            if factory not in parts.settings.factories:
+                raise InvalidRequest.field(
+                    "/program/factory",
+                    f"{factory!r} is not among the factories that this service allows; {_factories_in_words(parts)}",
+                    factory,
+                )
+            size = _size_of(parts, namespace, digest, "/program/weights")
+            refuse_bad_weights(parts.objects, namespace, digest, size, "/program/weights")
+            return size
+        case HuggingFaceProgram():
+            raise NotAvailableYet.field(
+                "/program/format",
+                "models of format 'huggingface' are not available yet; export the model to 'pt2'",
+                "huggingface",
+            )
+
+
+def _factories_in_words(parts: Parts) -> str:
+    allowed = parts.settings.factories
+    if not allowed:
+        return "no factory is allowed here; export the model to 'pt2', or ask the operator (UPWEIGHT_FACTORIES)"
+    return f"allowed factories are {', '.join(allowed)}"
+
+
+def _size_of(parts: Parts, namespace: str, digest: str, at: str) -> int:
+    found = find_blob(parts.objects, namespace, digest)
+    if found is None:
+        raise InvalidRequest.field(
+            at, f"there is no such blob here; upload it first: PUT /v1/blobs/{digest}", digest
+        )
+    return found.size_bytes
+
+
+def _digest(request: ModelRequest) -> str:
+    return digest_of(request.model_dump(mode="json", include={"program", "loss", "parameters"}))

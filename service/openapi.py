@@ -1,0 +1,50 @@
+"""The OpenAPI document. `python -m service.openapi` prints it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from upweight.schema import Problem
+
+DESCRIPTION = """
+Which training examples helped or hurt a model, computed by influence functions.
+
+Upload blobs, register a model and datasets, start a job, read its result by slices. Positive influence means helpful.
+Every failure is a problem document (RFC 9457) whose `detail` tells the way out.
+""".strip()
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The document of an application, made once."""
+    if app.openapi_schema is None:
+        made = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+        )
+        schemas = made.setdefault("components", {}).setdefault("schemas", {})
+        described = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= described.pop("$defs", {})
+        schemas["Problem"] = described
+        app.openapi_schema = made
+    return app.openapi_schema
+
+
+def main() -> None:
+    """Prints the document as it is committed: sorted, so that a difference is a change."""
+    from service.app import create_app
+    from service.settings import Settings
+
+    app = create_app(Settings())
+    sys.stdout.write(json.dumps(document(app), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""From exceptions to problem documents (RFC 9457), and their entries in the OpenAPI document."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service.validation import field_errors
+from upweight.errors import (
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    UpweightError,
+    error_classes,
+)
+from upweight.schema import FieldError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def respond(
+    error: UpweightError, request_id: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The answer that an error of ours becomes."""
+    body = error.problem(request_id).model_dump(mode="json")
+    answer = dict(headers or {})
+    if error.retry_after is not None:
+        answer["Retry-After"] = str(math.ceil(error.retry_after))
+    if error.status == 401:
+        answer["WWW-Authenticate"] = "Bearer"
+    # ASCII: what the user sent, and is shown again, need not be encodable otherwise.
+    content = json.dumps(body, ensure_ascii=True, allow_nan=False)
+    return Response(content, error.status, answer, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Makes every failure of a route a problem document."""
+    app.add_exception_handler(UpweightError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, UpweightError)
+    return respond(error, _request_id(request))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return respond(
+        invalid_request(field_errors(error.errors(), error.body, request.url.path)),
+        _request_id(request),
+    )
+
+
+def invalid_request(errors: list[FieldError]) -> InvalidRequest:
+    """All fields that are wrong, in one error whose words stand alone for one field."""
+    if len(errors) == 1:
+        where = errors[0].pointer or "the body"
+        return InvalidRequest(f"{where}: {errors[0].detail}", errors=errors)
+    names = ", ".join(error.pointer or "the body" for error in errors[:10])
+    return InvalidRequest(
+        f"{len(errors)} fields are wrong: {names}; 'errors' says what would be right", errors=errors
+    )
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    """What the framework itself refuses."""
+    assert isinstance(error, HTTPException)
+    return respond(_translated(request, error), _request_id(request), error.headers)
+
+
+def _translated(request: Request, error: HTTPException) -> UpweightError:
+    path = request.url.path[:200]
+    match error.status_code:
+        case 404:
+            return NotFound(f"there is nothing at {path}; /openapi.json lists all addresses")
+        case 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            return MethodNotAllowed(f"{path} does not take {request.method}; it takes {allowed}")
+        case 400:
+            # The framework's word for JSON that Python can't read: bytes that are no UTF-8, absurd numbers or depth.
+            return InvalidRequest("the body can't be read as JSON in UTF-8")
+        case status:
+            same = [cls for cls in error_classes().values() if cls.status == status]
+            return (same[0] if same else InternalError)(str(error.detail))
+
+
+def _request_id(request: Request) -> str:
+    return str(request.state.trace.request_id)
+
+
+def documented(*classes: type[UpweightError]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's `responses` for errors that a route answers with."""
+    by_status: dict[int, list[type[UpweightError]]] = {}
+    for cls in classes:
+        by_status.setdefault(cls.status, []).append(cls)
+    return {status: _documented(same) for status, same in sorted(by_status.items())}
+
+
+def _documented(classes: list[type[UpweightError]]) -> dict[str, Any]:
+    examples = {
+        cls.type: {
+            "value": cls("What happened, and the way out.").problem("req_…").model_dump(mode="json")
+        }
+        for cls in classes
+    }
+    return {
+        "description": "; or: ".join(f"`{cls.type}`: {cls.title}" for cls in classes),
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "examples": examples,
+            }
+        },
+    }

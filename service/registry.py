@@ -1,0 +1,133 @@
+"""What models and datasets share as resources: looked up by reference, listed, waited for, deleted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from service.auth import Caller
+from service.dependencies import Paging
+from service.parts import Parts
+from service.requests import Trace
+from service.storage import keys
+from service.storage.keys import Document, Kind
+from service.storage.queue import CHECK_DATASET, CHECK_MODEL
+from service.storage.records import Idempotency, not_found
+from upweight.errors import InvalidRequest
+from upweight.schema import CheckState
+from upweight.schema.base import REFERENCE_PATTERN
+
+CHECK_PRIORITY = "high"  # a check is short, and somebody waits for it
+_TASK: dict[Kind, str] = {"model": CHECK_MODEL, "dataset": CHECK_DATASET}
+
+
+def digest_of(parts: Any) -> str:
+    """The digest of all that decides results, as canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def resolve(parts: Parts, kind: Kind, namespace: str, reference: str) -> Document:
+    """The record that a reference means. Raises NotFound."""
+    if not re.match(REFERENCE_PATTERN, reference):
+        raise not_found(kind, reference)
+    return parts.records.resolve(kind, namespace, reference)
+
+
+async def settled(
+    parts: Parts, kind: Kind, namespace: str, reference: str, seconds: float
+) -> Document:
+    """The record that a reference means, with the jobs that hold it; held until it is checked. Raises NotFound."""
+
+    def read(id: str) -> Document:
+        users = parts.records.users(kind, namespace, id)
+        return {**parts.records.get(kind, namespace, id), "used_by": users}
+
+    found = await run_in_threadpool(resolve, parts, kind, namespace, reference)
+    return await parts.changes.until(
+        kind,
+        namespace,
+        found["id"],
+        lambda: read(found["id"]),
+        done=lambda document: document["state"] != CheckState.CHECKING,
+        seconds=seconds,
+    )
+
+
+def repeated(
+    parts: Parts, kind: Kind, namespace: str, idempotency: Idempotency | None
+) -> Document | None:
+    """What an earlier request with this key made. Raises IdempotencyConflict, NotFound."""
+    id = parts.records.made_by(kind, namespace, idempotency) if idempotency else None
+    return parts.records.get(kind, namespace, id) if id is not None else None
+
+
+def enter(
+    parts: Parts,
+    kind: Kind,
+    caller: Caller,
+    document: Document,
+    idempotency: Idempotency | None,
+    trace: Trace,
+) -> Document:
+    """Writes a new record and has it checked by a worker."""
+    id, _ = parts.records.create(kind, caller.namespace, document, idempotency=idempotency)
+    stored = parts.records.get(kind, caller.namespace, id)
+    ensure_check(parts, kind, caller.namespace, stored, trace)
+    return stored
+
+
+def ensure_check(
+    parts: Parts, kind: Kind, namespace: str, document: Document, trace: Trace
+) -> None:
+    """Enqueues the check of a record that waits for one: also when an earlier try died before it could."""
+    id = document["id"]
+    if document["state"] != CheckState.CHECKING:
+        return
+    if parts.queue.position(id, 0, CHECK_PRIORITY) is None:
+        parts.queue.enqueue(_TASK[kind], namespace, id, priority=CHECK_PRIORITY, trace=str(trace))
+
+
+def filters_of(
+    *, name: str | None = None, state: str | None = None, labels: Sequence[str] = ()
+) -> list[str]:
+    """The indexes that a list is narrowed by. Raises InvalidRequest for a label without '='."""
+    found = [keys.by_name(name)] if name is not None else []
+    if state is not None:
+        found.append(keys.by_state(state))
+    for label in labels:
+        key, equals, value = label.partition("=")
+        if not equals:
+            raise InvalidRequest.field(
+                "query:label", "write a label filter as key=value: label=team=vision", label
+            )
+        found.append(keys.by_label(key, value))
+    return found
+
+
+def page_of(
+    parts: Parts, kind: Kind, namespace: str, paging: Paging, filters: Sequence[str]
+) -> dict[str, Any]:
+    """One page of records, as `Page` says. Raises InvalidRequest for an `after` that is no id of the kind."""
+    if paging.after is not None and not keys.is_id(kind, paging.after):
+        raise InvalidRequest.field(
+            "query:after", f"give 'next_after' of the page before: an id of a {kind}", paging.after
+        )
+    found = parts.records.page(
+        kind,
+        namespace,
+        limit=paging.limit,
+        after=paging.after,
+        newest_first=paging.newest_first,
+        filters=filters,
+    )
+    return {
+        "items": parts.records.get_many(kind, namespace, found.ids),
+        "has_more": found.has_more,
+        "next_after": found.ids[-1] if found.has_more else None,
+    }

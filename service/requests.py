@@ -1,0 +1,161 @@
+"""Around every request: its id and trace, the limit of its body, a line in the log, an answer whatever happens."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.auth import Caller
+from service.logs import log, log_exception
+from service.metrics import Metrics
+from service.problems import respond
+from upweight.errors import InternalError, TooLarge, UpweightError
+
+_REQUEST_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
+_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+
+
+@dataclass
+class Trace:
+    """By what a request is followed through the logs, and who made it, once that is known."""
+
+    request_id: str
+    traceparent: str | None = None
+    caller: Caller | None = None
+
+    @classmethod
+    def of(cls, headers: Headers) -> Trace:
+        """The ids that the client gave, or new ones."""
+        given = headers.get("x-request-id", "")
+        traceparent = headers.get("traceparent", "")
+        return cls(
+            given if _REQUEST_ID.match(given) else f"req_{uuid4().hex}",
+            traceparent if _TRACEPARENT.match(traceparent) else None,
+        )
+
+    def __str__(self) -> str:
+        """As tasks carry it: the request's id, and the traceparent after a space if there is one."""
+        return f"{self.request_id} {self.traceparent}" if self.traceparent else self.request_id
+
+
+class Requests:
+    """ASGI middleware; everything else of the application is inside it."""
+
+    def __init__(self, app: ASGIApp, *, body_limit: int, metrics: Metrics) -> None:
+        self._app = app
+        self._body_limit = body_limit
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, from its first byte to its line in the log."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        trace = Trace.of(headers)
+        scope.setdefault("state", {})["trace"] = trace
+        answer = _Answer(send, trace)
+        begun = time.perf_counter()
+        try:
+            await self._answered(scope, headers, receive, answer)
+        except UpweightError as error:
+            await _fail(error, answer, scope, receive)
+        except Exception:
+            log_exception("crash", request_id=trace.request_id)
+            words = (
+                "something went wrong on our side; the request_id leads to it in the service's log"
+            )
+            await _fail(InternalError(words), answer, scope, receive)
+        finally:
+            self._record(scope, trace, answer.status, time.perf_counter() - begun)
+
+    async def _answered(
+        self, scope: Scope, headers: Headers, receive: Receive, answer: _Answer
+    ) -> None:
+        if not _is_upload(scope):
+            receive = await _within_limit(headers, receive, self._body_limit)
+        await self._app(scope, receive, answer)
+
+    def _record(self, scope: Scope, trace: Trace, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None) or "none"
+        self._metrics.request(scope["method"], route, status, seconds)
+        log(
+            "request",
+            method=scope["method"],
+            route=route,
+            status=status,
+            ms=round(seconds * 1000, 2),
+            request_id=trace.request_id,
+            traceparent=trace.traceparent,
+            namespace=trace.caller.namespace if trace.caller else None,
+            key=trace.caller.key_id if trace.caller else None,
+        )
+
+
+class _Answer:
+    """Sends on, with the ids in the headers; remembers the status."""
+
+    def __init__(self, send: Send, trace: Trace) -> None:
+        self._send = send
+        self._trace = trace
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self._trace.request_id
+            if self._trace.traceparent:
+                headers["traceparent"] = self._trace.traceparent
+        await self._send(message)
+
+
+async def _fail(error: UpweightError, answer: _Answer, scope: Scope, receive: Receive) -> None:
+    # What has begun can't become a problem: the server breaks the connection, so that the client sees it is torn.
+    if answer.status == 0:
+        await respond(error, scope["state"]["trace"].request_id)(scope, receive, answer)
+
+
+def _is_upload(scope: Scope) -> bool:
+    return scope["method"] == "PUT" and scope["path"].startswith("/v1/blobs/")
+
+
+async def _within_limit(headers: Headers, receive: Receive, limit: int) -> Receive:
+    """The body, received whole: JSON is small. Raises TooLarge before more than the limit has been read."""
+    said = headers.get("content-length", "0")
+    length = int(said) if said.isdecimal() else 0
+    if length == 0 and "transfer-encoding" not in headers:
+        return receive
+    if length > limit:
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            break
+        chunks.append(message.get("body", b""))
+        more = message.get("more_body", False)
+        if sum(map(len, chunks)) > limit:
+            raise _too_large(limit)
+    return _replayed(b"".join(chunks), receive)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replay
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"the body is larger than {limit} bytes, the limit for JSON; data goes up as blobs: PUT /v1/blobs/sha256:…"
+    )

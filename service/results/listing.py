@@ -1,0 +1,73 @@
+"""What a result consists of: the inversion's info, and its objects."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from service.results.formats import Numbers
+from service.results.slices import tensors
+from service.results.stored import StoredResult
+from service.storage.tensors import read_entry
+from upweight.errors import NotStored
+from upweight.schema import ArraySpec, Files, Info, ResultFile
+
+SIGNED_SECONDS = 3600
+
+
+def info(result: StoredResult) -> Info:
+    """What the inversion says of itself, and which arrays come with that."""
+    arrays = [
+        ArraySpec(
+            name=name,
+            dtype=str(entry.dtype),
+            shape=list(entry.shape),
+            size_bytes=entry.stop - entry.start,
+        )
+        for name, entry in sorted(tensors(result, result.paths.info).items())
+    ]
+    method = result.job.request.inversion.method
+    return Info(method=method, summary=result.job.info or {}, arrays=arrays)
+
+
+def info_array(result: StoredResult, name: str) -> Numbers:
+    """One array of the info. Raises NotStored naming those that are there."""
+    entries = tensors(result, result.paths.info)
+    if name not in entries:
+        raise NotStored(
+            f"the info has no array {name!r}; it has {', '.join(sorted(entries)) or 'none'}"
+        )
+    entry = entries[name]
+    rows = entry.shape[0] if entry.shape else 1
+    size = max(1, (entry.stop - entry.start) // max(1, rows))
+    step = max(1, result.parts.settings.slice_bytes // size)
+    blocks = (
+        read_entry(result.objects, result.paths.info, entry, start, start + step)
+        for start in range(0, rows, step)
+    )
+    return Numbers(entry.shape, entry.dtype, blocks)
+
+
+def files(result: StoredResult) -> Files:
+    """All objects of the result, with what the manifest says of them."""
+    prefix = f"{result.paths.prefix}/"
+    digests = _digests(result)
+    found = [
+        ResultFile(
+            path=meta.path.removeprefix(prefix),
+            size_bytes=meta.size,
+            digest=digests.get(meta.path.removeprefix(prefix)),
+            url=result.objects.sign_or_none("GET", meta.path, SIGNED_SECONDS),
+        )
+        for meta in result.objects.walk(result.paths.prefix)
+    ]
+    return Files(files=sorted(found, key=lambda file: file.path))
+
+
+def _digests(result: StoredResult) -> dict[str, str]:
+    try:
+        manifest: Any = json.loads(result.objects.get(result.paths.manifest))
+    except FileNotFoundError:
+        return {}
+    said = manifest.get("files", [])
+    return {entry["path"]: entry["digest"] for entry in said if entry.get("digest")}

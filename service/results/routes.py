@@ -1,0 +1,156 @@
+"""HTTP for results."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi.responses import JSONResponse
+
+from service.dependencies import PartsNow, Reader
+from service.problems import documented
+from service.results import listing, ranking, slices
+from service.results.formats import NPY, Array, Numbers, as_json, chosen_format, npy_response
+from service.results.stored import StoredResult, find_result, positions
+from upweight.errors import (
+    Forbidden,
+    InternalError,
+    InvalidRequest,
+    NotAcceptable,
+    NotFound,
+    NotStored,
+    ResultNotReady,
+    Unauthorized,
+    Unavailable,
+)
+from upweight.schema import Files, InfluenceSlice, Info, Ranking
+
+router = APIRouter(
+    prefix="/v1/jobs/{id}",
+    tags=["Results"],
+    responses=documented(
+        Unauthorized,
+        Forbidden,
+        InvalidRequest,
+        NotFound,
+        NotStored,
+        ResultNotReady,
+        InternalError,
+        Unavailable,
+    ),
+)
+_NPY: dict[str, Any] = {NPY: {"schema": {"type": "string", "format": "binary"}}}
+_NUMBERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The numbers.",
+        "content": {**_NPY, "application/json": {"schema": {"type": "array", "items": {}}}},
+    },
+    **documented(NotAcceptable),
+}
+
+
+def _found(id: str, parts: PartsNow, caller: Reader) -> StoredResult:
+    return find_result(parts, caller.namespace, id)
+
+
+Result = Annotated[StoredResult, Depends(_found)]
+Accept = Annotated[str | None, Header(include_in_schema=False)]
+Axis = Annotated[
+    str | None,
+    Query(
+        max_length=20_000,
+        description="Positions as slices and single numbers: `0:10`, `3,5`. All when left out.",
+        examples=["0:10"],
+    ),
+]
+
+
+@router.get(
+    "/influences",
+    response_model=InfluenceSlice,
+    responses={
+        200: {"description": "The slice.", "content": _NPY},
+        **documented(NotAcceptable),
+    },
+)
+def influences(
+    result: Result, test: Axis = None, train: Axis = None, accept: Accept = None
+) -> Response:
+    """A slice of the matrix: rows `test` and columns `train`, as npy or, when it is small, as JSON."""
+    result.require("matrix")
+    rows = positions(test, result.influence_shape[0], "test")
+    columns = positions(train, result.influence_shape[1], "train")
+    numbers = slices.influences(result, rows, columns)
+    if chosen_format(accept, numbers.count, result.parts.settings.json_numbers) == "npy":
+        return npy_response(numbers)
+    test_rows, train_rows = result.test_rows(), result.train_rows()
+    answer = InfluenceSlice(
+        test=[test_rows[row] for row in rows],
+        train=[train_rows[column] for column in columns],
+        shape=list(numbers.shape),
+        values=as_json(numbers.whole()),
+    )
+    return JSONResponse(answer.model_dump())
+
+
+@router.get("/top")
+def top(
+    result: Result,
+    test: Annotated[
+        int | None, Query(description="Row of the matrix; left out: the mean over all.")
+    ] = None,
+    k: Annotated[int, Query(ge=1, le=100_000)] = 20,
+    sign: Literal["helpful", "harmful"] = "helpful",
+) -> Ranking:
+    """The training rows that helped or harmed most, the strongest first."""
+    return ranking.ranking(result, test, k, sign)
+
+
+@router.get("/mean", responses=_NUMBERS)
+def mean(result: Result, accept: Accept = None) -> Response:
+    """The mean influence of each training row over the test rows."""
+    return _vector(result, slices.mean(result), accept)
+
+
+@router.get("/self_influences", responses=_NUMBERS)
+def self_influences(result: Result, accept: Accept = None) -> Response:
+    """The influence of each training row on itself."""
+    return _vector(result, slices.self_influences(result), accept)
+
+
+def _vector(result: StoredResult, values: Array, accept: str | None) -> Response:
+    return _numbers(result, Numbers(values.shape, values.dtype, iter([values])), accept)
+
+
+@router.get("/factors", responses=_NUMBERS)
+def factors(result: Result, rows: Axis = None, accept: Accept = None) -> Response:
+    """The factors (H + λI)⁻¹ b: a row a test row, or a row a right-hand side."""
+    result.require("factors")
+    chosen = positions(rows, (result.summary.factor_shape or [0])[0], "rows")
+    numbers = slices.factors(result, result.paths.factors, slices.FACTORS, chosen)
+    return _numbers(result, numbers, accept)
+
+
+@router.get("/info", response_model=Info, responses={200: {"content": _NPY}})
+def info(
+    result: Result,
+    array: Annotated[
+        str | None, Query(max_length=200, description="Name of one array, answered as npy.")
+    ] = None,
+) -> Response:
+    """What the inversion says of itself; its arrays by name."""
+    if array is not None:
+        return npy_response(listing.info_array(result, array))
+    return JSONResponse(listing.info(result).model_dump(mode="json"))
+
+
+@router.get("/files")
+def files(result: Result) -> Files:
+    """All objects of the result, with presigned URLs where the storage can sign."""
+    return listing.files(result)
+
+
+def _numbers(result: StoredResult, numbers: Numbers, accept: str | None) -> Response:
+    if chosen_format(accept, numbers.count, result.parts.settings.json_numbers) == "npy":
+        return npy_response(numbers)
+    return JSONResponse(as_json(numbers.whole()))

@@ -1,0 +1,109 @@
+"""The result of a job that has succeeded: where it lies, its shape, and which rows its positions mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from service.jobs.actions import find_job
+from service.parts import Parts
+from service.results.layout import ResultPaths
+from service.storage.objects import Objects
+from upweight.errors import InvalidRequest, NotStored, ResultNotReady
+from upweight.schema import (
+    TERMINAL,
+    JobRecord,
+    JobState,
+    ResultSummary,
+    Rows,
+    Selection,
+    parse_rows,
+)
+
+PARTS_MAXIMUM = 1_000_000  # positions chosen piecewise are held as a list
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """One job's result."""
+
+    parts: Parts
+    namespace: str
+    job: JobRecord
+    summary: ResultSummary
+
+    @cached_property
+    def paths(self) -> ResultPaths:
+        """Where its objects lie."""
+        return ResultPaths(self.namespace, self.job.id)
+
+    @property
+    def objects(self) -> Objects:
+        """The storage that it lies in."""
+        return self.parts.objects
+
+    @property
+    def influence_shape(self) -> list[int]:
+        """(test rows, training rows, …)."""
+        return self.summary.influence_shape or [0, 0]
+
+    def has(self, what: str) -> bool:
+        """Whether it holds `matrix`, `top`, `mean`, `factors` or `info`."""
+        return what in self.summary.stored
+
+    def require(self, what: str) -> None:
+        """Raises NotStored."""
+        if not self.has(what):
+            stored = ", ".join(self.summary.stored) or "nothing"
+            raise NotStored(
+                f"job {self.job.id} did not store {what!r}, but {stored}; start one with keep.{what}"
+            )
+
+    def train_rows(self) -> Rows:
+        """The training dataset's row for each column."""
+        return self._rows(self.job.train_id, self.job.request.train)
+
+    def test_rows(self) -> Rows:
+        """The test dataset's row for each row."""
+        selection = getattr(self.job.request, "test", None)
+        assert self.job.test_id is not None
+        assert selection is not None
+        return self._rows(self.job.test_id, selection)
+
+    def _rows(self, dataset_id: str, selection: Selection) -> Rows:
+        dataset = self.parts.records.get("dataset", self.namespace, dataset_id)
+        return parse_rows(selection.rows, dataset["rows"])
+
+
+def find_result(parts: Parts, namespace: str, id: str) -> StoredResult:
+    """Raises NotFound, ResultNotReady."""
+    job = JobRecord.model_validate(find_job(parts, namespace, id))
+    if job.state is JobState.SUCCEEDED and job.result is not None:
+        return StoredResult(parts, namespace, job, job.result)
+    if job.state in TERMINAL:  # no Retry-After: waiting does not help
+        reason = f": {job.problem.detail}" if job.problem else ""
+        raise ResultNotReady(
+            f"job {id} has {job.state}{reason}; it has no result unless it is retried (POST /v1/jobs/{id}/retry)"
+        )
+    raise ResultNotReady(
+        f"job {id} is {job.state}; GET /v1/jobs/{id}?wait=60 holds until it has ended",
+        retry_after=1,
+    )
+
+
+def positions(text: str | None, total: int, parameter: str) -> Any:
+    """Positions along an axis: a range where one part was written, else a list. Raises InvalidRequest."""
+    try:
+        rows = parse_rows(text, total)
+    except ValueError as error:
+        raise InvalidRequest.field(f"query:{parameter}", str(error), text) from None
+    if len(rows.parts) == 1:
+        return rows.parts[0]
+    if len(rows) > PARTS_MAXIMUM:
+        raise InvalidRequest.field(
+            f"query:{parameter}",
+            f"{len(rows)} positions in several parts; ask for {PARTS_MAXIMUM} at most, or for one slice",
+            text,
+        )
+    return list(rows)

@@ -1,0 +1,188 @@
+"""Words for what pydantic finds wrong with a request: which field, and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from service.pointers import Place, locate
+from upweight.errors import shown
+from upweight.schema import FieldError
+from upweight.schema.inversion import owners_of
+
+Found = dict[str, Any]  # one of pydantic's errors
+_OUTSIDE = ("query", "path", "header", "cookie")
+
+
+def field_errors(found: Sequence[Any], body: Any, path: str = "") -> list[FieldError]:
+    """One error a field, in the order of the fields' first mention."""
+    merged: dict[str, FieldError] = {}
+    for error in found:
+        field = _field_error(error, body, path)
+        seen = merged.get(field.pointer)
+        if seen is None:
+            merged[field.pointer] = field
+        elif field.detail not in seen.detail:  # the members of a union, each with its own complaint
+            merged[field.pointer] = seen.model_copy(
+                update={"detail": f"{seen.detail}, or {field.detail}"}
+            )
+    return list(merged.values())
+
+
+def _field_error(error: Found, body: Any, path: str) -> FieldError:
+    source, *location = error["loc"]
+    if error["type"] == "json_invalid":
+        said = error["ctx"]["error"]
+        return FieldError(pointer="", detail=f"is not JSON: {said} at character {location[0]}")
+    if source in _OUTSIDE:
+        name = location[0] if location else ""
+        place = Place(f"{source}:{name}", error.get("input"), {}, {}, None)
+    else:
+        place = locate(path, location, body)
+        place = _at_discriminator(error, place)
+    value = None if error["type"] == "missing" else shown(place.value)
+    return FieldError(pointer=place.pointer, detail=_words(error, place), value=value)
+
+
+def _at_discriminator(error: Found, place: Place) -> Place:
+    """An unknown `method` is wrong at /inversion/method, not at /inversion."""
+    if error["type"] not in ("union_tag_invalid", "union_tag_not_found"):
+        return place
+    name = error["ctx"]["discriminator"].strip("'")
+    if not isinstance(place.value, dict):
+        return place
+    return Place(
+        f"{place.pointer}/{name}", place.value.get(name), place.schema, place.schema, place.value
+    )
+
+
+def _words(error: Found, place: Place) -> str:
+    words = _WORDS.get(error["type"])
+    if words is not None:
+        return words(error, place)
+    if error["type"].startswith("string_") or error["type"].endswith("_type"):
+        return _expected(error, place)
+    return _lowered(error["msg"])
+
+
+def _expected(error: Found, place: Place) -> str:
+    description = place.schema.get("description")
+    said = _lowered(error["msg"])
+    return f"{said}. {description}" if description else said
+
+
+def _lowered(message: str) -> str:
+    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    message = message.replace("should be", "must be", 1).replace("should", "must", 1)
+    return message[:1].lower() + message[1:] if message[1:2].islower() else message
+
+
+def _missing(error: Found, place: Place) -> str:
+    description = place.schema.get("description")
+    return f"is missing. {description}" if description else "is missing and must be given"
+
+
+def _extra(error: Found, place: Place) -> str:
+    name = place.pointer.rpartition("/")[2].replace("~1", "/").replace("~0", "~")
+    known = list(place.parent.get("properties", {}))
+    method = _method_of(place)
+    owners = owners_of(name)
+    if method is not None and owners:
+        return (
+            f"{name!r} is a parameter of {_listed(owners)}, not of {method!r}; leave it out, "
+            f"or choose {_listed(owners)}. {method!r} takes {_listed(_without(known, 'method')) or 'no parameters'}"
+        )
+    if name == "hessian_perturbation":
+        return "means the same as 'hessian_regularization'; give one of the two"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if near:
+        return f"there is no field {name!r} here; did you mean {near[0]!r}?"
+    return f"there is no field {name!r} here; known are {_listed(known)}"
+
+
+def _method_of(place: Place) -> str | None:
+    """The inversion method that the error's parent is."""
+    value = place.parent_value
+    if "method" in place.parent.get("properties", {}) and isinstance(value, dict):
+        return str(value.get("method"))
+    return None
+
+
+def _without(names: list[str], name: str) -> list[str]:
+    return [other for other in names if other != name]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _unknown_tag(error: Found, place: Place) -> str:
+    context = error["ctx"]
+    allowed = [tag.strip().strip("'") for tag in context["expected_tags"].split(",")]
+    name = context["discriminator"].strip("'")
+    near = difflib.get_close_matches(str(context["tag"]), allowed, n=1, cutoff=0.6)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {name} {shown(context['tag'])!r}; {meant}allowed are {_listed(allowed)}"
+
+
+def _no_tag(error: Found, place: Place) -> str:
+    name = error["ctx"]["discriminator"].strip("'")
+    allowed = list(place.schema.get("discriminator", {}).get("mapping", {}))
+    return f"is missing; {name!r} is one of {_listed(allowed)}"
+
+
+def _bound(word: str, key: str) -> Callable[[Found, Place], str]:
+    def words(error: Found, place: Place) -> str:
+        bound = error["ctx"][key]
+        name = "λ must" if place.pointer.endswith("/hessian_regularization") else "must"
+        if place.pointer.endswith("/hessian_perturbation"):
+            name = "λ must"
+        return f"{name} be {word} {bound:g}; it is {shown(place.value)}"
+
+    return words
+
+
+def _literal(error: Found, place: Place) -> str:
+    return f"must be {error['ctx']['expected']}"
+
+
+def _pattern(error: Found, place: Place) -> str:
+    description = place.schema.get("description")
+    return (
+        f"has not the right form. {description}"
+        if description
+        else f"must match {error['ctx']['pattern']}"
+    )
+
+
+def _no_object(error: Found, place: Place) -> str:
+    if not place.pointer:
+        return "the body must be a JSON object"
+    return "must be a JSON object"
+
+
+_WORDS: dict[str, Callable[[Found, Place], str]] = {
+    "missing": _missing,
+    "extra_forbidden": _extra,
+    "union_tag_invalid": _unknown_tag,
+    "union_tag_not_found": _no_tag,
+    "greater_than": _bound("more than", "gt"),
+    "greater_than_equal": _bound("at least", "ge"),
+    "less_than": _bound("less than", "lt"),
+    "less_than_equal": _bound("at most", "le"),
+    "literal_error": _literal,
+    "string_pattern_mismatch": _pattern,
+    "model_attributes_type": _no_object,
+    "model_type": _no_object,
+    "dict_type": _no_object,
+    "int_type": lambda error, place: "must be a whole number",
+    "int_parsing": lambda error, place: "must be a whole number",
+    "int_from_float": lambda error, place: "must be a whole number",
+    "float_type": lambda error, place: "must be a number",
+    "float_parsing": lambda error, place: "must be a number",
+    "finite_number": lambda error, place: "must be a finite number",
+    "bool_type": lambda error, place: "must be true or false",
+    "bool_parsing": lambda error, place: "must be true or false",
+    "value_error": lambda error, place: str(error["ctx"]["error"]),
+}
