@@ -26,8 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def stop(number: int, frame: FrameType | None) -> None:
         stopping.set()
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # the last: its terminal is closed
+        signal.signal(number, stop)
     stack = Stack(plan, say)
     try:
         stack.start(stopping)

@@ -61,9 +61,12 @@ def test_a_stop_takes_less_than_thirty_seconds_and_leaves_only_data(tmp_path: Pa
         assert client.get("kept") == b"yes"
 
 
-def test_ctrl_c_stops_it_as_politely(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_closed_terminal_stop_it_as_politely(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     with running(tmp_path) as service:
-        service.supervisor.send(signal.SIGINT)
+        service.supervisor.send(number)
         assert service.supervisor.wait(30.0)
     assert service.supervisor.returncode == 0
 
