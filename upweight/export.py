@@ -138,7 +138,7 @@ def _batched(example: Any) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Te
         raise ExportFailed(
             f"the example inputs need the same number of rows, at least one, in dimension 0; they have {sizes}"
         )
-    tensors = [tensor.repeat(2, *[1] * (tensor.ndim - 1)) for tensor in tensors]
+    tensors = [tensor[:2].repeat(2, *[1] * (tensor.ndim - 1)) for tensor in tensors]
     return ((), dict(zip(names, tensors, strict=True))) if named else (tuple(tensors), {})
 
 
@@ -158,7 +158,7 @@ def _tensor(name: str, value: Any) -> torch.Tensor:
         ) from exc
     if tensor.ndim == 0:
         raise ExportFailed(f"{name} of the example is a scalar; dimension 0 must be the batch")
-    return tensor[:2]
+    return tensor
 
 
 def _on_cpu(module: nn.Module) -> nn.Module:

@@ -38,7 +38,10 @@ def put(content: Content, bars: Bars) -> Flow[BlobRecord]:
 def put_source(source: Source, bars: Bars) -> Flow[BlobRecord]:
     """Uploads from wherever the bytes are."""
     content: Content = yield Work(lambda: content_of(source))
-    return (yield from put(content, bars))
+    try:
+        return (yield from put(content, bars))
+    finally:
+        content.close()
 
 
 def head(digest: str) -> Flow[BlobRecord | None]:

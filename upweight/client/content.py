@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +26,7 @@ class Content:
     chunks: Callable[[], Iterable[bytes]]
     size: int
     label: str
+    close: Callable[[], None] = lambda: None  # for what was opened here
 
     def digest(self, watched: Callable[[Iterable[bytes]], Iterable[bytes]] = iter) -> str:
         """The content address: `sha256:` and the hexadecimal digest."""
@@ -73,7 +74,7 @@ def _stream(source: IO[bytes]) -> Content:
         spool = tempfile.SpooledTemporaryFile(max_size=SPOOLED)  # noqa: SIM115 - lives with the content
         shutil.copyfileobj(source, spool, CHUNK)
         spool.seek(0)
-        return _seekable(spool, "stream")
+        return replace(_seekable(spool, "stream"), close=spool.close)
     return _seekable(source, Path(str(getattr(source, "name", "stream"))).name)
 
 

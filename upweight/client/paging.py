@@ -34,6 +34,10 @@ class Listing(Generic[Item]):
         reply = yield Call("GET", self.path, query)
         return reply.read(Page[self.item])  # type: ignore[name-defined]
 
+    def wanted(self, page: Page[Item], taken: int) -> list[Item]:
+        """Its items, as far as the limit goes."""
+        return page.items if self.limit is None else page.items[: self.limit - taken]
+
     def following(self, page: Page[Item], taken: int) -> str | None:
         """Where the next page begins, if one is wanted."""
         if not page.has_more or (self.limit is not None and taken >= self.limit):
@@ -61,7 +65,7 @@ def items(link: Transport, chosen: Listing[Item]) -> Iterator[Item]:
     after, taken = None, 0
     while chosen.limit is None or taken < chosen.limit:
         page = link.run(chosen.page(after, taken))
-        yield from page.items
+        yield from chosen.wanted(page, taken)
         taken += len(page.items)
         after = chosen.following(page, taken)
         if after is None:
@@ -73,7 +77,7 @@ async def items_async(link: AsyncTransport, chosen: Listing[Item]) -> AsyncItera
     after, taken = None, 0
     while chosen.limit is None or taken < chosen.limit:
         page = await link.run(chosen.page(after, taken))
-        for item in page.items:
+        for item in chosen.wanted(page, taken):
             yield item
         taken += len(page.items)
         after = chosen.following(page, taken)

@@ -115,6 +115,8 @@ def rows_text(rows: RowChoice) -> str:
     if isinstance(rows, range):
         if rows.step < 0:
             raise InvalidRequest("rows go upwards; use a range with a positive step")
+        if rows and rows[0] < 0:
+            return ",".join(_runs(list(rows)))
         return f"{rows.start}:{rows.stop}:{rows.step}" if rows else "0:0"
     if isinstance(rows, slice):
         start, stop, step = (("" if part is None else str(operator.index(part))) for part in
@@ -132,7 +134,7 @@ def _runs(rows: list[int]) -> list[str]:
     """Neighbours as ranges, in the order given."""
     parts: list[list[int]] = []
     for row in rows:
-        if parts and row == parts[-1][1] >= 0:
+        if parts and row == parts[-1][1] and parts[-1][0] >= 0:  # '-1:1' would mean no row
             parts[-1][1] = row + 1
         else:
             parts.append([row, row + 1])
