@@ -1,0 +1,50 @@
+"""What the package offers by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import upweight
+from upweight.errors import UpweightError, error_classes
+
+
+def test_names_are_sorted_and_all_there() -> None:
+    assert upweight.__all__ == sorted(upweight.__all__)
+    assert all(getattr(upweight, name) is not None for name in upweight.__all__)
+
+
+def test_errors_of_our_side_never_stand_for_a_status_of_the_service() -> None:
+    ours = [getattr(upweight, name) for name in upweight.__all__]
+    classes = [c for c in ours if isinstance(c, type) and issubclass(c, UpweightError)]
+    assert {c.status for c in classes if c is not UpweightError} == {0}
+    assert len({c.type for c in classes}) == len(classes)
+    assert {c.type for c in classes} <= set(error_classes())
+
+
+def test_a_bar_of_bytes_counts_in_their_units() -> None:
+    from upweight.progress import Bar
+
+    bar = Bar("uploading", 4_000_000, "B", None)
+    assert list(bar.over([b"x" * 1_000_000])) == [b"x" * 1_000_000]
+    assert bar.text().endswith("25%  1.0 MB of 4.0 MB")
+    assert not bar.drawn
+
+
+def loaded(code: str, unwanted: set[str]) -> str:
+    """Which of the unwanted modules a fresh interpreter has after the code."""
+    code = f"{code}; import sys; print(', '.join(sorted({unwanted!r} & set(sys.modules))))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_clients_load_no_torch_no_front_end_no_queue() -> None:
+    code = (
+        "import upweight; upweight.Client().close(); upweight.AsyncClient; upweight.export_program"
+    )
+    heavy = {"torch", "fastapi", "redis", "rq", "zarr", "obstore", "safetensors", "typer"}
+    assert loaded(code, heavy) == ""
+
+
+def test_importing_the_package_alone_loads_nothing_else() -> None:
+    assert loaded("import upweight", {"pydantic", "numpy", "httpx2", "torch"}) == ""
