@@ -24,7 +24,7 @@ _MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", r
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Run attention on its math kernel, and silence torch's notes on slow batching rules.
+    """Run attention on its math kernel, and silence torch's notes to itself.
 
     The fused attention kernels have neither a second derivative nor forward mode.
     """
@@ -34,6 +34,7 @@ def twice_differentiable() -> Iterator[None]:
         with sdpa_kernel([SDPBackend.MATH]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*performance drop.*")
             warnings.filterwarnings("ignore", message=".*TreeSpec.*", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

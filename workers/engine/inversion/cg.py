@@ -26,6 +26,7 @@ SHARED_ROWS = 128
 # A restart from the true residual must gain this much, or rounding has the last word.
 WORTHWHILE_GAIN = 0.5
 MOST_RESTARTS = 10
+AIM_AFTER_RESTART = 0.3
 
 
 @dataclass(frozen=True)
@@ -84,24 +85,24 @@ class ConjugateGradients:
         passes = hessian.passes
         fitted = preconditioner or self.fit(hessian, progress)
         run = self._start(hessian, rhs, fitted, progress or silent)
-        residual = run.restart()
+        norms = run.restart()
         restarts = 0
         while len(run.unfinished):
             self._iterate(run)
-            before = torch.linalg.vector_norm(residual, dim=1)
-            residual = run.restart()
+            before, norms = norms, run.restart()
             restarts += 1
-            gained = torch.linalg.vector_norm(residual, dim=1) < WORTHWHILE_GAIN * before
-            run.give_up(run.unfinished if restarts > MOST_RESTARTS else None, ~gained)
+            run.aim = AIM_AFTER_RESTART  # the recurrence flattered itself: leave room for that
+            last = restarts > MOST_RESTARTS
+            run.give_up(norms > (0.0 if last else WORTHWHILE_GAIN) * before)
         status = tuple(each for each in run.status if each is not None)
         return Solution(
             run.x,
-            torch.linalg.vector_norm(residual, dim=1),
+            norms,
             status,
             {
                 "iterations": run.iterations,
                 "converged": torch.tensor([each is Status.CONVERGED for each in status]),
-                "residual_norms": torch.linalg.vector_norm(residual, dim=1),
+                "residual_norms": norms,
                 "status": [str(each) for each in status],
                 "passes": hessian.passes - passes,
                 "recurrence": self.recurrence,

@@ -120,7 +120,7 @@ def _factorised(matrix: Tensor, damping: float, smallest: float, largest: float)
 
 
 def _singular(smallest: float, damping: float, scale: float) -> SingularHessian:
-    needed = max(-1.2 * smallest, 0.0) + LIFT * max(scale, torch.finfo(torch.float32).tiny)
+    needed = max(-1.2 * smallest, 0.0) + LIFT * (scale or 1.0)
     return SingularHessian(smallest + damping, damping, _rounded_up(needed))
 
 

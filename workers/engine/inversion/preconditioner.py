@@ -92,7 +92,7 @@ def jacobi(operator: Operator, seed: int, progress: Progress) -> Diagonal:
     progress("jacobi", 1, 1, "blocks")
     # A small or negative estimate would make directions explode: keep it within sight of the rest.
     magnitude = diagonal.abs()
-    floor = max(operator.damping, 1e-3 * float(magnitude.mean()))
+    floor = max(operator.damping, 1e-6 * float(magnitude.mean()))
     floor = floor or 1.0
     return Diagonal(magnitude.clamp(min=floor))
 

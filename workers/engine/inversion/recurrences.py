@@ -15,6 +15,9 @@ from workers.engine.inversion.preconditioner import Preconditioner
 from workers.engine.inversion.solution import Operator, Status
 from workers.engine.progress import Progress
 
+# Of the rounding error of a true residual: a recurrence this small has nothing left to give.
+BELOW_ROUNDING = 0.1
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -37,6 +40,7 @@ class Run:
     residual: Tensor = field(init=False)  # (k, p)
     iterations: Tensor = field(init=False)  # (k,)
     status: list[Status | None] = field(init=False)
+    aim: float = 1.0  # part of the bound that the recurrences go for
 
     def __post_init__(self) -> None:
         count = self.rhs.shape[0]
@@ -58,7 +62,8 @@ class Run:
         return torch.tensor(rows, dtype=torch.int64, device=self.rhs.device)
 
     def restart(self) -> Tensor:
-        """Recompute every residual from the operator; rows within their bound are converged.
+        """Recompute every residual from the operator, return their norms (k,); rows within their
+        bound are converged.
 
         A row whose recurrence said so wrongly, because of rounding, is unfinished again.
         """
@@ -72,12 +77,12 @@ class Run:
         for row in self._true(norms > self.limits.bounds):
             if self.status[row] is Status.CONVERGED:
                 self.status[row] = None
-        return self.residual
+        return norms
 
-    def give_up(self, rows: Tensor | None, stalled: Tensor) -> None:
-        """Mark unfinished rows that no longer gain from a restart, or all of `rows`."""
-        for row in self.unfinished.tolist():
-            if rows is not None or bool(stalled[row]):
+    def give_up(self, stalled: Tensor) -> None:
+        """Mark those unfinished rows that `stalled` (k,) has."""
+        for row in self._true(stalled):
+            if self.status[row] is None:
                 self.status[row] = Status.STAGNATED
 
     def finish(self, rows: Tensor, status: Status) -> None:
@@ -85,9 +90,15 @@ class Run:
         for row in rows.tolist():
             self.status[row] = status
 
-    def within(self, rows: Tensor, norms: Tensor) -> Tensor:
-        """Which of these rows, with these residual norms, have arrived."""
-        return norms <= self.limits.bounds[rows]
+    def within(self, rows: Tensor, norms: Tensor, curvature: Tensor) -> Tensor:
+        """Which of these rows have arrived by their recurrence, given its residual norms.
+
+        Also those whose recurrence is below the rounding of the true residual, eps ‖A‖ ‖x‖, where
+        further steps change nothing; the largest curvature met stands in for ‖A‖.
+        """
+        size = torch.linalg.vector_norm(self.x[rows], dim=1)
+        rounding = BELOW_ROUNDING * torch.finfo(norms.dtype).eps * curvature * size
+        return norms <= torch.maximum(self.aim * self.limits.bounds[rows], rounding)
 
     def tell(self, iteration: int) -> None:
         """Report and, by the caller's will, be cancelled."""
@@ -125,7 +136,7 @@ def separate(run: Run, rows: Tensor) -> None:
         iteration += 1
         run.iterations[rows.cpu()] += 1
         run.residual[rows] = r
-        arrived = run.within(rows, torch.linalg.vector_norm(r, dim=1))
+        arrived = run.within(rows, torch.linalg.vector_norm(r, dim=1), steepest)
         exhausted = (run.iterations[rows.cpu()] >= run.limits.maxiter).to(rows.device)
         run.finish(rows[exhausted & ~arrived], Status.MAXITER)
         keep = ~(arrived | exhausted)
@@ -145,11 +156,14 @@ def shared(run: Run, rows: Tensor) -> Tensor:
     """
     r = run.residual[rows]  # (k, p)
     p = _orthonormal(run.preconditioner.apply(r))  # (s, p)
+    steepest = torch.zeros_like(r[:1, 0])
     iteration = int(run.iterations[rows].max()) if len(rows) else 0
     while len(rows):
         run.tell(iteration)
         ap = run.operator.matmat(p)
-        factor, failed = torch.linalg.cholesky_ex(p @ ap.T)  # (s, s)
+        curvatures = p @ ap.T  # (s, s)
+        steepest = torch.maximum(steepest, curvatures.diagonal().max())
+        factor, failed = torch.linalg.cholesky_ex(curvatures)
         if int(failed):
             return rows
         alpha = torch.cholesky_solve(p @ r.T, factor)  # (s, k)
@@ -158,7 +172,7 @@ def shared(run: Run, rows: Tensor) -> Tensor:
         iteration += 1
         run.iterations[rows.cpu()] += 1
         run.residual[rows] = r
-        arrived = run.within(rows, torch.linalg.vector_norm(r, dim=1))
+        arrived = run.within(rows, torch.linalg.vector_norm(r, dim=1), steepest)
         if iteration >= run.limits.maxiter:
             run.finish(rows[~arrived], Status.MAXITER)
             return rows[:0]

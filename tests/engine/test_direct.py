@@ -1,0 +1,78 @@
+"""The direct method is exact, reports H and its extreme eigenvalues, and refuses what is singular."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from workers.engine import Direct, Factorisation, SingularHessian
+
+from .matrices import Matrix, decaying, with_eigenvalues
+
+
+def test_it_solves_all_right_hand_sides() -> None:
+    operator = Matrix(decaying(30), damping=1e-4)
+    rhs = torch.randn(50, 30, dtype=torch.float64)
+    solution = Direct().solve(operator, rhs)
+    torch.testing.assert_close(solution.x, operator.inverse(rhs), rtol=1e-10, atol=1e-10)
+    true = torch.linalg.vector_norm(rhs - operator.matmat(solution.x), dim=1)
+    assert float((solution.residual_norms - true).abs().max()) < 1e-11
+    assert bool(solution.converged.all())
+
+
+def test_info_has_the_hessian_without_damping_and_its_extreme_eigenvalues() -> None:
+    operator = Matrix(with_eigenvalues([-0.5, 1.0, 3.0]), damping=1.0)
+    info = Direct().solve(operator, torch.ones(1, 3)).info
+    assert torch.equal(info["hessian"], operator.mean)
+    assert info["smallest_eigenvalue"] == pytest.approx(-0.5)
+    assert info["largest_eigenvalue"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "damping"),
+    [
+        ([-0.5, 1.0, 3.0], 0.0),  # indefinite
+        ([-0.5, 1.0, 3.0], 0.3),  # still indefinite
+        ([0.0, 1.0, 3.0], 0.0),  # singular
+        ([0.0, 0.0, 0.0], 0.0),  # nothing at all
+        ([-0.5, 1.0, 3.0], 0.5),  # made singular by λ
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_singular_or_indefinite_hessian_names_its_eigenvalue_and_a_damping_that_works(
+    values: list[float], damping: float, dtype: torch.dtype
+) -> None:
+    matrix = with_eigenvalues(values).to(dtype)
+    with pytest.raises(SingularHessian) as caught:
+        Direct().solve(Matrix(matrix, damping), torch.ones(1, 3))
+    assert caught.value.smallest_eigenvalue == pytest.approx(min(values) + damping, abs=1e-6)
+    enough = caught.value.suggested_damping
+    assert f"{enough:.4g}" in str(caught.value)
+    operator = Matrix(matrix, enough)
+    rhs = torch.ones(1, 3, dtype=dtype)
+    x = Direct().solve(operator, rhs).x
+    torch.testing.assert_close(x.double(), operator.inverse(rhs), rtol=1e-2, atol=1e-6)
+
+
+def test_single_precision_is_refined_to_its_last_digits() -> None:
+    operator = Matrix(decaying(60, 1e-3).float())
+    rhs = torch.randn(4, 60)
+    exact = operator.inverse(rhs)
+    error = (Direct().solve(operator, rhs).x - exact).norm() / exact.norm()
+    assert float(error) < 3e-5
+
+
+def test_a_stored_factorisation_solves_without_the_data() -> None:
+    operator = Matrix(decaying(20, 1e-2), damping=0.1)
+    stored = {name: each.clone() for name, each in Direct().fit(operator).tensors().items()}
+    rhs = torch.randn(3, 20, dtype=torch.float64)
+    solution = Factorisation.from_tensors(stored).solve(rhs)
+    torch.testing.assert_close(solution.x, operator.inverse(rhs))
+
+
+def test_another_damping_needs_no_pass_over_the_data() -> None:
+    operator = Matrix(decaying(20, 1e-2), damping=0.1)
+    fitted = Direct().fit(operator)
+    rhs = torch.randn(3, 20, dtype=torch.float64)
+    exact = Matrix(operator.mean, 0.7).inverse(rhs)
+    torch.testing.assert_close(fitted.damped(0.7).solve(rhs).x, exact)

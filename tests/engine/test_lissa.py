@@ -1,0 +1,135 @@
+"""LiSSA reaches the fixed point of its step, and says so when it cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from workers.engine import BadParameter, Diverged, Lissa, Status
+
+from .matrices import Matrix, decaying, with_eigenvalues
+
+SPECTRUM = [0.2, 0.5, 1.0, 2.0, 3.0]
+
+
+def rhs_for(operator: Matrix, count: int = 3) -> torch.Tensor:
+    return torch.randn(count, operator.shape[0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", [2.0, 10.0, "auto"])
+def test_without_dampening_it_inverts_the_damped_hessian(scale: float) -> None:
+    operator = Matrix(with_eigenvalues(SPECTRUM), damping=0.1)
+    rhs = rhs_for(operator)
+    solution = Lissa(scale=scale, rtol=1e-12, maxiter=3000).solve(operator, rhs)
+    torch.testing.assert_close(solution.x, operator.inverse(rhs), rtol=1e-8, atol=1e-9)
+    assert bool(solution.converged.all())
+
+
+@pytest.mark.parametrize("scale", [5.0, 20.0])
+def test_dampening_is_extra_damping_of_dampen_times_scale(scale: float) -> None:
+    operator = Matrix(with_eigenvalues(SPECTRUM), damping=0.1)
+    rhs = rhs_for(operator)
+    solution = Lissa(dampen=0.05, scale=scale, rtol=1e-12, maxiter=3000).solve(operator, rhs)
+    exact = operator.inverse(rhs, extra=0.05 * scale)
+    torch.testing.assert_close(solution.x, exact, rtol=1e-8, atol=1e-9)
+
+
+def test_auto_takes_the_smallest_safe_scale() -> None:
+    operator = Matrix(with_eigenvalues(SPECTRUM), damping=0.1)
+    scale = Lissa(scale="auto").solve(operator, rhs_for(operator)).info["scale"]
+    assert 3.1 / 2 < scale < 1.5 * 3.1 / 2
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.2])
+def test_too_small_a_scale_is_an_error_that_names_one_that_works(scale: float) -> None:
+    operator = Matrix(with_eigenvalues(SPECTRUM), damping=0.1)
+    rhs = rhs_for(operator)
+    with pytest.raises(Diverged) as caught:
+        Lissa(scale=scale).solve(operator, rhs)
+    assert caught.value.suggested_scale is not None
+    again = Lissa(scale=caught.value.suggested_scale, rtol=1e-10).solve(operator, rhs)
+    torch.testing.assert_close(again.x, operator.inverse(rhs), rtol=1e-6, atol=1e-7)
+
+
+def test_where_no_scale_converges_the_error_names_a_damping() -> None:
+    operator = Matrix(with_eigenvalues([-0.5, 1.0, 3.0]))
+    with pytest.raises(Diverged, match="hessian_regularization of 0.6"):
+        Lissa(scale=5.0).solve(operator, rhs_for(operator))
+
+
+def test_the_residual_is_the_true_one() -> None:
+    operator = Matrix(with_eigenvalues(SPECTRUM), damping=0.1)
+    rhs = rhs_for(operator)
+    solution = Lissa(maxiter=5).solve(operator, rhs)
+    true = torch.linalg.vector_norm(rhs - operator.matmat(solution.x), dim=1)
+    torch.testing.assert_close(solution.residual_norms, true)
+    assert set(solution.status) == {Status.MAXITER}
+    assert solution.info["iterations"] == 5
+
+
+def test_dead_units_and_zero_rows_do_not_stop_it_from_stopping() -> None:
+    matrix = with_eigenvalues(SPECTRUM)
+    padded = torch.zeros(7, 7, dtype=torch.float64)
+    padded[:5, :5] = matrix
+    operator = Matrix(padded, damping=0.1)
+    rhs = torch.zeros(2, 7, dtype=torch.float64)
+    rhs[0, :5] = 1.0
+    solution = Lissa().solve(operator, rhs)
+    assert bool(solution.converged.all())
+    assert solution.info["maximum_change_percent"] <= 0.01
+    assert bool((solution.x[1] == 0).all())
+
+
+def test_changes_are_reported_in_per_cent() -> None:
+    operator = Matrix(torch.eye(1, dtype=torch.float64))
+    # One step from h = b = 1 with scale 10: h = 1 + 1 − 1/10, a change of 0.9/1.9.
+    info = Lissa(maxiter=1).solve(operator, torch.ones(1, 1, dtype=torch.float64)).info
+    assert info["maximum_change_percent"] == pytest.approx(100 * 0.9 / 1.9)
+    assert info["mean_change_percent"] == pytest.approx(100 * 0.9 / 1.9)
+
+
+def test_random_batches_are_those_of_the_seed_and_near_the_answer() -> None:
+    rows = torch.stack([with_eigenvalues(SPECTRUM, seed=0) * factor for factor in (0.9, 1.0, 1.1)])
+    operator = Matrix(rows, damping=0.5)
+    rhs = rhs_for(operator)
+    method = Lissa(batch_size=2, seed=4, maxiter=200)
+    first, second = method.solve(operator, rhs), method.solve(operator, rhs)
+    assert torch.equal(first.x, second.x)
+    other = Lissa(batch_size=2, seed=5, maxiter=200).solve(operator, rhs)
+    assert not torch.equal(first.x, other.x)
+    exact = operator.inverse(rhs)
+    assert float((first.x - exact).norm() / exact.norm()) < 0.1
+
+
+def test_h0_is_a_start_in_units_of_scale_and_is_never_written_to() -> None:
+    operator = Matrix(with_eigenvalues(SPECTRUM), damping=0.1)
+    rhs = rhs_for(operator)
+    start = 10.0 * operator.inverse(rhs)
+    before = start.clone()
+    solution = Lissa(h0=start, rtol=1e-9).solve(operator, rhs)
+    assert solution.info["iterations"] == 1
+    assert torch.equal(start, before)
+
+
+def test_single_precision_stops_too() -> None:
+    operator = Matrix(decaying(30, 1e-1).float(), damping=0.1)
+    rhs = torch.randn(2, 30)
+    solution = Lissa(rtol=1e-4).solve(operator, rhs)
+    assert bool(solution.converged.all())
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"maxiter": 0},
+        {"dampen": -0.1},
+        {"dampen": 2.0},
+        {"scale": 0.0},
+        {"scale": "big"},
+        {"rtol": 0.0},
+        {"batch_size": 0},
+    ],
+)
+def test_impossible_parameters_are_refused_at_construction(bad: dict[str, object]) -> None:
+    with pytest.raises(BadParameter):
+        Lissa(**bad)  # type: ignore[arg-type]
