@@ -8,23 +8,25 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-import service.blobs.routes
-import service.datasets.routes
-import service.health.routes
-import service.jobs.routes
-import service.models.routes
-import service.results.routes
 from service import problems
 from service.auth import HOW_TO_CREATE, Keys, is_loopback
+from service.blobs import routes as blobs
+from service.datasets import routes as datasets
 from service.docs import docs_routes
+from service.health import routes as health
+from service.jobs import routes as jobs
 from service.metrics import Metrics
+from service.models import routes as models
 from service.openapi import DESCRIPTION, document
 from service.parts import Parts
 from service.requests import Requests
+from service.results import routes as results
 from service.settings import Settings
 from service.storage.redis import connect
 from upweight import __version__
 from upweight.errors import Unavailable
+
+RESOURCES = (blobs, models, datasets, jobs, results, health)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -52,13 +54,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.metrics = metrics
     app.add_middleware(Requests, body_limit=settings.body_bytes, metrics=metrics)
-    problems.install(app)
-    app.include_router(service.blobs.routes.router)
-    app.include_router(service.models.routes.router)
-    app.include_router(service.datasets.routes.router)
-    app.include_router(service.jobs.routes.router)
-    app.include_router(service.results.routes.router)
-    app.include_router(service.health.routes.router)
+    problems.install(app, [resource.router for resource in RESOURCES])
+    for resource in RESOURCES:
+        app.include_router(resource.router)
     docs_routes(app)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app

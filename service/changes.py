@@ -47,6 +47,10 @@ class Changes:
             for event in events:
                 event.set()
 
+    def join(self) -> None:
+        """Waits for the listener, so that its connection may be closed."""
+        self._thread.join(timeout=2.0)
+
     async def follow(
         self, kind: Kind, namespace: str, id: str, read: Callable[[], Document]
     ) -> AsyncIterator[Document]:

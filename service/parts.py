@@ -58,5 +58,6 @@ class Parts:
     def close(self) -> None:
         """Closes everything."""
         self.changes.close()
+        self.changes.join()
         self.uploads.shutdown(wait=False, cancel_futures=True)
         self.redis.close()

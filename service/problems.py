@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -41,11 +42,17 @@ def respond(
     return Response(content, error.status, answer, MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     """Makes every failure of a route a problem document."""
+    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _http(request, error, routes)
+
     app.add_exception_handler(UpweightError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HTTPException, http)
 
 
 async def _ours(request: Request, error: Exception) -> Response:
@@ -64,27 +71,35 @@ async def _invalid(request: Request, error: Exception) -> Response:
 def invalid_request(errors: list[FieldError]) -> InvalidRequest:
     """All fields that are wrong, in one error whose words stand alone for one field."""
     if len(errors) == 1:
-        where = errors[0].pointer or "the body"
-        return InvalidRequest(f"{where}: {errors[0].detail}", errors=errors)
+        where = f"{errors[0].pointer}: " if errors[0].pointer else ""
+        return InvalidRequest(f"{where}{errors[0].detail}", errors=errors)
     names = ", ".join(error.pointer or "the body" for error in errors[:10])
     return InvalidRequest(
         f"{len(errors)} fields are wrong: {names}; 'errors' says what would be right", errors=errors
     )
 
 
-async def _http(request: Request, error: Exception) -> Response:
+def _http(request: Request, error: HTTPException, routes: Sequence[APIRoute]) -> Response:
     """What the framework itself refuses."""
-    assert isinstance(error, HTTPException)
-    return respond(_translated(request, error), _request_id(request), error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # The framework names the methods of the first route alone that has the address.
+        headers["Allow"] = _allowed(request.url.path, routes) or headers.get("Allow", "")
+    answer = _translated(request, error, headers.get("Allow", ""))
+    return respond(answer, _request_id(request), headers)
 
 
-def _translated(request: Request, error: HTTPException) -> UpweightError:
+def _allowed(path: str, routes: Sequence[APIRoute]) -> str:
+    there = [route for route in routes if route.path_regex.match(path)]
+    return ", ".join(sorted({method for route in there for method in route.methods or ()}))
+
+
+def _translated(request: Request, error: HTTPException, allowed: str) -> UpweightError:
     path = request.url.path[:200]
     match error.status_code:
         case 404:
             return NotFound(f"there is nothing at {path}; /openapi.json lists all addresses")
         case 405:
-            allowed = (error.headers or {}).get("Allow", "")
             return MethodNotAllowed(f"{path} does not take {request.method}; it takes {allowed}")
         case 400:
             # The framework's word for JSON that Python can't read: bytes that are no UTF-8, absurd numbers or depth.

@@ -34,7 +34,9 @@ def _field_error(error: Found, body: Any, path: str) -> FieldError:
     source, *location = error["loc"]
     if error["type"] == "json_invalid":
         said = error["ctx"]["error"]
-        return FieldError(pointer="", detail=f"is not JSON: {said} at character {location[0]}")
+        return FieldError(
+            pointer="", detail=f"the body is not JSON: {said} at character {location[0]}"
+        )
     if source in _OUTSIDE:
         name = location[0] if location else ""
         place = Place(f"{source}:{name}", error.get("input"), {}, {}, None)
@@ -79,6 +81,8 @@ def _lowered(message: str) -> str:
 
 
 def _missing(error: Found, place: Place) -> str:
+    if not place.pointer:
+        return "the body is missing; send a JSON object"
     description = place.schema.get("description")
     return f"is missing. {description}" if description else "is missing and must be given"
 
