@@ -62,7 +62,7 @@ class ResultWriter:
             {
                 "path": meta.path.removeprefix(self.paths.prefix + "/"),
                 "size_bytes": meta.size,
-                "digest": self._digests.get(meta.path),
+                "digest": self._digest(meta.path),
             }
             for meta in self._objects.walk(self.paths.prefix)
             if meta.path != self.paths.manifest
@@ -78,6 +78,13 @@ class ResultWriter:
             {**described, "stored": self.stored, "versions": versions, "files": files},
         )
         return sum(int(file["size_bytes"] or 0) for file in files)
+
+    def _digest(self, path: str) -> str:
+        # Only what others wrote for us, Zarr's few lines of metadata, is read back.
+        return (
+            self._digests.get(path)
+            or f"sha256:{hashlib.sha256(self._objects.get(path)).hexdigest()}"
+        )
 
     def _json(self, path: str, content: Mapping[str, Any]) -> None:
         data = json.dumps(content, indent=1, sort_keys=True).encode()

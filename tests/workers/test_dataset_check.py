@@ -1,0 +1,147 @@
+"""The check of a dataset: what it reads off good shards, and how it says what is wrong with bad ones."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+
+from service.jobs.lifecycle import now
+from service.results.layout import blob_path
+from service.storage.objects import Objects
+from upweight.errors import Rejected
+from upweight.schema import DatasetRecord
+from workers.datasets.check import DatasetReport, check_dataset
+from workers.datasets.load import load_columns
+
+X = np.random.default_rng(0).normal(size=(7, 4)).astype("f4")
+Y = np.arange(7) % 3
+
+
+class Shop:
+    """Datasets over a folder, without the service."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.objects = Objects(str(folder / "objects"))
+
+    def blob(self, data: bytes) -> str:
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self.objects.put(blob_path("ns", digest), data)
+        return digest
+
+    def record(self, *shards: bytes, format: str = "safetensors", **fields: Any) -> DatasetRecord:
+        blobs = [self.blob(shard) for shard in shards]
+        given = {"inputs": ["x"], "targets": ["y"], **fields}
+        return DatasetRecord(
+            id="dst_x",
+            name="d",
+            version=1,
+            state="checking",
+            created_at=now(),
+            format=format,
+            blobs=blobs,
+            digest="",
+            size_bytes=0,
+            **given,
+        )
+
+    def check(self, record: DatasetRecord, row_limit: int = 10**6) -> DatasetReport:
+        return check_dataset(
+            record, self.objects, "ns", self.folder, row_limit, lambda done, total: None
+        )
+
+    def load(self, record: DatasetRecord) -> dict[str, torch.Tensor]:
+        report = self.check(record)
+        checked = record.model_copy(
+            update={"rows": report.rows, "shard_rows": report.shard_rows, "columns": report.columns}
+        )
+        return load_columns(checked, self.objects, "ns", self.folder, torch.device("cpu"))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", ["safetensors", "npz"])
+def test_shards_are_counted_described_and_loaded_in_order(shop: Shop, format: str) -> None:
+    write = (lambda **arrays: save(arrays)) if format == "safetensors" else npz
+    record = shop.record(write(x=X[:4], y=Y[:4]), write(x=X[4:], y=Y[4:]), format=format)
+    report = shop.check(record)
+    assert report.shard_rows == [4, 3]
+    assert [(column.name, column.dtype, column.shape) for column in report.columns] == [
+        ("x", "float32", [4]),
+        ("y", "int64", []),
+    ]
+    assert (report.columns[1].minimum, report.columns[1].maximum) == (0, 2)
+    columns = shop.load(record)
+    assert np.array_equal(columns["x"].numpy(), X)
+    assert np.array_equal(columns["y"].numpy(), Y)
+
+
+def test_big_endian_and_unsigned_columns_keep_their_values(shop: Shop) -> None:
+    columns = shop.load(shop.record(npz(x=X.astype(">f8"), y=Y.astype("u2")), format="npz"))
+    assert np.array_equal(columns["x"].numpy(), X.astype("f8"))
+    assert np.array_equal(columns["y"].numpy(), Y)
+
+
+def bad(**arrays: Any) -> bytes:
+    return save({"x": X, "y": Y, **arrays})
+
+
+@pytest.mark.parametrize(
+    ("shard", "pointer", "words"),
+    [
+        (bad(y=Y[:5]), "/blobs/0", "'x' has 7, 'y' has 5"),
+        (save({"x": X}), "/targets/0", "there is no column 'y'"),
+        (bad(x=np.where(np.arange(28).reshape(7, 4) == 13, np.nan, X)), "/inputs/0", "row 3"),
+        (bad(x=np.where(np.arange(28).reshape(7, 4) == 27, np.inf, X)), "/inputs/0", "row 6"),
+        (save({"x": X[:0], "y": Y[:0]}), "/blobs", "no rows"),
+        (bad(x=np.array(1.0)), "/inputs/0", "first axis must be the row"),
+        (bad()[:-5], "/blobs/0", "which are not there"),
+        (b"\x80\x04pickle", "/blobs/0", "can't be read as safetensors"),
+        (npz(x=X, y=Y), "/blobs/0", "can't be read as safetensors"),
+    ],
+)
+def test_a_bad_shard_is_rejected_with_the_field_and_what_is_wrong(
+    shop: Shop, shard: bytes, pointer: str, words: str
+) -> None:
+    with pytest.raises(Rejected, match=words) as caught:
+        shop.check(shop.record(shard))
+    assert caught.value.errors[0].pointer == pointer
+
+
+def test_shards_that_do_not_fit_together_are_rejected(shop: Shop) -> None:
+    with pytest.raises(Rejected, match=r"\[3\] a row here, but float32 \[4\]") as caught:
+        shop.check(shop.record(bad(), bad(x=X[:, :3].copy())))
+    assert caught.value.errors[0].pointer == "/blobs/1"
+
+
+def test_text_columns_are_rejected(shop: Shop) -> None:
+    with pytest.raises(Rejected, match="numbers are needed"):
+        shop.check(shop.record(npz(x=X, y=np.array(list("abcdefg"))), format="npz"))
+
+
+def test_more_rows_than_the_limit_are_rejected(shop: Shop) -> None:
+    with pytest.raises(Rejected, match="7 rows; the limit is 6"):
+        shop.check(shop.record(bad()), row_limit=6)
+
+
+def test_a_blob_that_has_gone_is_said_so(shop: Shop) -> None:
+    record = shop.record(bad())
+    shop.objects.delete_prefix("blobs")
+    with pytest.raises(Rejected, match="upload it again"):
+        shop.check(record)
