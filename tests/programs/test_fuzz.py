@@ -18,7 +18,7 @@ from workers.programs.pt2 import read_pt2
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 quick = settings(
-    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
 
 integers = st.one_of(

@@ -161,17 +161,18 @@ def test_range_names_are_never_evaluated(mlp: Path, tmp_path: Path, mark: Path) 
 def test_pickled_weights_are_refused(
     config: str, archive_of: ArchiveOf, tmp_path: Path, mark: Path, torch_runs: Runs
 ) -> None:
-    source = archive_of("attention")
     place = config.rpartition("/")[0]
+    pickled: list[str] = []
 
     def change(document: dict[str, Any]) -> None:
-        next(iter(document["config"].values()))["use_pickle"] = True
+        # The last is tied to none: torch would trip over the twin before it opens the pickle.
+        payload = list(document["config"].values())[-1]
+        payload["use_pickle"] = True
+        pickled.append(f"{place}/{payload['path_name']}")
 
-    bad = edit(source, tmp_path / "bad.pt2", config, change)
-    for member in members_of(bad):
-        if member.startswith(f"{place}/") and member.endswith("_0"):
-            bad = with_member(bad, tmp_path / "bad2.pt2", member, pickle.dumps(Payload(mark)))
-    assert config == CONSTANTS or torch_runs(bad)
+    flagged = edit(archive_of("attention"), tmp_path / "flagged.pt2", config, change)
+    bad = with_member(flagged, tmp_path / "bad.pt2", pickled[0], pickle.dumps(Payload(mark)))
+    assert torch_runs(bad)
     with pytest.raises(WeightsInvalid, match="pickled"):
         read_pt2(bad)
     assert not mark.exists()
@@ -240,6 +241,10 @@ def test_an_object_is_refused_even_without_the_pickle_flag(
         "torch.ops.aten.resize_.default",
         "torch.ops.aten._unsafe_index.Tensor",
         "torch.ops.aten._print.default",
+        "torch.ops.aten.add.str",
+        "torch.ops.aten.mul.left_t",
+        "torch.ops.aten.select.t",
+        "torch.ops.aten.pow.int",
         "torch.ops.prims.rng_prims",
         "torch.ops.inductor.accumulate_grad_.default",
         "torch.ops.higher_order.cond",

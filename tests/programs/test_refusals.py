@@ -1,5 +1,6 @@
 """Programs that can't be used are refused, with the way out in the message."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from tests.programs.tampering import GRAPH, WEIGHTS, edit, first_node
 from tests.programs.zoo import BATCH
+from workers.programs.check import exercise
 from workers.programs.errors import (
     BatchNotDynamic,
     GraphInvalid,
@@ -152,6 +154,38 @@ def test_writing_in_place_is_seen_by_later_readers(exported: Exporter) -> None:
     assert torch.equal(read_pt2(exported(module)).module(x), module(x))
 
 
+def test_writing_to_outer_tensors_without_gradients_is_refused(exported: Exporter) -> None:
+    def clip(self: Plain, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        with torch.no_grad():
+            y.clamp_(max=0.5)
+        return y
+
+    refusal(OperatorRefused, exported(clip))
+
+
+@pytest.mark.parametrize("layer", [nn.PReLU(), nn.Dropout(0.5), nn.Upsample(scale_factor=2)])
+def test_layers_in_place_after_composites_work(exported: Exporter, layer: nn.Module) -> None:
+    module, x = (
+        nn.Sequential(nn.Conv1d(2, 2, 3), layer, nn.Hardswish(inplace=True)).eval(),
+        (torch.randn(4, 2, 8)),
+    )
+    if isinstance(layer, nn.Dropout):
+        layer.inplace = True
+    assert torch.equal(read_pt2(exported(module, x)).module(x), module(x))
+
+
+def test_instance_norm_is_per_example(exported: Exporter) -> None:
+    module, x = (
+        nn.Sequential(nn.Conv1d(2, 2, 3), nn.InstanceNorm1d(2, affine=True)),
+        torch.randn(4, 2, 8),
+    )
+    for core in (False, True):
+        program = read_pt2(exported(module, x, core=core))
+        torch.testing.assert_close(program.module(x), module.eval()(x))
+        assert set(exercise(program)["transforms"].values()) == {None}
+
+
 def test_in_place_keeps_the_dtype(exported: Exporter) -> None:
     def low(self: Plain, x: torch.Tensor) -> torch.Tensor:
         y = self.linear(x).half()
@@ -282,3 +316,16 @@ def test_an_unknown_argument_is_refused(mlp: Path, tmp_path: Path) -> None:
         first_node(document, "torch.ops.aten.tanh.default")["inputs"][0]["name"] = "out"
 
     refusal(GraphInvalid, edit(mlp, tmp_path / "bad.pt2", GRAPH, change))
+
+
+def test_many_views_of_few_bytes_are_refused(mlp: Path, tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        source = document["config"]["0.weight"]
+        for i in range(1, 9):
+            view = json.loads(json.dumps(source))
+            view["tensor_meta"]["sizes"][0]["as_int"] = 8 - i // 2
+            view["tensor_meta"]["storage_offset"]["as_int"] = i % 2
+            document["config"][f"view{i}"] = view
+
+    bad = edit(mlp, tmp_path / "bad.pt2", WEIGHTS, change)
+    assert "too many views" in refusal(WeightsInvalid, bad)

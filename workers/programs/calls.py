@@ -128,8 +128,10 @@ def _arguments(
     op: OpOverload, node: Node, reader: ArgumentReader
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The call's arguments in the order of the operator's schema, each name known to it."""
-    given = {named.name: named for named in node.inputs}
     schema = op._schema.arguments
+    # dropout_ calls `self` what dropout calls `input`; both come first.
+    own = "self" if any(argument.name == "self" for argument in schema) else schema[0].name
+    given = {own if named.name == "self" else named.name: named for named in node.inputs}
     unknown = given.keys() - {argument.name for argument in schema}
     if unknown or len(given) != len(node.inputs):
         raise GraphInvalid(f"{node.target} has no argument {sorted(unknown)}, or has one twice")

@@ -72,7 +72,7 @@ ALLOWED = names(
     _upsample_bilinear2d_aa upsample_linear1d upsample_nearest1d upsample_nearest2d
     upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
     _upsample_nearest_exact3d upsample_trilinear3d var var_mean vdot view view_as
-    view_as_complex view_as_real view_copy vsplit vstack where xlogy __xor__ zero zeros
+    view_as_complex view_as_real view_copy vsplit vstack _weight_norm where xlogy __xor__ zero zeros
     zeros_like
     """
 )
@@ -143,6 +143,8 @@ def resolve_in_place(target: str) -> OpOverload | None:
     return resolve(f"torch.ops.aten.{name}.{overload}")
 
 
+_TENSORS = frozenset({"Tensor", "List[Tensor]"})
+
 FUNCTIONALISE = (
     "Export it as torch.export.export(...).run_decompositions(), which computes without writing"
 )
@@ -168,7 +170,8 @@ def _refusal(name: str, target: str) -> OperatorRefused:
         return TrainMode(f"{target} updates statistics: call model.eval() before exporting")
     return OperatorRefused(
         f"{target} is not on the list of operators that programs may use. "
-        "Often .run_decompositions() after torch.export.export replaces it by ones that are"
+        "Exporting with .run_decompositions() after torch.export.export, or without it, may replace "
+        "it by ones that are"
     )
 
 
@@ -177,4 +180,8 @@ def _overload(name: str, overload: str, target: str) -> OpOverload:
     if packet is None or overload not in packet.overloads():
         raise OperatorRefused(f"{target} does not exist in this worker's torch {torch.__version__}")
     found: OpOverload = getattr(packet, overload)
+    # TorchScript has overloads of the same names on numbers, lists and strings.
+    tensors = all(str(result.type) in _TENSORS for result in found._schema.returns)
+    if not tensors or not torch._C._dispatch_has_kernel(found.name()):
+        raise OperatorRefused(f"{target} is not an operator on tensors")
     return found

@@ -21,9 +21,15 @@ Kind = Literal["tensor", "symbol"]
 # Composites that always return new memory. Other composites may return their input as it is.
 _FRESH = names(
     """
-    batch_norm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
-    layer_norm group_norm instance_norm linear matmul max_pool1d max_pool2d max_pool3d
-    adaptive_avg_pool2d scaled_dot_product_attention softmax log_softmax cross_entropy_loss
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d avg_pool1d
+    batch_norm bilinear column_stack concat concatenate conv1d conv2d conv3d conv_transpose1d
+    conv_transpose2d conv_transpose3d _convolution cosine_similarity cross_entropy_loss divide
+    dstack float_power _fused_rms_norm group_norm gru hstack inner instance_norm l1_loss
+    layer_norm linalg_norm linear log_sigmoid log_softmax lstm matmul max_pool1d max_pool2d
+    max_pool3d multiply negative prelu relu6 rms_norm rnn_relu rnn_tanh
+    scaled_dot_product_attention selu softmax square std subtract true_divide upsample_bicubic2d
+    upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d upsample_trilinear3d var vstack where
     """
 )
 

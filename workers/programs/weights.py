@@ -14,6 +14,7 @@ from workers.programs.scalars import dtype_of, require_strided
 from workers.programs.schema import TensorMeta
 
 _INTEGER_BOUND = 2**62
+_VIEWS = 4
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,14 @@ def read_state(archive: Archive, limits: Limits) -> State:
 
 def _read(archive: Archive, folder: _Folder, limits: Limits) -> dict[str, torch.Tensor]:
     config = parse(PayloadConfig, archive.read(folder.config, limits.config_bytes), folder.config)
-    storages: dict[tuple[str, torch.dtype], torch.Tensor] = {}
-    views: dict[tuple[object, ...], torch.Tensor] = {}
+    storages: dict[str, _Storage] = {}
     tensors: dict[str, torch.Tensor] = {}
     for name, payload in config.config.items():
         meta = _checked_meta(name, payload, folder, limits)
-        member = folder.base + payload.path_name
-        layout = _Layout.of(name, meta)
-        storage_key = (payload.path_name, layout.dtype)
-        if storage_key not in storages:
-            storages[storage_key] = _storage(archive, member, name, layout)
-        # Equal views of one member are one tensor: that is how ties survive.
-        view_key = (*storage_key, layout, payload.is_param, meta.requires_grad)
-        if view_key not in views:
-            views[view_key] = _view(name, payload, meta, layout, storages[storage_key])
-        tensors[name] = views[view_key]
+        layout, member = _Layout.of(name, meta), folder.base + payload.path_name
+        if member not in storages:
+            storages[member] = _Storage(_bytes(archive, member, name, layout))
+        tensors[name] = storages[member].view(name, payload.is_param, meta.requires_grad, layout)
     return tensors
 
 
@@ -117,7 +111,42 @@ class _Layout:
         return self.offset + 1 + sum((size - 1) * stride for size, stride in steps)
 
 
-def _storage(archive: Archive, member: str, name: str, layout: _Layout) -> torch.Tensor:
+class _Storage:
+    """The bytes of a member, and the views of them that were given out."""
+
+    def __init__(self, flat: torch.Tensor) -> None:
+        self._flat = flat
+        self._views: dict[tuple[object, ...], torch.Tensor] = {}
+        self._viewed = 0
+
+    def view(self, name: str, is_param: bool, requires_grad: bool, layout: _Layout) -> torch.Tensor:
+        """The tensor that `layout` describes; equal views are one tensor, so that ties survive."""
+        key = (layout, is_param, requires_grad)
+        if key not in self._views:
+            self._count(name, layout)
+            tensor = _strided(self._flat, layout)
+            if is_param:
+                tensor = _parameter(name, tensor, requires_grad)
+            self._views[key] = tensor
+        return self._views[key]
+
+    def _count(self, name: str, layout: _Layout) -> None:
+        held = self._flat.numel()
+        if layout.dtype != self._flat.dtype:
+            raise WeightsInvalid(f"{name!r} reads bytes as {layout.dtype} that are another dtype")
+        if layout.reach > held or layout.elements > held:
+            raise WeightsInvalid(
+                f"{name!r} needs {max(layout.reach, layout.elements)} elements, its bytes hold "
+                f"{held}: the file is damaged, or the tensor is expanded (call .contiguous() "
+                "before exporting)"
+            )
+        # On a device every view becomes memory of its own.
+        self._viewed += layout.elements
+        if self._viewed > _VIEWS * held:
+            raise WeightsInvalid(f"{name!r} is one of too many views of the same bytes")
+
+
+def _bytes(archive: Archive, member: str, name: str, layout: _Layout) -> torch.Tensor:
     if member not in archive:
         raise WeightsInvalid(f"the bytes of {name!r} ({member}) are missing")
     size = archive.size(member)
@@ -128,22 +157,13 @@ def _storage(archive: Archive, member: str, name: str, layout: _Layout) -> torch
     return torch.frombuffer(archive.read(member, size), dtype=layout.dtype)
 
 
-def _view(
-    name: str, payload: Payload, meta: TensorMeta, layout: _Layout, storage: torch.Tensor
-) -> torch.Tensor:
-    held = storage.numel()
-    if layout.reach > held or layout.elements > held:
-        raise WeightsInvalid(
-            f"{name!r} needs {max(layout.reach, layout.elements)} elements, its bytes hold {held}: "
-            "the file is damaged, or the tensor is expanded (call .contiguous() before exporting)"
-        )
+def _strided(flat: torch.Tensor, layout: _Layout) -> torch.Tensor:
     if layout.elements == 0:
-        view = torch.empty(layout.sizes, dtype=layout.dtype)
-    else:
-        view = torch.as_strided(storage, layout.sizes, layout.strides, layout.offset)
-    if not payload.is_param:
-        return view
-    differentiable = layout.dtype.is_floating_point or layout.dtype.is_complex
-    if meta.requires_grad and not differentiable:
-        raise WeightsInvalid(f"{name!r} requires gradients but is of {layout.dtype}")
-    return torch.nn.Parameter(view, requires_grad=meta.requires_grad)
+        return torch.empty(layout.sizes, dtype=layout.dtype)
+    return torch.as_strided(flat, layout.sizes, layout.strides, layout.offset)
+
+
+def _parameter(name: str, tensor: torch.Tensor, requires_grad: bool) -> torch.nn.Parameter:
+    if requires_grad and not (tensor.is_floating_point() or tensor.is_complex()):
+        raise WeightsInvalid(f"{name!r} requires gradients but is of {tensor.dtype}")
+    return torch.nn.Parameter(tensor, requires_grad=requires_grad)
