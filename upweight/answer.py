@@ -13,6 +13,10 @@ from upweight.errors import RequestInProgress, UpweightError, error_from
 from upweight.schema import Problem
 
 TRANSIENT = frozenset({429, 502, 503, 504})
+HINTS = {
+    401: "; give a valid key: UPWEIGHT_API_KEY or Client(api_key=…)",
+    403: "; the key's role does not allow it",
+}
 
 
 class Collected:
@@ -88,6 +92,8 @@ def _words(response: httpx2.Response) -> str:
             f"{request} was redirected to {response.headers.get('location')}; "
             "give that address as UPWEIGHT_URL or Client(url=…)"
         )
+    if response.request.method == "HEAD":  # its answers have no body, whoever gives them
+        return f"{request} was answered {status}" + HINTS.get(response.status_code, "")
     shown = " ".join(response.text.split())[:200]
     return (
         f"{request} was answered {status} by something that is not an Upweight service, perhaps a proxy"

@@ -215,6 +215,8 @@ def drive(flow: Generator[Step, Any, T], perform: Callable[[Step], Any]) -> T:
                 step = flow.send(outcome)
     except StopIteration as stop:
         return stop.value
+    finally:
+        flow.close()  # an interrupt leaves it in the midst: it clears up now, not some time later
 
 
 async def drive_async(
@@ -232,6 +234,8 @@ async def drive_async(
                 step = flow.send(outcome)
     except StopIteration as stop:
         return stop.value
+    finally:
+        flow.close()  # an interrupt leaves it in the midst: it clears up now, not some time later
 
 
 async def _in_threads(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
