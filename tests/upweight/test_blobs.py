@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
 from pathlib import Path
 
 import pytest
 
 from tests.upweight.local_server import Asked, Handler, Server, answer, cut, dropped
 from upweight import Client, UnexpectedAnswer, errors
+from upweight.download import FileSink
 
 BYTES = bytes(range(256)) * 9000  # more than two chunks
 DIGEST = "sha256:" + hashlib.sha256(BYTES).hexdigest()
@@ -114,6 +114,33 @@ def test_wrong_bytes_leave_what_was_there_before(
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_an_upload_without_a_valid_key_says_how_to_give_one(server: Server, client: Client) -> None:
+    server.on("HEAD", PATH, answer(401))
+    with pytest.raises(errors.Unauthorized, match="UPWEIGHT_API_KEY"):
+        client.blobs.put(BYTES)
+
+
+def test_an_upload_is_streamed_with_its_length(server: Server, client: Client) -> None:
+    server.on("HEAD", PATH, answer(404))
+    server.on("PUT", PATH, answer(201, STORED))
+    client.blobs.put(BYTES)
+    headers = server.asked[-1].headers
+    assert headers["content-length"] == str(len(BYTES))
+    assert "transfer-encoding" not in headers
+
+
+def test_an_interrupted_download_leaves_nothing_behind(
+    server: Server, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(sink: FileSink, chunk: bytes) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FileSink, "write", interrupt)
+    server.on("GET", PATH, answer(200, BYTES))
+    with pytest.raises(KeyboardInterrupt):
+        client.blobs.download(DIGEST, tmp_path / "w")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_blob_has_no_record(server: Server, client: Client) -> None:
     assert client.blobs.head(DIGEST) is None
-    assert threading.active_count() < 20
