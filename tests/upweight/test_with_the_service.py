@@ -59,6 +59,7 @@ def test_the_ranking_is_that_of_the_matrix(result: InfluenceResult) -> None:
     np.testing.assert_allclose(result.mean(), matrix.mean(0), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, at its first Hessian
 def test_influences_are_those_of_the_formula(result: InfluenceResult) -> None:
     model = net()
     names = [name for name, _ in model.named_parameters()]
