@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would lose bodies, and echo the Host header
     )
     app.state.metrics = metrics
     app.add_middleware(Requests, body_limit=settings.body_bytes, metrics=metrics)

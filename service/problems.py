@@ -32,7 +32,7 @@ def respond(
 ) -> Response:
     """The answer that an error of ours becomes."""
     body = error.problem(request_id).model_dump(mode="json")
-    answer = dict(headers or {})
+    answer = dict(headers or getattr(error, "headers", {}))
     if error.retry_after is not None:
         answer["Retry-After"] = str(math.ceil(error.retry_after))
     if error.status == 401:

@@ -1,0 +1,281 @@
+"""Jobs that can't work are refused at once, naming the field and the way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from service.jobs.availability import MISSING
+from tests.service.acting import Acting, digest_of, field, problem
+
+
+@pytest.fixture
+def ready(acting: Acting) -> Acting:
+    acting.ready()
+    return acting
+
+
+def submitted(acting: Acting, **values: Any) -> httpx2.Response:
+    return acting.post("/v1/jobs", acting.job_request(**values))
+
+
+def test_a_good_job_is_queued(ready: Acting) -> None:
+    answer = submitted(ready, labels={"a": "b"}, priority="high")
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert (job["state"], job["attempt"]) == ("queued", 0)
+    assert job["model_id"] == ready.client.get("/v1/models/net").json()["id"]
+    assert job["hessian_id"] == job["train_id"]
+    assert job["request"]["inversion"]["rtol"] == 1e-7
+    assert ready.parts.queue.position(job["id"], 0, "high") == 3  # behind the three checks
+
+
+def test_hessian_perturbation_means_hessian_regularization(ready: Acting) -> None:
+    job = submitted(ready, hessian_perturbation=0.5).json()
+    assert job["request"]["hessian_regularization"] == 0.5
+
+
+def test_unknown_names_are_not_found_where_they_were_written(ready: Acting) -> None:
+    for values, pointer in (
+        ({"model": "nett"}, "/model"),
+        ({"model": "net@7"}, "/model"),
+        ({"train": {"dataset": "nope"}}, "/train/dataset"),
+        ({"test": {"dataset": "nope"}}, "/test/dataset"),
+    ):
+        answer = submitted(ready, **values)
+        problem(answer, 404, "not-found")
+        assert "lists what there is" in field(answer, pointer)
+
+
+def test_a_model_that_is_still_checked_is_not_ready_yet(ready: Acting) -> None:
+    ready.post("/v1/models", ready.model_request("net"))
+    answer = submitted(ready)
+    problem(answer, 409, "not-ready")
+    assert "net@2 is still being checked" in field(answer, "/model")
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_a_rejected_dataset_says_why(ready: Acting) -> None:
+    reason = {"type": "rejected", "title": "t", "status": 422, "detail": "NaN in row 3 of 'x'"}
+    ready.dataset("train", state="rejected", problem=reason)
+    answer = submitted(ready)
+    problem(answer, 409, "not-ready")
+    assert "NaN in row 3 of 'x'" in field(answer, "/train/dataset")
+    assert "retry-after" not in answer.headers
+
+
+def test_a_shape_that_does_not_fit_the_model_is_refused(ready: Acting) -> None:
+    columns = [
+        {"name": "x", "dtype": "float32", "shape": [8, 8]},
+        {"name": "y", "dtype": "int64", "shape": []},
+    ]
+    ready.dataset("pictures", columns=columns)
+    answer = submitted(ready, test={"dataset": "pictures"})
+    problem(answer, 422, "invalid-request")
+    assert "has shape (8, 8)" in field(answer, "/test/dataset")
+    assert "takes (4,)" in field(answer, "/test/dataset")
+
+
+def test_a_free_size_takes_any_shape(ready: Acting) -> None:
+    ready.model("free", inputs=[{"name": "x", "dtype": "float32", "shape": [None, None]}])
+    assert submitted(ready, model="free").status_code == 202
+
+
+def test_a_dtype_that_does_not_fit_the_model_is_refused(ready: Acting) -> None:
+    ready.model("tokens", inputs=[{"name": "x", "dtype": "int64", "shape": [None, 4]}])
+    assert "takes int64" in field(submitted(ready, model="tokens"), "/train/dataset")
+
+
+def test_too_few_inputs_are_refused(ready: Acting) -> None:
+    spec = {"name": "x", "dtype": "float32", "shape": [None, 4]}
+    ready.model("two", inputs=[spec, {**spec, "name": "mask"}])
+    said = field(submitted(ready, model="two"), "/train/dataset")
+    assert "takes 2 inputs" in said
+    assert "gives 1 inputs" in said
+
+
+def test_targets_that_do_not_fit_the_loss_are_refused(ready: Acting) -> None:
+    columns = [
+        {"name": "x", "dtype": "float32", "shape": [4]},
+        {"name": "y", "dtype": "float32", "shape": []},
+    ]
+    ready.dataset("floats", columns=columns)
+    said = field(submitted(ready, train={"dataset": "floats"}), "/train/dataset")
+    assert "takes class indices (integers)" in said
+    ready.model("regression", request={"loss": "mse"})
+    said = field(submitted(ready, model="regression", train={"dataset": "floats"}), "/train/dataset")
+    assert "the model gives (3,) a row" in said
+
+
+def test_rows_that_are_not_there_are_refused(ready: Acting) -> None:
+    for rows, words in (
+        ("50", "row 50 is not there: there are 50 rows, 0 to 49"),
+        ("40:40", "chooses no row"),
+        ("a:b", "is not a row or a slice"),
+        ("::0", "step of 0"),
+    ):
+        answer = submitted(ready, train={"dataset": "train", "rows": rows})
+        problem(answer, 422, "invalid-request")
+        assert words in field(answer, "/train/rows")
+
+
+def test_a_parameter_of_another_method_is_refused_naming_whose_it_is(ready: Acting) -> None:
+    answer = submitted(ready, inversion={"method": "cg", "rank_estimate": 20})
+    problem(answer, 422, "invalid-request")
+    said = field(answer, "/inversion/rank_estimate")
+    assert "is a parameter of 'arnoldi', not of 'cg'" in said
+    said = field(
+        submitted(ready, inversion={"method": "direct", "rtol": 0.1}), "/inversion/rtol"
+    )
+    assert "is a parameter of 'cg', 'lissa', not of 'direct'" in said
+    assert "takes no parameters" in said
+
+
+def test_a_misspelt_field_is_refused_with_the_nearest_known(ready: Acting) -> None:
+    answer = submitted(ready, hessian_regularisation=0.1)
+    assert "did you mean 'hessian_regularization'?" in field(answer, "/hessian_regularisation")
+    answer = submitted(ready, inversion={"method": "cg", "maxiters": 3})
+    assert "did you mean 'maxiter'?" in field(answer, "/inversion/maxiters")
+    answer = submitted(ready, keep={"topp": 3})
+    assert "did you mean 'top'?" in field(answer, "/keep/topp")
+
+
+@pytest.mark.parametrize("name", ["hessian_regularization", "hessian_perturbation"])
+def test_a_negative_lambda_is_refused(ready: Acting, name: str) -> None:
+    answer = submitted(ready, **{name: -0.5})
+    assert answer.json()["errors"][0]["detail"] == "λ must be at least 0; it is -0.5"
+
+
+def test_nan_and_infinity_are_no_numbers(ready: Acting) -> None:
+    text = '{"kind": "influences", "hessian_regularization": NaN}'
+    answer = ready.client.post(
+        "/v1/jobs", content=text, headers={"Content-Type": "application/json"}
+    )
+    assert field(answer, "/hessian_regularization") == "must be a finite number"
+
+
+def test_unknown_methods_and_kinds_name_the_allowed(ready: Acting) -> None:
+    answer = submitted(ready, inversion={"method": "cgg"})
+    said = field(answer, "/inversion/method")
+    assert "unknown method 'cgg'; did you mean 'cg'? allowed are 'direct', 'cg'" in said
+    said = field(submitted(ready, inversion={}), "/inversion/method")
+    assert "is one of 'arnoldi', 'cg', 'direct', 'lissa'" in said
+    answer = submitted(ready, kind="influence")
+    assert "did you mean 'influences'?" in field(answer, "/kind")
+
+
+def test_a_choice_between_two_types_is_explained_once(ready: Acting) -> None:
+    answer = submitted(ready, batch_size="all")
+    assert field(answer, "/batch_size") == "must be a whole number, or must be 'auto'"
+    assert len(answer.json()["errors"]) == 1
+
+
+def test_a_field_called_like_a_tag_keeps_its_name(ready: Acting) -> None:
+    answer = submitted(ready, inversion={"method": "cg", "cg": 1}, influences=2)
+    assert field(answer, "/inversion/cg")
+    assert field(answer, "/influences")
+
+
+def test_missing_fields_are_all_named(ready: Acting) -> None:
+    answer = ready.post("/v1/jobs", {"kind": "influences"})
+    pointers = {error["pointer"] for error in answer.json()["errors"]}
+    assert pointers == {"/model", "/train", "/test", "/inversion"}
+
+
+def test_nothing_kept_is_refused(ready: Acting) -> None:
+    answer = submitted(ready, keep={"matrix": False})
+    assert "'keep' keeps nothing" in answer.json()["detail"]
+
+
+def test_a_model_too_large_for_direct_is_told_what_else_there_is(ready: Acting) -> None:
+    ready.model("large", parameter_count=1001)
+    answer = submitted(ready, model="large", inversion={"method": "direct"})
+    said = field(answer, "/inversion/method")
+    assert "up to 1000 parameters" in said
+    assert "'cg'" in said
+    assert submitted(ready, model="large").status_code == 202
+
+
+def test_a_result_over_the_limit_is_told_what_to_keep_instead(ready: Acting) -> None:
+    ready.dataset("many", 100_000)
+    answer = submitted(ready, train={"dataset": "many"})
+    problem(answer, 422, "result-too-large")
+    assert "keep.top" in field(answer, "/keep/matrix")
+    keep = {"matrix": False, "top": 10, "mean": True}
+    assert submitted(ready, train={"dataset": "many"}, keep=keep).status_code == 202
+    rows = {"dataset": "many", "rows": "0:1000"}
+    assert submitted(ready, train=rows).status_code == 202
+
+
+def test_factors_over_the_limit_are_refused(ready: Acting) -> None:
+    ready.model("wide", parameter_count=1_000_000)
+    answer = submitted(ready, model="wide", keep={"factors": True})
+    problem(answer, 422, "result-too-large")
+    assert field(answer, "/keep/factors")
+
+
+def test_more_top_rows_than_there_are_is_refused(ready: Acting) -> None:
+    assert "there are 50 training rows" in field(submitted(ready, keep={"top": 51}), "/keep/top")
+
+
+def test_a_time_over_the_operators_is_refused(ready: Acting) -> None:
+    assert field(submitted(ready, timeout_s=86_401), "/timeout_s")
+
+
+ASKING = {
+    "/kind": [{"kind": "factors"}, {"kind": "ihvp"}, {"kind": "self_influences"}],
+    "/influence_type": [{"influence_type": "perturbation"}],
+    "/perturb_at": [{"influence_type": "perturbation", "perturb_at": "embedding"}],
+    "/factors": [{"factors": "job_" + "0" * 26}],
+    "/inversion/method": [{"inversion": {"method": "lissa"}}, {"inversion": {"method": "arnoldi"}}],
+    "/inversion/x0": [{"inversion": {"method": "cg", "x0": digest_of(b"")}}],
+    "/inversion/h0": [{"inversion": {"method": "lissa", "h0": digest_of(b"")}}],
+    "/hessian_on": [{"hessian_on": {"dataset": "train"}}],
+    "/precision": [{"precision": "tf32"}, {"precision": "bf16"}],
+    "/webhook": [{"webhook": {"url": "https://example.com"}}],
+}
+
+
+@pytest.mark.parametrize("pointer", sorted({row.pointer for row in MISSING}))
+def test_what_is_not_available_yet_is_refused_at_once(ready: Acting, pointer: str) -> None:
+    refused = 0
+    for values in ASKING[pointer]:
+        body = ready.job_request(**values)
+        if body["kind"] == "ihvp":
+            del body["test"]
+            body["rhs"] = digest_of(b"")
+        if body["kind"] == "self_influences":
+            del body["test"]
+        answer = ready.post("/v1/jobs", body)
+        if answer.status_code == 501:
+            refused += 1
+            assert "not available yet" in problem(answer, 501, "not-available-yet")["detail"]
+    assert refused >= 1
+
+
+def test_the_same_idempotency_key_starts_one_job(ready: Acting) -> None:
+    first = ready.post("/v1/jobs", ready.job_request(), **{"Idempotency-Key": "k"})
+    again = ready.post("/v1/jobs", ready.job_request(), **{"Idempotency-Key": "k"})
+    assert first.json()["id"] == again.json()["id"]
+    assert ready.parts.queue.lengths()["default"] == 1
+    other = ready.post("/v1/jobs", ready.job_request(seed=1), **{"Idempotency-Key": "k"})
+    problem(other, 422, "idempotency-conflict")
+
+
+def test_a_job_that_was_written_and_not_enqueued_is_enqueued_by_the_retry(ready: Acting) -> None:
+    first = ready.post("/v1/jobs", ready.job_request(), **{"Idempotency-Key": "k"})
+    ready.parts.queue.remove(first.json()["id"], 0, "default")
+    ready.post("/v1/jobs", ready.job_request(), **{"Idempotency-Key": "k"})
+    assert ready.parts.queue.position(first.json()["id"], 0, "default") == 0
+
+
+def test_a_namespace_with_too_many_unfinished_jobs_waits(ready: Acting) -> None:
+    jobs = [ready.job()["id"] for _ in range(20)]
+    answer = submitted(ready)
+    problem(answer, 429, "queue-full")
+    assert int(answer.headers["retry-after"]) > 0
+    ready.client.post(f"/v1/jobs/{jobs[0]}/cancel")
+    assert submitted(ready).status_code == 202
