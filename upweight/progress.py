@@ -69,13 +69,17 @@ class Bar:
 
     def text(self) -> str:
         """The line as it is drawn."""
-        amount = _amount(self.done, self.unit)
         if not self.total:
-            return f"{self.label}  {amount}"
+            return f"{self.label}  {_amount(self.done, self.unit)}" if self.done else self.label
         share = min(1.0, self.done / self.total)
         filled = round(share * WIDTH)
         bar = "█" * filled + "░" * (WIDTH - filled)
-        return f"{self.label}  {bar} {share:4.0%}  {amount} of {_amount(self.total, self.unit)}"
+        return f"{self.label}  {bar} {share:4.0%}  {self._of()}"
+
+    def _of(self) -> str:
+        if self.unit == "B":
+            return f"{_amount(self.done, 'B')} of {_amount(self.total or 0, 'B')}"
+        return f"{self.done:,} of {_amount(self.total or 0, self.unit)}"
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def test_a_bar_is_drawn_where_it_is_wanted(
     client.jobs.wait(records.JOB, progress=True)
     drawn = capsys.readouterr().err
     assert "solve" in drawn
-    assert "33%  3 blocks of 9 blocks" in drawn
+    assert "33%  3 of 9 blocks" in drawn
     client.jobs.wait(records.JOB)
     assert capsys.readouterr().err == ""
 

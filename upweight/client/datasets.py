@@ -10,8 +10,9 @@ from upweight.client.blobs import put, put_source
 from upweight.client.checking import Checked, until_checked
 from upweight.client.columns import columns_of, format_of, roles, shards
 from upweight.client.content import Source, tensors_content
+from upweight.client.description import Description
 from upweight.client.paging import Listing, items, items_async, listing
-from upweight.client.request import reference, validated
+from upweight.client.request import reference
 from upweight.exchange import Call, Flow, Work, segment
 from upweight.progress import Bars
 from upweight.safetensors_file import Tensor
@@ -21,39 +22,6 @@ from upweight.transport import AsyncTransport, Transport
 DATASETS = Checked("/v1/datasets", DatasetRecord)
 
 Reference = str | DatasetRecord
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a dataset is, apart from its bytes; and how long its check is waited for."""
-
-    name: str
-    inputs: Sequence[str] | str | None
-    targets: Sequence[str] | str | None
-    preview: Any
-    class_names: Sequence[str]
-    labels: Mapping[str, str] | None
-    wait: bool
-    timeout: float | None
-    hold: float
-
-    def request(self, **source: Any) -> DatasetRequest:
-        """The request, checked."""
-        fields = {
-            "name": self.name,
-            "inputs": self.inputs,
-            "targets": self.targets,
-            "preview": self.preview,
-            "class_names": tuple(self.class_names),
-            "labels": dict(self.labels or {}),
-            **source,
-        }
-        for columns in ("inputs", "targets"):
-            if fields[columns] is None:
-                del fields[columns]
-            elif isinstance(fields[columns], str):
-                fields[columns] = (fields[columns],)
-        return validated(DatasetRequest, fields)
 
 
 def register_arrays(

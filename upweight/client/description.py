@@ -1,0 +1,43 @@
+"""What callers say of a dataset, as the contract's request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from upweight.client.request import validated
+from upweight.schema import DatasetRequest
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a dataset is, apart from its bytes; and how long its check is waited for."""
+
+    name: str
+    inputs: Sequence[str] | str | None
+    targets: Sequence[str] | str | None
+    preview: Any
+    class_names: Sequence[str]
+    labels: Mapping[str, str] | None
+    wait: bool
+    timeout: float | None
+    hold: float
+
+    def request(self, **source: Any) -> DatasetRequest:
+        """The request, checked."""
+        fields = {
+            "name": self.name,
+            "inputs": self.inputs,
+            "targets": self.targets,
+            "preview": self.preview,
+            "class_names": tuple(self.class_names),
+            "labels": dict(self.labels or {}),
+            **source,
+        }
+        for columns in ("inputs", "targets"):
+            if fields[columns] is None:
+                del fields[columns]
+            elif isinstance(fields[columns], str):
+                fields[columns] = (fields[columns],)
+        return validated(DatasetRequest, fields)
