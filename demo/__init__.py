@@ -1,0 +1,1 @@
+"""The whole way once: real digits with flipped labels, a real service, influences over HTTP."""

@@ -1,0 +1,69 @@
+"""scikit-learn's handwritten digits, some training labels flipped on purpose, and a small network trained on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+SEED = 7
+TRAIN_ROWS = 1_400  # of 1,797; the rest is for testing
+FLIPPED_SHARE = 0.05
+WEIGHT_DECAY = 1e-2
+DAMPING = 5e-2  # λ: above the weight decay, since the loss of a network is not convex
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Pixels in [0, 1], labels, and which training rows were given a wrong label."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    true_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+    @property
+    def flipped(self) -> np.ndarray:
+        """The training rows whose label is wrong."""
+        return np.flatnonzero(self.y_train != self.true_train)
+
+
+def load() -> Digits:
+    """The digits, shuffled and flipped with a seed."""
+    pixels, labels = load_digits(return_X_y=True)
+    generator = np.random.default_rng(SEED)
+    order = generator.permutation(len(labels))
+    x, y = (pixels[order] / 16).astype("f4"), labels[order].astype("i8")
+    noisy = y[:TRAIN_ROWS].copy()
+    chosen = generator.choice(TRAIN_ROWS, round(FLIPPED_SHARE * TRAIN_ROWS), replace=False)
+    noisy[chosen] = (noisy[chosen] + generator.integers(1, 10, len(chosen))) % 10
+    return Digits(x[:TRAIN_ROWS], noisy, y[:TRAIN_ROWS], x[TRAIN_ROWS:], y[TRAIN_ROWS:])
+
+
+def train(digits: Digits) -> nn.Module:
+    """A network of 2,410 parameters, trained to its optimum under weight decay, in eval mode."""
+    torch.manual_seed(SEED)
+    network = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+    x, y = torch.from_numpy(digits.x_train), torch.from_numpy(digits.y_train)
+    optimizer = torch.optim.LBFGS(network.parameters(), max_iter=150, line_search_fn="strong_wolfe")
+
+    def objective() -> torch.Tensor:
+        optimizer.zero_grad()
+        penalty = sum((each.square().sum() for each in network.parameters()), torch.tensor(0.0))
+        loss = cross_entropy(network(x), y) + WEIGHT_DECAY / 2 * penalty
+        loss.backward()
+        return loss
+
+    optimizer.step(objective)
+    return network.eval()
+
+
+def accuracy(network: nn.Module, x: np.ndarray, y: np.ndarray) -> float:
+    """The share of rows that the network gets right."""
+    with torch.no_grad():
+        return float((network(torch.from_numpy(x)).argmax(1).numpy() == y).mean())
