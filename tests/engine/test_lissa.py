@@ -53,7 +53,7 @@ def test_too_small_a_scale_is_an_error_that_names_one_that_works(scale: float) -
 
 def test_where_no_scale_converges_the_error_names_a_damping() -> None:
     operator = Matrix(with_eigenvalues([-0.5, 1.0, 3.0]))
-    with pytest.raises(Diverged, match="hessian_regularization of 0.6"):
+    with pytest.raises(Diverged, match=r"hessian_regularization of 0\.6"):
         Lissa(scale=5.0).solve(operator, rhs_for(operator))
 
 

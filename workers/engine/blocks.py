@@ -82,13 +82,17 @@ def over_rows(
                 break
 
 
-def rows_at_once(batch_size: BatchSize, total: int, row_bytes: int, budget: int, device: str) -> int:
+def rows_at_once(
+    batch_size: BatchSize, total: int, row_bytes: int, budget: int, device: str
+) -> int:
     """Rows of a batch: as asked for, or what budget, cache and an even division allow."""
     if batch_size != "auto":
         if batch_size < 1:
             raise BadParameter("batch_size", batch_size, "at least 1, or auto")
         return min(batch_size, max(total, 1))
-    most = max(1, min(ROWS_AT_ONCE.get(device, ROWS_AT_ONCE_ELSEWHERE), budget // max(row_bytes, 1)))
+    most = max(
+        1, min(ROWS_AT_ONCE.get(device, ROWS_AT_ONCE_ELSEWHERE), budget // max(row_bytes, 1))
+    )
     parts = -(-max(total, 1) // most)
     return -(-max(total, 1) // parts)
 

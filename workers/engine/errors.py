@@ -55,15 +55,13 @@ class ShapeMismatch(EngineError):
     code = "shape_mismatch"
 
     def __init__(
-        self, what: str, expected: Sequence[int], found: Sequence[int], way_out: str = ""
+        self, what: str, expected: Sequence[int | str], found: Sequence[int], way_out: str = ""
     ) -> None:
         self.what = what
         self.expected = tuple(expected)
         self.found = tuple(found)
         ending = f"; {way_out}" if way_out else ""
-        super().__init__(
-            f"{what}: expected shape {self.expected}, found {self.found}{ending}"
-        )
+        super().__init__(f"{what}: expected shape {self.expected}, found {self.found}{ending}")
 
 
 class UnsupportedOperator(EngineError):
@@ -109,7 +107,9 @@ class SingularHessian(EngineError):
 
     code = "singular_hessian"
 
-    def __init__(self, smallest_eigenvalue: float, damping: float, suggested_damping: float) -> None:
+    def __init__(
+        self, smallest_eigenvalue: float, damping: float, suggested_damping: float
+    ) -> None:
         self.smallest_eigenvalue = smallest_eigenvalue
         self.damping = damping
         self.suggested_damping = suggested_damping

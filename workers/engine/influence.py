@@ -67,7 +67,13 @@ def up(
     """
     factors = _fitting(problem, factors)
     yield from _over_gradients(
-        problem, rows, lambda gradients: factors @ gradients.T, "up", batch_size, budget_bytes, progress
+        problem,
+        rows,
+        lambda gradients: factors @ gradients.T,
+        "up",
+        batch_size,
+        budget_bytes,
+        progress,
     )
 
 
@@ -181,9 +187,7 @@ def _over_gradients(
     def work(batch: Batch) -> Tensor:
         return use(problem.gradients(batch))
 
-    for batch, result in over_rows(
-        rows, Block(size), work, what=what, progress=progress or silent
-    ):
+    for batch, result in over_rows(rows, Block(size), work, what=what, progress=progress or silent):
         yield _columns(batch), _located(problem, batch, result, what)
 
 

@@ -87,6 +87,11 @@ class Problem:
             for each, piece in zip(self.layout, pieces, strict=True)
         }
 
+    @property
+    def gradient_way(self) -> str:
+        """How per-example gradients are taken, as found out on the first batch."""
+        return self._ladder.way
+
     def placed(self, batch: Batch) -> Batch:
         """The batch on our device, floating-point tensors in our dtype."""
         targets = tuple(self._place(each) for each in batch.target_tensors)
@@ -174,7 +179,7 @@ class Problem:
                 total = self.losses(theta, batch).sum()
                 (gradient,) = torch.autograd.grad(total, theta, create_graph=True)
                 if gradient.requires_grad:
-                    torch.autograd.grad(gradient.sum(), theta, allow_unused=True)
+                    torch.autograd.grad(gradient.sum(), theta)
         except RuntimeError as error:
             raise explained(error, "differentiating the loss twice") from error
 

@@ -39,6 +39,7 @@ def prepared(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, on copying its tree specs
         ours = copy.deepcopy(module)
+    _retie(ours, module)
     own_dtype = next((each.dtype for each in ours.parameters()), torch.get_default_dtype())
     if isinstance(ours, fx.GraphModule):
         _release_dtype(ours, own_dtype, dtype or own_dtype)
@@ -47,6 +48,18 @@ def prepared(
         if not bool(torch.isfinite(parameter).all()):
             raise NotFinite("the weights", parameter=name)
     return ours.requires_grad_(False)
+
+
+def _retie(ours: nn.Module, original: nn.Module) -> None:
+    # An exported program read back from a file has tied weights as two parameters on one memory.
+    first: dict[tuple[object, ...], nn.Parameter] = {}
+    for name, parameter in original.named_parameters(remove_duplicate=False):
+        if not parameter.numel():
+            continue
+        place = (parameter.data_ptr(), parameter.shape, parameter.stride(), parameter.dtype)
+        path, _, last = name.rpartition(".")
+        owner = ours.get_submodule(path)
+        owner.register_parameter(last, first.setdefault(place, owner.get_parameter(last)))
 
 
 def refuse_training(module: nn.Module) -> None:

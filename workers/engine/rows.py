@@ -39,9 +39,7 @@ class Batch:
             targets = targets[start:stop]
         elif targets is not None:
             targets = tuple(each[start:stop] for each in targets)
-        return Batch(
-            tuple(each[start:stop] for each in self.inputs), targets, self.start + start
-        )
+        return Batch(tuple(each[start:stop] for each in self.inputs), targets, self.start + start)
 
 
 class Rows(Protocol):
@@ -117,9 +115,7 @@ class TensorRows:
         return Batch(tuple(each[indices] for each in self._inputs), targets, 0)
 
 
-def _moved(
-    targets: Tensor | Sequence[Tensor] | None, device: torch.device | str | None
-) -> Targets:
+def _moved(targets: Tensor | Sequence[Tensor] | None, device: torch.device | str | None) -> Targets:
     if targets is None:
         return None
     if isinstance(targets, Tensor):

@@ -47,8 +47,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error)))
 
 
-def explained(error: Exception, doing: str) -> Exception:
-    """An UnsupportedOperator where torch's words name an operator, else the error itself."""
+def explained(error: Exception, doing: str) -> UnsupportedOperator:
+    """Torch's complaint as an UnsupportedOperator, with the operator's name if torch gives it."""
     for pattern in _COMPLAINTS:
         found = pattern.search(str(error))
         if found:
@@ -56,4 +56,5 @@ def explained(error: Exception, doing: str) -> Exception:
                 found.group(1).strip("'\"."),
                 f"torch has no rule for it when {doing}; replace it by elementary operations",
             )
-    return error
+    words = str(error).strip().partition("\n")[0]
+    return UnsupportedOperator("unknown", f"{doing} failed: {words}")

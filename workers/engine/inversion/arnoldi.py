@@ -153,9 +153,7 @@ class Arnoldi:
             pairs.converged,
         )
 
-    def solve(
-        self, hessian: Operator, rhs: Tensor, progress: Progress | None = None
-    ) -> Solution:
+    def solve(self, hessian: Operator, rhs: Tensor, progress: Progress | None = None) -> Solution:
         """Solve for all rows of rhs (k, p), with their true residuals."""
         rhs = checked_rhs(hessian, rhs)
         return self.fit(hessian, progress).solve(rhs, progress, operator=hessian)

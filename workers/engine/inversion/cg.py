@@ -109,9 +109,7 @@ class ConjugateGradients:
             },
         )
 
-    def _start(
-        self, hessian: Operator, rhs: Tensor, fitted: Preconditioner, tell: Progress
-    ) -> Run:
+    def _start(self, hessian: Operator, rhs: Tensor, fitted: Preconditioner, tell: Progress) -> Run:
         if self.x0 is not None and self.x0.shape != rhs.shape:
             raise ShapeMismatch("x0", rhs.shape, self.x0.shape, "a start for each right-hand side")
         start = torch.zeros_like(rhs) if self.x0 is None else self.x0.detach().to(rhs).clone()

@@ -72,9 +72,7 @@ class Factorisation:
 
     def damped(self, damping: float) -> Factorisation:
         """The same Hessian with another λ: no pass over the data. Raises SingularHessian."""
-        return _factorised(
-            self.hessian, damping, self.smallest_eigenvalue, self.largest_eigenvalue
-        )
+        return _factorised(self.hessian, damping, self.smallest_eigenvalue, self.largest_eigenvalue)
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,7 @@ class Direct:
         tell("factorise", 1, 1, "factorisation")
         return fitted
 
-    def solve(
-        self, hessian: Operator, rhs: Tensor, progress: Progress | None = None
-    ) -> Solution:
+    def solve(self, hessian: Operator, rhs: Tensor, progress: Progress | None = None) -> Solution:
         """Solve for all rows of rhs (k, p). Raises SingularHessian, ShapeMismatch, NotFinite."""
         rhs = checked_rhs(hessian, rhs)
         return self.fit(hessian, progress).solve(rhs, progress)

@@ -97,13 +97,13 @@ def jacobi(operator: Operator, seed: int, progress: Progress) -> Diagonal:
     return Diagonal(magnitude.clamp(min=floor))
 
 
-def nystroem(
-    operator: Operator, rank: int, seed: int, progress: Progress
-) -> LowRankPlusIdentity:
+def nystroem(operator: Operator, rank: int, seed: int, progress: Progress) -> LowRankPlusIdentity:
     """From a sketch of H with `rank` random vectors, one pass. Needs λ > 0."""
     if not operator.damping > 0.0:
         raise BadParameter(
-            "hessian_regularization", operator.damping, "must be positive for preconditioner nystroem"
+            "hessian_regularization",
+            operator.damping,
+            "must be positive for preconditioner nystroem",
         )
     rank = min(rank, operator.shape[0])
     progress("nystroem", 0, 1, "blocks")

@@ -83,10 +83,7 @@ def _agree(result: Tensor, reference: Tensor) -> bool:
 def _unsupported(failure: Exception | None) -> Exception:
     if failure is None:
         return UnsupportedOperator("unknown", "no way of differentiating twice applies")
-    named = explained(failure, "differentiating the loss twice")
-    if named is not failure:
-        return named
-    return UnsupportedOperator("unknown", f"second derivative failed: {failure}")
+    return explained(failure, "differentiating the loss twice")
 
 
 def _seconds(way: Product, problem: Problem, batch: Batch, vectors: Tensor) -> float:
@@ -107,4 +104,3 @@ def _seconds(way: Product, problem: Problem, batch: Batch, vectors: Tensor) -> f
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-

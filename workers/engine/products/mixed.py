@@ -84,7 +84,9 @@ class ModuleVariable:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             raise BadParameter("perturb_at", self.name, "its output must be one real tensor")
         if output.ndim == 0 or output.shape[0] != len(batch):
-            raise BadParameter("perturb_at", self.name, "the first axis of its output must be the row")
+            raise BadParameter(
+                "perturb_at", self.name, "the first axis of its output must be the row"
+            )
         return torch.zeros_like(output)
 
     def losses(self, problem: Problem, batch: Batch, theta: Tensor, value: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Reverse over reverse: differentiate the gradient's graph once more.
 
 The most robust way: works for whatever has a second derivative, and keeps its digits through
-softmax and layer norm, where forward mode loses some in float32.
+softmax and layer norm, where forward mode loses some in float32. A gradient whose graph does not
+lead back to θ is an error, never a zero: so looks an operator without a second derivative.
 """
 
 from __future__ import annotations
@@ -37,11 +38,8 @@ class ReverseLoop:
             if not gradient.requires_grad:  # the loss is linear in θ
                 return result
             for row, vector in zip(result, vectors, strict=True):
-                (product,) = torch.autograd.grad(
-                    gradient, theta, vector, retain_graph=True, allow_unused=True
-                )
-                if product is not None:
-                    row.copy_(product)
+                (product,) = torch.autograd.grad(gradient, theta, vector, retain_graph=True)
+                row.copy_(product)
             return result
 
         return apply
@@ -60,8 +58,8 @@ class ReverseBatched:
             if not gradient.requires_grad:
                 return torch.zeros_like(vectors)
             (product,) = torch.autograd.grad(
-                gradient, theta, vectors, retain_graph=True, is_grads_batched=True, allow_unused=True
+                gradient, theta, vectors, retain_graph=True, is_grads_batched=True
             )
-            return torch.zeros_like(vectors) if product is None else product
+            return product
 
         return apply

@@ -1,0 +1,223 @@
+"""The operator is the Hessian of the mean over ALL rows, whatever the batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from workers.engine import (
+    BadParameter,
+    Batch,
+    Hessian,
+    NotFinite,
+    OutOfMemory,
+    Problem,
+    ShapeMismatch,
+    TensorRows,
+    make_loss,
+)
+from workers.engine.products import Product
+from workers.engine.products.choice import candidates
+
+from .exact import Exact, relative
+from .models import make
+
+PERCEPTRON = make("perceptron")
+PROBLEM = Problem(PERCEPTRON.module, make_loss("cross_entropy"))
+EXACT = Exact(PERCEPTRON).hessian
+vectors_of = st.integers(0, 2**31 - 1).map(
+    lambda seed: torch.randn(
+        3, PROBLEM.size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+)
+few = settings(max_examples=15, deadline=None)
+
+
+class Hoarder(TensorRows):
+    """Rows on a device where a batch of more than `fits` rows runs out of memory."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor, fits: int) -> None:
+        super().__init__(inputs, targets)
+        self.fits = fits
+        self.sizes: list[int] = []
+
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        for batch in super().batches(size, start, stop):
+            self.sizes.append(len(batch))
+            if len(batch) > self.fits:
+                # As a slow operator would find out: the batch is there, the work fails.
+                yield Batch((Explosive(batch.inputs[0]),), batch.targets, batch.start)
+            else:
+                yield batch
+
+
+class Explosive(torch.Tensor):
+    """A tensor that no device has room for."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.Tensor.to:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+@given(batch_size=st.integers(1, 40), vectors=vectors_of)
+@few
+def test_no_batch_size_changes_the_product(batch_size: int, vectors: Tensor) -> None:
+    hessian = Hessian(PROBLEM, PERCEPTRON.train, 0.3, batch_size=batch_size)
+    assert relative(hessian.matmat(vectors), vectors @ EXACT + 0.3 * vectors) < 1e-12
+
+
+@given(seed=st.integers(0, 1000), vectors=vectors_of)
+@few
+def test_no_order_of_the_rows_changes_the_product(seed: int, vectors: Tensor) -> None:
+    order = torch.randperm(PERCEPTRON.train_count, generator=torch.Generator().manual_seed(seed))
+    shuffled = PERCEPTRON.train.take(order)
+    hessian = Hessian(PROBLEM, TensorRows(shuffled.inputs, shuffled.target_tensors[0]))
+    assert relative(hessian.matmat(vectors), vectors @ EXACT) < 1e-12
+
+
+@given(vectors=vectors_of)
+@few
+def test_the_product_is_symmetric(vectors: Tensor) -> None:
+    gram = Hessian(PROBLEM, PERCEPTRON.train).matmat(vectors) @ vectors.T
+    torch.testing.assert_close(gram, gram.T)
+
+
+@given(vectors=vectors_of, factor=st.floats(-10, 10))
+@few
+def test_the_product_is_linear(vectors: Tensor, factor: float) -> None:
+    hessian = Hessian(PROBLEM, PERCEPTRON.train, 0.1)
+    left = hessian.matmat(vectors[:1] + factor * vectors[1:2])
+    images = hessian.matmat(vectors)
+    torch.testing.assert_close(left, images[:1] + factor * images[1:2], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("way", candidates(PROBLEM), ids=lambda way: way.name)
+def test_every_way_of_multiplying_is_exact(way: Product) -> None:
+    batch = next(PERCEPTRON.train.batches(PERCEPTRON.train_count))
+    vectors = torch.randn(4, PROBLEM.size, dtype=torch.float64)
+    found = way.prepare(PROBLEM, batch)(vectors) / PERCEPTRON.train_count
+    assert relative(found, vectors @ EXACT) < 1e-12
+
+
+def test_the_dense_form_has_no_damping_and_is_symmetric_to_the_last_bit() -> None:
+    dense = Hessian(PROBLEM, PERCEPTRON.train, 5.0, batch_size=6).dense()
+    assert relative(dense, EXACT) < 1e-12
+    assert torch.equal(dense, dense.T)
+
+
+def test_passes_and_products_are_counted() -> None:
+    hessian = Hessian(PROBLEM, PERCEPTRON.train)
+    hessian.matmat(torch.ones(3, PROBLEM.size, dtype=torch.float64))
+    hessian.matmat(torch.ones(1, PROBLEM.size, dtype=torch.float64))
+    assert (hessian.passes, hessian.products) == (2, 4)
+
+
+def test_a_sample_of_rows_has_its_own_mean() -> None:
+    hessian = Hessian(PROBLEM, PERCEPTRON.train, 0.2, batch_size=2)
+    picked = torch.tensor([4, 1, 7])
+    part = PERCEPTRON.train.take(picked)
+    vectors = torch.randn(2, PROBLEM.size, dtype=torch.float64)
+    alone = Hessian(PROBLEM, TensorRows(part.inputs, part.target_tensors[0]), 0.2)
+    assert relative(hessian.sampled_matmat(picked, vectors), alone.matmat(vectors)) < 1e-12
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
+    rows = Hoarder(PERCEPTRON.inputs[0][3:], PERCEPTRON.train_targets, fits=5)
+    hessian = Hessian(PROBLEM, rows, batch_size=16)
+    vectors = torch.randn(2, PROBLEM.size, dtype=torch.float64)
+    assert relative(hessian.matmat(vectors), vectors @ EXACT) < 1e-12
+    assert hessian.batch_size == 4
+    rows.sizes.clear()
+    hessian.matmat(vectors)
+    assert rows.sizes == [4, 4, 4, 4, 4]  # what was learnt is kept
+
+
+def test_where_not_even_one_row_fits_it_says_so() -> None:
+    rows = Hoarder(PERCEPTRON.inputs[0], PERCEPTRON.targets, fits=20)
+    hessian = Hessian(PROBLEM, rows, batch_size=20)
+    rows.fits = 0
+    with pytest.raises(OutOfMemory):
+        hessian.matmat(torch.ones(1, PROBLEM.size, dtype=torch.float64))
+
+
+def test_a_small_budget_means_small_batches_and_the_same_result() -> None:
+    inputs = torch.randn(400, 4, dtype=torch.float64)
+    rows = TensorRows(inputs, torch.arange(400) % 3)
+    small = Hessian(PROBLEM, rows, budget_bytes=200_000)
+    large = Hessian(PROBLEM, rows, budget_bytes=1 << 30)
+    assert small.batch_size < large.batch_size / 2
+    vectors = torch.randn(70, PROBLEM.size, dtype=torch.float64)
+    assert relative(small.matmat(vectors), large.matmat(vectors)) < 1e-12
+
+
+def test_progress_is_told_of_every_batch_and_may_cancel() -> None:
+    class Cancelled(BaseException):
+        pass
+
+    told: list[tuple[str, int, int, str]] = []
+
+    def tell(stage: str, done: int, total: int, unit: str) -> None:
+        told.append((stage, done, total, unit))
+        if done == 12:
+            raise Cancelled
+
+    hessian = Hessian(PROBLEM, PERCEPTRON.train, batch_size=6, progress=tell)
+    with pytest.raises(Cancelled):
+        hessian.matmat(torch.ones(1, PROBLEM.size, dtype=torch.float64))
+    assert told == [("hessian pass", 6, 20, "rows"), ("hessian pass", 12, 20, "rows")]
+
+
+@pytest.mark.parametrize("what", ["input", "target"])
+def test_a_nan_in_the_data_names_its_row(what: str) -> None:
+    x, y = torch.randn(9, 2), torch.randn(9, 1)
+    (x if what == "input" else y)[7] = float("nan")
+    problem = Problem(nn.Linear(2, 1).eval(), make_loss("mse"))
+    with pytest.raises(NotFinite, match=what) as caught:
+        Hessian(problem, TensorRows(x, y), batch_size=4).matmat(torch.ones(1, 3))
+    assert caught.value.row == 7
+
+
+def test_a_loss_that_overflows_names_its_row() -> None:
+    x, y = torch.randn(9, 2), torch.randn(9, 1)
+    x[5] = 1e30
+    problem = Problem(nn.Sequential(nn.Linear(2, 1)).eval(), make_loss("mse"))
+    with pytest.raises(NotFinite) as caught:
+        Hessian(problem, TensorRows(x, y), batch_size=4).matmat(torch.ones(1, 3))
+    assert caught.value.row == 5
+
+
+@pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf")])
+def test_an_impossible_damping_is_refused(damping: float) -> None:
+    with pytest.raises(BadParameter, match="hessian_regularization"):
+        Hessian(PROBLEM, PERCEPTRON.train, damping)
+
+
+def test_no_rows_are_refused() -> None:
+    with pytest.raises(BadParameter, match="at least one training row"):
+        Hessian(PROBLEM, TensorRows(torch.randn(0, 4), torch.zeros(0, dtype=torch.int64)))
+
+
+def test_vectors_of_the_wrong_length_are_refused() -> None:
+    with pytest.raises(ShapeMismatch):
+        Hessian(PROBLEM, PERCEPTRON.train).matmat(torch.ones(PROBLEM.size, dtype=torch.float64))
+
+
+def test_a_second_derivative_that_is_zero_is_a_zero_hessian() -> None:
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2))
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x @ self.weight - y
+
+    problem = Problem(Linear().eval(), make_loss("program"))
+    hessian = Hessian(problem, TensorRows(torch.randn(5, 2), torch.randn(5)), 0.5)
+    assert torch.equal(hessian.dense(), torch.zeros(2, 2))

@@ -1,0 +1,76 @@
+"""Losses on real targets of the outputs' shape: the mean or sum over the outputs of one row."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from workers.engine.errors import BadParameter
+from workers.engine.losses.per_row import PerRow, same_shape
+from workers.engine.rows import Targets
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(PerRow):
+    """The mean (or sum) over the outputs of one row of the squared error."""
+
+    def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+        predicted, goal = same_shape(outputs, targets)
+        return self.reduced((predicted - goal).square())
+
+
+@dataclass(frozen=True)
+class Huber(PerRow):
+    """Quadratic within `delta` of the target, linear beyond; mean or sum over a row's outputs."""
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.delta > 0.0:
+            raise BadParameter("delta", self.delta, "must be positive")
+
+    def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+        predicted, goal = same_shape(outputs, targets)
+        # Odd and linear in the clamped error, so that both branches carry finite derivatives.
+        error = predicted - goal
+        near = error.clamp(-self.delta, self.delta)
+        return self.reduced(near * (error - 0.5 * near))
+
+
+@dataclass(frozen=True)
+class Poisson(PerRow):
+    """torch.nn.PoissonNLLLoss per row."""
+
+    log_input: bool = True
+    full: bool = False
+    eps: float = 1e-8
+
+    def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+        rate, goal = same_shape(outputs, targets)
+        return self.reduced(
+            F.poisson_nll_loss(
+                rate, goal, self.log_input, full=self.full, eps=self.eps, reduction="none"
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Gaussian(PerRow):
+    """The model returns (mean, variance), both of the target's shape; variance is floored at eps."""
+
+    full: bool = False
+    eps: float = 1e-6
+
+    def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+        if not isinstance(outputs, tuple | list) or len(outputs) != 2:
+            raise BadParameter("outputs", type(outputs).__name__, "must be (mean, variance)")
+        mean, goal = same_shape(outputs[0], targets)
+        variance, _ = same_shape(outputs[1], targets)
+        variance = variance.clamp(min=self.eps)
+        losses = 0.5 * (variance.log() + (mean - goal).square() / variance)
+        return self.reduced(losses + (0.5 * math.log(2 * math.pi) if self.full else 0.0))
