@@ -88,6 +88,8 @@ class _Link:
             "base_url": self.connection.url,
             "headers": self.connection.headers(),
             "timeout": self.connection.timeout,
+            # Without TLS there are no certificates to check, and none to load (36 ms); redirects are not followed.
+            "verify": self.connection.url.startswith("https://"),
         }
 
 

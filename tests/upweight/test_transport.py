@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import httpx2
 import pytest
 
 from tests.upweight import records
@@ -173,6 +175,22 @@ def test_the_environment_names_service_and_key(monkeypatch: pytest.MonkeyPatch) 
 def test_a_url_without_a_scheme_is_refused() -> None:
     with pytest.raises(ValueError, match="http://"):
         Client("127.0.0.1:8765")
+
+
+def test_certificates_are_checked_wherever_there_are_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[bool] = []
+    plain = httpx2.Client.__init__
+
+    def init(self: httpx2.Client, **options: Any) -> None:
+        made.append(options["verify"])
+        plain(self, **options)
+
+    monkeypatch.setattr(httpx2.Client, "__init__", init)
+    Client("https://up.example").close()
+    Client("http://127.0.0.1:8765").close()
+    assert made == [True, False]
 
 
 def test_delays_double_to_a_bound_and_jitter_both_ways() -> None:
