@@ -15,6 +15,10 @@ from upweight.errors import UpweightError
 
 GRACE_SECONDS = 18  # for requests at work; whoever watches over the process waits 20 to 30
 
+KEEP_ALIVE_SECONDS = (
+    65  # longer than load balancers keep a connection, so that they end it and not we
+)
+
 
 class Server(uvicorn.Server):
     """Ends streams and held answers first, so that a graceful stop does not wait for them."""
@@ -60,6 +64,7 @@ def main() -> int:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         # Behind a proxy its addresses must be named explicitly; nothing here rests on the client's address.
         proxy_headers=False,
     )

@@ -47,13 +47,13 @@ class TensorEntry:
 
 def write_tensors(objects: Objects, path: str, tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
     """Writes arrays under their names; answers the digest of the object's bytes."""
-    data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+    data = save({name: np.asarray(array, order="C") for name, array in tensors.items()})
     objects.put(path, data)
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def read_header(objects: Objects, path: str) -> dict[str, TensorEntry]:
-    """What a file holds. Checks everything it claims against the object's size. Raises BadTensors, FileNotFoundError."""
+    """What a file holds, every claim checked against the object's size. Raises BadTensors, FileNotFoundError."""
     meta = objects.head(path)
     if meta is None:
         raise FileNotFoundError(path)

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from service.__main__ import Server
 from service.app import create_app
@@ -27,6 +28,7 @@ class Front:
     url: str
     settings: Settings
     parts: Parts
+    app: FastAPI
 
 
 def run_front(settings: Settings) -> Iterator[Front]:
@@ -42,7 +44,7 @@ def run_front(settings: Settings) -> Iterator[Front]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield Front(f"http://127.0.0.1:{port}", settings, app.state.parts)
+    yield Front(f"http://127.0.0.1:{port}", settings, app.state.parts, app)
     server.should_exit = True
     thread.join(20)
 

@@ -106,7 +106,9 @@ def test_targets_that_do_not_fit_the_loss_are_refused(ready: Acting) -> None:
     said = field(submitted(ready, train={"dataset": "floats"}), "/train/dataset")
     assert "takes class indices (integers)" in said
     ready.model("regression", request={"loss": "mse"})
-    said = field(submitted(ready, model="regression", train={"dataset": "floats"}), "/train/dataset")
+    said = field(
+        submitted(ready, model="regression", train={"dataset": "floats"}), "/train/dataset"
+    )
     assert "the model gives (3,) a row" in said
 
 
@@ -127,9 +129,7 @@ def test_a_parameter_of_another_method_is_refused_naming_whose_it_is(ready: Acti
     problem(answer, 422, "invalid-request")
     said = field(answer, "/inversion/rank_estimate")
     assert "is a parameter of 'arnoldi', not of 'cg'" in said
-    said = field(
-        submitted(ready, inversion={"method": "direct", "rtol": 0.1}), "/inversion/rtol"
-    )
+    said = field(submitted(ready, inversion={"method": "direct", "rtol": 0.1}), "/inversion/rtol")
     assert "is a parameter of 'cg', 'lissa', not of 'direct'" in said
     assert "takes no parameters" in said
 
@@ -225,7 +225,7 @@ def test_a_time_over_the_operators_is_refused(ready: Acting) -> None:
     assert field(submitted(ready, timeout_s=86_401), "/timeout_s")
 
 
-ASKING = {
+ASKING: dict[str, list[dict[str, Any]]] = {
     "/kind": [{"kind": "factors"}, {"kind": "ihvp"}, {"kind": "self_influences"}],
     "/influence_type": [{"influence_type": "perturbation"}],
     "/perturb_at": [{"influence_type": "perturbation", "perturb_at": "embedding"}],

@@ -1,0 +1,154 @@
+"""Who may do what: keys, roles, namespaces, and the open door of one's own machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import httpx2
+import numpy as np
+import pytest
+
+from service.auth import Keys, Role, is_loopback
+from service.openapi import document
+from tests.service.acting import Acting, digest_of, problem
+from tests.service.conftest import Front
+
+Headers = dict[str, str]
+
+
+def bearer(keys: Keys, role: Role, namespace: str = "default") -> Headers:
+    _, text = keys.create(namespace, role, "test")
+    return {"Authorization": f"Bearer {text}"}
+
+
+@pytest.fixture
+def keys(front: Front, client: httpx2.Client) -> Keys:
+    return front.parts.keys
+
+
+def test_without_any_key_none_is_needed(client: httpx2.Client) -> None:
+    assert client.get("/v1/jobs").status_code == 200
+
+
+def test_with_a_key_set_one_is_needed(client: httpx2.Client, keys: Keys) -> None:
+    headers = bearer(keys, Role.READ)
+    answer = client.get("/v1/jobs")
+    problem(answer, 401, "unauthorized")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert client.get("/v1/jobs", headers=headers).status_code == 200
+
+
+def test_a_wrong_key_is_refused_with_the_same_words_whatever_is_wrong(
+    client: httpx2.Client, keys: Keys
+) -> None:
+    right = bearer(keys, Role.WRITE)["Authorization"]
+    id = right.split("_")[1]
+    words = set()
+    for wrong in (right[:-1], right + "0", f"Bearer uwk_{id}_{'0' * 48}", "Bearer x", "Bearer ü"):
+        answer = client.get("/v1/jobs", headers={b"Authorization": wrong.encode()})
+        words.add(problem(answer, 401, "unauthorized")["detail"])
+    assert len(words) == 1
+
+
+def test_a_revoked_key_ends_at_once(client: httpx2.Client, keys: Keys) -> None:
+    bearer(keys, Role.READ)
+    key, text = keys.create("default", Role.READ, "short")
+    headers = {"Authorization": f"Bearer {text}"}
+    assert client.get("/v1/jobs", headers=headers).status_code == 200
+    assert keys.revoke(key.id)
+    problem(client.get("/v1/jobs", headers=headers), 401, "unauthorized")
+
+
+def test_the_secret_of_a_key_is_not_stored(front: Front, keys: Keys) -> None:
+    _, text = keys.create("default", Role.READ, "mine")
+    redis = front.parts.redis
+    stored = b"".join(redis.hvals("upweight:keys"))  # type: ignore[arg-type]
+    assert text.rsplit("_", 1)[1].encode() not in stored
+    assert b"mine" in stored
+
+
+def test_a_reader_reads_and_changes_nothing(client: httpx2.Client, keys: Keys) -> None:
+    headers = bearer(keys, Role.READ)
+    body = b"x"
+    said = problem(
+        client.put(f"/v1/blobs/{digest_of(body)}", content=body, headers=headers), 403, "forbidden"
+    )["detail"]
+    assert "'write'" in said
+    for path in ("/v1/models/x", "/v1/datasets/x", "/v1/jobs/x"):
+        problem(client.delete(path, headers=headers), 403, "forbidden")
+        assert client.get(path, headers=headers).status_code == 404
+
+
+def paths_of(front: Front) -> Iterator[tuple[str, str]]:
+    for path, methods in document(front.app).get("paths", {}).items():
+        for method in methods:
+            if "{" in path:
+                yield method.upper(), path
+
+
+def test_what_is_another_namespaces_is_not_there_on_any_route(
+    acting: Acting, front: Front, keys: Keys
+) -> None:
+    acting.ready()
+    job = acting.job(hessian_regularization=0.1)["id"]
+    acting.succeed(job, matrix=np.ones((10, 50), np.float32))
+    blob = acting.upload(os.urandom(100))
+    model = acting.client.get("/v1/models/net").json()["id"]
+    dataset = acting.client.get("/v1/datasets/train").json()["id"]
+    stranger = bearer(keys, Role.ADMIN, "elsewhere")
+    ids = {"blobs": blob, "models": model, "datasets": dataset, "jobs": job}
+    walked = 0
+    for method, path in paths_of(front):
+        if (method, path) == ("PUT", "/v1/blobs/{digest}"):
+            continue  # its own copy may be put by anybody
+        real = path
+        for name in ("digest", "reference", "id"):
+            real = real.replace(f"{{{name}}}", ids[path.split("/")[2]])
+        answer = acting.client.request(method, real, headers=stranger)
+        assert answer.status_code == 404, (method, path, answer.text)
+        walked += 1
+    assert walked >= 18
+    for path in ("/v1/models", "/v1/datasets", "/v1/jobs"):
+        assert acting.client.get(path, headers=stranger).json()["items"] == []
+    for values in ({}, {"model": model}, {"train": {"dataset": dataset}}):
+        answer = acting.post("/v1/jobs", acting.job_request(**values), **stranger)
+        problem(answer, 404, "not-found")
+    answer = acting.client.get("/v1/jobs", params={"model": model}, headers=stranger)
+    problem(answer, 404, "not-found")
+
+
+def test_namespaces_can_not_be_reached_by_tricks_with_names(acting: Acting, keys: Keys) -> None:
+    acting.ready()
+    job = acting.job()["id"]
+    stranger = bearer(keys, Role.ADMIN, "elsewhere")
+    for id in (f"default:{job}", f"..%2Fdefault%2F{job}", f"x:job:default:{job}"):
+        for path in (f"/v1/jobs/{id}", f"/v1/models/{id}", f"/v1/jobs/{id}/influences"):
+            assert acting.client.get(path, headers=stranger).status_code == 404
+
+
+def test_without_a_key_only_this_machines_own_names_are_answered(client: httpx2.Client) -> None:
+    problem(client.get("/v1/jobs", headers={"Host": "evil.example"}), 401, "unauthorized")
+    for host in ("localhost:80", "127.0.0.1", "[::1]:8765", "LOCALHOST"):
+        assert client.get("/v1/jobs", headers={"Host": host}).status_code == 200
+
+
+def test_what_is_loopback() -> None:
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.8.8", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "", "10.0.0.1", "localhost.evil.example")))
+
+
+def test_checking_a_key_takes_the_same_time_whether_its_id_is_known(keys: Keys) -> None:
+    """No proof of constant time, but a lookup that stops early would show."""
+    key, _ = keys.create("default", Role.READ, "timed")
+
+    def seconds(id: str) -> float:
+        began = time.perf_counter()
+        for _ in range(200):
+            with pytest.raises(Exception, match="not known"):
+                keys.caller(f"uwk_{id}_{'0' * 48}")
+        return time.perf_counter() - began
+
+    known, unknown = seconds(key.id), seconds("0" * 12)
+    assert 0.3 < known / unknown < 3
