@@ -221,3 +221,65 @@ def test_a_second_derivative_that_is_zero_is_a_zero_hessian() -> None:
     problem = Problem(Linear().eval(), make_loss("program"))
     hessian = Hessian(problem, TensorRows(torch.randn(5, 2), torch.randn(5)), 0.5)
     assert torch.equal(hessian.dense(), torch.zeros(2, 2))
+
+
+def wide_classifier() -> tuple[nn.Module, TensorRows]:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.Softplus(), nn.Linear(5, 70))
+    inputs = torch.randn(11, 2, 2, dtype=torch.float64)
+    return module.double().eval(), TensorRows(inputs, torch.arange(11) * 6)
+
+
+@pytest.mark.parametrize("parameters", [("*",), ("1.*",), ("3.weight",), ("*.bias",)])
+def test_the_written_out_product_is_that_of_autograd_for_any_selection(
+    parameters: tuple[str, ...],
+) -> None:
+    module, rows = wide_classifier()
+    problem = Problem(module, make_loss("cross_entropy", label_smoothing=0.1), parameters)
+    batch = next(rows.batches(11))
+    vectors = torch.randn(3, problem.size, dtype=torch.float64)
+    ways = {each.name: each for each in candidates(problem)}
+    found = ways["chain"].prepare(problem, batch)(vectors)
+    expected = ways["reverse_loop"].prepare(problem, batch)(vectors)
+    assert relative(found, expected) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [nn.ReLU(inplace=True), nn.GELU(), nn.SiLU(), nn.ELU(), nn.Sigmoid(), nn.LeakyReLU(0.2)],
+    ids=lambda each: type(each).__name__,
+)
+def test_the_written_out_product_knows_activations(activation: nn.Module) -> None:
+    module = nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 2), nn.Tanh()).double()
+    problem = Problem(module.eval(), make_loss("mse"))
+    batch = Batch((torch.randn(9, 4).double(),), torch.randn(9, 2).double(), 0)
+    vectors = torch.randn(3, problem.size, dtype=torch.float64)
+    ways = {each.name: each for each in candidates(problem)}
+    found = ways["chain"].prepare(problem, batch)(vectors)
+    expected = ways["reverse_loop"].prepare(problem, batch)(vectors)
+    assert relative(found, expected) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["convolutional", "encoder", "masked_pair", "tied", "group_norm"])
+def test_no_other_model_is_taken_for_a_chain(name: str) -> None:
+    case = make(name)
+    ways = [each.name for each in candidates(Problem(case.module, make_loss(case.loss)))]
+    assert ("chain" in ways) == (name == "tied")  # tied layers are a chain, weights added up
+
+
+def test_what_is_prepared_is_kept_only_within_the_budget() -> None:
+    prepared: list[int] = []
+
+    class Counting(TensorRows):
+        def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+            for batch in super().batches(size, start, stop):
+                prepared.append(len(batch))
+                yield batch
+
+    rows = Counting(PERCEPTRON.inputs[0][3:], PERCEPTRON.train_targets)
+    vectors = torch.randn(1, PROBLEM.size, dtype=torch.float64)
+    kept, dropped = Hessian(PROBLEM, rows), Hessian(PROBLEM, rows, budget_bytes=5_000)
+    for hessian in (kept, dropped):
+        for _ in range(2):
+            assert relative(hessian.matmat(vectors), vectors @ EXACT) < 1e-12
+    assert kept._prepared
+    assert not dropped._prepared

@@ -16,12 +16,15 @@ from workers.engine.blocks import (
 )
 from workers.engine.errors import BadParameter, NotFinite, OutOfMemory, ShapeMismatch
 from workers.engine.problem import Problem, locate_nonfinite, refuse_nonfinite_rows
-from workers.engine.products import Product
+from workers.engine.products import Apply, Product
 from workers.engine.products.choice import fastest
 from workers.engine.progress import Progress, silent
 from workers.engine.rows import Batch, Rows
 from workers.engine.second_order import is_out_of_memory, twice_differentiable
 
+# What a pass prepares for each batch is kept for the next one if it all fits into this part of the
+# byte budget: with few vectors a pass is mostly preparation.
+KEPT_PART = 0.5
 LOOKING_FOR_MEMORY = "use cg, lissa or arnoldi, or select fewer parameters"
 
 
@@ -59,11 +62,13 @@ class Hessian:
         self.progress: Progress = progress or silent
         self._block = self._planned(batch_size, budget_bytes)
         self._ways: dict[bool, Product] = {}
+        self._prepared: dict[tuple[str, int, int], Apply] = {}
         self._rows_seen_finite = False
 
     def _planned(self, batch_size: BatchSize, budget: int) -> Block:
         kind = self.problem.device.type
         per_row = activation_bytes(self.problem, self.rows)
+        self._keeps_prepared = per_row * len(self.rows) <= KEPT_PART * budget
         vectors = vectors_at_once(kind)
         # Rather fewer vectors at a time than tiny batches of rows.
         while vectors > 1 and budget // (per_row * (1 + vectors)) < min(16, len(self.rows)):
@@ -117,7 +122,9 @@ class Hessian:
         total = torch.zeros_like(vectors)
         for first in range(0, len(batch), self._block.rows):
             part = batch.narrow(first, min(first + self._block.rows, len(batch)))
-            total += self._batch_product(part, vectors)
+            way = self._way(part, vectors)
+            with twice_differentiable():
+                total += self._applied(way.prepare(self.problem, part), vectors)
         self.products += vectors.shape[0]
         return total / len(batch) + self.damping * vectors
 
@@ -156,7 +163,7 @@ class Hessian:
         work = over_rows(
             self.rows,
             self._block,
-            lambda batch: self._batch_product(self._inspected(batch), vectors),
+            lambda batch: self._batch_product(batch, vectors),
             what="hessian pass",
             progress=self.progress,
         )
@@ -176,10 +183,24 @@ class Hessian:
         return batch
 
     def _batch_product(self, batch: Batch, vectors: Tensor) -> Tensor:
+        batch = self._inspected(batch)
         way = self._way(batch, vectors)
-        with twice_differentiable():
-            apply = way.prepare(self.problem, batch)
-            parts = [apply(part) for part in torch.split(vectors, self._block.vectors)]
+        key = (way.name, batch.start, len(batch))
+        try:
+            with twice_differentiable():
+                apply = self._prepared.get(key) or way.prepare(self.problem, batch)
+                result = self._applied(apply, vectors)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                self._prepared.clear()
+                self._keeps_prepared = False
+            raise
+        if self._keeps_prepared:
+            self._prepared[key] = apply
+        return result
+
+    def _applied(self, apply: Apply, vectors: Tensor) -> Tensor:
+        parts = [apply(part) for part in torch.split(vectors, self._block.vectors)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _way(self, batch: Batch, vectors: Tensor) -> Product:

@@ -56,7 +56,7 @@ class Problem:
         named = dict(self.module.named_parameters())
         selected = _select(list(named), parameters)
         self.layout = _layout({name: named[name] for name in selected})
-        self._frozen = {
+        self.frozen = {
             name: value.detach() for name, value in named.items() if name not in selected
         }
         self._sizes = [each.size for each in self.layout]
@@ -111,7 +111,7 @@ class Problem:
         arguments = batch.inputs
         if isinstance(self.loss, Program):
             arguments = (*arguments, *batch.target_tensors)
-        weights = {**self._frozen, **self.named(theta)}
+        weights = {**self.frozen, **self.named(theta)}
         return first_output(functional_call(self.module, weights, arguments))
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
