@@ -58,16 +58,22 @@ class ResultWriter:
     def commit(self, parameters: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> int:
         """Writes `parameters.json` and the manifest; the result exists from then on. Answers its size in bytes."""
         self._json(self.paths.parameters, {"parameters": list(parameters)})
+        metas = sorted(
+            (
+                meta
+                for meta in self._objects.walk(self.paths.prefix)
+                if meta.path != self.paths.manifest
+            ),
+            key=lambda meta: meta.path,
+        )
         files = [
             {
                 "path": meta.path.removeprefix(self.paths.prefix + "/"),
                 "size_bytes": meta.size,
                 "digest": self._digest(meta.path),
             }
-            for meta in self._objects.walk(self.paths.prefix)
-            if meta.path != self.paths.manifest
+            for meta in metas
         ]
-        files.sort(key=lambda file: str(file["path"]))
         versions = {
             "upweight": __version__,
             "torch": torch.__version__,
@@ -77,7 +83,7 @@ class ResultWriter:
             self.paths.manifest,
             {**described, "stored": self.stored, "versions": versions, "files": files},
         )
-        return sum(int(file["size_bytes"] or 0) for file in files)
+        return sum(meta.size for meta in metas)
 
     def _digest(self, path: str) -> str:
         # Only what others wrote for us, Zarr's few lines of metadata, is read back.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from upweight.schema.base import Digest, Request
 
@@ -46,7 +46,8 @@ class ConjugateGradient(Request):
     method: Literal["cg"] = "cg"
     x0: Digest | None = Field(
         None,
-        description="First guess: a safetensors blob with one tensor `x0` of shape (right-hand sides, parameters). Null begins at 0.",
+        description="First guess: a safetensors blob with one tensor `x0` of shape "
+        "(right-hand sides, parameters). Null begins at 0.",
     )
     rtol: Tolerance = Field(
         1e-7, description="Relative residual at which a right-hand side is done."
@@ -62,6 +63,14 @@ class ConjugateGradient(Request):
         None, description="`jacobi`, or `nystroem` with a `rank`."
     )
 
+    @model_validator(mode="after")
+    def _some_tolerance(self) -> Self:
+        if self.rtol == 0.0 and self.atol == 0.0:
+            raise ValueError(
+                "'rtol' and 'atol' are both 0, which no residual reaches; give one of them"
+            )
+        return self
+
 
 class Lissa(Request):
     """Stochastic Neumann series: h ← b + (1 − dampen) h − (H_j + λI) h / scale; the answer is h / scale."""
@@ -76,7 +85,8 @@ class Lissa(Request):
     )
     h0: Digest | None = Field(
         None,
-        description="First guess: a safetensors blob with one tensor `h0` of shape (right-hand sides, parameters). Null begins at b.",
+        description="First guess: a safetensors blob with one tensor `h0` of shape "
+        "(right-hand sides, parameters), in units of scale · x. Null begins at b.",
     )
     rtol: Tolerance = Field(1e-4, description="Largest relative change at which the course stops.")
     batch_size: PositiveInt | None = Field(

@@ -96,6 +96,11 @@ class InfluencesJob(_JobRequest):
     def _something_is_kept(self) -> Self:
         if not (self.keep.matrix or self.keep.top or self.keep.mean or self.keep.factors):
             raise ValueError("'keep' keeps nothing; ask for 'matrix', 'top', 'mean' or 'factors'")
+        if self.influence_type == "perturbation" and (self.keep.top or self.keep.mean):
+            raise ValueError(
+                "'keep.top' and 'keep.mean' rank training rows by one number each; perturbation has one for "
+                "each feature: keep 'matrix' or 'factors'"
+            )
         if self.influence_type == "up" and (self.perturb_at or self.perturb_input):
             raise ValueError(
                 "'perturb_at' and 'perturb_input' belong to influence_type 'perturbation'"
@@ -173,7 +178,9 @@ class ResultSummary(Answer):
     influence_shape: list[int] | None = None
     factor_shape: list[int] | None = None
     dtype: str
-    stored: list[str] = Field(description="Of `matrix`, `top`, `mean`, `factors`, `info`.")
+    stored: list[str] = Field(
+        description="Of `matrix`, `top`, `mean`, `factors`, `self_influences`, `info`."
+    )
     size_bytes: int
 
 

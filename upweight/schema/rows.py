@@ -60,7 +60,8 @@ def _match(piece: str) -> re.Match[str]:
     match = _PART.match(piece)
     if match is None:
         raise ValueError(
-            f"{piece!r} is not a row or a slice; write 'start:stop', 'start:stop:step', or single rows: '0:100', '3,5,7'"
+            f"{piece!r} is not a row or a slice; "
+            "write 'start:stop', 'start:stop:step', or single rows: '0:100', '3,5,7'"
         )
     if match["step"] is not None and int(match["step"]) == 0:
         raise ValueError(f"{piece!r} has a step of 0; use 1 or more")
