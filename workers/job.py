@@ -24,6 +24,7 @@ from upweight.schema import (
 from workers.computation import AnyJob, ColumnBlock, Material, compute
 from workers.context import Context
 from workers.engine import Problem, TensorRows
+from workers.labels import refuse_labels_out_of_range
 from workers.results import Ranking, ResultWriter
 from workers.watch import Watch
 
@@ -86,9 +87,14 @@ class _Gathering:
         hessian_on = request.hessian_on or Selection(dataset=request.train.dataset)
         return Material(
             problem=problem,
-            hessian_rows=self._rows(self._dataset("hessian_id"), hessian_on),
-            train=self._rows(train_set, request.train),
-            test=self._test(),
+            hessian_rows=self._rows(
+                problem,
+                self._dataset("hessian_id"),
+                hessian_on,
+                "/hessian_on" if request.hessian_on else "/train",
+            ),
+            train=self._rows(problem, train_set, request.train, "/train"),
+            test=self._test(problem),
             rhs=self._tensor(request.rhs, "rhs", problem, "/rhs")
             if isinstance(request, IhvpJob)
             else None,
@@ -103,13 +109,19 @@ class _Gathering:
     def _dataset(self, field: str) -> DatasetRecord:
         return DatasetRecord.model_validate(self._record("dataset", field))
 
-    def _rows(self, dataset: DatasetRecord, selection: Selection) -> TensorRows:
-        rows = parse_rows(selection.rows, dataset.rows or 0)
-        return self._context.session.rows(self._namespace, dataset, rows)
+    def _rows(
+        self, problem: Problem, dataset: DatasetRecord, selection: Selection, pointer: str
+    ) -> TensorRows:
+        chosen = parse_rows(selection.rows, dataset.rows or 0)
+        rows = self._context.session.rows(self._namespace, dataset, chosen)
+        refuse_labels_out_of_range(problem, rows, f"{pointer}/dataset")
+        return rows
 
-    def _test(self) -> TensorRows | None:
+    def _test(self, problem: Problem) -> TensorRows | None:
         test: Selection | None = getattr(self._request, "test", None)
-        return self._rows(self._dataset("test_id"), test) if test is not None else None
+        if test is None:
+            return None
+        return self._rows(problem, self._dataset("test_id"), test, "/test")
 
     def _tensor(self, digest: str, name: str, problem: Problem, pointer: str) -> Tensor:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.jobs.inputs import Chosen, Inputs
+from service.jobs.labels import refuse_labels_out_of_range
 from upweight.errors import InvalidRequest
 from upweight.schema import DatasetRecord, ModelRecord, TensorSpec
 
@@ -17,6 +18,7 @@ def refuse_misfits(inputs: Inputs) -> None:
     for chosen in inputs.chosen:
         _inputs_fit(inputs.model, chosen)
         _targets_fit(inputs.model, chosen)
+        refuse_labels_out_of_range(inputs.model, chosen)
 
 
 def _inputs_fit(model: ModelRecord, chosen: Chosen) -> None:

@@ -279,3 +279,38 @@ def test_a_namespace_with_too_many_unfinished_jobs_waits(ready: Acting) -> None:
     assert int(answer.headers["retry-after"]) > 0
     ready.client.post(f"/v1/jobs/{jobs[0]}/cancel")
     assert submitted(ready).status_code == 202
+
+
+def labelled(acting: Acting, name: str, low: float, high: float) -> None:
+    columns = [
+        {"name": "x", "dtype": "float32", "shape": [4]},
+        {"name": "y", "dtype": "int64", "shape": [], "minimum": low, "maximum": high},
+    ]
+    acting.dataset(name, columns=columns)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 3), (-1, 2), (-100, 3)])
+def test_a_label_out_of_range_is_refused_with_the_range_and_the_way_out(
+    ready: Acting, low: int, high: int
+) -> None:
+    labelled(ready, "odd", low, high)
+    for name in ("train", "test"):
+        answer = submitted(ready, **{name: {"dataset": "odd"}})
+        problem(answer, 422, "invalid-request")
+        said = field(answer, f"/{name}/dataset")
+        assert "labels go from 0 to 2" in said
+        assert "'ignore_index'" in said
+
+
+def test_labels_that_the_loss_ignores_may_lie_out_of_range(ready: Acting) -> None:
+    labelled(ready, "masked", -100, 2)
+    assert submitted(ready, train={"dataset": "masked"}).status_code == 202
+    labelled(ready, "padded", 0, 255)
+    ready.model("padding", request={"loss": {"name": "cross_entropy", "ignore_index": 255}})
+    assert submitted(ready, model="padding", train={"dataset": "padded"}).status_code == 202
+    assert submitted(ready, train={"dataset": "padded"}).status_code == 422
+
+
+def test_the_range_of_all_rows_does_not_judge_some_of_them(ready: Acting) -> None:
+    labelled(ready, "odd", 0, 3)
+    assert submitted(ready, test={"dataset": "odd", "rows": "0:5"}).status_code == 202

@@ -1,0 +1,40 @@
+"""Labels that the model has no output for are refused; otherwise they would count as no class at all, silently."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from upweight.errors import InvalidRequest
+from workers.engine import Problem, TensorRows, make_loss
+from workers.labels import refuse_labels_out_of_range
+
+
+def checked(labels: Tensor, loss: str = "cross_entropy", **parameters: int) -> None:
+    problem = Problem(nn.Linear(4, 3), make_loss(loss, **parameters), ("*",))
+    refuse_labels_out_of_range(problem, TensorRows(torch.ones(len(labels), 4), labels), "/test")
+
+
+def test_labels_among_the_classes_pass() -> None:
+    checked(torch.tensor([0, 2, 1]))
+
+
+@pytest.mark.parametrize("label", [3, -1, 2**40])
+def test_a_label_out_of_range_names_the_row_and_the_range(label: int) -> None:
+    with pytest.raises(InvalidRequest, match=r"in row 1 .* from 0 to 2.*'ignore_index'") as caught:
+        checked(torch.tensor([0, label, 1]))
+    assert caught.value.errors[0].pointer == "/test"
+
+
+def test_ignored_labels_do_not_hide_one_that_is_out_of_range() -> None:
+    checked(torch.tensor([0, -100, 1]))
+    checked(torch.tensor([0, 255, 1]), ignore_index=255)
+    with pytest.raises(InvalidRequest, match="in row 2"):
+        checked(torch.tensor([-100, 0, 7]))
+    with pytest.raises(InvalidRequest, match="in row 2"):
+        checked(torch.tensor([255, 0, -7]), ignore_index=255)
+
+
+def test_values_are_no_labels() -> None:
+    checked(torch.full((2, 3), 9.0), "mse")

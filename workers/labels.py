@@ -1,0 +1,38 @@
+"""Class labels of the rows that a job has chosen, held against the classes that its model gives."""
+
+from __future__ import annotations
+
+import torch
+
+from upweight.errors import InvalidRequest
+from workers.engine import BadParameter, Batch, Problem, TensorRows
+from workers.engine.losses.classification import ClassLoss
+
+
+def refuse_labels_out_of_range(problem: Problem, rows: TensorRows, pointer: str) -> None:
+    """One look at the rows with the smallest and the largest label. Raises InvalidRequest, naming the row."""
+    loss = problem.loss
+    if not isinstance(loss, ClassLoss) or not len(rows):
+        return
+    whole = next(rows.batches(len(rows)))
+    (labels,) = whole.target_tensors
+    if labels.is_floating_point():
+        return  # probabilities
+    kept = torch.where(labels != loss.ignore_index, labels, torch.zeros_like(labels))
+    kept = kept.reshape(len(rows), -1)
+    for row in {int(kept.amin(1).argmin()), int(kept.amax(1).argmax())}:
+        _refuse_row(problem, problem.placed(whole.narrow(row, row + 1)), row, pointer)
+
+
+def _refuse_row(problem: Problem, batch: Batch, row: int, pointer: str) -> None:
+    with torch.no_grad():
+        outputs = problem.outputs(problem.theta, batch)
+    try:
+        problem.loss.check(outputs, batch.targets)
+    except BadParameter as error:
+        raise InvalidRequest.field(
+            pointer,
+            f"the label {error.value} in row {row} of the chosen rows: {error.way_out}. Mend it, choose other "
+            "'rows', or register the model with that label as the loss's 'ignore_index'",
+            error.value,
+        ) from None
