@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 import tempfile
 import time
@@ -17,6 +18,7 @@ from service.local.trouble import LocalTrouble
 from upweight import Client
 from upweight.errors import UpweightError
 
+PORT = 8765
 SHARES = (0.05, 0.10, 0.20)
 
 
@@ -24,12 +26,14 @@ def main() -> int:
     """Runs the demo. Answers the exit status."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--exit", action="store_true", help="end when all is shown")
-    parser.add_argument("--port", type=int, default=0, help="of the service; 0 takes a free one")
+    parser.add_argument("--port", type=int, help=f"of the service; {PORT}, or a free one, without")
     options = parser.parse_args()
     try:
         with (
             tempfile.TemporaryDirectory(prefix="upweight-demo-") as data,
-            running(Path(data), port=options.port) as service,
+            running(
+                Path(data), port=usual_port() if options.port is None else options.port
+            ) as service,
         ):
             show(service)
             if not options.exit:
@@ -40,6 +44,17 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped.")
     return 0
+
+
+def usual_port() -> int:
+    """The port that the README's examples name, or 0, any free one, where it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", PORT))
+        except OSError:
+            return 0
+    return PORT
 
 
 def show(service: Running) -> None:

@@ -15,6 +15,7 @@ from workers.context import Context
 from workers.janitor import Janitor
 from workers.presence import Presence
 from workers.tasks import Tasks
+from workers.warm_up import warm_up
 from workers.worker import WarmWorker
 
 
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UpweightError as error:
         log("cannot-start", level="error", detail=error.detail)
         return 1
+    warm_up(context.device)
     Presence(context, names).start()
     Janitor(context).start()
     worker = WarmWorker(
