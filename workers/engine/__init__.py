@@ -13,18 +13,27 @@ from workers.engine.errors import (
     UnsupportedOperator,
 )
 from workers.engine.hessian import Hessian
-from workers.engine.influence import perturb_at, perturbation, row_gradients, self_influence, up
+from workers.engine.influence import (
+    low_precision_agreement,
+    perturb_at,
+    perturbation,
+    row_gradients,
+    self_influence,
+    up,
+)
 from workers.engine.inversion.arnoldi import Arnoldi, LowRank
 from workers.engine.inversion.cg import ConjugateGradients
 from workers.engine.inversion.direct import Direct, Factorisation
 from workers.engine.inversion.lissa import Lissa
 from workers.engine.inversion.solution import Inverse, Operator, Solution, Status
 from workers.engine.losses import Loss, make_loss
+from workers.engine.precision import Agreement, Precision
 from workers.engine.problem import ParameterSlice, Problem
 from workers.engine.progress import Progress
 from workers.engine.rows import Batch, Rows, TensorRows
 
 __all__ = [
+    "Agreement",
     "Arnoldi",
     "BadParameter",
     "Batch",
@@ -43,6 +52,7 @@ __all__ = [
     "Operator",
     "OutOfMemory",
     "ParameterSlice",
+    "Precision",
     "Problem",
     "Progress",
     "Rows",
@@ -53,6 +63,7 @@ __all__ = [
     "TensorRows",
     "TrainingMode",
     "UnsupportedOperator",
+    "low_precision_agreement",
     "make_loss",
     "perturb_at",
     "perturbation",

@@ -26,6 +26,7 @@ from workers.engine.blocks import (
 )
 from workers.engine.errors import NotFinite, ShapeMismatch
 from workers.engine.inversion.solution import Solution
+from workers.engine.precision import Agreement, Precision, agreement, checked, product
 from workers.engine.problem import Problem, locate_nonfinite
 from workers.engine.products import Product
 from workers.engine.products.choice import fastest
@@ -36,6 +37,9 @@ from workers.engine.second_order import twice_differentiable
 
 # Buffers of the size of a block's gradients that are alive at once: result, backward's, the copy.
 GRADIENT_COPIES = 3
+# What low precision is judged by.
+SAMPLED_ROWS = 64
+SAMPLED_FACTORS = 64
 
 
 def row_gradients(
@@ -57,24 +61,33 @@ def up(
     factors: Tensor,
     rows: Rows,
     *,
+    precision: Precision = "full",
     batch_size: BatchSize = "auto",
     budget_bytes: int = DEFAULT_BUDGET,
     progress: Progress | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
     """∇θ L(z_test)ᵀ (H + λI)⁻¹ ∇θ L(z_train): yields (slice of columns, (m, b)).
 
-    `factors` (m, p). Raises ShapeMismatch, NotFinite.
+    `factors` (m, p). `precision` is that of the product alone, for problems in float32; see
+    `low_precision_agreement`. Raises ShapeMismatch, NotFinite.
     """
-    factors = _fitting(problem, factors)
-    yield from _over_gradients(
-        problem,
-        rows,
-        lambda gradients: factors @ gradients.T,
-        "up",
-        batch_size,
-        budget_bytes,
-        progress,
-    )
+    factors, precision = _fitting(problem, factors), checked(precision)
+
+    def scores(gradients: Tensor) -> Tensor:
+        return product(factors, gradients, precision)
+
+    yield from _over_gradients(problem, rows, scores, "up", batch_size, budget_bytes, progress)
+
+
+def low_precision_agreement(
+    problem: Problem, factors: Tensor, rows: Rows, precision: Precision
+) -> Agreement:
+    """Whether `up` in this precision can be trusted, judged by a sample of rows and factors."""
+    factors = _fitting(problem, factors)[:SAMPLED_FACTORS]
+    stride = max(1, len(rows) // SAMPLED_ROWS)
+    picked = torch.arange(0, len(rows), stride, device=problem.device)[:SAMPLED_ROWS]
+    sample = rows.take(picked)
+    return agreement(factors, problem.gradients(sample), checked(precision))
 
 
 def perturbation(
