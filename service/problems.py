@@ -25,6 +25,7 @@ from upweight.errors import (
 from upweight.schema import FieldError
 
 MEDIA_TYPE = "application/problem+json"
+ERRORS_SHOWN = 100
 
 
 def respond(
@@ -75,7 +76,8 @@ def invalid_request(errors: list[FieldError]) -> InvalidRequest:
         return InvalidRequest(f"{where}{errors[0].detail}", errors=errors)
     names = ", ".join(error.pointer or "the body" for error in errors[:10])
     return InvalidRequest(
-        f"{len(errors)} fields are wrong: {names}; 'errors' says what would be right", errors=errors
+        f"{len(errors)} fields are wrong: {names}; 'errors' says what would be right",
+        errors=errors[:ERRORS_SHOWN],
     )
 
 

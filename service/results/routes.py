@@ -81,7 +81,9 @@ def influences(
     rows = positions(test, result.influence_shape[0], "test")
     columns = positions(train, result.influence_shape[1], "train")
     numbers = slices.influences(result, rows, columns)
-    if chosen_format(accept, numbers.count, result.parts.settings.json_numbers) == "npy":
+    # JSON names the rows and columns, too, though the slice between them be empty.
+    count = max(numbers.count, len(rows) + len(columns))
+    if chosen_format(accept, count, result.parts.settings.json_numbers) == "npy":
         return npy_response(numbers)
     test_rows, train_rows = result.test_rows(), result.train_rows()
     answer = InfluenceSlice(

@@ -8,7 +8,7 @@ import numpy as np
 
 from service.results.formats import Array, Numbers
 from service.results.stored import StoredResult
-from service.storage.arrays import open_array, read_rows
+from service.storage.chunks import Chunks
 from service.storage.tensors import BadTensors, TensorEntry, read_entry, read_header
 from upweight.errors import InternalError, NotStored
 
@@ -20,10 +20,11 @@ SELF_INFLUENCES = "self_influences"
 def influences(result: StoredResult, test: Sequence[int], train: Sequence[int]) -> Numbers:
     """Rows `test` and columns `train` of the matrix. Raises NotStored."""
     result.require("matrix")
-    array = open_array(result.objects, result.paths.influences)
-    shape = (len(test), len(train), *array.shape[2:])
-    blocks = read_rows(array, test, train, result.parts.settings.slice_bytes)
-    return Numbers(shape, array.dtype, blocks)
+    matrix = Chunks.open(result.objects, result.paths.influences)
+    shape = (len(test), len(train), *matrix.shape[2:])
+    return Numbers(
+        shape, matrix.dtype, matrix.blocks(test, train, result.parts.settings.slice_bytes)
+    )
 
 
 def mean(result: StoredResult) -> Array:

@@ -154,7 +154,7 @@ class Acting:
         paths, objects = ResultPaths(NAMESPACE, id), self.parts.objects
         matrix = arrays.get("matrix")
         if matrix is not None:
-            chunks = tuple(max(1, size // 2) for size in matrix.shape)
+            chunks = (*(max(1, size // 3) for size in matrix.shape[:2]), *matrix.shape[2:])
             create_array(objects, paths.influences, matrix.shape, chunks, str(matrix.dtype))[:] = (
                 matrix
             )

@@ -1,0 +1,70 @@
+"""Rows of stored matrices by byte ranges: what Zarr wrote, whatever the choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.storage.arrays import create_array
+from service.storage.chunks import Chunks
+from service.storage.objects import Objects
+
+SHAPE = (11, 37, 2)
+MATRIX = np.random.default_rng(0).normal(size=SHAPE)
+
+
+@pytest.fixture(scope="module")
+def chunks(tmp_path_factory: pytest.TempPathFactory) -> Chunks:
+    objects = Objects(str(tmp_path_factory.mktemp("objects")))
+    create_array(objects, "m", SHAPE, (4, 10, 2), "float64")[:] = MATRIX
+    return Chunks.open(objects, "m")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.integers(0, SHAPE[0] - 1), max_size=15),
+    columns=st.lists(st.integers(0, SHAPE[1] - 1), max_size=15),
+    block=st.integers(1, 2000),
+)
+def test_any_choice_in_any_order_is_what_was_written(
+    chunks: Chunks, rows: list[int], columns: list[int], block: int
+) -> None:
+    blocks = list(chunks.blocks(rows, columns, block))
+    found = np.concatenate(blocks) if blocks else np.empty((0, len(columns), 2))
+    assert np.array_equal(found, MATRIX[rows][:, columns])
+
+
+def test_ranges_are_taken_as_they_are(chunks: Chunks) -> None:
+    found = np.concatenate(list(chunks.blocks(range(1, 11, 3), range(5, 37), 900)))
+    assert np.array_equal(found, MATRIX[1:11:3, 5:])
+
+
+def test_what_is_not_written_yet_reads_as_nan(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    array = create_array(objects, "m", (6, 6), (3, 3), "float32")
+    array[:3, 3:] = 1.0
+    found = next(Chunks.open(objects, "m").blocks(range(6), range(6), 10**6))
+    assert np.array_equal(np.isnan(found), np.isnan(np.asarray(array[:])))
+    assert found[0, 3] == 1.0
+
+
+def test_one_row_of_a_wide_matrix_reads_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = Objects(str(tmp_path))
+    create_array(objects, "m", (256, 8192), (256, 1024), "float32")[:] = 1.0
+    matrix = Chunks.open(objects, "m")
+    lengths: list[int] = []
+    original = objects.get_ranges
+
+    def counted(path: str, ranges: list[tuple[int, int]]) -> list[bytes]:
+        lengths.extend(length for _, length in ranges)
+        return original(path, ranges)
+
+    monkeypatch.setattr(objects, "get_ranges", counted)
+    list(matrix.blocks([17], range(8192), 10**6))
+    assert sum(lengths) == 8192 * 4
