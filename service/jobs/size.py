@@ -50,8 +50,11 @@ def _method_within_limits(settings: Settings, job: JobRequest, count: int | None
 
 
 def perturbed_shape(job: InfluencesJob, inputs: Inputs) -> tuple[int, ...]:
-    """The shape of one influence: () for `up`, the input's for `perturbation`. Raises InvalidRequest."""
-    if job.influence_type == "up":
+    """The shape of one influence: () for `up`, the input's for `perturbation`. Raises InvalidRequest.
+
+    That of an inner module's output is known to the worker alone, and counts as ().
+    """
+    if job.influence_type == "up" or job.perturb_at is not None:
         return ()
     dataset = inputs.train.dataset
     floating = floating_inputs(dataset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from service.auth import Caller
 from service.jobs.availability import refuse_missing
 from service.jobs.fit import refuse_misfits
+from service.jobs.given import refuse_what_is_not_given
 from service.jobs.inputs import Inputs, find_inputs
 from service.jobs.lifecycle import now
 from service.jobs.size import refuse_too_much
@@ -34,6 +35,7 @@ def submit(
     refuse_missing(job)
     inputs = find_inputs(parts, namespace, job)
     refuse_misfits(inputs)
+    refuse_what_is_not_given(parts, namespace, job, inputs)
     refuse_too_much(parts.settings, job, inputs)
     parts.queue.refuse_if_full(job.priority)
     _refuse_over_quota(parts, namespace)

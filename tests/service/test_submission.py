@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 
 from service.jobs.availability import MISSING
@@ -226,14 +227,6 @@ def test_a_time_over_the_operators_is_refused(ready: Acting) -> None:
 
 
 ASKING: dict[str, list[dict[str, Any]]] = {
-    "/kind": [{"kind": "factors"}, {"kind": "ihvp"}, {"kind": "self_influences"}],
-    "/influence_type": [{"influence_type": "perturbation"}],
-    "/perturb_at": [{"influence_type": "perturbation", "perturb_at": "embedding"}],
-    "/factors": [{"factors": "job_" + "0" * 26}],
-    "/inversion/method": [{"inversion": {"method": "lissa"}}, {"inversion": {"method": "arnoldi"}}],
-    "/inversion/x0": [{"inversion": {"method": "cg", "x0": digest_of(b"")}}],
-    "/inversion/h0": [{"inversion": {"method": "lissa", "h0": digest_of(b"")}}],
-    "/hessian_on": [{"hessian_on": {"dataset": "train"}}],
     "/precision": [{"precision": "tf32"}, {"precision": "bf16"}],
     "/webhook": [{"webhook": {"url": "https://example.com"}}],
 }
@@ -241,19 +234,96 @@ ASKING: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("pointer", sorted({row.pointer for row in MISSING}))
 def test_what_is_not_available_yet_is_refused_at_once(ready: Acting, pointer: str) -> None:
-    refused = 0
     for values in ASKING[pointer]:
-        body = ready.job_request(**values)
-        if body["kind"] == "ihvp":
-            del body["test"]
-            body["rhs"] = digest_of(b"")
-        if body["kind"] == "self_influences":
-            del body["test"]
-        answer = ready.post("/v1/jobs", body)
-        if answer.status_code == 501:
-            refused += 1
-            assert "not available yet" in problem(answer, 501, "not-available-yet")["detail"]
-    assert refused >= 1
+        answer = submitted(ready, **values)
+        assert "not available yet" in problem(answer, 501, "not-available-yet")["detail"]
+        assert field(answer, pointer)
+
+
+def without_test(ready: Acting, **values: Any) -> httpx2.Response:
+    body = ready.job_request(**values)
+    del body["test"]
+    return ready.post("/v1/jobs", body)
+
+
+def test_jobs_of_every_kind_type_and_method_are_queued(ready: Acting) -> None:
+    rhs = ready.upload(b"not looked into here")
+    methods = [{"method": name} for name in ("direct", "cg", "lissa", "arnoldi")]
+    methods += [{"method": "cg", "x0": rhs}, {"method": "lissa", "h0": rhs}]
+    for inversion in methods:
+        assert submitted(ready, inversion=inversion).status_code == 202
+    assert submitted(ready, kind="factors").status_code == 202
+    assert without_test(ready, kind="ihvp", rhs=rhs).status_code == 202
+    assert without_test(ready, kind="self_influences").status_code == 202
+    assert submitted(ready, influence_type="perturbation").status_code == 202
+    inner = {"influence_type": "perturbation", "perturb_at": "embedding"}
+    assert submitted(ready, **inner).status_code == 202
+    some = {"dataset": "train", "rows": "0:9"}
+    assert submitted(ready, train=some, hessian_on={"dataset": "train"}).status_code == 202
+
+
+def test_perturbation_at_an_inner_module_needs_no_floating_point_input(ready: Acting) -> None:
+    ready.model("tokens", inputs=[{"name": "x", "dtype": "int64", "shape": [None, 4]}])
+    columns = [
+        {"name": "x", "dtype": "int64", "shape": [4]},
+        {"name": "y", "dtype": "int64", "shape": []},
+    ]
+    for name in ("train", "test"):
+        ready.dataset(name, columns=columns)
+    whole = {"model": "tokens", "influence_type": "perturbation"}
+    assert "can't be moved" in field(submitted(ready, **whole), "/influence_type")
+    assert submitted(ready, **whole, perturb_at="embedding").status_code == 202
+
+
+def test_a_tensor_that_was_not_uploaded_is_refused_where_it_is_named(ready: Acting) -> None:
+    digest = digest_of(b"nowhere")
+    for pointer, answer in (
+        ("/rhs", without_test(ready, kind="ihvp", rhs=digest)),
+        ("/inversion/x0", submitted(ready, inversion={"method": "cg", "x0": digest})),
+        ("/inversion/h0", submitted(ready, inversion={"method": "lissa", "h0": digest})),
+    ):
+        problem(answer, 422, "invalid-request")
+        assert f"PUT /v1/blobs/{digest}" in field(answer, pointer)
+
+
+@pytest.fixture
+def earlier(ready: Acting) -> str:
+    job = ready.job(kind="factors", test={"dataset": "test", "rows": "0:5"})["id"]
+    ready.succeed(job, factors=np.zeros((5, 15), "f4"))
+    return str(job)
+
+
+def test_the_factors_of_an_earlier_job_are_taken_for_the_same_test_rows(
+    ready: Acting, earlier: str
+) -> None:
+    for rows in ("0:5", ":5", "0,1,2,3,4"):
+        test = {"dataset": "test", "rows": rows}
+        assert submitted(ready, factors=earlier, test=test).status_code == 202
+
+
+def test_factors_that_do_not_fit_are_refused_with_what_would(ready: Acting, earlier: str) -> None:
+    test = {"dataset": "test", "rows": "0:5"}
+    for values in ({"test": {"dataset": "test"}}, {"test": {"dataset": "train", "rows": "0:5"}}):
+        answer = submitted(ready, factors=earlier, **values)
+        problem(answer, 422, "invalid-request")
+        assert "are of rows 0:5 of dataset" in field(answer, "/factors")
+    ready.model("other")
+    answer = submitted(ready, factors=earlier, test=test, model="other")
+    assert "take the same model" in field(answer, "/factors")
+
+
+def test_a_job_without_factors_is_refused_where_it_is_named(ready: Acting) -> None:
+    answer = submitted(ready, factors="job_" + "0" * 26)
+    problem(answer, 404, "not-found")
+    assert "lists what there is" in field(answer, "/factors")
+    waiting = ready.job()["id"]
+    answer = submitted(ready, factors=waiting)
+    problem(answer, 409, "not-ready")
+    assert "is queued" in field(answer, "/factors")
+    ready.succeed(waiting, matrix=np.zeros((10, 50), "f4"))
+    answer = submitted(ready, factors=waiting)
+    problem(answer, 404, "not-stored")
+    assert "keep.factors" in field(answer, "/factors")
 
 
 def test_the_same_idempotency_key_starts_one_job(ready: Acting) -> None:
