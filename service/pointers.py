@@ -102,10 +102,9 @@ def _chosen(schema: Schema, root: Schema, value: Any) -> tuple[Schema, str | Non
             return {**schema, **words}, tag
 
 
-def _tag(discriminator: Schema, value: Any) -> Any:
-    if isinstance(value, dict):
-        return value.get(discriminator["propertyName"])
-    return value if isinstance(value, str) else None  # 'mse' means {"name": "mse"}
+def _tag(discriminator: Schema, value: Any) -> str | None:
+    tag = value.get(discriminator["propertyName"]) if isinstance(value, dict) else value
+    return tag if isinstance(tag, str) else None  # a bare 'mse' means {"name": "mse"}
 
 
 def _member(members: list[Schema], value: Any) -> Schema | None:
