@@ -228,3 +228,27 @@ def test_recurrent_models_pass_though_they_have_no_forward_mode() -> None:
     hessian = Hessian(problem, rows)
     hessian.matmat(torch.randn(3, problem.size))
     assert hessian.product_name in ("reverse_loop", "reverse_batched")
+
+
+class Squeezing(nn.Module):
+    """As tutorials write it: one output a row, its axis squeezed away, and with it a lone row's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).squeeze()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_a_model_that_squeezes_its_output_works_with_any_batch_size(batch_size: int) -> None:
+    problem = Problem(Squeezing().double().eval(), MSE)
+    x, y = torch.randn(7, 4).double(), torch.randn(7).double()
+    problem.check(Batch((x,), y, 0))
+    kept = Problem(problem.module.layers, MSE)  # the same without the squeeze
+    found = Hessian(problem, TensorRows(x, y), batch_size=batch_size).dense()
+    assert relative(found, Hessian(kept, TensorRows(x, y[:, None])).dense()) < 1e-12
+    gradients = problem.gradients(Batch((x,), y, 0))
+    assert relative(gradients, kept.gradients(Batch((x,), y[:, None], 0))) < 1e-12
+    assert problem.gradient_way == "by_vmap"

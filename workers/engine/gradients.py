@@ -26,12 +26,12 @@ class GradientLadder:
     """Tries ways from fast to certain on the first batch, and remembers the one that works."""
 
     def __init__(self) -> None:
-        self._ways: list[Way] = [by_vmap, by_batched_backward, by_row]
+        self._ways = list(_WAYS)
 
     @property
     def way(self) -> str:
         """Name of the way in use."""
-        return self._ways[0].__name__
+        return str(getattr(self._ways[0], "__name__", self._ways[0]))
 
     def gradients(self, problem: Problem, batch: Batch) -> Tensor:
         """(B, p). Raises UnsupportedOperator when even one row at a time fails."""
@@ -39,10 +39,11 @@ class GradientLadder:
             try:
                 with twice_differentiable():
                     return self._ways[0](problem, batch)
-            except (RuntimeError, NotImplementedError, ValueError) as error:
+            except Exception as error:  # a model may raise anything when it is vectorised
                 if isinstance(error, EngineError) or is_out_of_memory(error):
                     raise
                 if len(self._ways) == 1:
+                    self._ways = list(_WAYS)  # it may have been this batch and not the model
                     raise explained(error, "differentiating the loss") from error
                 self._ways.pop(0)
 
@@ -86,3 +87,6 @@ def by_row(problem: Problem, batch: Batch) -> Tensor:
             loss = problem.losses(theta, batch.narrow(position, position + 1))[0]
         (gradients[position],) = torch.autograd.grad(loss, theta)
     return gradients
+
+
+_WAYS: tuple[Way, ...] = (by_vmap, by_batched_backward, by_row)

@@ -116,7 +116,13 @@ class Problem:
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
         """(B,) losses at θ, differentiable in θ and in the inputs; the batch must be `placed`."""
-        losses = self.loss(self.outputs(theta, batch), batch.targets)
+        try:
+            losses = self.loss(self.outputs(theta, batch), batch.targets)
+        except (ShapeMismatch, IndexError):
+            if len(batch) != 1:
+                raise
+            # A model that squeezes its output loses the row's axis when there is one row only.
+            return self.losses(theta, _doubled(batch))[:1]
         if losses.shape != (len(batch),):
             raise ShapeMismatch("losses of a batch", (len(batch),), losses.shape)
         return losses
@@ -209,6 +215,16 @@ def locate_nonfinite(problem: Problem, batch: Batch) -> None:
     with torch.no_grad():
         _refuse_nonfinite_losses(problem.losses(problem.theta, batch), batch)
     problem.gradients(batch)
+
+
+def _doubled(batch: Batch) -> Batch:
+    targets = tuple(torch.cat([each, each]) for each in batch.target_tensors)
+    single = isinstance(batch.targets, Tensor)
+    return Batch(
+        tuple(torch.cat([each, each]) for each in batch.inputs),
+        targets[0] if single else (targets or None),
+        batch.start,
+    )
 
 
 def _select(names: list[str], globs: Sequence[str]) -> list[str]:

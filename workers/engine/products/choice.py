@@ -66,7 +66,7 @@ def working_ways(problem: Problem, probe: Batch, ways: Sequence[Product]) -> lis
         try:
             with twice_differentiable():
                 result = way.prepare(problem, probe)(vectors)
-        except (RuntimeError, NotImplementedError, ValueError) as error:
+        except Exception as error:  # a model may raise anything when it is vectorised
             if isinstance(error, EngineError) or is_out_of_memory(error):
                 raise
             failure = failure or error
