@@ -52,6 +52,11 @@ def field(answer: httpx2.Response, pointer: str) -> str:
     return str(errors[pointer])
 
 
+def submitted(acting: Acting, **values: Any) -> httpx2.Response:
+    """The answer to a job on what `Acting.ready` has made."""
+    return acting.post("/v1/jobs", acting.job_request(**values))
+
+
 class Acting:
     """A client, and the parts behind the service that it speaks to."""
 

@@ -81,3 +81,10 @@ def client(front: Front, redis_url: str) -> Iterator[httpx2.Client]:
 def acting(front: Front, client: httpx2.Client) -> Acting:
     """Does by hand what a worker would do."""
     return Acting(client, front.parts)
+
+
+@pytest.fixture
+def ready(acting: Acting) -> Acting:
+    """With a model `net` and datasets `train` and `test`."""
+    acting.ready()
+    return acting

@@ -10,17 +10,10 @@ from typing import Any
 
 import httpx2
 import numpy as np
-import pytest
 
 from service.results.layout import ResultPaths
 from tests.service.acting import NAMESPACE, Acting, problem
 from upweight.errors import ComputationFailed
-
-
-@pytest.fixture
-def ready(acting: Acting) -> Acting:
-    acting.ready()
-    return acting
 
 
 def later(seconds: float, action: Callable[[], Any]) -> threading.Timer:
