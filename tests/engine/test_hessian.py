@@ -283,3 +283,19 @@ def test_what_is_prepared_is_kept_only_within_the_budget() -> None:
             assert relative(hessian.matmat(vectors), vectors @ EXACT) < 1e-12
     assert kept._prepared
     assert not dropped._prepared
+
+
+def test_it_is_a_mean_so_rows_given_twice_change_nothing() -> None:
+    inputs, targets = PERCEPTRON.inputs[0][3:], PERCEPTRON.train_targets
+    twice = TensorRows(torch.cat([inputs, inputs]), torch.cat([targets, targets]))
+    assert relative(Hessian(PROBLEM, twice, batch_size=7).dense(), EXACT) < 1e-12
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_reducing_within_a_row_never_reduces_over_rows(reduction: str) -> None:
+    problem = Problem(nn.Linear(2, 3).double().eval(), make_loss("mse", reduction=reduction))
+    x, y = torch.randn(12, 2).double(), torch.randn(12, 3).double()
+    dense = Hessian(problem, TensorRows(x, y), batch_size=5).dense()
+    # Closed form: 2 E[xxᵀ] for each output, over 3 of them where the mean is taken.
+    expected = 2 * torch.kron(torch.eye(3).double(), x.T @ x / 12)
+    assert relative(dense[:6, :6], expected / (3 if reduction == "mean" else 1)) < 1e-12

@@ -76,7 +76,9 @@ def up(
     def scores(gradients: Tensor) -> Tensor:
         return product(factors, gradients, precision)
 
-    yield from _over_gradients(problem, rows, scores, "up", batch_size, budget_bytes, progress)
+    yield from _over_gradients(
+        problem, rows, scores, "up", batch_size, budget_bytes, progress, result_width=len(factors)
+    )
 
 
 def low_precision_agreement(
@@ -192,9 +194,10 @@ def _over_gradients(
     batch_size: BatchSize,
     budget: int,
     progress: Progress | None,
+    result_width: int = 0,
 ) -> Iterator[tuple[slice, Tensor]]:
-    gradient_bytes = GRADIENT_COPIES * problem.size * problem.theta.element_size()
-    row_bytes = gradient_bytes + activation_bytes(problem, rows)
+    entries = GRADIENT_COPIES * problem.size + result_width
+    row_bytes = entries * problem.theta.element_size() + activation_bytes(problem, rows)
     size = rows_at_once(batch_size, len(rows), row_bytes, budget, problem.device.type)
 
     def work(batch: Batch) -> Tensor:
