@@ -14,6 +14,7 @@ def warm_up(device: torch.device) -> None:
     rows = TensorRows(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64), device=device)
     problem = Problem(network, make_loss("cross_entropy"), device=device)
     rhs = torch.cat([block for _, block in row_gradients(problem, rows)])
-    factors = Direct().solve(Hessian(problem, rows, 1.0), rhs).x
+    # λ far above any curvature of such a network, whose weights are random: H + λI is definite.
+    factors = Direct().solve(Hessian(problem, rows, 100.0), rhs).x
     for _ in up(problem, factors, rows):
         pass
