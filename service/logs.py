@@ -6,12 +6,16 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 FRAMES_SHOWN = 12
 
 _logger = logging.getLogger("upweight.service")
+_bound: ContextVar[dict[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - never changed in place
 
 
 class JsonLines(logging.Formatter):
@@ -35,8 +39,18 @@ class JsonLines(logging.Formatter):
 
 def log(event: str, *, level: str = "info", **fields: Any) -> None:
     """One line: what happened, and the fields that are not None."""
-    said = {name: value for name, value in fields.items() if value is not None}
+    said = {name: value for name, value in (_bound.get() | fields).items() if value is not None}
     _logger.log(logging.getLevelNamesMapping()[level.upper()], event, extra={"fields": said})
+
+
+@contextmanager
+def bound(**fields: Any) -> Iterator[None]:
+    """Every line logged inside carries these fields."""
+    token = _bound.set(_bound.get() | fields)
+    try:
+        yield
+    finally:
+        _bound.reset(token)
 
 
 def log_exception(event: str, **fields: Any) -> None:

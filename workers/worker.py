@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from redis import Redis
@@ -16,7 +18,7 @@ from rq.defaults import DEFAULT_JOB_MONITORING_INTERVAL
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
-from service.logs import log, log_exception
+from service.logs import bound, log, log_exception
 from service.storage.queue import DoorbellQueue, queues
 
 Task = Callable[[str, str], None]
@@ -68,7 +70,7 @@ class WarmWorker(SimpleWorker):
             self.prepare_job_execution(job, remove_from_intermediate_queue=True)
             job.started_at = now()
             task, arguments = self._admitted(job)
-            with _Heartbeats(self, job, execution):
+            with _Heartbeats(self, job, execution), _logged(job):
                 task(*arguments)
             self._finalize_success(job, queue, execution, None)
         except Exception:
@@ -95,6 +97,19 @@ class WarmWorker(SimpleWorker):
         if len(arguments) != 2 or not all(isinstance(argument, str) for argument in arguments):
             raise RefusedTask(f"task {job.id} has arguments that are not a namespace and an id")
         return self._tasks[job.func_name], (arguments[0], arguments[1])
+
+
+@contextmanager
+def _logged(job: Any) -> Iterator[None]:
+    """Every line of the task carries its id and the request it came from."""
+    request_id, _, traceparent = str(job.meta.get("trace", "")).partition(" ")
+    began = time.monotonic()
+    with bound(task=job.id, request_id=request_id or None, traceparent=traceparent or None):
+        log("task-began", function=job.func_name)
+        try:
+            yield
+        finally:
+            log("task-ended", seconds=round(time.monotonic() - began, 3))
 
 
 class _Heartbeats:

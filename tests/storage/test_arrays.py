@@ -9,7 +9,8 @@ import pytest
 import zarr
 from zarr.storage import LocalStore
 
-from service.storage.arrays import create_array, open_array, read_rows
+from service.storage.arrays import create_array
+from service.storage.chunks import Chunks
 from service.storage.objects import Objects
 
 MATRIX = np.random.default_rng(0).normal(size=(11, 37)).astype("f4")
@@ -39,8 +40,8 @@ def objects(tmp_path: Path) -> Objects:
 def test_any_choice_of_rows_and_columns_is_what_numpy_gives(
     objects: Objects, rows: range, columns: range, block_bytes: int
 ) -> None:
-    array = open_array(objects, "results/ns/job/influences")
-    blocks = list(read_rows(array, rows, columns, block_bytes))
+    array = Chunks.open(objects, "results/ns/job/influences")
+    blocks = list(array.blocks(rows, columns, block_bytes))
     found = np.concatenate(blocks) if blocks else np.empty((0, len(columns)), "f4")
     assert np.array_equal(found, MATRIX[np.ix_(list(rows), list(columns))])
 
@@ -57,6 +58,6 @@ def test_nothing_is_written_outside_the_array_s_own_path(objects: Objects) -> No
 def test_what_is_not_written_reads_as_nan(objects: Objects) -> None:
     array = create_array(objects, "other", (4, 4), (2, 2), "float32")
     array[:2, :2] = 1.0
-    found = np.asarray(open_array(objects, "other")[:])
+    found = next(Chunks.open(objects, "other").blocks(range(4), range(4), 10**6))
     assert np.isnan(found[2:]).all()
     assert (found[:2, :2] == 1.0).all()

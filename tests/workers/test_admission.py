@@ -98,3 +98,18 @@ def test_a_pickled_payload_is_never_opened(bench: Bench, tmp_path: Path) -> None
     bench.work()
     assert not (tmp_path / "marker").exists()
     assert bench.ran == []
+
+
+def test_the_log_of_a_task_carries_the_request_it_came_from(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    TaskQueue(bench.redis, 10).enqueue(RUN_JOB, "ns", "job_x", trace="req-7 00-abc-def-01")
+    with caplog.at_level("INFO", logger="upweight.service"):
+        bench.work()
+    lines = {
+        record.getMessage(): record.fields for record in caplog.records if hasattr(record, "fields")
+    }
+    for event in ("task-began", "task-ended"):
+        assert lines[event]["task"] == "job_x-0"
+        assert lines[event]["request_id"] == "req-7"
+        assert lines[event]["traceparent"] == "00-abc-def-01"

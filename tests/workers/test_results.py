@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.results.layout import ResultPaths
-from service.storage.arrays import open_array
+from service.storage.chunks import Chunks
 from service.storage.objects import Objects
 from upweight.errors import ComputationFailed
 from workers import results
@@ -35,7 +35,9 @@ def test_the_matrix_is_the_same_whatever_the_width_of_blocks(
         target.write(matrix[:, start : start + width])
     target.close()
     writer.commit([], {})
-    assert np.array_equal(np.asarray(open_array(objects, paths.influences)[:]), matrix.numpy())
+    stored = Chunks.open(objects, paths.influences)
+    read = np.concatenate(list(stored.blocks(range(shape[0]), range(shape[1]), 10**6)))
+    assert np.array_equal(read, matrix.numpy())
     manifest = json.loads(objects.get(paths.manifest))
     assert manifest["stored"] == ["matrix"]
     for file in manifest["files"]:
