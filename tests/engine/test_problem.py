@@ -252,3 +252,44 @@ def test_a_model_that_squeezes_its_output_works_with_any_batch_size(batch_size: 
     gradients = problem.gradients(Batch((x,), y, 0))
     assert relative(gradients, kept.gradients(Batch((x,), y[:, None], 0))) < 1e-12
     assert problem.gradient_way == "by_vmap"
+
+
+def test_tied_weights_are_found_under_each_of_their_names() -> None:
+    problem = Problem(TiedAutoencoder().eval(), MSE, ("decode.weight",))
+    assert [each.name for each in problem.layout] == ["encode.weight"]
+
+
+def test_no_globs_at_all_are_refused() -> None:
+    with pytest.raises(BadParameter, match="parameters"):
+        Problem(perceptron(), CROSS_ENTROPY, ())
+
+
+class Prototypes(nn.Module):
+    """Distances to learnt centres, by an operator that torch differentiates only once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -torch.cdist(x, self.centres)
+
+
+def test_the_operator_without_a_second_derivative_is_named() -> None:
+    problem = Problem(Prototypes().eval(), CROSS_ENTROPY)
+    with pytest.raises(UnsupportedOperator) as caught:
+        problem.check(batch())
+    assert caught.value.operator == "_cdist_backward"
+    rows = TensorRows(torch.randn(6, 4), torch.arange(6) % 3)
+    with pytest.raises(UnsupportedOperator, match="_cdist_backward"):
+        Hessian(problem, rows).matmat(torch.ones(1, problem.size))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_classes_may_be_of_any_integer_type(dtype: torch.dtype) -> None:
+    problem = Problem(perceptron(), CROSS_ENTROPY)
+    given = batch()
+    assert isinstance(given.targets, Tensor)
+    expected = problem.gradients(given)
+    found = problem.gradients(Batch(given.inputs, given.targets.to(dtype), 0))
+    assert torch.equal(found, expected)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from workers.engine.errors import NoSuchParameter, NotFinite, ShapeMismatch, TrainingMode
+from workers.engine.errors import (
+    BadParameter,
+    NoSuchParameter,
+    NotFinite,
+    ShapeMismatch,
+    TrainingMode,
+)
 from workers.engine.gradients import GradientLadder
 from workers.engine.losses import Loss, Program
 from workers.engine.program import first_output, observable, prepared
@@ -54,7 +60,7 @@ class Problem:
         self.loss = loss
         self.module = prepared(module, dtype, device)
         named = dict(self.module.named_parameters())
-        selected = _select(list(named), parameters)
+        selected = _select(_all_names(self.module), parameters)
         self.layout = _layout({name: named[name] for name in selected})
         self.frozen = {
             name: value.detach() for name, value in named.items() if name not in selected
@@ -227,15 +233,29 @@ def _doubled(batch: Batch) -> Batch:
     )
 
 
-def _select(names: list[str], globs: Sequence[str]) -> list[str]:
+def _all_names(module: nn.Module) -> dict[str, list[str]]:
+    """Each parameter's first name, with all the names it has: several where it is tied."""
+    first: dict[nn.Parameter, str] = {}
+    names: dict[str, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(first.setdefault(parameter, name), []).append(name)
+    return names
+
+
+def _select(names: dict[str, list[str]], globs: Sequence[str]) -> list[str]:
+    """First names of the parameters any of whose names match, in the model's order."""
     chosen: set[str] = set()
     for glob in globs:
-        matching = {name for name in names if fnmatchcase(name, glob)}
+        matching = {
+            first
+            for first, every in names.items()
+            if any(fnmatchcase(each, glob) for each in every)
+        }
         if not matching:
-            raise NoSuchParameter(glob, names)
+            raise NoSuchParameter(glob, list(names))
         chosen |= matching
     if not chosen:
-        raise NoSuchParameter("", names)
+        raise BadParameter("parameters", tuple(globs), "at least one glob, such as *")
     return [name for name in names if name in chosen]
 
 

@@ -109,10 +109,10 @@ class TensorRows:
         """See `Rows`."""
         targets = self._targets
         if isinstance(targets, Tensor):
-            targets = targets[indices]
+            targets = targets[indices.to(targets.device)]
         elif targets is not None:
-            targets = tuple(each[indices] for each in targets)
-        return Batch(tuple(each[indices] for each in self._inputs), targets, 0)
+            targets = tuple(each[indices.to(each.device)] for each in targets)
+        return Batch(tuple(each[indices.to(each.device)] for each in self._inputs), targets, 0)
 
 
 def _moved(targets: Tensor | Sequence[Tensor] | None, device: torch.device | str | None) -> Targets:

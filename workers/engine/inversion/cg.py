@@ -100,7 +100,7 @@ class ConjugateGradients:
             norms,
             status,
             {
-                "iterations": run.iterations,
+                "iterations": run.iterations.cpu(),
                 "converged": torch.tensor([each is Status.CONVERGED for each in status]),
                 "residual_norms": norms,
                 "status": [str(each) for each in status],

@@ -45,7 +45,7 @@ class Run:
     def __post_init__(self) -> None:
         count = self.rhs.shape[0]
         self.residual = self.rhs.clone()
-        self.iterations = torch.zeros(count, dtype=torch.int64)
+        self.iterations = torch.zeros(count, dtype=torch.int64, device=self.rhs.device)
         self.status = [None] * count
         # With b = 0 and no start the answer is 0: such a row never enters a product.
         for row in self._true(((self.rhs == 0).all(1)) & ((self.x == 0).all(1))):
@@ -134,10 +134,10 @@ def separate(run: Run, rows: Tensor) -> None:
         run.x[rows] += alpha * p
         r = r - alpha * ap
         iteration += 1
-        run.iterations[rows.cpu()] += 1
+        run.iterations[rows] += 1
         run.residual[rows] = r
         arrived = run.within(rows, torch.linalg.vector_norm(r, dim=1), steepest)
-        exhausted = (run.iterations[rows.cpu()] >= run.limits.maxiter).to(rows.device)
+        exhausted = run.iterations[rows] >= run.limits.maxiter
         run.finish(rows[exhausted & ~arrived], Status.MAXITER)
         keep = ~(arrived | exhausted)
         rows, r, p, steepest = rows[keep], r[keep], p[keep], steepest[keep]
@@ -170,7 +170,7 @@ def shared(run: Run, rows: Tensor) -> Tensor:
         run.x[rows] += alpha.T @ p
         r = r - alpha.T @ ap
         iteration += 1
-        run.iterations[rows.cpu()] += 1
+        run.iterations[rows] += 1
         run.residual[rows] = r
         arrived = run.within(rows, torch.linalg.vector_norm(r, dim=1), steepest)
         if iteration >= run.limits.maxiter:

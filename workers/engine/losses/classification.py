@@ -61,7 +61,7 @@ class ClassLoss(PerRow):
             )
         if classes.is_floating_point():
             raise BadParameter("targets", classes.dtype, "classes must be integers")
-        return classes
+        return classes.long()  # ignore_index is negative, which an unsigned class is not
 
     def check(self, outputs: Any, targets: Targets) -> None:
         """Classes must lie in [0, C) or be ignore_index. Raises BadParameter."""
@@ -69,6 +69,7 @@ class ClassLoss(PerRow):
         scores, classes = self._classes_last(outputs), one_tensor(targets)
         if classes.is_floating_point():
             return
+        classes = classes.long()
         outside = (classes != self.ignore_index) & ((classes < 0) | (classes >= scores.shape[-1]))
         if bool(outside.any()):
             raise BadParameter(
