@@ -118,6 +118,13 @@ def test_single_precision_stops_too() -> None:
     assert bool(solution.converged.all())
 
 
+def test_going_on_at_the_rounding_of_single_precision_is_no_divergence() -> None:
+    operator = Matrix(with_eigenvalues(SPECTRUM).float(), damping=0.1)
+    rhs = torch.randn(8, 5)
+    solution = Lissa(scale=3.2, rtol=1e-12, maxiter=2000).solve(operator, rhs)
+    torch.testing.assert_close(solution.x.double(), operator.inverse(rhs), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -108,7 +108,9 @@ class Lissa:
                 torch.isfinite(following).all()
             ):
                 raise self._diverged(hessian, scale)
-            smallest_step = torch.minimum(smallest_step, size)
+            # Not below the rounding of h, where a step of nearly zero is chance and growth from it no sign.
+            rounding = torch.finfo(h.dtype).eps * torch.linalg.vector_norm(following, dim=1)
+            smallest_step = torch.maximum(torch.minimum(smallest_step, size), rounding)
             h[rows] = following
             changes[rows] = self._relative(step, following)
             done += 1
