@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tests.programs.tampering import GRAPH, edit
 from tests.programs.zoo import CASES
+from workers.engine import NoSuchParameter
+from workers.engine.program import observable
 from workers.programs.outputs import return_first_tensor
 from workers.programs.program import Program
 from workers.programs.pt2 import read_pt2
@@ -111,3 +115,55 @@ def test_a_copy_of_the_module_computes_the_same(archive_of: ArchiveOf) -> None:
     twin = copy.deepcopy(program.module)
     assert torch.equal(twin(*rows), program.module(*rows))
     assert [k for k, _ in twin.named_parameters()] == [s.name for s in program.parameters]
+
+
+class _Inner(nn.Module):
+    """A module in a module, called once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleDict({"first": nn.Linear(4, 3)})
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.body["first"](x)))
+
+
+def _exported(model: nn.Module, path: Path) -> Path:
+    rows = ({0: torch.export.Dim("batch")},)
+    torch.export.save(
+        torch.export.export(model.eval(), (torch.ones(2, 4),), dynamic_shapes=rows), path
+    )
+    return path
+
+
+def test_the_output_of_an_inner_module_can_be_seen_and_changed(tmp_path: Path) -> None:
+    model = _Inner()
+    program = read_pt2(_exported(model, tmp_path / "inner.pt2")).module
+    x = torch.randn(5, 4)
+    seen: list[torch.Tensor] = []
+
+    def halve(_module: nn.Module, _arguments: object, output: torch.Tensor) -> torch.Tensor:
+        seen.append(output)
+        return output / 2
+
+    handle = observable(program, "body.first").register_forward_hook(halve)
+    changed = program(x)
+    handle.remove()
+    (inner,) = seen
+    assert torch.equal(inner, model.body["first"](x))
+    assert torch.equal(changed, model.head(torch.tanh(inner / 2)))
+    assert torch.equal(program(x), model(x))
+
+
+@pytest.mark.parametrize("path", ["body.first'", "body.first\nimport os", "x" * 30_000, "a..b"])
+def test_names_of_modules_that_are_no_names_are_passed_over(path: str, tmp_path: Path) -> None:
+    def rename(document: dict[str, Any]) -> None:
+        for node in document["graph_module"]["graph"]["nodes"]:
+            node["metadata"]["nn_module_stack"] = f"key,{path},type"
+
+    archive = _exported(_Inner(), tmp_path / "inner.pt2")
+    program = read_pt2(edit(archive, tmp_path / "renamed.pt2", GRAPH, rename)).module
+    assert program(torch.ones(3, 4)).shape == (3, 2)
+    with pytest.raises(NoSuchParameter):
+        observable(program, path)

@@ -11,6 +11,7 @@ from workers.programs.arguments import ArgumentReader
 from workers.programs.errors import GraphInvalid, OperatorRefused
 from workers.programs.limits import Limits
 from workers.programs.operators import ASSERTIONS, SYMBOLIC, resolve, resolve_in_place
+from workers.programs.origins import last_node, note_origin
 from workers.programs.rules import check_arguments
 from workers.programs.scalars import dtype_of
 from workers.programs.schema import Argument, Graph, Node, Subgraph
@@ -38,7 +39,9 @@ class CallBuilder:
             self._nodes += 1
             if self._nodes > self._limits.nodes:
                 raise GraphInvalid(f"more than {self._limits.nodes} nodes")
+            before = last_node(self._graph)
             self._append_node(node, exported, scope, depth)
+            note_origin(self._graph, before, node.metadata)
 
     def _append_node(self, node: Node, exported: Graph, scope: Scope, depth: int) -> None:
         if node.target in ASSERTIONS:
