@@ -192,6 +192,7 @@ class StoringSink:
 
     def self_influences(self, values: Tensor) -> None:
         """(n,)."""
+        self.influence_shape = list(values.shape)
         self._writer.tensors(
             "self_influences", self._writer.paths.mean, {"self_influences": values}
         )
