@@ -1,33 +1,35 @@
-"""Finds what a dead worker has left, and tasks that RQ has lost, and puts them back. One worker at a time does it."""
+"""Finds what dead workers have left, and tasks that RQ has lost, and puts them back. One worker does it at a time."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 
 from service.jobs.lifecycle import LeaseLost
 from service.logs import log, log_exception
+from service.results.layout import ResultPaths
 from service.storage import keys
 from service.storage.keys import Document, Kind
+from service.storage.leases import Leases
 from service.storage.queue import CHECK_DATASET, CHECK_MODEL, RUN_JOB, task_id
-from service.storage.redis import reachable
 from upweight.errors import NotFound, UpweightError, WorkerLost
 from upweight.schema import CheckState, JobState
 from workers.context import Context
 
-_LOCK = f"{keys.PREFIX}:janitor"
-_QUEUE_SECONDS = 15.0  # how often queues are compared with records
+_OFFICE = "janitor"  # a lease like that of a record
+_SILENT_SWEEPS = 2.5  # after so many without a word from the janitor another worker is it
+_QUEUE_SWEEPS = 2  # every so many the queues are compared with the records
 _PAGE = 500
 _CHECKS: dict[Kind, str] = {"model": CHECK_MODEL, "dataset": CHECK_DATASET}
 
 
 class Janitor:
-    """A thread of each worker; a lock in Redis lets one through at a time."""
+    """A thread of each worker; a lease in Redis lets one of them through, the same as long as it lives."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._queues_compared = 0.0
+        self._office = Leases(context.redis, context.settings.janitor_seconds * _SILENT_SWEEPS)
+        self._sweeps = 0
         self._missing: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
 
@@ -39,18 +41,16 @@ class Janitor:
         pause = self._context.settings.janitor_seconds
         while not self._context.stopping.wait(pause):
             try:
-                if self._is_mine(pause):
+                if self._is_mine():
                     self.sweep()
             except UpweightError as error:
                 log("janitor-blind", level="warning", detail=error.detail)
             except Exception:
                 log_exception("janitor-failed")
 
-    def _is_mine(self, pause: float) -> bool:
-        with reachable():
-            return bool(
-                self._context.redis.set(_LOCK, self._context.name, nx=True, px=int(pause * 900))
-            )
+    def _is_mine(self) -> bool:
+        name = self._context.name
+        return self._office.renew(_OFFICE, name) or self._office.take(_OFFICE, name)
 
     def sweep(self) -> None:
         """Looks once at all namespaces."""
@@ -58,9 +58,9 @@ class Janitor:
             for state in (JobState.RUNNING, JobState.CANCELLING):
                 for job in self._in_state("job", namespace, state):
                     self._recover(namespace, job)
-        if time.monotonic() - self._queues_compared >= _QUEUE_SECONDS:
-            self._queues_compared = time.monotonic()
+        if self._sweeps % _QUEUE_SWEEPS == 0:
             self._requeue_missing()
+        self._sweeps += 1
 
     def _recover(self, namespace: str, job: Document) -> None:
         """A job whose worker is silent goes back to its queue, or fails when it has lost too many workers."""
@@ -77,6 +77,7 @@ class Janitor:
                     "memory than they have: use fewer rows, a smaller batch_size or another method"
                 )
                 context.lifecycle.fail(namespace, job["id"], job["attempt"], error)
+                self._discard(namespace, job)
                 return
             given_back = context.lifecycle.give_back(
                 namespace, job["id"], job["attempt"], lost=True
@@ -86,6 +87,11 @@ class Janitor:
         log("job-lost", level="warning", job=job["id"], worker=job.get("worker"))
         if given_back["state"] == JobState.QUEUED:
             self._enqueue_job(namespace, given_back)
+        else:  # cancelled meanwhile
+            self._discard(namespace, job)
+
+    def _discard(self, namespace: str, job: Document) -> None:
+        self._context.objects.delete_prefix(ResultPaths(namespace, job["id"]).prefix)
 
     def _requeue_missing(self) -> None:
         """Records that wait for a worker but are in no queue, twice in a row, are put into theirs."""

@@ -9,11 +9,12 @@ from pydantic import TypeAdapter
 
 from service.jobs.lifecycle import LeaseLost, now
 from service.logs import log, log_exception
+from service.results.layout import ResultPaths
 from service.storage.keys import PREFIX, Document, Kind
 from service.storage.queue import CHECK_DATASET, CHECK_MODEL, RUN_JOB
 from service.storage.redis import reachable
 from upweight.errors import InternalError, NotFound, Rejected, UpweightError
-from upweight.schema import CheckState, DatasetRecord, JobState, ModelRecord
+from upweight.schema import TERMINAL, CheckState, DatasetRecord, JobState, ModelRecord
 from workers.computation import AnyJob
 from workers.context import Context
 from workers.datasets.check import check_dataset
@@ -66,12 +67,17 @@ class Tasks:
         )
         try:
             with self._watch(
-                id, holder, seconds, lambda: self._is_cancelling(namespace, id), "job", namespace
+                id,
+                holder,
+                seconds,
+                lambda: self._is_cancelling(namespace, id, attempt),
+                "job",
+                namespace,
             ) as watch:
                 outcome = run(context, namespace, job, request, watch)
             context.lifecycle.succeed(namespace, id, attempt, outcome)
         except Cancelled:
-            self._discard(namespace, id)
+            self._discard(namespace, id, holder)
             context.lifecycle.cancelled(namespace, id, attempt)
         except GivenBack:
             given = context.lifecycle.give_back(namespace, id, attempt)
@@ -82,21 +88,25 @@ class Tasks:
         except LeaseLost as error:
             log("job-taken-away", level="warning", job=id, detail=str(error))
         except Exception as error:
-            self._discard(namespace, id)
+            self._discard(namespace, id, holder)
             context.lifecycle.fail(namespace, id, attempt, _said(error, id))
             if isinstance(error, MemoryError):
                 context.session.forget()
 
-    def _discard(self, namespace: str, id: str) -> None:
-        self._context.objects.delete_prefix(f"results/{namespace}/{id}")
+    def _discard(self, namespace: str, id: str, holder: str) -> None:
+        """Deletes what is stored so far, unless the job is another worker's by now, and so what is stored."""
+        if self._context.leases.renew(id, holder):
+            self._context.objects.delete_prefix(ResultPaths(namespace, id).prefix)
 
-    def _is_cancelling(self, namespace: str, id: str) -> bool:
+    def _is_cancelling(self, namespace: str, id: str, attempt: int) -> bool:
+        """Raises LeaseLost when the job has gone on, or to its end, without this attempt."""
         try:
-            return bool(
-                self._context.records.get("job", namespace, id)["state"] == JobState.CANCELLING
-            )
+            job = self._context.records.get("job", namespace, id)
         except NotFound:
             return True
+        if job["attempt"] != attempt or job["state"] in TERMINAL:
+            raise LeaseLost(f"{id} is {job['state']} in attempt {job['attempt']}, not {attempt}")
+        return bool(job["state"] == JobState.CANCELLING)
 
     def check_model(self, namespace: str, id: str) -> None:
         """Reads and tries out a model in an isolated child; its record becomes ready or rejected."""

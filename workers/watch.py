@@ -101,6 +101,8 @@ class Watch:
                 if self._is_cancelled():
                     self._verdict = Cancelled()
                 told = self._tell_if_changed(told)
+            except LeaseLost as error:
+                self._verdict = error
             except UpweightError as error:
                 log("watch-blind", level="warning", record=self._id, detail=error.detail)
 
