@@ -1,0 +1,39 @@
+"""A service of its own with two workers and short leases, for what breaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from service.local.background import Running, running
+from tests.faults.slow_jobs import SlowJobs
+from upweight import Client
+
+SHORT = {
+    "UPWEIGHT_LEASE_SECONDS": "2",
+    "UPWEIGHT_HEARTBEAT_SECONDS": "0.5",
+    "UPWEIGHT_JANITOR_SECONDS": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The service; each test leaves it running, whatever it has killed."""
+    with running(tmp_path_factory.mktemp("fragile"), workers=2, environment=SHORT) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def prepared(fragile: Running) -> Iterator[SlowJobs]:
+    """A model and rows, registered once."""
+    with Client(fragile.url) as client:
+        yield SlowJobs(fragile, client)
+
+
+@pytest.fixture
+def slow(prepared: SlowJobs) -> Iterator[SlowJobs]:
+    """Jobs on the whole and ready service."""
+    prepared.service.wait_until_ready()
+    yield prepared
+    prepared.service.wait_until_ready()

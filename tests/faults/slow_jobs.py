@@ -1,0 +1,97 @@
+"""Jobs that take as long as a test wants them to, and give the same numbers each time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+import torch
+from torch import nn
+
+from service.local.background import Running
+from service.results.layout import ResultPaths
+from service.settings import Settings
+from service.storage.queue import TaskQueue
+from upweight import Client
+from upweight.schema import JobRecord, JobState
+
+NAMESPACE = "default"
+QUICK_STEPS = 50
+
+
+class SlowJobs:
+    """A service under fault, with a model whose LiSSA creeps: the scale is far too large, so every step counts."""
+
+    def __init__(self, service: Running, client: Client) -> None:
+        self.service = service
+        self.client = client
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+        x = torch.randn(300, 8, dtype=torch.float64)
+        client.models.register("net", network, example=x[:2], loss="cross_entropy")
+        client.datasets.register("rows", x=x, y=(x[:, 0] > 0).long() + (x[:, 1] > 0))
+
+    def start(self, steps: int = QUICK_STEPS, **values: Any) -> JobRecord:
+        """A job of so many steps."""
+        return self.client.compute_influences(
+            "net", "rows", "rows", test_rows="0:4", inversion_method="lissa", scale=1e7, rtol=1e-15,
+            maxiter=steps, hessian_regularization=1.0, precision="float64", wait=False, **values,
+        ).job  # fmt: skip
+
+    def ended(self, job: JobRecord, seconds: float = 60.0) -> JobRecord:
+        """The record once the job has ended, in whichever way."""
+        return self.seen(job, lambda record: record.finished_at is not None, seconds)
+
+    def begun(self, job: JobRecord, attempt: int = 1, seconds: float = 60.0) -> JobRecord:
+        """The record once a worker is in the middle of that attempt."""
+        return self.seen(
+            job,
+            lambda record: (
+                record.state is JobState.RUNNING
+                and record.attempt >= attempt
+                and record.stage == "lissa"
+            ),
+            seconds,
+        )
+
+    def seen(
+        self, job: JobRecord, met: Callable[[JobRecord], bool], seconds: float = 60.0
+    ) -> JobRecord:
+        """The record once something holds of it."""
+        deadline = time.monotonic() + seconds
+        while not met(record := self.client.jobs.get(job.id)):
+            assert time.monotonic() < deadline, record
+            time.sleep(0.02)
+        return record
+
+    def matrix(self, job: JobRecord) -> bytes:
+        """The bytes of what it computed."""
+        result = self.client.jobs.result(job.id)
+        return bytes(result.influences.numpy().tobytes())  # type: ignore[union-attr]
+
+    def leave_half(self, job: JobRecord) -> None:
+        """Puts objects where the job's will be, as an attempt leaves them that was ended in the middle."""
+        folder = self._folder(job)
+        for name in ("influences/zarr.json", "influences/c/0/0", "factors.safetensors"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(b"half")
+
+    def objects(self, job: JobRecord) -> Sequence[Path]:
+        """What of it lies in the object storage."""
+        return [path for path in self._folder(job).rglob("*") if path.is_file()]
+
+    def _folder(self, job: JobRecord) -> Path:
+        return Path(self.service.storage) / ResultPaths(NAMESPACE, job.id).prefix
+
+    def tasks(self) -> TaskQueue:
+        """The queues, past the front end."""
+        return TaskQueue(redis.Redis.from_url(self.service.redis_url), Settings().queue_length)
+
+
+def worker_pid(record: JobRecord) -> int:
+    """The process that has a job in hand: host-pid-noise."""
+    assert record.worker is not None
+    return int(record.worker.split("-")[-2])
