@@ -45,7 +45,6 @@ def error_of(response: httpx2.Response) -> UpweightError:
     """The exception for an answer that is no success. Its body has been read."""
     problem = _problem(response)
     error = error_from(problem, retry_after(response.headers))
-    error.status = problem.status
     error.request_id = problem.request_id or response.headers.get("x-request-id")
     return error
 

@@ -31,6 +31,9 @@ the SDK raises again at the user's side.
     ├── ComputationFailed        422  computation-failed: the numbers do not allow it (singular Hessian, divergence)
     ├── TimedOut                 408  timed-out: the job's time was up
     └── WorkerLost               500  worker-lost: its worker died, as often as tries are allowed
+
+On the user's side alone, with status 0: ConnectionFailed (`transport.py`), UnexpectedAnswer (`exchange.py`),
+WaitTimedOut (`waiting.py`), JobCancelled (`tracking.py`), ExportFailed (`export.py`).
 """
 
 from __future__ import annotations
@@ -218,9 +221,11 @@ def error_from(problem: Problem, retry_after: float | None = None) -> UpweightEr
     if cls is None:
         same = [known for known in classes.values() if known.status == problem.status]
         cls = min(same, key=lambda known: len(known.__mro__), default=UpweightError)
-    return cls(
+    error = cls(
         problem.detail,
         errors=problem.errors,
         retry_after=retry_after,
         request_id=problem.request_id,
     )
+    error.status = problem.status
+    return error

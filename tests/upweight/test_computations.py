@@ -64,10 +64,10 @@ def test_rows_are_written_in_many_ways(request_of: Any, rows: Any, text: str) ->
 def test_keywords_go_to_the_method_or_to_the_job(request_of: Any) -> None:
     asked = request_of(
         "m", "d", "t", inversion_method="cg", rtol=0.01, maxiter=100, seed=3,
-        hessian_regularization=1e-4, labels={"a": "b"}, keep={"top": 5}, influence_type="perturbation",
+        hessian_regularization=1e-4, labels={"a": "b"}, keep={"factors": True}, influence_type="perturbation",
     )  # fmt: skip
     assert asked["inversion"] == {"method": "cg", "rtol": 0.01, "maxiter": 100}
-    assert (asked["seed"], asked["labels"], asked["keep"]) == (3, {"a": "b"}, {"top": 5})
+    assert (asked["seed"], asked["labels"], asked["keep"]) == (3, {"a": "b"}, {"factors": True})
     assert asked["hessian_regularization"] == 1e-4
     assert asked["influence_type"] == "perturbation"
 
