@@ -1,0 +1,102 @@
+"""What we tell users to write works as it is written: the examples of the README, in a fresh service's own terms."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from service.local.background import Running
+from upweight import Client, InfluenceResult
+
+README = Path(__file__).parent.parent.parent / "README.md"
+ROWS = 240  # of the digits: enough for every row that the examples name
+
+
+def example(language: str) -> str:
+    found = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.S)
+    return next(each for each in found if "client" in each or "curl" in each)
+
+
+@pytest.fixture(scope="module")
+def digits() -> dict[str, Any]:
+    """The names that the examples take for granted."""
+    generator = np.random.default_rng(0)
+    x = generator.random((ROWS, 64), dtype="f4")
+    y = np.arange(ROWS) % 10
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Linear(64, 10)  # convex, so that the examples' λ is enough
+    rows = {"x_train": torch.from_numpy(x), "y_train": y, "x_test": x[:110], "y_test": y[:110]}
+    return {"net": net, **rows}
+
+
+@pytest.fixture(scope="module")
+def after_python(stack: Running, digits: dict[str, Any]) -> dict[str, Any]:
+    """The README's Python, run."""
+    before = os.environ.get("UPWEIGHT_URL")
+    os.environ["UPWEIGHT_URL"] = stack.url
+    try:
+        exec(compile(example("python"), "README.md", "exec"), digits)
+    finally:
+        os.environ.pop("UPWEIGHT_URL")
+        if before is not None:
+            os.environ["UPWEIGHT_URL"] = before
+    return digits
+
+
+def test_the_readmes_python_runs(after_python: dict[str, Any]) -> None:
+    result = after_python["result"]
+    assert isinstance(result, InfluenceResult)
+    assert result.shape == (110, ROWS)
+    assert result.influences[3:5, ::10].shape == (2, 24)
+    assert len(result.top(test=0, k=5, sign="harmful").items) == 5
+    assert np.isfinite(result.numpy()).all()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl; none here")
+def test_the_readmes_curl_runs(
+    stack: Running, after_python: dict[str, Any], tmp_path: Path
+) -> None:
+    script = example("sh").replace("http://127.0.0.1:8765", stack.url)
+    assert stack.url in script
+    python = f'python3() {{ {sys.executable} "$@"; }}\n'
+    done = subprocess.run(
+        ["bash", "-ec", python + script], cwd=tmp_path, capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"state":"succeeded"' in done.stdout.replace(" ", "")
+    assert '"sign":"harmful"' in done.stdout.replace(" ", "")
+    assert np.load(tmp_path / "slice.npy").shape == (10, 100)
+
+
+def test_the_three_functions_do_what_users_of_other_libraries_expect(
+    stack: Running, after_python: dict[str, Any]
+) -> None:
+    """The example of the contract, with the names that the README has registered."""
+    with Client(stack.url) as client:
+        model, train, test = (after_python[name] for name in ("model", "train", "test"))
+        result = client.compute_influences(
+            model, train, test, test_rows="0:20", inversion_method="cg",
+            hessian_regularization=0.05, maxiter=100, rtol=0.01,
+        )  # fmt: skip
+        assert isinstance(result.influences[0], np.ndarray)
+        assert len(result.top(test=0, k=5).items) == 5
+        factors = client.compute_influence_factors(
+            model, train, test, test_rows="0:20", inversion_method="arnoldi", rank_estimate=10,
+            hessian_regularization=0.05,
+        )  # fmt: skip
+        assert factors.x.shape == (20, model.parameter_count)
+        assert factors.info.method == "arnoldi"
+        b = np.ones((2, model.parameter_count), "f4")
+        solved = client.solve_hvp("direct", model, train, b, hessian_regularization=0.05)
+        assert np.isfinite(solved.x.numpy()).all()
