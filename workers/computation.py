@@ -17,7 +17,8 @@ from upweight.schema import InfluencesJob, SelfInfluencesJob
 from upweight.schema import job as contract
 from workers import engine
 from workers.engine import Hessian, Problem, Progress, Solution, TensorRows
-from workers.inversions import Guess, block_solver, described, engine_method
+from workers.fits import Fits, Solve
+from workers.inversions import Guess, described, engine_method, low_precision
 
 AnyJob = InfluencesJob | contract.FactorsJob | contract.IhvpJob | SelfInfluencesJob
 ColumnBlock = tuple[slice, Tensor]
@@ -43,6 +44,7 @@ class Material:
     rhs: Tensor | None
     factors: Tensor | None
     guess: Guess
+    fits: Fits
     perturb_input: int = 0
 
 
@@ -100,6 +102,7 @@ class _Run:
             summary, arrays = described(solution)
             self.sink.info(arrays)
             factors = solution.x
+        summary |= self._low_precision_summary(factors)
         if not isinstance(self.request, InfluencesJob) or self.request.keep.factors:
             self.sink.factors(factors)
         if isinstance(self.request, InfluencesJob):
@@ -108,9 +111,22 @@ class _Run:
             )
         return summary
 
+    def _low_precision_summary(self, factors: Tensor) -> dict[str, Any]:
+        precision = low_precision(self.request.precision)
+        if precision == "full":
+            return {}
+        found = engine.low_precision_agreement(
+            self.material.problem, factors, self.material.train, precision
+        )
+        said = {"low_precision_correlation": found.correlation}
+        return said | ({"warning": found.warning} if found.warning else {})
+
     def _solution(self) -> Solution:
+        return self._solver()(self._right_hand_sides())
+
+    def _solver(self) -> Solve:
         method = engine_method(self.request.inversion, self.request.seed, self.material.guess)
-        return method.solve(self.hessian, self._right_hand_sides(), self.progress)
+        return self.material.fits.solver(method, self.hessian, self.progress)
 
     def _right_hand_sides(self) -> Tensor:
         if self.material.rhs is not None:
@@ -132,7 +148,8 @@ class _Run:
     def _blocks(self, request: InfluencesJob, factors: Tensor) -> Iterator[ColumnBlock]:
         problem, train = self.material.problem, self.material.train
         if request.influence_type == "up":
-            return engine.up(problem, factors, train, **self._options())
+            precision = low_precision(request.precision)
+            return engine.up(problem, factors, train, precision=precision, **self._options())
         if request.perturb_at is not None:
             return engine.perturb_at(
                 problem, factors, train, module=request.perturb_at, **self._options()
@@ -143,8 +160,7 @@ class _Run:
 
     def self_influences(self) -> dict[str, Any]:
         problem, train = self.material.problem, self.material.train
-        method = engine_method(self.request.inversion, self.request.seed, self.material.guess)
-        solve = block_solver(method, self.hessian, self.progress)
+        solve = self._solver()
         last: list[Solution] = []
 
         def remembered(rhs: Tensor) -> Solution:

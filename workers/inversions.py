@@ -9,7 +9,7 @@ from torch import Tensor
 
 from upweight.schema import Arnoldi, ConjugateGradient, Direct, Lissa
 from workers import engine
-from workers.engine import Hessian, Progress, Solution
+from workers.engine import Precision, Solution
 
 Guess = Callable[[str, str], Tensor]  # (blob digest, tensor name) -> (k, p)
 Method = engine.Direct | engine.ConjugateGradients | engine.Lissa | engine.Arnoldi
@@ -53,13 +53,9 @@ def engine_method(
             )
 
 
-def block_solver(
-    method: Method, hessian: Hessian, progress: Progress
-) -> Callable[[Tensor], Solution]:
-    """Solves one block of right-hand sides after another; what depends on H alone is computed once."""
-    if isinstance(method, engine.Direct | engine.Arnoldi):
-        return method.fit(hessian, progress).solve
-    return lambda rhs: method.solve(hessian, rhs, progress)
+def low_precision(precision: str) -> Precision:
+    """The engine's precision of gradient products; everything else is in the problem's dtype."""
+    return precision if precision in ("tf32", "bf16") else "full"  # type: ignore[return-value]
 
 
 def described(solution: Solution) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -24,11 +24,18 @@ from upweight.schema import (
 from workers.computation import AnyJob, ColumnBlock, Material, compute
 from workers.context import Context
 from workers.engine import Problem, TensorRows
+from workers.fits import Fits
 from workers.labels import refuse_labels_out_of_range
 from workers.results import Ranking, ResultWriter
 from workers.watch import Watch
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+# tf32 and bf16 are those of gradient products alone.
+_DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "tf32": torch.float32,
+    "bf16": torch.float32,
+}
 
 
 def run(
@@ -100,8 +107,23 @@ class _Gathering:
             else None,
             factors=self._earlier_factors(problem),
             guess=lambda digest, name: self._tensor(digest, name, problem, f"/inversion/{name}"),
+            fits=self._fits(model.id, hessian_on),
             perturb_input=_input_position(train_set, request),
         )
+
+    def _fits(self, model_id: str, hessian_on: Selection) -> Fits:
+        request, rows = self._request, hessian_on.rows or "all"
+        dtype = str(_DTYPES[request.precision])
+        key = (
+            "fit",
+            self._namespace,
+            model_id,
+            dtype,
+            self._job["hessian_id"],
+            rows,
+            str(request.batch_size),
+        )
+        return Fits(self._context.session, key, request.reuse)
 
     def _record(self, kind: Any, field: str) -> Document:
         return self._context.records.get(kind, self._namespace, self._job[field])

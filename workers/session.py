@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,9 +17,7 @@ from workers.datasets.load import load_columns
 from workers.engine import Problem, TensorRows
 from workers.models import load_problem
 
-
-class _Sized(Protocol):
-    nbytes: int
+Kept = TypeVar("Kept")
 
 
 class Session:
@@ -45,8 +43,7 @@ class Session:
                 each.nbytes for each in problem.module.state_dict().values()
             ) + problem.theta.nbytes
 
-        found: Problem = self._kept(("model", namespace, model.id, str(dtype)), load)
-        return found
+        return self.kept(("model", namespace, model.id, str(dtype)), load)
 
     def columns(self, namespace: str, dataset: DatasetRecord) -> dict[str, Tensor]:
         """All columns of a dataset on the device."""
@@ -55,8 +52,7 @@ class Session:
             columns = load_columns(dataset, self._objects, namespace, self._scratch, self._device)
             return columns, sum(each.nbytes for each in columns.values())
 
-        found: dict[str, Tensor] = self._kept(("dataset", namespace, dataset.id), load)
-        return found
+        return self.kept(("dataset", namespace, dataset.id), load)
 
     def rows(self, namespace: str, dataset: DatasetRecord, selection: Rows) -> TensorRows:
         """Selected rows of a dataset as the engine takes them; a plain range is a view, not a copy."""
@@ -69,10 +65,12 @@ class Session:
         """Lets everything go: after running out of memory."""
         self._held.clear()
 
-    def _kept(self, key: tuple[str, ...], load: Callable[[], tuple[Any, int]]) -> Any:
+    def kept(self, key: tuple[str, ...], load: Callable[[], tuple[Kept, int]]) -> Kept:
+        """What is held under a key, or what `load` makes now: a value and its size in bytes."""
         if key in self._held:
             self._held.move_to_end(key)
-            return self._held[key][0]
+            found: Kept = self._held[key][0]
+            return found
         value, size = load()
         self._held[key] = (value, size)
         while (

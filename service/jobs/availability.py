@@ -24,11 +24,6 @@ class Missing:
 
 MISSING = (
     Missing(
-        "/precision",
-        lambda job: job.precision in ("tf32", "bf16"),
-        "precisions 'tf32' and 'bf16'; 'float32' and 'float64' are",
-    ),
-    Missing(
         "/webhook",
         lambda job: job.webhook is not None,
         "webhooks; wait with GET /v1/jobs/{id}?wait=60 or follow /events",

@@ -151,7 +151,6 @@ def test_a_time_over_the_operators_is_refused(ready: Acting) -> None:
 
 
 ASKING: dict[str, list[dict[str, Any]]] = {
-    "/precision": [{"precision": "tf32"}, {"precision": "bf16"}],
     "/webhook": [{"webhook": {"url": "https://example.com"}}],
 }
 

@@ -57,7 +57,11 @@ class _JobRequest(Request):
         validation_alias=AliasChoices("hessian_regularization", "hessian_perturbation"),
         description="λ in (H + λI)⁻¹. `hessian_perturbation` means the same.",
     )
-    precision: Literal["float32", "float64", "tf32", "bf16"] = "float32"
+    precision: Literal["float32", "float64", "tf32", "bf16"] = Field(
+        "float32",
+        description="`tf32` and `bf16` are those of the product with training gradients alone; a sample is checked "
+        "against float32, and the info has the correlation and a warning below 0.99.",
+    )
     batch_size: PositiveInt | Literal["auto"] = "auto"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     priority: Literal["high", "default", "low"] = "default"
@@ -67,6 +71,16 @@ class _JobRequest(Request):
     reuse: bool = Field(True, description="Use what earlier jobs with the same digest have stored.")
     webhook: Webhook | None = None
     labels: Labels = {}
+
+    @model_validator(mode="after")
+    def _low_precision_has_a_use(self) -> Self:
+        of_up = getattr(self, "influence_type", None) == "up"
+        if self.precision in ("tf32", "bf16") and not of_up:
+            raise ValueError(
+                f"'precision' {self.precision} is that of the product with training gradients, which only kind "
+                "'influences' of influence_type 'up' has; use 'float32' or 'float64'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _complement_needs_damping(self) -> Self:
