@@ -1,0 +1,107 @@
+"""Runs the contestants of a case in turn, each in a process of its own, round after round."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.peers.answers import Accuracy, Reference, reference
+from benchmarks.peers.cases import Case, Contestant
+from benchmarks.peers.environments import python_of
+from benchmarks.peers.places import ROOT
+from benchmarks.peers.spec import Spec
+
+OUT_OF_MEMORY = ("can't allocate memory", "MemoryError", "bad_alloc", "out of memory")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of every process: torch threads, seconds, GiB of address space."""
+
+    threads: int = 2
+    seconds: float = 600.0
+    memory: float = 17.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One process: seconds of each call, the first one cold; or `failure` says why there are none."""
+
+    seconds: tuple[float, ...] = ()
+    peak_bytes: int = 0
+    products: int | None = None
+    notes: str = ""
+    accuracy: Accuracy | None = None
+    failure: str = ""
+
+
+@dataclass
+class Outcome:
+    """All processes of one case: those of each contestant by label, in order of rounds."""
+
+    case: Case
+    measured: dict[str, list[Measured]] = field(default_factory=dict)
+
+
+def run(case: Case, rounds: int, limits: Limits) -> Outcome:
+    """Every contestant once a round, in the case's order."""
+    exact = reference(case)
+    pythons = {each.library: python_of(each.library) for each in case.contestants}
+    outcome = Outcome(case, {each.label: [] for each in case.contestants})
+    for round_number in range(rounds):
+        for position, contestant in enumerate(case.contestants):
+            if contestant.once and round_number:
+                continue
+            if _failed_before(outcome.measured[contestant.label]):
+                continue
+            told = Spec(
+                case.name, position, exact.problem, exact.scale, limits.threads, limits.memory
+            )
+            result = _process(pythons[contestant.library], told, case, exact, limits)
+            outcome.measured[contestant.label].append(result)
+            _tell(case, contestant, result)
+    return outcome
+
+
+def _failed_before(measured: list[Measured]) -> bool:
+    return any(each.failure for each in measured)
+
+
+def _process(python: Path, told: Spec, case: Case, exact: Reference, limits: Limits) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        spec, out = Path(folder) / "spec.json", Path(folder) / "out"
+        told.write(spec)
+        command = [str(python), "-m", "benchmarks.peers.worker", str(spec), str(out)]
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, capture_output=True, text=True, timeout=limits.seconds
+            )
+        except subprocess.TimeoutExpired:
+            return Measured(failure=f"not done after {limits.seconds:.0f} s")
+        if done.returncode:
+            return Measured(failure=_why(done, limits))
+        found = json.loads(out.with_suffix(".json").read_text())
+        return Measured(
+            tuple(found["seconds"]),
+            found["peak_bytes"],
+            found["products"],
+            found["notes"],
+            exact.accuracy(case, out.with_suffix(".npz")),
+        )
+
+
+def _why(done: subprocess.CompletedProcess[str], limits: Limits) -> str:
+    if any(sign in done.stderr for sign in OUT_OF_MEMORY):
+        return f"out of memory at {limits.memory:g} GiB"
+    if done.returncode < 0:
+        return f"ended by signal {-done.returncode}"
+    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return lines[-1][:200]
+
+
+def _tell(case: Case, contestant: Contestant, result: Measured) -> None:
+    seconds = ", ".join(f"{each:.2f}" for each in result.seconds)
+    print(f"  {case.name}: {contestant.label}: {result.failure or seconds + ' s'}", flush=True)
