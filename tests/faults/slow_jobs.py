@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,11 @@ class SlowJobs:
     def _folder(self, job: JobRecord) -> Path:
         return Path(self.service.storage) / ResultPaths(NAMESPACE, job.id).prefix
 
-    def tasks(self) -> TaskQueue:
+    @contextmanager
+    def tasks(self) -> Iterator[TaskQueue]:
         """The queues, past the front end."""
-        return TaskQueue(redis.Redis.from_url(self.service.redis_url), Settings().queue_length)
+        with redis.Redis.from_url(self.service.redis_url) as connection:
+            yield TaskQueue(connection, Settings().queue_length)
 
 
 def worker_pid(record: JobRecord) -> int:

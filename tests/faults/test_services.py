@@ -17,7 +17,7 @@ from tests.faults.slow_jobs import NAMESPACE, SlowJobs
 from upweight import Client
 from upweight.schema import JobState
 
-STEPS = 5_000
+STEPS = 3_000
 MEGABYTE = 1 << 20
 
 

@@ -13,7 +13,7 @@ from service.storage.queue import RUN_JOB
 from tests.faults.slow_jobs import NAMESPACE, SlowJobs, worker_pid
 from upweight.schema import JobRecord, JobState
 
-STEPS = 5_000  # a few seconds
+STEPS = 3_000  # a second or two
 ENDLESS = 2**30
 RECOVERY_SECONDS = 30.0
 CANCEL_SECONDS = 2.0
@@ -97,7 +97,8 @@ def test_a_task_that_its_worker_took_and_lost_at_once_is_done(slow: SlowJobs) ->
     for each in busy:
         slow.begun(each)
     job = slow.start()
-    slow.tasks().remove(job.id, 0, "default")
+    with slow.tasks() as tasks:
+        tasks.remove(job.id, 0, "default")
     for each in busy:
         slow.client.jobs.cancel(each)
     assert slow.ended(job, RECOVERY_SECONDS).state is JobState.SUCCEEDED
@@ -144,13 +145,13 @@ def test_a_task_that_is_delivered_twice_is_done_once(slow: SlowJobs) -> None:
     """The other worker gets the second while the first is at work; and a third comes when all is over."""
     job = slow.start(STEPS)
     slow.begun(job)
-    tasks = slow.tasks()
-    tasks.enqueue(RUN_JOB, NAMESPACE, job.id, attempt=98)
-    slow.service.wait(lambda: not any(tasks.lengths().values()), 10.0, "the task was not taken")
-    done = slow.ended(job)
-    written = {path: path.stat().st_mtime_ns for path in slow.objects(job)}
-    tasks.enqueue(RUN_JOB, NAMESPACE, job.id, attempt=99)
-    slow.service.wait(lambda: not any(tasks.lengths().values()), 10.0, "the task was not taken")
+    with slow.tasks() as tasks:
+        tasks.enqueue(RUN_JOB, NAMESPACE, job.id, attempt=98)
+        slow.service.wait(lambda: not any(tasks.lengths().values()), 10.0, "it was not taken")
+        done = slow.ended(job)
+        written = {path: path.stat().st_mtime_ns for path in slow.objects(job)}
+        tasks.enqueue(RUN_JOB, NAMESPACE, job.id, attempt=99)
+        slow.service.wait(lambda: not any(tasks.lengths().values()), 10.0, "it was not taken")
     assert slow.ended(slow.start()).state is JobState.SUCCEEDED
     assert (done.state, done.attempt) == (JobState.SUCCEEDED, 1)
     assert slow.client.jobs.get(job.id) == done

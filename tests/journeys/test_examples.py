@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from service.local.background import Running
 from upweight import Client, InfluenceResult
 
 README = Path(__file__).parent.parent.parent / "README.md"
-ROWS = 240  # of the digits: enough for every row that the examples name
+ROWS, FEATURES = 240, 16  # enough for every row that the examples name
 
 
 def example(language: str) -> str:
@@ -31,27 +31,23 @@ def example(language: str) -> str:
 def digits() -> dict[str, Any]:
     """The names that the examples take for granted."""
     generator = np.random.default_rng(0)
-    x = generator.random((ROWS, 64), dtype="f4")
+    x = generator.random((ROWS, FEATURES), dtype="f4")
     y = np.arange(ROWS) % 10
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nn.Linear(64, 10)  # convex, so that the examples' λ is enough
+        net = nn.Linear(FEATURES, 10)  # convex, so that the examples' λ is enough
     rows = {"x_train": torch.from_numpy(x), "y_train": y, "x_test": x[:110], "y_test": y[:110]}
     return {"net": net, **rows}
 
 
 @pytest.fixture(scope="module")
-def after_python(stack: Running, digits: dict[str, Any]) -> dict[str, Any]:
+def after_python(stack: Running, digits: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The README's Python, run."""
-    before = os.environ.get("UPWEIGHT_URL")
-    os.environ["UPWEIGHT_URL"] = stack.url
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UPWEIGHT_URL", stack.url)
         exec(compile(example("python"), "README.md", "exec"), digits)
-    finally:
-        os.environ.pop("UPWEIGHT_URL")
-        if before is not None:
-            os.environ["UPWEIGHT_URL"] = before
-    return digits
+    yield digits
+    digits["client"].close()
 
 
 def test_the_readmes_python_runs(after_python: dict[str, Any]) -> None:
