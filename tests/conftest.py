@@ -16,6 +16,7 @@ from service.local.redis_server import RedisServer
 from service.local.watchdog import Watchdog
 
 LOG_LINES = 60  # of the service, shown under a failed test
+ALLOWED = {"UPWEIGHT_FACTORIES": "torch.nn:Linear"}  # a factory that the operator has allowed
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +54,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     data = tmp_path_factory.mktemp("stack")
     with (
         (data / "log").open("w", buffering=1) as log,
-        running(data, log=lambda line: print(line, file=log)) as service,
+        running(data, environment=ALLOWED, log=lambda line: print(line, file=log)) as service,
     ):
         yield service
 

@@ -93,6 +93,8 @@ def _targets(problem: Problem, inputs: tuple[Tensor, ...], loss: str) -> Tensor 
     with torch.no_grad():
         outputs = problem.outputs(problem.theta, problem.placed(Batch(inputs, None, 0)))
     first = outputs if isinstance(outputs, Tensor) else next(iter(outputs))  # type: ignore[call-overload]
+    if loss == "gaussian_nll":
+        return torch.zeros_like(first[..., : first.shape[-1] // 2])
     if loss not in _CLASS_LOSSES:
         return torch.zeros_like(first)
     return torch.zeros((_ROWS, *first.shape[2:]), dtype=torch.int64, device=first.device)

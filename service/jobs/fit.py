@@ -72,11 +72,12 @@ def _targets_fit(model: ModelRecord, chosen: Chosen) -> None:
         )
     if loss in _VALUE_LOSSES and model.outputs:
         output = model.outputs[0].shape[1:]
-        if not _same_size(output, target.shape):
+        # Never broadcast: (n,) against (n, 1) would be compared each with each.
+        if not _same_shape(output, target.shape):
             raise _misfit(
                 chosen,
                 f"loss {loss!r} compares each output with a target: the model gives {_shape(output)} a row, "
-                f"target {target.name!r} of {dataset.name!r} has {_shape(target.shape)}",
+                f"target {target.name!r} of {dataset.name!r} has {_shape(target.shape)}; give the target that shape",
             )
 
 
@@ -101,11 +102,6 @@ def _same_shape(wanted: Sequence[int | None], given: Sequence[int | None]) -> bo
     return len(wanted) == len(given) and all(
         a is None or a == b for a, b in zip(wanted, given, strict=True)
     )
-
-
-def _same_size(wanted: Sequence[int | None], given: Sequence[int | None]) -> bool:
-    """Whether shapes agree but for dimensions of 1: (n,) and (n, 1) are both one number a row."""
-    return _same_shape([a for a in wanted if a != 1], [b for b in given if b != 1])
 
 
 def _described(specs: Sequence[TensorSpec], *, batch: bool) -> str:

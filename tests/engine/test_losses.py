@@ -102,6 +102,19 @@ def test_values_and_gradients_are_those_of_torch(
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+def test_gaussian_nll_takes_mean_and_log_variance_from_one_tensor() -> None:
+    variance = LOGITS.square() + 0.5
+    loss = make_loss("gaussian_nll")
+    pair = loss((LOGITS, variance), REAL)
+    assert torch.allclose(loss(torch.cat([LOGITS, variance.log()], 1), REAL), pair)
+    one = torch.stack([LOGITS[:, 0], variance[:, 0].log()], 1)
+    assert torch.allclose(
+        loss(one, REAL[:, 0]), loss((LOGITS[:, :1], variance[:, :1]), REAL[:, :1])
+    )
+    with pytest.raises(ShapeMismatch, match="even"):
+        loss(LOGITS[:, :3], REAL)
+
+
 def test_gaussian_nll_takes_mean_and_variance_from_the_model() -> None:
     variance = REAL.exp()
     found = make_loss("gaussian_nll", full=True)((LOGITS, variance), REAL)

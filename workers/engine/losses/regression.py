@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.engine.errors import BadParameter
+from workers.engine.errors import BadParameter, ShapeMismatch
 from workers.engine.losses.per_row import PerRow, same_shape
 from workers.engine.rows import Targets
 
@@ -61,12 +61,18 @@ class Poisson(PerRow):
 
 @dataclass(frozen=True)
 class Gaussian(PerRow):
-    """The model returns (mean, variance), both of the target's shape; variance is floored at eps."""
+    """The model returns (mean, variance), both of the target's shape; variance is floored at eps.
+
+    Or one tensor with mean and log-variance side by side in its last axis, as a program that can
+    return but one tensor does.
+    """
 
     full: bool = False
     eps: float = 1e-6
 
     def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+        if isinstance(outputs, Tensor):
+            outputs = _halves(outputs, targets)
         if not isinstance(outputs, tuple | list) or len(outputs) != 2:
             raise BadParameter("outputs", type(outputs).__name__, "must be (mean, variance)")
         mean, goal = same_shape(outputs[0], targets)
@@ -74,3 +80,18 @@ class Gaussian(PerRow):
         variance = variance.clamp(min=self.eps)
         losses = 0.5 * (variance.log() + (mean - goal).square() / variance)
         return self.reduced(losses + (0.5 * math.log(2 * math.pi) if self.full else 0.0))
+
+
+def _halves(outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    """Mean and variance of (B, ..., 2 k) outputs; k = 1 may be left out of the targets' shape."""
+    if outputs.shape[-1] % 2:
+        raise ShapeMismatch(
+            "outputs of gaussian_nll",
+            (*outputs.shape[:-1], -1),
+            outputs.shape,
+            "mean and log-variance side by side: an even number",
+        )
+    mean, log_variance = outputs.chunk(2, dim=-1)
+    if isinstance(targets, Tensor) and targets.ndim == outputs.ndim - 1 and outputs.shape[-1] == 2:
+        mean, log_variance = mean.squeeze(-1), log_variance.squeeze(-1)
+    return mean, log_variance.exp()
