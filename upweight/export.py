@@ -69,6 +69,7 @@ def exported(module: nn.Module, example: Any) -> ExportedProgram:
         try:
             program = _traced(module, args, kwargs)
             _prove(program, module, args, kwargs)
+            _strip_source(program)
         except ExportFailed:
             raise
         except Exception as exc:
@@ -92,6 +93,13 @@ def _traced(
         if "scaled_dot_product" in str(operator)
     }
     return program.run_decompositions(attention)
+
+
+def _strip_source(program: ExportedProgram) -> None:
+    """A program is a graph and weights: the tracer's notes of source lines and paths stay at home."""
+    for part in program.graph_module.modules():
+        for node in getattr(getattr(part, "graph", None), "nodes", ()):
+            node.meta.pop("stack_trace", None)
 
 
 def _takes_any_number(module: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from upweight.errors import UpweightError
-from upweight.schema import Loss
+from upweight.schema import CrossEntropy, Loss, Nll
 from workers.engine import BadParameter, Batch, EngineError, NoSuchParameter, NotFinite, Problem
 from workers.models import engine_loss
 from workers.programs.check import exercise
@@ -21,7 +21,6 @@ from workers.programs.pt2 import Pt2Policy, read_pt2
 from workers.refusals import refusal
 
 _ROWS = 3
-_CLASS_LOSSES = ("cross_entropy", "nll")
 
 
 def check_model(
@@ -72,7 +71,7 @@ def _try_out(problem: Problem, program: Program, loss: Loss) -> None:
     """One forward, one backward and one second derivative on made-up rows."""
     generator = torch.Generator().manual_seed(0)
     inputs = tuple(_made_up(spec, generator) for spec in program.inputs)
-    targets = None if loss.name == "program" else _targets(problem, inputs, loss.name)
+    targets = None if loss.name == "program" else _targets(problem, inputs, loss)
     try:
         problem.check(Batch(inputs, targets, 0))
     except NotFinite as error:
@@ -89,12 +88,13 @@ def _made_up(spec: InputSpec, generator: torch.Generator) -> Tensor:
     return torch.zeros(shape, dtype=dtype)
 
 
-def _targets(problem: Problem, inputs: tuple[Tensor, ...], loss: str) -> Tensor | None:
+def _targets(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> Tensor | None:
     with torch.no_grad():
         outputs = problem.outputs(problem.theta, problem.placed(Batch(inputs, None, 0)))
     first = outputs if isinstance(outputs, Tensor) else next(iter(outputs))  # type: ignore[call-overload]
-    if loss == "gaussian_nll":
+    if loss.name == "gaussian_nll":
         return torch.zeros_like(first[..., : first.shape[-1] // 2])
-    if loss not in _CLASS_LOSSES:
+    if not isinstance(loss, CrossEntropy | Nll):
         return torch.zeros_like(first)
-    return torch.zeros((_ROWS, *first.shape[2:]), dtype=torch.int64, device=first.device)
+    positions = first.shape[2:] if loss.class_axis == 1 else first.shape[1:-1]
+    return torch.zeros((_ROWS, *positions), dtype=torch.int64, device=first.device)

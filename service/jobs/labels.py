@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from service.jobs.inputs import Chosen
 from upweight.errors import InvalidRequest
-from upweight.schema import ModelRecord
-from upweight.schema.model import CrossEntropy, Nll
+from upweight.schema import CrossEntropy, ModelRecord, Nll
 
 _IGNORED = -100  # what the losses pass over when 'ignore_index' is not given
 
@@ -16,7 +15,7 @@ def refuse_labels_out_of_range(model: ModelRecord, chosen: Chosen) -> None:
     if not isinstance(loss, CrossEntropy | Nll) or not model.outputs or not _is_whole(chosen):
         return
     shape = model.outputs[0].shape  # the batch is first, then the classes
-    classes = shape[1] if len(shape) > 1 else None
+    classes = shape[loss.class_axis] if len(shape) > 1 else None
     dataset = chosen.dataset
     target = next(column for column in dataset.columns if column.name == dataset.targets[0])
     ignored = _IGNORED if loss.ignore_index is None else loss.ignore_index

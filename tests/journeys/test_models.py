@@ -203,3 +203,31 @@ def test_only_some_parameters_are_taken_when_globs_say_so(online: Client, fresh_
     formula = Formula(module[2], F.cross_entropy, hidden, y, DAMPING)
     exact = formula.up(formula.factors(hidden[:3], y[:3]), hidden, y)
     assert distance(influences(online, fresh_name, "direct"), exact) < 1e-6
+
+
+class Sequence(nn.Module):
+    """Classes last: (rows, positions, classes)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(6, 3), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embed(x).tanh())
+
+
+def test_sequences_may_have_their_classes_last(online: Client, fresh_name: str) -> None:
+    torch.manual_seed(0)
+    module = Sequence().double().eval()
+    x = torch.arange(ROWS * 5).reshape(ROWS, 5) % 6
+    y = torch.arange(ROWS * 5).reshape(ROWS, 5) % 4
+    loss = {"name": "cross_entropy", "class_axis": -1, "positions": "sum"}
+    online.models.register(fresh_name, module, example=x[:2], loss=loss)
+    online.datasets.register(fresh_name, x=x, y=y)
+
+    def mean_loss(out: Tensor, goal: Tensor) -> Tensor:
+        return F.cross_entropy(out.transpose(1, 2), goal, reduction="none").sum(1).mean()
+
+    formula = Formula(module, mean_loss, x, y, DAMPING)
+    exact = formula.up(formula.factors(x[:3], y[:3]), x, y)
+    assert distance(influences(online, fresh_name, "direct"), exact) < 1e-6

@@ -182,6 +182,16 @@ def test_module_is_left_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", ["convolution", "attention"])
+def test_program_holds_no_line_or_path_of_the_source(kind: str) -> None:
+    build, rows = MODELS[kind]
+    with zipfile.ZipFile(io.BytesIO(export_program(build(), rows(2)))) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for name, content in members.items():
+        for telling in (b"test_export.py", b"self.head", b"site-packages", b"stack_trace"):
+            assert telling not in content, name
+
+
 def test_program_holds_no_rows_of_the_example() -> None:
     secret = torch.full((2, 3), 0.123456789)
     content = export_program(nn.Linear(3, 2), secret)

@@ -10,6 +10,7 @@ from upweight.schema.base import Digest, Request
 
 PositiveInt = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Tolerance = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveTolerance = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class Direct(Request):
@@ -88,7 +89,9 @@ class Lissa(Request):
         description="First guess: a safetensors blob with one tensor `h0` of shape "
         "(right-hand sides, parameters), in units of scale · x. Null begins at b.",
     )
-    rtol: Tolerance = Field(1e-4, description="Largest relative change at which the course stops.")
+    rtol: PositiveTolerance = Field(
+        1e-4, description="Largest relative change at which the course stops."
+    )
     batch_size: PositiveInt | None = Field(
         None, description="Rows of the random batch of a step; null means all rows."
     )
@@ -102,7 +105,9 @@ class Arnoldi(Request):
 
     method: Literal["arnoldi"] = "arnoldi"
     rank_estimate: PositiveInt = Field(10, description="Number of eigenpairs.")
-    tol: Tolerance = Field(1e-6, description="Relative residual at which an eigenpair is done.")
+    tol: PositiveTolerance = Field(
+        1e-6, description="Relative residual at which an eigenpair is done."
+    )
     krylov_dimension: PositiveInt | None = Field(
         None, description="Size of the search space; null means 2 rank + 20."
     )

@@ -17,11 +17,17 @@ Positions = Annotated[
         description="How the losses of a row's positions become the row's loss (sequence models)."
     ),
 ]
+ClassAxis = Annotated[
+    Literal[1, -1],
+    Field(
+        description="Where the outputs have their classes: 1 for (rows, classes, …), -1 for (rows, positions, classes)."
+    ),
+]
 Weight = Annotated[float, Field(ge=0.0)]
 
 
 class CrossEntropy(Request):
-    """Targets: class indices. Outputs: logits, classes in dimension 1 (or last, for sequences)."""
+    """Targets: class indices. Outputs: logits."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -30,6 +36,7 @@ class CrossEntropy(Request):
         None
     )
     positions: Positions = "mean"
+    class_axis: ClassAxis = 1
 
 
 class BceWithLogits(Request):
@@ -60,6 +67,7 @@ class Nll(Request):
         None
     )
     positions: Positions = "mean"
+    class_axis: ClassAxis = 1
 
 
 class PoissonNll(Request):
