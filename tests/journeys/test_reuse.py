@@ -1,4 +1,4 @@
-"""What a warm worker knows of a model and its training set is not computed again; low precision says how far it goes."""
+"""What a warm worker knows of a model and its training set is not computed again; low precision is judged."""
 
 from __future__ import annotations
 
