@@ -188,5 +188,11 @@ _WORDS: dict[str, Callable[[Found, Place], str]] = {
     "finite_number": lambda error, place: "must be a finite number",
     "bool_type": lambda error, place: "must be true or false",
     "bool_parsing": lambda error, place: "must be true or false",
+    "too_short": lambda error, place: (
+        f"must have at least {error['ctx']['min_length']}; it has {error['ctx']['actual_length']}"
+    ),
+    "too_long": lambda error, place: (
+        f"may have at most {error['ctx']['max_length']}; it has {error['ctx']['actual_length']}"
+    ),
     "value_error": lambda error, place: str(error["ctx"]["error"]),
 }

@@ -47,7 +47,7 @@ PAGE = """<!DOCTYPE html>
 
 
 def docs_routes(app: FastAPI) -> None:
-    """Add `/docs`; `/redoc`, which we do not have, leads there."""
+    """Add `/docs`; `/` and `/redoc`, where we have no page, lead there."""
 
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:
@@ -64,8 +64,9 @@ def docs_routes(app: FastAPI) -> None:
         }
         return HTMLResponse(page, headers=headers)
 
+    @app.get("/", include_in_schema=False)
     @app.get("/redoc", include_in_schema=False)
-    def redoc(request: Request) -> RedirectResponse:
+    def redirect(request: Request) -> RedirectResponse:
         root = str(request.scope.get("root_path", "")).rstrip("/")
         return RedirectResponse(f"{root}/docs")
 
