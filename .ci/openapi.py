@@ -38,7 +38,7 @@ def document() -> str:
         for name, value in os.environ.items()
         if name != "REDIS_URL" and not name.startswith("UPWEIGHT_")
     }
-    command = [sys.executable, "-m", "service.openapi"]
+    command = [sys.executable, "-m", "service.describe"]
     return subprocess.run(command, env=plain, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 

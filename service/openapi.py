@@ -1,9 +1,7 @@
-"""The OpenAPI document. `python -m service.openapi` prints it."""
+"""The OpenAPI document; `python -m service.describe` prints it."""
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 from fastapi import FastAPI
@@ -35,16 +33,3 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas["Problem"] = described
         app.openapi_schema = made
     return app.openapi_schema
-
-
-def main() -> None:
-    """Prints the document as it is committed: sorted, so that a difference is a change."""
-    from service.app import create_app
-    from service.settings import Settings
-
-    app = create_app(Settings())
-    sys.stdout.write(json.dumps(document(app), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-if __name__ == "__main__":
-    main()
