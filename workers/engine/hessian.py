@@ -18,6 +18,7 @@ from workers.engine.errors import BadParameter, NotFinite, OutOfMemory, ShapeMis
 from workers.engine.problem import Problem, locate_nonfinite, refuse_nonfinite_rows
 from workers.engine.products import Apply, Product
 from workers.engine.products.choice import fastest
+from workers.engine.products.reverse import ReverseLoop
 from workers.engine.progress import Progress, silent
 from workers.engine.rows import Batch, Rows
 from workers.engine.second_order import is_out_of_memory, twice_differentiable
@@ -25,6 +26,7 @@ from workers.engine.second_order import is_out_of_memory, twice_differentiable
 # What a pass prepares for each batch is kept for the next one if it all fits into this part of the
 # byte budget: with few vectors a pass is mostly preparation.
 KEPT_PART = 0.5
+LOOPED_VECTORS = 4
 LOOKING_FOR_MEMORY = "use cg, lissa or arnoldi, or select fewer parameters"
 
 
@@ -36,8 +38,9 @@ class Hessian:
     vectors; `batch_size` "auto" derives the rows from it. `progress` hears of every batch.
 
     `passes` counts multiplications of a block with the whole training set, `products` the vectors
-    in them. The way of multiplying is timed at the first product, and again when the block's width
-    goes from one vector to several or back; `product_name` tells it.
+    in them. The way of multiplying is chosen at the first product, and again when the block's width
+    goes from one vector to several or back; `product_name` tells it. Where it is chosen by a timing,
+    results differ by rounding from run to run: `product` fixes it by its name.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Hessian:
         batch_size: BatchSize = "auto",
         budget_bytes: int = DEFAULT_BUDGET,
         progress: Progress | None = None,
+        product: str | None = None,
     ) -> None:
         if not damping >= 0.0 or damping == float("inf"):
             raise BadParameter("hessian_regularization", damping, "must be finite and at least 0")
@@ -60,6 +64,7 @@ class Hessian:
         self.passes = 0
         self.products = 0
         self.progress: Progress = progress or silent
+        self._named = product
         self._block = self._planned(batch_size, budget_bytes)
         self._ways: dict[bool, Product] = {}
         self._prepared: dict[tuple[str, int, int], Apply] = {}
@@ -124,7 +129,7 @@ class Hessian:
             part = batch.narrow(first, min(first + self._block.rows, len(batch)))
             way = self._way(part, vectors)
             with twice_differentiable():
-                total += self._applied(way.prepare(self.problem, part), vectors)
+                total += self._applied(way, way.prepare(self.problem, part), part, vectors)
         self.products += vectors.shape[0]
         return total / len(batch) + self.damping * vectors
 
@@ -189,7 +194,7 @@ class Hessian:
         try:
             with twice_differentiable():
                 apply = self._prepared.get(key) or way.prepare(self.problem, batch)
-                result = self._applied(apply, vectors)
+                result = self._applied(way, apply, batch, vectors)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 self._prepared.clear()
@@ -199,15 +204,31 @@ class Hessian:
             self._prepared[key] = apply
         return result
 
-    def _applied(self, apply: Apply, vectors: Tensor) -> Tensor:
-        parts = [apply(part) for part in torch.split(vectors, self._block.vectors)]
+    def _applied(self, way: Product, apply: Apply, batch: Batch, vectors: Tensor) -> Tensor:
+        # A way that takes one vector at a time gains nothing from many, and would hear of a
+        # cancellation late.
+        width = LOOPED_VECTORS if isinstance(way, ReverseLoop) else self._block.vectors
+        parts: list[Tensor] = []
+        for part in torch.split(vectors, width):
+            if parts:
+                self._tell(batch)
+            parts.append(apply(part))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _way(self, batch: Batch, vectors: Tensor) -> Product:
         several = vectors.shape[0] > 1
         if several not in self._ways:
-            self._ways[several] = fastest(self.problem, batch, vectors[: self._block.vectors])
+            self._ways[several] = fastest(
+                self.problem,
+                batch,
+                vectors[: self._block.vectors],
+                named=self._named,
+                between=lambda: self._tell(batch),
+            )
         return self._ways[several]
+
+    def _tell(self, batch: Batch) -> None:
+        self.progress("hessian pass", batch.start, len(self.rows), "rows")
 
     def _refuse_nonfinite(self, result: Tensor, vectors: Tensor) -> None:
         if bool(torch.isfinite(result).all()):

@@ -98,16 +98,18 @@ def perturbation(
     rows: Rows,
     *,
     input: int = 0,
+    product: str | None = None,
     batch_size: BatchSize = "auto",
     budget_bytes: int = DEFAULT_BUDGET,
     progress: Progress | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
     """∇θ L(z_test)ᵀ (H + λI)⁻¹ ∇ₓ∇θ L(z_train): yields (slice of columns, (m, b, *input_shape)).
 
-    `input` is the position of the input x. Raises BadParameter, naming it, if it is integer.
+    `input` is the position of the input x. `product` fixes the way of differentiating by its name,
+    as in `Hessian`. Raises BadParameter, naming it, if it is integer.
     """
     yield from _mixed(
-        problem, factors, rows, InputVariable(input), batch_size, budget_bytes, progress
+        problem, factors, rows, InputVariable(input), product, batch_size, budget_bytes, progress
     )
 
 
@@ -117,6 +119,7 @@ def perturb_at(
     rows: Rows,
     *,
     module: str,
+    product: str | None = None,
     batch_size: BatchSize = "auto",
     budget_bytes: int = DEFAULT_BUDGET,
     progress: Progress | None = None,
@@ -126,7 +129,7 @@ def perturb_at(
     Raises NoSuchParameter for an unknown module, BadParameter for one whose output cannot be moved.
     """
     yield from _mixed(
-        problem, factors, rows, ModuleVariable(module), batch_size, budget_bytes, progress
+        problem, factors, rows, ModuleVariable(module), product, batch_size, budget_bytes, progress
     )
 
 
@@ -135,6 +138,7 @@ def _mixed(
     factors: Tensor,
     rows: Rows,
     variable: Variable,
+    product: str | None,
     batch_size: BatchSize,
     budget: int,
     progress: Progress | None,
@@ -149,18 +153,29 @@ def _mixed(
     row_bytes = activation_bytes(problem, rows) * (1 + vectors) + len(factors) * value_bytes
     block = Block(rows_at_once(batch_size, len(rows), row_bytes, budget, kind), vectors)
     chosen: list[Product] = []
+    tell = progress or silent
+
+    def tell_of(batch: Batch) -> None:
+        tell("perturbation", batch.start, len(rows), "rows")
 
     def work(batch: Batch) -> Tensor:
         batch = problem.placed(batch)
         if not chosen:
-            chosen.append(fastest(problem, batch, factors, mixed_ways(variable)))
+            ways = mixed_ways(problem, variable)
+            way = fastest(
+                problem, batch, factors, ways, named=product, between=lambda: tell_of(batch)
+            )
+            chosen.append(way)
         with twice_differentiable():
             apply = chosen[0].prepare(problem, batch)
-            return torch.cat([apply(part) for part in torch.split(factors, block.vectors)])
+            parts: list[Tensor] = []
+            for part in torch.split(factors, block.vectors):
+                if parts:
+                    tell_of(batch)
+                parts.append(apply(part))
+            return torch.cat(parts)
 
-    for batch, result in over_rows(
-        rows, block, work, what="perturbation", progress=progress or silent
-    ):
+    for batch, result in over_rows(rows, block, work, what="perturbation", progress=tell):
         yield _columns(batch), _located(problem, batch, result, "perturbation")
 
 

@@ -128,7 +128,7 @@ class Problem:
             if len(batch) != 1:
                 raise
             # A model that squeezes its output loses the row's axis when there is one row only.
-            return self.losses(theta, _doubled(batch))[:1]
+            return self.losses(theta, doubled(batch))[:1]
         if losses.shape != (len(batch),):
             raise ShapeMismatch("losses of a batch", (len(batch),), losses.shape)
         return losses
@@ -223,7 +223,8 @@ def locate_nonfinite(problem: Problem, batch: Batch) -> None:
     problem.gradients(batch)
 
 
-def _doubled(batch: Batch) -> Batch:
+def doubled(batch: Batch) -> Batch:
+    """The batch with each of its rows given twice."""
     targets = tuple(torch.cat([each, each]) for each in batch.target_tensors)
     single = isinstance(batch.targets, Tensor)
     return Batch(

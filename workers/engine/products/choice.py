@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from workers.engine.errors import EngineError, UnsupportedOperator
+from workers.engine.errors import BadParameter, EngineError, UnsupportedOperator
 from workers.engine.problem import Problem
 from workers.engine.products import Product
-from workers.engine.products.chain import ChainProduct, chain_product
 from workers.engine.products.forward import ForwardOverReverse
+from workers.engine.products.graph import GraphMixed, GraphProduct, graph_product
 from workers.engine.products.reverse import ReverseBatched, ReverseLoop
 from workers.engine.rows import Batch
 from workers.engine.second_order import explained, is_out_of_memory, twice_differentiable
@@ -23,35 +23,62 @@ TIMED_VECTORS = 8
 # Short timings are noise on a busy machine: the best of a few counts, one where it is long.
 MOST_TIMINGS = 3
 LONG_ENOUGH = 0.1  # seconds
+TOO_LONG = 0.5
 # Wide enough for float32 forward mode through layer norm (1.5e-5 measured), far from a wrong rule.
 AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
 def candidates(problem: Problem) -> list[Product]:
     """Ways that may fit this model, the most robust first."""
-    found: list[Product] = [ReverseLoop(), ReverseBatched()]
-    chain = chain_product(problem)
-    # Forward mode never beat the written-out chain on chains of linear layers.
-    found.append(ForwardOverReverse() if chain is None else chain)
-    return found
+    found: list[Product] = [ReverseLoop(), ReverseBatched(), ForwardOverReverse()]
+    graph = graph_product(problem)
+    return found if graph is None else [*found, graph]
 
 
 def fastest(
-    problem: Problem, batch: Batch, vectors: Tensor, ways: Sequence[Product] | None = None
+    problem: Problem,
+    batch: Batch,
+    vectors: Tensor,
+    ways: Sequence[Product] | None = None,
+    *,
+    named: str | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Product:
     """The quickest of `ways` on this batch and up to TIMED_VECTORS of these vectors.
 
-    Raises UnsupportedOperator, naming the operator, when none works.
+    A product written out to the last node is taken without a timing: nothing has beaten it, and
+    the choice then is the same every time. So it is where the way is `named`. `between` is called
+    between any two tries. Raises BadParameter for a name that
+    is unknown or does not work, and UnsupportedOperator, naming
+    the operator, when no way works.
     """
-    given = candidates(problem) if ways is None else ways
-    working = working_ways(problem, batch.narrow(0, min(PROBE_ROWS, len(batch))), given)
+    given = list(candidates(problem) if ways is None else ways)
+    if named is not None:
+        chosen = [way for way in given if way.name == named]
+        if not chosen:
+            known = ", ".join(way.name for way in given)
+            raise BadParameter("product", named, f"the ways for this model are {known}")
+        # Torch's own transformations are wrong for some models: never without a second opinion.
+        given = [given[0], *(way for way in chosen if way is not given[0])]
+    probe = batch.narrow(0, min(PROBE_ROWS, len(batch)))
+    working = working_ways(problem, probe, given, between)
+    if named is not None:
+        for way in working:
+            if way.name == named:
+                return way
+        raise BadParameter("product", named, "fails, or is wrong, for this model")
+    for way in working:
+        if isinstance(way, GraphProduct | GraphMixed) and way.is_written_out(problem, probe):
+            return way
     if len(working) == 1:
         return working[0]
     block = vectors[:TIMED_VECTORS]
-    return min(working, key=lambda way: _seconds(way, problem, batch, block))
+    return min(working, key=lambda way: _seconds(way, problem, batch, block, between))
 
 
-def working_ways(problem: Problem, probe: Batch, ways: Sequence[Product]) -> list[Product]:
+def working_ways(
+    problem: Problem, probe: Batch, ways: Sequence[Product], between: Callable[[], None]
+) -> list[Product]:
     """Those that run on a few rows and agree with the first that does."""
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(PROBE_VECTORS, problem.size, generator=generator, dtype=torch.float64)
@@ -60,9 +87,10 @@ def working_ways(problem: Problem, probe: Batch, ways: Sequence[Product]) -> lis
     working: list[Product] = []
     failure: Exception | None = None
     for way in ways:
-        if reference is None and isinstance(way, ChainProduct):
+        if reference is None and isinstance(way, GraphProduct | GraphMixed):
             # Tracing sees through an operator's own backward rule: trusted beside torch alone.
             continue
+        between()
         try:
             with twice_differentiable():
                 result = way.prepare(problem, probe)(vectors)
@@ -92,18 +120,26 @@ def _unsupported(failure: Exception | None) -> Exception:
     return explained(failure, "differentiating the loss twice")
 
 
-def _seconds(way: Product, problem: Problem, batch: Batch, vectors: Tensor) -> float:
+def _seconds(
+    way: Product, problem: Problem, batch: Batch, vectors: Tensor, between: Callable[[], None]
+) -> float:
     best = float("inf")
     try:
         with twice_differentiable():
+            between()
+            begun = time.perf_counter()
             way.prepare(problem, batch)(vectors[:1])
+            if time.perf_counter() - begun > TOO_LONG:
+                vectors = vectors[:2]  # a trial, not the work itself
             for _ in range(MOST_TIMINGS):
+                between()
                 _synchronise(problem.device)
                 begun = time.perf_counter()
                 way.prepare(problem, batch)(vectors)
                 _synchronise(problem.device)
-                best = min(best, time.perf_counter() - begun)
-                if best > LONG_ENOUGH:
+                seconds = (time.perf_counter() - begun) / len(vectors)
+                best = min(best, seconds)
+                if seconds * len(vectors) > LONG_ENOUGH:
                     break
     except (RuntimeError, NotImplementedError) as error:
         if not is_out_of_memory(error):

@@ -18,6 +18,8 @@ from torch.func import grad, jvp, vmap
 from workers.engine.errors import BadParameter
 from workers.engine.problem import Problem
 from workers.engine.products import Apply, Product
+from workers.engine.products.graph import GraphMixed
+from workers.engine.products.graph_trace import traced
 from workers.engine.rows import Batch
 
 
@@ -176,9 +178,17 @@ class MixedForward:
         return lambda vectors: vmap(grad(slope), in_dims=(None, 0))(value, vectors)
 
 
-def mixed_ways(variable: Variable) -> list[Product]:
+def mixed_ways(problem: Problem, variable: Variable) -> list[Product]:
     """All of them, the most robust first."""
-    return [MixedReverseLoop(variable), MixedReverseBatched(variable), MixedForward(variable)]
+    ways: list[Product] = [
+        MixedReverseLoop(variable),
+        MixedReverseBatched(variable),
+        MixedForward(variable),
+    ]
+    graph = traced(problem) if isinstance(variable, InputVariable) else None
+    if graph is not None and isinstance(variable, InputVariable):
+        ways.append(GraphMixed(graph, variable.position))
+    return ways
 
 
 def _graph(variable: Variable, problem: Problem, batch: Batch) -> tuple[Tensor, Tensor]:

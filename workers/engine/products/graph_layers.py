@@ -1,0 +1,122 @@
+"""Which nodes of a graph are layers that the written-out product has a rule for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from workers.engine.products.graph_trace import last_name
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+Look = Callable[[Any], Any]  # an argument of a node to its value
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node with parameters, however it was written: as a module, a function or an operator."""
+
+    kind: Literal["linear", "convolution", "batch_norm", "layer_norm", "max_pool"]
+    source: fx.Node
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    options: tuple[Any, ...] = ()
+
+
+def layer_of(node: fx.Node, module: fx.GraphModule, look: Look) -> Layer | None:
+    """The layer that this node is, None if it is none of those."""
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    if node.op == "call_module":
+        return _of_module(node.args[0], module.get_submodule(str(node.target)))
+    if node.op != "call_function" or node.kwargs:
+        return None
+    given = [look(each) for each in node.args[1:]]
+    return _of_function(node.args[0], node, given)
+
+
+def _of_module(source: fx.Node, own: nn.Module) -> Layer | None:
+    if type(own) is nn.Linear:
+        return Layer("linear", source, own.weight, own.bias)
+    if isinstance(own, _CONVOLUTIONS) and own.padding_mode == "zeros":
+        return _convolution(
+            source, own.weight, own.bias, (own.stride, own.padding, own.dilation), own.groups
+        )
+    if isinstance(own, _BATCH_NORMS) and own.running_mean is not None:
+        assert own.running_var is not None
+        fixed = (own.running_mean, own.running_var, own.eps)
+        return Layer("batch_norm", source, own.weight, own.bias, fixed)
+    if type(own) is nn.LayerNorm:
+        return Layer("layer_norm", source, own.weight, own.bias, (own.normalized_shape, own.eps))
+    if type(own) is nn.MaxPool2d and not own.return_indices:
+        window = (own.kernel_size, own.stride, own.padding, own.dilation, own.ceil_mode)
+        return Layer("max_pool", source, options=window)
+    return None
+
+
+def _of_function(source: fx.Node, node: fx.Node, given: list[Any]) -> Layer | None:
+    name, aten = last_name(node.target), isinstance(node.target, torch._ops.OpOverload)
+    if name == "linear" and given:
+        return Layer("linear", source, *given)
+    if name in ("conv1d", "conv2d", "conv3d") and given:
+        axes = given[0].ndim - 2
+        defaults: list[Any] = [None, None, 1, 0, 1, 1]
+        weight, bias, *options = [*given, *defaults[len(given) :]]
+        lists = tuple((each,) * axes if isinstance(each, int) else each for each in options[:3])
+        return _convolution(source, weight, bias, lists, options[3])
+    if name == "batch_norm" and aten and len(given) > 6 and given[2] is not None:
+        return Layer("batch_norm", source, given[0], given[1], (given[2], given[3], given[6]))
+    if name == "layer_norm" and given:
+        shape, weight, bias, eps = [*given, None, None, 1e-5][:4] if len(given) < 4 else given[:4]
+        return Layer("layer_norm", source, weight, bias, (shape, eps))
+    if name == "max_pool2d" and given:
+        options = [*given, *[None, None, 0, 1, False][len(given) :]]
+        return Layer("max_pool", source, options=tuple(options))
+    return None
+
+
+def _convolution(
+    source: fx.Node,
+    weight: Tensor,
+    bias: Tensor | None,
+    lists: tuple[Any, ...],
+    groups: int,
+) -> Layer | None:
+    """`lists` are stride, padding and dilation along each axis."""
+    if any(isinstance(each, str) for each in lists) or groups != 1:
+        return None
+    return Layer("convolution", source, weight, bias, tuple(list(each) for each in lists))
+
+
+def pooled(value: Tensor, options: tuple[Any, ...]) -> tuple[Tensor, Callable[..., Any], Any]:
+    """Maxima over windows of (B, C, H, W); what gathers them, and what scatters signals back."""
+    size, stride, padding, dilation, ceil = options
+    result, indices = F.max_pool2d(
+        value, size, stride or None, padding, dilation, ceil, return_indices=True
+    )
+    flat, shape = indices.flatten(2), value.shape
+
+    def gather(tangent: Tensor) -> Tensor:
+        return tangent.flatten(2).gather(2, flat).view(result.shape)
+
+    def scatter(signal: Tensor) -> tuple[Tensor]:
+        empty = torch.zeros_like(value).flatten(2)
+        return (empty.scatter_add(2, flat, signal.flatten(2)).view(shape),)
+
+    return result, gather, scatter
+
+
+def normalised(shape: Any, eps: float) -> Callable[[Tensor], Tensor]:
+    """Layer norm without weight and bias, in elementary operations."""
+    axes = tuple(range(-len(shape), 0))
+
+    def function(value: Tensor) -> Tensor:
+        centred = value - value.mean(axes, keepdim=True)
+        return centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + eps)
+
+    return function
