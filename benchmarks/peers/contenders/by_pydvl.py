@@ -94,6 +94,8 @@ class _AtOnce(Dataset):
 def _loader(work: Work) -> DataLoader:
     rows = work.train
     size = int(work.settings.get("batch", len(rows.targets)))
+    if work.settings.get("loader") == "rows":
+        return DataLoader(TensorDataset(rows.inputs, rows.targets), size)
     if work.method == "lissa":  # it needs the loader's data set and batch size
         return DataLoader(_AtOnce(rows), size)
     data = TensorDataset(rows.inputs, rows.targets)
