@@ -16,6 +16,7 @@ from service.logs import log
 from service.storage.leases import Leases
 from upweight.errors import TimedOut, UpweightError
 
+PASS = "hessian pass"  # the engine's stage inside one product with the Hessian
 POLL_SECONDS = 0.25  # a cancelled job must free the device within 2 s
 
 
@@ -72,6 +73,10 @@ class Watch:
 
     def progress(self, stage: str, done: int, total: int, unit: str) -> None:
         """Takes note of how far the task is, and raises what ends it."""
+        if stage == PASS:
+            # Within one step of a solver: too fine to be told, but a good moment to stop.
+            self.checkpoint()
+            return
         before = self._progress
         if before is None or before[0] != stage:
             self._stage_began = time.monotonic()

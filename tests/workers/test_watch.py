@@ -91,3 +91,14 @@ def test_a_lease_that_ran_out_unclaimed_is_taken_again(desk: Desk) -> None:
     desk.leases.release("job", "me")
     work(desk.watch(), 0.6)
     assert desk.leases.renew("job", "me")
+
+
+def test_a_pass_is_no_stage_of_its_own_but_a_moment_to_stop(desk: Desk) -> None:
+    with desk.watch() as watch:
+        watch.progress("cg", 1, 10, "iterations")
+        watch.progress("hessian pass", 5, 7, "rows")
+        time.sleep(0.6)
+        assert [told["stage"] for told in desk.told] == ["cg"]
+        desk.stopping.set()
+        with pytest.raises(GivenBack):
+            watch.progress("hessian pass", 6, 7, "rows")
