@@ -7,17 +7,21 @@ from torch import Tensor
 
 from workers.engine.blocks import (
     DEFAULT_BUDGET,
+    NARROW_ROWS_AT_ONCE,
     BatchSize,
     Block,
     activation_bytes,
+    cached_bytes,
     over_rows,
     rows_at_once,
     vectors_at_once,
 )
+from workers.engine.dense.build import LayerPairs, layer_pairs
+from workers.engine.dense.symmetry import symmetrise
 from workers.engine.errors import BadParameter, NotFinite, OutOfMemory, ShapeMismatch
 from workers.engine.problem import Problem, locate_nonfinite, refuse_nonfinite_rows
 from workers.engine.products import Apply, Product
-from workers.engine.products.choice import fastest
+from workers.engine.products.choice import PROBE_ROWS, fastest
 from workers.engine.products.reverse import ReverseLoop
 from workers.engine.progress import Progress, silent
 from workers.engine.rows import Batch, Rows
@@ -27,6 +31,9 @@ from workers.engine.second_order import is_out_of_memory, twice_differentiable
 # byte budget: with few vectors a pass is mostly preparation.
 KEPT_PART = 0.5
 LOOPED_VECTORS = 4
+# Of a block, if vectors are to be split so that it stays in cache.
+FEWEST_ROWS = 128
+FEWEST_VECTORS = 8
 LOOKING_FOR_MEMORY = "use cg, lissa or arnoldi, or select fewer parameters"
 
 
@@ -65,24 +72,41 @@ class Hessian:
         self.products = 0
         self.progress: Progress = progress or silent
         self._named = product
-        self._block = self._planned(batch_size, budget_bytes)
+        self._batch_size, self._budget = batch_size, budget_bytes
+        self._row_bytes = activation_bytes(problem, rows)
+        self._keeps_prepared = self._row_bytes * len(rows) <= KEPT_PART * budget_bytes
+        self._blocks: dict[int, Block] = {}
+        self._block = self._planned(vectors_at_once(problem.device.type))
         self._ways: dict[bool, Product] = {}
         self._prepared: dict[tuple[str, int, int], Apply] = {}
         self._rows_seen_finite = False
 
-    def _planned(self, batch_size: BatchSize, budget: int) -> Block:
-        kind = self.problem.device.type
-        per_row = activation_bytes(self.problem, self.rows)
-        self._keeps_prepared = per_row * len(self.rows) <= KEPT_PART * budget
+    def _planned(self, count: int) -> Block:
+        """The block for this many vectors: those that are alike share one, and what it learns."""
+        kind, total = self.problem.device.type, len(self.rows)
+        most = self._most_vectors(kind)
+        parts = -(-max(count, 1) // most)
+        vectors = -(-max(count, 1) // parts)
+        if vectors not in self._blocks:
+            cost = self._row_bytes * (1 + vectors)
+            cached = cached_bytes(kind) // (self._row_bytes * vectors)
+            budget = min(self._budget, max(FEWEST_ROWS, cached) * cost)
+            rows = rows_at_once(self._batch_size, total, cost, budget, kind, NARROW_ROWS_AT_ONCE)
+            block = Block(rows, vectors)
+            while block.vectors > 1 and rows * self._row_bytes * (1 + block.vectors) > self._budget:
+                block.vectors //= 2
+            self._blocks[vectors] = block
+        return self._blocks[vectors]
+
+    def _most_vectors(self, kind: str) -> int:
         vectors = vectors_at_once(kind)
         # Rather fewer vectors at a time than tiny batches of rows.
-        while vectors > 1 and budget // (per_row * (1 + vectors)) < min(16, len(self.rows)):
+        cached = cached_bytes(kind) // (self._row_bytes * min(FEWEST_ROWS, len(self.rows)))
+        vectors = max(min(FEWEST_VECTORS, vectors), min(vectors, cached))
+        few = min(16, len(self.rows))
+        while vectors > 1 and self._budget // (self._row_bytes * (1 + vectors)) < few:
             vectors //= 2
-        cost = per_row * (1 + vectors)
-        rows = rows_at_once(batch_size, len(self.rows), cost, budget, kind)
-        while vectors > 1 and rows * per_row * (1 + vectors) > budget:
-            vectors //= 2
-        return Block(rows, vectors)
+        return vectors
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -124,6 +148,7 @@ class Hessian:
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """(H_j + λI) v with H_j the mean over the rows with these numbers; counts as no pass."""
         batch = self.problem.placed(self.rows.take(indices))
+        self._block = self._planned(vectors.shape[0])
         total = torch.zeros_like(vectors)
         for first in range(0, len(batch), self._block.rows):
             part = batch.narrow(first, min(first + self._block.rows, len(batch)))
@@ -134,30 +159,59 @@ class Hessian:
         return total / len(batch) + self.damping * vectors
 
     def dense(self) -> Tensor:
-        """H itself, (p, p), WITHOUT λ; symmetric to the last bit. Raises OutOfMemory."""
+        """H itself, (p, p), WITHOUT λ; symmetric to the last bit. Raises OutOfMemory.
+
+        A chain of linear layers is summed up by pairs of layers in ONE pass, without a product;
+        any other model takes p products.
+        """
         size = self.problem.size
         try:
-            result = torch.empty(size, size, dtype=self.dtype, device=self.device)
+            result = torch.zeros(size, size, dtype=self.dtype, device=self.device)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(f"a Hessian of {size} × {size}", LOOKING_FOR_MEMORY) from error
-        width = min(size, max(self._block.vectors, 4 * self._block.vectors))
+        width = min(size, 4 * self._block.vectors)
+        pairs = self._layer_pairs()
+        if pairs is not None and self._built_by(pairs, result):
+            if pairs.tied:
+                symmetrise(result, width)
+            return result
         for first in range(0, size, width):
             last = min(first + width, size)
             units = torch.zeros(last - first, size, dtype=self.dtype, device=self.device)
             units[:, first:last].fill_diagonal_(1.0)
             result[first:last] = self._undamped(units)
             self.progress("hessian", last, size, "parameters")
-        for first in range(0, size, width):
-            # Tile by tile: a transposed copy would be a second Hessian in memory.
-            for second in range(0, first + 1, width):
-                upper = result[second : second + width, first : first + width]
-                lower = result[first : first + width, second : second + width]
-                mean = (upper + lower.T) / 2
-                upper.copy_(mean)
-                lower.copy_(mean.T)
+        symmetrise(result, width)
         return result
+
+    def _layer_pairs(self) -> LayerPairs | None:
+        if self._named is not None:
+            return None
+        probe = next(iter(self.rows.batches(PROBE_ROWS)))
+        return layer_pairs(self.problem, self.problem.placed(probe))
+
+    def _built_by(self, pairs: LayerPairs, result: Tensor) -> bool:
+        """Whether memory sufficed: if not, result is to be filled by products."""
+        rows, count = self._batch_size, len(self.rows)
+        if rows == "auto":
+            rows = pairs.rows_at_once(self._budget)
+        try:
+            with twice_differentiable():
+                for batch in self.rows.batches(rows):
+                    pairs.add(self._inspected(batch))
+                    self.progress("hessian pass", batch.start + len(batch), count, "rows")
+                pairs.write(result, 1.0 / count)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        self.passes += 1
+        self._rows_seen_finite = True
+        self._refuse_nonfinite(result, result[:0])
+        self.progress("hessian", len(result), len(result), "parameters")
+        return True
 
     def _undamped(self, vectors: Tensor) -> Tensor:
         if vectors.ndim != 2 or vectors.shape[1] != self.problem.size:
@@ -165,6 +219,7 @@ class Hessian:
         total = torch.zeros_like(vectors)
         if vectors.shape[0] == 0:
             return total
+        self._block = self._planned(vectors.shape[0])
         work = over_rows(
             self.rows,
             self._block,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -26,6 +27,10 @@ LONG_ENOUGH = 0.1  # seconds
 TOO_LONG = 0.5
 # Wide enough for float32 forward mode through layer norm (1.5e-5 measured), far from a wrong rule.
 AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+
+# Choices by the clock are made once a process: a timing costs as much as several products.
+_chosen_before: dict[Hashable, str] = {}
 
 
 def candidates(problem: Problem) -> list[Product]:
@@ -54,26 +59,70 @@ def fastest(
     """
     given = list(candidates(problem) if ways is None else ways)
     if named is not None:
-        chosen = [way for way in given if way.name == named]
-        if not chosen:
-            known = ", ".join(way.name for way in given)
-            raise BadParameter("product", named, f"the ways for this model are {known}")
-        # Torch's own transformations are wrong for some models: never without a second opinion.
-        given = [given[0], *(way for way in chosen if way is not given[0])]
+        return _named(problem, batch, given, named, between)
     probe = batch.narrow(0, min(PROBE_ROWS, len(batch)))
-    working = working_ways(problem, probe, given, between)
-    if named is not None:
-        for way in working:
-            if way.name == named:
+    for way in given:
+        if isinstance(way, GraphProduct | GraphMixed) and _wholly(way, problem, probe):
+            if way in working_ways(problem, probe, [given[0], way], between):
                 return way
-        raise BadParameter("product", named, "fails, or is wrong, for this model")
-    for way in working:
-        if isinstance(way, GraphProduct | GraphMixed) and way.is_written_out(problem, probe):
-            return way
+            given = [each for each in given if each is not way]
+    key = _kind_of_work(problem, batch, vectors, given)
+    if key in _chosen_before:
+        with suppress(BadParameter):
+            return _named(problem, batch, given, _chosen_before[key], between)
+    working = working_ways(problem, probe, given, between)
     if len(working) == 1:
         return working[0]
     block = vectors[:TIMED_VECTORS]
-    return min(working, key=lambda way: _seconds(way, problem, batch, block, between))
+    chosen = min(working, key=lambda way: _seconds(way, problem, batch, block, between))
+    _chosen_before[key] = chosen.name
+    return chosen
+
+
+def _named(
+    problem: Problem,
+    batch: Batch,
+    given: list[Product],
+    name: str,
+    between: Callable[[], None],
+) -> Product:
+    chosen = [way for way in given if way.name == name]
+    if not chosen:
+        known = ", ".join(way.name for way in given)
+        raise BadParameter("product", name, f"the ways for this model are {known}")
+    # Torch's own transformations are wrong for some models: never without a second opinion.
+    pair = [given[0], *(way for way in chosen if way is not given[0])]
+    for way in working_ways(problem, batch.narrow(0, min(PROBE_ROWS, len(batch))), pair, between):
+        if way.name == name:
+            return way
+    raise BadParameter("product", name, "fails, or is wrong, for this model")
+
+
+def _wholly(way: GraphProduct | GraphMixed, problem: Problem, probe: Batch) -> bool:
+    try:
+        with twice_differentiable():
+            return way.is_written_out(problem, probe)
+    except Exception as error:  # a node without a rule, or a model that fails on few rows
+        if is_out_of_memory(error):
+            raise
+        return False
+
+
+def _kind_of_work(
+    problem: Problem, batch: Batch, vectors: Tensor, ways: Sequence[Product]
+) -> Hashable:
+    """What decides which way is the quickest; a model alike in all of it may share the choice."""
+    return (
+        str(problem.module),
+        tuple((each.name, each.shape) for each in problem.layout),
+        tuple(each.shape[1:] for each in batch.inputs),
+        len(batch).bit_length(),
+        len(vectors).bit_length(),
+        problem.dtype,
+        str(problem.device),
+        torch.get_num_threads(),
+        tuple(way.name for way in ways),
+    )
 
 
 def working_ways(

@@ -191,8 +191,19 @@ class Assembly:
             result = torch.ops.aten.convolution(
                 value, layer.weight, layer.bias, *lists, False, none, 1
             )
-            space = result.shape[2:]
-            conv = Convolution(name, (source,), layer.weight, weight, bias, value, *lists, space)
+            stride, padding, dilation = lists
+            conv = Convolution(
+                name,
+                (source,),
+                layer.weight,
+                weight,
+                bias,
+                value,
+                stride,
+                padding,
+                dilation,
+                result.shape[2:],
+            )
             self._put(conv, result)
         else:
             self._norm(name, source, layer, weight, bias)
