@@ -1,0 +1,150 @@
+"""H of a chain of linear layers, by pairs of layers: torch's own Hessian, for every such model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from workers.engine import Hessian, Loss, NotFinite, Problem, TensorRows, make_loss
+from workers.engine.dense.build import layer_pairs
+
+from .exact import Exact, relative
+from .models import make
+
+CROSS_ENTROPY = make_loss("cross_entropy")
+
+
+def autograd_hessian(problem: Problem, rows: TensorRows) -> Tensor:
+    batch = next(rows.batches(len(rows)))
+    mean = torch.autograd.functional.hessian(
+        lambda theta: problem.losses(theta, batch).mean(), problem.theta
+    )
+    assert isinstance(mean, Tensor)
+    return mean
+
+
+def digits(count: int = 23, outputs: int = 3) -> TensorRows:
+    return TensorRows(torch.randn(count, 4).double(), torch.arange(count) % outputs)
+
+
+def chain(*middle: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), *middle, nn.Linear(5, 3)).double().eval()
+
+
+def by_pairs(hessian: Hessian) -> Tensor:
+    """As `dense`, sure that no product was needed."""
+    dense = hessian.dense()
+    assert (hessian.passes, hessian.products) == (1, 0)
+    return dense
+
+
+@pytest.mark.parametrize("name", ["linear_regression", "softmax_regression", "perceptron", "tied"])
+@pytest.mark.parametrize("batch_size", ["auto", 1, 6])
+def test_it_is_the_hessian_of_all_rows_for_any_batch_size(name: str, batch_size: int) -> None:
+    case = make(name)
+    problem = Problem(case.module, make_loss(case.loss))
+    dense = by_pairs(Hessian(problem, case.train, 3.0, batch_size=batch_size))
+    assert relative(dense, Exact(case).hessian) < 1e-12
+    assert torch.equal(dense, dense.T)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [("*",), ("0.*",), ("2.weight",), ("*.bias",), ("0.weight", "4.bias"), ("2.bias", "4.*")],
+)
+def test_only_selected_parameters_count(parameters: tuple[str, ...]) -> None:
+    module = nn.Sequential(
+        nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4), nn.SiLU(), nn.Linear(4, 3, bias=False)
+    )
+    if "4.bias" in parameters or "4.*" in parameters:
+        module[4] = nn.Linear(4, 3)
+    problem = Problem(module.double().eval(), CROSS_ENTROPY, parameters)
+    rows = digits()
+    assert relative(by_pairs(Hessian(problem, rows)), autograd_hessian(problem, rows)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        chain(),  # no function between the layers
+        chain(nn.Dropout(0.3), nn.ReLU(), nn.GELU()),
+        nn.Sequential(chain(nn.Softplus()), nn.Tanh()),  # a function after the last layer
+        nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Flatten(), chain(nn.ELU())),
+        nn.Sequential(nn.Linear(4, 3, bias=False)),
+        nn.Sequential(chain(nn.Sigmoid()), nn.Linear(3, 6), nn.Mish(), nn.Linear(6, 3)),
+    ],
+    ids=["linear", "dropout", "last", "flatten", "one", "deep"],
+)
+def test_any_chain(module: nn.Module) -> None:
+    problem = Problem(module.double().eval(), CROSS_ENTROPY)
+    rows = digits()
+    assert relative(by_pairs(Hessian(problem, rows)), autograd_hessian(problem, rows)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (make_loss("mse"), torch.randn(23, 3).double()),
+        (make_loss("huber", delta=0.5), torch.randn(23, 3).double()),
+        (make_loss("bce_with_logits"), torch.rand(23, 3).double()),
+        (make_loss("poisson_nll"), torch.arange(69).reshape(23, 3).double() % 4),
+        (make_loss("cross_entropy", label_smoothing=0.1), torch.arange(23) % 3),
+        (make_loss("cross_entropy", weight=(1.0, 2.0, 0.5)), torch.arange(23) % 3),
+        (CROSS_ENTROPY, torch.softmax(torch.randn(23, 3).double(), 1)),
+    ],
+)
+def test_any_loss(loss: Loss, targets: Tensor) -> None:
+    problem = Problem(chain(nn.Tanh()), loss)
+    rows = TensorRows(torch.randn(23, 4).double(), targets)
+    assert relative(by_pairs(Hessian(problem, rows)), autograd_hessian(problem, rows)) < 1e-12
+
+
+def test_the_trained_head_of_a_frozen_network_is_a_chain() -> None:
+    body = nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten())
+    module = nn.Sequential(body, nn.Linear(3, 3)).double().eval()
+    problem, rows = Problem(module, CROSS_ENTROPY, ("1.*",)), digits()
+    assert relative(by_pairs(Hessian(problem, rows)), autograd_hessian(problem, rows)) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["convolutional", "encoder", "masked_pair", "group_norm"])
+def test_other_models_go_by_products(name: str) -> None:
+    case = make(name)
+    hessian = Hessian(Problem(case.module, make_loss(case.loss)), case.train)
+    assert relative(hessian.dense(), Exact(case).hessian) < 1e-10
+    assert hessian.products == hessian.shape[0]
+
+
+def test_a_layer_whose_hook_hides_its_weight_goes_by_products() -> None:
+    module = chain(nn.Tanh())
+    module[0].register_forward_hook(lambda own, given, result: 2.0 * result)
+    problem, rows = Problem(module, CROSS_ENTROPY), digits()
+    assert relative(Hessian(problem, rows).dense(), autograd_hessian(problem, rows)) < 1e-12
+
+
+def test_float32_is_near_float64_even_on_confident_points() -> None:
+    module = chain(nn.Tanh())
+    with torch.no_grad():
+        module[2].weight *= 20
+    rows = digits(200)
+    exact = autograd_hessian(Problem(module, CROSS_ENTROPY), rows)
+    single = by_pairs(Hessian(Problem(module, CROSS_ENTROPY, dtype=torch.float32), rows))
+    assert relative(single, exact) < 5e-6
+
+
+def test_a_row_with_a_nan_is_named() -> None:
+    inputs = torch.randn(30, 4).double()
+    inputs[17, 2] = float("nan")
+    rows = TensorRows(inputs, torch.arange(30) % 3)
+    with pytest.raises(NotFinite) as caught:
+        Hessian(Problem(chain(nn.Tanh()), CROSS_ENTROPY), rows, batch_size=8).dense()
+    assert caught.value.row == 17
+
+
+def test_batches_are_within_the_budget() -> None:
+    problem, rows = Problem(chain(nn.Tanh()), CROSS_ENTROPY), digits(500)
+    pairs = layer_pairs(problem, next(rows.batches(4)))
+    assert pairs is not None
+    assert pairs.rows_at_once(20_000) < pairs.rows_at_once(1 << 30) / 5
+    small = Hessian(problem, rows, budget_bytes=20_000)
+    assert relative(by_pairs(small), autograd_hessian(problem, rows)) < 1e-12

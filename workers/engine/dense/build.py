@@ -1,0 +1,98 @@
+"""H from its pairs of layers, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from workers.engine.dense.chain import Chain
+from workers.engine.dense.pairs import Cross, Own, Scratch
+from workers.engine.problem import Problem
+from workers.engine.products import Product
+from workers.engine.products.choice import working_ways
+from workers.engine.products.graph import GraphProduct
+from workers.engine.products.graph_trace import Traced, traced
+from workers.engine.products.reverse import ReverseLoop
+from workers.engine.rows import Batch
+
+# What a batch may take besides the sums: little enough for a cache.
+BATCH_BYTES = {"cpu": 16 << 20}
+BATCH_BYTES_ELSEWHERE = 1 << 29
+FEWEST_ROWS = 64  # or the sums are read and written more than they are added to
+COPIES = 4  # of a row's largest factors that are alive at once
+
+
+class LayerPairs:
+    """Σ ∇²θ L over the batches that are added, for a model that is a chain of linear layers."""
+
+    def __init__(self, problem: Problem, graph: Traced) -> None:
+        self._problem, self._graph = problem, graph
+        self._scratch = Scratch()
+        self._own: dict[int, Own] = {}
+        self._cross: dict[tuple[int, int], Cross] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Sum up a batch that is `placed`. Raises ValueError where the model is no chain."""
+        chain = Chain(self._problem, self._graph, batch)
+        for layer in chain.layers:
+            if layer.number not in self._own:
+                self._own[layer.number] = Own.of(layer, self._scratch)
+            self._own[layer.number].add(layer)
+        for crossing in chain.crossings():
+            key = (crossing.upper.number, crossing.lower.number)
+            if key not in self._cross:
+                self._cross[key] = Cross.of(crossing, self._scratch)
+            self._cross[key].add(crossing)
+
+    @property
+    def _sums(self) -> Sequence[Own | Cross]:
+        return [*self._own.values(), *self._cross.values()]
+
+    def write(self, result: Tensor, scale: float) -> None:
+        """Scale times the sum, into (p, p) zeros; the sums are used up."""
+        for each in self._sums:
+            each.write(result, scale)
+
+    def clear(self) -> None:
+        """Back to zero."""
+        for each in self._sums:
+            each.clear()
+
+    @property
+    def tied(self) -> bool:
+        """Whether a parameter is in several layers: then H is symmetric up to rounding only."""
+        slices = [name for own in self._own.values() for name in own.parameters]
+        return len(set(slices)) < len(slices)
+
+    def flops(self, rows: int) -> float:
+        """Of the matrix products for this many rows."""
+        return 2.0 * rows * sum(each.entries for each in self._sums)
+
+    def rows_at_once(self, budget: int) -> int:
+        """Rows of a batch within the budget."""
+        kind = self._problem.device.type
+        row = COPIES * self._problem.theta.element_size() * max(each.sides for each in self._sums)
+        fitting = max(1, budget // row)
+        return max(1, min(fitting, max(FEWEST_ROWS, _batch_bytes(kind) // row)))
+
+
+def layer_pairs(problem: Problem, probe: Batch) -> LayerPairs | None:
+    """The sums, at zero, if the model is such a chain and torch agrees on a few rows; else None."""
+    graph = traced(problem)
+    if graph is None:
+        return None
+    ways: list[Product] = [ReverseLoop(), GraphProduct(graph)]
+    try:
+        pairs = LayerPairs(problem, graph)
+        pairs.add(probe)
+        if len(working_ways(problem, probe, ways, lambda: None)) < len(ways):
+            return None
+    except Exception:  # whatever it is, the products will meet it too, and explain it
+        return None
+    pairs.clear()
+    return pairs
+
+
+def _batch_bytes(kind: str) -> int:
+    return BATCH_BYTES.get(kind, BATCH_BYTES_ELSEWHERE)
