@@ -33,6 +33,7 @@ class LowRank:
     damping: float
     complement: bool
     converged: bool
+    images: Tensor | None = None  # (rank, p), H V: not stored
 
     @property
     def kept(self) -> Tensor:
@@ -50,13 +51,18 @@ class LowRank:
         kept = self.kept
         vectors, values = self.eigenvectors[:, kept], self.eigenvalues[kept]
         inside = rhs @ vectors
-        x = (inside / (values + self.damping)) @ vectors.T
+        parts = inside / (values + self.damping)
+        x = parts @ vectors.T
         if self.complement:
             outside = rhs - (rhs @ self.eigenvectors) @ self.eigenvectors.T
             x = x + outside / self.damping
         norms = torch.full_like(rhs[:, 0], float("nan"))
         if operator is not None:
-            norms = torch.linalg.vector_norm(rhs - operator.matmat(x), dim=1)
+            if self.images is None or self.complement:
+                product = operator.matmat(x)
+            else:  # x lies in the span of the eigenvectors, whose products are at hand
+                product = parts @ self.images[kept] + self.damping * x
+            norms = torch.linalg.vector_norm(rhs - product, dim=1)
         if progress is not None:
             progress("arnoldi", rhs.shape[0], rhs.shape[0], "right-hand sides")
         return Solution(x, norms, self._status(rhs, norms), self._info())
@@ -151,6 +157,7 @@ class Arnoldi:
             hessian.damping,
             self.complement,
             pairs.converged,
+            pairs.images,
         )
 
     def solve(self, hessian: Operator, rhs: Tensor, progress: Progress | None = None) -> Solution:

@@ -2,9 +2,10 @@
 
 Wu and Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems (2000). The
 projected matrix is taken from the orthogonalisation itself, so kept Ritz vectors need no special
-case. One starting vector sees one copy of a repeated eigenvalue, as every linear model with several
-outputs has: so when all pairs have converged, a fresh random vector is let in, and the pairs count
-only if a further cycle leaves them as they are.
+case. Convergence is looked for while the basis grows, not only when it is full. One starting vector
+sees one copy of a repeated eigenvalue, as every linear model with several outputs has: so when all
+pairs have converged, a fresh random vector is let in, and the pairs count only if CONFIRMING further
+steps leave them as they are: a copy that was missed is the largest that those steps can see.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from workers.engine.inversion.solution import Operator
 from workers.engine.progress import Progress
 
 MOST_RESTARTS = 100
+CONFIRMING = 24  # steps
+EARLY = 0.25  # part of tol to be reached before the basis is full: no looser than full ones
+LOOKED_EVERY = 6  # steps: an eigenproblem of the basis' size costs as much as a product or less
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Eigenpairs:
     values: Tensor
     vectors: Tensor
     residuals: Tensor
+    images: Tensor  # (rank, p), H times each vector
     converged: bool
 
 
@@ -90,6 +95,27 @@ class _Krylov:
         self.size = count
 
 
+@dataclass(frozen=True)
+class _Goal:
+    """A pair has converged when ‖Hv − μv‖ ≤ tol |μ|, or is at the rounding of the largest."""
+
+    rank: int
+    tol: float
+
+    @staticmethod
+    def floor(values: Tensor) -> float:
+        """The rounding of the largest."""
+        return torch.finfo(values.dtype).eps * float(values[0].abs())
+
+    def reached(self, krylov: _Krylov, values: Tensor, turn: Tensor, part: float = 1.0) -> bool:
+        """Whether all pairs wanted are within this part of it."""
+        if len(values) < self.rank:
+            return False
+        errors = krylov.leads_out * turn[-1, : self.rank].abs()
+        bounds = torch.clamp(part * self.tol * values[: self.rank].abs(), min=self.floor(values))
+        return bool((errors <= bounds).all())
+
+
 def largest_eigenpairs(
     operator: Operator,
     rank: int,
@@ -99,34 +125,36 @@ def largest_eigenpairs(
     device: torch.device,
     progress: Progress,
 ) -> Eigenpairs:
-    """`rank` pairs from a basis of at most `dimension` > rank rows (or = p), kept on `device`.
-
-    A pair has converged when ‖Hv − μv‖ ≤ tol |μ|, or is at the rounding of the largest.
-    """
+    """`rank` pairs from a basis of at most `dimension` > rank rows (or = p), kept on `device`."""
     size = operator.shape[0]
     basis = torch.zeros(dimension, size, dtype=operator.dtype, device=device)
     projected = torch.zeros(dimension, dimension, dtype=operator.dtype, device=device)
     krylov = _Krylov(operator, basis, projected, torch.Generator().manual_seed(seed))
+    goal = _Goal(rank, tol)
     vector, scale = krylov.random(), 0.0
     confirmed: Tensor | None = None
     converged = False
     for restart in range(MOST_RESTARTS):
+        begun = krylov.size
         while krylov.size < dimension:
             progress("arnoldi", restart, MOST_RESTARTS, "restarts")
             vector = krylov.grow(vector, scale)
+            taken = krylov.size - begun
+            enough = taken >= CONFIRMING if confirmed is not None else krylov.size > rank
+            if enough and taken % LOOKED_EVERY == 0 and goal.reached(krylov, *krylov.ritz(), EARLY):
+                break
         values, turn = krylov.ritz()
         scale = float(values[0].abs())
-        floor = torch.finfo(values.dtype).eps * scale
-        errors = krylov.leads_out * turn[-1, :rank].abs()
-        arrived = bool((errors <= torch.clamp(tol * values[:rank].abs(), min=floor)).all())
+        arrived = goal.reached(krylov, values, turn)
         unchanged = confirmed is not None and bool(
-            (values[:rank].abs() - confirmed.abs()).abs().max() <= max(tol * scale, 8 * floor)
+            (values[:rank].abs() - confirmed.abs()).abs().max()
+            <= max(tol * scale, 8 * goal.floor(values))
         )
-        if arrived and (unchanged or dimension == size):
+        if arrived and (unchanged or krylov.size == size):
             converged = True
             break
         kept = rank if arrived else rank + (dimension - rank) // 2
-        krylov.keep(values, turn, min(kept, dimension - 1))
+        krylov.keep(values, turn, min(kept, dimension - 1, krylov.size))
         if arrived:
             confirmed, vector = values[:rank].clone(), krylov.random()
         else:
@@ -139,7 +167,11 @@ def largest_eigenpairs(
     residuals = torch.linalg.vector_norm(images - values[:rank, None] * vectors, dim=1)
     home = operator.device
     return Eigenpairs(
-        values[:rank].to(home), vectors.T.contiguous().to(home), residuals.to(home), converged
+        values[:rank].to(home),
+        vectors.T.contiguous().to(home),
+        residuals.to(home),
+        images.to(home),
+        converged,
     )
 
 
