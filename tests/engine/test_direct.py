@@ -54,6 +54,41 @@ def test_a_singular_or_indefinite_hessian_names_its_eigenvalue_and_a_damping_tha
     torch.testing.assert_close(x.double(), operator.inverse(rhs), rtol=1e-2, atol=1e-6)
 
 
+def spectrum(kind: str, size: int = 300) -> list[float]:
+    """Those that a Hessian has: decaying, with a cluster at zero, with a few below zero."""
+    values = torch.logspace(0, -6, size)
+    if kind == "null space":
+        values[40:] = 0.0
+    if kind == "negative":
+        values[-3:] = torch.tensor([-3e-3, -2e-3, -1e-3])
+    if kind == "even":
+        values = torch.linspace(0.01, 1.0, size)
+    return (100.0 * values).tolist()
+
+
+@pytest.mark.parametrize("kind", ["decaying", "null space", "negative", "even"])
+@pytest.mark.parametrize("damping", [0.5, 1.0, 50.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_eigenvalues_are_right_without_all_the_others(
+    kind: str, damping: float, dtype: torch.dtype
+) -> None:
+    values = spectrum(kind)
+    operator = Matrix(with_eigenvalues(values).to(dtype), damping)
+    info = Direct().solve(operator, torch.ones(1, 300)).info
+    assert info["smallest_eigenvalue"] == pytest.approx(min(values), abs=3e-5 * max(values))
+    assert info["largest_eigenvalue"] == pytest.approx(max(values), rel=3e-5)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-14])
+@pytest.mark.parametrize("damping", [0.0, 0.2])
+def test_a_large_matrix_is_refused_as_strictly(shift: float, damping: float) -> None:
+    values = [each - damping for each in spectrum("even")]
+    values[7] = -damping + shift
+    with pytest.raises(SingularHessian) as caught:
+        Direct().solve(Matrix(with_eigenvalues(values), damping), torch.ones(1, 300))
+    assert caught.value.smallest_eigenvalue == pytest.approx(0.0, abs=1e-12)
+
+
 def test_single_precision_is_refined_to_its_last_digits() -> None:
     operator = Matrix(decaying(60, 1e-3).float())
     rhs = torch.randn(4, 60)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.errors import SingularHessian
+from workers.engine.inversion.extremes import all_eigenvalues, extreme_eigenvalues
 from workers.engine.inversion.solution import (
     Operator,
     Solution,
@@ -27,7 +28,10 @@ LIFT = 1e-4
 
 @dataclass(frozen=True)
 class Factorisation:
-    """H, its extreme eigenvalues, and the Cholesky factor of H + λI; see `Inverse`."""
+    """H, its extreme eigenvalues, and the Cholesky factor of H + λI; see `Inverse`.
+
+    The eigenvalues are exact below 256 parameters, else as good as `extreme_eigenvalues` says.
+    """
 
     hessian: Tensor  # (p, p), λ not included
     factor: Tensor  # (p, p), lower
@@ -72,7 +76,8 @@ class Factorisation:
 
     def damped(self, damping: float) -> Factorisation:
         """The same Hessian with another λ: no pass over the data. Raises SingularHessian."""
-        return _factorised(self.hessian, damping, self.smallest_eigenvalue, self.largest_eigenvalue)
+        extremes = (self.smallest_eigenvalue, self.largest_eigenvalue)
+        return _factorised(self.hessian, damping, extremes)
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,7 @@ class Direct:
         tell = progress or silent
         matrix = hessian.dense()
         tell("factorise", 0, 1, "factorisation")
-        smallest, largest = extreme_eigenvalues(matrix)
-        fitted = _factorised(matrix, hessian.damping, smallest, largest)
+        fitted = _factorised(matrix, hessian.damping)
         tell("factorise", 1, 1, "factorisation")
         return fitted
 
@@ -95,22 +99,23 @@ class Direct:
         return self.fit(hessian, progress).solve(rhs, progress)
 
 
-def extreme_eigenvalues(matrix: Tensor) -> tuple[float, float]:
-    """The smallest and the largest eigenvalue of a symmetric matrix."""
-    values = torch.linalg.eigvalsh(matrix)
-    return float(values[0]), float(values[-1])
-
-
-def _factorised(matrix: Tensor, damping: float, smallest: float, largest: float) -> Factorisation:
-    scale = max(abs(smallest), abs(largest), damping)
-    # Eigenvalues below this are rounding: the solution would be, too.
-    floor = matrix.shape[0] ** 0.5 * torch.finfo(matrix.dtype).eps * scale
-    if smallest + damping <= floor:
-        raise _singular(smallest, damping, scale)
+def _factorised(
+    matrix: Tensor, damping: float, extremes: tuple[float, float] | None = None
+) -> Factorisation:
+    """`extremes` are the smallest and largest eigenvalue of H, where they are known."""
     shifted = matrix.clone()
     shifted.diagonal().add_(damping)
     factor, failed = torch.linalg.cholesky_ex(shifted)
-    if int(failed):
+    if extremes is None:
+        known = not int(failed)
+        extremes = (
+            extreme_eigenvalues(matrix, factor, damping) if known else all_eigenvalues(matrix)
+        )
+    smallest, largest = extremes
+    scale = max(abs(smallest), abs(largest), damping)
+    # Eigenvalues below this are rounding: the solution would be, too.
+    floor = matrix.shape[0] ** 0.5 * torch.finfo(matrix.dtype).eps * scale
+    if int(failed) or smallest + damping <= floor:
         raise _singular(smallest, damping, scale)
     return Factorisation(matrix, factor, damping, smallest, largest)
 
