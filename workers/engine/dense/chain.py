@@ -24,7 +24,7 @@ from workers.engine.problem import Problem
 from workers.engine.products.graph_parts import Assembly
 from workers.engine.products.graph_trace import Traced
 from workers.engine.products.layers import LinearLayer
-from workers.engine.products.parts import Elementwise, Linear, Part
+from workers.engine.products.parts import Elementwise, Linear, Part, Rearranged
 from workers.engine.rows import Batch, Targets
 
 # More outputs than this take too many passes back for the Hessian of the loss.
@@ -100,7 +100,7 @@ class Chain:
             if isinstance(part, Elementwise):
                 first = part.first
                 jacobian = jacobian * (first if jacobian.ndim == 2 else first.unsqueeze(1))
-            elif isinstance(part, Linear):
+            elif isinstance(part, Linear | Rearranged):
                 full = torch.diag_embed(jacobian) if jacobian.ndim == 2 else jacobian
                 moved = part.forward([full], full)
                 assert moved is not None
@@ -118,7 +118,7 @@ class Chain:
 def _in_a_row(parts: Sequence[Part], output: str) -> list[Part]:
     previous: str | None = None
     for part in parts:
-        if not isinstance(part, LinearLayer | Elementwise | Linear):
+        if not isinstance(part, LinearLayer | Elementwise | Linear | Rearranged):
             raise ValueError(f"{part.target} is no part of a chain")
         if previous is not None and part.sources != (previous,):
             raise ValueError(f"{part.target} does not follow {previous}")
@@ -144,7 +144,7 @@ def _passed_back(
             if part.second is not None:
                 curvature.diagonal(dim1=1, dim2=2).addcmul_(delta, part.second)
             delta = delta * first
-        elif isinstance(part, Linear):
+        elif isinstance(part, Linear | Rearranged):
             (delta,) = part.backward(delta)
             curvature = _twice(curvature, partial(_pulled, part))
         elif isinstance(part, LinearLayer):
@@ -167,7 +167,7 @@ def _through(weight: Tensor, signal: Tensor) -> Tensor:
     return signal @ weight
 
 
-def _pulled(part: Linear, signal: Tensor) -> Tensor:
+def _pulled(part: Linear | Rearranged, signal: Tensor) -> Tensor:
     (found,) = part.r_backward([None], signal, signal, signal, True)
     assert found is not None
     return found

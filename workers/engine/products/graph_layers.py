@@ -93,22 +93,13 @@ def _convolution(
     return Layer("convolution", source, weight, bias, tuple(list(each) for each in lists))
 
 
-def pooled(value: Tensor, options: tuple[Any, ...]) -> tuple[Tensor, Callable[..., Any], Any]:
-    """Maxima over windows of (B, C, H, W); what gathers them, and what scatters signals back."""
+def pooled(value: Tensor, options: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """Maxima over windows of (B, C, H, W), and where each is, (B, C, windows)."""
     size, stride, padding, dilation, ceil = options
-    result, indices = F.max_pool2d(
+    result, places = F.max_pool2d(
         value, size, stride or None, padding, dilation, ceil, return_indices=True
     )
-    flat, shape = indices.flatten(2), value.shape
-
-    def gather(tangent: Tensor) -> Tensor:
-        return tangent.flatten(2).gather(2, flat).view(result.shape)
-
-    def scatter(signal: Tensor) -> tuple[Tensor]:
-        empty = torch.zeros_like(value).flatten(2)
-        return (empty.scatter_add(2, flat, signal.flatten(2)).view(shape),)
-
-    return result, gather, scatter
+    return result, places.flatten(2)
 
 
 def normalised(shape: Any, eps: float) -> Callable[[Tensor], Tensor]:

@@ -18,10 +18,11 @@ from workers.engine.products.graph_trace import (
     called,
     elementwise,
     is_linear,
+    is_reshaping,
     last_name,
 )
 from workers.engine.products.layers import Convolution, LinearLayer, Scale
-from workers.engine.products.parts import Elementwise, Linear, Part, Smooth, Sum
+from workers.engine.products.parts import Elementwise, Linear, Part, Rearranged, Smooth, Sum
 from workers.engine.rows import Batch
 
 
@@ -76,10 +77,21 @@ class Assembly:
             self._bend(node.name, sources[0], curve)
         elif last_name(node.target) in ("add", "sub", "iadd"):
             self._sum(node, sources)
+        elif len(sources) == 1 and self._reshapes(node, function(*values), values[0]):
+            after = function(*values)
+            part = Rearranged(node.name, (sources[0],), values[0].shape, after.shape)
+            self._put(part, after)
         elif len(sources) == 1 and is_linear(node, self._module):
             self._linear(node.name, sources[0], function)
         else:
             self._smooth(node.name, sources, function, values)
+
+    def _reshapes(self, node: fx.Node, after: Any, before: Tensor) -> bool:
+        """Whether each row keeps its entries, in their order."""
+        if not is_reshaping(node, self._module) or not isinstance(after, Tensor):
+            return False
+        # The order of all entries is kept, so rows are where their number is.
+        return after.shape[:1] == before.shape[:1] and after.numel() == before.numel()
 
     def _moves(self, node: fx.Node) -> bool:
         return node.name in self.active or node.name in self._several
@@ -178,12 +190,13 @@ class Assembly:
         name, source = node.name, layer.source.name
         value = self._values[source]
         if layer.kind == "max_pool":
-            result, gather, scatter = pooled(value, layer.options)
-            self._put(Linear(name, (source,), gather, scatter), result)
+            result, places = pooled(value, layer.options)
+            part = Rearranged(name, (source,), value.shape, result.shape, places)
+            self._put(part, result)
         elif layer.kind == "linear":
             assert layer.weight is not None
-            part = LinearLayer(name, (source,), layer.weight, weight, bias, value)
-            self._put(part, F.linear(value, layer.weight, layer.bias))
+            linear = LinearLayer(name, (source,), layer.weight, weight, bias, value)
+            self._put(linear, F.linear(value, layer.weight, layer.bias))
         elif layer.kind == "convolution":
             assert layer.weight is not None
             lists = layer.options

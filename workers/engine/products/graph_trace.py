@@ -52,6 +52,10 @@ LINEAR_NAMES = frozenset(
     | {"movedim", "narrow", "neg", "permute", "reshape", "select", "slice", "split", "squeeze"}
     | {"sum", "swapaxes", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view"}
 )
+RESHAPING_MODULES = (nn.Dropout, nn.Flatten, nn.Identity, nn.Unflatten)
+RESHAPING_NAMES = frozenset(
+    {"_unsafe_view", "alias", "clone", "contiguous", "flatten", "reshape", "unflatten", "view"}
+)
 # With a number, not a node, on the other side.
 SCALING_NAMES = frozenset({"mul", "div", "truediv"})
 
@@ -132,3 +136,10 @@ def is_linear(node: fx.Node, module: fx.GraphModule) -> bool:
         numbers = [each for each in node.args if not isinstance(each, fx.Node)]
         return len(numbers) == 1 and node.args[0] is not numbers[0]
     return name in LINEAR_NAMES
+
+
+def is_reshaping(node: fx.Node, module: fx.GraphModule) -> bool:
+    """Whether the node keeps all entries of its tensor in their order."""
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))) in RESHAPING_MODULES
+    return last_name(node.target) in RESHAPING_NAMES

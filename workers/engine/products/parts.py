@@ -143,6 +143,47 @@ class Linear:
 
 
 @dataclass
+class Rearranged:
+    """A row's entries in another shape, or some of them: what maxima over windows pick."""
+
+    target: str
+    sources: tuple[str, ...]
+    before: torch.Size  # of the source, (B, ...)
+    after: torch.Size
+    picked: Tensor | None = None  # (B, C, windows), each window's place among a channel's entries
+    delta: Tensor | None = None
+
+    def forward(self, entering: Entering, vectors: Tensor) -> Tensor | None:
+        """See `Part`."""
+        tangent = entering[0]
+        if tangent is None:
+            return None
+        if self.picked is not None:
+            places = self.picked.unsqueeze(1).expand(-1, tangent.shape[1], -1, -1)
+            tangent = tangent.flatten(3).gather(3, places)
+        return tangent.reshape(*tangent.shape[:2], *self.after[1:])
+
+    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+        """See `Part`."""
+        return [self._back(delta.unsqueeze(1)).squeeze(1)]
+
+    def r_backward(
+        self, entering: Entering, signal: Tensor, vectors: Tensor, result: Tensor, wanted: bool
+    ) -> Sequence[Tensor | None]:
+        """See `Part`."""
+        return [self._back(signal) if wanted else None]
+
+    def _back(self, signal: Tensor) -> Tensor:
+        rows, count = signal.shape[:2]
+        if self.picked is not None:
+            places = self.picked.unsqueeze(1).expand(-1, count, -1, -1)
+            entries = self.before[2:].numel()
+            empty = signal.new_zeros(rows, count, self.before[1], entries)
+            signal = empty.scatter_add_(3, places, signal.flatten(3))
+        return signal.reshape(rows, count, *self.before[1:])
+
+
+@dataclass
 class Smooth:
     """Any function of nodes without parameters: torch's forward over reverse, of this node alone."""
 
