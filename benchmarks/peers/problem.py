@@ -24,7 +24,7 @@ TRAINING = {
     "small": (0.033, 3e-3),
     "wide": (0.005, 1e-3),
     "convolutional": (0.033, 3e-3),
-    "encoder": (0.001, 1e-3),
+    "encoder": (0.001, 3e-3),
 }
 MOST_STEPS = 20_000
 SEED = 0
