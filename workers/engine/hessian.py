@@ -30,6 +30,7 @@ from workers.engine.second_order import is_out_of_memory, twice_differentiable
 # What a pass prepares for each batch is kept for the next one if it all fits into this part of the
 # byte budget: with few vectors a pass is mostly preparation.
 KEPT_PART = 0.5
+FEWEST_EXPLICIT = 256  # parameters: with fewer there is nothing to gain
 LOOPED_VECTORS = 4
 # Of a block, if vectors are to be split so that it stays in cache.
 FEWEST_ROWS = 128
@@ -80,6 +81,7 @@ class Hessian:
         self._ways: dict[bool, Product] = {}
         self._prepared: dict[tuple[str, int, int], Apply] = {}
         self._rows_seen_finite = False
+        self._matrix: Tensor | None = None
 
     def _planned(self, count: int) -> Block:
         """The block for this many vectors: those that are alike share one, and what it learns."""
@@ -186,6 +188,15 @@ class Hessian:
         symmetrise(result, width)
         return result
 
+    def matrix_if_cheaper(self, vectors: int, width: int) -> Tensor | None:
+        """See `Buildable`. Only for chains of linear layers, and within a quarter of the budget."""
+        size, entry = self.problem.size, self.problem.theta.element_size()
+        if self._matrix is None and FEWEST_EXPLICIT <= size <= (self._budget / entry / 4) ** 0.5:
+            pairs = self._layer_pairs()
+            if pairs is not None and pairs.pays(len(self.rows), vectors, width):
+                self._matrix = self.dense()
+        return self._matrix
+
     def _layer_pairs(self) -> LayerPairs | None:
         if self._named is not None:
             return None
@@ -194,23 +205,14 @@ class Hessian:
 
     def _built_by(self, pairs: LayerPairs, result: Tensor) -> bool:
         """Whether memory sufficed: if not, result is to be filled by products."""
-        rows, count = self._batch_size, len(self.rows)
-        if rows == "auto":
-            rows = pairs.rows_at_once(self._budget)
-        try:
-            with twice_differentiable():
-                for batch in self.rows.batches(rows):
-                    pairs.add(self._inspected(batch))
-                    self.progress("hessian pass", batch.start + len(batch), count, "rows")
-                pairs.write(result, 1.0 / count)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+        auto = self._batch_size == "auto"
+        rows = pairs.rows_at_once(self._budget) if auto else int(self._batch_size)
+        batches = (self._inspected(batch) for batch in self.rows.batches(rows))
+        if not pairs.fill(result, batches, len(self.rows), self.progress):
             return False
         self.passes += 1
         self._rows_seen_finite = True
         self._refuse_nonfinite(result, result[:0])
-        self.progress("hessian", len(result), len(result), "parameters")
         return True
 
     def _undamped(self, vectors: Tensor) -> Tensor:

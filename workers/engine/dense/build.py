@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -14,13 +14,20 @@ from workers.engine.products.choice import working_ways
 from workers.engine.products.graph import GraphProduct
 from workers.engine.products.graph_trace import Traced, traced
 from workers.engine.products.reverse import ReverseLoop
+from workers.engine.progress import Progress
 from workers.engine.rows import Batch
+from workers.engine.second_order import is_out_of_memory, twice_differentiable
 
 # What a batch may take besides the sums: little enough for a cache.
 BATCH_BYTES = {"cpu": 16 << 20}
 BATCH_BYTES_ELSEWHERE = 1 << 29
 FEWEST_ROWS = 64  # or the sums are read and written more than they are added to
 COPIES = 4  # of a row's largest factors that are alive at once
+# Parts of the rate of large matrix products that were reached on CPUs: by the sums, by the
+# written-out product from 8 vectors on, by the explicit matrix from 16 on; below that in proportion.
+SUMS_RATE, PRODUCT_RATE, EXPLICIT_RATE = 0.5, 0.25, 0.7
+PRODUCT_WIDTH, EXPLICIT_WIDTH = 8, 16
+PRODUCT_FLOPS = 5.0  # times n p, for a vector: 4 in the first layer, 12 in the others, less bends
 
 
 class LayerPairs:
@@ -49,6 +56,21 @@ class LayerPairs:
     def _sums(self) -> Sequence[Own | Cross]:
         return [*self._own.values(), *self._cross.values()]
 
+    def fill(self, result: Tensor, batches: Iterable[Batch], rows: int, told: Progress) -> bool:
+        """The mean over all batches into (p, p) zeros, and whether memory sufficed."""
+        try:
+            with twice_differentiable():
+                for batch in batches:
+                    self.add(batch)
+                    told("hessian pass", batch.start + len(batch), rows, "rows")
+                self.write(result, 1.0 / rows)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        told("hessian", len(result), len(result), "parameters")
+        return True
+
     def write(self, result: Tensor, scale: float) -> None:
         """Scale times the sum, into (p, p) zeros; the sums are used up."""
         for each in self._sums:
@@ -68,6 +90,13 @@ class LayerPairs:
     def flops(self, rows: int) -> float:
         """Of the matrix products for this many rows."""
         return 2.0 * rows * sum(each.entries for each in self._sums)
+
+    def pays(self, rows: int, vectors: int, width: int) -> bool:
+        """Whether the sums and 2 p² operations a vector cost less than that many products."""
+        size = self._problem.size
+        product = PRODUCT_FLOPS * rows * size / (PRODUCT_RATE * min(1.0, width / PRODUCT_WIDTH))
+        explicit = 2.0 * size * size / (EXPLICIT_RATE * min(1.0, width / EXPLICIT_WIDTH))
+        return self.flops(rows) / SUMS_RATE + vectors * explicit < vectors * product
 
     def rows_at_once(self, budget: int) -> int:
         """Rows of a batch within the budget."""

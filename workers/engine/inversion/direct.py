@@ -77,7 +77,8 @@ class Factorisation:
     def damped(self, damping: float) -> Factorisation:
         """The same Hessian with another λ: no pass over the data. Raises SingularHessian."""
         extremes = (self.smallest_eigenvalue, self.largest_eigenvalue)
-        return _factorised(self.hessian, damping, extremes)
+        close = self.smallest_eigenvalue + damping <= LIFT * max(extremes[1], damping)
+        return _factorised(self.hessian, damping, None if close else extremes)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.errors import BadParameter, Diverged, ShapeMismatch
+from workers.engine.inversion.explicit import explicit_where_cheaper
 from workers.engine.inversion.lanczos import largest_magnitude
 from workers.engine.inversion.solution import (
     SampledOperator,
@@ -33,6 +34,8 @@ MARGIN = 1.1
 MARGIN_OF_BATCHES = 2.0
 # In a convergent recursion over all rows steps never grow; over batches they fluctuate.
 GROWTH = 1e3
+# What a matrix is built for; few recursions are over sooner.
+EXPECTED_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Lissa:
         rhs = checked_rhs(hessian, rhs)
         if self.h0 is not None and self.h0.shape != rhs.shape:
             raise ShapeMismatch("h0", rhs.shape, self.h0.shape, "a start for each right-hand side")
+        if not self._takes_samples(hessian):
+            steps = min(self.maxiter, EXPECTED_STEPS)
+            hessian = explicit_where_cheaper(hessian, steps * len(rhs), len(rhs))
         scale = self._safe_scale(hessian) if self.scale == "auto" else float(self.scale)
         iterate, changes, iterations = self._iterate(hessian, rhs, scale, progress or silent)
         x = iterate / scale
@@ -122,10 +128,13 @@ class Lissa:
         self, hessian: SampledOperator, vectors: Tensor, generator: torch.Generator
     ) -> Tensor:
         count = hessian.row_count
-        if self.batch_size is None or self.batch_size >= count:
+        if not self._takes_samples(hessian):
             return hessian.matmat(vectors)
         drawn = torch.randperm(count, generator=generator)[: self.batch_size]
         return hessian.sampled_matmat(drawn.to(vectors.device), vectors)
+
+    def _takes_samples(self, hessian: SampledOperator) -> bool:
+        return self.batch_size is not None and self.batch_size < hessian.row_count
 
     def _relative(self, step: Tensor, h: Tensor) -> Tensor:
         # An entry that is 0, or that is rounding of the largest, has no relative change of its own.
@@ -136,8 +145,7 @@ class Lissa:
 
     def _safe_scale(self, hessian: SampledOperator) -> float:
         _, largest = largest_magnitude(hessian, self.seed)
-        random = self.batch_size is not None and self.batch_size < hessian.row_count
-        margin = MARGIN_OF_BATCHES if random else MARGIN
+        margin = MARGIN_OF_BATCHES if self._takes_samples(hessian) else MARGIN
         top = largest + hessian.damping
         if top <= 0.0:
             raise Diverged(1.0, None, "H + λI has no positive eigenvalue; raise λ")

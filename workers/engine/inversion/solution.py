@@ -27,9 +27,10 @@ class Status(StrEnum):
 class Operator(Protocol):
     """A symmetric H + λI; `Hessian` is one, and so is any matrix in a test."""
 
-    damping: float
-    passes: int
-
+    @property
+    def damping(self) -> float: ...
+    @property
+    def passes(self) -> int: ...
     @property
     def shape(self) -> tuple[int, int]: ...
     @property
