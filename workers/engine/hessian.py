@@ -166,15 +166,17 @@ class Hessian:
         A chain of linear layers is summed up by pairs of layers in ONE pass, without a product;
         any other model takes p products.
         """
+        return self._dense(self._layer_pairs())
+
+    def _dense(self, pairs: LayerPairs | None) -> Tensor:
         size = self.problem.size
         try:
-            result = torch.zeros(size, size, dtype=self.dtype, device=self.device)
+            result = self.problem.theta.new_zeros(size, size)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(f"a Hessian of {size} × {size}", LOOKING_FOR_MEMORY) from error
         width = min(size, 4 * self._block.vectors)
-        pairs = self._layer_pairs()
         if pairs is not None and self._built_by(pairs, result):
             if pairs.tied:
                 symmetrise(result, width)
@@ -190,11 +192,11 @@ class Hessian:
 
     def matrix_if_cheaper(self, vectors: int, width: int) -> Tensor | None:
         """See `Buildable`. Only for chains of linear layers, and within a quarter of the budget."""
-        size, entry = self.problem.size, self.problem.theta.element_size()
+        size, entry = self.problem.size, self.dtype.itemsize
         if self._matrix is None and FEWEST_EXPLICIT <= size <= (self._budget / entry / 4) ** 0.5:
             pairs = self._layer_pairs()
-            if pairs is not None and pairs.pays(len(self.rows), vectors, width):
-                self._matrix = self.dense()
+            if pairs and pairs.pays(len(self.rows), vectors, width):
+                self._matrix = self._dense(pairs)
         return self._matrix
 
     def _layer_pairs(self) -> LayerPairs | None:
@@ -205,8 +207,8 @@ class Hessian:
 
     def _built_by(self, pairs: LayerPairs, result: Tensor) -> bool:
         """Whether memory sufficed: if not, result is to be filled by products."""
-        auto = self._batch_size == "auto"
-        rows = pairs.rows_at_once(self._budget) if auto else int(self._batch_size)
+        size = self._batch_size
+        rows = pairs.rows_at_once(self._budget) if size == "auto" else size
         batches = (self._inspected(batch) for batch in self.rows.batches(rows))
         if not pairs.fill(result, batches, len(self.rows), self.progress):
             return False
@@ -288,7 +290,8 @@ class Hessian:
         self.progress("hessian pass", batch.start, len(self.rows), "rows")
 
     def _refuse_nonfinite(self, result: Tensor, vectors: Tensor) -> None:
-        if bool(torch.isfinite(result).all()):
+        # A sum needs no mask in memory; one that overflows is looked into.
+        if bool(torch.isfinite(result.sum())) or bool(torch.isfinite(result).all()):
             return
         if not bool(torch.isfinite(vectors).all()):
             raise NotFinite("the vectors to multiply the Hessian with")
