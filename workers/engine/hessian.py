@@ -30,7 +30,7 @@ from workers.engine.second_order import is_out_of_memory, twice_differentiable
 # What a pass prepares for each batch is kept for the next one if it all fits into this part of the
 # byte budget: with few vectors a pass is mostly preparation.
 KEPT_PART = 0.5
-FEWEST_EXPLICIT = 256  # parameters: with fewer there is nothing to gain
+FEWEST_EXPLICIT = 256  # with fewer parameters there is nothing to gain
 LOOPED_VECTORS = 4
 # Of a block, if vectors are to be split so that it stays in cache.
 FEWEST_ROWS = 128
@@ -178,22 +178,19 @@ class Hessian:
             raise OutOfMemory(f"a Hessian of {size} × {size}", LOOKING_FOR_MEMORY) from error
         width = min(size, 4 * self._block.vectors)
         if pairs is not None and self._built_by(pairs, result):
-            if pairs.tied:
-                symmetrise(result, width)
-            return result
+            return symmetrise(result, width) if pairs.tied else result
         for first in range(0, size, width):
             last = min(first + width, size)
             units = torch.zeros(last - first, size, dtype=self.dtype, device=self.device)
             units[:, first:last].fill_diagonal_(1.0)
             result[first:last] = self._undamped(units)
             self.progress("hessian", last, size, "parameters")
-        symmetrise(result, width)
-        return result
+        return symmetrise(result, width)
 
     def matrix_if_cheaper(self, vectors: int, width: int) -> Tensor | None:
         """See `Buildable`. Only for chains of linear layers, and within a quarter of the budget."""
-        size, entry = self.problem.size, self.dtype.itemsize
-        if self._matrix is None and FEWEST_EXPLICIT <= size <= (self._budget / entry / 4) ** 0.5:
+        most = (self._budget / self.dtype.itemsize / 4) ** 0.5
+        if self._matrix is None and FEWEST_EXPLICIT <= self.problem.size <= most:
             pairs = self._layer_pairs()
             if pairs and pairs.pays(len(self.rows), vectors, width):
                 self._matrix = self._dense(pairs)
@@ -207,9 +204,9 @@ class Hessian:
 
     def _built_by(self, pairs: LayerPairs, result: Tensor) -> bool:
         """Whether memory sufficed: if not, result is to be filled by products."""
-        size = self._batch_size
-        rows = pairs.rows_at_once(self._budget) if size == "auto" else size
-        batches = (self._inspected(batch) for batch in self.rows.batches(rows))
+        asked = self._batch_size
+        rows = pairs.rows_at_once(self._budget) if asked == "auto" else asked
+        batches = map(self._inspected, self.rows.batches(rows))
         if not pairs.fill(result, batches, len(self.rows), self.progress):
             return False
         self.passes += 1

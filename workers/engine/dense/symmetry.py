@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def symmetrise(matrix: Tensor, width: int) -> None:
+def symmetrise(matrix: Tensor, width: int) -> Tensor:
     """The mean with its transpose, tile by tile: a transposed copy would be a second Hessian."""
     for first in range(0, len(matrix), width):
         for second in range(0, first + 1, width):
@@ -14,3 +14,4 @@ def symmetrise(matrix: Tensor, width: int) -> None:
             mean = (upper + lower.T) / 2
             upper.copy_(mean)
             lower.copy_(mean.T)
+    return matrix
