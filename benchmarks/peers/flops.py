@@ -15,10 +15,11 @@ from benchmarks.peers.models import BUILDERS
 def least_flops(case: Case, contestant: Contestant, products: int | None) -> float | None:
     """Of the products that were made, the factorisation and solves of direct, the final product.
 
-    None where the products are not known or the model is no such chain.
+    None where the products are not known, none were made (H built at once), or the model is no such
+    chain.
     """
     model = BUILDERS[case.model]()
-    if products is None or not isinstance(model, nn.Sequential):
+    if not products or not isinstance(model, nn.Sequential):
         return None
     weights = [each.weight.numel() for each in model if isinstance(each, nn.Linear)]
     size = sum(each.numel() for each in model.parameters())
