@@ -16,14 +16,13 @@ from service.parts import Parts
 from service.requests import Trace
 from service.storage import keys
 from service.storage.keys import Document, Kind
-from service.storage.queue import CHECK_DATASET, CHECK_MODEL
+from service.storage.queue import CHECKS
 from service.storage.records import Idempotency, not_found
 from upweight.errors import InvalidRequest
 from upweight.schema import CheckState
 from upweight.schema.base import REFERENCE_PATTERN
 
 CHECK_PRIORITY = "high"  # a check is short, and somebody waits for it
-_TASK: dict[Kind, str] = {"model": CHECK_MODEL, "dataset": CHECK_DATASET}
 
 
 def digest_of(parts: Any) -> str:
@@ -90,7 +89,7 @@ def ensure_check(
     if document["state"] != CheckState.CHECKING:
         return
     if parts.queue.position(id, 0, CHECK_PRIORITY) is None:
-        parts.queue.enqueue(_TASK[kind], namespace, id, priority=CHECK_PRIORITY, trace=str(trace))
+        parts.queue.enqueue(CHECKS[kind], namespace, id, priority=CHECK_PRIORITY, trace=str(trace))
 
 
 def filters_of(

@@ -13,14 +13,12 @@ from torch import Tensor
 from upweight.errors import UpweightError
 from upweight.schema import CrossEntropy, Loss, Nll
 from workers.engine import BadParameter, Batch, EngineError, NoSuchParameter, NotFinite, Problem
-from workers.models import engine_loss
-from workers.programs.check import exercise
+from workers.models import described_layout, engine_loss
+from workers.programs.check import ROWS, exercise, made_up_rows
 from workers.programs.factory import read_factory
-from workers.programs.program import InputSpec, Program
+from workers.programs.program import Program
 from workers.programs.pt2 import Pt2Policy, read_pt2
 from workers.refusals import refusal
-
-_ROWS = 3
 
 
 def check_model(
@@ -47,12 +45,8 @@ def check_model(
             _try_out(problem, program, contract_loss)
     except EngineError as error:
         return {"refusal": _refused(error, parameters).problem().model_dump(mode="json")}
-    selected = [
-        {"name": each.name, "shape": list(each.shape), "offset": each.offset}
-        for each in problem.layout
-    ]
     return report | {
-        "selected": selected,
+        "selected": described_layout(problem),
         "parameter_count": problem.size,
         "dtype": str(problem.dtype).removeprefix("torch."),
     }
@@ -70,7 +64,7 @@ def _refused(error: EngineError, parameters: Sequence[str]) -> UpweightError:
 def _try_out(problem: Problem, program: Program, loss: Loss) -> None:
     """One forward, one backward and one second derivative on made-up rows."""
     generator = torch.Generator().manual_seed(0)
-    inputs = tuple(_made_up(spec, generator) for spec in program.inputs)
+    inputs = tuple(made_up_rows(spec, generator) for spec in program.inputs)
     targets = None if loss.name == "program" else _targets(problem, inputs, loss)
     try:
         problem.check(Batch(inputs, targets, 0))
@@ -78,14 +72,6 @@ def _try_out(problem: Problem, program: Program, loss: Loss) -> None:
         # Made-up rows may lie where a model has no value (a logarithm); weights that are NaN are another matter.
         if error.parameter is not None:
             raise
-
-
-def _made_up(spec: InputSpec, generator: torch.Generator) -> Tensor:
-    dtype: torch.dtype = getattr(torch, spec.dtype)
-    shape = (_ROWS, *spec.example[1:])
-    if dtype.is_floating_point:
-        return torch.randn(shape, generator=generator).to(dtype)
-    return torch.zeros(shape, dtype=dtype)
 
 
 def _targets(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> Tensor | None:
@@ -97,4 +83,4 @@ def _targets(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> Tensor
     if not isinstance(loss, CrossEntropy | Nll):
         return torch.zeros_like(first)
     positions = first.shape[2:] if loss.class_axis == 1 else first.shape[1:-1]
-    return torch.zeros((_ROWS, *positions), dtype=torch.int64, device=first.device)
+    return torch.zeros((ROWS, *positions), dtype=torch.int64, device=first.device)

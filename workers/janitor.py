@@ -11,7 +11,7 @@ from service.results.layout import ResultPaths
 from service.storage import keys
 from service.storage.keys import Document, Kind
 from service.storage.leases import Leases
-from service.storage.queue import CHECK_DATASET, CHECK_MODEL, RUN_JOB, task_id
+from service.storage.queue import CHECKS, RUN_JOB, task_id
 from upweight.errors import NotFound, UpweightError, WorkerLost
 from upweight.schema import CheckState, JobState
 from workers.context import Context
@@ -20,7 +20,6 @@ _OFFICE = "janitor"  # a lease like that of a record
 _SILENT_SWEEPS = 2.5  # after so many without a word from the janitor another worker is it
 _QUEUE_SWEEPS = 2  # every so many the queues are compared with the records
 _PAGE = 500
-_CHECKS: dict[Kind, str] = {"model": CHECK_MODEL, "dataset": CHECK_DATASET}
 
 
 class Janitor:
@@ -111,7 +110,7 @@ class Janitor:
     def _should_wait(self, namespace: str) -> Iterator[tuple[Kind, Document]]:
         for job in self._in_state("job", namespace, JobState.QUEUED):
             yield "job", job
-        for kind in _CHECKS:
+        for kind in CHECKS:
             for document in self._in_state(kind, namespace, CheckState.CHECKING):
                 yield kind, document
 
@@ -135,7 +134,7 @@ class Janitor:
         if kind == "job":
             self._enqueue_job(namespace, document)
         else:
-            self._context.queue.enqueue(_CHECKS[kind], namespace, document["id"])
+            self._context.queue.enqueue(CHECKS[kind], namespace, document["id"])
 
     def _enqueue_job(self, namespace: str, job: Document) -> None:
         self._context.queue.enqueue(

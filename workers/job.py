@@ -26,6 +26,7 @@ from workers.context import Context
 from workers.engine import Problem, TensorRows
 from workers.fits import Fits
 from workers.labels import refuse_labels_out_of_range
+from workers.models import described_layout
 from workers.results import Ranking, ResultWriter
 from workers.watch import Watch
 
@@ -50,17 +51,13 @@ def run(
     outcome = compute(request, material, context.settings.memory_bytes, watch.progress, sink)
     watch.progress("finish", 0, 1, "manifests")
     problem = material.problem
-    layout = [
-        {"name": each.name, "shape": list(each.shape), "offset": each.offset}
-        for each in problem.layout
-    ]
     described = {
         "job_id": job["id"],
         "request": job["request"],
         "device": str(context.device),
         "seed": request.seed,
     }
-    size = writer.commit(layout, described)
+    size = writer.commit(described_layout(problem), described)
     return {
         "info": outcome.summary,
         "cost": {

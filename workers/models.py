@@ -68,3 +68,11 @@ def loss_parameters(loss: Loss) -> dict[str, Any]:
     renamed = {"class_weights": "weight", "positions": "reduction"}
     given = loss.model_dump(exclude={"name"}, exclude_none=True)
     return {renamed.get(name, name): value for name, value in given.items()}
+
+
+def described_layout(problem: Problem) -> list[dict[str, Any]]:
+    """The selected parameters as records and `parameters.json` have them."""
+    return [
+        {"name": each.name, "shape": list(each.shape), "offset": each.offset}
+        for each in problem.layout
+    ]

@@ -11,7 +11,7 @@ from service.jobs.lifecycle import LeaseLost, now
 from service.logs import log, log_exception
 from service.results.layout import ResultPaths
 from service.storage.keys import PREFIX, Document, Kind
-from service.storage.queue import CHECK_DATASET, CHECK_MODEL, RUN_JOB
+from service.storage.queue import CHECK_DATASET, CHECK_MODEL, CHECKS, RUN_JOB
 from service.storage.redis import reachable
 from upweight.errors import InternalError, NotFound, Rejected, UpweightError
 from upweight.schema import TERMINAL, CheckState, DatasetRecord, JobState, ModelRecord
@@ -132,8 +132,7 @@ class Tasks:
         except NotFound:
             log("record-gone", record=id)
         except GivenBack:
-            task = CHECK_MODEL if kind == "model" else CHECK_DATASET
-            context.queue.enqueue(task, namespace, id)
+            context.queue.enqueue(CHECKS[kind], namespace, id)
         except LeaseLost as error:
             log("check-taken-away", level="warning", record=id, detail=str(error))
         except Exception as error:

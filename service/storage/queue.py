@@ -15,7 +15,7 @@ from rq.exceptions import DequeueTimeout
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from service.storage.keys import PREFIX
+from service.storage.keys import PREFIX, Kind
 from service.storage.redis import reachable
 from upweight.errors import QueueFull
 
@@ -23,7 +23,7 @@ PRIORITIES = ("high", "default", "low")
 RUN_JOB = "workers.tasks.run_job"
 CHECK_MODEL = "workers.tasks.check_model"
 CHECK_DATASET = "workers.tasks.check_dataset"
-TASKS = frozenset({RUN_JOB, CHECK_MODEL, CHECK_DATASET})
+CHECKS: dict[Kind, str] = {"model": CHECK_MODEL, "dataset": CHECK_DATASET}
 
 DOORBELL = f"{PREFIX}:doorbell"
 _DOORBELL_LENGTH = 64  # more rings than workers are of no use

@@ -16,7 +16,7 @@ from workers.programs.factory import read_factory
 from workers.programs.program import InputSpec, Program
 from workers.programs.pt2 import Pt2Policy, read_pt2
 
-_ROWS = 3
+ROWS = 3
 # Rows computed alone and in a batch differ by the order of sums, more so in 16 bits.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3}
 _COARSE = 5e-2
@@ -41,7 +41,7 @@ def check_program(
 def exercise(program: Program) -> dict[str, Any]:
     """Runs the program on made-up rows. Says which transforms it takes; None means it does."""
     generator = torch.Generator().manual_seed(0)
-    rows = [_rows(spec, generator) for spec in program.inputs]
+    rows = [made_up_rows(spec, generator) for spec in program.inputs]
     try:
         _check_rows(program, rows)
     except (RuntimeError, TypeError, ValueError, IndexError) as exc:
@@ -52,9 +52,10 @@ def exercise(program: Program) -> dict[str, Any]:
     return {"transforms": _transforms(program, rows)}
 
 
-def _rows(spec: InputSpec, generator: torch.Generator) -> torch.Tensor:
+def made_up_rows(spec: InputSpec, generator: torch.Generator) -> torch.Tensor:
+    """A few rows of an input: normal numbers, or zeros where it takes integers."""
     dtype: torch.dtype = getattr(torch, spec.dtype)
-    shape = (_ROWS, *spec.example[1:])
+    shape = (ROWS, *spec.example[1:])
     if dtype.is_floating_point:
         return torch.randn(shape, generator=generator).to(dtype)
     return torch.zeros(shape, dtype=dtype)
@@ -64,10 +65,10 @@ def _check_rows(program: Program, rows: list[torch.Tensor]) -> None:
     with torch.no_grad():
         together = program.module(*rows)
         pairs = program.module(*(row[:2] for row in rows))
-        alone = torch.cat([program.module(*(row[i : i + 1] for row in rows)) for i in range(_ROWS)])
-    if together.shape[:1] != (_ROWS,) or alone.shape != together.shape or len(pairs) != 2:
+        alone = torch.cat([program.module(*(row[i : i + 1] for row in rows)) for i in range(ROWS)])
+    if together.shape[:1] != (ROWS,) or alone.shape != together.shape or len(pairs) != 2:
         raise OutputUnsupported(
-            f"of {_ROWS} rows the program makes {list(together.shape)}: its output must have one "
+            f"of {ROWS} rows the program makes {list(together.shape)}: its output must have one "
             "row per example"
         )
     tolerance = _TOLERANCE.get(together.dtype, _COARSE)
