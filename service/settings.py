@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     )
     result_bytes: int = Field(64 * GIB, description="Largest result of one job.", gt=0)
     json_numbers: int = Field(10_000, description="Most numbers in a JSON slice.", gt=0)
+    preview_bytes: int = Field(
+        64 * MIB,
+        description="Most that is unpacked of a compressed shard for a request of some rows.",
+        gt=0,
+    )
     queue_length: int = Field(100_000, description="Jobs waiting in one queue.", gt=0)
     namespace_jobs: int = Field(20_000, description="Unfinished jobs of one namespace.", gt=0)
     slice_bytes: int = Field(8 * MIB, description="Memory for one block of a streamed slice.", gt=0)

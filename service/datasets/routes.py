@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Query, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Response
+from fastapi.responses import JSONResponse
 
 from service.datasets.registration import register_dataset
+from service.datasets.rows import ShardedRows
 from service.dependencies import (
     IdempotencyKey,
     LabelQuery,
@@ -21,20 +23,24 @@ from service.dependencies import (
 )
 from service.problems import documented
 from service.registry import filters_of, page_of, resolve, settled
+from service.results.formats import NPY_CONTENT, chosen_format, npy_response
+from service.results.stored import positions
 from upweight.errors import (
     Forbidden,
     IdempotencyConflict,
     InternalError,
     InUse,
     InvalidRequest,
+    NotAcceptable,
     NotAvailableYet,
     NotFound,
+    NotReady,
     TooLarge,
     Unauthorized,
     Unavailable,
     UnsupportedMediaType,
 )
-from upweight.schema import CheckState, DatasetRecord, DatasetRequest, Page
+from upweight.schema import CheckState, DatasetRecord, DatasetRequest, DatasetRows, Page
 
 router = APIRouter(
     prefix="/v1/datasets",
@@ -102,6 +108,47 @@ async def get(reference: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -
     """A dataset by id, name (its newest version) or `name@version`."""
     found = await settled(parts, "dataset", caller.namespace, reference, wait)
     return DatasetRecord.model_validate(found)
+
+
+@router.get(
+    "/{reference}/rows",
+    response_model=DatasetRows,
+    responses={
+        200: {"description": "The rows.", "content": NPY_CONTENT},
+        **documented(NotFound, NotReady, NotAcceptable, NotAvailableYet),
+    },
+)
+def rows(
+    reference: str,
+    parts: PartsNow,
+    caller: Reader,
+    rows: Annotated[
+        str,
+        Query(
+            max_length=20_000,
+            description="Rows as slices and single numbers: `0:20`, `3,5`.",
+            examples=["0:20"],
+        ),
+    ],
+    column: Annotated[
+        list[str],
+        Query(max_length=64, description="Columns; all when left out. npy takes one."),
+    ] = [],  # noqa: B006 (FastAPI copies it)
+    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Response:
+    """Some rows, to look at: all columns as JSON while the numbers are few, or one column as npy."""
+    found = resolve(parts, "dataset", caller.namespace, reference)
+    dataset = ShardedRows.of(parts, caller.namespace, DatasetRecord.model_validate(found))
+    columns = dataset.chosen(column)
+    chosen = positions(rows, dataset.dataset.rows or 0, "rows")
+    numbers = [dataset.numbers(each, chosen) for each in columns]
+    count = sum(each.count for each in numbers)
+    if chosen_format(accept, max(count, len(chosen)), parts.settings.json_numbers) == "npy":
+        if len(columns) != 1:
+            words = f"npy holds one array; choose one column of {', '.join(each.name for each in columns)}"
+            raise InvalidRequest.field("query:column", words)
+        return npy_response(numbers[0])
+    return JSONResponse(dataset.as_json(columns, chosen).model_dump())
 
 
 @router.delete("/{reference}", status_code=204, responses=documented(NotFound, InUse))

@@ -16,6 +16,8 @@ from upweight.errors import NotAcceptable
 
 NPY = "application/x-npy"
 JSON = "application/json"
+# In the OpenAPI document.
+NPY_CONTENT: dict[str, Any] = {NPY: {"schema": {"type": "string", "format": "binary"}}}
 Array = np.ndarray[Any, Any]
 
 

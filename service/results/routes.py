@@ -10,7 +10,14 @@ from fastapi.responses import JSONResponse
 from service.dependencies import PartsNow, Reader
 from service.problems import documented
 from service.results import listing, ranking, slices
-from service.results.formats import NPY, Array, Numbers, as_json, chosen_format, npy_response
+from service.results.formats import (
+    NPY_CONTENT,
+    Array,
+    Numbers,
+    as_json,
+    chosen_format,
+    npy_response,
+)
 from service.results.stored import StoredResult, find_result, positions
 from upweight.errors import (
     Forbidden,
@@ -39,11 +46,10 @@ router = APIRouter(
         Unavailable,
     ),
 )
-_NPY: dict[str, Any] = {NPY: {"schema": {"type": "string", "format": "binary"}}}
 _NUMBERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The numbers.",
-        "content": {**_NPY, "application/json": {"schema": {"type": "array", "items": {}}}},
+        "content": {**NPY_CONTENT, "application/json": {"schema": {"type": "array", "items": {}}}},
     },
     **documented(NotAcceptable),
 }
@@ -69,7 +75,7 @@ Axis = Annotated[
     "/influences",
     response_model=InfluenceSlice,
     responses={
-        200: {"description": "The slice.", "content": _NPY},
+        200: {"description": "The slice.", "content": NPY_CONTENT},
         **documented(NotAcceptable),
     },
 )
@@ -133,7 +139,7 @@ def factors(result: Result, rows: Axis = None, accept: Accept = None) -> Respons
     return _numbers(result, numbers, accept)
 
 
-@router.get("/info", response_model=Info, responses={200: {"content": _NPY}})
+@router.get("/info", response_model=Info, responses={200: {"content": NPY_CONTENT}})
 def info(
     result: Result,
     array: Annotated[

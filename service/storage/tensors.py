@@ -52,8 +52,11 @@ def write_tensors(objects: Objects, path: str, tensors: Mapping[str, np.ndarray[
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def read_header(objects: Objects, path: str) -> dict[str, TensorEntry]:
-    """What a file holds, every claim checked against the object's size. Raises BadTensors, FileNotFoundError."""
+def read_header(objects: Objects, path: str, most: int = HEADER_BYTES) -> dict[str, TensorEntry]:
+    """What a file holds, every claim checked against the object's size; a header over `most` bytes is refused.
+
+    Raises BadTensors, FileNotFoundError.
+    """
     meta = objects.head(path)
     if meta is None:
         raise FileNotFoundError(path)
@@ -62,10 +65,12 @@ def read_header(objects: Objects, path: str) -> dict[str, TensorEntry]:
             f"{meta.size} bytes are too few for a safetensors file; it may be truncated"
         )
     length = int.from_bytes(objects.get_range(path, 0, _LENGTH_BYTES), "little")
-    if length > min(HEADER_BYTES, meta.size - _LENGTH_BYTES):
+    if length > meta.size - _LENGTH_BYTES:
         raise BadTensors(
             f"its header claims {length} bytes of a file of {meta.size}; it is truncated or not safetensors"
         )
+    if length > most:
+        raise BadTensors(f"its header has {length} bytes; at most {most} are read")
     return parse_header(objects.get_range(path, _LENGTH_BYTES, length), meta.size)
 
 

@@ -55,6 +55,7 @@ def small_settings(redis: RedisServer, folder: Path, **values: object) -> Settin
         "body_bytes": 64 * 1024,
         "blob_bytes": 64 * 1024**2,
         "direct_parameters": 1000,
+        "preview_bytes": 256 * 1024,
         "result_bytes": 1_000_000,
         "json_numbers": 100,
         "namespace_jobs": 20,

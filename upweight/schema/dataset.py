@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -107,4 +107,14 @@ class DatasetRecord(Answer):
     )
     used_by: list[str] = Field(
         [], description="Jobs that hold it; it can't be deleted before they are."
+    )
+
+
+class DatasetRows(Answer):
+    """Some rows of a dataset, column by column."""
+
+    dataset: str = Field(description="Id of the dataset.")
+    rows: list[int]
+    columns: dict[str, list[Any]] = Field(
+        description="For each column a list with one entry a row: a number, or nested lists of the row's shape."
     )

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from service.results.layout import blob_path
+from service.storage.npz import BadArchive, NpzFile
 from service.storage.objects import Objects
 from service.storage.tensors import BadTensors, TensorEntry, read_entry, read_header
 from upweight.errors import NotAvailableYet, Rejected
-from workers.datasets.npz import BadArchive, NpzFile
 
 Array = np.ndarray[Any, Any]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from dataclasses import dataclass
 from math import prod
@@ -14,6 +15,10 @@ from numpy.lib import format as npy
 MAXIMUM_MEMBERS = 1000
 MAXIMUM_RATIO = 1000  # uncompressed to compressed; zeros reach it, bombs go far beyond
 _HEADER_BYTES = 10_000
+_LOCAL_HEADER = (
+    30  # bytes before a member's name; the lengths of name and extra field are the last four
+)
+_NAME_LENGTH_AT = 26
 _SLACK = 1024**2  # small members of any ratio are harmless
 
 
@@ -30,11 +35,15 @@ class NpzEntry:
 
 
 class NpzFile:
-    """The arrays of an archive on disk. Opening it reads headers only. Raises BadArchive."""
+    """The arrays of an archive: a file, or an open one. Opening it reads headers only. Raises BadArchive.
 
-    def __init__(self, path: Path) -> None:
+    An array of more than `most` bytes is not read: null means any.
+    """
+
+    def __init__(self, file: Path | IO[bytes], most: int | None = None) -> None:
+        self._most = most
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise BadArchive(f"it is not a zip archive, or is truncated ({error})") from None
         self.entries = dict(self._entry(info) for info in self._members())
@@ -77,15 +86,38 @@ class NpzFile:
     def read(self, name: str) -> np.ndarray[Any, Any]:
         """One array, whole. Raises KeyError, BadArchive."""
         entry = self.entries[name]
+        size = prod(entry.shape) * entry.dtype.itemsize
+        if self._most is not None and size > self._most:
+            raise BadArchive(
+                f"{name!r} has {size} bytes; at most {self._most} are unpacked here; "
+                "written without compression (numpy.savez), any row can be read"
+            )
         try:
             with self._open(f"{name}.npy") as file:
                 _, _, fortran = _header(file, name)
-                data = bytearray(prod(entry.shape) * entry.dtype.itemsize)
+                data = bytearray(size)
                 _fill(file, data, name)
         except (zipfile.BadZipFile, EOFError, OSError) as error:
             raise BadArchive(f"{name!r} is damaged ({error})") from None
         flat = np.frombuffer(data, entry.dtype)
         return flat.reshape(entry.shape[::-1]).T if fortran else flat.reshape(entry.shape)
+
+    def start(self, name: str) -> int | None:
+        """Where an array's bytes begin in the file; None where they do not lie there row by row.
+
+        Raises KeyError, BadArchive.
+        """
+        info = self._zip.getinfo(f"{name}.npy")
+        with self._open(info.filename) as file:
+            _, _, fortran = _header(file, name)
+            header = file.tell()
+        if fortran or info.compress_type != zipfile.ZIP_STORED:
+            return None
+        raw = self._zip.fp
+        assert raw is not None
+        raw.seek(info.header_offset + _NAME_LENGTH_AT)
+        name_length, extra_length = struct.unpack("<HH", raw.read(4))
+        return info.header_offset + _LOCAL_HEADER + name_length + extra_length + header
 
     def close(self) -> None:
         """Closes the file."""

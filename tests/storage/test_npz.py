@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.datasets.npz import BadArchive, NpzFile
+from service.storage.npz import BadArchive, NpzFile
 
 ARRAYS = {
     "x": np.random.default_rng(0).normal(size=(5, 2, 3)).astype("f4"),

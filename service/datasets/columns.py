@@ -1,0 +1,74 @@
+"""Columns of shards, read by rows within bounded memory: what previews show. A format is a row of `READERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from service.storage.npz import NpzFile
+from service.storage.objects import Objects
+from service.storage.ranged import ranged
+from service.storage.tensors import TensorEntry, read_header
+
+Array = np.ndarray[Any, Any]
+
+
+class Column(Protocol):
+    """One column of one shard."""
+
+    def read(self, rows: Array) -> Array:
+        """These rows of it: ascending, each once."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainColumn:
+    """A column whose rows lie one after the other in an object: only those asked for are fetched."""
+
+    objects: Objects
+    path: str
+    entry: TensorEntry
+
+    def read(self, rows: Array) -> Array:
+        """See `Column`."""
+        row_bytes = (self.entry.stop - self.entry.start) // max(1, self.entry.shape[0])
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+        ranges = [
+            (self.entry.start + int(run[0]) * row_bytes, len(run) * row_bytes) for run in runs
+        ]
+        data = b"".join(self.objects.get_ranges(self.path, ranges)) if row_bytes else b""
+        return np.frombuffer(data, self.entry.dtype).reshape(len(rows), *self.entry.shape[1:])
+
+
+@dataclass(frozen=True)
+class UnpackedColumn:
+    """A column that could only be had whole."""
+
+    values: Array
+
+    def read(self, rows: Array) -> Array:
+        """See `Column`."""
+        return np.asarray(self.values[rows])
+
+
+def _safetensors(objects: Objects, path: str, name: str, budget: int) -> Column:
+    return PlainColumn(objects, path, read_header(objects, path, budget)[name])
+
+
+def _npz(objects: Objects, path: str, name: str, budget: int) -> Column:
+    with ranged(objects, path, budget) as file:
+        archive = NpzFile(file, budget)
+        found, start = archive.entries[name], archive.start(name)
+        if start is None:
+            return UnpackedColumn(archive.read(name))
+    size = found.dtype.itemsize * int(np.prod(found.shape, dtype=np.int64))
+    return PlainColumn(objects, path, TensorEntry(found.dtype, found.shape, start, start + size))
+
+
+# (objects, path, column, most bytes to read beside the rows) -> the column.
+# Raises KeyError, FileNotFoundError, and ValueError for what the format's reader refuses.
+Reader = Callable[[Objects, str, str, int], Column]
+READERS: Mapping[str, Reader] = {"npz": _npz, "safetensors": _safetensors}

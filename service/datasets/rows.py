@@ -1,0 +1,101 @@
+"""Rows of a dataset, as previews ask for them: some rows of some columns, from whichever shards they lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+
+from service.datasets.columns import READERS, Array, Column
+from service.parts import Parts
+from service.results.formats import Numbers, as_json
+from service.results.layout import blob_path
+from upweight.errors import InvalidRequest, NotAvailableYet, NotFound, NotReady
+from upweight.schema import CheckState, ColumnSpec, DatasetRecord, DatasetRows
+
+
+@dataclass(frozen=True)
+class ShardedRows:
+    """A dataset whose rows can be read."""
+
+    parts: Parts
+    namespace: str
+    dataset: DatasetRecord
+    _opened: dict[tuple[str, int], Column] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, parts: Parts, namespace: str, dataset: DatasetRecord) -> ShardedRows:
+        """Raises NotReady, NotAvailableYet."""
+        if dataset.state is not CheckState.READY:
+            raise NotReady(f"dataset {dataset.id} is {dataset.state}; only a ready one has rows")
+        if dataset.format not in READERS or dataset.blobs is None:
+            known = " and ".join(sorted(READERS))
+            raise NotAvailableYet(
+                f"rows of a dataset of format {dataset.format!r}{'' if dataset.blobs else ' by uri'} are not "
+                f"shown yet; those of uploaded {known} are"
+            )
+        return cls(parts, namespace, dataset)
+
+    def chosen(self, names: Sequence[str]) -> list[ColumnSpec]:
+        """The columns of these names; all when there are none. Raises InvalidRequest."""
+        columns = {column.name: column for column in self.dataset.columns}
+        for name in names:
+            if name not in columns:
+                raise InvalidRequest.field(
+                    "query:column",
+                    f"there is no column {name!r}; there are {', '.join(columns)}",
+                    name,
+                )
+        return [columns[name] for name in dict.fromkeys(names)] or list(columns.values())
+
+    def numbers(self, column: ColumnSpec, rows: Sequence[int]) -> Numbers:
+        """Rows of one column, in blocks of bounded size."""
+        shape = tuple(int(length or 0) for length in column.shape)
+        dtype = np.dtype(column.dtype)
+        row_bytes = max(1, prod(shape) * dtype.itemsize)
+        step = max(1, self.parts.settings.slice_bytes // row_bytes)
+        return Numbers((len(rows), *shape), dtype, self._blocks(column.name, rows, step))
+
+    def as_json(self, columns: Sequence[ColumnSpec], rows: Sequence[int]) -> DatasetRows:
+        """Rows of several columns, for few numbers."""
+        values = {column.name: as_json(self.numbers(column, rows).whole()) for column in columns}
+        return DatasetRows(dataset=self.dataset.id, rows=list(rows), columns=values)
+
+    def _blocks(self, name: str, rows: Sequence[int], step: int) -> Iterator[Array]:
+        for start in range(0, len(rows), step):
+            yield self._block(name, np.asarray(rows[start : start + step], dtype=np.int64))
+
+    def _block(self, name: str, rows: Array) -> Array:
+        ends = np.cumsum(self.dataset.shard_rows)
+        wanted, order = np.unique(rows, return_inverse=True)
+        shards = np.searchsorted(ends, wanted, side="right")
+        pieces = [
+            self._read(name, int(shard), wanted[shards == shard] - int(ends[shard]))
+            for shard in np.unique(shards)
+        ]
+        return np.concatenate(pieces)[order]
+
+    def _read(self, name: str, shard: int, from_end: Array) -> Array:
+        """Rows of a shard, counted from its end, as negative numbers."""
+        digest = (self.dataset.blobs or [])[shard]
+        try:
+            key = (name, shard)
+            if key not in self._opened:
+                self._opened.clear()  # one unpacked column at a time
+                self._opened[key] = READERS[self.dataset.format](
+                    self.parts.objects,
+                    blob_path(self.namespace, digest),
+                    name,
+                    self.parts.settings.preview_bytes,
+                )
+            return self._opened[key].read(from_end + self.dataset.shard_rows[shard])
+        except FileNotFoundError:
+            raise NotFound(
+                f"blob {digest} has gone from the object storage; upload it again"
+            ) from None
+        except (KeyError, ValueError) as error:
+            raise InvalidRequest.field(
+                "query:rows", f"shard {shard} can't be read by rows: {error}", name
+            ) from None
