@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from upweight.errors import UpweightError
     from upweight.exchange import UnexpectedAnswer
     from upweight.export import ExportFailed, export_program
+    from upweight.extras import MissingPackage
     from upweight.results import FactorsResult, InfluenceResult, SelfInfluenceResult
     from upweight.tracking import JobCancelled
     from upweight.transport import ConnectionFailed
@@ -41,6 +42,7 @@ _HOME = {
     "FactorsResult": "upweight.results",
     "InfluenceResult": "upweight.results",
     "JobCancelled": "upweight.tracking",
+    "MissingPackage": "upweight.extras",
     "RemoteArray": "upweight.array",
     "SelfInfluenceResult": "upweight.results",
     "UnexpectedAnswer": "upweight.exchange",
@@ -61,6 +63,7 @@ __all__ = [
     "FactorsResult",
     "InfluenceResult",
     "JobCancelled",
+    "MissingPackage",
     "RemoteArray",
     "SelfInfluenceResult",
     "UnexpectedAnswer",

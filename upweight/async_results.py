@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Self
 
 from numpy.typing import NDArray
 
 from upweight import stored, tracking
-from upweight.array import ArraySource, AsyncRemoteArray, saved_as
+from upweight.array import AsyncRemoteArray
+from upweight.following import followed_async
 from upweight.progress import Bars
+from upweight.saving import Labelled, arrow_table, frame, saved_as
 from upweight.schema import ArraySpec, Files, Info, JobRecord, Ranking
+from upweight.source import ArraySource
 from upweight.stored import Sign
 from upweight.transport import AsyncTransport
 
@@ -59,6 +63,21 @@ class AsyncResult:
         self._job = await self._link.run(tracking.act(self.id, "cancel"))
         return self
 
+    async def retry(self) -> Self:
+        """See `Result.retry`."""
+        self._job = await self._link.run(tracking.act(self.id, "retry"))
+        return self
+
+    async def events(self) -> AsyncIterator[JobRecord]:
+        """See `Result.events`; iterate with `async for`."""
+        async for record in followed_async(self._link, self.id):
+            self._job = record
+            yield record
+
+    async def delete(self) -> None:
+        """See `Result.delete`."""
+        await self._link.run(tracking.delete(self.id))
+
     async def info(self) -> AsyncInversionInfo:
         """See `Result.info`."""
         job = await self._known()
@@ -68,10 +87,26 @@ class AsyncResult:
         """See `Result.files`."""
         return await self._link.run(stored.files(await self._known()))
 
-    async def save(self, path: str | os.PathLike[str]) -> Path:
+    async def save(self, path: str | os.PathLike[str], array: str | None = None) -> Path:
         """See `Result.save`."""
-        main, sources = stored.saveable(await self._known())
-        return await self._link.run(saved_as(path, main, sources, self._bars))
+        job = await self._known()
+        main, sources = stored.saveable(job, array)
+        labelled = await self._link.run(stored.labelled(job, main))
+        return await self._link.run(saved_as(path, main, sources, labelled, self._bars))
+
+    async def to_pandas(self, array: str | None = None) -> Any:
+        """See `Result.to_pandas`."""
+        return frame(*await self._whole(array))
+
+    async def to_arrow(self, array: str | None = None) -> Any:
+        """See `Result.to_arrow`."""
+        return arrow_table(*await self._whole(array))
+
+    async def _whole(self, array: str | None) -> tuple[NDArray[Any], Labelled]:
+        job = await self._known()
+        main, sources = stored.saveable(job, array)
+        labelled = await self._link.run(stored.labelled(job, main))
+        return await self.array(sources[main]).numpy(), labelled
 
     async def _known(self) -> JobRecord:
         if not tracking.ended(self._job):

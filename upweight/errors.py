@@ -33,7 +33,7 @@ the SDK raises again at the user's side.
     └── WorkerLost               500  worker-lost: its worker died, as often as tries are allowed
 
 On the user's side alone, with status 0: ConnectionFailed (`transport.py`), UnexpectedAnswer (`exchange.py`),
-WaitTimedOut (`waiting.py`), JobCancelled (`tracking.py`), ExportFailed (`export.py`).
+WaitTimedOut (`waiting.py`), JobCancelled (`tracking.py`), ExportFailed (`export.py`), MissingPackage (`extras.py`).
 """
 
 from __future__ import annotations

@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upweight import stored, tracking
-from upweight.array import ArraySource, RemoteArray, saved_as
+from upweight.array import RemoteArray
+from upweight.following import followed
 from upweight.progress import Bars
+from upweight.saving import Labelled, arrow_table, frame, saved_as
 from upweight.schema import ArraySpec, Files, Info, JobRecord, Ranking
+from upweight.source import ArraySource
 from upweight.stored import Sign
 from upweight.transport import Transport
 
@@ -62,6 +65,22 @@ class Result:
         self._job = self._link.run(tracking.act(self.id, "cancel"))
         return self
 
+    def retry(self) -> Self:
+        """Runs a failed or cancelled job again, from the blocks that are done."""
+        self._job = self._link.run(tracking.act(self.id, "retry"))
+        self._info = None
+        return self
+
+    def events(self) -> Iterator[JobRecord]:
+        """Every change of the job until it ends."""
+        for record in followed(self._link, self.id):
+            self._job = record
+            yield record
+
+    def delete(self) -> None:
+        """Removes the ended job and what it stored."""
+        self._link.run(tracking.delete(self.id))
+
     @property
     def info(self) -> InversionInfo:
         """What the inversion says of itself: numbers at once, arrays when they are asked for."""
@@ -77,10 +96,30 @@ class Result:
         """All objects of the result, with sizes and digests."""
         return self._link.run(stored.files(self._known()))
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Streams the result into a file: `.npy` the main array, `.npz` all arrays that were kept."""
-        main, sources = stored.saveable(self._known())
-        return self._link.run(saved_as(path, main, sources, self._bars))
+    def save(self, path: str | os.PathLike[str], array: str | None = None) -> Path:
+        """Streams the result into a file, put in place all at once.
+
+        `.npy`: the main array, or the one that is named (`influences`, `mean`, `factors`). `.npz`, `.safetensors`:
+        all that were kept. `.csv`, `.parquet`: one array as a table with a row a number and its dataset rows.
+        """
+        job = self._known()
+        main, sources = stored.saveable(job, array)
+        labelled = self._link.run(stored.labelled(job, main))
+        return self._link.run(saved_as(path, main, sources, labelled, self._bars))
+
+    def to_pandas(self, array: str | None = None) -> Any:
+        """A DataFrame with dataset rows as its labels: a matrix keeps its shape. Needs pandas."""
+        return frame(*self._whole(array))
+
+    def to_arrow(self, array: str | None = None) -> Any:
+        """A pyarrow Table with a row a number: `test`, `train`, `influence`. Needs pyarrow."""
+        return arrow_table(*self._whole(array))
+
+    def _whole(self, array: str | None) -> tuple[NDArray[Any], Labelled]:
+        job = self._known()
+        main, sources = stored.saveable(job, array)
+        labelled = self._link.run(stored.labelled(job, main))
+        return self._array(sources[main]).numpy(), labelled
 
     def _known(self) -> JobRecord:
         return self._job if tracking.ended(self._job) else self.refresh()._job

@@ -5,13 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from upweight.array import ArraySource
-from upweight.errors import NotStored, ResultNotReady
-from upweight.exchange import Call, Flow
-from upweight.schema import ArraySpec, Files, Info, JobRecord, Ranking, ResultSummary
+import numpy as np
+from numpy.typing import NDArray
+
+from upweight.errors import InvalidRequest, NotStored, ResultNotReady
+from upweight.exchange import Call, Flow, segment
+from upweight.saving import Axis, Labelled
+from upweight.schema import (
+    ArraySpec,
+    DatasetRecord,
+    Files,
+    Info,
+    JobRecord,
+    Ranking,
+    ResultSummary,
+    Selection,
+    parse_rows,
+)
+from upweight.source import ArraySource
 from upweight.tracking import ended, path, succeeded
 
 Sign = Literal["helpful", "harmful"]
+ARRAYS = ("influences", "mean", "factors")  # that can be saved, the main one first
 
 
 def summary(record: JobRecord) -> ResultSummary:
@@ -71,20 +86,48 @@ def info_array(record: JobRecord, spec: ArraySpec) -> ArraySource:
     )
 
 
-def saveable(record: JobRecord) -> tuple[str, Mapping[str, ArraySource]]:
-    """The main array's name, and all arrays that go into an .npz."""
+def saveable(record: JobRecord, main: str | None = None) -> tuple[str, Mapping[str, ArraySource]]:
+    """The main array's name, and all arrays that were kept. Raises NotStored for one that was not."""
     stored = summary(record).stored
-    kind = record.request.kind
     sources: dict[str, ArraySource] = {}
-    if kind == "self_influences" or "matrix" in stored:
+    if record.request.kind == "self_influences" or "matrix" in stored:
         sources["influences"] = influences(record)
     if "mean" in stored:
         sources["mean"] = mean(record)
     if "factors" in stored:
         sources["factors"] = factors(record)
-    if not sources:
-        raise NotStored(f"{record.id} kept {_listed(stored)}: no array to save; use top()")
-    return next(iter(sources)), sources
+    if main is not None and main not in ARRAYS:
+        raise InvalidRequest.field(
+            "/array", f"there is no array {main!r}; there are {', '.join(ARRAYS)}", main
+        )
+    if not sources or (main is not None and main not in sources):
+        wanted = main or "no array to save; use top()"
+        raise NotStored(f"{record.id} kept {_listed(stored)}: {wanted}")
+    return main or next(iter(sources)), sources
+
+
+def labelled(record: JobRecord, name: str) -> Flow[Labelled]:
+    """The names of an array's axes, and the dataset rows that its positions stand for."""
+    request = record.request
+    test: Selection | None = getattr(request, "test", None)
+    if name == "factors":
+        if test is None:
+            return Labelled((Axis("row"), Axis("parameter")), "value")
+        rows = yield from _rows(test, record.test_id)
+        return Labelled((Axis("test", rows), Axis("parameter")), "value")
+    train = Axis("train", (yield from _rows(request.train, record.train_id)))
+    if name == "mean" or test is None:
+        return Labelled((train,))
+    return Labelled((Axis("test", (yield from _rows(test, record.test_id))), train))
+
+
+def _rows(chosen: Selection, dataset_id: str | None) -> Flow[NDArray[np.int64] | None]:
+    """The dataset's rows that were chosen; None: all of them."""
+    if chosen.rows is None:
+        return None
+    reply = yield Call("GET", f"/v1/datasets/{segment(dataset_id or chosen.dataset)}")
+    parts = parse_rows(chosen.rows, reply.read(DatasetRecord).rows or 0).parts
+    return np.concatenate([np.arange(part.start, part.stop, part.step) for part in parts])
 
 
 def info(record: JobRecord) -> Flow[Info]:

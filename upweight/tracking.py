@@ -6,17 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-import httpx2
-
-from upweight.errors import Conflict, InternalError, UpweightError, error_from
-from upweight.exchange import Call, Flow, Pause, UnexpectedAnswer, segment
+from upweight.errors import InternalError, UpweightError, error_from
+from upweight.exchange import Call, Flow, segment
 from upweight.progress import Bar, Bars
 from upweight.schema import TERMINAL, JobRecord, JobState
-from upweight.transport import ConnectionFailed
 from upweight.waiting import WaitTimedOut, left, paced
 
 WATCHED_POLL = 1.0  # seconds that a poll is held while someone watches the progress
-LOSSES = 3  # streams lost without one event between, after which events are polled
 
 OnProgress = Callable[[JobRecord], None]
 
@@ -42,6 +38,11 @@ def act(job_id: str, action: Literal["cancel", "retry"]) -> Flow[JobRecord]:
     """Asks for a job's end, or for another run of it."""
     reply = yield Call("POST", f"{path(job_id)}/{action}", creates=action == "retry")
     return reply.read(JobRecord)
+
+
+def delete(job_id: str) -> Flow[None]:
+    """Removes an ended job and its result."""
+    yield Call("DELETE", path(job_id))
 
 
 def ended(record: JobRecord) -> bool:
@@ -112,62 +113,3 @@ def _show(record: JobRecord, bar: Bar) -> None:
         bar.unit = progress.unit
     done, total = (progress.done, progress.total) if progress else (0, None)
     bar.to(done, total, f"{record.id}  {stage}")
-
-
-class Following:
-    """A job's events over broken streams: what to ask for next, what is news, when it is over."""
-
-    def __init__(self, job_id: str, hold: float) -> None:
-        self.job_id = job_id
-        self.ended = False
-        self.polls = False
-        self._hold = hold
-        self._newest = -1
-        self._losses = 0
-
-    def call(self) -> Call:
-        """The stream, from after the newest event that came."""
-        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-        if self._newest >= 0:
-            headers["Last-Event-ID"] = str(self._newest)
-        return Call("GET", f"{path(self.job_id)}/events", headers=headers)
-
-    def poll(self) -> Flow[JobRecord]:
-        """The record, where streams don't get through."""
-        return paced(fetch(self.job_id, min(WATCHED_POLL, self._hold)), ended)
-
-    def heard(self, event: httpx2.ServerSentEvent) -> JobRecord | None:
-        """The record of an event, if it is news."""
-        if event.event != "job":
-            return None
-        try:
-            record = JobRecord.model_validate_json(event.data)
-        except ValueError as exc:
-            raise UnexpectedAnswer("an event of the job is no job record") from exc
-        self._losses = 0
-        return record if self.is_news(record) else None
-
-    def is_news(self, record: JobRecord) -> bool:
-        """Whether the record is newer than all before."""
-        self.ended = ended(record)
-        if record.revision <= self._newest:
-            return False
-        self._newest = record.revision
-        return True
-
-    def lost(self, error: UpweightError | None = None) -> Flow[None]:
-        """The stream broke: raises what no second try mends, else waits a moment."""
-        self._losses += 1
-        unstreamable = isinstance(error, UnexpectedAnswer) or getattr(error, "status", 0) in (
-            404, 405, 406, 501,
-        )  # fmt: skip
-        transient = (
-            error is None
-            or isinstance(error, ConnectionFailed | Conflict)
-            or (error.status >= 429 and not unstreamable)
-        )
-        if not (unstreamable or transient):
-            assert error is not None
-            raise error
-        self.polls = unstreamable or self._losses >= LOSSES
-        yield Pause(0.0 if self.polls else 0.1 * 2**self._losses)

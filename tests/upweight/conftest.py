@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.upweight.local_server import Server, running
+from tests.upweight.local_server import Answer, Asked, Server, answer, running
 from upweight import Client
 from upweight import connection as patience
 
@@ -33,3 +35,27 @@ def server() -> Iterator[Server]:
 def client(server: Server) -> Iterator[Client]:
     with Client(server.url, "key-of-mine", timeout=5.0) as client:
         yield client
+
+
+@pytest.fixture
+def blobs(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """What is uploaded, by digest."""
+    kept: dict[str, bytes] = {}
+    scripted = server.next_answer
+
+    def next_answer(asked: Asked) -> Answer:
+        found = re.fullmatch(r"/v1/blobs/(sha256:[0-9a-f]{64})", asked.path)
+        if found is None:
+            return scripted(asked)
+        if asked.method == "PUT":
+            kept[found[1]] = asked.body
+            return answer(201, {"digest": found[1], "size_bytes": len(asked.body)})
+        return answer(200 if found[1] in kept else 404)
+
+    monkeypatch.setattr(server, "next_answer", next_answer)
+    return kept
+
+
+def posted(server: Server) -> Any:
+    """The body of the first POST that came."""
+    return next(asked.json for asked in server.asked if asked.method == "POST")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -208,21 +207,6 @@ def test_a_handle_sees_the_job_end_and_can_cancel_it(server: Server, client: Cli
     assert result.job.state == "queued"
     assert result.wait().shape == (2, 3)
     assert result.cancel().job.state == "cancelling"
-
-
-def test_results_are_saved_as_npy_and_npz(server: Server, client: Client, tmp_path: Path) -> None:
-    matrix = np.arange(6, dtype=np.float32).reshape(2, 3)
-    server.on("GET", PATH, answer(200, records.influences([2, 3], "matrix", "mean")))
-    server.on("GET", f"{PATH}/influences", answer(200, npy(matrix)))
-    server.on("GET", f"{PATH}/mean", answer(200, npy(matrix.mean(0))))
-    result = client.jobs.result(records.JOB)
-    np.testing.assert_array_equal(np.load(result.save(tmp_path / "r.npy")), matrix)
-    with np.load(result.save(tmp_path / "r.npz")) as saved:
-        assert set(saved) == {"influences", "mean"}
-        np.testing.assert_array_equal(saved["mean"], matrix.mean(0))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.npy", "r.npz"]
-    with pytest.raises(ValueError, match=r"\.npz"):
-        result.save(tmp_path / "r.csv")
 
 
 def test_self_influences_are_one_number_a_row(server: Server, client: Client) -> None:

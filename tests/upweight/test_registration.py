@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +12,13 @@ from safetensors.numpy import load
 from torch import nn
 
 from tests.upweight import records
-from tests.upweight.local_server import Answer, Asked, Handler, Server, answer
+from tests.upweight.conftest import posted
+from tests.upweight.local_server import Asked, Handler, Server, answer
 from upweight import Client, WaitTimedOut, errors
-from upweight.client import columns
+from upweight.client.intake import stream
 
 X = np.random.default_rng(0).random((10, 3), dtype=np.float32)
 Y = np.arange(10) % 3
-
-
-@pytest.fixture
-def blobs(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    kept: dict[str, bytes] = {}
-    scripted = server.next_answer
-
-    def next_answer(asked: Asked) -> Answer:
-        found = re.fullmatch(r"/v1/blobs/(sha256:[0-9a-f]{64})", asked.path)
-        if found is None:
-            return scripted(asked)
-        if asked.method == "PUT":
-            kept[found[1]] = asked.body
-            return answer(201, {"digest": found[1], "size_bytes": len(asked.body)})
-        return answer(200 if found[1] in kept else 404)
-
-    monkeypatch.setattr(server, "next_answer", next_answer)
-    return kept
-
-
-def posted(server: Server) -> Any:
-    return next(asked.json for asked in server.asked if asked.method == "POST")
 
 
 def test_arrays_become_a_dataset_with_y_as_its_target(
@@ -113,7 +91,7 @@ def test_a_column_may_have_the_name_of_a_keyword(
 def test_a_large_dataset_becomes_shards_in_order(
     server: Server, client: Client, blobs: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(columns, "SHARD", 80)
+    monkeypatch.setattr(stream, "SHARD", 80)
     server.on("POST", "/v1/datasets", answer(202, records.dataset()))
     client.datasets.register("d", x=X, y=Y)
     shards = [load(blobs[digest])["y"] for digest in posted(server)["blobs"]]
@@ -128,14 +106,14 @@ def test_files_are_shards_and_their_names_tell_the_format(
     for path in paths:
         np.savez(path, x=X, y=Y, name=np.array([str(path.name)]))
     server.on("POST", "/v1/datasets", answer(202, records.dataset()))
-    client.datasets.register_files("d", paths)
+    client.datasets.register("d", paths)
     assert posted(server)["format"] == "npz"
     assert [blobs[digest] for digest in posted(server)["blobs"]] == [p.read_bytes() for p in paths]
 
 
 def test_files_of_unknown_format_are_refused_with_the_choices(client: Client) -> None:
     with pytest.raises(errors.InvalidRequest, match="parquet"):
-        client.datasets.register_files("d", ["rows.csv"])
+        client.datasets.register("d", ["rows.csv"])
 
 
 def test_a_live_module_is_exported_uploaded_and_waited_for(

@@ -1,4 +1,4 @@
-"""Datasets: from arrays, or from files that exist, to a checked record."""
+"""Datasets: from rows of any kind, or from files that exist, to a checked record."""
 
 from __future__ import annotations
 
@@ -8,47 +8,83 @@ from typing import Any
 
 from upweight.client.blobs import put, put_source
 from upweight.client.checking import Checked, until_checked
-from upweight.client.columns import columns_of, format_of, roles, shards
 from upweight.client.content import Source, tensors_content
 from upweight.client.description import Description
+from upweight.client.files import FORMATS, files_of, format_of, npy_columns
+from upweight.client.intake import Incoming, incoming
 from upweight.client.paging import Listing, items, items_async, listing
 from upweight.client.request import reference
+from upweight.client.roles import roles
+from upweight.errors import InvalidRequest
 from upweight.exchange import Call, Flow, Work, segment
 from upweight.progress import Bars
-from upweight.safetensors_file import Tensor
 from upweight.schema import DatasetRecord, DatasetRequest
 from upweight.transport import AsyncTransport, Transport
 
 DATASETS = Checked("/v1/datasets", DatasetRecord)
 
 Reference = str | DatasetRecord
+NO_BLOB = "sha256:" + "0" * 64  # stands for what is not uploaded yet while the rest is checked
 
 
-def register_arrays(
-    bars: Bars, about: Description, arrays: Mapping[str, Any]
+def register(
+    bars: Bars,
+    about: Description,
+    data: Any,
+    uri: str | None,
+    format: str | None,
+    arrays: Mapping[str, Any],
 ) -> Flow[DatasetRecord]:
-    """Writes the arrays as shards, uploads and registers them."""
-    columns: dict[str, Tensor] = yield Work(lambda: columns_of(arrays))
-    inputs, targets = roles(list(columns), about.inputs, about.targets)
-    # The names are checked before gigabytes are sent under them.
-    source = {"format": "safetensors", "inputs": inputs, "targets": targets}
-    about.request(**source, blobs=("sha256:" + "0" * 64,))
-    parts = list(shards({name: columns[name] for name in (*inputs, *targets)}))
-    digests = []
-    for number, shard in enumerate(parts, start=1):
-        label = about.name if len(parts) == 1 else f"{about.name} {number}/{len(parts)}"
-        blob = yield from put(tensors_content(shard, label), bars)
+    """Uploads what has to be, registers it, and waits for the check."""
+    if uri is not None:
+        request = _elsewhere(about, uri, format, data is not None or bool(arrays))
+        return (yield from _registered(bars, about, request))
+    files = files_of(data)
+    if files is None or npy_columns(files) is not None:
+        return (yield from register_rows(bars, about, data, files, arrays))
+    return (yield from register_files(bars, about, files, format))
+
+
+def register_rows(
+    bars: Bars, about: Description, data: Any, files: list[Any] | None, arrays: Mapping[str, Any]
+) -> Flow[DatasetRecord]:
+    """Writes rows as shards, uploads and registers them, a shard at a time."""
+    data = data if files is None else npy_columns(files)
+    came: Incoming = yield Work(
+        lambda: incoming(data, arrays, about.inputs, about.targets, about.class_names)
+    )
+    about = about.filled(came.preview, came.class_names)
+    digests: list[str] = []
+    inputs: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    while (shard := (yield Work(lambda: next(came.shards, None)))) is not None:
+        if not digests:  # the names are checked before gigabytes are sent under them
+            wanted = (
+                came.inputs or about.inputs,
+                about.targets if came.targets is None else came.targets,
+            )
+            inputs, targets = roles(list(shard), *wanted)
+            about.request(format="safetensors", inputs=inputs, targets=targets, blobs=(NO_BLOB,))
+        label = (
+            about.name
+            if came.count == 1
+            else f"{about.name} {len(digests) + 1}/{came.count or '?'}"
+        )
+        content = tensors_content({name: shard[name] for name in (*inputs, *targets)}, label)
+        blob = yield from put(content, bars)
         digests.append(blob.digest)
-    return (yield from _registered(bars, about, about.request(**source, blobs=tuple(digests))))
+    request = about.request(
+        format="safetensors", inputs=inputs, targets=targets, blobs=tuple(digests)
+    )
+    return (yield from _registered(bars, about, request))
 
 
 def register_files(
-    bars: Bars, about: Description, paths: Sequence[Source] | Source, format: str | None
+    bars: Bars, about: Description, sources: Sequence[Source], format: str | None
 ) -> Flow[DatasetRecord]:
     """Uploads files as shards in order and registers them."""
-    sources: list[Any] = list(paths) if isinstance(paths, list | tuple) else [paths]
     chosen = format or format_of(sources)
-    about.request(format=chosen, blobs=("sha256:" + "0" * 64,))
+    about.request(format=chosen, blobs=(NO_BLOB,))
     digests = []
     for source in sources:
         blob = yield from put_source(source, bars)
@@ -57,9 +93,13 @@ def register_files(
     return (yield from _registered(bars, about, request))
 
 
-def register_uri(bars: Bars, about: Description, uri: str, format: str) -> Flow[DatasetRecord]:
-    """Registers what lies in the object storage already."""
-    return (yield from _registered(bars, about, about.request(format=format, uri=uri)))
+def _elsewhere(about: Description, uri: str, format: str | None, too_much: bool) -> DatasetRequest:
+    """The request for what lies in the object storage already."""
+    if too_much:
+        raise InvalidRequest("give data to upload, or the uri of what is stored already; not both")
+    if format is None:
+        raise InvalidRequest(f"with a uri, give format= one of {sorted(FORMATS.values())}")
+    return about.request(format=format, uri=uri)
 
 
 def _registered(bars: Bars, about: Description, request: DatasetRequest) -> Flow[DatasetRecord]:
@@ -94,8 +134,10 @@ class Datasets:
     def register(
         self,
         name: str,
-        columns: Mapping[str, Any] | None = None,
+        data: Any = None,
         *,
+        uri: str | None = None,
+        format: str | None = None,
         inputs: Sequence[str] | str | None = None,
         targets: Sequence[str] | str | None = None,
         preview: Any = None,
@@ -105,53 +147,23 @@ class Datasets:
         timeout: float | None = None,
         **arrays: Any,
     ) -> DatasetRecord:
-        """Registers arrays and waits for the check: `register("digits-train", x=x_train, y=y_train)`.
+        """Registers rows and waits for the check: `register("digits-train", x=x_train, y=y_train)`.
 
-        Columns are numpy arrays, torch tensors or lists, one entry a row; a column whose name is a parameter here
-        goes into `columns`. A column `y` is the target and the rest are inputs, unless `inputs` or `targets` name
-        others.
+        Columns are numpy arrays, torch tensors or lists, one entry a row; a column `y` is the target and the rest
+        are inputs, unless `inputs` or `targets` name others. Instead of them, `data` is one of these:
+
+        - a dict of columns, for names that are parameters here;
+        - a pandas DataFrame: its feature columns become one matrix `x`; `targets="label"` is (rows,),
+          `targets=["price"]` a matrix `y`; words and categories become class numbers;
+        - a torch Dataset or an unshuffled DataLoader, Hugging Face's datasets, or any rows as dicts or tuples,
+          (x, y) unless `inputs` and `targets` name the parts: sent in shards, never in memory whole;
+        - paths of safetensors, npz or parquet files, shards in order; or of .npy files, one a column.
+
+        `uri`: a prefix of the object storage that the operator allows, with what `format` is there.
         """
         about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
                             self.link.connection.hold)  # fmt: skip
-        return self.link.run(register_arrays(self.bars, about, {**(columns or {}), **arrays}))
-
-    def register_files(
-        self,
-        name: str,
-        paths: Sequence[Source] | Source,
-        *,
-        format: str | None = None,
-        inputs: Sequence[str] | str | None = None,
-        targets: Sequence[str] | str | None = None,
-        preview: Any = None,
-        class_names: Sequence[str] = (),
-        labels: Mapping[str, str] | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
-    ) -> DatasetRecord:
-        """Registers safetensors, npz or parquet files, as shards in order."""
-        about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
-                            self.link.connection.hold)  # fmt: skip
-        return self.link.run(register_files(self.bars, about, paths, format))
-
-    def register_uri(
-        self,
-        name: str,
-        uri: str,
-        *,
-        format: str,
-        inputs: Sequence[str] | str | None = None,
-        targets: Sequence[str] | str | None = None,
-        preview: Any = None,
-        class_names: Sequence[str] = (),
-        labels: Mapping[str, str] | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
-    ) -> DatasetRecord:
-        """Registers what lies under a prefix of the object storage that the operator allows."""
-        about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
-                            self.link.connection.hold)  # fmt: skip
-        return self.link.run(register_uri(self.bars, about, uri, format))
+        return self.link.run(register(self.bars, about, data, uri, format, arrays))
 
     def get(self, dataset: Reference) -> DatasetRecord:
         """The record of an id or a name (`digits-train`, `digits-train@2`)."""
@@ -190,8 +202,10 @@ class AsyncDatasets:
     async def register(
         self,
         name: str,
-        columns: Mapping[str, Any] | None = None,
+        data: Any = None,
         *,
+        uri: str | None = None,
+        format: str | None = None,
         inputs: Sequence[str] | str | None = None,
         targets: Sequence[str] | str | None = None,
         preview: Any = None,
@@ -204,45 +218,7 @@ class AsyncDatasets:
         """See `Datasets.register`."""
         about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
                             self.link.connection.hold)  # fmt: skip
-        return await self.link.run(register_arrays(self.bars, about, {**(columns or {}), **arrays}))
-
-    async def register_files(
-        self,
-        name: str,
-        paths: Sequence[Source] | Source,
-        *,
-        format: str | None = None,
-        inputs: Sequence[str] | str | None = None,
-        targets: Sequence[str] | str | None = None,
-        preview: Any = None,
-        class_names: Sequence[str] = (),
-        labels: Mapping[str, str] | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
-    ) -> DatasetRecord:
-        """See `Datasets.register_files`."""
-        about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
-                            self.link.connection.hold)  # fmt: skip
-        return await self.link.run(register_files(self.bars, about, paths, format))
-
-    async def register_uri(
-        self,
-        name: str,
-        uri: str,
-        *,
-        format: str,
-        inputs: Sequence[str] | str | None = None,
-        targets: Sequence[str] | str | None = None,
-        preview: Any = None,
-        class_names: Sequence[str] = (),
-        labels: Mapping[str, str] | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
-    ) -> DatasetRecord:
-        """See `Datasets.register_uri`."""
-        about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
-                            self.link.connection.hold)  # fmt: skip
-        return await self.link.run(register_uri(self.bars, about, uri, format))
+        return await self.link.run(register(self.bars, about, data, uri, format, arrays))
 
     async def get(self, dataset: Reference) -> DatasetRecord:
         """See `Datasets.get`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from upweight.client.request import validated
@@ -23,6 +23,12 @@ class Description:
     wait: bool
     timeout: float | None
     hold: float
+
+    def filled(self, preview: Any, class_names: Sequence[str]) -> Description:
+        """With what the data says of itself, where the caller said nothing."""
+        return replace(
+            self, preview=self.preview or preview, class_names=self.class_names or class_names
+        )
 
     def request(self, **source: Any) -> DatasetRequest:
         """The request, checked."""

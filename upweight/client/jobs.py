@@ -12,12 +12,12 @@ from upweight import tracking
 from upweight.async_results import ASYNC_RESULTS, AsyncResult
 from upweight.client.paging import Listing, items, items_async, listing
 from upweight.client.request import Referable, invalid, reference
-from upweight.errors import UpweightError
 from upweight.exchange import Call, Flow
+from upweight.following import followed, followed_async
 from upweight.progress import Bars
 from upweight.results import RESULTS, Result
 from upweight.schema import JobRecord, JobRequest
-from upweight.tracking import Following, OnProgress
+from upweight.tracking import OnProgress
 from upweight.transport import AsyncTransport, Transport
 
 Reference = str | JobRecord
@@ -35,11 +35,6 @@ def create(request: BaseModel | Mapping[str, Any]) -> Flow[JobRecord]:
     body = checked.model_dump(mode="json", exclude_unset=True)
     reply = yield Call("POST", "/v1/jobs", json={"kind": checked.kind, **body}, creates=True)
     return reply.read(JobRecord)
-
-
-def delete(job: Reference) -> Flow[None]:
-    """Removes an ended job and its result."""
-    yield Call("DELETE", tracking.path(reference(job)))
 
 
 def wait(
@@ -118,24 +113,7 @@ class Jobs:
 
     def events(self, job: Reference) -> Iterator[JobRecord]:
         """Every change of the job until it ends; broken streams are resumed, or replaced by polling."""
-        following = Following(reference(job), self.link.connection.hold)
-        while not following.ended:
-            if following.polls:
-                record = self.link.run(following.poll())
-                if following.is_news(record):
-                    yield record
-                continue
-            error: UpweightError | None = None
-            try:
-                for event in self.link.events(following.call()):
-                    news = following.heard(event)
-                    if news is not None:
-                        yield news
-                    if following.ended:
-                        return
-            except UpweightError as caught:
-                error = caught
-            self.link.run(following.lost(error))
+        return followed(self.link, reference(job))
 
     def cancel(self, job: Reference) -> JobRecord:
         """Asks for the job's end."""
@@ -147,7 +125,7 @@ class Jobs:
 
     def delete(self, job: Reference) -> None:
         """Removes an ended job and its result."""
-        self.link.run(delete(job))
+        self.link.run(tracking.delete(reference(job)))
 
 
 @dataclass(frozen=True)
@@ -194,26 +172,9 @@ class AsyncJobs:
         hold = self.link.connection.hold
         return await self.link.run(wait(job, self.bars, hold, timeout, on_progress, progress))
 
-    async def events(self, job: Reference) -> AsyncIterator[JobRecord]:
+    def events(self, job: Reference) -> AsyncIterator[JobRecord]:
         """See `Jobs.events`; iterate with `async for`."""
-        following = Following(reference(job), self.link.connection.hold)
-        while not following.ended:
-            if following.polls:
-                record = await self.link.run(following.poll())
-                if following.is_news(record):
-                    yield record
-                continue
-            error: UpweightError | None = None
-            try:
-                async for event in self.link.events(following.call()):
-                    news = following.heard(event)
-                    if news is not None:
-                        yield news
-                    if following.ended:
-                        return
-            except UpweightError as caught:
-                error = caught
-            await self.link.run(following.lost(error))
+        return followed_async(self.link, reference(job))
 
     async def cancel(self, job: Reference) -> JobRecord:
         """See `Jobs.cancel`."""
@@ -225,4 +186,4 @@ class AsyncJobs:
 
     async def delete(self, job: Reference) -> None:
         """See `Jobs.delete`."""
-        await self.link.run(delete(job))
+        await self.link.run(tracking.delete(reference(job)))

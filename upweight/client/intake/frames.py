@@ -1,0 +1,103 @@
+"""pandas DataFrames: feature columns become one matrix `x`, as models take it; their names head the preview."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upweight.client.intake.stream import Incoming, columns_of, whole
+from upweight.errors import InvalidRequest
+
+
+def is_frame(data: Any) -> bool:
+    """Whether it is a DataFrame; pandas is not imported here."""
+    return type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns")
+
+
+def from_frame(
+    frame: Any,
+    inputs: Sequence[str] | str | None,
+    targets: Sequence[str] | str | None,
+    class_names: Sequence[str],
+) -> Incoming:
+    """`targets`: a name gives (rows,), a list of names gives a matrix `y` of (rows, names); `inputs`: the others."""
+    names = [str(name) for name in frame.columns]
+    frame = frame.set_axis(names, axis="columns")
+    if targets is None and "y" not in names:
+        raise InvalidRequest(
+            f"which column is the target? Give targets='…' (or targets=() for none); the columns are {names}"
+        )
+    targets = "y" if targets is None else targets
+    wanted = [targets] if isinstance(targets, str) else list(targets)
+    given = [inputs] if isinstance(inputs, str) else inputs
+    features = [name for name in names if name not in wanted] if given is None else list(given)
+    _refuse_unknown([*features, *wanted], names)
+    if not features:
+        raise InvalidRequest("all columns are targets; a dataset needs inputs")
+    columns: dict[str, Any] = {"x": np.column_stack([_numbers(frame, name) for name in features])}
+    found: tuple[str, ...] = ()
+    if isinstance(targets, str):
+        columns[targets if targets != "x" else "y"], found = _target(frame, targets, class_names)
+    elif wanted:
+        columns["y"] = np.column_stack([_numbers(frame, name) for name in wanted])
+    return replace(
+        whole(columns_of(columns)),
+        inputs=("x",),
+        targets=tuple(name for name in columns if name != "x"),
+        preview={"kind": "table", "column": "x", "names": tuple(features)},
+        class_names=found,
+    )
+
+
+def _refuse_unknown(wanted: Sequence[str], names: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in names:
+            raise InvalidRequest(f"there is no column {name!r}; the columns are {list(names)}")
+        if list(names).count(name) > 1:
+            raise InvalidRequest(f"the frame has several columns {name!r}; rename them")
+
+
+def _numbers(frame: Any, name: str) -> NDArray[Any]:
+    """A column as floating-point numbers: float32 stays, all else is float64."""
+    column = frame[name]
+    _refuse_missing(column, name)
+    try:
+        values = column.to_numpy()
+        return np.asarray(values, values.dtype if values.dtype == np.float32 else np.float64)
+    except (TypeError, ValueError):
+        raise InvalidRequest(
+            f"column {name!r} holds {column.dtype}, not numbers; encode it first "
+            "(pandas.get_dummies), or leave it out"
+        ) from None
+
+
+def _target(
+    frame: Any, name: str, class_names: Sequence[str]
+) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Numbers as they are; categories and words as class numbers, with the classes' names."""
+    column = frame[name]
+    _refuse_missing(column, name)
+    if hasattr(column, "cat"):
+        return column.cat.codes.to_numpy(np.int64), tuple(str(c) for c in column.cat.categories)
+    if column.dtype.kind in "iufb":
+        return column.to_numpy(column.dtype.name.lower()), ()
+    numbers = {str(label): at for at, label in enumerate(class_names)}
+    unknown = sorted({str(label) for label in column} - set(numbers))
+    if unknown:
+        raise InvalidRequest(
+            f"target {name!r} holds words, and {unknown[0]!r} is not among class_names; give "
+            "class_names=[…] in the order of the model's outputs"
+        )
+    return np.array([numbers[str(label)] for label in column], np.int64), ()
+
+
+def _refuse_missing(column: Any, name: str) -> None:
+    missing = int(column.isna().sum())
+    if missing:
+        raise InvalidRequest(
+            f"column {name!r} has {missing} missing values; fill them (frame.fillna) or drop the rows"
+        )

@@ -1,0 +1,50 @@
+"""Which kind of thing a caller has given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from upweight.client.intake import frames, torch_data
+from upweight.client.intake.rows import batches_of_rows, batches_of_table, items
+from upweight.client.intake.stream import Incoming, columns_of, streamed, whole
+from upweight.errors import InvalidRequest
+
+TAKEN = (
+    "arrays by name (x=…, y=…), a dict of them, a pandas DataFrame, a torch Dataset or DataLoader, rows as dicts "
+    "or tuples, or paths of files"
+)
+
+
+def incoming(
+    data: Any,
+    arrays: Mapping[str, Any],
+    inputs: Sequence[str] | str | None,
+    targets: Sequence[str] | str | None,
+    class_names: Sequence[str],
+) -> Incoming:
+    """The columns of whatever it is. Raises InvalidRequest."""
+    if data is None or isinstance(data, Mapping):
+        return whole(columns_of({**(data or {}), **arrays}))
+    if arrays:
+        raise InvalidRequest(
+            f"columns are given twice: as {type(data).__name__} and as {', '.join(arrays)}; give one of them"
+        )
+    names = (*_tuple(inputs), *_tuple(targets))
+    if frames.is_frame(data):
+        return frames.from_frame(data, inputs, targets, class_names)
+    if torch_data.is_loader(data):
+        return torch_data.from_loader(data, names)
+    if torch_data.is_dataset(data):
+        return torch_data.from_dataset(data, names)
+    if hasattr(data, "column_names"):
+        return streamed(batches_of_table(data))
+    if hasattr(data, "dtype") and hasattr(data, "shape"):
+        return whole(columns_of({"x": data}))
+    if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
+        raise InvalidRequest(f"{type(data).__name__} is no dataset; give {TAKEN}")
+    return streamed(batches_of_rows(items(data), names))
+
+
+def _tuple(names: Sequence[str] | str | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
