@@ -19,6 +19,7 @@ from upweight.schema import (
     InfluencesJob,
     ModelRecord,
     Selection,
+    SelfInfluencesJob,
     parse_rows,
 )
 from workers.computation import AnyJob, ColumnBlock, Material, compute
@@ -27,6 +28,7 @@ from workers.engine import Problem, TensorRows
 from workers.fits import Fits
 from workers.labels import refuse_labels_out_of_range
 from workers.models import described_layout
+from workers.predictions import store_predictions
 from workers.results import Ranking, ResultWriter
 from workers.watch import Watch
 
@@ -49,6 +51,7 @@ def run(
     writer = ResultWriter(context.objects, ResultPaths(namespace, job["id"]))
     sink = StoringSink(writer, request, material)
     outcome = compute(request, material, context.settings.memory_bytes, watch.progress, sink)
+    _store_predictions(context, writer, request, material, watch)
     watch.progress("finish", 0, 1, "manifests")
     problem = material.problem
     described = {
@@ -74,6 +77,26 @@ def run(
             "size_bytes": size,
         },
     }
+
+
+def _store_predictions(
+    context: Context, writer: ResultWriter, request: AnyJob, material: Material, watch: Watch
+) -> None:
+    train = isinstance(request, InfluencesJob | SelfInfluencesJob)
+    sides = {"test": material.test, "train": material.train if train else None}
+    for side, rows in sides.items():
+        if rows is not None:
+            store_predictions(
+                context.objects,
+                writer.paths,
+                side,
+                material.problem,
+                rows,
+                batch_size=request.batch_size,
+                budget_bytes=context.settings.memory_bytes,
+                progress=watch.progress,
+            )
+            writer.stored.append(f"{side}_predictions")
 
 
 class _Gathering:

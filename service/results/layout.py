@@ -42,6 +42,14 @@ class ResultPaths:
     def info(self) -> str:
         return f"{self.prefix}/info.safetensors"
 
+    def predictions(self, side: str) -> str:
+        """Below it the losses, predictions and targets of `test` or `train` rows lie, in blocks of rows."""
+        return f"{self.prefix}/predictions/{side}"
+
+    def predictions_block(self, side: str, start: int, stop: int) -> str:
+        """Of rows [start, stop); the names sort by row."""
+        return f"{self.predictions(side)}/{start:012d}-{stop:012d}.safetensors"
+
     @property
     def parameters(self) -> str:
         return f"{self.prefix}/parameters.json"

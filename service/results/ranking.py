@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from service.results.formats import Array
-from service.results.slices import influences, mean, tensors
+from service.results.slices import SELF_INFLUENCES, influences, mean, self_influences, tensors
 from service.results.stored import StoredResult
 from service.storage.tensors import read_entry
 from upweight.errors import InvalidRequest, NotStored
@@ -17,9 +17,14 @@ Sign = Literal["helpful", "harmful"]
 
 
 def ranking(result: StoredResult, test: int | None, k: int, sign: Sign) -> Ranking:
-    """The k strongest of a sign, the strongest first. Raises NotStored, InvalidRequest."""
+    """The k strongest of a sign, the strongest first; without a test row by the mean, or by the influence on itself.
+
+    Raises NotStored, InvalidRequest.
+    """
     if test is None:
-        columns, values = strongest(_vector(mean(result)), k, sign)
+        alone = result.has(SELF_INFLUENCES)
+        every = self_influences(result) if alone else _vector(mean(result))
+        columns, values = strongest(every, k, sign)
     else:
         columns, values = _of_row(result, _position(result, test), k, sign)
     rows = result.train_rows()

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from service.dependencies import PartsNow, Reader
 from service.problems import documented
-from service.results import listing, ranking, slices
+from service.results import listing, predictions, ranking, slices
 from service.results.formats import (
     NPY_CONTENT,
     Array,
@@ -30,7 +30,7 @@ from upweight.errors import (
     Unauthorized,
     Unavailable,
 )
-from upweight.schema import Files, InfluenceSlice, Info, Ranking
+from upweight.schema import Files, InfluenceSlice, Info, PredictedRows, Ranking
 
 router = APIRouter(
     prefix="/v1/jobs/{id}",
@@ -105,7 +105,11 @@ def influences(
 def top(
     result: Result,
     test: Annotated[
-        int | None, Query(description="Row of the matrix; left out: the mean over all.")
+        int | None,
+        Query(
+            description="Row of the matrix; left out: the mean over all, or for kind `self_influences` the influence "
+            "of each row on itself."
+        ),
     ] = None,
     k: Annotated[int, Query(ge=1, le=100_000)] = 20,
     sign: Literal["helpful", "harmful"] = "helpful",
@@ -128,6 +132,29 @@ def self_influences(result: Result, accept: Accept = None) -> Response:
 
 def _vector(result: StoredResult, values: Array, accept: str | None) -> Response:
     return _numbers(result, Numbers(values.shape, values.dtype, iter([values])), accept)
+
+
+@router.get("/rows")
+def rows(
+    result: Result,
+    side: predictions.Side = "test",
+    rows: Axis = None,
+    sort: Annotated[
+        predictions.Sort,
+        Query(description="`-` in front: the largest first. Of no effect together with `rows`."),
+    ] = "position",
+    offset: Annotated[int, Query(ge=0, le=1_000_000, description="Rows to leave out.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Rows at most.")] = 50,
+) -> PredictedRows:
+    """The model's loss, prediction and target of each row: at positions, or sorted."""
+    found = predictions.Predictions.of(result, side)
+    if rows is None:
+        return found.ordered(sort, offset, limit)
+    chosen = positions(rows, found.total(), "rows")
+    if len(chosen) > limit:
+        words = f"{len(chosen)} rows are more than limit={limit} (at most 1000); ask for fewer"
+        raise InvalidRequest.field("query:rows", words, rows)
+    return found.at(chosen)
 
 
 @router.get("/factors", responses=_NUMBERS)

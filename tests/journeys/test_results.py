@@ -11,6 +11,8 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
 from service.local.background import Running
 from service.results.layout import ResultPaths
@@ -159,6 +161,31 @@ def test_the_hessian_of_direct_inversion_can_be_fetched(
     exact = iris.formula.damped.numpy()
     undamped = exact - iris.damping * np.eye(iris.size)
     assert min(np.abs(stored - exact).max(), np.abs(stored - undamped).max()) < 1e-12
+
+
+def test_losses_and_predictions_are_those_of_the_model(
+    http: httpx2.Client, whole: InfluenceResult, iris: Subject
+) -> None:
+    with torch.no_grad():
+        outputs = iris.module(iris.x_train)
+    losses = cross_entropy(outputs, iris.y_train, reduction="none").numpy()
+    answer = http.get(f"{path(whole)}/rows", params={"side": "train", "sort": "-loss", "limit": 9})
+    items = answer.json()["items"]
+    chosen = np.arange(0, len(losses), 2)
+    assert [item["row"] for item in items] == chosen[np.argsort(-losses[chosen])][:9].tolist()
+    for item in items:
+        assert item["loss"] == pytest.approx(losses[item["row"]], abs=1e-12)
+        assert item["prediction"] == int(outputs[item["row"]].argmax())
+        assert item["target"] == int(iris.y_train[item["row"]])
+    test = http.get(f"{path(whole)}/rows", params={"rows": "-1"}).json()["items"][0]
+    assert test["row"] == 3
+
+
+def test_rows_of_a_dataset_are_those_registered(http: httpx2.Client, iris: Subject) -> None:
+    answer = http.get(f"/v1/datasets/{iris.train}/rows", params={"rows": "3,100:105"}).json()
+    assert answer["rows"] == [3, *range(100, 105)]
+    np.testing.assert_array_equal(answer["columns"]["x"], iris.x_train[answer["rows"]])
+    np.testing.assert_array_equal(answer["columns"]["y"], iris.y_train[answer["rows"]])
 
 
 def test_every_file_has_the_size_and_digest_that_is_said(

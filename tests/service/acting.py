@@ -154,7 +154,7 @@ class Acting:
         self.parts.lifecycle.fail(NAMESPACE, id, job["attempt"], error)
 
     def succeed(self, id: str, **arrays: Any) -> None:
-        """A worker takes the job and stores `matrix`, `mean`, `top`, `factors` or `info`."""
+        """A worker takes the job and stores `matrix`, `mean`, `top`, `factors`, `info`, `test_predictions`, …"""
         job = self.begin(id)
         paths, objects = ResultPaths(NAMESPACE, id), self.parts.objects
         matrix = arrays.get("matrix")
@@ -166,9 +166,13 @@ class Acting:
         for name in ("mean", "factors"):
             if name in arrays:
                 write_tensors(objects, getattr(paths, name), {name: arrays[name]})
+        if "self_influences" in arrays:
+            write_tensors(objects, paths.mean, {"self_influences": arrays["self_influences"]})
         for name in ("top", "info"):
             if name in arrays:
                 write_tensors(objects, getattr(paths, name), arrays[name])
+        for side in ("test", "train"):
+            self._store_predictions(paths, side, arrays.get(f"{side}_predictions", {}))
         objects.put(paths.manifest, b'{"files": []}')
         shape = arrays.get("shape") or (list(matrix.shape) if matrix is not None else None)
         result = {
@@ -180,3 +184,12 @@ class Acting:
         }
         outcome = {"result": result, "info": {"iterations": 7}}
         self.parts.lifecycle.succeed(NAMESPACE, id, job["attempt"], outcome)
+
+    def _store_predictions(self, paths: ResultPaths, side: str, named: dict[str, Any]) -> None:
+        """In blocks of four rows."""
+        count = len(named.get("losses", ()))
+        for start in range(0, count, 4):
+            stop = min(start + 4, count)
+            path = paths.predictions_block(side, start, stop)
+            block = {name: values[start:stop] for name, values in named.items()}
+            write_tensors(self.parts.objects, path, block)

@@ -43,10 +43,34 @@ class Ranking(Answer):
     """The k most helpful or most harmful training rows, the strongest first."""
 
     test: int | None = Field(
-        description="Row of the influence matrix; null: the mean over all test rows."
+        description="Row of the influence matrix; null: the mean over all test rows, or the influence of each row "
+        "on itself."
     )
     sign: Literal["helpful", "harmful"]
     items: list[Ranked]
+
+
+class PredictedRow(Answer):
+    """What the model makes of one row. Null where there is no single number of it."""
+
+    position: int = Field(description="Row (`test`) or column (`train`) of the influence matrix.")
+    row: int = Field(description="Row of the dataset.")
+    loss: float | None = None
+    prediction: int | float | None = Field(None, description="The class, or the number expected.")
+    target: int | float | None = Field(None, description="The label, or the number.")
+    error: float | None = Field(
+        None,
+        description="For classes: 0 where the prediction is the label, 1 where not; for sequences the share of "
+        "positions that are wrong.",
+    )
+
+
+class PredictedRows(Answer):
+    """Rows of a result with the model's loss and prediction."""
+
+    side: Literal["test", "train"]
+    total: int = Field(description="Rows of this side in all.")
+    items: list[PredictedRow]
 
 
 class ArraySpec(Answer):

@@ -28,6 +28,7 @@ from workers.engine.inversion.lissa import Lissa
 from workers.engine.inversion.solution import Inverse, Operator, Solution, Status
 from workers.engine.losses import Loss, make_loss
 from workers.engine.precision import Agreement, Precision
+from workers.engine.predictions import Predictions, row_predictions
 from workers.engine.problem import ParameterSlice, Problem
 from workers.engine.progress import Progress
 from workers.engine.rows import Batch, Rows, TensorRows
@@ -53,6 +54,7 @@ __all__ = [
     "OutOfMemory",
     "ParameterSlice",
     "Precision",
+    "Predictions",
     "Problem",
     "Progress",
     "Rows",
@@ -68,6 +70,7 @@ __all__ = [
     "perturb_at",
     "perturbation",
     "row_gradients",
+    "row_predictions",
     "self_influence",
     "up",
 ]
