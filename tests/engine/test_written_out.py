@@ -137,14 +137,36 @@ def test_exported_programs_are_written_out_too(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "wholly"), [("residual_network", True), ("along_a_line", True), ("attention", False)]
+    ("name", "way"),
+    [
+        ("attention", "graph"),
+        ("convolutional", "graph"),
+        ("group_norm", "reverse_loop"),
+        ("recurrent", "reverse_batched"),
+    ],
 )
-def test_what_is_written_out_to_the_last_node_is_taken_untimed(name: str, wholly: bool) -> None:
-    problem, batch = problem_of(name)
-    assert graph_product(problem).is_written_out(problem, batch) == wholly
-    hessian = Hessian(problem, TensorRows(batch.inputs, batch.targets))
-    hessian.matmat(torch.randn(3, problem.size, dtype=torch.float64))
-    assert not wholly or hessian.product_name == "graph"
+def test_the_way_is_chosen_by_a_rule_and_the_same_in_every_process(name: str, way: str) -> None:
+    if name in MODELS:
+        problem, batch = problem_of(name)
+        rows = TensorRows(batch.inputs, batch.targets)
+    else:
+        case = make(name)
+        problem, rows = Problem(case.module, make_loss(case.loss)), case.train
+    vectors = torch.randn(3, problem.size, dtype=torch.float64)
+    found = [Hessian(problem, rows) for _ in range(2)]
+    one, other = (hessian.matmat(vectors) for hessian in found)
+    assert [hessian.product_name for hessian in found] == [way, way]
+    assert torch.equal(one, other)
+
+
+def test_where_a_convolution_is_left_to_torch_no_way_vectorises_it() -> None:
+    module = nn.Sequential(
+        nn.Conv1d(2, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(20, 3)
+    )
+    rows = TensorRows(torch.randn(6, 2, 7), torch.arange(6) % 3)
+    hessian = Hessian(Problem(module.eval(), make_loss("cross_entropy")), rows)
+    hessian.matmat(torch.randn(3, hessian.shape[0]))
+    assert hessian.product_name == "reverse_loop"
 
 
 def test_the_way_can_be_fixed_by_its_name() -> None:

@@ -21,7 +21,7 @@ from workers.engine.dense.symmetry import symmetrise
 from workers.engine.errors import BadParameter, NotFinite, OutOfMemory, ShapeMismatch
 from workers.engine.problem import Problem, locate_nonfinite, refuse_nonfinite_rows
 from workers.engine.products import Apply, Product
-from workers.engine.products.choice import PROBE_ROWS, fastest
+from workers.engine.products.choice import PROBE_ROWS, chosen
 from workers.engine.products.reverse import ReverseLoop
 from workers.engine.progress import Progress, silent
 from workers.engine.rows import Batch, Rows
@@ -47,8 +47,8 @@ class Hessian:
 
     `passes` counts multiplications of a block with the whole training set, `products` the vectors
     in them. The way of multiplying is chosen at the first product, and again when the block's width
-    goes from one vector to several or back; `product_name` tells it. Where it is chosen by a timing,
-    results differ by rounding from run to run: `product` fixes it by its name.
+    goes from one vector to several or back, by a rule of model and device: the same everywhere.
+    `product_name` tells it, `product` fixes it by its name.
     """
 
     def __init__(
@@ -274,10 +274,11 @@ class Hessian:
     def _way(self, batch: Batch, vectors: Tensor) -> Product:
         several = vectors.shape[0] > 1
         if several not in self._ways:
-            self._ways[several] = fastest(
+            self._ways[several] = chosen(
                 self.problem,
                 batch,
-                vectors[: self._block.vectors],
+                several=several,
+                row_bytes=self._row_bytes,
                 named=self._named,
                 between=lambda: self._tell(batch),
             )

@@ -29,7 +29,7 @@ from workers.engine.inversion.solution import Solution
 from workers.engine.precision import Agreement, Precision, agreement, checked, product
 from workers.engine.problem import Problem, locate_nonfinite
 from workers.engine.products import Product
-from workers.engine.products.choice import fastest
+from workers.engine.products.choice import chosen
 from workers.engine.products.mixed import InputVariable, ModuleVariable, Variable, mixed_ways
 from workers.engine.progress import Progress, silent
 from workers.engine.rows import Batch, Rows
@@ -150,9 +150,10 @@ def _mixed(
     kind = problem.device.type
     vectors = min(len(factors), vectors_at_once(kind))
     value_bytes = variable.initial(problem, first).numel() * problem.theta.element_size()
-    row_bytes = activation_bytes(problem, rows) * (1 + vectors) + len(factors) * value_bytes
+    activations = activation_bytes(problem, rows)
+    row_bytes = activations * (1 + vectors) + len(factors) * value_bytes
     block = Block(rows_at_once(batch_size, len(rows), row_bytes, budget, kind), vectors)
-    chosen: list[Product] = []
+    way: list[Product] = []
     tell = progress or silent
 
     def tell_of(batch: Batch) -> None:
@@ -160,14 +161,20 @@ def _mixed(
 
     def work(batch: Batch) -> Tensor:
         batch = problem.placed(batch)
-        if not chosen:
-            ways = mixed_ways(problem, variable)
-            way = fastest(
-                problem, batch, factors, ways, named=product, between=lambda: tell_of(batch)
+        if not way:
+            way.append(
+                chosen(
+                    problem,
+                    batch,
+                    mixed_ways(problem, variable),
+                    several=len(factors) > 1,
+                    row_bytes=activations,
+                    named=product,
+                    between=lambda: tell_of(batch),
+                )
             )
-            chosen.append(way)
         with twice_differentiable():
-            apply = chosen[0].prepare(problem, batch)
+            apply = way[0].prepare(problem, batch)
             parts: list[Tensor] = []
             for part in torch.split(factors, block.vectors):
                 if parts:

@@ -1,6 +1,6 @@
 """Ways to multiply second derivatives of a batch's summed loss with vectors.
 
-All are exact; which one is fastest depends on the model and the device, so `choice` times them.
+All are exact; which one is fastest depends on the model and the device: `choice` has the rule.
 A way is prepared once for a batch and then applied to any number of blocks of vectors.
 """
 

@@ -1,36 +1,36 @@
-"""Which way to multiply: the fastest that works and agrees, by a short timing on one block."""
+"""Which way to multiply: by a rule of the model and the device, so that every worker takes the same.
+
+The clock would choose now one and now another, and results would differ by rounding. What was
+measured is in the rule: a graph written out node by node beats torch's own ways wherever it works;
+torch's vectorised pass saves calls on small models, and is slower than one pass a vector where a
+row's activations are many, or where it makes a grouped convolution of a plain one.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx, nn
 
 from workers.engine.errors import BadParameter, EngineError, UnsupportedOperator
 from workers.engine.problem import Problem
 from workers.engine.products import Product
 from workers.engine.products.forward import ForwardOverReverse
 from workers.engine.products.graph import GraphMixed, GraphProduct, graph_product
+from workers.engine.products.mixed import MixedReverseBatched
 from workers.engine.products.reverse import ReverseBatched, ReverseLoop
 from workers.engine.rows import Batch
 from workers.engine.second_order import explained, is_out_of_memory, twice_differentiable
 
 PROBE_ROWS = 4
 PROBE_VECTORS = 2
-TIMED_VECTORS = 8
-# Short timings are noise on a busy machine: the best of a few counts, one where it is long.
-MOST_TIMINGS = 3
-LONG_ENOUGH = 0.1  # seconds
-TOO_LONG = 0.5
 # Wide enough for float32 forward mode through layer norm (1.5e-5 measured), far from a wrong rule.
 AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}
-
-
-# Choices by the clock are made once a process: a timing costs as much as several products.
-_chosen_before: dict[Hashable, str] = {}
+# Activations of a row above which calls cost nothing beside the work in them.
+LOOPED_BYTES = {"cpu": 1 << 12}
+LOOPED_BYTES_ELSEWHERE = 1 << 20
 
 
 def candidates(problem: Problem) -> list[Product]:
@@ -40,89 +40,77 @@ def candidates(problem: Problem) -> list[Product]:
     return found if graph is None else [*found, graph]
 
 
-def fastest(
+def chosen(
     problem: Problem,
     batch: Batch,
-    vectors: Tensor,
     ways: Sequence[Product] | None = None,
     *,
+    several: bool = True,
+    row_bytes: int = 0,
     named: str | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> Product:
-    """The quickest of `ways` on this batch and up to TIMED_VECTORS of these vectors.
+    """The first in the order of the rule that works and agrees with the most robust one.
 
-    A product written out to the last node is taken without a timing: nothing has beaten it, and
-    the choice then is the same every time. So it is where the way is `named`. `between` is called
-    between any two tries. Raises BadParameter for a name that
-    is unknown or does not work, and UnsupportedOperator, naming
-    the operator, when no way works.
+    `several` vectors at a time or one; `row_bytes` of activations. The way that is `named` is taken
+    instead of the rule's. `between` is called between any two tries. Raises BadParameter for a name
+    that is unknown or does not work, and UnsupportedOperator, naming the operator, when no way
+    works.
     """
     given = list(candidates(problem) if ways is None else ways)
-    if named is not None:
-        return _named(problem, batch, given, named, between)
     probe = batch.narrow(0, min(PROBE_ROWS, len(batch)))
-    for way in given:
-        if isinstance(way, GraphProduct | GraphMixed) and _wholly(way, problem, probe):
-            if way in working_ways(problem, probe, [given[0], way], between):
+    if named is not None:
+        return _named(problem, probe, given, named, between)
+    batched = several and _gains_by_vectorising(problem, row_bytes)
+    for way in sorted(given, key=lambda each: _rank(each, batched)):
+        with suppress(UnsupportedOperator):  # the others are still to be tried
+            if way in working_ways(problem, probe, _beside(given[0], way), between):
                 return way
-            given = [each for each in given if each is not way]
-    key = _kind_of_work(problem, batch, vectors, given)
-    if key in _chosen_before:
-        with suppress(BadParameter):
-            return _named(problem, batch, given, _chosen_before[key], between)
-    working = working_ways(problem, probe, given, between)
-    if len(working) == 1:
-        return working[0]
-    block = vectors[:TIMED_VECTORS]
-    chosen = min(working, key=lambda way: _seconds(way, problem, batch, block, between))
-    _chosen_before[key] = chosen.name
-    return chosen
+    return working_ways(problem, probe, given, between)[0]
+
+
+def _rank(way: Product, batched: bool) -> int:
+    if isinstance(way, GraphProduct | GraphMixed):
+        return 0
+    return 1 if batched and isinstance(way, ReverseBatched | MixedReverseBatched) else 2
+
+
+def _gains_by_vectorising(problem: Problem, row_bytes: int) -> bool:
+    most = LOOPED_BYTES.get(problem.device.type, LOOPED_BYTES_ELSEWHERE)
+    return row_bytes <= most and not _convolves(problem.module)
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(
+        isinstance(each, nn.modules.conv._ConvNd)
+        or (isinstance(each, fx.GraphModule) and _has_convolution(each))
+        for each in module.modules()
+    )
+
+
+def _has_convolution(module: fx.GraphModule) -> bool:
+    return any("conv" in str(node.target) for node in module.graph.nodes)
+
+
+def _beside(reference: Product, way: Product) -> list[Product]:
+    """Torch's own transformations are wrong for some models: never without a second opinion."""
+    return [reference] if way is reference else [reference, way]
 
 
 def _named(
     problem: Problem,
-    batch: Batch,
+    probe: Batch,
     given: list[Product],
     name: str,
     between: Callable[[], None],
 ) -> Product:
-    chosen = [way for way in given if way.name == name]
-    if not chosen:
+    found = [way for way in given if way.name == name]
+    if not found:
         known = ", ".join(way.name for way in given)
         raise BadParameter("product", name, f"the ways for this model are {known}")
-    # Torch's own transformations are wrong for some models: never without a second opinion.
-    pair = [given[0], *(way for way in chosen if way is not given[0])]
-    for way in working_ways(problem, batch.narrow(0, min(PROBE_ROWS, len(batch))), pair, between):
-        if way.name == name:
-            return way
+    if found[0] in working_ways(problem, probe, _beside(given[0], found[0]), between):
+        return found[0]
     raise BadParameter("product", name, "fails, or is wrong, for this model")
-
-
-def _wholly(way: GraphProduct | GraphMixed, problem: Problem, probe: Batch) -> bool:
-    try:
-        with twice_differentiable():
-            return way.is_written_out(problem, probe)
-    except Exception as error:  # a node without a rule, or a model that fails on few rows
-        if is_out_of_memory(error):
-            raise
-        return False
-
-
-def _kind_of_work(
-    problem: Problem, batch: Batch, vectors: Tensor, ways: Sequence[Product]
-) -> Hashable:
-    """What decides which way is the quickest; a model alike in all of it may share the choice."""
-    return (
-        str(problem.module),
-        tuple((each.name, each.shape) for each in problem.layout),
-        tuple(each.shape[1:] for each in batch.inputs),
-        len(batch).bit_length(),
-        len(vectors).bit_length(),
-        problem.dtype,
-        str(problem.device),
-        torch.get_num_threads(),
-        tuple(way.name for way in ways),
-    )
 
 
 def working_ways(
@@ -167,35 +155,3 @@ def _unsupported(failure: Exception | None) -> Exception:
     if failure is None:
         return UnsupportedOperator("unknown", "no way of differentiating twice applies")
     return explained(failure, "differentiating the loss twice")
-
-
-def _seconds(
-    way: Product, problem: Problem, batch: Batch, vectors: Tensor, between: Callable[[], None]
-) -> float:
-    best = float("inf")
-    try:
-        with twice_differentiable():
-            between()
-            begun = time.perf_counter()
-            way.prepare(problem, batch)(vectors[:1])
-            if time.perf_counter() - begun > TOO_LONG:
-                vectors = vectors[:2]  # a trial, not the work itself
-            for _ in range(MOST_TIMINGS):
-                between()
-                _synchronise(problem.device)
-                begun = time.perf_counter()
-                way.prepare(problem, batch)(vectors)
-                _synchronise(problem.device)
-                seconds = (time.perf_counter() - begun) / len(vectors)
-                best = min(best, seconds)
-                if seconds * len(vectors) > LONG_ENOUGH:
-                    break
-    except (RuntimeError, NotImplementedError) as error:
-        if not is_out_of_memory(error):
-            raise
-    return best
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -19,7 +19,7 @@ from workers.engine.problem import Problem, doubled
 from workers.engine.products import Apply, Product
 from workers.engine.products.graph_parts import Assembly
 from workers.engine.products.graph_trace import Traced, traced
-from workers.engine.products.parts import Part, Smooth
+from workers.engine.products.parts import Part
 from workers.engine.rows import Batch
 
 # Up to this many outputs a row's (c, c) Hessian of the loss is formed once and applied by a product.
@@ -41,10 +41,6 @@ class GraphProduct:
     graph: Traced
     name: str = "graph"
 
-    def is_written_out(self, problem: Problem, probe: Batch) -> bool:
-        """Whether no node is left to torch."""
-        return _is_written_out(Assembly(problem, self.graph, probe, None))
-
     def prepare(self, problem: Problem, batch: Batch) -> Apply:
         """See `Product`."""
         alone = len(batch) == 1  # a model that squeezes its output would lose the row's axis
@@ -65,11 +61,6 @@ class GraphMixed:
     graph: Traced
     position: int = 0
     name: str = "mixed_graph"
-
-    def is_written_out(self, problem: Problem, probe: Batch) -> bool:
-        """Whether no node is left to torch."""
-        moving = self.graph.input_names[self.position]
-        return _is_written_out(Assembly(problem, self.graph, probe, moving))
 
     def prepare(self, problem: Problem, batch: Batch) -> Apply:
         """See `Product`."""
@@ -151,10 +142,6 @@ class _Ready:
             tangents.pop(part.target)
             _add(signals, part.sources, found, self.reaching)
         return signals
-
-
-def _is_written_out(assembly: Assembly) -> bool:
-    return not any(isinstance(each, Smooth) for each in assembly.parts)
 
 
 def _add(
