@@ -20,6 +20,7 @@ from typing import Any
 from redis import Redis
 
 from service.storage.keys import PREFIX
+from service.storage.objects import Objects
 from service.storage.redis import reachable
 from upweight.errors import Forbidden, InvalidRequest, Unauthorized
 from upweight.schema.base import NAME_PATTERN
@@ -27,6 +28,8 @@ from upweight.schema.base import NAME_PATTERN
 DEFAULT_NAMESPACE = "default"
 HOW_TO_CREATE = "python -m service.keys create --namespace NAME --role write --name WHOSE"
 _KEYS = f"{PREFIX}:keys"
+_FOLDER = "keys"
+_ID = re.compile(r"^[0-9a-f]{12}$")
 _SHAPE = re.compile(r"^uwk_([0-9a-f]{12})_([0-9a-f]{48})$")
 
 
@@ -69,13 +72,14 @@ class Key:
 
 
 class Keys:
-    """The keys of all namespaces."""
+    """The keys of all namespaces, in Redis. With `objects`, each has a copy there that outlives Redis: its hash."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, objects: Objects | None = None) -> None:
         self._redis: Any = redis
+        self._objects = objects
 
     def create(self, namespace: str, role: Role, name: str) -> tuple[Key, str]:
-        """A new key, and the text that is shown this once. Raises InvalidRequest."""
+        """A new key, and the text that is shown this once. Raises InvalidRequest, Unavailable."""
         for what, text in (("namespace", namespace), ("name", name)):
             if not re.match(NAME_PATTERN, text):
                 raise InvalidRequest(
@@ -84,9 +88,11 @@ class Keys:
                 )
         key = Key(secrets.token_hex(6), namespace, role, name, datetime.now(UTC).isoformat())
         secret = secrets.token_hex(24)
-        stored = {**vars(key), "hash": _hash(secret)}
+        stored = json.dumps({**vars(key), "hash": _hash(secret)})
+        if self._objects is not None:
+            self._objects.put(_copy_path(key.id), stored.encode())
         with reachable():
-            self._redis.hset(_KEYS, key.id, json.dumps(stored))
+            self._redis.hset(_KEYS, key.id, stored)
         return key, f"uwk_{key.id}_{secret}"
 
     def list(self) -> list[Key]:
@@ -96,9 +102,31 @@ class Keys:
         return sorted((_key(stored) for stored in found), key=lambda key: key.created_at)
 
     def revoke(self, id: str) -> bool:
-        """Ends a key from the next request on; says whether there was one."""
+        """Ends a key from the next request on; says whether there was one. Raises Unavailable: do it again then."""
+        if not _ID.match(id):
+            return False
         with reachable():
-            return bool(self._redis.hdel(_KEYS, id))
+            known = bool(self._redis.hdel(_KEYS, id))
+        if self._objects is not None:
+            known |= self._objects.head(_copy_path(id)) is not None
+            self._objects.delete([_copy_path(id)])
+        return known
+
+    def restore(self, *, dry_run: bool = False) -> int:
+        """Brings back keys that Redis has lost; answers how many. A revoked one has no copy."""
+        if self._objects is None:
+            return 0
+        lost = []
+        for meta in self._objects.walk(_FOLDER):
+            id = meta.path.removeprefix(f"{_FOLDER}/").removesuffix(".json")
+            with reachable():
+                if not self._redis.hexists(_KEYS, id):
+                    lost.append(id)
+        for id in [] if dry_run else lost:
+            stored = self._objects.get(_copy_path(id))
+            with reachable():
+                self._redis.hsetnx(_KEYS, id, stored)
+        return len(lost)
 
     def any(self) -> bool:
         """Whether a key is set, so that requests need one."""
@@ -117,6 +145,10 @@ class Keys:
             raise Unauthorized("the key is not known here, or has been revoked")
         key = _key(stored)
         return Caller(key.namespace, key.role, key.id)
+
+
+def _copy_path(id: str) -> str:
+    return f"{_FOLDER}/{id}.json"
 
 
 def _hash(secret: str) -> str:

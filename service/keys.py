@@ -1,4 +1,4 @@
-"""`python -m service.keys create | list | revoke`: the operator's hand on the keys, straight in Redis."""
+"""`python -m service.keys create | list | revoke`: the operator's hand on the keys, in Redis and the storage."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 from service.auth import Keys, Role
 from service.settings import Settings
+from service.storage.objects import Objects
 from service.storage.redis import connect
 from upweight.errors import UpweightError
 
@@ -15,8 +16,9 @@ from upweight.errors import UpweightError
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit code."""
     options = _parser().parse_args(arguments)
-    keys = Keys(connect(Settings().redis_url))
+    settings = Settings()
     try:
+        keys = Keys(connect(settings.redis_url), Objects(settings.storage))
         return int(options.run(keys, options))
     except UpweightError as error:
         sys.stderr.write(f"{error.detail}\n")

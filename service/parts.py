@@ -11,6 +11,7 @@ from service.auth import Keys
 from service.changes import Changes
 from service.jobs.lifecycle import Lifecycle
 from service.settings import Settings
+from service.storage.copies import Copies
 from service.storage.objects import Objects
 from service.storage.queue import TaskQueue
 from service.storage.records import Records
@@ -26,6 +27,7 @@ class Parts:
     settings: Settings
     redis: Redis
     records: Records
+    copies: Copies
     lifecycle: Lifecycle
     queue: TaskQueue
     objects: Objects
@@ -46,10 +48,11 @@ class Parts:
             settings=settings,
             redis=redis,
             records=records,
+            copies=Copies(redis, objects),
             lifecycle=Lifecycle(records),
             queue=TaskQueue(redis, settings.queue_length),
             objects=objects,
-            keys=Keys(redis),
+            keys=Keys(redis, objects),
             changes=changes,
             # Slow senders hold these threads and not those that all other routes share.
             uploads=ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="upload"),

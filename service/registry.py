@@ -75,9 +75,11 @@ def enter(
     trace: Trace,
 ) -> Document:
     """Writes a new record and has it checked by a worker."""
-    id, _ = parts.records.create(kind, caller.namespace, document, idempotency=idempotency)
+    id, made = parts.records.create(kind, caller.namespace, document, idempotency=idempotency)
     stored = parts.records.get(kind, caller.namespace, id)
     ensure_check(parts, kind, caller.namespace, stored, trace)
+    if made:
+        parts.copies.secure(kind, caller.namespace, id)
     return stored
 
 

@@ -12,6 +12,7 @@ from service.settings import Settings
 from service.storage.queue import PRIORITIES
 from upweight.errors import UpweightError
 from workers.context import Context
+from workers.copyist import Copyist
 from workers.janitor import Janitor
 from workers.presence import Presence
 from workers.tasks import Tasks
@@ -44,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     warm_up(context.device)
     Presence(context, names).start()
     Janitor(context).start()
+    Copyist(context).start()
     worker = WarmWorker(
         names, context.redis, context.name, Tasks(context).table(), context.stopping
     )

@@ -15,6 +15,7 @@ from redis import Redis
 
 from service.jobs.lifecycle import Lifecycle
 from service.settings import Settings
+from service.storage.copies import Copies
 from service.storage.leases import Leases
 from service.storage.objects import Objects
 from service.storage.queue import TaskQueue
@@ -34,6 +35,7 @@ class Context:
     device: torch.device
     redis: Redis
     records: Records
+    copies: Copies
     lifecycle: Lifecycle
     leases: Leases
     queue: TaskQueue
@@ -57,6 +59,7 @@ class Context:
             device=device,
             redis=redis,
             records=records,
+            copies=Copies(redis, objects),
             lifecycle=Lifecycle(records),
             leases=Leases(redis, settings.lease_seconds),
             queue=TaskQueue(redis, settings.queue_length),

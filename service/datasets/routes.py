@@ -156,3 +156,4 @@ def delete(reference: str, parts: PartsNow, caller: Writer) -> None:
     """Deletes a dataset that no job uses. Its blobs stay."""
     found = resolve(parts, "dataset", caller.namespace, reference)
     parts.records.delete("dataset", caller.namespace, found["id"])
+    parts.copies.secure("dataset", caller.namespace, found["id"])

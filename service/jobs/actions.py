@@ -52,6 +52,7 @@ def retry(
         parts.records.remember("job", f"{namespace}:retry", idempotency, id)
     queued = parts.records.get("job", namespace, id)
     enqueue(parts, namespace, queued, trace)
+    parts.copies.secure("job", namespace, id)
     return queued
 
 
@@ -67,3 +68,4 @@ def delete(parts: Parts, namespace: str, id: str) -> None:
     parts.objects.delete([paths.manifest])
     parts.objects.delete_prefix(paths.prefix)
     parts.records.delete("job", namespace, id)
+    parts.copies.secure("job", namespace, id)

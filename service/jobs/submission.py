@@ -45,7 +45,9 @@ def submit(
     )
     stored = parts.records.get("job", namespace, id)
     if made:
+        # The copy after the queue: a worker is at the job meanwhile, and the answer still waits for both.
         enqueue(parts, namespace, stored, trace)
+        parts.copies.secure("job", namespace, id)
     return stored
 
 

@@ -2,63 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 from service import keys
-from service.local.folder import locked
-from service.local.plan import DEFAULT_DATA
-from service.local.redis_server import RedisServer
-from service.local.state import State
-from service.local.trouble import LocalTrouble
-from service.local.watchdog import Watchdog
+from service.local.operator import operate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """What is not about the folder goes on to `service.keys`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m service.local.keys", add_help=False, allow_abbrev=False
-    )
-    parser.add_argument("--data-dir", type=Path, default=DEFAULT_DATA)
-    chosen, rest = parser.parse_known_args(arguments)
-    try:
-        with redis_url(chosen.data_dir) as url:
-            os.environ["UPWEIGHT_REDIS_URL"] = url
-            return keys.main(rest)
-    except LocalTrouble as trouble:
-        sys.stderr.write(f"upweight keys: {trouble}\n")
-        return 1
-
-
-@contextmanager
-def redis_url(data: Path) -> Iterator[str]:
-    """The Redis that is set, or that of the running service, or its data with a server for this moment.
-
-    The last, because a service beyond loopback does not start without a key.
-    """
-    if url := os.environ.get("UPWEIGHT_REDIS_URL") or os.environ.get("REDIS_URL"):
-        yield url
-        return
-    try:
-        lock = locked(data)
-    except LocalTrouble:  # a service runs there
-        try:
-            running = State.read(data)
-        except FileNotFoundError as early:
-            raise LocalTrouble(f"the service on {data} is just starting or stopping") from early
-        yield running.redis_url
-        return
-    with lock, Watchdog(hold=lock) as watchdog:
-        server = RedisServer(data / "redis", watchdog=watchdog)
-        server.start()
-        try:
-            yield server.url
-        finally:
-            server.stop()
+    return operate("upweight keys", keys.main, arguments)
 
 
 if __name__ == "__main__":

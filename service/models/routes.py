@@ -121,3 +121,4 @@ def delete(reference: str, parts: PartsNow, caller: Writer) -> None:
     """Deletes a model that no job uses. Its blob stays."""
     found = resolve(parts, "model", caller.namespace, reference)
     parts.records.delete("model", caller.namespace, found["id"])
+    parts.copies.secure("model", caller.namespace, found["id"])

@@ -13,6 +13,9 @@ Document = dict[str, Any]
 
 PREFIX = "upweight"
 CHANGES = f"{PREFIX}:changes"  # published: "kind namespace id" at every change
+NAMESPACES = f"{PREFIX}:namespaces"  # those that have ever had a record
+UNSAVED = f"{PREFIX}:unsaved"  # messages of records whose copy in the object storage is not their last state
+DELETED = f"{PREFIX}:deleted"  # messages of records that are gone, and whose copy is still there
 IDEMPOTENCY_SECONDS = 7 * 86_400
 
 ID_PREFIX: dict[Kind, str] = {"model": "mdl", "dataset": "dst", "job": "job"}
@@ -87,6 +90,10 @@ def idempotency_key(kind: str, namespace: str, idempotency: str | None) -> str:
         return ""
     digest = hashlib.sha256(idempotency.encode()).hexdigest()
     return f"{PREFIX}:idempotency:{namespace}:{kind}:{digest}"
+
+
+def versions_key(kind: str, namespace: str) -> str:
+    return f"{PREFIX}:versions:{kind}:{namespace}"
 
 
 def message(kind: str, namespace: str, id: str) -> str:

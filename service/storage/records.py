@@ -2,7 +2,8 @@
 
 A record is a hash: `doc` (its JSON), `token` (changes with the doc: compare-and-set), `live` (JSON of fields that
 change many times a second) and `revision` (grows with either; the id of an event). Lists are sorted sets in which
-all scores are 0, so that members, being time-sortable ids, are walked in order.
+all scores are 0, so that members, being time-sortable ids, are walked in order. What changes is noted in the same
+step for its copy (`copies.py`); `running` alone is not, for what was running is queued again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from service.storage import keys, scripts
 from service.storage.keys import Document, Kind
 from service.storage.redis import reachable
 from upweight.errors import Conflict, IdempotencyConflict, InUse, NotFound
+from upweight.schema import JobState
 
 _TRIES = 50  # of a compare-and-set against other writers
 
@@ -75,11 +77,10 @@ class Records:
             fingerprint,
             keys.IDEMPOTENCY_SECONDS,
             len(requires),
-            keys.message(kind, namespace, id),
-            keys.CHANGES,
+            *_noted(kind, namespace, id),
         ]
         with reachable():
-            self.redis.sadd(f"{keys.PREFIX}:namespaces", namespace)
+            self.redis.sadd(keys.NAMESPACES, namespace)
             outcome, *rest = self._create(keys=names, args=arguments)
         match outcome.decode():
             case "conflict":
@@ -152,16 +153,8 @@ class Records:
                 keys.state_index(kind, namespace, after["state"]) if moved else "",
             ]
             with reachable():
-                done = self._replace(
-                    keys=names,
-                    args=[
-                        id,
-                        token,
-                        json.dumps(after),
-                        keys.message(kind, namespace, id),
-                        keys.CHANGES,
-                    ],
-                )
+                noted = _noted(kind, namespace, id, kept=after["state"] != JobState.RUNNING)
+                done = self._replace(keys=names, args=[id, token, json.dumps(after), *noted])
             if done:
                 return after
         raise Conflict(f"{kind} {id} is being changed by others all the time; try again")
@@ -188,9 +181,8 @@ class Records:
                 *keys.indexes(kind, namespace, document),
             ]
             with reachable():
-                outcome, *rest = self._delete(
-                    keys=names, args=[id, token, keys.message(kind, namespace, id), keys.CHANGES]
-                )
+                noted = [*_noted(kind, namespace, id), keys.DELETED]
+                outcome, *rest = self._delete(keys=names, args=[id, token, *noted])
             if outcome == b"used":
                 users = ", ".join(member.decode() for member in rest[0])
                 raise InUse(f"{kind} {id} is used by {users}; delete these first")
@@ -259,7 +251,7 @@ class Records:
     def next_version(self, kind: Kind, namespace: str, name: str) -> int:
         """A number never given before to this name."""
         with reachable():
-            return int(self.redis.hincrby(f"{keys.PREFIX}:versions:{kind}:{namespace}", name, 1))
+            return int(self.redis.hincrby(keys.versions_key(kind, namespace), name, 1))
 
     def resolve(self, kind: Kind, namespace: str, reference: str) -> Document:
         """The record that an id, a name (its newest version) or `name@version` means. Raises NotFound."""
@@ -279,7 +271,12 @@ class Records:
     def namespaces(self) -> set[str]:
         """Namespaces that have ever had a record."""
         with reachable():
-            return {member.decode() for member in self.redis.smembers(f"{keys.PREFIX}:namespaces")}
+            return {member.decode() for member in self.redis.smembers(keys.NAMESPACES)}
+
+
+def _noted(kind: Kind, namespace: str, id: str, *, kept: bool = True) -> list[str]:
+    """What every script that changes a record is told: whom to tell, and that its copy is no longer its last state."""
+    return [keys.message(kind, namespace, id), keys.CHANGES, keys.UNSAVED if kept else ""]
 
 
 def _used_otherwise() -> IdempotencyConflict:

@@ -8,6 +8,7 @@ import typer
 
 from upweight import __version__
 from upweight.cli.keys import keys
+from upweight.cli.reindex import reindex
 from upweight.cli.serve import serve
 from upweight.cli.worker import worker
 
@@ -20,6 +21,7 @@ command = typer.Typer(
 )
 command.command()(serve)
 command.command()(worker)
+command.command()(reindex)
 command.add_typer(keys, name="keys")
 
 
