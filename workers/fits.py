@@ -1,20 +1,33 @@
-"""What an inversion finds out about model and training rows alone, kept on a warm worker from job to job."""
+"""What an inversion finds out about model and training rows alone, kept on a warm worker from job to job, and on a
+shelf in the object storage from worker to worker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
 from workers import engine
-from workers.engine import Factorisation, Hessian, LowRank, Progress, Solution
+from workers.engine import Factorisation, Hessian, LowRank, Operator, Progress, Solution
+from workers.engine.inversion.preconditioner import (
+    Diagonal,
+    LowRankPlusIdentity,
+    Preconditioner,
+)
 from workers.inversions import Method
 from workers.session import Session
 
 Solve = Callable[[Tensor], Solution]
 Fit = TypeVar("Fit")
+
+
+class Shelf(Protocol):
+    """Where fits are found by other workers, by name."""
+
+    def find(self, name: str) -> dict[str, Tensor] | None: ...
+    def put(self, name: str, tensors: Mapping[str, Tensor]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -23,42 +36,112 @@ class Fits:
 
     session: Session
     key: tuple[str, ...]
-    reuse: bool
+    damping: float
+    shelf: Shelf | None = None
 
-    def solver(self, method: Method, hessian: Hessian, progress: Progress) -> Solve:
-        """How to solve for any block of right-hand sides; the fit is made now, or found."""
+    def prepare(self, method: Method, hessian: Callable[[], Operator], progress: Progress) -> None:
+        """Makes the fit, or finds it, so that `solver` will find it."""
+        match method:
+            case engine.Direct():
+                self._factorisation(method, hessian, progress)
+            case engine.Arnoldi():
+                self._pairs(method, hessian, progress)
+            case engine.ConjugateGradients() if method.preconditioner:
+                self._preconditioner(method, hessian, progress)
+            case _:
+                pass
+
+    def solver(self, method: Method, hessian: Callable[[], Hessian], progress: Progress) -> Solve:
+        """How to solve for any block of right-hand sides; the fit is made now, or found.
+
+        `hessian` makes a new operator.
+        """
         match method:
             case engine.Direct():
                 return self._factorisation(method, hessian, progress).solve
             case engine.Arnoldi():
-                pairs = self._pairs(method, hessian, progress)
-                return lambda rhs: pairs.solve(rhs, progress, operator=hessian)
+                pairs, operator = self._pairs(method, hessian, progress), hessian()
+                return lambda rhs: pairs.solve(rhs, progress, operator=operator)
+            case engine.ConjugateGradients() if method.preconditioner:
+                fitted, operator = self._preconditioner(method, hessian, progress), hessian()
+                return lambda rhs: method.solve(operator, rhs, progress, fitted)
             case _:
-                return lambda rhs: method.solve(hessian, rhs, progress)
+                operator = hessian()
+                return lambda rhs: method.solve(operator, rhs, progress)
 
     def _factorisation(
-        self, method: engine.Direct, hessian: Hessian, progress: Progress
+        self, method: engine.Direct, hessian: Callable[[], Operator], progress: Progress
     ) -> Factorisation:
-        def fit() -> tuple[Factorisation, int]:
-            found = method.fit(hessian, progress)
-            return found, _bytes(found)
+        def fit() -> Factorisation:
+            return method.fit(hessian(), progress)
 
-        fitted: Factorisation = self._found(("direct",), fit)
+        fitted = self._found(("direct",), fit, Factorisation.from_tensors)
+        if fitted.damping == self.damping:
+            return fitted
         # Another λ needs no pass over the data: only the factorisation is made again.
-        return fitted if fitted.damping == hessian.damping else fitted.damped(hessian.damping)
+        key = (*self.key, "direct", str(self.damping))
+        return self.session.kept(key, lambda: _sized(fitted.damped(self.damping)))
 
-    def _pairs(self, method: engine.Arnoldi, hessian: Hessian, progress: Progress) -> LowRank:
-        def fit() -> tuple[LowRank, int]:
-            found = method.fit(hessian, progress)
-            return found, _bytes(found)
-
+    def _pairs(
+        self, method: engine.Arnoldi, hessian: Callable[[], Operator], progress: Progress
+    ) -> LowRank:
         parameters = (method.rank_estimate, method.tol, method.krylov_dimension, method.seed)
-        fitted: LowRank = self._found(("arnoldi", *map(str, parameters)), fit)
-        return replace(fitted, damping=hessian.damping, complement=method.complement)
+        fitted = self._found(
+            ("arnoldi", *map(str, parameters)),
+            lambda: method.fit(hessian(), progress),
+            _low_rank,
+        )
+        return replace(fitted, damping=self.damping, complement=method.complement)
 
-    def _found(self, name: tuple[str, ...], fit: Callable[[], tuple[Fit, int]]) -> Fit:
-        return self.session.kept((*self.key, *name), fit) if self.reuse else fit()[0]
+    def _preconditioner(
+        self, method: engine.ConjugateGradients, hessian: Callable[[], Operator], told: Progress
+    ) -> Preconditioner:
+        parameters = (method.preconditioner, method.rank, method.seed, self.damping)
+        return self._found(
+            ("cg", *map(str, parameters)), lambda: method.fit(hessian(), told), _preconditioner
+        )
+
+    def _found(
+        self,
+        name: tuple[str, ...],
+        fit: Callable[[], Fit],
+        from_tensors: Callable[[dict[str, Tensor]], Fit],
+    ) -> Fit:
+        return self.session.kept(
+            (*self.key, *name), lambda: _sized(self._shelved("-".join(name), fit, from_tensors))
+        )
+
+    def _shelved(
+        self,
+        name: str,
+        fit: Callable[[], Fit],
+        from_tensors: Callable[[dict[str, Tensor]], Fit],
+    ) -> Fit:
+        if self.shelf is None:
+            return fit()
+        stored = self.shelf.find(name)
+        if stored is not None:
+            return from_tensors(stored)
+        fitted = fit()
+        self.shelf.put(name, _tensors(fitted))
+        return fitted
 
 
-def _bytes(fitted: Factorisation | LowRank) -> int:
-    return sum(each.nbytes for each in fitted.tensors().values())
+def _tensors(fitted: Any) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = fitted.tensors()
+    if isinstance(fitted, LowRank) and fitted.images is not None:
+        # Whoever has them measures residuals without a pass, so that all must have them.
+        tensors["images"] = fitted.images
+    return tensors
+
+
+def _low_rank(tensors: dict[str, Tensor]) -> LowRank:
+    return replace(LowRank.from_tensors(tensors), images=tensors.get("images"))
+
+
+def _preconditioner(tensors: dict[str, Tensor]) -> Preconditioner:
+    return Diagonal(**tensors) if "diagonal" in tensors else LowRankPlusIdentity(**tensors)
+
+
+def _sized(fitted: Fit) -> tuple[Fit, int]:
+    return fitted, sum(each.nbytes for each in _tensors(fitted).values())

@@ -24,11 +24,13 @@ def store_predictions(
     first: int = 0,
     block_rows: int = BLOCK_ROWS,
     **options: Any,
-) -> None:
+) -> dict[str, str]:
     """Stores those of `rows`, which are rows `first` and on of this side: `test` or `train`.
 
-    `options` are those of `row_predictions`. The same blocks come out whatever its batches are.
+    `options` are those of `row_predictions`. The same blocks come out whatever its batches are. Answers their digests
+    by path.
     """
+    digests: dict[str, str] = {}
     pending: list[Predictions] = []
     held, start = 0, first
     for _, found in row_predictions(problem, rows, **options):
@@ -36,16 +38,19 @@ def store_predictions(
         held += len(found.losses)
         while held >= block_rows:
             block, rest = _split(_joined(pending), block_rows)
-            _write(objects, paths, side, start, block)
+            digests |= _written(objects, paths, side, start, block)
             pending, held, start = [rest], held - block_rows, start + block_rows
     if held:
-        _write(objects, paths, side, start, _joined(pending))
+        digests |= _written(objects, paths, side, start, _joined(pending))
+    return digests
 
 
-def _write(objects: Objects, paths: ResultPaths, side: str, start: int, block: Predictions) -> None:
+def _written(
+    objects: Objects, paths: ResultPaths, side: str, start: int, block: Predictions
+) -> dict[str, str]:
     arrays = {name: value.cpu().numpy() for name, value in block.tensors().items()}
     path = paths.predictions_block(side, start, start + len(block.losses))
-    write_tensors(objects, path, arrays)
+    return {path: write_tensors(objects, path, arrays)}
 
 
 def _joined(parts: list[Predictions]) -> Predictions:

@@ -15,11 +15,11 @@ from service.storage.queue import CHECK_DATASET, CHECK_MODEL, CHECKS, RUN_JOB
 from service.storage.redis import reachable
 from upweight.errors import InternalError, NotFound, Rejected, UpweightError
 from upweight.schema import TERMINAL, CheckState, DatasetRecord, JobState, ModelRecord
-from workers.computation import AnyJob
 from workers.context import Context
 from workers.datasets.check import check_dataset
 from workers.datasets.shards import fetched
 from workers.engine import EngineError
+from workers.grid.work import AnyJob
 from workers.job import run
 from workers.programs.errors import ProgramError
 from workers.programs.isolation import run_isolated

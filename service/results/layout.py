@@ -28,15 +28,25 @@ class ResultPaths:
 
     @property
     def factors(self) -> str:
-        return f"{self.prefix}/factors.safetensors"
+        """A folder, as all that is kept in blocks of rows."""
+        return f"{self.prefix}/factors"
 
     @property
     def top(self) -> str:
-        return f"{self.prefix}/top.safetensors"
+        return f"{self.prefix}/top"
 
     @property
     def mean(self) -> str:
-        return f"{self.prefix}/mean.safetensors"
+        return f"{self.prefix}/mean"
+
+    @property
+    def self_influences(self) -> str:
+        return f"{self.prefix}/self_influences"
+
+    @property
+    def parts(self) -> str:
+        """What `finish` merges, and then deletes."""
+        return f"{self.prefix}/parts"
 
     @property
     def info(self) -> str:

@@ -51,23 +51,28 @@ def info_array(result: StoredResult, name: str) -> Numbers:
 def files(result: StoredResult) -> Files:
     """All objects of the result, with what the manifest says of them."""
     prefix = f"{result.paths.prefix}/"
-    digests = _digests(result)
+    told = {entry["path"]: entry for entry in _manifest(result)}
+    own = {meta.path.removeprefix(prefix): meta for meta in result.objects.walk(prefix.rstrip("/"))}
+    shared = {path: entry for path, entry in told.items() if "at" in entry}
     found = [
         ResultFile(
-            path=meta.path.removeprefix(prefix),
-            size_bytes=meta.size,
-            digest=digests.get(meta.path.removeprefix(prefix)),
-            url=result.objects.sign_or_none("GET", meta.path, SIGNED_SECONDS),
+            path=path,
+            size_bytes=size,
+            digest=told.get(path, {}).get("digest"),
+            url=result.objects.sign_or_none("GET", at, SIGNED_SECONDS),
         )
-        for meta in result.objects.walk(result.paths.prefix)
+        for path, size, at in (
+            *((path, meta.size, meta.path) for path, meta in own.items()),
+            *((path, entry["size_bytes"], entry["at"]) for path, entry in shared.items()),
+        )
     ]
     return Files(files=sorted(found, key=lambda file: file.path))
 
 
-def _digests(result: StoredResult) -> dict[str, str]:
+def _manifest(result: StoredResult) -> list[dict[str, Any]]:
+    """Each file with its digest, and where it lies when that is not below the result's own prefix."""
     try:
         manifest: Any = json.loads(result.objects.get(result.paths.manifest))
     except FileNotFoundError:
-        return {}
-    said = manifest.get("files", [])
-    return {entry["path"]: entry["digest"] for entry in said if entry.get("digest")}
+        return []
+    return list(manifest.get("files", []))

@@ -6,10 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from service.results.formats import Array
-from service.results.slices import SELF_INFLUENCES, influences, mean, self_influences, tensors
+from service.results.formats import Array, Numbers
+from service.results.slices import SELF_INFLUENCES, influences, kept_top, mean, self_influences
 from service.results.stored import StoredResult
-from service.storage.tensors import read_entry
 from upweight.errors import InvalidRequest, NotStored
 from upweight.schema import Ranked, Ranking
 
@@ -23,8 +22,7 @@ def ranking(result: StoredResult, test: int | None, k: int, sign: Sign) -> Ranki
     """
     if test is None:
         alone = result.has(SELF_INFLUENCES)
-        every = self_influences(result) if alone else _vector(mean(result))
-        columns, values = strongest(every, k, sign)
+        columns, values = _of_all(self_influences(result) if alone else mean(result), k, sign)
     else:
         columns, values = _of_row(result, _position(result, test), k, sign)
     rows = result.train_rows()
@@ -33,6 +31,19 @@ def ranking(result: StoredResult, test: int | None, k: int, sign: Sign) -> Ranki
         for column, value in zip(columns, values, strict=True)
     ]
     return Ranking(test=test, sign=sign, items=items)
+
+
+def _of_all(numbers: Numbers, k: int, sign: Sign) -> tuple[Array, Array]:
+    """Block by block: no more than k and a block are held."""
+    _refuse_directions(numbers.shape)
+    columns, values, start = np.empty(0, np.int64), np.empty(0, numbers.dtype), 0
+    for block in numbers.blocks:
+        columns = np.concatenate([columns, np.arange(start, start + len(block))])
+        values = np.concatenate([values, block])
+        start += len(block)
+        best, values = strongest(values, k, sign)
+        columns = columns[best]
+    return columns, values
 
 
 def _position(result: StoredResult, test: int) -> int:
@@ -47,12 +58,14 @@ def _position(result: StoredResult, test: int) -> int:
 
 
 def _of_row(result: StoredResult, test: int, k: int, sign: Sign) -> tuple[Array, Array]:
-    kept = _kept(result, test, sign) if result.has("top") else None
+    kept = kept_top(result, test, sign) if result.has("top") else None
     if kept is not None and (k <= len(kept[0]) or len(kept[0]) == result.influence_shape[1]):
         return kept[0][:k], kept[1][:k]
     if result.has("matrix"):
         every = range(result.influence_shape[1])
-        return strongest(_vector(influences(result, [test], every).whole()[0]), k, sign)
+        numbers = influences(result, [test], every)
+        _refuse_directions(numbers.shape[1:])
+        return strongest(numbers.whole()[0], k, sign)
     if kept is None:
         result.require("top")
         raise NotStored(f"job {result.job.id} stored neither 'top' nor 'matrix'")
@@ -62,23 +75,11 @@ def _of_row(result: StoredResult, test: int, k: int, sign: Sign) -> tuple[Array,
     )
 
 
-def _kept(result: StoredResult, test: int, sign: Sign) -> tuple[Array, Array]:
-    entries = tensors(result, result.paths.top)
-    if f"{sign}_columns" not in entries:
-        raise NotStored(f"job {result.job.id} did not store 'top'")
-    columns, values = (
-        read_entry(result.objects, result.paths.top, entries[f"{sign}_{part}"], test, test + 1)[0]
-        for part in ("columns", "values")
-    )
-    return columns, values
-
-
-def _vector(values: Array) -> Array:
-    if values.ndim != 1:
+def _refuse_directions(shape: tuple[int, ...]) -> None:
+    if len(shape) != 1:
         raise NotStored(
             "influences of type 'perturbation' have a direction for each training row and no order; read /influences"
         )
-    return values
 
 
 def strongest(values: Array, k: int, sign: Sign) -> tuple[Array, Array]:

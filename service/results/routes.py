@@ -12,7 +12,6 @@ from service.problems import documented
 from service.results import listing, predictions, ranking, slices
 from service.results.formats import (
     NPY_CONTENT,
-    Array,
     Numbers,
     as_json,
     chosen_format,
@@ -121,17 +120,13 @@ def top(
 @router.get("/mean", responses=_NUMBERS)
 def mean(result: Result, accept: Accept = None) -> Response:
     """The mean influence of each training row over the test rows."""
-    return _vector(result, slices.mean(result), accept)
+    return _numbers(result, slices.mean(result), accept)
 
 
 @router.get("/self_influences", responses=_NUMBERS)
 def self_influences(result: Result, accept: Accept = None) -> Response:
     """The influence of each training row on itself."""
-    return _vector(result, slices.self_influences(result), accept)
-
-
-def _vector(result: StoredResult, values: Array, accept: str | None) -> Response:
-    return _numbers(result, Numbers(values.shape, values.dtype, iter([values])), accept)
+    return _numbers(result, slices.self_influences(result), accept)
 
 
 @router.get("/rows")
@@ -162,8 +157,7 @@ def factors(result: Result, rows: Axis = None, accept: Accept = None) -> Respons
     """The factors (H + λI)⁻¹ b: a row a test row, or a row a right-hand side."""
     result.require("factors")
     chosen = positions(rows, (result.summary.factor_shape or [0])[0], "rows")
-    numbers = slices.factors(result, result.paths.factors, slices.FACTORS, chosen)
-    return _numbers(result, numbers, accept)
+    return _numbers(result, slices.factors(result, chosen), accept)
 
 
 @router.get("/info", response_model=Info, responses={200: {"content": NPY_CONTENT}})

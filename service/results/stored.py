@@ -15,6 +15,7 @@ from upweight.schema import (
     TERMINAL,
     JobRecord,
     JobState,
+    ResultLayout,
     ResultSummary,
     Rows,
     Selection,
@@ -37,6 +38,16 @@ class StoredResult:
     def paths(self) -> ResultPaths:
         """Where its objects lie."""
         return ResultPaths(self.namespace, self.job.id)
+
+    @property
+    def layout(self) -> ResultLayout:
+        """How its parts are cut into objects. Raises NotStored for a result of a version that cut otherwise."""
+        if self.summary.layout is None:
+            raise NotStored(
+                f"the result of job {self.job.id} was stored by an earlier version of this service, in a layout that "
+                "this one does not read; start the job again with the same request"
+            )
+        return self.summary.layout
 
     @property
     def objects(self) -> Objects:

@@ -1,38 +1,70 @@
 """Matrices of results: Zarr 3 arrays over the objects, so that users can open them with a library they have.
 
-A block is a whole chunk and has one writer. Chunks are not compressed (scores are noise to a compressor), and what
-is not written yet reads as NaN. `chunks` reads them.
+A block is a whole chunk and has one writer, which writes it once. Chunks are not compressed (scores are noise to a
+compressor), and what is not written yet reads as NaN. `chunks` reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from service.storage.objects import Objects
 
-if TYPE_CHECKING:
-    import zarr
+Array = np.ndarray[Any, Any]
 
 
-def create_array(
-    objects: Objects, path: str, shape: Sequence[int], chunks: Sequence[int], dtype: str
-) -> zarr.Array[Any]:
-    """A new array; one that is there already (an earlier attempt's) is replaced."""
-    import zarr
+@dataclass(frozen=True)
+class NewMatrix:
+    """A matrix (rows, columns, …) to be written chunk by chunk, from any number of processes."""
 
-    return zarr.create_array(
-        store=_store(objects, path),
-        shape=tuple(shape),
-        chunks=tuple(chunks),
-        dtype=dtype,
-        compressors=None,
-        fill_value=float("nan"),
-        overwrite=True,
-    )
+    path: str
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dtype: str
 
+    @property
+    def described_at(self) -> str:
+        """The object that says what the array is."""
+        return f"{self.path}/zarr.json"
 
-def _store(objects: Objects, path: str) -> Any:
-    from zarr.storage import ObjectStore
+    def chunk_path(self, row: int, column: int) -> str:
+        """The object of one chunk."""
+        return f"{self.path}/c/{row}/{column}" + "/0" * (len(self.shape) - 2)
 
-    return ObjectStore(objects.rooted_at(path))
+    def describe(self, objects: Objects) -> None:
+        """Writes what the array is, once."""
+        if objects.head(self.described_at) is None:
+            objects.put_new(self.described_at, self._metadata())
+
+    def write(self, objects: Objects, row: int, column: int, block: Array) -> str:
+        """Writes a chunk unless it is there; answers the digest of its bytes."""
+        data = self._padded(block).tobytes()
+        objects.put_new(self.chunk_path(row, column), data)
+        return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+    def _padded(self, block: Array) -> Array:
+        """As Zarr stores it: full size, NaN beyond the matrix."""
+        if block.shape == self.chunk:
+            return np.ascontiguousarray(block)
+        chunk = np.full(self.chunk, np.nan, block.dtype)
+        chunk[tuple(slice(0, length) for length in block.shape)] = block
+        return chunk
+
+    def _metadata(self) -> bytes:
+        import zarr
+        from zarr.storage import MemoryStore
+
+        written: dict[str, Any] = {}
+        zarr.create_array(
+            store=MemoryStore(written),
+            shape=self.shape,
+            chunks=self.chunk,
+            dtype=self.dtype,
+            compressors=None,
+            fill_value=float("nan"),
+        )
+        return bytes(written["zarr.json"].to_bytes())

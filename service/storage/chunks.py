@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Chunks:
-    """A matrix (rows, columns, …) as `create_array` laid it out: axes after the second are whole in each chunk."""
+    """A matrix (rows, columns, …) as `NewMatrix` lays it out: axes after the second are whole in each chunk."""
 
     objects: Objects
     path: str
@@ -47,7 +47,8 @@ class Chunks:
         self, rows: Sequence[int], columns: Sequence[int], block_bytes: int
     ) -> Iterator[Array]:
         """The chosen rows and columns, in their order, some rows at a time: `block_bytes` each, or one row."""
-        row_bytes = max(1, len(columns) * self._entry_bytes)
+        # Rows of a chunk are read over its full width, however few columns are asked for.
+        row_bytes = max(1, max(len(columns), self.chunk[1]) * self._entry_bytes)
         step = max(1, block_bytes // row_bytes)
         for start in range(0, len(rows), step):
             yield self._block(rows[start : start + step], columns)

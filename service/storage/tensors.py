@@ -45,10 +45,16 @@ class TensorEntry:
     stop: int
 
 
-def write_tensors(objects: Objects, path: str, tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
-    """Writes arrays under their names; answers the digest of the object's bytes."""
-    data = save({name: np.asarray(array, order="C") for name, array in tensors.items()})
-    objects.put(path, data)
+def write_tensors(
+    objects: Objects, path: str, tensors: Mapping[str, np.ndarray[Any, Any]], note: str = ""
+) -> str:
+    """Writes arrays under their names, and a note beside them, unless the object is there.
+
+    Answers the digest of the bytes.
+    """
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    data = save(arrays, metadata={"note": note} if note else None)
+    objects.put_new(path, data)
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
@@ -72,6 +78,13 @@ def read_header(objects: Objects, path: str, most: int = HEADER_BYTES) -> dict[s
     if length > most:
         raise BadTensors(f"its header has {length} bytes; at most {most} are read")
     return parse_header(objects.get_range(path, _LENGTH_BYTES, length), meta.size)
+
+
+def read_note(objects: Objects, path: str) -> str:
+    """The note that was written beside the arrays. Raises FileNotFoundError."""
+    length = int.from_bytes(objects.get_range(path, 0, _LENGTH_BYTES), "little")
+    described = json.loads(objects.get_range(path, _LENGTH_BYTES, length))
+    return str(described.get("__metadata__", {}).get("note", ""))
 
 
 def parse_header(header: bytes, size: int) -> dict[str, TensorEntry]:

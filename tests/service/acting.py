@@ -14,11 +14,12 @@ from safetensors.numpy import save
 
 from service.parts import Parts
 from service.results.layout import ResultPaths
-from service.storage.arrays import create_array
 from service.storage.tensors import write_tensors
+from tests.storage.writing import write_matrix, write_rows
 
 Json = dict[str, Any]
 NAMESPACE = "default"
+ROWS = 4  # of one object, of all that a result keeps in blocks of rows
 
 
 def digest_of(data: bytes) -> str:
@@ -159,18 +160,15 @@ class Acting:
         paths, objects = ResultPaths(NAMESPACE, id), self.parts.objects
         matrix = arrays.get("matrix")
         if matrix is not None:
-            chunks = (*(max(1, size // 3) for size in matrix.shape[:2]), *matrix.shape[2:])
-            create_array(objects, paths.influences, matrix.shape, chunks, str(matrix.dtype))[:] = (
-                matrix
-            )
-        for name in ("mean", "factors"):
+            chunk = (*(max(1, size // 3) for size in matrix.shape[:2]), *matrix.shape[2:])
+            write_matrix(objects, paths.influences, matrix, chunk)
+        for name in ("mean", "factors", "self_influences"):
             if name in arrays:
-                write_tensors(objects, getattr(paths, name), {name: arrays[name]})
-        if "self_influences" in arrays:
-            write_tensors(objects, paths.mean, {"self_influences": arrays["self_influences"]})
-        for name in ("top", "info"):
-            if name in arrays:
-                write_tensors(objects, getattr(paths, name), arrays[name])
+                write_rows(objects, getattr(paths, name), {name: arrays[name]}, ROWS)
+        if "top" in arrays:
+            write_rows(objects, paths.top, arrays["top"], ROWS)
+        if "info" in arrays:
+            write_tensors(objects, paths.info, arrays["info"])
         for side in ("test", "train"):
             self._store_predictions(paths, side, arrays.get(f"{side}_predictions", {}))
         objects.put(paths.manifest, b'{"files": []}')
@@ -181,6 +179,9 @@ class Acting:
             "dtype": "float32",
             "stored": [name for name in arrays if name != "shape"],
             "size_bytes": 1,
+            "layout": dict.fromkeys(
+                ("factor_rows", "top_rows", "mean_rows", "self_influence_rows"), ROWS
+            ),
         }
         outcome = {"result": result, "info": {"iterations": 7}}
         self.parts.lifecycle.succeed(NAMESPACE, id, job["attempt"], outcome)

@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 from zarr.storage import LocalStore
 
-from service.storage.arrays import create_array
 from service.storage.chunks import Chunks
+from service.storage.cuts import Cut
 from service.storage.objects import Objects
+from service.storage.row_blocks import RowBlocks
+from tests.storage.writing import write_matrix, write_rows
 
 MATRIX = np.random.default_rng(0).normal(size=(11, 37)).astype("f4")
 
@@ -19,8 +23,7 @@ MATRIX = np.random.default_rng(0).normal(size=(11, 37)).astype("f4")
 @pytest.fixture
 def objects(tmp_path: Path) -> Objects:
     objects = Objects(str(tmp_path))
-    array = create_array(objects, "results/ns/job/influences", MATRIX.shape, (4, 10), "float32")
-    array[:] = MATRIX
+    write_matrix(objects, "results/ns/job/influences", MATRIX, (4, 10))
     return objects
 
 
@@ -56,8 +59,37 @@ def test_nothing_is_written_outside_the_array_s_own_path(objects: Objects) -> No
 
 
 def test_what_is_not_written_reads_as_nan(objects: Objects) -> None:
-    array = create_array(objects, "other", (4, 4), (2, 2), "float32")
-    array[:2, :2] = 1.0
-    found = next(Chunks.open(objects, "other").blocks(range(4), range(4), 10**6))
-    assert np.isnan(found[2:]).all()
-    assert (found[:2, :2] == 1.0).all()
+    write_matrix(objects, "other", MATRIX, (11, 5), columns=10)
+    found = next(Chunks.open(objects, "other").blocks(range(11), range(37), 10**6))
+    assert np.isnan(found[:, 10:]).all()
+    assert np.array_equal(found[:, :10], MATRIX[:, :10])
+
+
+def test_a_chunk_is_written_once_and_never_replaced(objects: Objects) -> None:
+    path = "results/ns/job/influences"
+    before = {meta.path: objects.get(meta.path) for meta in objects.walk(path)}
+    write_matrix(objects, path, np.zeros_like(MATRIX), (4, 10))
+    assert {meta.path: objects.get(meta.path) for meta in objects.walk(path)} == before
+
+
+@given(
+    total=st.integers(1, 40),
+    step=st.integers(1, 12),
+    rows=st.lists(st.integers(0, 39), max_size=12),
+    block_bytes=st.integers(1, 200),
+)
+def test_rows_kept_in_several_objects_are_read_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory,
+    total: int,
+    step: int,
+    rows: list[int],
+    block_bytes: int,
+) -> None:
+    values = MATRIX.reshape(-1)[: total * 3].reshape(total, 3)
+    objects = Objects(str(tmp_path_factory.mktemp("rows")))
+    write_rows(objects, "a", {"x": values}, step)
+    kept = RowBlocks(objects, "a", Cut(total, step), "x")
+    assert kept.shape == values.shape
+    for chosen in ([row % total for row in rows], range(total), range(total - 1, -1, -2)):
+        found = np.concatenate([np.empty((0, 3), "f4"), *kept.read(chosen, block_bytes)])
+        assert np.array_equal(found, values[list(chosen)])

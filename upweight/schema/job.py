@@ -186,6 +186,16 @@ class Cost(Answer):
     peak_memory_bytes: int | None = None
 
 
+class ResultLayout(Answer):
+    """How a result is cut into objects: rows of one object, for each part that is kept in several."""
+
+    factor_rows: int | None = None
+    factors: str | None = Field(None, description="Folder of the factors in the object storage.")
+    top_rows: int | None = Field(None, description="Test rows.")
+    mean_rows: int | None = Field(None, description="Training rows.")
+    self_influence_rows: int | None = Field(None, description="Training rows.")
+
+
 class ResultSummary(Answer):
     """Shape of what was stored."""
 
@@ -196,6 +206,9 @@ class ResultSummary(Answer):
         description="Of `matrix`, `top`, `mean`, `factors`, `self_influences`, `info`."
     )
     size_bytes: int
+    layout: ResultLayout | None = Field(
+        None, description="Null in results that a version before 0.2 stored: these can't be read."
+    )
 
 
 class JobRecord(Answer):

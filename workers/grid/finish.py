@@ -1,0 +1,148 @@
+"""The last block of a job: merges what the others have left, and writes the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from service.storage.cuts import Cut
+from service.storage.objects import ObjectMeta
+from service.storage.row_blocks import block_path
+from upweight.schema import InfluencesJob, SelfInfluencesJob
+from workers.grid.merge import Ranking, mean_of, merged_summary
+from workers.grid.plan import Plan
+from workers.grid.work import AnyJob, Tensors, Work
+from workers.models import described_layout
+from workers.results import ResultWriter
+
+MEAN_ROWS = 1 << 20  # of one object
+
+
+class Parts(Protocol):
+    """What contractions left to be merged."""
+
+    def top(self, test: int, train: int) -> Tensors: ...
+    def mean_sums(self, test: int, train: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the blocks found out beside their numbers: block by block, and about H."""
+
+    summaries: Sequence[dict[str, Any]]
+    of_rows: Sequence[Tensors] = ()
+    of_fit: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Of one job. `factors` is the folder of its factors, `None` where it computed none."""
+
+    request: AnyJob
+    plan: Plan
+    work: Work
+    writer: ResultWriter
+    factors: str | None
+
+    def run(
+        self,
+        parts: Parts,
+        findings: Findings | None,
+        first_factors: Callable[[], Tensor],
+        shared: Iterable[ObjectMeta],
+        described: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Answers `info` and `result` of a record that has succeeded."""
+        summary = self._info(findings)
+        if isinstance(self.request, InfluencesJob):
+            summary |= self.work.low_precision_summary(first_factors)
+            self._tops(parts)
+            self._means(parts)
+        problem, result = self.work.material.problem, self._described()
+        told = {**described, "stored": result["stored"], "plan": self.plan.to_json()}
+        size = self.writer.commit(described_layout(problem), told, shared)
+        return {"info": summary, "result": {**result, "size_bytes": size}}
+
+    def _info(self, findings: Findings | None) -> dict[str, Any]:
+        if findings is None:
+            return {"reused": True}
+        arrays = {
+            name: torch.cat([each[name] for each in findings.of_rows])
+            for name in (findings.of_rows[0] if findings.of_rows else ())
+        }
+        self.writer.tensors(self.writer.paths.info, arrays | findings.of_fit)
+        return merged_summary(findings.summaries)
+
+    def _tops(self, parts: Parts) -> None:
+        assert isinstance(self.request, InfluencesJob)
+        if not self.request.keep.top:
+            return
+        for test in range(self.plan.test.count):
+            ranking = Ranking(self.request.keep.top)
+            for train in range(self.plan.train.count):
+                ranking.add_ranked(parts.top(test, train))
+            self.writer.tensors(block_path(self.writer.paths.top, test), ranking.tensors())
+
+    def _means(self, parts: Parts) -> None:
+        assert isinstance(self.request, InfluencesJob)
+        if not self.request.keep.mean:
+            return
+        dtype = self.work.material.problem.dtype
+        together = Cut(self.plan.train.count, self._mean_blocks())
+        for number, blocks in enumerate(together.blocks()):
+            means = [
+                mean_of(
+                    (parts.mean_sums(test, train) for test in range(self.plan.test.count)),
+                    self.plan.test.total,
+                    dtype,
+                )
+                for train in range(blocks.start, blocks.stop)
+            ]
+            path = block_path(self.writer.paths.mean, number)
+            self.writer.tensors(path, {"mean": torch.cat(means)})
+
+    def _mean_blocks(self) -> int:
+        return max(1, MEAN_ROWS // self.plan.train.step)
+
+    def _described(self) -> dict[str, Any]:
+        """The record's `result`."""
+        request, plan = self.request, self.plan
+        problem = self.work.material.problem
+        keeps_factors = not isinstance(request, SelfInfluencesJob) and (
+            not isinstance(request, InfluencesJob) or request.keep.factors
+        )
+        shape = None
+        if isinstance(request, SelfInfluencesJob):
+            shape = [plan.train.total]
+        elif plan.contracts:
+            shape = list(plan.matrix_shape())
+        return {
+            "influence_shape": shape,
+            "factor_shape": [plan.rhs.total, problem.size] if keeps_factors else None,
+            "dtype": str(problem.dtype).removeprefix("torch."),
+            "stored": self._stored(keeps_factors),
+            "layout": {
+                "factor_rows": plan.rhs.step if keeps_factors else None,
+                "factors": self.factors if keeps_factors else None,
+                "top_rows": plan.test.step,
+                "mean_rows": plan.train.step * self._mean_blocks(),
+                "self_influence_rows": plan.train.step,
+            },
+        }
+
+    def _stored(self, keeps_factors: bool) -> list[str]:
+        keep = self.request.keep if isinstance(self.request, InfluencesJob) else None
+        present = {
+            "info": self.work.material.factors is None,
+            "factors": keeps_factors,
+            "matrix": keep is not None and keep.matrix,
+            "top": keep is not None and keep.top > 0,
+            "mean": keep is not None and keep.mean,
+            "self_influences": isinstance(self.request, SelfInfluencesJob),
+            **{f"{side}_predictions": True for side in self.plan.predicts},
+        }
+        return [name for name, is_there in present.items() if is_there]

@@ -1,0 +1,285 @@
+"""The blocks of a job as the engine's steps; a block's numbers depend on the plan alone."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.results.layout import ResultPaths
+from service.storage.objects import Objects
+from upweight.schema import ConjugateGradient, InfluencesJob, Lissa, SelfInfluencesJob
+from upweight.schema import job as contract
+from workers import engine
+from workers.engine import Hessian, Operator, Problem, Progress, Rows, Solution
+from workers.fits import Fits, Solve
+from workers.grid.merge import Ranking, merged_summary
+from workers.grid.plan import Plan
+from workers.grid.window import Window, numbered_from
+from workers.inversions import Method, described, engine_method, low_precision
+from workers.predictions import store_predictions
+
+AnyJob = InfluencesJob | contract.FactorsJob | contract.IhvpJob | SelfInfluencesJob
+Tensors = dict[str, Tensor]
+RowsOf = Callable[[slice], Tensor]  # some rows of a stored (k, p)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a job computes with, on the device. `rhs` and `factors` are given where they are not computed."""
+
+    problem: Problem
+    hessian_rows: Rows
+    train: Rows
+    test: Rows | None
+    rhs: RowsOf | None
+    factors: RowsOf | None
+    guess: Callable[[str, str, slice], Tensor]  # (blob digest, tensor name, right-hand sides)
+    fits: Fits
+    perturb_input: int = 0
+
+
+@dataclass(frozen=True)
+class Solved:
+    """One block of right-hand sides: `x` (k, p), what was found out about each of them, and about H."""
+
+    x: Tensor
+    of_rows: Tensors  # (k, …) each
+    of_fit: Tensors
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Contracted:
+    """One block of test rows by one of training rows; each part only if it is kept."""
+
+    matrix: Tensor | None = None  # (m, n, …)
+    top: Tensors = field(default_factory=dict)
+    mean_sums: Tensor | None = None  # (n,) float64, over the test rows
+
+
+@dataclass(frozen=True)
+class SelfInfluences:
+    """(n,) of one block of training rows, and what solving for them found out."""
+
+    values: Tensor
+    of_fit: Tensors
+    summary: dict[str, Any]
+
+
+@dataclass
+class Cost:
+    """What the engine did."""
+
+    passes: float = 0.0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+class Work:
+    """The blocks of one job, in any order. Everything may raise EngineError, and whatever `progress` raises."""
+
+    def __init__(self, request: AnyJob, material: Material, plan: Plan, progress: Progress) -> None:
+        self.request, self.material, self.plan = request, material, plan
+        self._progress = progress
+        self._hessians: list[Hessian] = []
+
+    @contextmanager
+    def measured(self) -> Iterator[Cost]:
+        """What is done in this block of code; filled in at its end."""
+        cost, began, device = Cost(), time.perf_counter(), self.material.problem.device
+        self._hessians.clear()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        yield cost
+        cost.passes = float(sum(hessian.passes for hessian in self._hessians))
+        cost.seconds = time.perf_counter() - began
+        cost.peak_memory_bytes = _peak_memory(device)
+
+    def _hessian(self, rows: Rows | None = None) -> Hessian:
+        """A new one each time: what one remembers of earlier blocks must not matter to the next."""
+        self._hessians.append(
+            Hessian(
+                self.material.problem,
+                self.material.hessian_rows if rows is None else rows,
+                self.request.hessian_regularization,
+                **self._options(),
+            )
+        )
+        return self._hessians[-1]
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "batch_size": self.request.batch_size,
+            "budget_bytes": self.plan.budget_bytes,
+            "progress": self._progress,
+        }
+
+    def partial_hessian(self, number: int) -> Tensor:
+        """Σ ∇²θ L over one block of the training rows: (p, p)."""
+        assert self.plan.hessian is not None
+        rows = self.plan.hessian.block(number)
+        window = Window(self.material.hessian_rows, rows.start, rows.stop)
+        with numbered_from(rows.start):
+            return self._hessian(window).dense() * len(window)
+
+    def fit(self, partial: Iterator[Tensor] | None = None) -> None:
+        """Makes what the inversion finds out about H, or finds it; from partial sums where it was cut."""
+
+        def operator() -> Operator:
+            return self._hessian() if partial is None else _Summed(self._hessian(), partial)
+
+        self.material.fits.prepare(self._method(slice(0, 0)), operator, self._progress)
+
+    def solve(self, number: int) -> Solved:
+        """One block of right-hand sides."""
+        rows = self.plan.rhs.block(number)
+        rhs = self._right_hand_sides(rows)
+        return self._described(self._solver(rows)(rhs))
+
+    def _solver(self, rows: slice) -> Solve:
+        return self.material.fits.solver(self._method(rows), self._hessian, self._progress)
+
+    def _method(self, rows: slice) -> Method:
+        """With the rows' part of a first guess."""
+        guess = self.material.guess
+        return engine_method(
+            self.request.inversion,
+            self.request.seed,
+            lambda digest, name: guess(digest, name, rows),
+        )
+
+    def _described(self, solution: Solution) -> Solved:
+        summary, arrays = described(solution)
+        rowwise = isinstance(self.request.inversion, ConjugateGradient | Lissa)
+        of_rows = {
+            name: value for name, value in arrays.items() if rowwise or name == "residual_norms"
+        }
+        of_fit = {name: value for name, value in arrays.items() if name not in of_rows}
+        return Solved(solution.x, of_rows, of_fit, summary)
+
+    def _right_hand_sides(self, rows: slice) -> Tensor:
+        if self.material.rhs is not None:
+            return self.material.rhs(rows)
+        assert self.material.test is not None
+        problem = self.material.problem
+        window = Window(self.material.test, rows.start, rows.stop)
+        rhs = torch.empty((len(window), problem.size), dtype=problem.dtype, device=problem.device)
+        with numbered_from(rows.start):
+            for here, block in engine.row_gradients(problem, window, **self._options()):
+                rhs[here] = block
+        return rhs
+
+    def contract(self, factors: Tensor, number: int) -> Contracted:
+        """Factors of one block of test rows, met with one block of training rows."""
+        assert isinstance(self.request, InfluencesJob)
+        keep = self.request.keep
+        rows = self.plan.train.block(self.plan.contraction(number)[1])
+        ranking = Ranking(keep.top) if keep.top else None
+        sums: list[Tensor] = []
+        matrix: Tensor | None = None
+        with numbered_from(rows.start):
+            for here, block in self._influences(factors, rows):
+                if keep.matrix:
+                    if matrix is None:
+                        shape = (len(factors), rows.stop - rows.start, *block.shape[2:])
+                        matrix = torch.empty(shape, dtype=block.dtype)
+                    matrix[:, here] = block.cpu()
+                if ranking is not None:
+                    ranking.add(rows.start + here.start, block)
+                if keep.mean:
+                    sums.append(block.sum(0, dtype=torch.float64).cpu())
+        top = {name: value.cpu() for name, value in ranking.tensors().items()} if ranking else {}
+        return Contracted(matrix, top, torch.cat(sums) if sums else None)
+
+    def _influences(self, factors: Tensor, rows: slice) -> Iterator[tuple[slice, Tensor]]:
+        request, problem = self.request, self.material.problem
+        assert isinstance(request, InfluencesJob)
+        train = Window(self.material.train, rows.start, rows.stop)
+        if request.influence_type == "up":
+            precision = low_precision(request.precision)
+            return engine.up(problem, factors, train, precision=precision, **self._options())
+        options = self._options()
+        if request.perturb_at is not None:
+            return engine.perturb_at(problem, factors, train, module=request.perturb_at, **options)
+        return engine.perturbation(
+            problem, factors, train, input=self.material.perturb_input, **options
+        )
+
+    def self_influences(self, number: int) -> SelfInfluences:
+        """Of one block of training rows."""
+        problem, rows = self.material.problem, self.plan.train.block(number)
+        train = Window(self.material.train, rows.start, rows.stop)
+        solve, found = self._solver(rows), list[Solved]()
+
+        def remembered(rhs: Tensor) -> Solution:
+            solution = solve(rhs)
+            found.append(self._described(solution))
+            return solution
+
+        values = torch.empty(len(train), dtype=problem.dtype, device=problem.device)
+        with numbered_from(rows.start):
+            for here, block in engine.self_influence(problem, remembered, train, **self._options()):
+                values[here] = block
+        summary = merged_summary([each.summary for each in found])
+        return SelfInfluences(values, found[-1].of_fit, summary)
+
+    def predict(self, number: int, objects: Objects, paths: ResultPaths) -> dict[str, str]:
+        """Stores losses and predictions of one block of rows; the digest by path."""
+        side, rows = self.plan.prediction(number)
+        whole = self.material.test if side == "test" else self.material.train
+        assert whole is not None
+        window = Window(whole, rows.start, rows.stop)
+        with numbered_from(rows.start):
+            return store_predictions(
+                objects,
+                paths,
+                side,
+                self.material.problem,
+                window,
+                first=rows.start,
+                **self._options(),
+            )
+
+    def low_precision_summary(self, factors: Callable[[], Tensor]) -> dict[str, Any]:
+        """What a sample of factors and training rows says of low precision; nothing in full precision."""
+        precision = low_precision(self.request.precision)
+        if precision == "full":
+            return {}
+        found = engine.low_precision_agreement(
+            self.material.problem, factors(), self.material.train, precision
+        )
+        said = {"low_precision_correlation": found.correlation}
+        return said | ({"warning": found.warning} if found.warning else {})
+
+
+@dataclass(frozen=True)
+class _Summed:
+    """A Hessian whose partial sums are there: to be built, never to be multiplied with."""
+
+    hessian: Hessian
+    partial: Iterator[Tensor]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.hessian, name)
+
+    def dense(self) -> Tensor:
+        """(p, p), λ not included: the sums added up in the plan's order."""
+        total = next(self.partial).clone()
+        for each in self.partial:
+            total += each
+        return total / len(self.hessian.rows)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,214 @@
+"""Brings what a job names onto the device: its model, its rows, first guesses, earlier factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.results.layout import ResultPaths, blob_path
+from service.storage.cuts import Cut
+from service.storage.keys import Document
+from service.storage.row_blocks import RowBlocks
+from service.storage.tensors import BadTensors, TensorEntry, read_entry, read_header
+from upweight.errors import InvalidRequest, NotStored, UpweightError
+from upweight.schema import (
+    DatasetRecord,
+    IhvpJob,
+    JobRecord,
+    ModelRecord,
+    Selection,
+    parse_rows,
+)
+from workers.context import Context
+from workers.engine import Problem, TensorRows
+from workers.fits import Fits, Shelf
+from workers.grid.work import AnyJob, Material, RowsOf
+from workers.labels import refuse_labels_out_of_range
+
+READ_BYTES = 64 * 1024**2
+
+# tf32 and bf16 are those of gradient products alone.
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "tf32": torch.float32,
+    "bf16": torch.float32,
+}
+
+
+class Gathering:
+    """Of one job."""
+
+    def __init__(self, context: Context, namespace: str, job: Document, request: AnyJob) -> None:
+        self._context, self._namespace, self._job, self._request = context, namespace, job, request
+
+    def material(self, shelf: Shelf | None = None, *, trusted: bool = False) -> Material:
+        """Raises UpweightError. `shelf` is where its fits are found by other workers, if they are put there.
+
+        `trusted`: an earlier task of the job has looked at the labels already.
+        """
+        request = self._request
+        model = ModelRecord.model_validate(self._record("model", "model_id"))
+        problem = self._context.session.problem(self._namespace, model, DTYPES[request.precision])
+        rows = _RowsOfJob(self._context, self._namespace, None if trusted else problem)
+        train_set = self._dataset("train_id")
+        test: Selection | None = getattr(request, "test", None)
+        return Material(
+            problem=problem,
+            hessian_rows=rows.of(
+                self._dataset("hessian_id"),
+                self._hessian_on(),
+                "/hessian_on" if request.hessian_on else "/train",
+            ),
+            train=rows.of(train_set, request.train, "/train"),
+            test=rows.of(self._dataset("test_id"), test, "/test") if test is not None else None,
+            rhs=self._right_hand_sides(problem),
+            factors=self._earlier_factors(problem),
+            guess=lambda digest, name, rows: self._tensor(
+                self._entry(digest, name, problem, f"/inversion/{name}"), digest, problem, rows
+            ),
+            fits=Fits(
+                self._context.session,
+                self._fit_key(model.id),
+                request.hessian_regularization,
+                shelf,
+            ),
+            perturb_input=_input_position(train_set, request),
+        )
+
+    def _hessian_on(self) -> Selection:
+        # By default H is over the whole dataset that `train` selects from.
+        return self._request.hessian_on or Selection(dataset=self._request.train.dataset)
+
+    def _fit_key(self, model_id: str) -> tuple[str, ...]:
+        request = self._request
+        key = (
+            "fit",
+            self._namespace,
+            model_id,
+            str(DTYPES[request.precision]),
+            self._job["hessian_id"],
+            self._hessian_on().rows or "all",
+            str(request.batch_size),
+        )
+        return key if request.reuse else (*key, self._job["id"])
+
+    def _record(self, kind: Any, field: str) -> Document:
+        return self._context.records.get(kind, self._namespace, self._job[field])
+
+    def _dataset(self, field: str) -> DatasetRecord:
+        return DatasetRecord.model_validate(self._record("dataset", field))
+
+    def _right_hand_sides(self, problem: Problem) -> RowsOf | None:
+        if not isinstance(self._request, IhvpJob):
+            return None
+        digest = self._request.rhs
+        entry = self._entry(digest, "rhs", problem, "/rhs")
+        return lambda rows: self._tensor(entry, digest, problem, rows)
+
+    def rhs_count(self) -> int:
+        """How many right-hand sides the job gives or asks for; 0 for self-influences."""
+        request = self._request
+        if isinstance(request, IhvpJob):
+            path = blob_path(self._namespace, request.rhs)
+            return read_header(self._context.objects, path)["rhs"].shape[0]
+        test: Selection | None = getattr(request, "test", None)
+        return len(parse_rows(test.rows, self._dataset("test_id").rows or 0)) if test else 0
+
+    def _entry(self, digest: str, name: str, problem: Problem, pointer: str) -> TensorEntry:
+        path = blob_path(self._namespace, digest)
+        try:
+            entry = read_header(self._context.objects, path)[name]
+        except (BadTensors, KeyError, FileNotFoundError) as error:
+            raise _bad_tensor(pointer, name, digest, error) from None
+        if len(entry.shape) != 2 or entry.shape[1] != problem.size:
+            raise InvalidRequest.field(
+                pointer,
+                f"{name!r} has shape {list(entry.shape)}; it must be (right-hand sides, {problem.size})",
+                digest,
+            )
+        if name != "rhs" and self.rhs_count() not in (0, entry.shape[0]):
+            raise InvalidRequest.field(
+                pointer,
+                f"{name!r} has {entry.shape[0]} rows; it needs one for each of the {self.rhs_count()} "
+                "right-hand sides",
+                digest,
+            )
+        return entry
+
+    def _tensor(self, entry: TensorEntry, digest: str, problem: Problem, rows: slice) -> Tensor:
+        path = blob_path(self._namespace, digest)
+        array = read_entry(self._context.objects, path, entry, rows.start, rows.stop)
+        return torch.from_numpy(array.copy()).to(problem.device, problem.dtype)
+
+    def _earlier_factors(self, problem: Problem) -> RowsOf | None:
+        earlier = getattr(self._request, "factors", None)
+        if earlier is None:
+            return None
+        record = JobRecord.model_validate(
+            self._context.records.get("job", self._namespace, earlier)
+        )
+        if record.result is None or record.result.layout is None or not record.result.factor_shape:
+            raise NotStored.field("/factors", f"job {earlier} stored no factors", earlier)
+        layout = record.result.layout
+        folder = layout.factors or ResultPaths(self._namespace, earlier).factors
+        total = record.result.factor_shape[0]
+        kept = RowBlocks(
+            self._context.objects, folder, Cut(total, layout.factor_rows or total), "factors"
+        )
+        return lambda rows: stored_rows(kept, rows, problem)
+
+
+def stored_rows(kept: RowBlocks, rows: slice, problem: Problem) -> Tensor:
+    """Some rows (k, p) on the device, read block by block."""
+    found = torch.empty(
+        (rows.stop - rows.start, problem.size), dtype=problem.dtype, device=problem.device
+    )
+    position = 0
+    for block in kept.read(range(rows.start, rows.stop), READ_BYTES):
+        found[position : position + len(block)] = torch.from_numpy(block.copy())
+        position += len(block)
+    return found
+
+
+@dataclass(frozen=True)
+class _RowsOfJob:
+    """Selected rows; labels are held against `problem`, where it is given."""
+
+    context: Context
+    namespace: str
+    problem: Problem | None
+
+    def of(self, dataset: DatasetRecord, selection: Selection, pointer: str) -> TensorRows:
+        chosen = parse_rows(selection.rows, dataset.rows or 0)
+        rows = self.context.session.rows(self.namespace, dataset, chosen)
+        if self.problem is not None:
+            refuse_labels_out_of_range(self.problem, rows, f"{pointer}/dataset")
+        return rows
+
+
+def _bad_tensor(pointer: str, name: str, digest: str, error: Exception) -> UpweightError:
+    if isinstance(error, FileNotFoundError):
+        return InvalidRequest.field(pointer, "there is no such blob; upload it first", digest)
+    if isinstance(error, KeyError):
+        return InvalidRequest.field(pointer, f"the blob has no tensor {name!r}", digest)
+    return InvalidRequest.field(pointer, f"the blob is not a safetensors file: {error}", digest)
+
+
+def _input_position(train: DatasetRecord, request: AnyJob) -> int:
+    """Where the input to perturb stands: the one named, else the first floating-point one."""
+    wish = getattr(request, "perturb_input", None)
+    if wish is not None:
+        if wish not in train.inputs:
+            raise InvalidRequest.field(
+                "/perturb_input", f"the inputs are {', '.join(train.inputs)}", wish
+            )
+        return train.inputs.index(wish)
+    dtypes = {column.name: column.dtype for column in train.columns}
+    floating = [
+        number for number, name in enumerate(train.inputs) if dtypes[name].startswith("float")
+    ]
+    return floating[0] if floating else 0
