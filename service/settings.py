@@ -85,6 +85,22 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(2.0, description="How often leases are renewed.", gt=0)
     janitor_seconds: float = Field(5.0, description="How often lost jobs are looked for.", gt=0)
 
+    # Retention
+    retention_days: float | None = Field(
+        None, description="Results expire so long after their job has ended; null keeps them.", gt=0
+    )
+    retention_bytes: int | None = Field(
+        None,
+        description="Bytes of results of one namespace; beyond, the oldest expire. Null: no limit.",
+        gt=0,
+    )
+    retention_pause_seconds: float = Field(
+        10.0, description="Between two looks at a few hundred jobs and objects.", gt=0
+    )
+    orphan_seconds: float = Field(
+        86_400.0, description="Age at which objects that belong to nothing are deleted.", gt=0
+    )
+
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -18,6 +18,7 @@ the SDK raises again at the user's side.
     │   ├── InUse                409  in-use
     │   ├── NotReady             409  not-ready: model or dataset still checked, or rejected
     │   └── RequestInProgress    409  request-in-progress
+    ├── ResultExpired            410  result-expired: retention has deleted it
     ├── LengthRequired           411  length-required
     ├── TooLarge                 413  too-large
     ├── UnsupportedMediaType     415  unsupported-media-type
@@ -157,6 +158,10 @@ class NotReady(Conflict):
 
 class RequestInProgress(Conflict):
     type, title = "request-in-progress", "The same request is still being worked on"
+
+
+class ResultExpired(UpweightError):
+    type, title, status = "result-expired", "The result has expired", 410
 
 
 class LengthRequired(UpweightError):

@@ -13,6 +13,7 @@ from service.storage.queue import PRIORITIES
 from upweight.errors import UpweightError
 from workers.context import Context
 from workers.copyist import Copyist
+from workers.housekeeper import Housekeeper
 from workers.janitor import Janitor
 from workers.presence import Presence
 from workers.tasks import Tasks
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     Presence(context, names).start()
     Janitor(context).start()
     Copyist(context).start()
+    Housekeeper(context).start()
     worker = WarmWorker(
         names, context.redis, context.name, Tasks(context).table(), context.stopping
     )

@@ -7,12 +7,12 @@ from service.jobs.inputs import Chosen, Inputs
 from service.parts import Parts
 from service.storage import keys
 from service.storage.keys import Document
-from upweight.errors import InvalidRequest, NotFound, NotReady, NotStored
+from upweight.errors import InvalidRequest, NotFound, NotReady, NotStored, ResultExpired
 from upweight.schema import TERMINAL, JobRequest, JobState, parse_rows
 
 
 def refuse_what_is_not_given(parts: Parts, namespace: str, job: JobRequest, inputs: Inputs) -> None:
-    """Raises InvalidRequest, NotFound, NotReady, NotStored, each naming its field."""
+    """Raises InvalidRequest, NotFound, NotReady, NotStored, ResultExpired, each naming its field."""
     digests = {
         "/rhs": getattr(job, "rhs", None),
         "/inversion/x0": getattr(job.inversion, "x0", None),
@@ -39,6 +39,9 @@ def _job_with_factors(parts: Parts, namespace: str, id: str) -> Document:
         wait = "" if job["state"] in TERMINAL else f"; GET /v1/jobs/{id}?wait=60 holds until it has"
         words = f"job {id} is {job['state']}, and only one that has succeeded has factors{wait}"
         raise NotReady.field("/factors", words, id)
+    if job.get("expired_at"):
+        words = f"the result of job {id} has expired, and its factors with it; compute them again"
+        raise ResultExpired.field("/factors", words, id)
     if "factors" not in job["result"]["stored"] or job["test_id"] is None:
         words = f"job {id} stored no factors of test rows; run it as kind 'factors', or with keep.factors"
         raise NotStored.field("/factors", words, id)

@@ -124,6 +124,7 @@ class Lifecycle:
                 **job,
                 "state": JobState.QUEUED,
                 "problem": None,
+                "expired_at": None,
                 "finished_at": None,
                 "started_at": None,
                 "worker": None,

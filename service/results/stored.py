@@ -10,7 +10,7 @@ from service.jobs.actions import find_job
 from service.parts import Parts
 from service.results.layout import ResultPaths
 from service.storage.objects import Objects
-from upweight.errors import InvalidRequest, NotStored, ResultNotReady
+from upweight.errors import InvalidRequest, NotStored, ResultExpired, ResultNotReady
 from upweight.schema import (
     TERMINAL,
     JobRecord,
@@ -88,8 +88,12 @@ class StoredResult:
 
 
 def find_result(parts: Parts, namespace: str, id: str) -> StoredResult:
-    """Raises NotFound, ResultNotReady."""
+    """Raises NotFound, ResultNotReady, ResultExpired."""
     job = JobRecord.model_validate(find_job(parts, namespace, id))
+    if job.state is JobState.SUCCEEDED and job.expired_at is not None:
+        raise ResultExpired(
+            f"the result of job {id} expired on {job.expired_at:%Y-%m-%d}; start a job with the same request again"
+        )
     if job.state is JobState.SUCCEEDED and job.result is not None:
         return StoredResult(parts, namespace, job, job.result)
     if job.state in TERMINAL:  # no Retry-After: waiting does not help

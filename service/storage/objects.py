@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,10 +24,11 @@ PART_BYTES = 8 * 1024**2  # of a multipart upload; S3 takes 10,000 parts at most
 
 @dataclass(frozen=True)
 class ObjectMeta:
-    """An object's path and size in bytes."""
+    """An object's path, its size in bytes, and when it was written."""
 
     path: str
     size: int
+    modified: datetime
 
 
 class Objects:
@@ -121,14 +122,19 @@ class Objects:
                 meta = obstore.head(self._store, path)
             except FileNotFoundError:
                 return None
-        return ObjectMeta(path, meta["size"])
+        return ObjectMeta(path, meta["size"], meta["last_modified"])
 
     def walk(self, prefix: str) -> Iterator[ObjectMeta]:
         """Objects below a prefix (whole path segments), a page at a time."""
         with _translated():
             for page in obstore.list(self._store, prefix):
                 for meta in page:
-                    yield ObjectMeta(meta["path"], meta["size"])
+                    yield ObjectMeta(meta["path"], meta["size"], meta["last_modified"])
+
+    def broken_uploads(self) -> Iterator[Path]:
+        """Files that uploads left behind whose process was killed; a remote storage keeps its own, out of sight."""
+        if type(self._store).__name__ == "LocalStore":
+            yield from (each for each in _folder(self._url).rglob("*#*") if each.is_file())
 
     def delete(self, paths: Sequence[str]) -> None:
         """Deletes objects; those that are not there are passed over."""
@@ -157,9 +163,13 @@ class Objects:
 def _open(url: str) -> Any:
     if "://" in url and not url.startswith("file://"):
         return obstore.store.from_url(url)
-    folder = Path(url.removeprefix("file://")).absolute()
+    folder = _folder(url)
     folder.mkdir(parents=True, exist_ok=True)
     return obstore.store.LocalStore(str(folder), automatic_cleanup=True)
+
+
+def _folder(url: str) -> Path:
+    return Path(url.removeprefix("file://")).absolute()
 
 
 def _remembering(chunks: Iterator[bytes], failure: list[BaseException]) -> Iterator[bytes]:

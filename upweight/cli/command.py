@@ -9,6 +9,7 @@ import typer
 from upweight import __version__
 from upweight.cli.keys import keys
 from upweight.cli.reindex import reindex
+from upweight.cli.retention import retention
 from upweight.cli.serve import serve
 from upweight.cli.worker import worker
 
@@ -22,6 +23,7 @@ command = typer.Typer(
 command.command()(serve)
 command.command()(worker)
 command.command()(reindex)
+command.command()(retention)
 command.add_typer(keys, name="keys")
 
 

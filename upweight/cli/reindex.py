@@ -21,8 +21,5 @@ def reindex(
 
     It adds what is missing and changes nothing else: it may run while the service does, and run again.
     """
-    flags = [
-        *(["--dry-run"] if dry_run else []),
-        *(["--json"] if as_json else []),
-    ]
+    flags = [*(["--dry-run"] if dry_run else []), *(["--json"] if as_json else [])]
     become("service.local.reindex", ["--data-dir", str(data_dir), *flags])

@@ -241,5 +241,8 @@ class JobRecord(Answer):
         None, description="A summary of the inversion's info; the arrays are under /info."
     )
     result: ResultSummary | None = None
+    expired_at: datetime | None = Field(
+        None, description="When retention deleted what it had stored; the record stays."
+    )
     problem: Problem | None = None
     revision: int = Field(0, description="Grows with every change; the id of the newest event.")

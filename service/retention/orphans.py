@@ -1,0 +1,90 @@
+"""Objects that belong to nothing: results without a job, what an expired job left, uploads that broke off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from service.settings import Settings
+from service.storage.copies import Copies
+from service.storage.objects import ObjectMeta, Objects
+from service.storage.records import Records
+from upweight.errors import NotFound
+
+RESULTS = "results"
+SELF_TEST = "self-test"
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """An object, or a file of a broken upload, that is or would be deleted."""
+
+    path: str
+    size_bytes: int
+
+
+class Orphans:
+    """Goes through results and temporary files; only what is older than `orphan_seconds` is taken for left behind."""
+
+    def __init__(
+        self,
+        records: Records,
+        copies: Copies,
+        objects: Objects,
+        settings: Settings,
+        *,
+        dry_run: bool = False,
+    ) -> None:
+        self._records = records
+        self._copies = copies
+        self._objects = objects
+        self._settings = settings
+        self._dry_run = dry_run
+
+    def one_pass(self) -> Iterator[Orphan | None]:
+        """One item for each object looked at, None for one that belongs somewhere."""
+        yield from self._broken_uploads()
+        belongs: tuple[str, bool] = (
+            "",
+            True,
+        )  # of the job looked at last: its objects come in a row
+        for meta in self._objects.walk(RESULTS):
+            if not self._old(meta.modified):
+                yield None
+                continue
+            _, namespace, id, *_ = f"{meta.path}//".split("/")
+            if belongs[0] != f"{namespace}/{id}":
+                belongs = (f"{namespace}/{id}", self._belongs(namespace, id))
+            yield None if belongs[1] else self._deleted(meta)
+        for meta in self._objects.walk(SELF_TEST):
+            yield self._deleted(meta) if self._old(meta.modified) else None
+
+    def _belongs(self, namespace: str, id: str) -> bool:
+        try:
+            job = self._records.get("job", namespace, id)
+        except NotFound:
+            # Redis may have lost the job: it is deleted only when its copy is gone, too.
+            return self._copies.there("job", namespace, id)
+        return not job.get("expired_at")
+
+    def _deleted(self, meta: ObjectMeta) -> Orphan:
+        if not self._dry_run:
+            self._objects.delete([meta.path])
+        return Orphan(meta.path, meta.size)
+
+    def _broken_uploads(self) -> Iterator[Orphan | None]:
+        for file in self._objects.broken_uploads():
+            try:
+                state = file.stat()
+                if not self._old(datetime.fromtimestamp(state.st_mtime, UTC)):
+                    yield None
+                    continue
+                if not self._dry_run:
+                    file.unlink()
+            except FileNotFoundError:  # it came to its end meanwhile
+                continue
+            yield Orphan(file.name, state.st_size)
+
+    def _old(self, moment: datetime) -> bool:
+        return datetime.now(UTC) - moment > timedelta(seconds=self._settings.orphan_seconds)
