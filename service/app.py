@@ -23,10 +23,11 @@ from service.requests import Requests
 from service.results import routes as results
 from service.settings import Settings
 from service.storage.redis import connect
+from service.webhooks import routes as webhooks
 from upweight import __version__
 from upweight.errors import Unavailable
 
-RESOURCES = (blobs, models, datasets, jobs, results, health)
+RESOURCES = (blobs, models, datasets, jobs, results, webhooks, health)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -51,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        webhooks=webhooks.outgoing,
         redirect_slashes=False,  # a redirect would lose bodies, and echo the Host header
     )
     app.state.metrics = metrics

@@ -38,7 +38,7 @@ class Role(StrEnum):
 
     READ = "read"  # see and download
     WRITE = "write"  # upload, register, compute, delete
-    ADMIN = "admin"  # whatever is added for operators
+    ADMIN = "admin"  # see and change by what webhooks are signed
 
 
 _ORDER = list(Role)

@@ -55,8 +55,14 @@ def _writer(caller: Annotated[Caller, Depends(_reader)]) -> Caller:
     return caller
 
 
+def _administrator(caller: Annotated[Caller, Depends(_reader)]) -> Caller:
+    caller.require(Role.ADMIN)
+    return caller
+
+
 Reader = Annotated[Caller, Depends(_reader)]
 Writer = Annotated[Caller, Depends(_writer)]
+Administrator = Annotated[Caller, Depends(_administrator)]
 
 
 async def json_only(request: Request) -> None:

@@ -16,6 +16,11 @@ from service.storage.objects import Objects
 from service.storage.queue import TaskQueue
 from service.storage.records import Records
 from service.storage.redis import connect
+from service.webhooks.courier import Courier
+from service.webhooks.destination import Policy
+from service.webhooks.outbox import Outbox
+from service.webhooks.secrets import WebhookSecrets
+from service.webhooks.sender import Sender
 
 UPLOADS_AT_ONCE = 32  # each holds a thread of its own, and some 30 MiB
 
@@ -34,6 +39,9 @@ class Parts:
     keys: Keys
     changes: Changes
     uploads: ThreadPoolExecutor
+    outbox: Outbox
+    webhook_secrets: WebhookSecrets
+    courier: Courier
 
     @classmethod
     def open(cls, settings: Settings) -> Parts:
@@ -44,6 +52,9 @@ class Parts:
         records = Records(redis)
         changes = Changes(redis)
         changes.start()
+        outbox, webhook_secrets = Outbox(redis), _webhook_secrets(settings, redis)
+        courier = _courier(settings, outbox, webhook_secrets)
+        courier.start()
         return cls(
             settings=settings,
             redis=redis,
@@ -56,11 +67,37 @@ class Parts:
             changes=changes,
             # Slow senders hold these threads and not those that all other routes share.
             uploads=ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="upload"),
+            outbox=outbox,
+            webhook_secrets=webhook_secrets,
+            courier=courier,
         )
 
     def close(self) -> None:
         """Closes everything."""
         self.changes.close()
+        self.courier.close()
         self.changes.join()
         self.uploads.shutdown(wait=False, cancel_futures=True)
         self.redis.close()
+
+
+def webhook_policy(settings: Settings) -> Policy:
+    """Where webhooks may go, as the operator says."""
+    return Policy(http=settings.webhook_http, networks=settings.webhook_networks)
+
+
+def _webhook_secrets(settings: Settings, redis: Redis) -> WebhookSecrets:
+    of_all = settings.webhook_secret
+    return WebhookSecrets(redis, of_all.get_secret_value() if of_all is not None else None)
+
+
+def _courier(settings: Settings, outbox: Outbox, secrets: WebhookSecrets) -> Courier:
+    sender = Sender(webhook_policy(settings), settings.webhook_seconds)
+    return Courier(
+        outbox,
+        secrets,
+        sender,
+        tries=settings.webhook_tries,
+        pause=settings.webhook_pause_seconds,
+        seconds=settings.webhook_seconds,
+    )

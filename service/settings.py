@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, IPvAnyNetwork, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from upweight.webhooks import WebhookInvalid, secret_key
 
 MIB = 1024**2
 GIB = 1024**3
@@ -19,7 +21,11 @@ class Settings(BaseSettings):
     """Built once at a process's entry point and passed down."""
 
     model_config = SettingsConfigDict(
-        env_prefix="UPWEIGHT_", extra="forbid", frozen=True, populate_by_name=True
+        env_prefix="UPWEIGHT_",
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,  # some are secrets, and errors go to logs
     )
 
     # Where things are
@@ -54,6 +60,22 @@ class Settings(BaseSettings):
     queue_length: int = Field(100_000, description="Jobs waiting in one queue.", gt=0)
     namespace_jobs: int = Field(20_000, description="Unfinished jobs of one namespace.", gt=0)
     slice_bytes: int = Field(8 * MIB, description="Memory for one block of a streamed slice.", gt=0)
+
+    # Webhooks
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="`whsec_` and base64 of 24 to 64 bytes, for all namespaces without their own.",
+    )
+    webhook_http: bool = Field(False, description="Whether webhooks may go to http:// addresses.")
+    webhook_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
+        (),
+        description="Private networks that webhooks may reach, comma-separated: `10.1.2.0/24`.",
+    )
+    webhook_seconds: float = Field(10.0, description="Time for one try of a delivery.", gt=0)
+    webhook_pause_seconds: float = Field(
+        5.0, description="Before the second try; four times as long before each further one.", gt=0
+    )
+    webhook_tries: int = Field(8, description="Tries of a delivery, over some six hours.", ge=1)
 
     # Models
     pt2_policy: Literal["sanitized", "reject", "trusted"] = "sanitized"
@@ -104,7 +126,17 @@ class Settings(BaseSettings):
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("factories", mode="before")
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                secret_key(value.get_secret_value())
+            except WebhookInvalid as error:
+                raise ValueError(error.detail) from None
+        return value
+
+    @field_validator("factories", "webhook_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):

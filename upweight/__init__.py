@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from upweight.tracking import JobCancelled
     from upweight.transport import ConnectionFailed
     from upweight.waiting import WaitTimedOut
+    from upweight.webhooks import WebhookInvalid, verify_webhook
 
 _HOME = {
     "AsyncClient": "upweight.client",
@@ -48,7 +49,9 @@ _HOME = {
     "UnexpectedAnswer": "upweight.exchange",
     "UpweightError": "upweight.errors",
     "WaitTimedOut": "upweight.waiting",
+    "WebhookInvalid": "upweight.webhooks",
     "export_program": "upweight.export",
+    "verify_webhook": "upweight.webhooks",
 }
 
 __all__ = [
@@ -69,10 +72,12 @@ __all__ = [
     "UnexpectedAnswer",
     "UpweightError",
     "WaitTimedOut",
+    "WebhookInvalid",
     "__version__",
     "errors",
     "export_program",
     "schema",
+    "verify_webhook",
 ]
 
 

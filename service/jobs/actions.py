@@ -69,3 +69,4 @@ def delete(parts: Parts, namespace: str, id: str) -> None:
     parts.objects.delete_prefix(paths.prefix)
     parts.records.delete("job", namespace, id)
     parts.copies.secure("job", namespace, id)
+    parts.outbox.forget(namespace, id)

@@ -8,12 +8,14 @@ queued ──begin──▶ running ──succeed──▶ succeeded
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from service.storage.keys import Document
 from service.storage.records import Records
+from service.webhooks.outbox import announcement
 from upweight.errors import Conflict, UpweightError
 from upweight.schema import TERMINAL, JobState
 
@@ -26,6 +28,11 @@ class Lifecycle:
 
     def __init__(self, records: Records) -> None:
         self._records = records
+
+    def _move(
+        self, namespace: str, id: str, change: Callable[[Document], Document | None]
+    ) -> Document:
+        return self._records.update("job", namespace, id, change, partial(announcement, namespace))
 
     def begin(self, namespace: str, id: str, worker: str, device: str) -> Document | None:
         """queued → running. None when the job is no longer queued (cancelled, or begun by another)."""
@@ -42,7 +49,7 @@ class Lifecycle:
                 "started_at": now(),
             }
 
-        job = self._records.update("job", namespace, id, change)
+        job = self._move(namespace, id, change)
         return job if job["state"] == JobState.RUNNING and job["worker"] == worker else None
 
     def succeed(
@@ -76,7 +83,7 @@ class Lifecycle:
             _require_attempt(job, attempt)
             return {**job, **outcome, "state": state, "finished_at": now()}
 
-        return self._records.update("job", namespace, id, change)
+        return self._move(namespace, id, change)
 
     def give_back(self, namespace: str, id: str, attempt: int, *, lost: bool = False) -> Document:
         """running → queued: the worker stops, or was lost; cancelling → cancelled."""
@@ -94,7 +101,7 @@ class Lifecycle:
                 "lost": job.get("lost", 0) + lost,
             }
 
-        return self._records.update("job", namespace, id, change)
+        return self._move(namespace, id, change)
 
     def request_cancel(self, namespace: str, id: str) -> Document:
         """queued → cancelled, running → cancelling. Raises Conflict when the job has ended otherwise."""
@@ -110,7 +117,7 @@ class Lifecycle:
                 case ended:
                     raise Conflict(f"job {id} has already {ended}; there is nothing to cancel")
 
-        return self._records.update("job", namespace, id, change)
+        return self._move(namespace, id, change)
 
     def retry(self, namespace: str, id: str) -> Document:
         """failed or cancelled → queued. Raises Conflict from any other state."""
@@ -132,7 +139,7 @@ class Lifecycle:
                 "lost": 0,
             }
 
-        return self._records.update("job", namespace, id, change)
+        return self._move(namespace, id, change)
 
 
 class LeaseLost(Exception):

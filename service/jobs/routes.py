@@ -34,7 +34,6 @@ from upweight.errors import (
     IdempotencyConflict,
     InternalError,
     InvalidRequest,
-    NotAvailableYet,
     NotFound,
     NotReady,
     NotStored,
@@ -68,7 +67,6 @@ router = APIRouter(
         TooLarge,
         UnsupportedMediaType,
         QueueFull,
-        NotAvailableYet,
     ),
 )
 def create(

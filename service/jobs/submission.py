@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from service.auth import Caller
-from service.jobs.availability import refuse_missing
 from service.jobs.fit import refuse_misfits
 from service.jobs.given import refuse_what_is_not_given
 from service.jobs.inputs import Inputs, find_inputs
 from service.jobs.lifecycle import now
 from service.jobs.size import refuse_too_much
-from service.parts import Parts
+from service.parts import Parts, webhook_policy
 from service.registry import repeated
 from service.requests import Trace
 from service.storage.keys import Document, Kind, new_id
 from service.storage.queue import RUN_JOB
 from service.storage.records import Idempotency
-from upweight.errors import QueueFull
+from service.webhooks.destination import Destination, Refused
+from upweight.errors import InvalidRequest, QueueFull
 from upweight.schema import TERMINAL, JobRecord, JobRequest, JobState
 
 
@@ -26,13 +26,13 @@ def submit(
     idempotency: Idempotency | None,
     trace: Trace,
 ) -> Document:
-    """A new job, queued. Raises InvalidRequest, NotFound, NotReady, NotAvailableYet, QueueFull."""
+    """A new job, queued. Raises InvalidRequest, NotFound, NotReady, QueueFull."""
     namespace = caller.namespace
     earlier = repeated(parts, "job", namespace, idempotency)
     if earlier is not None:
         ensure_enqueued(parts, namespace, earlier, trace)
         return earlier
-    refuse_missing(job)
+    _refuse_webhook(parts, job)
     inputs = find_inputs(parts, namespace, job)
     refuse_misfits(inputs)
     refuse_what_is_not_given(parts, namespace, job, inputs)
@@ -69,6 +69,16 @@ def ensure_enqueued(parts: Parts, namespace: str, job: Document, trace: Trace) -
         return
     if parts.queue.position(job["id"], job["attempt"], job["request"]["priority"]) is None:
         enqueue(parts, namespace, job, trace)
+
+
+def _refuse_webhook(parts: Parts, job: JobRequest) -> None:
+    if job.webhook is None:
+        return
+    try:
+        Destination.of(job.webhook.url, webhook_policy(parts.settings))
+    except Refused as error:
+        shown = job.webhook.url if "@" not in job.webhook.url else None  # it may hold a password
+        raise InvalidRequest.field("/webhook/url", f"the address {error}", shown) from None
 
 
 def _refuse_over_quota(parts: Parts, namespace: str) -> None:

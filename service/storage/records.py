@@ -16,11 +16,15 @@ from typing import Any
 from redis import Redis
 
 from service.storage import keys, scripts
+from service.storage.announcements import Announcement
 from service.storage.keys import Document, Kind
 from service.storage.redis import reachable
 from upweight.errors import Conflict, IdempotencyConflict, InUse, NotFound
 from upweight.schema import JobState
 
+Change = Callable[[Document], Document | None]
+Announce = Callable[[Document, Document], Announcement]
+_silently: Announce = lambda before, after: Announcement()  # noqa: E731
 _TRIES = 50  # of a compare-and-set against other writers
 
 
@@ -128,11 +132,12 @@ class Records:
         return [document for document in found if document is not None]
 
     def update(
-        self, kind: Kind, namespace: str, id: str, change: Callable[[Document], Document | None]
+        self, kind: Kind, namespace: str, id: str, change: Change, announce: Announce = _silently
     ) -> Document:
         """Applies `change` to the stored document, alone: repeated when another writer was faster.
 
-        `change` gets a copy and returns the new document, or None to leave it. It may raise. Answers what is stored.
+        `change` gets a copy and returns the new document, or None to leave it. It may raise. What `announce` makes of
+        both is written in the same step. Answers what is stored.
         """
         for _ in range(_TRIES):
             with reachable():
@@ -152,9 +157,11 @@ class Records:
                 keys.state_index(kind, namespace, stored["state"]) if moved else "",
                 keys.state_index(kind, namespace, after["state"]) if moved else "",
             ]
+            noted = _noted(kind, namespace, id, kept=after["state"] != JobState.RUNNING)
+            told = announce(stored, after)
+            arguments = [id, token, json.dumps(after), *noted, *told.arguments]
             with reachable():
-                noted = _noted(kind, namespace, id, kept=after["state"] != JobState.RUNNING)
-                done = self._replace(keys=names, args=[id, token, json.dumps(after), *noted])
+                done = self._replace(keys=[*names, *told.keys], args=arguments)
             if done:
                 return after
         raise Conflict(f"{kind} {id} is being changed by others all the time; try again")

@@ -27,8 +27,8 @@ return {'made', ARGV[1]}
 """
 
 # A change of state ends what was live.
-# KEYS: record, index to leave ('' for none), index to enter ('' for none).
-# ARGV: id, token, doc, message, channel, set of unsaved records ('' for a state that is not kept).
+# KEYS: record, index to leave ('' for none), index to enter ('' for none); with an announcement its `keys`.
+# ARGV: id, token, doc, message, channel, set of unsaved records ('' for a state that is not kept); its `arguments`.
 REPLACE = """
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'doc', ARGV[3])
@@ -41,6 +41,13 @@ end
 if KEYS[3] ~= '' then redis.call('ZADD', KEYS[3], 0, ARGV[1]) end
 if ARGV[6] ~= '' then redis.call('SADD', ARGV[6], ARGV[4]) end
 redis.call('PUBLISH', ARGV[5], ARGV[4])
+if KEYS[4] then
+  local time = redis.call('TIME')
+  redis.call('HSET', KEYS[4], ARGV[7], ARGV[8])
+  redis.call('EXPIRE', KEYS[4], ARGV[9])
+  redis.call('ZADD', KEYS[5], time[1] * 1000 + math.floor(time[2] / 1000), ARGV[10])
+  redis.call('SADD', KEYS[6], ARGV[11])
+end
 return 1
 """
 

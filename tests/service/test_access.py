@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import statistics
 import time
-from collections.abc import Iterator
 
 import httpx2
-import numpy as np
 import pytest
 
 from service.auth import Keys, Role, is_loopback
-from service.openapi import document
 from tests.service.acting import Acting, digest_of, problem
 from tests.service.conftest import Front
 
@@ -81,44 +78,6 @@ def test_a_reader_reads_and_changes_nothing(client: httpx2.Client, keys: Keys) -
         assert client.get(path, headers=headers).status_code == 404
 
 
-def paths_of(front: Front) -> Iterator[tuple[str, str]]:
-    for path, methods in document(front.app).get("paths", {}).items():
-        for method in methods:
-            if "{" in path:
-                yield method.upper(), path
-
-
-def test_what_is_another_namespaces_is_not_there_on_any_route(
-    acting: Acting, front: Front, keys: Keys
-) -> None:
-    acting.ready()
-    job = acting.job(hessian_regularization=0.1)["id"]
-    acting.succeed(job, matrix=np.ones((10, 50), np.float32))
-    blob = acting.upload(os.urandom(100))
-    model = acting.client.get("/v1/models/net").json()["id"]
-    dataset = acting.client.get("/v1/datasets/train").json()["id"]
-    stranger = bearer(keys, Role.ADMIN, "elsewhere")
-    ids = {"blobs": blob, "models": model, "datasets": dataset, "jobs": job}
-    walked = 0
-    for method, path in paths_of(front):
-        if (method, path) == ("PUT", "/v1/blobs/{digest}"):
-            continue  # its own copy may be put by anybody
-        real = path
-        for name in ("digest", "reference", "id"):
-            real = real.replace(f"{{{name}}}", ids[path.split("/")[2]])
-        answer = acting.client.request(method, real, headers=stranger)
-        assert answer.status_code == 404, (method, path, answer.text)
-        walked += 1
-    assert walked >= 18
-    for path in ("/v1/models", "/v1/datasets", "/v1/jobs"):
-        assert acting.client.get(path, headers=stranger).json()["items"] == []
-    for values in ({}, {"model": model}, {"train": {"dataset": dataset}}):
-        answer = acting.post("/v1/jobs", acting.job_request(**values), **stranger)
-        problem(answer, 404, "not-found")
-    answer = acting.client.get("/v1/jobs", params={"model": model}, headers=stranger)
-    problem(answer, 404, "not-found")
-
-
 def test_namespaces_can_not_be_reached_by_tricks_with_names(acting: Acting, keys: Keys) -> None:
     acting.ready()
     job = acting.job()["id"]
@@ -145,10 +104,10 @@ def test_checking_a_key_takes_the_same_time_whether_its_id_is_known(keys: Keys) 
 
     def seconds(id: str) -> float:
         began = time.perf_counter()
-        for _ in range(200):
-            with pytest.raises(Exception, match="not known"):
-                keys.caller(f"uwk_{id}_{'0' * 48}")
+        with pytest.raises(Exception, match="not known"):
+            keys.caller(f"uwk_{id}_{'0' * 48}")
         return time.perf_counter() - began
 
-    known, unknown = seconds(key.id), seconds("0" * 12)
-    assert 0.3 < known / unknown < 3
+    both = [(seconds(key.id), seconds("0" * 12)) for _ in range(200)]
+    known, unknown = (statistics.median(each) for each in zip(*both, strict=True))
+    assert 0.5 < known / unknown < 2

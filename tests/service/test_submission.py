@@ -8,7 +8,6 @@ import httpx2
 import numpy as np
 import pytest
 
-from service.jobs.availability import MISSING
 from tests.service.acting import Acting, digest_of, field, problem, submitted
 
 
@@ -148,19 +147,6 @@ def test_more_top_rows_than_there_are_is_refused(ready: Acting) -> None:
 
 def test_a_time_over_the_operators_is_refused(ready: Acting) -> None:
     assert field(submitted(ready, timeout_s=86_401), "/timeout_s")
-
-
-ASKING: dict[str, list[dict[str, Any]]] = {
-    "/webhook": [{"webhook": {"url": "https://example.com"}}],
-}
-
-
-@pytest.mark.parametrize("pointer", sorted({row.pointer for row in MISSING}))
-def test_what_is_not_available_yet_is_refused_at_once(ready: Acting, pointer: str) -> None:
-    for values in ASKING[pointer]:
-        answer = submitted(ready, **values)
-        assert "not available yet" in problem(answer, 501, "not-available-yet")["detail"]
-        assert field(answer, pointer)
 
 
 def without_test(ready: Acting, **values: Any) -> httpx2.Response:

@@ -27,7 +27,6 @@ from upweight.schema.job import (
     ResultSummary,
     Selection,
     SelfInfluencesJob,
-    Webhook,
 )
 from upweight.schema.model import (
     CheckState,
@@ -61,6 +60,14 @@ from upweight.schema.result import (
     ResultFile,
 )
 from upweight.schema.rows import Rows, RowSelection, parse_rows
+from upweight.schema.webhook import (
+    Deliveries,
+    Delivery,
+    JobEvent,
+    Webhook,
+    WebhookEvent,
+    WebhookSecret,
+)
 
 __all__ = [
     "TERMINAL",
@@ -76,6 +83,8 @@ __all__ = [
     "DatasetRecord",
     "DatasetRequest",
     "DatasetRows",
+    "Deliveries",
+    "Delivery",
     "Digest",
     "Direct",
     "FactorsJob",
@@ -90,6 +99,7 @@ __all__ = [
     "InfluencesJob",
     "Info",
     "Inversion",
+    "JobEvent",
     "JobRecord",
     "JobRequest",
     "JobState",
@@ -125,5 +135,7 @@ __all__ = [
     "TensorSpec",
     "TextPreview",
     "Webhook",
+    "WebhookEvent",
+    "WebhookSecret",
     "parse_rows",
 ]

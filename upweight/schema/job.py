@@ -12,6 +12,7 @@ from upweight.schema.base import Answer, Digest, Labels, Reference, Request, Tex
 from upweight.schema.inversion import Inversion, PositiveInt
 from upweight.schema.problem import Problem
 from upweight.schema.rows import RowSelection
+from upweight.schema.webhook import Webhook
 
 
 class Selection(Request):
@@ -32,15 +33,6 @@ class Keep(Request):
         False, description="For each training row, its mean influence over the test rows."
     )
     factors: bool = Field(False, description="The factors (H + λI)⁻¹ ∇L(z_test).")
-
-
-class Webhook(Request):
-    """Called when the job reaches a state; signed with HMAC-SHA256."""
-
-    url: Annotated[str, Field(pattern=r"^https?://", max_length=2048)]
-    events: Annotated[
-        tuple[Literal["succeeded", "failed", "cancelled"], ...], Field(min_length=1, max_length=3)
-    ] = ("succeeded", "failed", "cancelled")
 
 
 class _JobRequest(Request):
