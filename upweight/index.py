@@ -97,19 +97,18 @@ def _pick_slice(rows: range) -> Picked:
 
 
 def _pick_list(values: NDArray[Any], size: int, axis: int) -> Picked:
-    if values.ndim != 1:
-        raise IndexError("a list of rows has one dimension")
     if values.dtype == bool:
-        if len(values) != size:
-            raise IndexError(f"the mask has {len(values)} entries; axis {axis} has {size}")
+        if values.shape != (size,):
+            raise IndexError(f"the mask has shape {values.shape}; axis {axis} has {size} entries")
         values = np.flatnonzero(values)
     if values.size == 0:
-        return Picked((), np.empty(0, np.intp))
+        return Picked((), np.empty(values.shape, np.intp))
     if values.dtype.kind not in "iu":
         raise IndexError(f"rows are integers; these are {values.dtype}")
-    rows = [_row(int(value), size, axis) for value in values]
+    rows = [_row(int(value), size, axis) for value in values.ravel()]
     unique, inverse = np.unique(rows, return_inverse=True)
-    return Picked(tuple(unique.tolist()), inverse.astype(np.intp))
+    # The list's own shape stays: so `np.ix_` picks crossings here as it does in numpy.
+    return Picked(tuple(unique.tolist()), inverse.reshape(values.shape).astype(np.intp))
 
 
 def _row(position: int, size: int, axis: int) -> int:

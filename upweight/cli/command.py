@@ -7,23 +7,26 @@ from typing import Annotated
 import typer
 
 from upweight import __version__
+from upweight.cli.datasets import datasets
+from upweight.cli.jobs import jobs
 from upweight.cli.keys import keys
+from upweight.cli.models import models
 from upweight.cli.reindex import reindex
+from upweight.cli.results import results
 from upweight.cli.retention import retention
 from upweight.cli.serve import serve
+from upweight.cli.verb import examples, group
 from upweight.cli.worker import worker
 
-command = typer.Typer(
-    name="upweight",
-    help="Influence functions as a service.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-command.command()(serve)
-command.command()(worker)
-command.command()(reindex)
-command.command()(retention)
+command = group("Influence functions as a service.")
+command.command(epilog=examples("upweight serve --workers 2 --data-dir ./upweight-data"))(serve)
+command.command(epilog=examples("upweight worker --device cuda:0 --queues high,default"))(worker)
+command.command(epilog=examples("upweight reindex --dry-run"))(reindex)
+command.command(epilog=examples("upweight retention --dry-run"))(retention)
+command.add_typer(models, name="models")
+command.add_typer(datasets, name="datasets")
+command.add_typer(jobs, name="jobs")
+command.add_typer(results, name="results")
 command.add_typer(keys, name="keys")
 
 

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from upweight.cli.module import become
+from upweight.cli.verb import examples, group
 
-keys = typer.Typer(
-    help="Make, show and revoke keys. Without any key, the service needs none and is for this machine alone.",
-    no_args_is_help=True,
+keys = group(
+    "Make, show and revoke keys. Without any key, the service needs none and is for this machine alone."
 )
 
 DataDir = Annotated[
@@ -29,7 +29,7 @@ class Role(StrEnum):
     ADMIN = "admin"  # and manage keys
 
 
-@keys.command()
+@keys.command(epilog=examples("upweight keys create --name laptop --namespace vision --role write"))
 def create(
     name: Annotated[str, typer.Option(help="What the key is for; shown in lists.")],
     namespace: Annotated[str, typer.Option(help="What it can see.")] = "default",
@@ -41,7 +41,7 @@ def create(
     become("service.local.keys", ["--data-dir", str(data_dir), "create", *arguments])
 
 
-@keys.command("list")
+@keys.command("list", epilog=examples("upweight keys list --json"))
 def show(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     data_dir: DataDir = HERE,
@@ -53,7 +53,7 @@ def show(
     )
 
 
-@keys.command()
+@keys.command(epilog=examples("upweight keys revoke 3f1c2a9b7d04"))
 def revoke(
     key: Annotated[str, typer.Argument(help="The key's id, as `list` shows it.")],
     data_dir: DataDir = HERE,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from upweight.client.content import Content, Source, content_of
+from upweight.client.content import Content, Source, arrays_content, content_of
 from upweight.download import FileSink
-from upweight.errors import NotFound
+from upweight.errors import InvalidRequest, NotFound
 from upweight.exchange import Call, Flow, Work, segment
 from upweight.progress import Bars
 from upweight.schema import BlobRecord
@@ -42,6 +43,29 @@ def put_source(source: Source, bars: Bars) -> Flow[BlobRecord]:
         return (yield from put(content, bars))
     finally:
         content.close()
+
+
+def put_array(name: str, array: Any, bars: Bars) -> Flow[str]:
+    """Uploads an array as a safetensors blob with one tensor of a name; a digest is taken as it is."""
+    if isinstance(array, str):
+        return array
+    content: Content = yield Work(lambda: arrays_content({name: _rows(name, array)}, name))
+    record = yield from put(content, bars)
+    return record.digest
+
+
+def _rows(name: str, array: Any) -> Any:
+    """Vectors as (rows, parameters); one vector is one row."""
+    dimensions = getattr(array, "ndim", None)
+    if dimensions == 1:
+        return array.reshape(1, -1)
+    if dimensions == 2:
+        return array
+    if dimensions is None and len(array) and hasattr(array[0], "__len__"):
+        return array
+    if dimensions is None:
+        return [array]
+    raise InvalidRequest(f"{name!r} has {dimensions} dimensions; give (rows, parameters)")
 
 
 def head(digest: str) -> Flow[BlobRecord | None]:
@@ -87,6 +111,10 @@ class Blobs:
         """Uploads a path, bytes or an open binary file. Bytes that the service has are not sent again."""
         return self.link.run(put_source(source, self.bars))
 
+    def put_array(self, name: str, array: Any) -> str:
+        """Uploads vectors, (rows, parameters), for a job's `rhs`, `x0` or `h0`; the digest."""
+        return self.link.run(put_array(name, array, self.bars))
+
     def head(self, digest: str) -> BlobRecord | None:
         """The blob's record, or None where there is none."""
         return self.link.run(head(digest))
@@ -110,6 +138,10 @@ class AsyncBlobs:
     async def put(self, source: Source) -> BlobRecord:
         """See `Blobs.put`."""
         return await self.link.run(put_source(source, self.bars))
+
+    async def put_array(self, name: str, array: Any) -> str:
+        """See `Blobs.put_array`."""
+        return await self.link.run(put_array(name, array, self.bars))
 
     async def head(self, digest: str) -> BlobRecord | None:
         """See `Blobs.head`."""

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from upweight.client.blobs import put
-from upweight.client.content import Content, arrays_content
+from upweight.client.blobs import put_array
 from upweight.client.jobs import create
 from upweight.client.request import Choice, RowChoice, inversion, reference, selection
 from upweight.errors import InvalidRequest
-from upweight.exchange import Flow, Work
+from upweight.exchange import Flow
 from upweight.progress import Bars
 from upweight.schema import JobRecord, ModelRecord
 from upweight.tracking import succeeded, until_ended
@@ -88,29 +87,6 @@ def hessian_rows(train: Choice, input_data: Choice | None, given: Choice | None)
     if given is not None:
         raise InvalidRequest("with input_data the Hessian is over 'train'; leave out 'hessian_on'")
     return train
-
-
-def put_array(name: str, array: Any, bars: Bars) -> Flow[str]:
-    """Uploads an array as a safetensors blob with one tensor of a name; a digest is taken as it is."""
-    if isinstance(array, str):
-        return array
-    content: Content = yield Work(lambda: arrays_content({name: _rows(name, array)}, name))
-    record = yield from put(content, bars)
-    return record.digest
-
-
-def _rows(name: str, array: Any) -> Any:
-    """Vectors as (rows, parameters); one vector is one row."""
-    dimensions = getattr(array, "ndim", None)
-    if dimensions == 1:
-        return array.reshape(1, -1)
-    if dimensions == 2:
-        return array
-    if dimensions is None and len(array) and hasattr(array[0], "__len__"):
-        return array
-    if dimensions is None:
-        return [array]
-    raise InvalidRequest(f"{name!r} has {dimensions} dimensions; give (rows, parameters)")
 
 
 def influences(

@@ -24,16 +24,21 @@ Reference = str | JobRecord
 REQUEST: TypeAdapter[Any] = TypeAdapter(JobRequest)
 
 
-def create(request: BaseModel | Mapping[str, Any]) -> Flow[JobRecord]:
-    """Sends a job request, checked here first."""
+def checked(request: BaseModel | Mapping[str, Any]) -> Any:
+    """The request as a model of the contract; InvalidRequest with all that is wrong with it."""
     fields = request.model_dump(mode="json") if isinstance(request, BaseModel) else request
     try:
-        checked = REQUEST.validate_python(fields)
+        return REQUEST.validate_python(fields)
     except ValidationError as exc:
         raise invalid(exc) from exc
+
+
+def create(request: BaseModel | Mapping[str, Any]) -> Flow[JobRecord]:
+    """Sends a job request, checked here first."""
+    known = checked(request)
     # Defaults are left to the service: a newer one may know better.
-    body = checked.model_dump(mode="json", exclude_unset=True)
-    reply = yield Call("POST", "/v1/jobs", json={"kind": checked.kind, **body}, creates=True)
+    body = known.model_dump(mode="json", exclude_unset=True)
+    reply = yield Call("POST", "/v1/jobs", json={"kind": known.kind, **body}, creates=True)
     return reply.read(JobRecord)
 
 

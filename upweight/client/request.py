@@ -49,8 +49,13 @@ def invalid(exc: ValidationError, at: str = "") -> InvalidRequest:
         )
         for error in exc.errors()
     ]
-    words = "; ".join(f"{error.pointer or 'request'}: {error.detail}" for error in errors[:3])
+    words = "; ".join(map(_told, errors[:3]))
     return InvalidRequest(words, errors=errors)
+
+
+def _told(error: FieldError) -> str:
+    given = f" (given: {error.value!r})" if isinstance(error.value, str | int | float) else ""
+    return f"{error.pointer or 'request'}: {error.detail}{given}"
 
 
 def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""Values of options as they are typed: pairs, JSON, names with commas between them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Labels = Annotated[
+    list[str] | None, typer.Option("--label", help="KEY=VALUE; may be given several times.")
+]
+Limit = Annotated[int, typer.Option(help="So many at most; 0 means all.", min=0)]
+Oldest = Annotated[bool, typer.Option("--oldest-first", help="Oldest first.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the worker's check.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds to wait at most.", min=0)]
+
+
+def pairs(texts: Iterable[str] | None, option: str) -> dict[str, str]:
+    """`KEY=VALUE`, several."""
+    found = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"{text!r} must be KEY=VALUE", param_hint=option)
+        found[key] = value
+    return found
+
+
+def values(texts: Iterable[str] | None, option: str) -> dict[str, Any]:
+    """`KEY=VALUE` with values in JSON, or words."""
+    return {key: value(text) for key, text in pairs(texts, option).items()}
+
+
+def value(text: str) -> Any:
+    """A number, a truth value, an object; what is no JSON is a word."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def names(text: str | None) -> list[str] | None:
+    """`a,b`; None stays None, and nothing means no names."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def document(source: str | None, option: str) -> Any:
+    """JSON from a file, from stdin (`-`), or as typed when it begins with a brace."""
+    if source is None:
+        return None
+    if source.lstrip().startswith(("{", "[")):
+        text, named = source, option
+    elif source == "-":
+        text, named = sys.stdin.read(), "stdin"
+    else:
+        text, named = Path(source).read_text(encoding="utf-8"), source
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{named} is no JSON: {error}", param_hint=option) from None
+
+
+def existing(paths: Sequence[str]) -> list[Path]:
+    """Files that are there."""
+    found = [Path(path) for path in paths]
+    for path in found:
+        if not path.is_file():
+            raise typer.BadParameter(f"there is no file {str(path)!r}")
+    return found

@@ -1,0 +1,232 @@
+"""`upweight jobs`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from upweight.cli import choices, units
+from upweight.cli.choices import Labels, Limit, Oldest
+from upweight.cli.following import ended, watched
+from upweight.cli.shell import Shell
+from upweight.cli.submission import Submission
+from upweight.cli.verb import group, verb
+
+if TYPE_CHECKING:
+    from upweight.schema import JobRecord
+
+jobs = group("Jobs: start them, watch them, stop them.")
+
+Reference = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+References = Annotated[list[str], typer.Argument(metavar="JOB…", help="Ids of jobs.")]
+Follow = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")]
+
+
+@verb(
+    jobs,
+    "submit",
+    """
+    upweight jobs submit --model digits-mlp --train digits-train --test digits-test --test-rows 0:100 \\
+        --method cg --set rtol=1e-5 --regularization 0.05 --keep matrix,mean,top=10 --wait
+    upweight jobs submit job.json --priority high
+    cat job.json | upweight jobs submit - --json
+    """,
+)
+def submit(
+    shell: Shell,
+    file: Annotated[
+        str | None, typer.Argument(help="The job as JSON; - reads stdin. Options go before it.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="influences, factors, ihvp or self_influences.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Id, name, or name@version.")] = None,
+    train: Annotated[str | None, typer.Option(help="Training dataset.")] = None,
+    train_rows: Annotated[str | None, typer.Option(help="Some of its rows: 0:1000, ::10.")] = None,
+    test: Annotated[str | None, typer.Option(help="Test dataset.")] = None,
+    test_rows: Annotated[str | None, typer.Option(help="Some of its rows.")] = None,
+    hessian_on: Annotated[
+        str | None, typer.Option(help="Dataset of the Hessian, if another than --train.")
+    ] = None,
+    rhs: Annotated[str | None, typer.Option(help="For ihvp: an .npy file, or a digest.")] = None,
+    method: Annotated[str | None, typer.Option(help="direct, cg, lissa or arnoldi.")] = None,
+    set: Annotated[
+        list[str] | None, typer.Option(help="The method's PARAMETER=VALUE. Repeatable.")
+    ] = None,
+    regularization: Annotated[float | None, typer.Option(help="λ, added to the Hessian.")] = None,
+    influence_type: Annotated[str | None, typer.Option(help="up or perturbation.")] = None,
+    factors: Annotated[str | None, typer.Option(help="An earlier job, to use its factors.")] = None,
+    keep: Annotated[str | None, typer.Option(help="matrix, top=K, mean, factors; commas.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the computation.")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Rows at a time, or auto.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For what is random.")] = None,
+    priority: Annotated[str | None, typer.Option(help="high, default or low.")] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds that it may run.")] = None,
+    reuse: Annotated[bool | None, typer.Option(help="Look for factors of earlier jobs.")] = None,
+    label: Labels = None,
+    wait: Follow = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the job, start nothing.")
+    ] = False,
+) -> None:
+    """Start a job, from options, from JSON, or from JSON with options on top; print its id."""
+    submission = Submission.read(file)
+    submission.select("train", train, train_rows)
+    submission.select("test", test, test_rows)
+    submission.select("hessian_on", hessian_on, None)
+    submission.invert(method, choices.values(set, "--set"))
+    submission.keep(keep)
+    submission.put(
+        kind=kind, model=model, rhs=rhs, hessian_regularization=regularization,
+        influence_type=influence_type, factors=factors, precision=precision, seed=seed,
+        batch_size=None if batch_size is None else choices.value(batch_size),
+        priority=priority, timeout_s=time_limit, reuse=reuse,
+        labels=choices.pairs(label, "--label") or None,
+    )  # fmt: skip
+    fields = submission.checked()
+    if dry_run:
+        shell.document(fields)
+        return
+    record = shell.client.jobs.create(submission.uploaded(shell.client))
+    if wait:
+        _follow(shell, record.id)
+    elif shell.as_json:
+        shell.document(record)
+    else:
+        print(record.id)
+
+
+@verb(jobs, "list", "upweight jobs list --state running --dataset digits-train")
+def show_all(
+    shell: Shell,
+    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, …")] = None,
+    model: Annotated[str | None, typer.Option(help="Jobs of this model.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Jobs with this dataset.")] = None,
+    label: Labels = None,
+    limit: Limit = 50,
+    oldest_first: Oldest = False,
+) -> None:
+    """Show jobs, newest first."""
+    found = shell.client.jobs.list(
+        limit=limit or None,
+        state=state,
+        model=model,
+        dataset=dataset,
+        labels=choices.pairs(label, "--label"),
+        order="asc" if oldest_first else "desc",
+    )
+    heads = ("ID", "STATE", "KIND", "MODEL", "TRAIN", "METHOD", "RESULT", "SECONDS", "CREATED")
+    shell.list(found, heads, _row, "no jobs; start one: upweight jobs submit --help")
+
+
+@verb(jobs, "show", "upweight jobs show job_01JD0000000000000000000000")
+def show(shell: Shell, job: Reference) -> None:
+    """Show one job: state, progress, cost, what went wrong."""
+    _show(shell, shell.client.jobs.get(job))
+
+
+@verb(jobs, "watch", "upweight jobs watch job_01JD0000000000000000000000")
+def watch(shell: Shell, job: Reference) -> None:
+    """Follow a job until it has ended; ends with 1 if the job did not succeed."""
+    _follow(shell, job)
+
+
+@verb(jobs, "cancel", "upweight jobs cancel job_01JD0000000000000000000000")
+def cancel(shell: Shell, job: References) -> None:
+    """Stop jobs; a running one stops within seconds."""
+    for reference in job:
+        _changed(shell, shell.client.jobs.cancel(reference))
+
+
+@verb(jobs, "retry", "upweight jobs retry job_01JD0000000000000000000000 --wait")
+def retry(shell: Shell, job: Reference, wait: Follow = False) -> None:
+    """Run a failed or cancelled job again, from what it had finished."""
+    record = shell.client.jobs.retry(job)
+    if wait:
+        _follow(shell, record.id)
+    else:
+        _changed(shell, record)
+
+
+@verb(jobs, "delete", "upweight jobs delete job_01JD0000000000000000000000")
+def delete(shell: Shell, job: References) -> None:
+    """Delete ended jobs and their results."""
+    for reference in job:
+        shell.client.jobs.delete(reference)
+        shell.say(f"deleted {reference}")
+
+
+def _changed(shell: Shell, record: JobRecord) -> None:
+    if shell.as_json:
+        shell.document(record)
+    else:
+        print(f"{record.id} {record.state}")
+
+
+def _follow(shell: Shell, job: str) -> None:
+    record = watched(shell, job)
+    if not shell.as_json:
+        _show(shell, record)
+    ended(shell, record)
+
+
+def _row(record: JobRecord) -> tuple[str, ...]:
+    result = record.result
+    return (
+        record.id,
+        str(record.state),
+        record.request.kind,
+        record.request.model,
+        record.request.train.dataset,
+        record.request.inversion.method,
+        units.shape(result.influence_shape or result.factor_shape) if result else "",
+        f"{record.cost.seconds:.2f}" if record.cost else "",
+        units.age(record.created_at),
+    )
+
+
+def _show(shell: Shell, record: JobRecord) -> None:
+    request, progress, cost, result = record.request, record.progress, record.cost, record.result
+    rows = {name: getattr(request, name, None) for name in ("train", "test", "hessian_on")}
+    selections = [
+        (name, f"{chosen.dataset}{f' [{chosen.rows}]' if chosen.rows else ''}" if chosen else "")
+        for name, chosen in rows.items()
+    ]
+    parameters = request.inversion.model_dump(exclude={"method"}, exclude_none=True)
+    shell.record(
+        record,
+        [
+            ("id", record.id),
+            ("state", str(record.state)),
+            ("problem", record.problem.detail if record.problem else ""),
+            ("stage", record.stage or ""),
+            (
+                "progress",
+                f"{progress.done:,} of {progress.total:,} {progress.unit}" if progress else "",
+            ),
+            ("before it", units.count(record.queue_position)),
+            ("time left", units.seconds(record.eta_seconds)),
+            ("kind", request.kind),
+            ("model", request.model),
+            *selections,
+            (
+                "inversion",
+                " ".join([request.inversion.method, *(f"{k}={v}" for k, v in parameters.items())]),
+            ),
+            ("λ", f"{request.hessian_regularization:g}"),
+            ("device", record.device or ""),
+            ("attempt", units.count(record.attempt or None)),
+            ("seconds", units.seconds(cost.seconds) if cost else ""),
+            ("passes", f"{cost.hessian_passes:g} over the training set" if cost else ""),
+            ("memory", units.size(cost.peak_memory_bytes) if cost else ""),
+            ("influences", units.shape(result.influence_shape) if result else ""),
+            ("factors", units.shape(result.factor_shape) if result else ""),
+            (
+                "stored",
+                f"{', '.join(result.stored)} ({units.size(result.size_bytes)})" if result else "",
+            ),
+            ("labels", ", ".join(f"{key}={value}" for key, value in record.labels.items())),
+            ("created", units.age(record.created_at)),
+        ],
+    )

@@ -1,0 +1,152 @@
+"""`upweight results`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from upweight.cli import table, units
+from upweight.cli.shell import Shell
+from upweight.cli.slices import FILE_NUMBERS, chosen, printed, refuse_size, written
+from upweight.cli.verb import group, verb
+
+if TYPE_CHECKING:
+    from upweight.schema import Ranked
+
+results = group("Results: slices, rankings, files, pictures.")
+
+Reference = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write an .npy file instead of printing.")
+]
+Array = Annotated[str | None, typer.Option(help="influences, mean or factors.")]
+
+
+@verb(
+    results,
+    "slice",
+    """
+    upweight results slice job_01JD0000000000000000000000 --test 0:5 --train ::100
+    upweight results slice job_01JD0000000000000000000000 --test 3 -o row.npy
+    """,
+)
+def slice_(
+    shell: Shell,
+    job: Reference,
+    test: Annotated[str | None, typer.Option(help="Rows of the matrix: 0:10, 3,5, ::2.")] = None,
+    train: Annotated[str | None, typer.Option(help="Columns of the matrix.")] = None,
+    output: Output = None,
+) -> None:
+    """Print a part of the influences, tab-separated, or write it into a file."""
+    array = _influences(shell, job)
+    axes = [chosen(text, size) for text, size in zip((test, train), array.shape, strict=False)]
+    if output is not None:
+        refuse_size(axes, array.shape, FILE_NUMBERS, "`upweight results save` streams all of it")
+        print(written(array, axes, output))
+        return
+    printed(shell, array, axes)
+
+
+@verb(
+    results,
+    "top",
+    "upweight results top job_01JD0000000000000000000000 --test 3 -k 5 --sign harmful",
+)
+def top(
+    shell: Shell,
+    job: Reference,
+    test: Annotated[
+        int | None, typer.Option(help="Row of the matrix; without, the mean over all.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 10,
+    sign: Annotated[str, typer.Option(help="helpful or harmful.")] = "helpful",
+) -> None:
+    """Show the training rows that helped or harmed most, the strongest first."""
+    if sign not in ("helpful", "harmful"):
+        raise typer.BadParameter(
+            f"{sign!r} is neither 'helpful' nor 'harmful'", param_hint="--sign"
+        )
+    result = shell.client.jobs.result(job)
+    if not hasattr(result, "top"):
+        raise typer.BadParameter(f"{job} computed {result.job.request.kind}, which rank no rows")
+    ranking = result.top(test, k, sign)
+    if shell.as_json:
+        shell.document(ranking)
+        return
+    table.show(("ROW", "INFLUENCE"), [_ranked(item) for item in ranking.items])
+
+
+@verb(results, "save", "upweight results save job_01JD0000000000000000000000 influences.parquet")
+def save(
+    shell: Shell,
+    job: Reference,
+    path: Annotated[Path, typer.Argument(help=".npy, .npz, .safetensors, .csv or .parquet.")],
+    array: Array = None,
+) -> None:
+    """Stream a result into a file, put in place when it is whole."""
+    saved = shell.client.jobs.result(job).save(path, array)
+    if shell.as_json:
+        shell.document({"path": str(saved), "size_bytes": saved.stat().st_size})
+    else:
+        print(saved)
+
+
+@verb(results, "info", "upweight results info job_01JD0000000000000000000000 --array residuals")
+def info(
+    shell: Shell,
+    job: Reference,
+    array: Annotated[str | None, typer.Option(help="Print this array of it.")] = None,
+    output: Output = None,
+) -> None:
+    """Show what the inversion says of itself: convergence, iterations, residuals."""
+    found = shell.client.jobs.result(job).info
+    if array is None:
+        arrays = [
+            (name, f"array {units.shape(spec.shape)} {spec.dtype}")
+            for name, spec in found.arrays.items()
+        ]
+        told = {"method": found.method, "summary": found.summary,
+                "arrays": [spec.model_dump(mode="json") for spec in found.arrays.values()]}  # fmt: skip
+        pairs = [
+            ("method", found.method),
+            *((k, str(v)) for k, v in found.summary.items()),
+            *arrays,
+        ]
+        shell.record(told, pairs)
+        return
+    if array not in found.arrays:
+        raise typer.BadParameter(
+            f"there is no array {array!r}; there are {', '.join(found.arrays) or 'none'}",
+            param_hint="--array",
+        )
+    values = found[array]
+    axes = [chosen(None, size) for size in values.shape[:2]]
+    if output is not None:
+        refuse_size(axes, values.shape, FILE_NUMBERS, "ask the SDK: result.info[…].save(path)")
+        print(written(values, axes, output))
+        return
+    printed(shell, values, axes)
+
+
+@verb(results, "files", "upweight results files job_01JD0000000000000000000000")
+def files(shell: Shell, job: Reference) -> None:
+    """Show the objects that a result consists of."""
+    found = shell.client.jobs.result(job).files()
+    heads = ("PATH", "SIZE", "DIGEST")
+    shell.list(
+        found.files,
+        heads,
+        lambda file: (file.path, units.size(file.size_bytes), file.digest or ""),
+        "no files",
+    )
+
+
+def _influences(shell: Shell, job: str) -> Any:
+    result: Any = shell.client.jobs.result(job)
+    return result.influences if hasattr(result, "influences") else result.x
+
+
+def _ranked(item: Ranked) -> tuple[str, ...]:
+    return (str(item.row), f"{item.influence:+.6g}")

@@ -1,0 +1,49 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+
+def size(count: int | None) -> str:
+    """Bytes with a prefix."""
+    if count is None:
+        return ""
+    number = float(count)
+    for prefix in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {prefix}" if prefix == "B" else f"{number:.1f} {prefix}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def seconds(number: float | None) -> str:
+    """A length of time."""
+    if number is None:
+        return ""
+    if number < 120:
+        return f"{number:.2f} s" if number < 10 else f"{number:.0f} s"
+    minutes = number / 60
+    if minutes < 120:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.0f} h" if minutes < 2880 else f"{minutes / 1440:.0f} d"
+
+
+def age(moment: datetime | None) -> str:
+    """How long ago."""
+    if moment is None:
+        return ""
+    return f"{seconds(max(0.0, round((datetime.now(UTC) - moment).total_seconds())))} ago".replace(
+        ".00", ""
+    )
+
+
+def count(number: int | None) -> str:
+    """With thousands set apart."""
+    return "" if number is None else f"{number:,}"
+
+
+def shape(sizes: Sequence[int | None] | None) -> str:
+    """`100 × 1,400`."""
+    return " × ".join("n" if each is None else f"{each:,}" for each in sizes or ())
