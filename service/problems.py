@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from service.validation import field_errors
+from upweight.complaints import field_errors
 from upweight.errors import (
     InternalError,
     InvalidRequest,

@@ -46,4 +46,4 @@ class Description:
                 del fields[columns]
             elif isinstance(fields[columns], str):
                 fields[columns] = (fields[columns],)
-        return validated(DatasetRequest, fields)
+        return validated(DatasetRequest, "/v1/datasets", fields)

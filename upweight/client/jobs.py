@@ -30,7 +30,7 @@ def checked(request: BaseModel | Mapping[str, Any]) -> Any:
     try:
         return REQUEST.validate_python(fields)
     except ValidationError as exc:
-        raise invalid(exc) from exc
+        raise invalid(exc, "/v1/jobs", fields) from exc
 
 
 def create(request: BaseModel | Mapping[str, Any]) -> Flow[JobRecord]:

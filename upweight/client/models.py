@@ -60,6 +60,7 @@ def register(
         described = _by_name(factory, kwargs, config, task, blob)
     request = validated(
         ModelRequest,
+        MODELS.path,
         {
             "name": name,
             "program": described,

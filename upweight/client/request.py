@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from upweight.errors import InvalidRequest, shown
+from upweight.complaints import field_errors
+from upweight.errors import InvalidRequest
 from upweight.schema import DatasetRecord, FieldError, JobRecord, ModelRecord, Selection
 from upweight.schema.inversion import METHODS, owners_of
 
@@ -31,31 +32,30 @@ def reference(thing: Referable) -> str:
     return found
 
 
-def validated(kind: type[M], fields: Mapping[str, Any]) -> M:
-    """The request, or InvalidRequest with all that is wrong, before anything is sent."""
+def validated(kind: type[M], path: str, fields: Mapping[str, Any]) -> M:
+    """The body that a path takes, or InvalidRequest with all that is wrong, before anything is sent."""
     try:
         return kind.model_validate(fields)
     except ValidationError as exc:
-        raise invalid(exc) from exc
+        raise invalid(exc, path, fields) from exc
 
 
-def invalid(exc: ValidationError, at: str = "") -> InvalidRequest:
-    """pydantic's complaints as the service would word them."""
-    errors = [
-        FieldError(
-            pointer=at + "".join(f"/{part}" for part in error["loc"]),
-            detail=error["msg"].removeprefix("Value error, "),
-            value=shown(error["input"]),
-        )
-        for error in exc.errors()
-    ]
-    words = "; ".join(map(_told, errors[:3]))
-    return InvalidRequest(words, errors=errors)
+def invalid(
+    exc: ValidationError, path: str, body: Mapping[str, Any], at: tuple[str, ...] = ()
+) -> InvalidRequest:
+    """pydantic's complaints in the service's own words. `at`: where in the body the model begins."""
+    found = [{**error, "loc": ("body", *at, *error["loc"])} for error in exc.errors()]
+    errors = field_errors(found, body, path)
+    return InvalidRequest("; ".join(map(_told, errors[:3])), errors=errors)
 
 
 def _told(error: FieldError) -> str:
-    given = f" (given: {error.value!r})" if isinstance(error.value, str | int | float) else ""
-    return f"{error.pointer or 'request'}: {error.detail}{given}"
+    given = (
+        ""
+        if error.value is None or str(error.value) in error.detail
+        else f" (given: {error.value!r})"
+    )
+    return f"{error.pointer or 'the request'}: {error.detail}{given}"
 
 
 def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +78,8 @@ def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
     try:
         METHODS[name].model_validate(parameters)
     except ValidationError as exc:
-        raise invalid(exc, "/inversion") from exc
+        body = {"kind": "influences", "inversion": {"method": name, **parameters}}
+        raise invalid(exc, "/v1/jobs", body, ("inversion",)) from exc
     return {"method": name, **parameters}
 
 

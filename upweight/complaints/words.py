@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from service.pointers import Place, locate
+from upweight.complaints.pointers import Place, locate
 from upweight.errors import shown
 from upweight.schema import FieldError
 from upweight.schema.inversion import owners_of
