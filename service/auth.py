@@ -56,7 +56,7 @@ class Caller:
         """Raises Forbidden unless the caller has at least this role."""
         if _ORDER.index(self.role) < _ORDER.index(role):
             raise Forbidden(
-                f"this needs a key of role {role!r}, and the key that was sent has {self.role!r}"
+                f"this needs a key of role '{role}', and the key that was sent has '{self.role}'"
             )
 
 

@@ -15,6 +15,7 @@ from upweight.schema import DatasetRecord, FieldError, JobRecord, ModelRecord, S
 from upweight.schema.inversion import METHODS, owners_of
 
 M = TypeVar("M", bound=BaseModel)
+FIELDS_SHOWN = 5
 Referable = str | ModelRecord | DatasetRecord | JobRecord
 RowChoice = str | int | slice | range | Sequence[int]
 Choice = str | DatasetRecord | Selection | Mapping[str, Any]
@@ -46,7 +47,7 @@ def invalid(
     """pydantic's complaints in the service's own words. `at`: where in the body the model begins."""
     found = [{**error, "loc": ("body", *at, *error["loc"])} for error in exc.errors()]
     errors = field_errors(found, body, path)
-    return InvalidRequest("; ".join(map(_told, errors[:3])), errors=errors)
+    return InvalidRequest("; ".join(map(_told, errors[:FIELDS_SHOWN])), errors=errors)
 
 
 def _told(error: FieldError) -> str:

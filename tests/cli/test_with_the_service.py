@@ -1,0 +1,218 @@
+"""The whole way in a shell: register, submit, watch, look, save, delete."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from service.local.background import Running
+from tests.cli.conftest import Upweight, process
+from upweight.cli.exits import Exit
+from upweight.export import export_program
+
+LAMBDA = ("--regularization", "1")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    torch.manual_seed(0)
+    x = torch.randn(30, 4)
+    (folder / "net.pt2").write_bytes(export_program(nn.Linear(4, 2), x[:2]))
+    np.save(folder / "x.npy", x.numpy())
+    np.save(folder / "y.npy", (x[:, 0] > 0).long().numpy())
+    return folder
+
+
+@pytest.fixture
+def registered(online: Upweight, files: Path) -> tuple[str, ...]:
+    """The options that name a model and its data; registered once."""
+    if online("models", "show", "cli-net").code == Exit.NOT_FOUND:
+        made = online("models", "register", "cli-net", str(files / "net.pt2"), "--loss", "cross_entropy")  # fmt: skip
+        assert made.code == 0, made.err
+        arrays = [str(files / "x.npy"), str(files / "y.npy")]
+        made = online("datasets", "register", "cli-rows", *arrays, "--label", "team=cli")
+        assert made.code == 0, made.err
+    return ("--model", "cli-net", "--train", "cli-rows", "--test", "cli-rows")
+
+
+@pytest.fixture
+def job(online: Upweight, registered: tuple[str, ...]) -> str:
+    """A job that has succeeded; the same computation is found again by the service."""
+    submitted = online(
+        "jobs", "submit", *registered, *LAMBDA, "--test-rows", "5:12",
+        "--keep", "matrix,mean,factors,top=3", "--label", "by=cli", "--wait", "--json",
+    )  # fmt: skip
+    assert submitted.code == 0, submitted.err
+    return str(submitted.documents[-1]["id"])
+
+
+def test_what_is_registered_is_listed_and_shown(online: Upweight, registered: Any) -> None:
+    lines = online("datasets", "list", "--label", "team=cli").out.splitlines()
+    assert lines[0].split() == ["NAME", "ID", "STATE", "ROWS", "SIZE", "CREATED"]
+    assert lines[1].split()[:4:2] == ["cli-rows@1", "ready"]
+    shown = online("datasets", "show", "cli-rows").out
+    assert "input    x (4) float32" in shown
+    assert online("models", "show", "cli-net", "--json").document["parameter_count"] == 10
+
+
+def test_lists_for_programs_are_a_document_a_line(online: Upweight, job: str) -> None:
+    found = online("jobs", "list", "--label", "by=cli", "--json", "--limit", "0").documents
+    assert job in [each["id"] for each in found]
+    assert online("jobs", "list", "--label", "by=nobody", "--json").out == ""
+
+
+def test_a_submitted_job_prints_its_id_and_is_watched_to_its_end(
+    online: Upweight, registered: tuple[str, ...]
+) -> None:
+    submitted = online("jobs", "submit", *registered, *LAMBDA, "--test-rows", "0:2")
+    assert submitted.out.startswith("job_")
+    watched = online("jobs", "watch", submitted.out.strip())
+    assert watched.code == 0
+    assert "succeeded" in watched.err.splitlines()[-1]
+    states = [each["state"] for each in online("jobs", "watch", submitted.out.strip(), "--json").documents]  # fmt: skip
+    assert states[-1] == "succeeded"
+
+
+def test_options_go_before_what_the_json_says(
+    online: Upweight, registered: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {
+        "model": "cli-net", "train": {"dataset": "cli-rows"},
+        "test": {"dataset": "cli-rows", "rows": "0:3"}, "hessian_regularization": 1,
+        "inversion": {"method": "cg", "rtol": 1e-3}, "keep": {"matrix": True},
+    }  # fmt: skip
+    monkeypatch.setattr(sys, "stdin", StringIO(json.dumps(document)))
+    shown = online("jobs", "submit", "-", "--test-rows", "3:5", "--set", "maxiter=50", "--dry-run")
+    assert shown.document["test"] == {"dataset": "cli-rows", "rows": "3:5"}
+    assert shown.document["inversion"] == {"method": "cg", "rtol": 1e-3, "maxiter": 50}
+    ended = online("jobs", "submit", json.dumps(document), "--method", "direct", "--wait", "--json")
+    assert ended.documents[-1]["request"]["inversion"] == {"method": "direct"}
+
+
+def test_right_hand_sides_are_uploaded_from_a_file(
+    online: Upweight, registered: tuple[str, ...], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "b.npy", np.ones((2, 10), np.float32))
+    ended = online(
+        "jobs", "submit", "--kind", "ihvp", *registered[:4], "--rhs", str(tmp_path / "b.npy"),
+        *LAMBDA, "--wait", "--json",
+    )  # fmt: skip
+    assert ended.documents[-1]["result"]["factor_shape"] == [2, 10]
+
+
+def test_a_job_that_fails_ends_with_1_and_says_why(
+    online: Upweight, registered: tuple[str, ...]
+) -> None:
+    ended = online("jobs", "submit", *registered, "--test-rows", "0:1", "--wait")
+    assert ended.code == Exit.FAILED
+    assert "hessian_regularization" in ended.err.splitlines()[-1]
+    again = online("jobs", "retry", ended.out.split()[1], "--wait")
+    assert again.code == Exit.FAILED
+    gone = online("jobs", "delete", ended.out.split()[1])
+    assert gone.code == 0, gone.err
+
+
+def test_a_slice_is_that_of_the_saved_matrix(online: Upweight, job: str, tmp_path: Path) -> None:
+    saved = online("results", "save", job, str(tmp_path / "m.npy"))
+    assert saved.out.strip() == str(tmp_path / "m.npy")
+    matrix = np.load(tmp_path / "m.npy")
+    assert matrix.shape == (7, 30)
+    printed = online("results", "slice", job, "--test", "4,1:3", "--train", "::10")
+    read = pd.read_csv(StringIO(printed.out), sep="\t", index_col=0)
+    assert (read.index.tolist(), read.columns.tolist()) == ([4, 1, 2], ["0", "10", "20"])
+    np.testing.assert_allclose(read, matrix[[4, 1, 2]][:, ::10], rtol=1e-6)
+    document = online("results", "slice", job, "--test", "4,1", "--train", "0:2", "--json").document
+    np.testing.assert_allclose(document["values"], matrix[[4, 1], :2], rtol=1e-6)
+    online("results", "slice", job, "--test", "6", "-o", str(tmp_path / "row.npy"))
+    np.testing.assert_array_equal(np.load(tmp_path / "row.npy"), matrix[6:])
+
+
+def test_a_slice_too_large_for_its_place_names_the_way_out(
+    online: Upweight, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upweight.cli.slices.JSON_NUMBERS", 100)
+    refused = online("results", "slice", job, "--json")
+    assert refused.code == Exit.USAGE
+    assert "-o part.npy" in refused.err
+
+
+def test_the_ranking_is_that_of_the_matrix(online: Upweight, job: str) -> None:
+    whole = online("results", "slice", job, "--json").document
+    order = np.argsort(np.array(whole["values"])[2])
+    top = online("results", "top", job, "--test", "2", "-k", "3", "--sign", "harmful", "--json")
+    assert [item["column"] for item in top.document["items"]] == order[:3].tolist()
+    table = online("results", "top", job, "--test", "2", "-k", "3", "--sign", "harmful").out
+    assert [int(line.split()[0]) for line in table.splitlines()[1:]] == order[:3].tolist()
+
+
+def test_info_shows_numbers_and_arrays(online: Upweight, registered: tuple[str, ...]) -> None:
+    job = online(
+        "jobs", "submit", *registered, *LAMBDA, "--method", "cg", "--test-rows", "0:3", "--wait", "--json"
+    ).documents[-1]["id"]  # fmt: skip
+    shown = online("results", "info", job)
+    assert "right_hand_sides" in shown.out
+    name = online("results", "info", job, "--json").document["arrays"][0]["name"]
+    assert len(online("results", "info", job, "--array", name).out.splitlines()) == 3
+    unknown = online("results", "info", job, "--array", "spectrum")
+    assert unknown.code == Exit.USAGE
+    assert name in unknown.err
+    assert "manifest.json" in online("results", "files", job).out
+
+
+def test_on_a_terminal_tables_are_drawn(stack: Running, online: Upweight, job: str) -> None:
+    main, side = pty.openpty()
+    environment = {"UPWEIGHT_URL": stack.url, "TERM": "xterm"}
+    with process("jobs", "list", "--limit", "1", stdout=side, environment=environment) as command:
+        assert command.wait(30) == 0
+    os.close(side)
+    drawn = os.read(main, 100_000).decode()
+    os.close(main)
+    assert "\x1b[" in drawn
+    assert "━" in drawn or "─" in drawn
+
+
+def test_piped_output_has_no_colour_and_a_closed_pipe_is_quiet(
+    stack: Running, online: Upweight, job: str
+) -> None:
+    env = os.environ | {"UPWEIGHT_URL": stack.url, "FORCE_COLOR": "1", "COLUMNS": "20"}
+    line = f"{sys.executable} -m upweight.cli results slice {job}; echo ${{?}} >&2"
+    script = ["bash", "-c", f"({line}) | head -c 5"]
+    done = subprocess.run(script, env=env, capture_output=True, text=True, timeout=60)
+    assert done.stderr in ("141\n", "0\n")  # 0: the reader left after all was written
+    with process("jobs", "list", "--limit", "1", environment=env) as command:
+        out, _ = command.communicate(timeout=60)
+    assert "\x1b[" not in out
+    assert len(out.splitlines()) == 2
+
+
+def test_ctrl_c_ends_watching_and_not_the_job(
+    stack: Running, online: Upweight, registered: tuple[str, ...]
+) -> None:
+    stopped = stack.send("worker-1", signal.SIGSTOP)
+    try:
+        job = online("jobs", "submit", *registered, *LAMBDA, "--test-rows", "0:9").out.strip()
+        with process("jobs", "watch", job, environment={"UPWEIGHT_URL": stack.url}) as command:
+            assert command.stderr is not None
+            assert job in command.stderr.readline()
+            command.send_signal(signal.SIGINT)
+            assert command.wait(20) == Exit.INTERRUPTED
+            assert command.stderr.read() == (
+                f"\nno longer watched, the job goes on: upweight jobs watch {job}\n"
+            )
+        assert online("jobs", "cancel", job).out.split()[1] in ("cancelled", "cancelling")
+    finally:
+        os.kill(stopped, signal.SIGCONT)
