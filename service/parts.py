@@ -46,7 +46,7 @@ class Parts:
     @classmethod
     def open(cls, settings: Settings) -> Parts:
         """Opens everything, on the event loop. Raises Unavailable for a storage that cannot be relied on."""
-        objects = Objects(settings.storage)
+        objects = Objects.of(settings, front=True)
         objects.verify()
         redis = connect(settings.redis_url)
         records = Records(redis)

@@ -36,7 +36,23 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("UPWEIGHT_REDIS_URL", "REDIS_URL"),
     )
     storage: str = Field(
-        "./upweight-data/objects", description="A folder, or file://, s3://, gs://, az:// URL."
+        "./upweight-data/objects",
+        description="A folder, or a file://, s3://, gs:// or az:// URL of a bucket, with a prefix or without. "
+        "Credentials come from the variables of each cloud's own tools: AWS_ACCESS_KEY_ID, …",
+    )
+    storage_endpoint: str | None = Field(
+        None,
+        description="URL of a server that speaks S3 (or GCS, Azure); null means the cloud's own.",
+    )
+    storage_region: str | None = Field(None, description="Region of the bucket, where it has one.")
+    storage_allow_http: bool = Field(
+        False, description="Whether the endpoint may be plain http, readable to anyone on the way."
+    )
+    storage_timeout_seconds: float = Field(30.0, description="Silence in one request.", gt=0)
+    storage_retry_seconds: float = Field(
+        60.0,
+        description="How long a failing storage is tried again; the front end: 10 s at most.",
+        gt=0,
     )
     scratch: Path | None = Field(
         None, description="Workers' local cache; null means the system's temporary folder."

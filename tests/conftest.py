@@ -14,7 +14,11 @@ from service.auth import Keys, Role
 from service.local.background import Running, running
 from service.local.redis_server import RedisServer
 from service.local.watchdog import Watchdog
+from service.storage.objects import Objects
+from tests.s3_server import CREDENTIALS, S3Server
 
+STORAGES = ("folder", "s3")
+SERVICES = ("stack", "front")  # fixtures of a session that lie on one
 LOG_LINES = 60  # of the service, shown under a failed test
 ALLOWED = {"UPWEIGHT_FACTORIES": "torch.nn:Linear"}  # a factory that the operator has allowed
 
@@ -45,18 +49,64 @@ def redis_url(redis_server: RedisServer) -> str:
     return redis_server.url
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--storage s3`: everything that can on S3, instead of a few ways on both."""
+    parser.addoption("--storage", choices=STORAGES, default=None, help="where all objects lie")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Which storages a test runs on."""
+    both = metafunc.definition.get_closest_marker("both_storages") is not None
+    chosen = metafunc.config.getoption("--storage")
+    storages = [chosen] if chosen else STORAGES if both else STORAGES[:1]
+    if metafunc.definition.get_closest_marker("on_s3") is not None:
+        storages = ["s3"]
+    for name in SERVICES:
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, storages, indirect=True, scope="session")
+    if both and "objects" in metafunc.fixturenames:
+        metafunc.parametrize("objects", storages, indirect=True)
+
+
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The service with one worker, for all tests of one run: leave it as it was found.
+def s3(watchdog: Watchdog) -> Iterator[S3Server]:
+    """A server of the S3 protocol, for all tests of one run."""
+    server = S3Server(watchdog)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield server
+    server.process.kill()
+
+
+@pytest.fixture(scope="session")
+def stack(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """The service with one worker, for all tests of one run on one storage: leave it as it was found.
 
     A test that breaks something for longer than a restart starts its own with `service.local.background.running`.
     """
     data = tmp_path_factory.mktemp("stack")
+    environment = dict(ALLOWED)
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("s3")
+        environment |= server.environment(server.bucket())
     with (
         (data / "log").open("w", buffering=1) as log,
-        running(data, environment=ALLOWED, log=lambda line: print(line, file=log)) as service,
+        running(data, environment=environment, log=lambda line: print(line, file=log)) as service,
     ):
         yield service
+
+
+@pytest.fixture(scope="session")
+def stored(stack: Running, request: pytest.FixtureRequest) -> Objects:
+    """The objects of that service."""
+    if not stack.storage.startswith("s3://"):
+        return Objects(stack.storage)
+    server: S3Server = request.getfixturevalue("s3")
+    return server.objects(stack.storage)
 
 
 @pytest.fixture(scope="session")

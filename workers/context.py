@@ -49,7 +49,8 @@ class Context:
         """Connects to everything. Raises Unavailable."""
         redis = connect(settings.redis_url, patience=PATIENCE)
         records = Records(redis)
-        objects = Objects(settings.storage)
+        objects = Objects.of(settings)
+        objects.verify()
         device = chosen_device(settings.device)
         scratch = settings.scratch or Path(tempfile.gettempdir())
         scratch.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,14 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from service.auth import Role
+from service.blobs.presigned import accept_upload
 from service.blobs.ranges import byte_range
 from service.blobs.records import find_blob, require_blob
 from service.blobs.upload import receive_blob, too_large
 from service.dependencies import PartsNow, Reader, Writer
 from service.problems import documented
 from service.results.layout import blob_path
+from service.storage.layout import upload_path
 from upweight.errors import (
     Conflict,
     DigestMismatch,
@@ -122,12 +124,16 @@ def presign(
     caller: Reader,
     method: Annotated[Literal["GET", "PUT"], Query(description="What the URL is for.")] = "GET",
 ) -> PresignedUrl:
-    """A URL by which a blob comes or goes without passing through the service."""
+    """A URL by which a blob comes or goes without passing through the service, where the object storage can sign.
+
+    Bytes that come by it are a blob only once `…/complete` has verified them.
+    """
     if method == "PUT":
         caller.require(Role.WRITE)
+        path, then = upload_path(caller.namespace, digest), f"/v1/blobs/{digest}/complete"
     else:
         require_blob(parts.objects, caller.namespace, digest)
-    path = blob_path(caller.namespace, digest)
+        path, then = blob_path(caller.namespace, digest), None
     url = parts.objects.sign_or_none(method, path, SIGNED_SECONDS)
     if url is None:
         raise Conflict(
@@ -136,7 +142,23 @@ def presign(
             else "this object storage cannot sign; GET the bytes from the service"
         )
     expires = datetime.now(UTC) + timedelta(seconds=SIGNED_SECONDS)
-    return PresignedUrl(url=url, method=method, expires_at=expires)
+    return PresignedUrl(url=url, method=method, expires_at=expires, then=then)
+
+
+@router.post(
+    "/{digest}/complete",
+    responses={
+        201: {"model": BlobRecord, "description": "Verified and stored now."},
+        **documented(NotFound, DigestMismatch, TooLarge),
+    },
+)
+async def complete(digest: DigestPath, parts: PartsNow, caller: Writer) -> BlobRecord:
+    """Verifies what came by a presigned URL, and makes it a blob; bytes with another digest are deleted."""
+    found = await run_in_threadpool(find_blob, parts.objects, caller.namespace, digest)
+    if found is not None:
+        return found
+    stored = await accept_upload(parts, caller.namespace, digest)
+    return JSONResponse(stored.model_dump(), 201)  # type: ignore[return-value]
 
 
 def _headers(blob: BlobRecord) -> dict[str, str]:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 
@@ -18,6 +18,7 @@ from upweight.schema import BlobRecord
 
 CHUNK_BYTES = 4 * 1024**2
 CHUNKS_WAITING = 2
+Done = TypeVar("Done")
 SILENCE_SECONDS = 60.0  # of a sender, before its thread is given to another
 
 
@@ -30,8 +31,8 @@ async def receive_blob(
     """
     pipe = _Pipe(asyncio.get_running_loop())
     path = blob_path(namespace, digest)
-    checked = _checked(iter(pipe), digest, parts.settings.blob_bytes)
-    stored = _in_thread(parts.uploads, lambda: parts.objects.put_stream(path, checked))
+    checked = verified(iter(pipe), digest, parts.settings.blob_bytes)
+    stored = in_thread(parts.uploads, lambda: parts.objects.put_stream(path, checked))
     try:
         await pipe.fill(body, stored)
     except BaseException as error:
@@ -42,11 +43,12 @@ async def receive_blob(
     return BlobRecord(digest=digest, size_bytes=pipe.size)
 
 
-def _in_thread(pool: ThreadPoolExecutor, work: Callable[[], None]) -> asyncio.Future[None]:
+def in_thread(pool: ThreadPoolExecutor, work: Callable[[], Done]) -> asyncio.Future[Done]:
+    """Work in a thread of its own pool."""
     return asyncio.get_running_loop().run_in_executor(pool, work)
 
 
-def _checked(chunks: Iterator[bytes], digest: str, limit: int) -> Iterator[bytes]:
+def verified(chunks: Iterator[bytes], digest: str, limit: int) -> Iterator[bytes]:
     """The chunks, unchanged. Raises at their end when they are not what the digest says: so nothing is stored."""
     seen, size = hashlib.sha256(), 0
     for chunk in chunks:

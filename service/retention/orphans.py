@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 from service.settings import Settings
 from service.storage.copies import Copies
+from service.storage.layout import SELF_TEST, UPLOADS
+from service.storage.leftovers import broken_uploads
 from service.storage.objects import ObjectMeta, Objects
 from service.storage.records import Records
 from upweight.errors import NotFound
 
 RESULTS = "results"
-SELF_TEST = "self-test"
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class Orphans:
             if belongs[0] != f"{namespace}/{id}":
                 belongs = (f"{namespace}/{id}", self._belongs(namespace, id))
             yield None if belongs[1] else self._deleted(meta)
-        for meta in self._objects.walk(SELF_TEST):
-            yield self._deleted(meta) if self._old(meta.modified) else None
+        for prefix in (SELF_TEST, UPLOADS):
+            for meta in self._objects.walk(prefix):
+                yield self._deleted(meta) if self._old(meta.modified) else None
 
     def _belongs(self, namespace: str, id: str) -> bool:
         try:
@@ -74,17 +76,13 @@ class Orphans:
         return Orphan(meta.path, meta.size)
 
     def _broken_uploads(self) -> Iterator[Orphan | None]:
-        for file in self._objects.broken_uploads():
-            try:
-                state = file.stat()
-                if not self._old(datetime.fromtimestamp(state.st_mtime, UTC)):
-                    yield None
-                    continue
-                if not self._dry_run:
-                    file.unlink()
-            except FileNotFoundError:  # it came to its end meanwhile
+        for upload in broken_uploads(self._objects):
+            if not self._old(upload.modified):
+                yield None
                 continue
-            yield Orphan(file.name, state.st_size)
+            if not self._dry_run:
+                upload.delete()
+            yield Orphan(upload.path, upload.size_bytes)
 
     def _old(self, moment: datetime) -> bool:
         return datetime.now(UTC) - moment > timedelta(seconds=self._settings.orphan_seconds)

@@ -1,13 +1,13 @@
-"""Objects by path: a folder, S3, GCS or Azure behind one interface. Nothing else touches obstore.
+"""Objects by path: a folder, S3, GCS or Azure behind one interface. Nothing else touches obstore's functions.
 
 All calls block: the front end makes them from threads (obstore's asynchronous calls can abort the interpreter at
-exit). The only conditional write relied on is create-if-absent, which `verify` tests against the store.
+exit). The only conditional write relied on is create-if-absent, which `verify` tests against the store. What fails
+is tried again for a while, then raised as Unavailable.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,64 +15,110 @@ from typing import Any
 from uuid import uuid4
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError
 
+from service.settings import Settings
+from service.storage.failures import persistently, translated, writing
+from service.storage.layout import SELF_TEST
+from service.storage.stores import DEFAULTS, StoreOptions, folder_of, open_store
 from upweight.errors import Unavailable
 
 PART_BYTES = 8 * 1024**2  # of a multipart upload; S3 takes 10,000 parts at most: 80 GB
+_WHOLE_BYTES = 32 * 1024**2  # more is written in parts and read in pieces, each within the timeout
+_FRONT_SECONDS = 10.0  # a request's sender waits no longer for a storage that fails
+_DELETED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
 class ObjectMeta:
-    """An object's path, its size in bytes, and when it was written."""
+    """An object's path, size in bytes, time of writing, and the store's name for just these bytes."""
 
     path: str
     size: int
     modified: datetime
+    etag: str | None = None
 
 
 class Objects:
     """Bytes by path. Paths are ours alone: nothing a user names becomes part of one unchecked."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._store = _open(url)
+    def __init__(self, url: str, options: StoreOptions = DEFAULTS, *, create: bool = True) -> None:
+        self.url = url.rstrip("/")
+        self.options = options
+        self._store = open_store(url, options, create=create)
+
+    @classmethod
+    def of(cls, settings: Settings, *, front: bool = False) -> Objects:
+        """The service's storage; the front end is less patient with it. Raises Unavailable."""
+        return cls(settings.storage, store_options(settings, front=front))
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the objects lie as files, when they do."""
+        return folder_of(self.url)
 
     def rooted_at(self, path: str) -> Any:
         """An obstore store whose root is a path of this one, for Zarr (which writes groups up to the root)."""
-        return _open(f"{self._url.rstrip('/')}/{path}")
+        return open_store(f"{self.url}/{path}", self.options)
 
     def verify(self) -> None:
-        """Refuses a store that silently overwrites where create-if-absent is asked for. Raises Unavailable."""
-        path = f"self-test/{uuid4().hex}"
-        try:
-            honoured = self.put_new(path, b"1") and not self.put_new(path, b"2")
-        finally:
-            self.delete([path])
+        """Refuses a store that can't be written, or overwrites where create-if-absent is asked for.
+
+        Raises Unavailable.
+        """
+        path = f"{SELF_TEST}/{uuid4().hex}"
+        honoured = self.put_new(path, b"1") and not self.put_new(path, b"2")
         if not honoured:
             raise Unavailable(
-                "the object storage ignores create-if-absent (If-None-Match: *), which results rest on; "
-                "use a storage that honours it"
+                "the object storage ignores create-if-absent (If-None-Match: *): of two writers of one object, "
+                "the second silently won, and results rest on that it can't; use a storage that honours it: a "
+                "folder, Amazon S3, or a server that documents conditional writes"
             )
+        self.delete([path])
 
     def put_new(self, path: str, data: bytes) -> bool:
-        """Writes an object whole unless there is one; says whether it was written."""
-        with _translated():
+        """Writes an object whole unless there is one; whether the object now holds these bytes.
+
+        So a creation whose answer was lost is a success when it is tried again, and two writers of the same bytes
+        both succeed; False means that the object holds others.
+        """
+        with writing(), translated():
             try:
-                obstore.put(self._store, path, data, mode="create", use_multipart=False)
+                persistently(lambda: self._create(path, data), self.options.retry_seconds)
             except AlreadyExistsError:
+                return self._holds(path, data)
+        return True
+
+    def _create(self, path: str, data: bytes) -> None:
+        obstore.put(self._store, path, data, mode="create", use_multipart=False)
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        meta = self.head(path)
+        if meta is None or meta.size != len(data):
+            return False
+        position = 0
+        for chunk in self._chunks(path, 0, meta.size):
+            if data[position : position + len(chunk)] != chunk:
                 return False
+            position += len(chunk)
         return True
 
     def put(self, path: str, data: bytes) -> None:
         """Writes an object whole, replacing what is there."""
-        with _translated():
-            obstore.put(self._store, path, data, use_multipart=False)
+        with writing(), translated():
+            persistently(lambda: self._replace(path, data), self.options.retry_seconds)
+
+    def _replace(self, path: str, data: bytes) -> None:
+        in_parts = len(data) > _WHOLE_BYTES
+        obstore.put(self._store, path, data, use_multipart=in_parts, chunk_size=PART_BYTES)
 
     def put_stream(self, path: str, chunks: Iterator[bytes]) -> None:
-        """Writes an object from chunks. If the iterator raises, nothing is left and that error goes on."""
+        """Writes an object from chunks. If the iterator raises, nothing is left and that error goes on.
+
+        The iterator may not read or write objects itself, unless in another thread (`read_ahead`).
+        """
         failure: list[BaseException] = []
-        with _translated(failure):
+        with writing(), translated(failure):
             obstore.put(
                 self._store,
                 path,
@@ -84,22 +130,38 @@ class Objects:
 
     def get(self, path: str) -> bytes:
         """The whole object. Raises FileNotFoundError."""
-        with _translated():
+        with translated():
             return bytes(obstore.get(self._store, path).bytes())
 
     def get_range(self, path: str, start: int, length: int) -> bytes:
         """Bytes [start, start + length) of an object, which must be there. Raises FileNotFoundError."""
         if length == 0:
             return b""
-        with _translated():
+        stop = start + length
+        pieces = [
+            self._piece(path, at, min(_WHOLE_BYTES, stop - at))
+            for at in range(start, stop, _WHOLE_BYTES)
+        ]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _piece(self, path: str, start: int, length: int) -> bytes:
+        with translated():
             return bytes(obstore.get_range(self._store, path, start=start, length=length))
+
+    def get_unchanged(self, path: str, etag: str, start: int, length: int) -> bytes:
+        """Bytes of an object that is still the one with this etag. Raises Changed, FileNotFoundError."""
+        if length == 0:
+            return b""
+        with translated():
+            options: Any = {"range": (start, start + length), "if_match": etag}
+            return bytes(obstore.get(self._store, path, options=options).bytes())
 
     def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Several (start, length) ranges at once; near ones are fetched together."""
         if not ranges:
             return []
         starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
-        with _translated():
+        with translated():
             found = obstore.get_ranges(self._store, path, starts=starts, lengths=lengths)
         return [bytes(part) for part in found]
 
@@ -116,30 +178,33 @@ class Objects:
             yield self.get_range(path, position, min(PART_BYTES, end - position))
 
     def head(self, path: str) -> ObjectMeta | None:
-        """An object's size, or None."""
-        with _translated():
+        """What is known of an object, or None."""
+        with translated():
             try:
-                meta = obstore.head(self._store, path)
+                return _meta(obstore.head(self._store, path))
             except FileNotFoundError:
                 return None
-        return ObjectMeta(path, meta["size"], meta["last_modified"])
 
-    def walk(self, prefix: str) -> Iterator[ObjectMeta]:
+    def walk(self, prefix: str = "") -> Iterator[ObjectMeta]:
         """Objects below a prefix (whole path segments), a page at a time."""
-        with _translated():
-            for page in obstore.list(self._store, prefix):
+        with translated():
+            for page in obstore.list(self._store, prefix or None):
                 for meta in page:
-                    yield ObjectMeta(meta["path"], meta["size"], meta["last_modified"])
-
-    def broken_uploads(self) -> Iterator[Path]:
-        """Files that uploads left behind whose process was killed; a remote storage keeps its own, out of sight."""
-        if type(self._store).__name__ == "LocalStore":
-            yield from (each for each in _folder(self._url).rglob("*#*") if each.is_file())
+                    yield _meta(meta)
 
     def delete(self, paths: Sequence[str]) -> None:
         """Deletes objects; those that are not there are passed over."""
+        for start in range(0, len(paths), _DELETED_AT_ONCE):
+            some = list(paths[start : start + _DELETED_AT_ONCE])
+            try:
+                with translated():
+                    obstore.delete(self._store, some)
+            except FileNotFoundError:  # it says nothing of the others
+                self._delete_each(some)
+
+    def _delete_each(self, paths: Sequence[str]) -> None:
         for path in paths:
-            with _translated():
+            with translated():
                 try:
                     obstore.delete(self._store, path)
                 except FileNotFoundError:
@@ -147,29 +212,36 @@ class Objects:
 
     def delete_prefix(self, prefix: str) -> None:
         """Deletes all objects below a prefix."""
-        self.delete([meta.path for meta in self.walk(prefix)])
+        some: list[str] = []
+        for meta in self.walk(prefix):
+            some.append(meta.path)
+            if len(some) == _DELETED_AT_ONCE:
+                self.delete(some)
+                some = []
+        self.delete(some)
 
     def sign_or_none(self, method: str, path: str, seconds: int) -> str | None:
         """A presigned URL, or None where the store cannot sign (a folder)."""
-        if not hasattr(self._store, "config") or type(self._store).__name__ in (
-            "LocalStore",
-            "MemoryStore",
-        ):
+        if self.folder is not None:
             return None
-        with _translated():
+        with translated():
             return str(obstore.sign(self._store, method, path, timedelta(seconds=seconds)))  # type: ignore[call-overload]
 
 
-def _open(url: str) -> Any:
-    if "://" in url and not url.startswith("file://"):
-        return obstore.store.from_url(url)
-    folder = _folder(url)
-    folder.mkdir(parents=True, exist_ok=True)
-    return obstore.store.LocalStore(str(folder), automatic_cleanup=True)
+def store_options(settings: Settings, *, front: bool = False) -> StoreOptions:
+    """How the settings say that stores are reached."""
+    patience = settings.storage_retry_seconds
+    return StoreOptions(
+        endpoint=settings.storage_endpoint,
+        region=settings.storage_region,
+        allow_http=settings.storage_allow_http,
+        timeout_seconds=settings.storage_timeout_seconds,
+        retry_seconds=min(_FRONT_SECONDS, patience) if front else patience,
+    )
 
 
-def _folder(url: str) -> Path:
-    return Path(url.removeprefix("file://")).absolute()
+def _meta(found: Any) -> ObjectMeta:
+    return ObjectMeta(found["path"], found["size"], found["last_modified"], found["e_tag"])
 
 
 def _remembering(chunks: Iterator[bytes], failure: list[BaseException]) -> Iterator[bytes]:
@@ -179,21 +251,3 @@ def _remembering(chunks: Iterator[bytes], failure: list[BaseException]) -> Itera
     except BaseException as error:
         failure.append(error)
         raise
-
-
-@contextmanager
-def _translated(failure: Sequence[BaseException] = ()) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, AlreadyExistsError):
-        raise
-    except (BaseError, OSError) as error:
-        if failure:
-            raise failure[0] from None
-        raise Unavailable(
-            f"the object storage does not answer as it should: {_first_line(error)}", retry_after=5
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

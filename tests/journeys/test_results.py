@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from service.local.background import Running
 from service.results.layout import ResultPaths
+from service.storage.objects import Objects
 from tests.journeys.subjects import Subject
 from upweight import Client, InfluenceResult, errors
 
@@ -27,6 +27,9 @@ def computed(online: Client, iris: Subject, **values: Any) -> InfluenceResult:
     return online.compute_influences(
         *iris.names, hessian_regularization=iris.damping, precision="float64", **values
     )
+
+
+pytestmark = pytest.mark.both_storages
 
 
 @pytest.fixture(scope="module")
@@ -189,17 +192,16 @@ def test_rows_of_a_dataset_are_those_registered(http: httpx2.Client, iris: Subje
 
 
 def test_every_file_has_the_size_and_digest_that_is_said(
-    stack: Running, whole: InfluenceResult
+    stored: Objects, whole: InfluenceResult
 ) -> None:
-    folder = Path(stack.storage) / ResultPaths("default", whole.id).prefix
+    prefix = ResultPaths("default", whole.id).prefix
     told = {file.path: (file.size_bytes, file.digest) for file in whole.files().files}
     found = {
-        str(each.relative_to(folder)): (
-            each.stat().st_size,
-            f"sha256:{hashlib.sha256(each.read_bytes()).hexdigest()}",
+        each.path.removeprefix(f"{prefix}/"): (
+            each.size,
+            f"sha256:{hashlib.sha256(stored.get(each.path)).hexdigest()}",
         )
-        for each in folder.rglob("*")
-        if each.is_file()
+        for each in stored.walk(prefix)
     }
     assert {name: told[name] for name in found if name != "manifest.json"} == {
         name: one for name, one in found.items() if name != "manifest.json"
@@ -208,10 +210,10 @@ def test_every_file_has_the_size_and_digest_that_is_said(
 
 
 def test_parameters_are_listed_in_the_order_of_the_flat_vector(
-    stack: Running, iris: Subject, whole: InfluenceResult
+    stored: Objects, iris: Subject, whole: InfluenceResult
 ) -> None:
-    file = Path(stack.storage) / ResultPaths("default", whole.id).parameters
-    parameters = json.loads(file.read_text())["parameters"]
+    file = ResultPaths("default", whole.id).parameters
+    parameters = json.loads(stored.get(file))["parameters"]
     expected, offset = [], 0
     for name, value in iris.module.named_parameters():
         expected.append({"name": name, "shape": list(value.shape), "offset": offset})

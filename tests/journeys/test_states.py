@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from service.local.background import Running
 from service.results.layout import ResultPaths
+from service.storage.objects import Objects
 from tests.journeys.subjects import Subject
 from upweight import Client, JobCancelled, errors
 from upweight.schema import JobRecord, JobState
@@ -175,13 +174,13 @@ def test_a_job_that_failed_is_run_again_by_retry(online: Client, iris: Subject) 
 
 
 def test_a_deleted_job_takes_its_objects_with_it(
-    online: Client, stack: Running, iris: Subject
+    online: Client, stored: Objects, iris: Subject
 ) -> None:
     job = online.jobs.wait(started(online, iris))
-    folder = Path(stack.storage) / ResultPaths("default", job.id).prefix
-    assert [each for each in folder.rglob("*") if each.is_file()]
+    prefix = ResultPaths("default", job.id).prefix
+    assert list(stored.walk(prefix))
     online.jobs.delete(job)
-    assert not [each for each in folder.rglob("*") if each.is_file()]
+    assert not list(stored.walk(prefix))
     with pytest.raises(errors.NotFound):
         online.jobs.get(job.id)
 

@@ -18,6 +18,7 @@ from service.app import create_app
 from service.local.redis_server import RedisServer
 from service.parts import Parts
 from service.settings import Settings
+from tests.s3_server import S3Server
 from tests.service.acting import Acting
 
 
@@ -49,7 +50,7 @@ def run_front(settings: Settings) -> Iterator[Front]:
     thread.join(20)
 
 
-def small_settings(redis: RedisServer, folder: Path, **values: object) -> Settings:
+def small_settings(redis: RedisServer, storage: Path | str, **values: object) -> Settings:
     """Limits that a test can reach."""
     limits: dict[str, object] = {
         "body_bytes": 64 * 1024,
@@ -62,13 +63,22 @@ def small_settings(redis: RedisServer, folder: Path, **values: object) -> Settin
         "slice_bytes": 4096,
         "factories": "torchvision.models:resnet18",
     }
-    return Settings(redis_url=redis.url, storage=str(folder), **(limits | values))
+    return Settings(redis_url=redis.url, storage=str(storage), **(limits | values))
 
 
 @pytest.fixture(scope="session")
-def front(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    """One front end for all tests of this folder."""
-    yield from run_front(small_settings(redis_server, tmp_path_factory.mktemp("objects")))
+def front(
+    request: pytest.FixtureRequest,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Front]:
+    """One front end for all tests of this folder on one storage."""
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("s3")
+        settings = small_settings(redis_server, server.bucket(), **server.settings())
+    else:
+        settings = small_settings(redis_server, tmp_path_factory.mktemp("objects"))
+    yield from run_front(settings)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from service.results.layout import ResultPaths
 from service.retention.expiry import Expired, Expiry
 from service.retention.orphans import Orphan, Orphans
+from service.storage.layout import upload_path
 from tests.service.acting import NAMESPACE, Acting, problem, submitted
 
 FACTORS = np.ones((10, 15), "f4")
@@ -138,8 +139,11 @@ def test_results_without_a_job_and_broken_uploads_are_deleted_when_old(
         moment = (blob / name).stat().st_mtime - hours * 3600
         os.utime(blob / name, (moment, moment))
     aged(ready, "self-test/forgotten")
-    assert orphans(dry_run=True) == ["old#1", lost, "self-test/forgotten"]
-    assert orphans() == ["old#1", lost, "self-test/forgotten"]
+    never_completed = upload_path("default", "sha256:" + "0" * 64)
+    aged(ready, never_completed)
+    expected = ["old#1", lost, "self-test/forgotten", never_completed]
+    assert orphans(dry_run=True) == expected
+    assert orphans() == expected
     assert orphans() == []
     assert [file.name for file in blob.iterdir()] == ["new#1"]
     assert [meta.path for meta in ready.parts.objects.walk("results")] == [fresh]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, ObjectStore
 
 from service.storage.chunks import Chunks
 from service.storage.cuts import Cut
@@ -20,9 +18,12 @@ from tests.storage.writing import write_matrix, write_rows
 MATRIX = np.random.default_rng(0).normal(size=(11, 37)).astype("f4")
 
 
+pytestmark = pytest.mark.both_storages
+
+
 @pytest.fixture
-def objects(tmp_path: Path) -> Objects:
-    objects = Objects(str(tmp_path))
+def written(objects: Objects) -> Objects:
+    """The objects, with the matrix."""
     write_matrix(objects, "results/ns/job/influences", MATRIX, (4, 10))
     return objects
 
@@ -41,21 +42,24 @@ def objects(tmp_path: Path) -> Objects:
 )
 @pytest.mark.parametrize("block_bytes", [1, 100, 10**6])
 def test_any_choice_of_rows_and_columns_is_what_numpy_gives(
-    objects: Objects, rows: range, columns: range, block_bytes: int
+    written: Objects, rows: range, columns: range, block_bytes: int
 ) -> None:
-    array = Chunks.open(objects, "results/ns/job/influences")
+    array = Chunks.open(written, "results/ns/job/influences")
     blocks = list(array.blocks(rows, columns, block_bytes))
     found = np.concatenate(blocks) if blocks else np.empty((0, len(columns)), "f4")
     assert np.array_equal(found, MATRIX[np.ix_(list(rows), list(columns))])
 
 
-def test_users_open_it_with_zarr_alone(objects: Objects, tmp_path: Path) -> None:
-    array = zarr.open_array(LocalStore(tmp_path / "results/ns/job/influences"), mode="r")
+def test_users_open_it_with_zarr_alone(written: Objects) -> None:
+    path = "results/ns/job/influences"
+    folder = written.folder
+    store = LocalStore(folder / path) if folder else ObjectStore(written.rooted_at(path))
+    array = zarr.open_array(store, mode="r")
     assert np.array_equal(array[:], MATRIX)
 
 
-def test_nothing_is_written_outside_the_array_s_own_path(objects: Objects) -> None:
-    assert {meta.path.split("/influences/")[0] for meta in objects.walk("")} == {"results/ns/job"}
+def test_nothing_is_written_outside_the_array_s_own_path(written: Objects) -> None:
+    assert {meta.path.split("/influences/")[0] for meta in written.walk()} == {"results/ns/job"}
 
 
 def test_what_is_not_written_reads_as_nan(objects: Objects) -> None:
@@ -65,11 +69,11 @@ def test_what_is_not_written_reads_as_nan(objects: Objects) -> None:
     assert np.array_equal(found[:, :10], MATRIX[:, :10])
 
 
-def test_a_chunk_is_written_once_and_never_replaced(objects: Objects) -> None:
+def test_a_chunk_is_written_once_and_never_replaced(written: Objects) -> None:
     path = "results/ns/job/influences"
-    before = {meta.path: objects.get(meta.path) for meta in objects.walk(path)}
-    write_matrix(objects, path, np.zeros_like(MATRIX), (4, 10))
-    assert {meta.path: objects.get(meta.path) for meta in objects.walk(path)} == before
+    before = {meta.path: written.get(meta.path) for meta in written.walk(path)}
+    write_matrix(written, path, np.zeros_like(MATRIX), (4, 10))
+    assert {meta.path: written.get(meta.path) for meta in written.walk(path)} == before
 
 
 @given(

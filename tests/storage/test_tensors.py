@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,7 @@ from safetensors.numpy import load
 from service.storage.objects import Objects
 from service.storage.tensors import BadTensors, read_header, read_tensor, write_tensors
 
-
-@pytest.fixture
-def objects(tmp_path: Path) -> Objects:
-    return Objects(str(tmp_path))
+pytestmark = pytest.mark.both_storages
 
 
 def test_written_tensors_are_read_by_the_format_s_own_library(objects: Objects) -> None:

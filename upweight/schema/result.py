@@ -118,6 +118,10 @@ class PresignedUrl(Answer):
     url: str
     method: Literal["GET", "PUT"]
     expires_at: datetime
+    then: str | None = Field(
+        None,
+        description="What to POST to when the bytes are there: only what has been verified is a blob.",
+    )
 
 
 class ComponentHealth(Answer):
