@@ -90,7 +90,7 @@ def stack(
     """
     data = tmp_path_factory.mktemp("stack")
     environment = dict(ALLOWED)
-    if request.param == "s3":
+    if getattr(request, "param", STORAGES[0]) == "s3":
         server: S3Server = request.getfixturevalue("s3")
         environment |= server.environment(server.bucket())
     with (

@@ -54,7 +54,7 @@ def computed(client: Client, subject: Subject, method: str, **values: Any) -> In
 
 
 @pytest.fixture(params=["regression", "iris"])
-def subject(request: pytest.FixtureRequest) -> Subject:
+def subject(request: pytest.FixtureRequest, online: Client) -> Subject:
     found: Subject = request.getfixturevalue(request.param)
     return found
 

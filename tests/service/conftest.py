@@ -73,7 +73,7 @@ def front(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Front]:
     """One front end for all tests of this folder on one storage."""
-    if request.param == "s3":
+    if getattr(request, "param", "folder") == "s3":
         server: S3Server = request.getfixturevalue("s3")
         settings = small_settings(redis_server, server.bucket(), **server.settings())
     else:

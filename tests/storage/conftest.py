@@ -12,7 +12,7 @@ from tests.s3_server import S3Server
 
 @pytest.fixture
 def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
-    if request.param == "s3":
+    if getattr(request, "param", "folder") == "s3":
         server: S3Server = request.getfixturevalue("s3")
         return server.objects()
     return Objects(str(tmp_path / "objects"))
