@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     settings = Settings()
     try:
-        keys = Keys(connect(settings.redis_url), Objects(settings.storage))
+        keys = Keys(connect(settings.redis_url), Objects.of(settings))
         return int(options.run(keys, options))
     except UpweightError as error:
         sys.stderr.write(f"{error.detail}\n")

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         redis = connect(settings.redis_url)
         queue = TaskQueue(redis, settings.queue_length)
-        objects = Objects(settings.storage)
+        objects = Objects.of(settings)
         rebuilt = Rebuild(redis, objects, queue, dry_run=options.dry_run).run()
     except UpweightError as error:
         sys.stderr.write(f"{error.detail}\n")

@@ -57,10 +57,6 @@ class Objects:
         """Where the objects lie as files, when they do."""
         return folder_of(self.url)
 
-    def rooted_at(self, path: str) -> Any:
-        """An obstore store whose root is a path of this one, for Zarr (which writes groups up to the root)."""
-        return open_store(f"{self.url}/{path}", self.options)
-
     def verify(self) -> None:
         """Refuses a store that can't be written, or overwrites where create-if-absent is asked for.
 

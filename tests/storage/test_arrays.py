@@ -13,6 +13,7 @@ from service.storage.chunks import Chunks
 from service.storage.cuts import Cut
 from service.storage.objects import Objects
 from service.storage.row_blocks import RowBlocks
+from service.storage.stores import open_store
 from tests.storage.writing import write_matrix, write_rows
 
 MATRIX = np.random.default_rng(0).normal(size=(11, 37)).astype("f4")
@@ -53,7 +54,11 @@ def test_any_choice_of_rows_and_columns_is_what_numpy_gives(
 def test_users_open_it_with_zarr_alone(written: Objects) -> None:
     path = "results/ns/job/influences"
     folder = written.folder
-    store = LocalStore(folder / path) if folder else ObjectStore(written.rooted_at(path))
+    store = (
+        LocalStore(folder / path)
+        if folder
+        else ObjectStore(open_store(f"{written.url}/{path}", written.options))
+    )
     array = zarr.open_array(store, mode="r")
     assert np.array_equal(array[:], MATRIX)
 
