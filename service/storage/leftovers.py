@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from os import scandir
 from pathlib import Path
@@ -30,7 +30,7 @@ class BrokenUpload:
     path: str
     size_bytes: int
     modified: datetime
-    delete: Callable[[], None]
+    delete: Callable[[], object]
 
 
 def broken_uploads(objects: Objects) -> Iterator[BrokenUpload]:
@@ -50,7 +50,9 @@ def _staged(folder: Path) -> Iterator[BrokenUpload]:
         except FileNotFoundError:  # it came to its end meanwhile
             continue
         modified = datetime.fromtimestamp(state.st_mtime, UTC)
-        yield BrokenUpload(file.name, state.st_size, modified, lambda: file.unlink(missing_ok=True))  # noqa: B023
+        yield BrokenUpload(
+            file.name, state.st_size, modified, partial(file.unlink, missing_ok=True)
+        )
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -85,13 +87,9 @@ def _multipart(objects: Objects) -> Iterator[BrokenUpload]:
 
 
 def _upload(client: Any, bucket: str, upload: dict[str, Any]) -> BrokenUpload:
-    key, id = upload["Key"], upload["UploadId"]
-    return BrokenUpload(
-        key,
-        0,
-        upload["Initiated"],
-        lambda: client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=id),
-    )
+    named = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+    abort = partial(client.abort_multipart_upload, **named)
+    return BrokenUpload(upload["Key"], 0, upload["Initiated"], abort)
 
 
 @lru_cache(maxsize=4)
