@@ -53,12 +53,13 @@ class Reference:
         return Accuracy(float(error.norm() / size.norm()), float((error / size).max()), residual)
 
 
-def reference(case: Case) -> Reference:
-    """The exact answer; the first time it takes up to some minutes."""
+def reference(case: Case, block: int = 0) -> Reference:
+    """The exact answer for a block of test rows; the first time it takes up to some minutes."""
     problem = prepared(case.model)
-    path = ignored(CACHE) / f"{case.model}-{_fingerprint(case, problem)}.npz"
+    name = f"{case.model}-{_fingerprint(case, problem)}" + (f"-{block}" if block else "")
+    path = ignored(CACHE) / f"{name}.npz"
     if not path.is_file():
-        rhs, influence, scale = _computed(case, problem)
+        rhs, influence, scale = _computed(case, problem, block)
         np.savez(path, influence=influence.numpy(), rhs=rhs.numpy(), scale=scale)
     with np.load(path) as kept:
         return Reference(
@@ -69,10 +70,10 @@ def reference(case: Case) -> Reference:
         )
 
 
-def _computed(case: Case, problem: Path) -> tuple[Tensor, Tensor, float]:
+def _computed(case: Case, problem: Path, block: int) -> tuple[Tensor, Tensor, float]:
     trained = load(case.model, problem)
     exact = Exact(trained, case.n, case.damping)
-    rhs = exact.gradients(trained.test.first(case.m))
+    rhs = exact.gradients(trained.test.block(case.m, block))
     scale = 0.0
     if case.method == "lissa":
         scale = SCALE_MARGIN * exact.largest_eigenvalue()

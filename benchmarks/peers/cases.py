@@ -19,8 +19,9 @@ Settings = dict[str, float | int | bool | str]
 class Contestant:
     """A library with the settings that it runs a case with; `method` is the case's unless given.
 
-    Of its `calls` in one process the first is cold and the rest are warm. `once`: in the first
-    round alone, for what is shown beside a peer's best.
+    Of its `calls` in one process the first is cold and the rest are warm; each has other test rows.
+    `kept`: what depends on model and training rows alone is kept from call to call, as a warm worker
+    keeps it. `once`: in the first round alone, for what is shown beside a peer's best.
     """
 
     library: Literal["upweight", "pydvl", "dattri", "captum"]
@@ -28,6 +29,7 @@ class Contestant:
     settings: Settings = field(default_factory=dict)
     method: Method | None = None
     calls: int = 4
+    kept: bool = False
     once: bool = False
 
 

@@ -96,6 +96,9 @@ def _ratios(outcome: Outcome) -> list[str]:
 
 
 def _pairs(ours: list[Measured], peer: list[Measured]) -> str:
+    if peer and peer[0].at_least and ours and not ours[0].failure:
+        mine = median(ours[0].seconds[1:] or ours[0].seconds)
+        return f"more than {peer[0].at_least / mine:.2g} ×: not one call was done"
     pairs = [(a, b) for a, b in zip(ours, peer, strict=False) if not (a.failure or b.failure)]
     warm = [
         median(b.seconds[1:]) / median(a.seconds[1:])

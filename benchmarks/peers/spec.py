@@ -17,6 +17,7 @@ class Spec:
     scale: float  # of lissa
     threads: int
     memory_limit: float  # GiB of address space
+    seconds: float  # no further call is begun that would not be over by then
 
     def write(self, path: Path) -> None:
         """See `read`."""

@@ -10,6 +10,7 @@ import json
 import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def main() -> None:
     measure = contender(contestant.library)
     trained = load(case.model, spec.problem)
     work = Work(case, contestant, trained, spec.scale)
-    measured, answer = _measured(measure, work, contestant.calls)
+    measured, answer = _measured(measure, work, contestant.calls, spec.seconds)
     arrays = {"influence": answer.influence.detach().numpy()}
     if answer.factors is not None:
         arrays["factors"] = answer.factors.detach().numpy()
@@ -42,15 +43,25 @@ def main() -> None:
     out.with_suffix(".json").write_text(json.dumps(measured))
 
 
-def _measured(measure: Contender, work: Work, calls: int) -> tuple[dict[str, object], Answer]:
-    seconds = []
+def _measured(
+    measure: Contender, work: Work, calls: int, limit: float
+) -> tuple[dict[str, object], Answer]:
+    """As many calls as fit: the first with the first block of test rows, the last with the second,
+    those between with others."""
+    seconds: list[float] = []
+    block = 0
     with PeakMemory() as memory:
-        for _ in range(calls):
+        while True:
             begun = time.perf_counter()
-            answer = measure(work)
+            answer = measure(replace(work, block=block))
             seconds.append(time.perf_counter() - begun)
+            left = min(calls - len(seconds), int((limit - sum(seconds)) / seconds[-1]))
+            if left < 1:
+                break
+            block = left
     return {
         "seconds": seconds,
+        "block": block,
         "peak_bytes": memory.peak,
         "products": answer.products,
         "notes": answer.notes,

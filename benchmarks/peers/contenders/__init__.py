@@ -1,10 +1,14 @@
-"""One file a library: each makes its objects anew in every call, as a first caller would."""
+"""One file a library: each makes its objects anew in every call, as a first caller would.
+
+A contestant that is `kept` makes them in the first call, and gives every call other test rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 from torch import Tensor
 
@@ -20,6 +24,8 @@ class Work:
     contestant: Contestant
     trained: Trained
     scale: float  # of lissa
+    block: int = 0  # of test rows, each as long as the case has it
+    kept: dict[str, Any] = field(default_factory=dict)  # from call to call
 
     @property
     def method(self) -> Method:
@@ -38,8 +44,8 @@ class Work:
 
     @property
     def test(self) -> Rows:
-        """The test rows."""
-        return self.trained.test.first(self.case.m)
+        """The test rows of this call."""
+        return self.trained.test.block(self.case.m, self.block)
 
 
 @dataclass(frozen=True)
