@@ -147,6 +147,14 @@ class Hessian:
         """
         return self._undamped(vectors) + self.damping * vectors
 
+    def in_double(self) -> Hessian:
+        """The same operator in float64, for residuals that rounding would hide."""
+        size, budget, told = self._batch_size, self._budget, self.progress
+        problem = self.problem.in_double()
+        return Hessian(
+            problem, self.rows, self.damping, batch_size=size, budget_bytes=budget, progress=told
+        )
+
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """(H_j + λI) v with H_j the mean over the rows with these numbers; counts as no pass."""
         batch = self.problem.placed(self.rows.take(indices))

@@ -58,6 +58,7 @@ class Problem:
         device: torch.device | str | None = None,
     ) -> None:
         self.loss = loss
+        self._parameters = tuple(parameters)
         self.module = prepared(module, dtype, device)
         named = dict(self.module.named_parameters())
         selected = _select(_all_names(self.module), parameters)
@@ -83,6 +84,10 @@ class Problem:
     def device(self) -> torch.device:
         """Where θ lies and rows are expected."""
         return self.theta.device
+
+    def in_double(self) -> Problem:
+        """The same in float64: weights as they are, so that only the rounding of sums is less."""
+        return Problem(self.module, self.loss, self._parameters, dtype=torch.float64)
 
     def named(self, theta: Tensor) -> dict[str, Tensor]:
         """The selected parameters as views of θ."""

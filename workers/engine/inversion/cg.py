@@ -4,7 +4,8 @@ Every right-hand side has its own stopping rule, iteration count and status. By 
 one search space (block conjugate gradients): the Krylov space of all of them together is richer, so
 fewer products are needed. `recurrence="separate"` is the textbook algorithm, row by row, batched.
 Where the shared space breaks down (an indefinite H + λI) the rows that are left go on separately,
-so that negative curvature is reported of the rows it concerns.
+so that negative curvature is reported of the rows it concerns. Where the matrix is at hand its
+Cholesky factor is the preconditioner, and one iteration is enough.
 """
 
 from __future__ import annotations
@@ -17,9 +18,17 @@ import torch
 from torch import Tensor
 
 from workers.engine.errors import BadParameter, ShapeMismatch
-from workers.engine.inversion.explicit import explicit_where_cheaper
-from workers.engine.inversion.preconditioner import IDENTITY, Preconditioner, jacobi, nystroem
+from workers.engine.inversion.explicit import Explicit
+from workers.engine.inversion.preconditioner import (
+    IDENTITY,
+    Factored,
+    Preconditioner,
+    jacobi,
+    nystroem,
+)
 from workers.engine.inversion.recurrences import Limits, Run, separate, shared
+from workers.engine.inversion.recycled import Directions, Recycled
+from workers.engine.inversion.refinement import doubled, refine
 from workers.engine.inversion.solution import Operator, Solution, Status, checked_rhs
 from workers.engine.progress import Progress, silent
 
@@ -32,6 +41,12 @@ AIM_AFTER_RESTART = 0.3
 # Products for one right-hand side at a tolerance of 1e-5, and how they grow with their number.
 FIRST_PRODUCTS = 43.0
 SHARING = 0.6
+# A factorisation, p³/3 operations, costs as much as p over this many products with the matrix.
+FACTORISATION = 4.5
+# A relative residual below this is rounding in float32: it is told, and reached, in float64 ...
+FINEST = 2e-6
+# ... from a solution that is as good as this.
+START = 1e-5
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,7 @@ class ConjugateGradients:
 
     `x0` is a start (k, p), never written to; null starts from zero. `maxiter` null means 10 p, at
     least 50. `preconditioner` is null, "jacobi", or "nystroem" of the given `rank`; `seed` is
-    that of its probes. info has iterations (k,), converged (k,), residual_norms (k,), passes.
+    that of its probes. info has iterations (k,), converged (k,), residual_norms (k,), passes, refined.
     """
 
     x0: Tensor | None = None
@@ -84,34 +99,46 @@ class ConjugateGradients:
         rhs: Tensor,
         progress: Progress | None = None,
         preconditioner: Preconditioner | None = None,
+        recycled: Recycled | None = None,
     ) -> Solution:
-        """Solve for all rows of rhs (k, p). Raises ShapeMismatch, NotFinite, and what H raises."""
+        """Solve for all rows of rhs (k, p). Raises ShapeMismatch, NotFinite, and what H raises.
+
+        `recycled` is what earlier solutions with this H have left, and is added to. Where float32
+        cannot tell that a row is within its bound, all rows come in float64; see `refinement`.
+        """
         rhs = checked_rhs(hessian, rhs)
-        passes = hessian.passes
-        hessian = explicit_where_cheaper(hessian, self._expected_products(len(rhs)), len(rhs))
-        fitted = preconditioner or self.fit(hessian, progress)
-        run = self._start(hessian, rhs, fitted, progress or silent)
-        norms = run.restart()
-        restarts = 0
-        while len(run.unfinished):
-            self._iterate(run)
-            before, norms = norms, run.restart()
-            restarts += 1
-            run.aim = AIM_AFTER_RESTART  # the recurrence flattered itself: leave room for that
-            last = restarts > MOST_RESTARTS
-            run.give_up(norms > (0.0 if last else WORTHWHILE_GAIN) * before)
-        status = tuple(each for each in run.status if each is not None)
+        begun = hessian.passes
+        found = recycled or Recycled()
+        operator = found.operator(hessian, self._expected_products(len(rhs)), len(rhs))
+        fitted = preconditioner or self._fitted(operator, found, len(rhs), progress)
+        size = torch.linalg.vector_norm(rhs, dim=1)
+        bounds = torch.clamp(self.rtol * size, min=self.atol)
+        fine = bounds < FINEST * size
+        double = doubled(operator) if bool(fine.any()) else None
+        # What is refined anyway needs no more than a good start.
+        aims = bounds if double is None else torch.where(fine, START * size, bounds)
+        run = self._begin(operator, rhs, self.x0, aims, fitted, progress or silent)
+        if recycled is not None and recycled.vectors is None:
+            run.directions = Directions()
+        x, norms = run.x, self._run(run)
+        if run.directions is not None:
+            found.learn(run.directions)
+        if double is None and Status.STAGNATED in run.status:
+            double = doubled(operator)
+        if double is not None:
+            x, norms = self._refined(run, double, bounds, norms)
         return Solution(
-            run.x,
+            x,
             norms,
-            status,
+            run.statuses,
             {
                 "iterations": run.iterations.cpu(),
-                "converged": torch.tensor([each is Status.CONVERGED for each in status]),
+                "converged": torch.tensor([each is Status.CONVERGED for each in run.statuses]),
                 "residual_norms": norms,
-                "status": [str(each) for each in status],
-                "passes": hessian.passes - passes,
+                "status": [str(each) for each in run.statuses],
+                "passes": hessian.passes - begun + (0 if double is None else double.passes),
                 "recurrence": self.recurrence,
+                "refined": double is not None,
             },
         )
 
@@ -121,14 +148,80 @@ class ConjugateGradients:
         alone = min(alone, self.maxiter or alone)
         return alone * count ** (SHARING if self.recurrence == "shared" else 1.0)
 
-    def _start(self, hessian: Operator, rhs: Tensor, fitted: Preconditioner, tell: Progress) -> Run:
-        if self.x0 is not None and self.x0.shape != rhs.shape:
-            raise ShapeMismatch("x0", rhs.shape, self.x0.shape, "a start for each right-hand side")
-        start = torch.zeros_like(rhs) if self.x0 is None else self.x0.detach().to(rhs).clone()
+    def _fitted(
+        self, operator: Operator, found: Recycled, count: int, progress: Progress | None
+    ) -> Preconditioner:
+        """The one asked for; none asked for, what makes the solution quicker."""
+        if self.preconditioner is not None or self.recurrence == "separate":
+            return self.fit(operator, progress)
+        if isinstance(operator, Explicit):
+            pays = operator.shape[0] <= FACTORISATION * self._expected_products(count)
+            factor = found.cholesky(operator) if pays or found.factor is not None else None
+            return IDENTITY if factor is None else Factored(factor)
+        return found.low_rank(operator.damping) or IDENTITY
+
+    def _begin(
+        self,
+        operator: Operator,
+        rhs: Tensor,
+        x0: Tensor | None,
+        bounds: Tensor,
+        fitted: Preconditioner,
+        tell: Progress,
+    ) -> Run:
+        if x0 is not None and x0.shape != rhs.shape:
+            raise ShapeMismatch("x0", rhs.shape, x0.shape, "a start for each right-hand side")
         maxiter = self.maxiter or max(10 * rhs.shape[1], 50)
-        norms = torch.linalg.vector_norm(rhs, dim=1)
-        bounds = torch.clamp(self.rtol * norms, min=self.atol)
-        return Run(hessian, rhs, start, Limits(bounds, maxiter), fitted, tell)
+        start = torch.zeros_like(rhs) if x0 is None else x0.detach().to(rhs).clone()
+        run = Run(operator, rhs, start, Limits(bounds, maxiter), fitted, tell)
+        if x0 is None and isinstance(fitted, Factored):
+            run.x = fitted.apply(rhs)
+            run.iterations[run.unfinished] += 1
+        return run
+
+    def _run(self, run: Run) -> Tensor:
+        """To the end of every row; the true residual norms (k,)."""
+        norms = run.restart()
+        restarts = 0
+        while len(run.unfinished):
+            self._iterate(run)
+            before, norms = norms, run.restart()
+            restarts += 1
+            run.aim = AIM_AFTER_RESTART  # the recurrence flattered itself: leave room for that
+            last = restarts > MOST_RESTARTS
+            run.give_up(norms > (0.0 if last else WORTHWHILE_GAIN) * before)
+        return norms
+
+    def _refined(
+        self, run: Run, double: Operator, bounds: Tensor, norms: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """x (k, p) and residual norms (k,) in float64, and the status of the rows that changed."""
+        x, norms = run.x.double(), norms.double()
+        stuck = [
+            row
+            for row, each in enumerate(run.statuses)
+            if each is Status.STAGNATED
+            or (each is Status.CONVERGED and float(bounds[row]) < float(run.limits.bounds[row]))
+        ]
+        rows = torch.tensor(stuck, dtype=torch.int64, device=run.rhs.device)
+
+        def correct(which: Tensor, residuals: Tensor, tolerance: float) -> Tensor:
+            """(H + λI)⁻¹ of residuals of norm 1, which belong to these of `rows`."""
+            limits = torch.full_like(residuals[:, 0], tolerance)
+            inner = self._begin(
+                run.operator, residuals, None, limits, run.preconditioner, run.progress
+            )
+            if not isinstance(run.preconditioner, Factored):
+                inner.residual = residuals.clone()
+                self._iterate(inner)
+            run.iterations[rows[which]] += inner.iterations
+            return inner.x
+
+        fine, reached = refine(double, run.rhs[rows], run.x[rows], bounds[rows], correct)
+        x[rows], norms[rows] = fine, reached
+        for row, arrived in zip(stuck, (reached <= bounds[rows]).tolist(), strict=True):
+            run.status[row] = Status.CONVERGED if arrived else Status.STAGNATED
+        return x, norms
 
     def _iterate(self, run: Run) -> None:
         if self.recurrence == "shared":

@@ -60,6 +60,21 @@ class Diagonal:
 
 
 @dataclass(frozen=True)
+class Factored:
+    """(H + λI)⁻¹ itself, by a Cholesky factor."""
+
+    factor: Tensor  # (p, p), lower
+
+    def apply(self, residuals: Tensor) -> Tensor:
+        """See `Preconditioner`."""
+        return torch.cholesky_solve(residuals.T, self.factor).T.contiguous()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For storing."""
+        return {"factor": self.factor}
+
+
+@dataclass(frozen=True)
 class LowRankPlusIdentity:
     """(d + λ) V (D + λ)⁻¹ Vᵀ + (I − V Vᵀ), d the smallest eigenvalue of the sketch.
 
@@ -68,6 +83,11 @@ class LowRankPlusIdentity:
 
     eigenvectors: Tensor  # (p, rank)
     weights: Tensor  # (rank,), (d + λ)/(D + λ) − 1
+
+    @classmethod
+    def of(cls, values: Tensor, vectors: Tensor, damping: float) -> LowRankPlusIdentity:
+        """With D = `values` (rank,) by falling size, positive with λ."""
+        return cls(vectors, (values[-1] + damping) / (values + damping) - 1.0)
 
     def apply(self, residuals: Tensor) -> Tensor:
         """See `Preconditioner`."""
@@ -111,8 +131,7 @@ def nystroem(operator: Operator, rank: int, seed: int, progress: Progress) -> Lo
     sketch = operator.matmat(probes.T.contiguous()).T - operator.damping * probes
     values, vectors = _eigenpairs(probes, sketch)
     progress("nystroem", 1, 1, "blocks")
-    weights = (values[-1] + operator.damping) / (values + operator.damping) - 1.0
-    return LowRankPlusIdentity(vectors, weights)
+    return LowRankPlusIdentity.of(values, vectors, operator.damping)
 
 
 def _eigenpairs(probes: Tensor, sketch: Tensor) -> tuple[Tensor, Tensor]:

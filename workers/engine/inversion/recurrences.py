@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.inversion.preconditioner import Preconditioner
+from workers.engine.inversion.recycled import Directions
 from workers.engine.inversion.solution import Operator, Status
 from workers.engine.progress import Progress
 
@@ -37,6 +38,7 @@ class Run:
     limits: Limits
     preconditioner: Preconditioner
     progress: Progress
+    directions: Directions | None = None  # where those that are met are wanted
     residual: Tensor = field(init=False)  # (k, p)
     iterations: Tensor = field(init=False)  # (k,)
     status: list[Status | None] = field(init=False)
@@ -60,6 +62,11 @@ class Run:
         """Numbers of the right-hand sides without a status."""
         rows = [row for row, each in enumerate(self.status) if each is None]
         return torch.tensor(rows, dtype=torch.int64, device=self.rhs.device)
+
+    @property
+    def statuses(self) -> tuple[Status, ...]:
+        """Of all rows, once none is unfinished."""
+        return tuple(each for each in self.status if each is not None)
 
     def restart(self) -> Tensor:
         """Recompute every residual from the operator, return their norms (k,); rows within their
@@ -161,6 +168,8 @@ def shared(run: Run, rows: Tensor) -> Tensor:
     while len(rows):
         run.tell(iteration)
         ap = run.operator.matmat(p)
+        if run.directions is not None:
+            run.directions.add(p, ap, run.operator.damping)
         curvatures = p @ ap.T  # (s, s)
         steepest = torch.maximum(steepest, curvatures.diagonal().max())
         factor, failed = torch.linalg.cholesky_ex(curvatures)
