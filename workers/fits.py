@@ -10,7 +10,15 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from workers import engine
-from workers.engine import Factorisation, Hessian, LowRank, Operator, Progress, Solution
+from workers.engine import (
+    Factorisation,
+    Hessian,
+    LowRank,
+    Operator,
+    Progress,
+    Recycled,
+    Solution,
+)
 from workers.engine.inversion.preconditioner import (
     Diagonal,
     LowRankPlusIdentity,
@@ -67,7 +75,24 @@ class Fits:
                 return lambda rhs: method.solve(operator, rhs, progress, fitted)
             case _:
                 operator = hessian()
-                return lambda rhs: method.solve(operator, rhs, progress)
+                return lambda rhs: self._recycling(method, operator, rhs, progress)
+
+    def _recycling(
+        self,
+        method: engine.ConjugateGradients | engine.Lissa,
+        operator: Hessian,
+        rhs: Tensor,
+        progress: Progress,
+    ) -> Solution:
+        """With what earlier solutions on this worker have left, and leaving more for the next."""
+        if self.shelf is not None:
+            # Several workers share the job: its parts are not to depend on who did what before.
+            return method.solve(operator, rhs, progress)
+        key = (*self.key, "recycled")
+        recycled = self.session.kept(key, lambda: (Recycled(), 0))
+        solution = method.solve(operator, rhs, progress, recycled=recycled)
+        self.session.resize(key, recycled.nbytes)
+        return solution
 
     def _factorisation(
         self, method: engine.Direct, hessian: Callable[[], Operator], progress: Progress

@@ -73,12 +73,22 @@ class Session:
             return found
         value, size = load()
         self._held[key] = (value, size)
+        self._shrink()
+        return value
+
+    def resize(self, key: tuple[str, ...], size: int) -> None:
+        """Tells the bytes of what has grown since it was kept."""
+        if key in self._held:
+            self._held[key] = (self._held[key][0], size)
+            self._held.move_to_end(key)
+            self._shrink()
+
+    def _shrink(self) -> None:
         while (
             len(self._held) > 1
             and sum(each for _, each in self._held.values()) > self._settings.cache_bytes
         ):
             self._held.popitem(last=False)
-        return value
 
 
 def _selected(column: Tensor, selection: Rows) -> Tensor:

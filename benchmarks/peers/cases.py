@@ -65,6 +65,16 @@ PYDVL_ROW_WISE = Contestant(
 PYDVL_CG_ROWS = replace(
     PYDVL_CG, label="pydvl, row loader", settings={**PYDVL_CG.settings, "loader": "rows"}, once=True
 )
+# What depends on model and training rows alone is kept, as a service keeps it; pyDVL keeps a fit: the
+# preconditioner, the eigenpairs. For conjugate gradients a Nyström preconditioner is what it offers.
+KEPT_CG = replace(OURS_CG, label="upweight, cg, kept", kept=True)
+PYDVL_CG_KEPT = replace(
+    PYDVL_CG,
+    label="pydvl, cg nyström, kept",
+    settings={**PYDVL_CG.settings, "nystroem": 64},
+    kept=True,
+)
+KEPT = replace(OURS, label="upweight, kept", kept=True)
 OURS_DIRECT = Contestant("upweight", "upweight, direct", method="direct")
 PYDVL_DIRECT = Contestant("pydvl", "pydvl, direct", method="direct")
 OURS_ARNOLDI = Contestant("upweight", "upweight", {"tol": 1e-6})
@@ -72,6 +82,8 @@ PYDVL_ARNOLDI = Contestant("pydvl", "pydvl", {"tol": 1e-6})
 PYDVL_ARNOLDI_ROWS = replace(
     PYDVL_ARNOLDI, label="pydvl, row loader", settings={"tol": 1e-6, "loader": "rows"}, once=True
 )
+KEPT_ARNOLDI = replace(OURS_ARNOLDI, label="upweight, kept", kept=True)
+PYDVL_ARNOLDI_KEPT = replace(PYDVL_ARNOLDI, label="pydvl, kept", kept=True)
 PYDVL_ROWS = Contestant("pydvl", "pydvl, row loader", {"loader": "rows"}, once=True)
 DATTRI_CG = Contestant("dattri", "dattri, cg 41 steps", {"steps": 41}, "cg")
 DATTRI_DIRECT = Contestant("dattri", "dattri")
@@ -82,8 +94,9 @@ PYDVL_IF_IT_FITS = Contestant("pydvl", "pydvl", calls=1, once=True)
 def _perceptron() -> list[Case]:
     whole = {"model": "small", "n": 1400, "damping": 1e-2}
     direct = (OURS, PYDVL, DATTRI_DIRECT, CAPTUM_DIRECT)
-    cg = (OURS_CG, PYDVL_CG, DATTRI_CG, PYDVL_CG_ROWS, PYDVL_ROW_WISE)
-    both_ways = (OURS_CG, OURS_DIRECT, PYDVL_DIRECT, PYDVL_CG)
+    cg = (OURS_CG, PYDVL_CG, KEPT_CG, PYDVL_CG_KEPT, DATTRI_CG, PYDVL_CG_ROWS, PYDVL_ROW_WISE)
+    arnoldi = (OURS_ARNOLDI, PYDVL_ARNOLDI, KEPT_ARNOLDI, PYDVL_ARNOLDI_KEPT)
+    both_ways = (OURS_CG, PYDVL_CG, KEPT_CG, PYDVL_CG_KEPT, OURS_DIRECT, PYDVL_DIRECT)
     return [
         Case("mlp-direct", method="direct", m=100, contestants=direct, target="8 ×", **whole),
         Case("mlp-direct-397", method="direct", m=397, contestants=(OURS, PYDVL), **whole),
@@ -94,7 +107,7 @@ def _perceptron() -> list[Case]:
             method="lissa",
             m=100,
             steps=100,
-            contestants=(OURS, PYDVL, PYDVL_ROWS),
+            contestants=(OURS, PYDVL, KEPT, PYDVL_ROWS),
             target="4 ×",
             **whole,
         ),
@@ -103,7 +116,7 @@ def _perceptron() -> list[Case]:
             method="arnoldi",
             m=100,
             rank=50,
-            contestants=(OURS_ARNOLDI, PYDVL_ARNOLDI, PYDVL_ARNOLDI_ROWS),
+            contestants=(*arnoldi, PYDVL_ARNOLDI_ROWS),
             target="10 ×",
             **whole,
         ),
@@ -121,7 +134,7 @@ def _perceptron() -> list[Case]:
 
 def _wide() -> list[Case]:
     whole = {"model": "wide", "n": 1400, "damping": 1e-2}
-    cg = (OURS_CG, PYDVL_CG)
+    cg = (OURS_CG, PYDVL_CG, KEPT_CG, PYDVL_CG_KEPT)
     return [
         Case("wide-cg", method="cg", m=20, contestants=cg, target="3 × warm", **whole),
         Case(
@@ -129,7 +142,7 @@ def _wide() -> list[Case]:
             method="arnoldi",
             m=20,
             rank=50,
-            contestants=(OURS_ARNOLDI, PYDVL_ARNOLDI),
+            contestants=(OURS_ARNOLDI, PYDVL_ARNOLDI, KEPT_ARNOLDI, PYDVL_ARNOLDI_KEPT),
             target="2 ×",
             **whole,
         ),

@@ -25,6 +25,7 @@ from workers.engine.inversion.arnoldi import Arnoldi, LowRank
 from workers.engine.inversion.cg import ConjugateGradients
 from workers.engine.inversion.direct import Direct, Factorisation
 from workers.engine.inversion.lissa import Lissa
+from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.solution import Inverse, Operator, Solution, Status
 from workers.engine.losses import Loss, make_loss
 from workers.engine.precision import Agreement, Precision
@@ -57,6 +58,7 @@ __all__ = [
     "Predictions",
     "Problem",
     "Progress",
+    "Recycled",
     "Rows",
     "ShapeMismatch",
     "SingularHessian",

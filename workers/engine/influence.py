@@ -20,6 +20,7 @@ from workers.engine.blocks import (
     BatchSize,
     Block,
     activation_bytes,
+    cached_bytes,
     over_rows,
     rows_at_once,
     vectors_at_once,
@@ -31,12 +32,17 @@ from workers.engine.problem import Problem, locate_nonfinite
 from workers.engine.products import Product
 from workers.engine.products.choice import chosen
 from workers.engine.products.mixed import InputVariable, ModuleVariable, Variable, mixed_ways
+from workers.engine.products.slopes import PROBE_ROWS, Slopes, slopes
 from workers.engine.progress import Progress, silent
 from workers.engine.rows import Batch, Rows
 from workers.engine.second_order import twice_differentiable
 
 # Buffers of the size of a block's gradients that are alive at once: result, backward's, the copy.
 GRADIENT_COPIES = 3
+# Up to so many factors a pass forward along each costs less than the gradients of all rows.
+MOST_SLOPES = 256
+MANY_GRADIENTS = 1 << 23  # numbers: fewer cost less than looking for another way
+FEWEST_ROWS, FEWEST_AT_ONCE = 128, 8  # of a block that stays in cache
 # What low precision is judged by.
 SAMPLED_ROWS = 64
 SAMPLED_FACTORS = 64
@@ -69,9 +75,16 @@ def up(
     """∇θ L(z_test)ᵀ (H + λI)⁻¹ ∇θ L(z_train): yields (slice of columns, (m, b)).
 
     `factors` (m, p). `precision` is that of the product alone, for problems in float32; see
-    `low_precision_agreement`. Raises ShapeMismatch, NotFinite.
+    `low_precision_agreement`. Few factors meet the rows by a pass forward along each of them, where
+    the model's graph is known; else, gradients are multiplied. Raises ShapeMismatch, NotFinite.
     """
     factors, precision = _fitting(problem, factors), checked(precision)
+    many = len(rows) * problem.size >= MANY_GRADIENTS
+    if precision == "full" and many and 0 < len(factors) <= MOST_SLOPES:
+        way = slopes(problem, next(iter(rows.batches(PROBE_ROWS))))
+        if way is not None:
+            yield from _along(problem, way, factors, rows, batch_size, budget_bytes, progress)
+            return
 
     def scores(gradients: Tensor) -> Tensor:
         return product(factors, gradients, precision)
@@ -79,6 +92,32 @@ def up(
     yield from _over_gradients(
         problem, rows, scores, "up", batch_size, budget_bytes, progress, result_width=len(factors)
     )
+
+
+def _along(
+    problem: Problem,
+    way: Slopes,
+    factors: Tensor,
+    rows: Rows,
+    batch_size: BatchSize,
+    budget: int,
+    progress: Progress | None,
+) -> Iterator[tuple[slice, Tensor]]:
+    kind = problem.device.type
+    row_bytes = activation_bytes(problem, rows)
+    most = max(FEWEST_AT_ONCE, cached_bytes(kind) // (row_bytes * FEWEST_ROWS))
+    vectors = min(len(factors), vectors_at_once(kind), most)
+    cost = row_bytes * (1 + vectors)
+    budget = min(budget, max(FEWEST_ROWS * cost, cached_bytes(kind)))
+    block = Block(rows_at_once(batch_size, len(rows), cost, budget, kind), vectors)
+
+    def work(batch: Batch) -> Tensor:
+        with twice_differentiable():
+            apply = way.prepare(problem, problem.placed(batch))
+            return torch.cat([apply(part) for part in torch.split(factors, block.vectors)])
+
+    for batch, result in over_rows(rows, block, work, what="up", progress=progress or silent):
+        yield _columns(batch), _located(problem, batch, result, "up")
 
 
 def low_precision_agreement(

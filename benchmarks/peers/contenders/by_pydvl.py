@@ -20,6 +20,7 @@ from pydvl.influence.torch import (
     LissaInfluence,
 )
 from pydvl.influence.torch.batch_operation import HessianBatchOperation
+from pydvl.influence.torch.preconditioner import NystroemPreconditioner
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, TensorDataset
@@ -37,9 +38,10 @@ warnings.filterwarnings("ignore")
 def answer(work: Work) -> Answer:
     """See `Answer`."""
     train, test = work.train, work.test
-    influence = _influence(work)
     with _counted(len(train.targets)) as products:
-        fitted = influence.fit(_loader(work))
+        if "fitted" not in work.kept or not work.contestant.kept:
+            work.kept["fitted"] = _influence(work).fit(_loader(work))
+        fitted = work.kept["fitted"]
         factors = fitted.influence_factors(test.inputs, test.targets)
         result = _meet(work, fitted, factors)
     return Answer(result, factors, round(products[0]) if products[0] else None)
@@ -55,7 +57,9 @@ def _influence(work: Work) -> DirectInfluence | CgInfluence | LissaInfluence | A
             return CgInfluence(*given)
         # It stops at ‖r‖ ≤ max(rtol² ‖b‖, atol²): the tolerance meant is the root's square.
         rtol = math.sqrt(float(settings["rtol"]))
-        return CgInfluence(*given, rtol=rtol, atol=NEVER, solve_simultaneously=True)
+        rank = int(settings.get("nystroem", 0))
+        helped = {"preconditioner": NystroemPreconditioner(rank)} if rank else {}
+        return CgInfluence(*given, rtol=rtol, atol=NEVER, solve_simultaneously=True, **helped)
     if work.method == "lissa":
         return LissaInfluence(*given, maxiter=case.steps, scale=work.scale, rtol=NEVER)
     return ArnoldiInfluence(*given, rank=case.rank, tol=float(settings["tol"]))

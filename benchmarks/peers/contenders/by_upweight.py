@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from benchmarks.peers.contenders import Answer, Work
 from workers.engine import (
@@ -11,7 +14,9 @@ from workers.engine import (
     Direct,
     Hessian,
     Lissa,
+    LowRank,
     Problem,
+    Recycled,
     Solution,
     TensorRows,
     make_loss,
@@ -20,6 +25,8 @@ from workers.engine import (
     up,
 )
 
+Method = Direct | ConjugateGradients | Lissa | Arnoldi
+
 NEVER = 1e-30  # a tolerance that stops nothing
 
 
@@ -27,16 +34,33 @@ def answer(work: Work) -> Answer:
     """See `Answer`."""
     train = TensorRows(work.train.inputs, work.train.targets)
     test = TensorRows(work.test.inputs, work.test.targets)
-    problem = Problem(work.trained.model, make_loss("cross_entropy"))
+    if "problem" not in work.kept or not work.contestant.kept:
+        work.kept["problem"] = Problem(work.trained.model, make_loss("cross_entropy"))
+    problem = work.kept["problem"]
     hessian = Hessian(problem, train, work.case.damping)
     rhs = torch.cat([block for _, block in row_gradients(problem, test)])
-    solution = _method(work).solve(hessian, rhs)
+    if work.contestant.kept:
+        solution = _with_what_is_kept(_method(work), hessian, rhs, work.kept)
+    else:
+        solution = _method(work).solve(hessian, rhs)
     meet = perturbation if work.case.kind == "perturbation" else up
     influence = torch.cat([block for _, block in meet(problem, solution.x, train)], 1)
     return Answer(influence, solution.x, hessian.products, _notes(solution, hessian))
 
 
-def _method(work: Work) -> Direct | ConjugateGradients | Lissa | Arnoldi:
+def _with_what_is_kept(
+    method: Method, hessian: Hessian, rhs: Tensor, kept: dict[str, Any]
+) -> Solution:
+    """As `workers.fits` does it, with what earlier calls have found out about H."""
+    if isinstance(method, ConjugateGradients | Lissa):
+        return method.solve(hessian, rhs, recycled=kept.setdefault("recycled", Recycled()))
+    if "fitted" not in kept:
+        kept["fitted"] = method.fit(hessian)
+    fitted = kept["fitted"]
+    return fitted.solve(rhs, operator=hessian) if isinstance(fitted, LowRank) else fitted.solve(rhs)
+
+
+def _method(work: Work) -> Method:
     case, settings = work.case, work.settings
     if work.method == "direct":
         return Direct()

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from workers.engine.errors import BadParameter, Diverged, ShapeMismatch
-from workers.engine.inversion.explicit import explicit_where_cheaper
 from workers.engine.inversion.lanczos import largest_magnitude
+from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.solution import (
     SampledOperator,
     Solution,
@@ -69,15 +69,23 @@ class Lissa:
             raise BadParameter("batch_size", self.batch_size, "at least 1, or null for all rows")
 
     def solve(
-        self, hessian: SampledOperator, rhs: Tensor, progress: Progress | None = None
+        self,
+        hessian: SampledOperator,
+        rhs: Tensor,
+        progress: Progress | None = None,
+        recycled: Recycled | None = None,
     ) -> Solution:
-        """Solve for all rows of rhs (k, p). Raises Diverged with a scale to try."""
+        """Solve for all rows of rhs (k, p). Raises Diverged with a scale to try.
+
+        `recycled` is what earlier solutions with this H have left, and is added to.
+        """
         rhs = checked_rhs(hessian, rhs)
         if self.h0 is not None and self.h0.shape != rhs.shape:
             raise ShapeMismatch("h0", rhs.shape, self.h0.shape, "a start for each right-hand side")
         if not self._takes_samples(hessian):
             steps = min(self.maxiter, EXPECTED_STEPS)
-            hessian = explicit_where_cheaper(hessian, steps * len(rhs), len(rhs))
+            found = recycled or Recycled()
+            hessian = found.operator(hessian, steps * len(rhs), len(rhs))
         scale = self._safe_scale(hessian) if self.scale == "auto" else float(self.scale)
         iterate, changes, iterations = self._iterate(hessian, rhs, scale, progress or silent)
         x = iterate / scale

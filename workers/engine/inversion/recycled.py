@@ -14,9 +14,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from workers.engine.inversion.explicit import Explicit, explicit_where_cheaper
+from workers.engine.inversion.explicit import AnyOperator, Explicit, explicit_where_cheaper
 from workers.engine.inversion.preconditioner import LowRankPlusIdentity
-from workers.engine.inversion.solution import Operator, SampledOperator
+from workers.engine.inversion.solution import SampledOperator
 
 # That Ritz pairs are taken from, and what they may take.
 MOST_DIRECTIONS = 256
@@ -58,12 +58,12 @@ class Recycled:
         kept = (self.matrix, self.factor, self.values, self.vectors)
         return sum(each.nbytes for each in kept if each is not None)
 
-    def operator(self, hessian: Operator, vectors: float, width: int) -> Operator:
+    def operator(self, hessian: AnyOperator, vectors: float, width: int) -> AnyOperator:
         """The operator, with its matrix at hand if it is kept, or pays for all products so far."""
         if isinstance(hessian, Explicit):
             return hessian
         if self.matrix is not None:
-            return Explicit(cast(SampledOperator, hessian), self.matrix)
+            return cast(AnyOperator, Explicit(cast(SampledOperator, hessian), self.matrix))
         self.vectors_asked += vectors
         found = explicit_where_cheaper(hessian, self.vectors_asked, width)
         if isinstance(found, Explicit):
