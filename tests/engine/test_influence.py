@@ -18,6 +18,7 @@ from workers.engine import (
     Problem,
     ShapeMismatch,
     TensorRows,
+    influence,
     make_loss,
     perturb_at,
     perturbation,
@@ -225,3 +226,47 @@ def test_inverting_the_mean_is_not_averaging_inverses_of_batches() -> None:
     ]
     wrong = joined(up(problem, torch.stack(by_batch).mean(0), case.train))
     assert relative(wrong, Exact(case).up(0.01)) > 0.1  # what the trap would have given
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolutional", "tied", "only_the_head"])
+@pytest.mark.parametrize("count", [1, 3, 70])
+def test_a_pass_forward_gives_what_gradients_give(
+    name: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make(name)
+    problem = Problem(case.module, make_loss(case.loss), case.parameters)
+    factors = factors_of(problem, count)
+    expected = factors @ Exact(case).gradients(range(case.test_count, len(case.targets))).T
+    assert relative(joined(up(problem, factors, case.train)), expected) < 1e-12
+    monkeypatch.setattr(influence, "MANY_GRADIENTS", 1)
+    # Whatever it takes, it takes no gradient of a training row, but for a few to compare with.
+    seen: list[int] = []
+    gradients = problem.gradients
+    monkeypatch.setattr(
+        problem, "gradients", lambda batch, **_: (seen.append(len(batch)), gradients(batch))[1]
+    )
+    for batch_size in (1, 5, "auto"):
+        found = joined(up(problem, factors, case.train, batch_size=batch_size))
+        assert relative(found, expected) < 1e-12
+    assert sum(seen) <= 3 * 4
+
+
+def test_a_model_without_a_known_graph_meets_rows_by_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(influence, "MANY_GRADIENTS", 1)
+    case = make("recurrent")
+    problem = Problem(case.module, make_loss(case.loss))
+    factors = factors_of(problem)
+    expected = factors @ Exact(case).gradients(range(case.test_count, len(case.targets))).T
+    assert relative(joined(up(problem, factors, case.train)), expected) < 1e-12
+
+
+def test_a_nan_on_the_way_forward_names_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(influence, "MANY_GRADIENTS", 1)
+    case, problem = make("perceptron"), problem_of("perceptron")
+    inputs = case.inputs[0].clone()
+    inputs[11, 2] = float("nan")
+    with pytest.raises(NotFinite) as caught:
+        joined(up(problem, factors_of(problem), TensorRows(inputs, case.targets)))
+    assert caught.value.row == 11

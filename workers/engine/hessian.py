@@ -46,9 +46,8 @@ class Hessian:
     vectors; `batch_size` "auto" derives the rows from it. `progress` hears of every batch.
 
     `passes` counts multiplications of a block with the whole training set, `products` the vectors
-    in them. The way of multiplying is chosen at the first product, and again when the block's width
-    goes from one vector to several or back, by a rule of model and device: the same everywhere.
-    `product_name` tells it, `product` fixes it by its name.
+    in them. The way of multiplying, one for a vector and one for several, is chosen by a rule of
+    model and device. `product_name` tells it, `product` fixes it by its name.
     """
 
     def __init__(
@@ -149,11 +148,8 @@ class Hessian:
 
     def in_double(self) -> Hessian:
         """The same operator in float64, for residuals that rounding would hide."""
-        size, budget, told = self._batch_size, self._budget, self.progress
-        problem = self.problem.in_double()
-        return Hessian(
-            problem, self.rows, self.damping, batch_size=size, budget_bytes=budget, progress=told
-        )
+        given = self.problem.in_double(), self.rows, self.damping
+        return Hessian(*given, budget_bytes=self._budget, progress=self.progress)
 
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """(H_j + λI) v with H_j the mean over the rows with these numbers; counts as no pass."""
