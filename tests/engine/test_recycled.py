@@ -63,7 +63,7 @@ def test_a_matrix_is_built_once_all_solutions_together_pay_for_it() -> None:
         found = method.solve(operator, many(1, 60, number), recycled=recycled)
         assert bool(found.converged.all())
         passes.append(operator.passes)
-    assert passes[0] > 0 and passes[1] > 0
+    assert min(passes[:2]) > 0
     assert passes[2:] == [0, 0, 0]
 
 
