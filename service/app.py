@@ -23,6 +23,7 @@ from service.requests import Requests
 from service.results import routes as results
 from service.settings import Settings
 from service.storage.redis import connect
+from service.tracing import Tracing
 from service.webhooks import routes as webhooks
 from upweight import __version__
 from upweight.errors import Unavailable
@@ -33,6 +34,7 @@ RESOURCES = (blobs, models, datasets, jobs, results, webhooks, health)
 def create_app(settings: Settings) -> FastAPI:
     """The application. Starting it opens Redis and the object storage; ending it closes them."""
     metrics = Metrics()
+    tracing = Tracing.open(settings, "front")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -43,6 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             parts.close()
+            tracing.close()
 
     app = FastAPI(
         title="Upweight",
@@ -56,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a redirect would lose bodies, and echo the Host header
     )
     app.state.metrics = metrics
-    app.add_middleware(Requests, body_limit=settings.body_bytes, metrics=metrics)
+    app.add_middleware(Requests, body_limit=settings.body_bytes, metrics=metrics, tracing=tracing)
     problems.install(app, [resource.router for resource in RESOURCES])
     for resource in RESOURCES:
         app.include_router(resource.router)

@@ -14,6 +14,7 @@ from service.auth import Caller
 from service.logs import log, log_exception
 from service.metrics import Metrics
 from service.problems import respond
+from service.tracing import Tracing
 from upweight.errors import InternalError, TooLarge, UpweightError
 
 _REQUEST_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
@@ -46,10 +47,13 @@ class Trace:
 class Requests:
     """ASGI middleware; everything else of the application is inside it."""
 
-    def __init__(self, app: ASGIApp, *, body_limit: int, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, body_limit: int, metrics: Metrics, tracing: Tracing
+    ) -> None:
         self._app = app
         self._body_limit = body_limit
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its first byte to its line in the log."""
@@ -59,10 +63,24 @@ class Requests:
         headers = Headers(scope=scope)
         trace = Trace.of(headers)
         scope.setdefault("state", {})["trace"] = trace
-        answer = _Answer(send, trace)
+        with self._tracing.span(scope["method"], parent=trace.traceparent, server=True) as span:
+            trace.traceparent = span.traceparent or trace.traceparent
+            status = await self._traced(scope, headers, receive, _Answer(send, trace), trace)
+            span.named(
+                f"{scope['method']} {_route(scope)}",
+                request_id=trace.request_id,
+                **{"http.response.status_code": status},
+            )
+            if status >= 500:
+                span.failed(f"status {status}")
+
+    async def _traced(
+        self, scope: Scope, headers: Headers, receive: Receive, answer: _Answer, trace: Trace
+    ) -> int:
         begun = time.perf_counter()
+        body = _Counted(receive)
         try:
-            await self._answered(scope, headers, receive, answer)
+            await self._answered(scope, headers, body, answer)
         except UpweightError as error:
             await _fail(error, answer, scope, receive)
         except Exception:
@@ -73,6 +91,8 @@ class Requests:
             await _fail(InternalError(words), answer, scope, receive)
         finally:
             self._record(scope, trace, answer.status, time.perf_counter() - begun)
+            self._metrics.traffic(_route(scope), body.bytes, answer.bytes)
+        return answer.status
 
     async def _answered(
         self, scope: Scope, headers: Headers, receive: Receive, answer: _Answer
@@ -82,7 +102,7 @@ class Requests:
         await self._app(scope, receive, answer)
 
     def _record(self, scope: Scope, trace: Trace, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", None) or "none"
+        route = _route(scope)
         self._metrics.request(scope["method"], route, status, seconds)
         log(
             "request",
@@ -104,6 +124,7 @@ class _Answer:
         self._send = send
         self._trace = trace
         self.status = 0
+        self.bytes = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -112,13 +133,32 @@ class _Answer:
             headers["X-Request-ID"] = self._trace.request_id
             if self._trace.traceparent:
                 headers["traceparent"] = self._trace.traceparent
+        self.bytes += len(message.get("body", b""))
         await self._send(message)
+
+
+class _Counted:
+    """Receives, and counts the body's bytes."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.bytes = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.bytes += len(message.get("body", b""))
+        return message
 
 
 async def _fail(error: UpweightError, answer: _Answer, scope: Scope, receive: Receive) -> None:
     # What has begun can't become a problem: the server breaks the connection, so that the client sees it is torn.
     if answer.status == 0:
         await respond(error, scope["state"]["trace"].request_id)(scope, receive, answer)
+
+
+def _route(scope: Scope) -> str:
+    """The address as it is documented, without what stands in its place: few values, nothing of users."""
+    return getattr(scope.get("route"), "path", None) or "none"
 
 
 def _is_upload(scope: Scope) -> bool:

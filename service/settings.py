@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, IPvAnyNetwork, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from upweight.schema.base import CONTRACT
 from upweight.webhooks import WebhookInvalid, secret_key
 
 MIB = 1024**2
@@ -137,6 +138,21 @@ class Settings(BaseSettings):
     )
     orphan_seconds: float = Field(
         86_400.0, description="Age at which objects that belong to nothing are deleted.", gt=0
+    )
+
+    # Rolling upgrades
+    contract: int = Field(
+        CONTRACT, description="What a worker claims to understand; another only to try an upgrade."
+    )
+
+    # Traces
+    traces: str | None = Field(
+        None,
+        description="Where spans go: the address of an OpenTelemetry collector that takes OTLP over HTTP, "
+        "`http://collector:4318`. Null: nowhere. Needs `upweight[tracing]`.",
+    )
+    traces_ratio: float = Field(
+        1.0, description="Share of requests traced that come without a trace.", ge=0, le=1
     )
 
     # Logs

@@ -10,6 +10,7 @@ import torch
 from service.logs import configure, log
 from service.settings import Settings
 from service.storage.queue import PRIORITIES
+from service.tracing import Tracing
 from upweight.errors import UpweightError
 from workers.context import Context
 from workers.copyist import Copyist
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(settings.threads)
     try:
         context = Context.build(settings)
+        tracing = Tracing.open(settings, "worker")
     except UpweightError as error:
         log("cannot-start", level="error", detail=error.detail)
         return 1
@@ -49,10 +51,17 @@ def main(arguments: list[str] | None = None) -> int:
     Copyist(context).start()
     Housekeeper(context).start()
     worker = WarmWorker(
-        names, context.redis, context.name, Tasks(context).table(), context.stopping
+        names,
+        context.redis,
+        context.name,
+        Tasks(context).table(),
+        context.stopping,
+        understood=settings.contract,
+        tracing=tracing,
     )
     worker.work(logging_level="WARNING")
     context.stopping.set()
+    tracing.close()
     return 0
 
 

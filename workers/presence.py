@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import threading
 
 import torch
@@ -48,6 +49,22 @@ class Presence:
 
     def _tell(self) -> None:
         try:
-            register(self._context.redis, self._context.name, self._info, _TTL_SECONDS)
+            info = {**self._info, "memory": memory(self._context.device)}
+            register(self._context.redis, self._context.name, info, _TTL_SECONDS)
         except Unavailable as error:
             log("presence-not-told", level="warning", detail=error.detail)
+
+
+def memory(device: torch.device) -> dict[str, int]:
+    """Bytes: of the process (`resident`), and of the device, as torch has them and as the device itself counts."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found = {"resident_peak": resident}
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        found |= {
+            "device_allocated": torch.cuda.memory_allocated(device),
+            "device_reserved": torch.cuda.memory_reserved(device),
+            "device_used": total - free,
+            "device_total": total,
+        }
+    return found

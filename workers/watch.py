@@ -14,6 +14,7 @@ from typing import Any, Self
 from service.jobs.lifecycle import LeaseLost
 from service.logs import log
 from service.storage.leases import Leases
+from service.tracing import Stages
 from upweight.errors import TimedOut, UpweightError
 
 PASS = "hessian pass"  # the engine's stage inside one product with the Hessian
@@ -55,6 +56,7 @@ class Watch:
         self._stage_began = self._began
         self._progress: tuple[str, int, int, str] | None = None
         self._verdict: Exception | None = None
+        self._stages = Stages()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch-{id}", daemon=True)
 
@@ -68,6 +70,7 @@ class Watch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._stages.close()
         self._done.set()
         self._thread.join()
 
@@ -77,6 +80,7 @@ class Watch:
             # Within one step of a solver: too fine to be told, but a good moment to stop.
             self.checkpoint()
             return
+        self._stages.enter(stage)
         before = self._progress
         if before is None or before[0] != stage:
             self._stage_began = time.monotonic()

@@ -18,8 +18,13 @@ from rq.defaults import DEFAULT_JOB_MONITORING_INTERVAL
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
+from service import tallies
 from service.logs import bound, log, log_exception
 from service.storage.queue import DoorbellQueue, queues
+from service.tallies import Tallies
+from service.tracing import Tracing
+from upweight.schema.base import CONTRACT
+from workers.contract import Contract
 
 Task = Callable[[str, str], None]
 _HEARTBEAT_SECONDS = 5.0  # of RQ's own registries
@@ -41,6 +46,9 @@ class WarmWorker(SimpleWorker):
         name: str,
         tasks: Mapping[str, Task],
         stopping: threading.Event,
+        *,
+        understood: int = CONTRACT,
+        tracing: Tracing | None = None,
     ) -> None:
         super().__init__(
             queues(redis, names),
@@ -53,6 +61,9 @@ class WarmWorker(SimpleWorker):
         )
         self._tasks = tasks
         self._stopping = stopping
+        self._contract = Contract(redis, understood, stopping)
+        self._tracing = tracing or Tracing()
+        self._tallies = Tallies(redis)
         self.log_job_description = False
 
     def get_heartbeat_ttl(self, job: Any, working_time: float = 0.0) -> int:
@@ -70,14 +81,42 @@ class WarmWorker(SimpleWorker):
             self.prepare_job_execution(job, remove_from_intermediate_queue=True)
             job.started_at = now()
             task, arguments = self._admitted(job)
-            with _Heartbeats(self, job, execution), _logged(job):
-                task(*arguments)
+            ours = self._contract.covers(job, *arguments)
+            if ours:
+                with _Heartbeats(self, job, execution), self._accounted(job):
+                    task(*arguments)
             self._finalize_success(job, queue, execution, None)
+            if not ours:
+                self._contract.give_back(job)
         except Exception:
             log_exception("task-failed", task=job.id)
             self._finalize_failure(job, queue, execution, sys.exc_info())
             return False
         return True
+
+    @contextmanager
+    def _accounted(self, job: Any) -> Iterator[None]:
+        """Every line of the task carries its id and the request it came from; so do its spans; its time is counted."""
+        request_id, _, traceparent = str(job.meta.get("trace", "")).partition(" ")
+        began = time.monotonic()
+        name = job.func_name.rpartition(".")[2]
+        outcome = "failed"
+        with (
+            self._tracing.span(name, parent=traceparent or None, task=job.id) as span,
+            bound(task=job.id, request_id=request_id or None, traceparent=traceparent or None),
+        ):
+            log("task-began", function=job.func_name)
+            try:
+                yield
+                outcome = "done"
+            finally:
+                seconds = time.monotonic() - began
+                log("task-ended", seconds=round(seconds, 3))
+                if outcome == "failed":
+                    span.failed("the task raised")
+                self._tallies.add(
+                    (tallies.TASK, (name,), seconds), (tallies.TASKS, (name, outcome), 1.0)
+                )
 
     def _admitted(self, job: Any) -> tuple[Task, tuple[str, str]]:
         callbacks = (
@@ -97,19 +136,6 @@ class WarmWorker(SimpleWorker):
         if len(arguments) != 2 or not all(isinstance(argument, str) for argument in arguments):
             raise RefusedTask(f"task {job.id} has arguments that are not a namespace and an id")
         return self._tasks[job.func_name], (arguments[0], arguments[1])
-
-
-@contextmanager
-def _logged(job: Any) -> Iterator[None]:
-    """Every line of the task carries its id and the request it came from."""
-    request_id, _, traceparent = str(job.meta.get("trace", "")).partition(" ")
-    began = time.monotonic()
-    with bound(task=job.id, request_id=request_id or None, traceparent=traceparent or None):
-        log("task-began", function=job.func_name)
-        try:
-            yield
-        finally:
-            log("task-ended", seconds=round(time.monotonic() - began, 3))
 
 
 class _Heartbeats:

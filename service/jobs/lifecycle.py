@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from service.jobs.figures import figures
 from service.storage.keys import Document
 from service.storage.records import Records
+from service.tallies import Tallies
 from service.webhooks.outbox import announcement
 from upweight.errors import Conflict, UpweightError
 from upweight.schema import TERMINAL, JobState
@@ -28,11 +30,22 @@ class Lifecycle:
 
     def __init__(self, records: Records) -> None:
         self._records = records
+        self._tallies = Tallies(records.redis)
 
     def _move(
         self, namespace: str, id: str, change: Callable[[Document], Document | None]
     ) -> Document:
-        return self._records.update("job", namespace, id, change, partial(announcement, namespace))
+        moved: list[Document] = []
+
+        def noted(job: Document) -> Document | None:
+            after = change(job)
+            moved[:] = [job, after] if after is not None else []
+            return after
+
+        after = self._records.update("job", namespace, id, noted, partial(announcement, namespace))
+        if moved:
+            self._tallies.add(*figures(*moved))
+        return after
 
     def begin(self, namespace: str, id: str, worker: str, device: str) -> Document | None:
         """queued → running. None when the job is no longer queued (cancelled, or begun by another)."""

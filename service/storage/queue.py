@@ -7,6 +7,7 @@ and lose the task if it died at once; so each queue is popped with LMOVE, and a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
@@ -18,6 +19,7 @@ from rq.serializers import JSONSerializer
 from service.storage.keys import PREFIX, Kind
 from service.storage.redis import reachable
 from upweight.errors import QueueFull
+from upweight.schema.base import CONTRACT
 
 PRIORITIES = ("high", "default", "low")
 RUN_JOB = "workers.tasks.run_job"
@@ -108,7 +110,7 @@ class TaskQueue:
                 result_ttl=0,
                 failure_ttl=_KEPT_SECONDS,
                 description=f"{task} {id}",
-                meta={"trace": trace},
+                meta={"trace": trace, "contract": CONTRACT},
             )
             self.ring()
 
@@ -118,6 +120,17 @@ class TaskQueue:
             pipeline.rpush(DOORBELL, 1)
             pipeline.ltrim(DOORBELL, -_DOORBELL_LENGTH, -1)
             pipeline.execute()
+
+    def oldest(self) -> dict[str, float]:
+        """Seconds that the first task of each queue has waited; 0 for an empty one."""
+        found = {}
+        for name, queue in self._queues.items():
+            with reachable():
+                first = self._redis.lindex(queue.key, 0)
+                job = Job.key_for(first.decode()) if first is not None else ""
+                at = self._redis.hget(job, "enqueued_at") if job else None
+            found[name] = _age(at.decode()) if at else 0.0
+        return found
 
     def position(self, id: str, attempt: int, priority: str) -> int | None:
         """How many tasks are before this one, or None when it does not wait."""
@@ -139,6 +152,11 @@ class TaskQueue:
         """Tasks waiting, by queue."""
         with reachable():
             return {name: queue.count for name, queue in self._queues.items()}
+
+
+def _age(moment: str) -> float:
+    at = datetime.fromisoformat(moment)
+    return max(0.0, (datetime.now(UTC) - at).total_seconds())
 
 
 def task_id(id: str, attempt: int) -> str:

@@ -17,7 +17,8 @@ _NAMES = f"{PREFIX}:workers"  # a set, so that counting workers never walks all 
 def register(redis: Redis, name: str, info: Mapping[str, Any], ttl: float) -> None:
     """Says that a worker is alive for the next `ttl` seconds. `info` is JSON: device, what it does."""
     with reachable(), redis.pipeline(transaction=False) as pipeline:
-        pipeline.set(_key(name), json.dumps({**info, "name": name}), px=max(1, int(ttl * 1000)))
+        said = json.dumps({**info, "name": name, "ttl": ttl})
+        pipeline.set(_key(name), said, px=max(1, int(ttl * 1000)))
         pipeline.sadd(_NAMES, name)
         pipeline.execute()
 
@@ -32,6 +33,12 @@ def forget(redis: Redis, name: str) -> None:
 
 def alive(redis: Redis) -> list[dict[str, Any]]:
     """What the workers that are alive said of themselves, by name."""
+    return [
+        {key: value for key, value in worker.items() if key != "ttl"} for worker in _told(redis)
+    ]
+
+
+def _told(redis: Redis) -> list[dict[str, Any]]:
     client: Any = redis
     with reachable():
         names = sorted(member.decode() for member in client.smembers(_NAMES))
@@ -40,6 +47,19 @@ def alive(redis: Redis) -> list[dict[str, Any]]:
         if gone:
             client.srem(_NAMES, *gone)
     return [json.loads(info) for info in said if info is not None]
+
+
+def ages(redis: Redis) -> dict[str, float]:
+    """Seconds since each worker that is alive was last heard of, by Redis's clock alone."""
+    workers = _told(redis)
+    with reachable(), redis.pipeline(transaction=False) as pipeline:
+        for worker in workers:
+            pipeline.pttl(_key(worker["name"]))
+        left = pipeline.execute()
+    return {
+        worker["name"]: max(0.0, float(worker.get("ttl", 0.0)) - max(0, milliseconds) / 1000)
+        for worker, milliseconds in zip(workers, left, strict=True)
+    }
 
 
 def _key(name: str) -> str:

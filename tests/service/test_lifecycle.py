@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.jobs.lifecycle import LeaseLost, Lifecycle
+from service.jobs.lifecycle import LeaseLost, Lifecycle, now
 from service.storage.keys import new_id
 from service.storage.records import Records
 from service.storage.redis import connect
@@ -26,7 +26,15 @@ def lifecycle(records: Records) -> Lifecycle:
 
 @pytest.fixture
 def id(records: Records) -> str:
-    document: dict[str, Any] = {"id": new_id("job"), "state": "queued", "labels": {}, "attempt": 0}
+    request = {"kind": "influences", "inversion": {"method": "cg"}, "priority": "low"}
+    document: dict[str, Any] = {
+        "id": new_id("job"),
+        "state": "queued",
+        "labels": {},
+        "attempt": 0,
+        "request": request,
+        "created_at": now(),
+    }
     records.create("job", "a", document)
     return str(document["id"])
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+# Of the tasks: grows when workers of before could no longer do the jobs of now, or would store something else.
+CONTRACT = 1
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 REFERENCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(@[1-9][0-9]{0,8})?$"
@@ -36,6 +38,13 @@ def _printable(text: str) -> str:
     return text
 
 
+Contract = Annotated[
+    int,
+    Field(
+        description="The contract between service and workers under which it was made; an older worker leaves it "
+        "to a newer one.",
+    ),
+]
 Name = Annotated[
     str,
     StringConstraints(pattern=NAME_PATTERN),

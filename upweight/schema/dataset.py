@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from upweight.schema.base import Answer, Digest, Labels, Name, Request, Text
+from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Labels, Name, Request, Text
 from upweight.schema.model import CheckState, TensorSpec
 from upweight.schema.problem import Problem
 
@@ -105,6 +105,7 @@ class DatasetRecord(Answer):
     columns: list[ColumnSpec] = Field(
         [], description="Shapes of one row: the row dimension is left out."
     )
+    contract: Contract = CONTRACT
     used_by: list[str] = Field(
         [], description="Jobs that hold it; it can't be deleted before they are."
     )

@@ -8,7 +8,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, Field, JsonValue, model_validator
 
-from upweight.schema.base import Answer, Digest, Labels, Reference, Request, Text
+from upweight.schema.base import (
+    CONTRACT,
+    Answer,
+    Contract,
+    Digest,
+    Labels,
+    Reference,
+    Request,
+    Text,
+)
 from upweight.schema.inversion import Inversion, PositiveInt
 from upweight.schema.problem import Problem
 from upweight.schema.rows import RowSelection
@@ -225,6 +234,7 @@ class JobRecord(Answer):
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    contract: Contract = CONTRACT
     attempt: int = Field(0, description="How often a worker has begun it.")
     worker: str | None = None
     device: str | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
-from upweight.schema.base import Answer, Digest, Labels, Name, Request, Text
+from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Labels, Name, Request, Text
 from upweight.schema.problem import Problem
 
 Positions = Annotated[
@@ -225,6 +225,7 @@ class ModelRecord(Answer):
     selected: list[ParameterSpec] = []
     parameter_count: int | None = Field(None, description="p: the number of selected scalars.")
     dtype: str | None = None
+    contract: Contract = CONTRACT
     used_by: list[str] = Field(
         [], description="Jobs that hold it; it can't be deleted before they are."
     )
