@@ -13,6 +13,7 @@ from service.auth import HOW_TO_CREATE, Keys, is_loopback
 from service.blobs import routes as blobs
 from service.datasets import routes as datasets
 from service.docs import docs_routes
+from service.explorer import explorer_routes
 from service.health import routes as health
 from service.jobs import routes as jobs
 from service.metrics import Metrics
@@ -64,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     for resource in RESOURCES:
         app.include_router(resource.router)
     docs_routes(app)
+    explorer_routes(app)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
 

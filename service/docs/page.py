@@ -47,7 +47,7 @@ PAGE = """<!DOCTYPE html>
 
 
 def docs_routes(app: FastAPI) -> None:
-    """Add `/docs`; `/` and `/redoc`, where we have no page, lead there."""
+    """Add `/docs`; `/redoc`, where we have no page, leads there."""
 
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:
@@ -64,7 +64,6 @@ def docs_routes(app: FastAPI) -> None:
         }
         return HTMLResponse(page, headers=headers)
 
-    @app.get("/", include_in_schema=False)
     @app.get("/redoc", include_in_schema=False)
     def redirect(request: Request) -> RedirectResponse:
         root = str(request.scope.get("root_path", "")).rstrip("/")

@@ -1,0 +1,84 @@
+// The plots of the page: points, bars of a histogram, a course, stems.
+
+import { svg } from "../dom.js";
+import { number } from "../format.js";
+import { line, plot, room, text } from "./frame.js";
+import { extent, linear, logarithmic } from "./scales.js";
+
+const MOST_POINTS = 2000;
+const BINS = 24;
+
+/** One point for each number, over its position; logarithmic. `marked(index)` points are drawn as failed. */
+export function points({ title, summary, values, xName, yName, marked = () => false, threshold = null }) {
+  const area = room();
+  const positive = Array.from(values).filter((value) => value > 0);
+  const [low, high] = positive.length ? extent(positive) : [1e-8, 1];
+  const x = linear([0, Math.max(1, values.length - 1)], area.x);
+  const y = logarithmic([Math.min(low, threshold ?? low), Math.max(high, threshold ?? high)], area.y);
+  const marks = kept(values, marked).map((index) =>
+    svg("circle", { cx: x.at(index), cy: y.at(values[index]), r: 2.6, class: marked(index) ? "mark bad" : "mark" }, svg("title", {}, `${index}: ${number(values[index])}`)));
+  if (threshold !== null) marks.push(line(area.x[0], y.at(threshold), area.x[1], y.at(threshold), "threshold"));
+  return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: yName }, marks });
+}
+
+/** Which of many points are drawn: every marked one, and of the others at even distances. */
+function kept(values, marked) {
+  const step = Math.ceil(values.length / MOST_POINTS);
+  return Array.from({ length: values.length }, (_, index) => index).filter((index) => Number.isFinite(values[index]) && (index % step === 0 || marked(index)));
+}
+
+/** How often numbers fall where. */
+export function histogram({ title, summary, values, xName, yName = "how many" }) {
+  const area = room();
+  const [low, high] = extent(values);
+  const whole = Array.from(values).every(Number.isInteger);
+  const bins = whole ? Math.min(BINS, high - low + 1) : BINS;
+  const width = whole ? Math.ceil((high - low + 1) / bins) : (high - low || 1) / bins;
+  const counts = new Array(Math.ceil(bins)).fill(0);
+  for (const value of values) counts[Math.min(counts.length - 1, Math.floor((value - low) / width))] += 1;
+  const x = linear([low, low + width * counts.length], area.x);
+  const y = linear([0, Math.max(...counts)], area.y, 4);
+  const marks = counts.map((count, index) => {
+    const from = low + index * width;
+    const label = whole && width === 1 ? number(from) : `${number(from)} to ${number(from + width - (whole ? 1 : 0))}`;
+    return svg("rect", { x: x.at(from) + 1, width: Math.max(1, x.at(from + width) - x.at(from) - 2), y: y.at(count), height: area.y[0] - y.at(count), class: "bar" }, svg("title", {}, `${label}: ${count}`));
+  });
+  return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: yName }, marks });
+}
+
+/** A line through numbers in their order; logarithmic. */
+export function course({ title, summary, values, xName, yName, threshold = null }) {
+  const area = room();
+  const [low, high] = extent(Array.from(values).filter((value) => value > 0));
+  const x = linear([1, Math.max(2, values.length)], area.x);
+  const y = logarithmic([Math.min(low, threshold ?? low), Math.max(high, threshold ?? high)], area.y);
+  const step = Math.ceil(values.length / MOST_POINTS);
+  const places = Array.from(values).flatMap((value, index) => (index % step && index !== values.length - 1 ? [] : [`${x.at(index + 1)},${y.at(value)}`]));
+  const marks = [svg("polyline", { points: places.join(" "), class: "course" })];
+  if (threshold !== null) marks.push(line(area.x[0], y.at(threshold), area.x[1], y.at(threshold), "threshold"));
+  return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: yName }, marks });
+}
+
+/** A stem for each eigenvalue, in order; λ as a line. On a logarithmic axis of sizes, negative ones marked. */
+export function spectrum({ title, summary, values, damping, xName }) {
+  const area = room();
+  const sizes = Array.from(values, Math.abs).filter((value) => value > 0);
+  const levels = damping > 0 ? [...sizes, damping] : sizes;
+  const y = logarithmic(extent(levels), area.y);
+  const x = linear([0, Math.max(1, values.length - 1)], [area.x[0] + 8, area.x[1] - 8]);
+  const step = Math.ceil(values.length / MOST_POINTS);
+  const marks = Array.from(values).flatMap((value, index) => {
+    if (index % step) return [];
+    const kind = value < 0 ? "bad" : "";
+    const place = [x.at(index), y.at(Math.abs(value))];
+    return [
+      values.length <= 200 ? line(place[0], area.y[0], place[0], place[1], `stem ${kind}`) : null,
+      svg("circle", { cx: place[0], cy: place[1], r: values.length <= 200 ? 3 : 1.6, class: `mark ${kind}` }, svg("title", {}, `${index}: ${number(value, 4)}`)),
+    ];
+  });
+  if (damping > 0) {
+    marks.push(line(area.x[0], y.at(damping), area.x[1], y.at(damping), "threshold"));
+    marks.push(text(area.x[1], y.at(damping) - 5, `λ = ${number(damping)}`, "tick end"));
+  }
+  return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: "size, logarithmic" }, marks });
+}

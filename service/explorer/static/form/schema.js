@@ -1,0 +1,51 @@
+// What the OpenAPI document says of a value: references followed, null split off, the kind of field found.
+
+import { json } from "../api.js";
+
+let loading = null;
+
+/** The document; asked for once. */
+export function openapi(signal) {
+  loading ??= json("/openapi.json", { signal }).catch((error) => {
+    loading = null;
+    throw error;
+  });
+  return loading;
+}
+
+/**
+ * A schema with its references followed: {nullable, description, …}. What stands beside a reference
+ * (a description, a default) is kept over what stands behind it.
+ */
+export function resolved(schema, document) {
+  let found = { ...schema };
+  for (;;) {
+    if (found.$ref) {
+      const { $ref, ...beside } = found;
+      found = { ...document.components.schemas[$ref.split("/").at(-1)], ...beside };
+    } else if (found.allOf?.length === 1) {
+      const { allOf, ...beside } = found;
+      found = { ...allOf[0], ...beside };
+    } else if (found.anyOf?.some((each) => each.type === "null")) {
+      const { anyOf, ...beside } = found;
+      const rest = anyOf.filter((each) => each.type !== "null");
+      found = rest.length === 1 ? { ...rest[0], ...beside, nullable: true } : { anyOf: rest, ...beside, nullable: true };
+    } else {
+      return found;
+    }
+  }
+}
+
+/** Which field a resolved schema wants. */
+export function fieldKind(schema) {
+  if (schema.discriminator) return "union";
+  if (schema.properties) return "object";
+  if (schema.const !== undefined) return "constant";
+  if (schema.enum) return "choice";
+  if (schema.type === "boolean") return "switch";
+  if (schema.type === "object") return "pairs";
+  if (schema.type === "array") return "list";
+  if (schema.type === "integer" || schema.type === "number") return "number";
+  if (schema.anyOf) return "mixed"; // a number, or a word
+  return "text";
+}

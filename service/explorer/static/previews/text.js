@@ -1,0 +1,28 @@
+// A row as text: token numbers, and the words that they stand for where the dataset has a vocabulary.
+
+import { request } from "../api.js";
+import { h } from "../dom.js";
+
+const MOST_BYTES = 32 * 1024 ** 2;
+const known = new Map();
+
+/** The words of a vocabulary blob, a JSON list; null where there is none, or it is too large to show. */
+export async function vocabulary({ vocabulary: digest }, signal) {
+  if (!digest) return null;
+  if (!known.has(digest)) {
+    const answer = await request(`/v1/blobs/${digest}`, { accept: "*/*", signal });
+    const small = Number(answer.headers.get("content-length") ?? 0) <= MOST_BYTES;
+    const words = small ? await answer.json().catch(() => null) : null;
+    known.set(digest, Array.isArray(words) ? words : null);
+  }
+  return known.get(digest);
+}
+
+/** The tokens of a row as words. */
+export function tokens(values, words) {
+  return Array.from(values, (token) => (words?.[token] === undefined ? `⟨${token}⟩` : String(words[token])));
+}
+
+export function text(values, preview, { large = false, label = "" } = {}, words = null) {
+  return h("p", { class: `preview text${large ? " large" : ""}`, title: label }, tokens(values, words).join(" "));
+}

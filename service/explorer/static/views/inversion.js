@@ -1,0 +1,98 @@
+// How the inverse Hessian was applied: plots of what the method tells of itself, and whether to trust it.
+
+import { json, npy, path } from "../api.js";
+import { course, histogram, points, spectrum } from "../charts/plots.js";
+import { extent } from "../charts/scales.js";
+import { h } from "../dom.js";
+import { notice } from "../failure.js";
+import { bytes, number } from "../format.js";
+import { facts } from "./overview.js";
+import { trust } from "./trust.js";
+
+const MOST_NUMBERS = 1_000_000; // of an array that is drawn
+
+export async function open(job, route, { signal }) {
+  const stored = job.result.stored.includes("info");
+  const info = stored ? await json(`/v1/jobs/${job.id}/info`, { signal }) : { summary: job.info ?? {}, arrays: [] };
+  const arrays = new Map();
+  await Promise.all(
+    info.arrays.filter(isDrawn).map(async ({ name }) => arrays.set(name, (await npy(path(`/v1/jobs/${job.id}/info`, { array: name }), { signal })).values)),
+  );
+  const { level, text } = trust(job);
+  const plots = drawn(job, info.summary, arrays);
+  return {
+    element: h(
+      "div",
+      {},
+      h("p", { class: `trust ${level}`, role: "note" }, h("strong", {}, { good: "Trust it. ", fair: "Look twice. ", bad: "Do not trust it as it is. " }[level]), text),
+      plots.length ? h("div", { class: "plots" }, plots) : notice("The method left no arrays to draw."),
+      h("div", { class: "columns" },
+        h("section", {}, h("h2", {}, "Summary"), facts(Object.entries(info.summary).map(([name, value]) => [name.replaceAll("_", " "), shown(value)]))),
+        info.arrays.length ? h("section", {}, h("h2", {}, "Arrays"), arrayTable(info.arrays)) : null),
+    ),
+  };
+}
+
+function isDrawn({ shape }) {
+  return shape.length === 1 && shape[0] > 0 && shape[0] <= MOST_NUMBERS;
+}
+
+function shown(value) {
+  if (typeof value === "number") return number(value, 5);
+  if (value !== null && typeof value === "object") return Object.entries(value).map(([name, each]) => `${name}: ${each}`).join(", ") || "–";
+  return String(value);
+}
+
+function drawn(job, summary, arrays) {
+  return [spectrumPlot(job, summary, arrays), residuals(job, arrays), iterations(arrays), changes(job, arrays), eigenResiduals(arrays)].filter(Boolean);
+}
+
+function residuals(job, arrays) {
+  const values = arrays.get("residual_norms");
+  if (!values?.length) return null;
+  const converged = arrays.get("converged");
+  const [low, high] = extent(values);
+  const failed = converged ? converged.filter((each) => !each).length : 0;
+  const title = "Residual of each right-hand side";
+  const summary = `‖b − (H + λI) x‖, recomputed at the end: ${number(low)} to ${number(high)}.${failed ? ` Red: the ${failed} that did not converge.` : ""}`;
+  return points({ title, summary, values, xName: "right-hand side", yName: "residual, logarithmic", marked: (index) => Boolean(converged) && !converged[index] });
+}
+
+function iterations(arrays) {
+  const values = arrays.get("iterations");
+  if (!values || values.length < 2) return null;
+  const [low, high] = extent(values);
+  return histogram({ title: "Iterations", summary: `Right-hand sides took ${low} to ${high} iterations.`, values, xName: "iterations" });
+}
+
+function changes(job, arrays) {
+  const values = arrays.get("maximum_change_percents");
+  if (!values?.length) return null;
+  const rtol = 100 * job.request.inversion.rtol;
+  return course({ title: "LiSSA's course", summary: `The largest relative change of an entry in each step; it stops at ${number(rtol)} %, the line.`, values, xName: "step", yName: "change in %, logarithmic", threshold: rtol });
+}
+
+function spectrumPlot(job, summary, arrays) {
+  const damping = job.request.hessian_regularization;
+  const found = arrays.get("eigenvalues");
+  if (found?.length) {
+    const values = Float64Array.from(found).sort((a, b) => Math.abs(b) - Math.abs(a));
+    const negative = values.filter((value) => value < 0).length;
+    const part = job.request.inversion.method === "arnoldi" ? `The ${values.length} eigenvalues of H that were found` : `All ${values.length} eigenvalues of H`;
+    return spectrum({ title: "The Hessian's spectrum", summary: `${part}, by size${negative ? `; red: the ${negative} below 0` : ""}. Directions below the line are governed by λ, not by the data.`, values, damping, xName: "eigenvalue, by size" });
+  }
+  if (summary.smallest_eigenvalue === undefined) return null;
+  const values = Float64Array.of(summary.largest_eigenvalue, summary.smallest_eigenvalue);
+  return spectrum({ title: "The Hessian's spectrum", summary: "The largest and the smallest eigenvalue of H, and λ. Directions below the line are governed by λ, not by the data.", values, damping, xName: "largest and smallest" });
+}
+
+function eigenResiduals(arrays) {
+  const values = arrays.get("residuals");
+  if (!values?.length) return null;
+  return points({ title: "Residual of each eigenpair", summary: "‖H v − d v‖, for each eigenvector v.", values, xName: "eigenpair", yName: "residual, logarithmic" });
+}
+
+function arrayTable(arrays) {
+  const rows = arrays.map(({ name, shape, dtype, size_bytes: size }) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, `${dtype} [${shape.join(", ")}]`), h("td", { class: "number" }, bytes(size))));
+  return h("table", { class: "plain" }, h("tbody", {}, rows));
+}

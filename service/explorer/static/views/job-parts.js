@@ -1,0 +1,89 @@
+// What the list of jobs and the page of one job both show: state, progress, what may be done.
+
+import { json, request } from "../api.js";
+import { h } from "../dom.js";
+import { count, duration, percent } from "../format.js";
+import { link } from "../router.js";
+
+export const TERMINAL = ["succeeded", "failed", "cancelled"];
+const KINDS = { influences: "Influences", factors: "Factors", ihvp: "Inverse-Hessian products", self_influences: "Self-influences" };
+const METHODS = { direct: "direct", cg: "conjugate gradient", lissa: "LiSSA", arnoldi: "Arnoldi" };
+
+export function isOver(job) {
+  return TERMINAL.includes(job.state);
+}
+
+export function kindOf(job) {
+  const { kind, influence_type: type } = job.request;
+  return kind === "influences" && type === "perturbation" ? "Perturbation influences" : (KINDS[kind] ?? kind);
+}
+
+export function methodOf(job) {
+  const { method } = job.request.inversion;
+  return METHODS[method] ?? method;
+}
+
+export function badge(state) {
+  return h("span", { class: `badge ${state}` }, state);
+}
+
+/** "0:100 of digits-test" */
+export function selection({ dataset, rows }) {
+  return rows ? `${dataset} [${rows}]` : dataset;
+}
+
+/** The share of the present stage that is done, or null where nothing is known. */
+export function share(job) {
+  return job.progress?.total ? Math.min(1, job.progress.done / job.progress.total) : null;
+}
+
+/** What a job is at, in words. */
+export function standing(job) {
+  if (job.state === "queued") return job.queue_position === null ? "waiting" : job.queue_position === 0 ? "next in the queue" : `${count(job.queue_position)} before it`;
+  if (job.state === "succeeded") return job.cost ? `took ${duration(job.cost.seconds)}` : "";
+  if (job.state === "failed") return job.problem?.title ?? "";
+  if (job.state === "cancelled") return "";
+  const done = share(job);
+  const words = [job.stage ?? "starting", done === null ? null : percent(done), job.eta_seconds === null ? null : `${duration(job.eta_seconds)} left`];
+  return words.filter(Boolean).join(" · ");
+}
+
+export function progressBar(job) {
+  const done = isOver(job) ? null : share(job);
+  const bar = h("progress", { max: 1, "aria-label": "Progress", class: isOver(job) || job.state === "queued" ? "idle" : "" });
+  if (done !== null) bar.value = done;
+  else if (isOver(job) || job.state === "queued") bar.value = 0;
+  return bar;
+}
+
+/** Buttons for what may be done with a job now. `done(job or null)` is called after; `failed(error)` when refused. */
+export function actions(job, done, failed) {
+  const act = (name, words, run) =>
+    h("button", {
+      type: "button",
+      class: `small ${name}`,
+      "aria-label": `${words} job ${job.id}`,
+      onclick: async (event) => {
+        event.currentTarget.disabled = true;
+        try {
+          done(await run());
+        } catch (error) {
+          failed(error);
+        }
+      },
+    }, words);
+  const post = (verb) => json(`/v1/jobs/${job.id}/${verb}`, { method: "POST" });
+  if (!isOver(job)) return job.state === "cancelling" ? [] : [act("cancel", "Cancel", () => post("cancel"))];
+  const buttons = [];
+  if (job.state !== "succeeded") buttons.push(act("retry", "Retry", () => post("retry")));
+  buttons.push(act("delete", "Delete", async () => {
+    if (!confirm(`Delete job ${job.id} and its result?`)) return job;
+    await request(`/v1/jobs/${job.id}`, { method: "DELETE" });
+    return null;
+  }));
+  return buttons;
+}
+
+export function jobLink(job, ...more) {
+  return link(["jobs", job.id, ...more]);
+}

@@ -1,0 +1,100 @@
+// One job: what it is, how it stands, and its views as tabs.
+
+import { json } from "../api.js";
+import { h, replace } from "../dom.js";
+import { follow } from "../events.js";
+import { failure, notice } from "../failure.js";
+import { count } from "../format.js";
+import { go, link } from "../router.js";
+import { actions, badge, isOver, jobLink, kindOf, methodOf, progressBar, selection, standing } from "./job-parts.js";
+import * as inversion from "./inversion.js";
+import * as overview from "./overview.js";
+import * as perturbation from "./perturbation.js";
+import * as test from "./test.js";
+import * as training from "./training.js";
+
+const TABS = { overview, test, training, perturbation, inversion };
+const NAMES = { overview: "Overview", test: "Test examples", training: "Training set", perturbation: "Perturbation", inversion: "Inversion" };
+
+export async function open(route, { signal, reopen }) {
+  const id = route.parts[1];
+  const view = new Job(await json(`/v1/jobs/${id}`, { signal }), signal, reopen);
+  await view.openTab(route);
+  view.keepUp();
+  return {
+    title: `${kindOf(view.job)} ${id}`,
+    element: view.element,
+    update: async (next) => next.parts[1] === id && view.openTab(next),
+    close: () => view.tab?.close?.(),
+  };
+}
+
+/** The tabs that this job has something for. */
+function tabsOf(job) {
+  if (job.state !== "succeeded") return ["overview"];
+  const { kind, influence_type: type } = job.request;
+  const stored = job.result.stored;
+  if (kind === "self_influences") return ["overview", "training", "inversion"];
+  if (kind !== "influences") return ["overview", "inversion"];
+  if (type === "perturbation") return ["overview", ...(stored.includes("matrix") ? ["perturbation"] : []), "inversion"];
+  return ["overview", ...(stored.includes("matrix") || stored.includes("top") ? ["test"] : []), "training", "inversion"];
+}
+
+class Job {
+  constructor(job, signal, reopen) {
+    this.job = job;
+    this.signal = signal;
+    this.reopen = reopen;
+    this.head = h("div", { class: "job-head" });
+    this.tabs = h("nav", { class: "tabs", "aria-label": "Views of this job" });
+    this.body = h("div", { class: "tab-body" });
+    this.message = h("div");
+    this.element = h("section", {}, h("a", { class: "back", href: "#/jobs" }, "← Jobs"), this.head, this.message, this.tabs, this.body);
+    this.showHead();
+  }
+
+  showHead() {
+    const { job } = this;
+    const { request } = job;
+    const changed = (next) => (next === null ? go(["jobs"]) : this.reopen());
+    replace(
+      this.head,
+      h("div", { class: "view-head" }, h("h1", {}, kindOf(job)), badge(job.state), h("div", { class: "buttons" },
+        h("a", { class: "button small", href: link(["new"], { from: job.id }) }, "Start one like it"),
+        actions(job, changed, (error) => replace(this.message, notice(error.message, "bad"))))),
+      h("p", { class: "facts" }, h("code", {}, job.id), ` · ${request.model} · ${request.test ? `${selection(request.test)} ← ` : ""}${selection(request.train)} · ${methodOf(job)} · λ ${request.hessian_regularization}`,
+        job.result?.influence_shape ? ` · ${job.result.influence_shape.map(count).join(" × ")}` : ""),
+      isOver(job) ? null : h("div", { class: "running", role: "status" }, progressBar(job), h("p", {}, standing(job))),
+      job.problem ? h("div", { class: "note bad" }, h("strong", {}, job.problem.title), h("p", {}, job.problem.detail)) : null,
+    );
+  }
+
+  async openTab(route) {
+    const allowed = tabsOf(this.job);
+    const wanted = route.parts[2] ?? (allowed.includes("test") ? "test" : allowed.includes("perturbation") ? "perturbation" : allowed[1] && this.job.request.kind === "self_influences" ? "training" : "overview");
+    const name = allowed.includes(wanted) ? wanted : "overview";
+    replace(this.tabs, allowed.length < 2 ? null : allowed.map((each) =>
+      h("a", { href: jobLink(this.job, each), "aria-current": each === name ? "page" : null }, NAMES[each])));
+    if (this.tab?.name === name && (await this.tab.update?.(route))) return true;
+    this.tab?.close?.();
+    try {
+      const opened = await TABS[name].open(this.job, route, { signal: this.signal });
+      this.tab = { name, ...opened };
+      replace(this.body, opened.element);
+    } catch (error) {
+      if (error.name === "AbortError" || error.status === 401) throw error;
+      this.tab = null;
+      replace(this.body, failure(error, () => this.openTab(route)));
+    }
+    return true;
+  }
+
+  keepUp() {
+    if (isOver(this.job)) return;
+    follow(this.job.id, (job) => {
+      this.job = job;
+      if (isOver(job)) this.reopen();
+      else this.showHead();
+    }, this.signal);
+  }
+}

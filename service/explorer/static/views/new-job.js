@@ -1,0 +1,89 @@
+// A form to start a job, made from the OpenAPI document: what the service takes, it offers.
+
+import { json, path } from "../api.js";
+import { h, replace } from "../dom.js";
+import { build } from "../form/build.js";
+import { openapi } from "../form/schema.js";
+import { notice } from "../failure.js";
+import { go } from "../router.js";
+
+// Folded away: what most people leave as it is.
+const ASIDE = new Set(["hessian_on", "precision", "batch_size", "seed", "priority", "timeout_s", "reuse", "webhook", "labels", "perturb_at", "perturb_input", "factors", "x0", "h0", "krylov_dimension", "eigen_computation_on_gpu"]);
+const FIRST = { kind: "influences", method: "cg" };
+// What an unfilled form begins with: a job that the explorer can show everything of.
+const BEGINNING = { keep: { matrix: true, top: 20, mean: true, factors: false } };
+
+export async function open(route, { signal }) {
+  const [document, models, datasets, earlier] = await Promise.all([
+    openapi(signal),
+    json(path("/v1/models", { state: "ready", limit: 200 }), { signal }),
+    json(path("/v1/datasets", { state: "ready", limit: 200 }), { signal }),
+    route.query.from ? json(`/v1/jobs/${route.query.from}`, { signal }) : null,
+  ]);
+  const beginning = prepared(earlier, route.query.kind);
+  return { title: "New job", element: view(document, names(models), names(datasets), beginning) };
+}
+
+function names({ items }) {
+  return [...new Set(items.map((item) => item.name))];
+}
+
+/** The request that the form begins with: an earlier job's, in another kind where one is wished for. */
+function prepared(earlier, kind) {
+  const request = { ...BEGINNING, ...earlier?.request };
+  return kind ? { ...request, kind } : request;
+}
+
+function view(document, models, datasets, beginning) {
+  const lists = [h("datalist", { id: "models" }, models.map((value) => h("option", { value }))), h("datalist", { id: "datasets" }, datasets.map((value) => h("option", { value })))];
+  const schema = document.paths["/v1/jobs"].post.requestBody.content["application/json"].schema;
+  const context = { document, aside: ASIDE, first: { ...FIRST, ...beginning }, initial: beginning, choices: { model: "models", dataset: "datasets" } };
+  const form = build(null, schema, context, true);
+  form.write({ ...beginning, kind: beginning.kind ?? FIRST.kind, inversion: beginning.inversion ?? { method: FIRST.method } });
+  const message = h("div", { role: "alert" });
+  const submit = h("button", { type: "submit", class: "primary" }, "Start the job");
+  const element = h("form", { class: "job-form", novalidate: true, onsubmit: sent }, h("h1", {}, "New job"),
+    models.length && datasets.length ? null : h("p", { class: "note" }, "No model or no dataset is ready yet. Register them from Python (client.models.register, client.datasets.register), or run ", h("code", {}, "make demo"), "."),
+    lists, form.element, message, h("div", { class: "buttons sticky" }, submit, h("a", { class: "button quiet", href: "#/jobs" }, "Back")));
+
+  async function sent(event) {
+    event.preventDefault();
+    form.fail("");
+    replace(message);
+    submit.disabled = true;
+    try {
+      const job = await json("/v1/jobs", { method: "POST", body: form.read(), headers: { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` } });
+      go(["jobs", job.id]);
+    } catch (error) {
+      if (error.status === undefined) throw error;
+      refused(error);
+    } finally {
+      submit.disabled = false;
+    }
+  }
+
+  /** Each error at the field that its pointer names; the first one gets the focus. */
+  function refused(error) {
+    const loose = [];
+    let first = null;
+    for (const { pointer, detail } of error.errors) {
+      const parts = pointer.split("/").slice(1).map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
+      const field = parts.length ? form.at(parts) : null;
+      if (field && field !== form) {
+        field.fail(detail);
+        unfold(field.element);
+        first ??= field;
+      } else {
+        loose.push(detail);
+      }
+    }
+    replace(message, notice(error.errors.length && !loose.length ? `${error.problem.title}: ${error.errors.length === 1 ? "see the field that is marked" : `${error.errors.length} fields are marked`}.` : [error.message, ...loose.filter((words) => words !== error.message)].join(" "), "bad"));
+    first?.focus();
+  }
+
+  return element;
+}
+
+function unfold(element) {
+  for (let each = element?.parentElement; each; each = each.parentElement) if (each.localName === "details") each.open = true;
+}

@@ -1,0 +1,56 @@
+// What a job was asked for, what it took, what it left.
+
+import { json } from "../api.js";
+import { h } from "../dom.js";
+import { bytes, clock, count, duration, number } from "../format.js";
+import { isOver } from "./job-parts.js";
+
+export async function open(job, route, { signal }) {
+  const files = job.state === "succeeded" ? (await json(`/v1/jobs/${job.id}/files`, { signal })).files : [];
+  return {
+    element: h(
+      "div",
+      { class: "columns" },
+      h("section", {}, h("h2", {}, "Course"), facts(course(job))),
+      h("section", {}, h("h2", {}, "Request"), h("pre", { class: "code", tabindex: "0", "aria-label": "Request as JSON" }, JSON.stringify(spare(job.request), null, 2))),
+      files.length ? h("section", {}, h("h2", {}, "Files"), fileTable(files)) : null,
+    ),
+  };
+}
+
+function course(job) {
+  const { cost } = job;
+  return [
+    ["Created", clock(job.created_at)],
+    ["Started", clock(job.started_at)],
+    ["Ended", isOver(job) ? clock(job.finished_at) : "–"],
+    ["Attempt", count(job.attempt)],
+    ["Device", job.device ?? "–"],
+    ["Seconds in all", duration(cost?.seconds)],
+    ["Seconds in the engine", duration(cost?.engine_seconds)],
+    ["Hessian passes", cost ? number(cost.hessian_passes, 4) : "–"],
+    ["Peak memory", bytes(cost?.peak_memory_bytes)],
+    ["Result", bytes(job.result?.size_bytes)],
+    ...Object.entries(job.labels ?? {}),
+  ];
+}
+
+export function facts(pairs) {
+  return h("dl", { class: "facts-list" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+}
+
+/** A request without what it leaves at null. */
+function spare(value) {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).filter(([, each]) => each !== null).map(([key, each]) => [key, spare(each)]));
+}
+
+function fileTable(files) {
+  const shown = files.slice(0, 40);
+  return h(
+    "table",
+    { class: "plain" },
+    h("tbody", {}, shown.map((file) => h("tr", {}, h("th", { scope: "row" }, file.url ? h("a", { href: file.url }, file.path) : file.path), h("td", { class: "number" }, bytes(file.size_bytes))))),
+    files.length > shown.length ? h("caption", {}, `${count(files.length)} files, the first ${shown.length}`) : null,
+  );
+}
