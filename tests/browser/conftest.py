@@ -11,6 +11,9 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
+from service.local.background import Running
+from tests.browser.subject import Subject, computed
+
 FLAGS = [
     "--headless=new",
     "--no-sandbox",  # its sandbox cannot be had by root in a container
@@ -50,3 +53,9 @@ def browser(tmp_path: Path) -> Iterator[Chrome]:
         yield chrome
     finally:
         chrome.quit()
+
+
+@pytest.fixture(scope="session")
+def digits(stack: Running) -> Subject:
+    """The demo's digits, with a job for each view of the explorer."""
+    return computed(stack.url)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from urllib.parse import urlsplit
-
 import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.expected_conditions import element_to_be_clickable
-from selenium.webdriver.support.wait import WebDriverWait
 
 from service.local.background import Running
+from tests.browser.page import requests, waiting
 
 pytestmark = pytest.mark.browser
-
-INSIDE = {"chrome", "data", "blob", "about"}  # schemes that name no machine
 
 
 def test_every_operation_is_shown_and_no_request_leaves_the_machine(
@@ -63,14 +58,6 @@ def operations(browser: Chrome) -> set[str]:
     }
 
 
-def requests(browser: Chrome) -> list[str]:
-    """Every address that the page asked for since the last call."""
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    urls = [one["request"]["url"] for one in asked]
-    return [url for url in urls if urlsplit(url).scheme not in INSIDE]
-
-
 def assert_local(browser: Chrome, origin: str) -> None:
     """Every request went to us, and there were some."""
     urls = requests(browser)
@@ -87,8 +74,3 @@ def click(browser: Chrome, block: WebElement, selector: str) -> None:
     """Click on an element inside once it can be."""
     waiting(browser).until(lambda _: block.find_elements(By.CSS_SELECTOR, selector))
     waiting(browser).until(element_to_be_clickable(part(block, selector))).click()
-
-
-def waiting(browser: Chrome) -> WebDriverWait[Chrome]:
-    """Patience for slow machines."""
-    return WebDriverWait(browser, 20)

@@ -2,11 +2,21 @@
 
 /** Three or so digits, with a true minus sign. */
 export function number(value, digits = 3) {
+  return written(value, digits, 1);
+}
+
+/** As many digits always, so that columns of numbers stand in line. */
+export function padded(value, digits = 3) {
+  return written(value, digits, digits);
+}
+
+function written(value, most, least) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  const text = size >= 1e5 || size < 1e-3 ? power(value, digits - 1) : Number(value.toPrecision(digits)).toLocaleString("en", { maximumSignificantDigits: Math.max(digits, Math.ceil(Math.log10(size + 1))) });
-  return text.replace("-", "−");
+  if (size >= 1e6 || size < 1e-3) return power(value, most - 1).replaceAll("-", "−");
+  const whole = Math.max(most, Math.ceil(Math.log10(size + 1)));
+  return value.toLocaleString("en", { minimumSignificantDigits: least, maximumSignificantDigits: whole }).replace("-", "−");
 }
 
 function power(value, digits) {
@@ -16,7 +26,7 @@ function power(value, digits) {
 
 /** With its sign, for influences. */
 export function signed(value, digits = 3) {
-  return value > 0 ? `+${number(value, digits)}` : number(value, digits);
+  return value > 0 ? `+${padded(value, digits)}` : padded(value, digits);
 }
 
 export function count(value) {

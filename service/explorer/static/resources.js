@@ -16,9 +16,23 @@ export function model(id, signal) {
   return kept(`/v1/models/${id}`, signal);
 }
 
-async function kept(address, signal) {
-  if (!records.has(address)) records.set(address, await json(address, { signal }));
+function kept(address, signal) {
+  if (!records.has(address)) {
+    const asked = json(address, { signal });
+    records.set(address, asked);
+    asked.catch(() => records.delete(address)); // asked again the next time
+  }
   return records.get(address);
+}
+
+/** What a record is called, where people look: its name, or the id while that is not known. */
+export async function nameOf(id, signal) {
+  try {
+    return (await (id.startsWith("mdl_") ? model : dataset)(id, signal)).name;
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    return id;
+  }
 }
 
 /** Rows of one column: a Map from row to its numbers. Only those not seen lately are asked for. */

@@ -36,12 +36,13 @@ export function histogram({ title, summary, values, xName, yName = "how many" })
   const width = whole ? Math.ceil((high - low + 1) / bins) : (high - low || 1) / bins;
   const counts = new Array(Math.ceil(bins)).fill(0);
   for (const value of values) counts[Math.min(counts.length - 1, Math.floor((value - low) / width))] += 1;
-  const x = linear([low, low + width * counts.length], area.x);
+  const half = whole ? 0.5 : 0; // a whole number stands in the middle of its bar
+  const x = linear([low - half, low + width * counts.length - half], area.x, whole ? Math.min(6, high - low + 1) : 6);
   const y = linear([0, Math.max(...counts)], area.y, 4);
   const marks = counts.map((count, index) => {
     const from = low + index * width;
     const label = whole && width === 1 ? number(from) : `${number(from)} to ${number(from + width - (whole ? 1 : 0))}`;
-    return svg("rect", { x: x.at(from) + 1, width: Math.max(1, x.at(from + width) - x.at(from) - 2), y: y.at(count), height: area.y[0] - y.at(count), class: "bar" }, svg("title", {}, `${label}: ${count}`));
+    return svg("rect", { x: x.at(from - half) + 1, width: Math.max(1, x.at(from + width) - x.at(from) - 2), y: y.at(count), height: area.y[0] - y.at(count), class: "bar" }, svg("title", {}, `${label}: ${count}`));
   });
   return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: yName }, marks });
 }
@@ -78,7 +79,7 @@ export function spectrum({ title, summary, values, damping, xName }) {
   });
   if (damping > 0) {
     marks.push(line(area.x[0], y.at(damping), area.x[1], y.at(damping), "threshold"));
-    marks.push(text(area.x[1], y.at(damping) - 5, `λ = ${number(damping)}`, "tick end"));
+    marks.push(text(area.x[1], y.at(damping) - 5, `λ = ${number(damping)}`, "tick end halo"));
   }
   return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: "size, logarithmic" }, marks });
 }

@@ -1,7 +1,7 @@
 // A form from a schema: objects and unions of them, down to single values; errors find their field by JSON pointer.
 
 import { freshId, h, replace } from "../dom.js";
-import { choiceField, listField, numberField, pairsField, switchField, textField, title } from "./fields.js";
+import { choiceField, listField, marked, numberField, pairsField, switchField, textField, title } from "./fields.js";
 import { fieldKind, resolved } from "./schema.js";
 
 /** {element, read(), write(value), fail(words), at(pointer parts) -> field}; `choices` names datalists by field. */
@@ -20,7 +20,9 @@ function constant(name, schema) {
 
 /** Fields of an object; those that `context.aside` names are folded away. Left out whole where it is optional and empty. */
 function object(name, schema, context, required) {
-  const fields = Object.entries(schema.properties).map(([key, each]) => [key, build(key, each, context, schema.required?.includes(key))]);
+  const place = (key) => (context.order.indexOf(key) + 1 || context.order.length + 1);
+  const named = Object.entries(schema.properties).sort(([a], [b]) => place(a) - place(b));
+  const fields = named.map(([key, each]) => [key, build(key, each, context, schema.required?.includes(key))]);
   const visible = fields.filter(([, field]) => field.element);
   const aside = visible.filter(([key]) => context.aside.has(key));
   const body = visible.filter(([key]) => !context.aside.has(key)).map(([, field]) => field.element);
@@ -28,7 +30,7 @@ function object(name, schema, context, required) {
   const error = h("p", { class: "field-error", role: "alert" });
   const words = name && schema.nullable ? null : schema.description;
   const element = name
-    ? h("fieldset", { "data-field": name }, h("legend", {}, title(name)), words ? h("p", { class: "help" }, words) : null, error, h("div", { class: "fields" }, body))
+    ? h("fieldset", { "data-field": name }, h("legend", {}, title(name)), words ? h("p", { class: "help" }, marked(words)) : null, error, h("div", { class: "fields" }, body))
     : h("div", { class: "fields" }, body);
   const map = new Map(fields);
   const self = {
@@ -75,7 +77,7 @@ function union(name, schema, context, required) {
     member = build("", { $ref: mapping[tag] }, context, true);
     if (name === null) member.write({ ...context.initial, ...kept, [propertyName]: tag });
     const words = resolved({ $ref: mapping[tag] }, context.document).description;
-    replace(body, words ? h("p", { class: "help" }, words) : null, member.element);
+    replace(body, words ? h("p", { class: "help" }, marked(words)) : null, member.element);
   }
 
   choose(optional ? "" : tags.includes(context.first[propertyName]) ? context.first[propertyName] : tags[0]);

@@ -11,7 +11,7 @@ function labelled(name, schema, control, read, write) {
   control.id = id;
   control.setAttribute("aria-describedby", `${id}-help ${id}-error`);
   control.addEventListener("input", () => fail(""));
-  const element = h("div", { class: "field", "data-field": name }, h("label", { for: id }, title(name)), control, help ? h("p", { class: "help", id: `${id}-help` }, help) : null, error);
+  const element = h("div", { class: "field", "data-field": name }, h("label", { for: id }, title(name)), control, help ? h("p", { class: "help", id: `${id}-help` }, marked(help)) : null, error);
 
   function fail(words) {
     error.textContent = words;
@@ -26,7 +26,13 @@ function helpText({ description, minimum, maximum, exclusiveMinimum }) {
   if (exclusiveMinimum !== undefined) bounds.push(`more than ${number(exclusiveMinimum)}`);
   if (minimum !== undefined && minimum !== 0) bounds.push(`at least ${number(minimum)}`);
   if (maximum !== undefined && maximum < 1e9) bounds.push(`at most ${number(maximum, 6)}`);
-  return [description, bounds.length ? `${bounds.join(", ")}.` : ""].filter(Boolean).join(" ");
+  const said = bounds.length ? `${bounds.join(", ")}.` : "";
+  return [description, said && said[0].toUpperCase() + said.slice(1)].filter(Boolean).join(" ");
+}
+
+/** Text in which `backticks` mark code. */
+export function marked(text) {
+  return text.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part));
 }
 
 export function title(name) {

@@ -1,7 +1,7 @@
 // One example as a card: its picture, its label, what the model says, and its influence.
 
 import { h } from "../dom.js";
-import { number, signed } from "../format.js";
+import { padded, signed } from "../format.js";
 import { className } from "../resources.js";
 
 /** "label 3, predicted 8"; numbers likewise. Nothing where nothing is known. */
@@ -24,7 +24,7 @@ export function verdict(record, fact) {
   if (fact.target !== null) parts.push(h("span", {}, "label ", h("b", { class: "target" }, className(record, fact.target))));
   if (fact.prediction !== null) parts.push(h("span", { class: isWrong(fact) ? "wrong" : "" }, "predicted ", h("b", { class: "prediction" }, className(record, fact.prediction)), isWrong(fact) ? " ✗" : ""));
   if (fact.prediction === null && fact.error > 0) parts.push(h("span", { class: "wrong" }, `${Math.round(100 * fact.error)} % wrong`));
-  if (fact.loss !== null) parts.push(h("span", { class: "loss" }, `loss ${number(fact.loss)}`));
+  if (fact.loss !== null) parts.push(h("span", { class: "loss" }, `loss ${padded(fact.loss)}`));
   return h("div", { class: "verdict" }, parts);
 }
 

@@ -24,7 +24,7 @@ export async function open(job, route, { signal }) {
     element: h(
       "div",
       {},
-      h("p", { class: `trust ${level}`, role: "note" }, h("strong", {}, { good: "Trust it. ", fair: "Look twice. ", bad: "Do not trust it as it is. " }[level]), text),
+      h("p", { class: `trust ${level}`, role: "note" }, h("strong", {}, { good: "This can be trusted. ", fair: "Look twice. ", bad: "Not to be trusted as it is. " }[level]), text),
       plots.length ? h("div", { class: "plots" }, plots) : notice("The method left no arrays to draw."),
       h("div", { class: "columns" },
         h("section", {}, h("h2", {}, "Summary"), facts(Object.entries(info.summary).map(([name, value]) => [name.replaceAll("_", " "), shown(value)]))),

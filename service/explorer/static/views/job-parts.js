@@ -3,6 +3,7 @@
 import { json, request } from "../api.js";
 import { h } from "../dom.js";
 import { count, duration, percent } from "../format.js";
+import { nameOf } from "../resources.js";
 import { link } from "../router.js";
 
 export const TERMINAL = ["succeeded", "failed", "cancelled"];
@@ -27,9 +28,16 @@ export function badge(state) {
   return h("span", { class: `badge ${state}` }, state);
 }
 
-/** "0:100 of digits-test" */
-export function selection({ dataset, rows }) {
-  return rows ? `${dataset} [${rows}]` : dataset;
+/** What a job is about, by the names of its model and data: {model, data}. */
+export async function subject(job, signal) {
+  const [model, train, test] = await Promise.all([job.model_id, job.train_id, job.test_id].map((id) => id && nameOf(id, signal)));
+  const trained = selection(train, job.request.train);
+  return { model, data: test ? `${selection(test, job.request.test)} ← ${trained}` : trained };
+}
+
+/** "digits-test [0:100]" */
+function selection(name, { rows }) {
+  return rows ? `${name} [${rows}]` : name;
 }
 
 /** The share of the present stage that is done, or null where nothing is known. */

@@ -6,7 +6,7 @@ import { follow } from "../events.js";
 import { failure, notice } from "../failure.js";
 import { count } from "../format.js";
 import { go, link } from "../router.js";
-import { actions, badge, isOver, jobLink, kindOf, methodOf, progressBar, selection, standing } from "./job-parts.js";
+import { actions, badge, isOver, jobLink, kindOf, methodOf, progressBar, standing, subject } from "./job-parts.js";
 import * as inversion from "./inversion.js";
 import * as overview from "./overview.js";
 import * as perturbation from "./perturbation.js";
@@ -18,7 +18,8 @@ const NAMES = { overview: "Overview", test: "Test examples", training: "Training
 
 export async function open(route, { signal, reopen }) {
   const id = route.parts[1];
-  const view = new Job(await json(`/v1/jobs/${id}`, { signal }), signal, reopen);
+  const job = await json(`/v1/jobs/${id}`, { signal });
+  const view = new Job(job, await subject(job, signal), signal, reopen);
   await view.openTab(route);
   view.keepUp();
   return {
@@ -41,7 +42,7 @@ function tabsOf(job) {
 }
 
 class Job {
-  constructor(job, signal, reopen) {
+  constructor(job, about, signal, reopen) {
     this.job = job;
     this.signal = signal;
     this.reopen = reopen;
@@ -49,6 +50,7 @@ class Job {
     this.tabs = h("nav", { class: "tabs", "aria-label": "Views of this job" });
     this.body = h("div", { class: "tab-body" });
     this.message = h("div");
+    this.about = about;
     this.element = h("section", {}, h("a", { class: "back", href: "#/jobs" }, "← Jobs"), this.head, this.message, this.tabs, this.body);
     this.showHead();
   }
@@ -56,14 +58,15 @@ class Job {
   showHead() {
     const { job } = this;
     const { request } = job;
+    const { model, data } = this.about;
     const changed = (next) => (next === null ? go(["jobs"]) : this.reopen());
     replace(
       this.head,
       h("div", { class: "view-head" }, h("h1", {}, kindOf(job)), badge(job.state), h("div", { class: "buttons" },
         h("a", { class: "button small", href: link(["new"], { from: job.id }) }, "Start one like it"),
         actions(job, changed, (error) => replace(this.message, notice(error.message, "bad"))))),
-      h("p", { class: "facts" }, h("code", {}, job.id), ` · ${request.model} · ${request.test ? `${selection(request.test)} ← ` : ""}${selection(request.train)} · ${methodOf(job)} · λ ${request.hessian_regularization}`,
-        job.result?.influence_shape ? ` · ${job.result.influence_shape.map(count).join(" × ")}` : ""),
+      h("p", { class: "facts" }, `${model} · ${data} · ${methodOf(job)} · λ\u00a0${request.hessian_regularization}`,
+        job.result?.influence_shape ? ` · ${job.result.influence_shape.map(count).join(" × ")}` : "", " · ", h("code", {}, job.id)),
       isOver(job) ? null : h("div", { class: "running", role: "status" }, progressBar(job), h("p", {}, standing(job))),
       job.problem ? h("div", { class: "note bad" }, h("strong", {}, job.problem.title), h("p", {}, job.problem.detail)) : null,
     );

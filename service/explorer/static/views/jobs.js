@@ -6,7 +6,7 @@ import { wait } from "../events.js";
 import { notice } from "../failure.js";
 import { ago, clock } from "../format.js";
 import { replaceWith } from "../router.js";
-import { actions, badge, isOver, jobLink, kindOf, methodOf, progressBar, selection, standing } from "./job-parts.js";
+import { actions, badge, isOver, jobLink, kindOf, methodOf, progressBar, standing, subject } from "./job-parts.js";
 
 const BUSY = 1_000;
 const QUIET = 5_000;
@@ -134,14 +134,21 @@ class Row {
     const [state, what, data, progress, when, does] = this.cells;
     this.element.dataset.job = job.id;
     replace(state, badge(job.state));
-    if (!what.firstChild) replace(what, h("a", { href: jobLink(job) }, kindOf(job)), h("small", {}, `${methodOf(job)} · λ ${job.request.hessian_regularization} · ${job.request.model}`));
-    if (!data.firstChild) {
-      const test = job.request.test ? [selection(job.request.test), " ← "] : [];
-      replace(data, ...test, selection(job.request.train));
-    }
+    if (!what.firstChild) this.introduce(what, data, job);
     replace(progress, progressBar(job), h("small", {}, standing(job)));
     replace(when, h("time", { datetime: job.created_at, title: clock(job.created_at) }, ago(job.created_at)));
     this.offer(does, job);
+  }
+
+  introduce(what, data, job) {
+    const words = `${methodOf(job)} · λ\u00a0${job.request.hessian_regularization}`;
+    const about = h("small", {}, words);
+    replace(what, h("a", { href: jobLink(job) }, kindOf(job)), about);
+    replace(data, "\u00a0");
+    subject(job, this.view.signal).then((found) => {
+      about.textContent = `${words} · ${found.model}`;
+      data.textContent = found.data;
+    }, () => {});
   }
 
   offer(cell, job) {

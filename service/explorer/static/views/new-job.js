@@ -9,6 +9,8 @@ import { go } from "../router.js";
 
 // Folded away: what most people leave as it is.
 const ASIDE = new Set(["hessian_on", "precision", "batch_size", "seed", "priority", "timeout_s", "reuse", "webhook", "labels", "perturb_at", "perturb_input", "factors", "x0", "h0", "krylov_dimension", "eigen_computation_on_gpu"]);
+// In this order, then the rest as the document has it.
+const ORDER = ["model", "train", "test", "influence_type", "hessian_regularization", "inversion", "keep"];
 const FIRST = { kind: "influences", method: "cg" };
 // What an unfilled form begins with: a job that the explorer can show everything of.
 const BEGINNING = { keep: { matrix: true, top: 20, mean: true, factors: false } };
@@ -37,7 +39,7 @@ function prepared(earlier, kind) {
 function view(document, models, datasets, beginning) {
   const lists = [h("datalist", { id: "models" }, models.map((value) => h("option", { value }))), h("datalist", { id: "datasets" }, datasets.map((value) => h("option", { value })))];
   const schema = document.paths["/v1/jobs"].post.requestBody.content["application/json"].schema;
-  const context = { document, aside: ASIDE, first: { ...FIRST, ...beginning }, initial: beginning, choices: { model: "models", dataset: "datasets" } };
+  const context = { document, aside: ASIDE, order: ORDER, first: { ...FIRST, ...beginning }, initial: beginning, choices: { model: "models", dataset: "datasets" } };
   const form = build(null, schema, context, true);
   form.write({ ...beginning, kind: beginning.kind ?? FIRST.kind, inversion: beginning.inversion ?? { method: FIRST.method } });
   const message = h("div", { role: "alert" });

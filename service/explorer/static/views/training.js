@@ -3,7 +3,7 @@
 import { json, path } from "../api.js";
 import { h, replace } from "../dom.js";
 import { notice } from "../failure.js";
-import { count, number, signed } from "../format.js";
+import { count, padded, signed } from "../format.js";
 import { previews } from "../previews/choose.js";
 import { className, dataset, facts } from "../resources.js";
 import { replaceWith } from "../router.js";
@@ -38,9 +38,9 @@ class Training {
     this.body = h("tbody");
     this.message = h("div");
     this.more = h("button", { type: "button", class: "more", hidden: true, onclick: () => this.load() }, "More");
-    const headings = ["#", "Example", "Row", "Label", "Predicted", "Loss", "Influence", ""];
+    const headings = ["#", "Example", "Row", "Label", "Predicted", "Loss", "Influence"];
     this.table = h("table", { class: "ranking" }, h("caption", { class: "sr-only" }, "Training rows by influence"),
-      h("thead", {}, h("tr", {}, headings.map((name) => h("th", { scope: "col" }, name || h("span", { class: "sr-only" }, "Mark"))))), this.body);
+      h("thead", {}, h("tr", {}, headings.map((name) => h("th", { scope: "col" }, name)))), this.body);
     this.element = h("section", {}, h("div", { class: "view-head" }, h("h2", {}, "Training set"), this.select, this.save), this.rule, this.message, this.table, this.more);
   }
 
@@ -108,11 +108,10 @@ class Training {
       h("td", { class: "number" }, count(rank + 1)),
       h("td", {}, draw(item.row, { label: `Training row ${item.row}` })),
       h("td", { class: "number" }, item.row),
-      h("td", {}, fact ? className(this.trainSet, fact.target) : "–"),
+      h("td", {}, h("span", { class: "target" }, fact ? className(this.trainSet, fact.target) : "–"), doubtful ? h("span", { class: "badge doubt" }, "doubtful") : null),
       h("td", { class: isWrong(fact) ? "wrong" : "" }, fact ? className(this.trainSet, fact.prediction) : "–"),
-      h("td", { class: "number" }, number(fact?.loss)),
+      h("td", { class: "number" }, padded(fact?.loss)),
       h("td", { class: `number ${sign}` }, h("span", { title: String(item.influence) }, signed(item.influence)), h("div", { class: "score-bar", "aria-hidden": "true" }, h("span", { style: { width: `${(100 * Math.abs(item.influence)) / most}%` } }))),
-      h("td", {}, doubtful ? h("span", { class: "badge doubt" }, "label doubtful") : null),
     );
   }
 
