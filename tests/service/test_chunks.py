@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.storage.arrays import create_array
+from service.storage.arrays import NewMatrix
 from service.storage.chunks import Chunks
 from service.storage.objects import Objects
+from tests.storage.writing import write_matrix
 
 SHAPE = (11, 37, 2)
 MATRIX = np.random.default_rng(0).normal(size=SHAPE)
@@ -20,7 +21,7 @@ MATRIX = np.random.default_rng(0).normal(size=SHAPE)
 @pytest.fixture(scope="module")
 def chunks(tmp_path_factory: pytest.TempPathFactory) -> Chunks:
     objects = Objects(str(tmp_path_factory.mktemp("objects")))
-    create_array(objects, "m", SHAPE, (4, 10, 2), "float64")[:] = MATRIX
+    write_matrix(objects, "m", MATRIX, (4, 10, 2))
     return Chunks.open(objects, "m")
 
 
@@ -45,18 +46,20 @@ def test_ranges_are_taken_as_they_are(chunks: Chunks) -> None:
 
 def test_what_is_not_written_yet_reads_as_nan(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path))
-    array = create_array(objects, "m", (6, 6), (3, 3), "float32")
-    array[:3, 3:] = 1.0
+    matrix = NewMatrix("m", (6, 6), (3, 3), "float32")
+    matrix.describe(objects)
+    matrix.write(objects, 0, 1, np.ones((3, 3), "float32"))
     found = next(Chunks.open(objects, "m").blocks(range(6), range(6), 10**6))
-    assert np.array_equal(np.isnan(found), np.isnan(np.asarray(array[:])))
-    assert found[0, 3] == 1.0
+    expected = np.full((6, 6), np.nan)
+    expected[:3, 3:] = 1.0
+    assert np.array_equal(found, expected, equal_nan=True)
 
 
 def test_one_row_of_a_wide_matrix_reads_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects = Objects(str(tmp_path))
-    create_array(objects, "m", (256, 8192), (256, 1024), "float32")[:] = 1.0
+    write_matrix(objects, "m", np.ones((256, 8192), "float32"), (256, 1024))
     matrix = Chunks.open(objects, "m")
     lengths: list[int] = []
     original = objects.get_ranges
