@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from upweight import stored, tracking
+from upweight import notebook, stored, tracking
 from upweight.array import RemoteArray
+from upweight.errors import UpweightError
 from upweight.following import followed
+from upweight.pictures import Panel, panels
+from upweight.pictures.slices import Slice, part
+from upweight.plot import drawn
 from upweight.progress import Bars
+from upweight.row_choice import RowChoice, rows_text
 from upweight.saving import Labelled, arrow_table, frame, saved_as
-from upweight.schema import ArraySpec, Files, Info, JobRecord, Ranking
+from upweight.schema import ArraySpec, Files, Info, JobRecord, JobState, PredictedRows, Ranking
 from upweight.source import ArraySource
 from upweight.stored import Sign
 from upweight.transport import Transport
@@ -121,6 +126,18 @@ class Result:
         labelled = self._link.run(stored.labelled(job, main))
         return self._array(sources[main]).numpy(), labelled
 
+    def _repr_html_(self) -> str:
+        """For notebooks: what it is, and the rows that mattered most, as their dataset's preview shows them."""
+        try:
+            shown = self.panels(None, 5) if self.refresh().job.state == JobState.SUCCEEDED else []
+        except UpweightError:  # what can't be shown is left out: a notebook shows the rest
+            shown = []
+        return notebook.html(self._job, shown)
+
+    def panels(self, test: Sequence[int] | None = None, k: int = 5) -> list[Panel]:
+        """Test rows of the matrix (without: those of the largest loss), each with its k strongest training rows."""
+        return self._link.run(panels(self._known(), test, k))
+
     def _known(self) -> JobRecord:
         return self._job if tracking.ended(self._job) else self.refresh()._job
 
@@ -131,7 +148,47 @@ class Result:
         return f"<{type(self).__name__} {self.id} {self._job.state}>"
 
 
-class InfluenceResult(Result):
+class RankedResult(Result):
+    """A result that has a number for each training row."""
+
+    def top(self, test: int | None = None, k: int = 10, sign: Sign = "helpful") -> Ranking:
+        """The k most helpful or most harmful training rows of a test row, or by mean over all test rows."""
+        return self._link.run(stored.top(self._known(), test, k, sign))
+
+    def suspects(self) -> NDArray[np.int64]:
+        """Training rows in the order in which their labels deserve a look: the most suspicious first."""
+        return self._link.run(stored.suspects(self._known(), self._bars))
+
+    def rows(
+        self,
+        rows: RowChoice | None = None,
+        *,
+        side: stored.Side = "test",
+        sort: str = "position",
+        offset: int = 0,
+        limit: int = 50,
+    ) -> PredictedRows:
+        """The model's loss, prediction and target of rows: at positions, or sorted (`loss`, `-loss`, `error`, …)."""
+        chosen = None if rows is None else rows_text(rows)
+        return self._link.run(stored.rows(self._known(), chosen, side, sort, offset, limit))
+
+    def plot(
+        self, kind: str = "top", path: str | os.PathLike[str] | None = None, **options: Any
+    ) -> Any:
+        """A matplotlib figure, written to `path` (.png, .svg, .pdf) if that is given. Needs matplotlib.
+
+        `"top"`: test rows with the training rows that helped and harmed them most (`test`, `k`).
+        `"heatmap"`: a slice in diverging colours (`test`, `train`, `by_class`); of perturbations, one row's features.
+        `"ranking"`: how many of the rows in `flipped` are found when the most suspicious are looked at first.
+        """
+        return drawn(self, kind, path, options)
+
+    def part(self, test: Any = None, train: Any = None, by_class: bool = True) -> Slice:
+        """What the heat map shows."""
+        return self._link.run(part(self._known(), test, train, by_class, self._bars))
+
+
+class InfluenceResult(RankedResult):
     """The influence of training rows on test rows. Positive: the row helped."""
 
     @property
@@ -153,10 +210,6 @@ class InfluenceResult(Result):
     def dtype(self) -> np.dtype[Any]:
         """Of the influences."""
         return np.dtype(stored.summary(self._known()).dtype)
-
-    def top(self, test: int | None = None, k: int = 10, sign: Sign = "helpful") -> Ranking:
-        """The k most helpful or most harmful training rows of a test row, or by mean over all test rows."""
-        return self._link.run(stored.top(self._known(), test, k, sign))
 
     def mean(self) -> NDArray[Any]:
         """The mean influence of each training row over the test rows."""
@@ -185,7 +238,7 @@ class FactorsResult(Result):
         return self.x.numpy()
 
 
-class SelfInfluenceResult(Result):
+class SelfInfluenceResult(RankedResult):
     """The influence of each training row on itself."""
 
     @property

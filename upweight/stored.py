@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upweight.errors import InvalidRequest, NotStored, ResultNotReady
-from upweight.exchange import Call, Flow, segment
+from upweight.exchange import Call, Flow
+from upweight.progress import Bars
+from upweight.rows import record_of
 from upweight.saving import Axis, Labelled
 from upweight.schema import (
     ArraySpec,
-    DatasetRecord,
     Files,
     Info,
     JobRecord,
+    PredictedRows,
     Ranking,
     ResultSummary,
     Selection,
@@ -26,6 +28,7 @@ from upweight.source import ArraySource
 from upweight.tracking import ended, path, succeeded
 
 Sign = Literal["helpful", "harmful"]
+Side = Literal["test", "train"]
 ARRAYS = ("influences", "mean", "factors")  # that can be saved, the main one first
 
 
@@ -125,8 +128,8 @@ def _rows(chosen: Selection, dataset_id: str | None) -> Flow[NDArray[np.int64] |
     """The dataset's rows that were chosen; None: all of them."""
     if chosen.rows is None:
         return None
-    reply = yield Call("GET", f"/v1/datasets/{segment(dataset_id or chosen.dataset)}")
-    parts = parse_rows(chosen.rows, reply.read(DatasetRecord).rows or 0).parts
+    dataset = yield from record_of(dataset_id or chosen.dataset)
+    parts = parse_rows(chosen.rows, dataset.rows or 0).parts
     return np.concatenate([np.arange(part.start, part.stop, part.step) for part in parts])
 
 
@@ -152,6 +155,28 @@ def top(record: JobRecord, test: int | None, k: int, sign: Sign) -> Flow[Ranking
         query.append(("test", str(test)))
     reply = yield Call("GET", f"{path(record.id)}/top", query)
     return reply.read(Ranking)
+
+
+def rows(
+    record: JobRecord, chosen: str | None, side: Side, sort: str, offset: int, limit: int
+) -> Flow[PredictedRows]:
+    """The model's loss, prediction and target of each row, at positions or sorted. Raises NotStored."""
+    summary(record)
+    query = [("side", side), ("limit", str(limit))]
+    query += [("rows", chosen)] if chosen is not None else [("sort", sort), ("offset", str(offset))]
+    reply = yield Call("GET", f"{path(record.id)}/rows", query)
+    return reply.read(PredictedRows)
+
+
+def suspects(record: JobRecord, bars: Bars) -> Flow[NDArray[np.int64]]:
+    """Training rows, those first whose labels deserve a look: the most harmful, or of most influence on themselves."""
+    own = record.request.kind == "self_influences"
+    source = influences(record) if own else mean(record)
+    scores = yield from source.fetched(..., bars)
+    if scores.ndim != 1:
+        raise InvalidRequest("perturbations have a number a feature: they rank no rows")
+    named = yield from labelled(record, "mean")
+    return named.axes[0].labels(np.argsort(-scores if own else scores, kind="stable"))
 
 
 def _listed(stored: list[str]) -> str:

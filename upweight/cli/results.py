@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from upweight.cli import table, units
+from upweight.cli.drawing import drawable, known_wrong
 from upweight.cli.shell import Shell
 from upweight.cli.slices import FILE_NUMBERS, chosen, printed, refuse_size, written
 from upweight.cli.verb import group, verb
@@ -91,6 +92,48 @@ def save(
         shell.document({"path": str(saved), "size_bytes": saved.stat().st_size})
     else:
         print(saved)
+
+
+@verb(
+    results,
+    "plot",
+    """
+    upweight results plot job_01JD0000000000000000000000 top.png --test 3 -k 4
+    upweight results plot job_01JD0000000000000000000000 heat.svg --kind heatmap --test 0:50 --train ::10
+    upweight results plot job_01JD0000000000000000000000 found.png --kind ranking --flipped 3,17,204
+    """,
+)
+def plot(
+    shell: Shell,
+    job: Reference,
+    path: Annotated[Path, typer.Argument(help=".png, .svg or .pdf.")],
+    kind: Annotated[str, typer.Option(help="top, heatmap or ranking.")] = "top",
+    test: Annotated[str | None, typer.Option(help="Rows of the matrix.")] = None,
+    train: Annotated[str | None, typer.Option(help="Columns, for a heatmap.")] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", help="Training rows of each sign, for top.", min=1)
+    ] = None,
+    by_class: Annotated[
+        bool | None, typer.Option(help="For a heatmap: rows put together by label.")
+    ] = None,
+    flipped: Annotated[
+        str | None,
+        typer.Option(help="For a ranking: rows known to be wrong, or a .npy or text file of them."),
+    ] = None,
+) -> None:
+    """Draw the rows that mattered most, a heat map, or how soon wrong labels are found."""
+    result: Any = shell.client.jobs.result(job)
+    if not hasattr(result, "plot"):
+        raise typer.BadParameter(
+            f"{job} computed {result.job.request.kind}: there is nothing to draw"
+        )
+    given = {"test": drawable(test, result, kind, 0), "train": drawable(train, result, kind, 1), "k": k,
+             "by_class": by_class, "flipped": known_wrong(flipped)}  # fmt: skip
+    result.plot(kind, path, **{name: value for name, value in given.items() if value is not None})
+    if shell.as_json:
+        shell.document({"path": str(path), "size_bytes": path.stat().st_size})
+    else:
+        print(path)
 
 
 @verb(results, "info", "upweight results info job_01JD0000000000000000000000 --array residuals")

@@ -15,10 +15,11 @@ from upweight.client.datasets import Datasets
 from upweight.client.health import ready
 from upweight.client.jobs import Jobs
 from upweight.client.models import Models
-from upweight.client.request import Choice, RowChoice, selection
+from upweight.client.request import Choice, selection
 from upweight.connection import Connection, Retries
 from upweight.progress import Bars
 from upweight.results import FactorsResult, InfluenceResult, Result, SelfInfluenceResult
+from upweight.row_choice import RowChoice
 from upweight.schema import Health, JobRecord
 from upweight.transport import Transport
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from upweight.client.blobs import put_array
 from upweight.client.jobs import create
-from upweight.client.request import Choice, RowChoice, inversion, reference, selection
+from upweight.client.request import Choice, inversion, reference, selection
 from upweight.errors import InvalidRequest
 from upweight.exchange import Flow
 from upweight.progress import Bars
+from upweight.row_choice import RowChoice
 from upweight.schema import JobRecord, ModelRecord
 from upweight.tracking import succeeded, until_ended
 

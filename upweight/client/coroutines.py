@@ -21,9 +21,10 @@ from upweight.client.datasets import AsyncDatasets
 from upweight.client.health import ready
 from upweight.client.jobs import AsyncJobs
 from upweight.client.models import AsyncModels
-from upweight.client.request import Choice, RowChoice, selection
+from upweight.client.request import Choice, selection
 from upweight.connection import Connection, Retries
 from upweight.progress import Bars
+from upweight.row_choice import RowChoice
 from upweight.schema import Health, JobRecord
 from upweight.transport import AsyncTransport
 

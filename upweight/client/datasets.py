@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
+
 from upweight.client.blobs import put, put_source
 from upweight.client.checking import Checked, until_checked
 from upweight.client.content import Source, tensors_content
@@ -18,6 +20,8 @@ from upweight.client.roles import roles
 from upweight.errors import InvalidRequest
 from upweight.exchange import Call, Flow, Work, segment
 from upweight.progress import Bars
+from upweight.row_choice import RowChoice, rows_text
+from upweight.rows import record_of, rows_of
 from upweight.schema import DatasetRecord, DatasetRequest
 from upweight.transport import AsyncTransport, Transport
 
@@ -111,6 +115,15 @@ def _registered(bars: Bars, about: Description, request: DatasetRequest) -> Flow
     return (yield from until_checked(DATASETS, record.id, record, bars, about.timeout, about.hold))
 
 
+def look(
+    dataset: Reference, chosen: RowChoice, columns: Sequence[str] | str | None
+) -> Flow[dict[str, NDArray[Any]]]:
+    """Some rows, column by column."""
+    record = dataset if isinstance(dataset, DatasetRecord) else (yield from record_of(dataset))
+    names = [columns] if isinstance(columns, str) else columns
+    return (yield from rows_of(record, rows_text(chosen), names))
+
+
 def delete(dataset: Reference) -> Flow[None]:
     """Removes a dataset that no job holds."""
     yield Call("DELETE", f"{DATASETS.path}/{segment(reference(dataset))}")
@@ -187,6 +200,12 @@ class Datasets:
             until_checked(DATASETS, reference(dataset), None, self.bars, timeout, hold)
         )
 
+    def rows(
+        self, dataset: Reference, rows: RowChoice, columns: Sequence[str] | str | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Some rows, to look at: `rows("digits-train", "0:5")["x"]` is (5, …). `columns`: those alone."""
+        return self.link.run(look(dataset, rows, columns))
+
     def delete(self, dataset: Reference) -> None:
         """Removes it; InUse while a job holds it."""
         self.link.run(delete(dataset))
@@ -241,6 +260,12 @@ class AsyncDatasets:
         return await self.link.run(
             until_checked(DATASETS, reference(dataset), None, self.bars, timeout, hold)
         )
+
+    async def rows(
+        self, dataset: Reference, rows: RowChoice, columns: Sequence[str] | str | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """See `Datasets.rows`."""
+        return await self.link.run(look(dataset, rows, columns))
 
     async def delete(self, dataset: Reference) -> None:
         """See `Datasets.delete`."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Labels, Name, Request, Text
+from upweight.schema.display import Record
 from upweight.schema.model import CheckState, TensorSpec
 from upweight.schema.problem import Problem
 
@@ -78,7 +79,7 @@ class ColumnSpec(TensorSpec):
     maximum: float | None = None
 
 
-class DatasetRecord(Answer):
+class DatasetRecord(Record):
     """A registered dataset."""
 
     id: str

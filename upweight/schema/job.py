@@ -18,6 +18,7 @@ from upweight.schema.base import (
     Request,
     Text,
 )
+from upweight.schema.display import Record
 from upweight.schema.inversion import Inversion, PositiveInt
 from upweight.schema.problem import Problem
 from upweight.schema.rows import RowSelection
@@ -212,7 +213,7 @@ class ResultSummary(Answer):
     )
 
 
-class JobRecord(Answer):
+class JobRecord(Record):
     """A job as it stands."""
 
     id: str

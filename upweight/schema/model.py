@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
 from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Labels, Name, Request, Text
+from upweight.schema.display import Record
 from upweight.schema.problem import Problem
 
 Positions = Annotated[
@@ -202,7 +203,7 @@ class ParameterSpec(Answer):
     offset: int
 
 
-class ModelRecord(Answer):
+class ModelRecord(Record):
     """A registered model."""
 
     id: str

@@ -1,0 +1,241 @@
+"""Rows as they look, figures, and notebooks, against the whole service on pictures of a known kind."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from torch import nn
+
+from service.local.background import Running
+from tests.upweight import records
+from upweight import Client, InfluenceResult, SelfInfluenceResult, errors
+from upweight.pictures import png
+from upweight.pictures.look import label, pixels, words
+from upweight.plot.ranking import curve
+from upweight.schema import DatasetRecord, ImagePreview, JobRecord, ModelRecord, TablePreview
+
+LAMBDA = 1.0
+NAMES = ["dark <b>", "bright"]
+
+
+@pytest.fixture(scope="module")
+def online(stack: Running) -> Iterator[Client]:
+    with Client(stack.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def pictures(online: Client) -> tuple[ModelRecord, DatasetRecord]:
+    """Pictures of 2 × 3 pixels whose class is their brightness; row r has its number in its first pixel."""
+    torch.manual_seed(0)
+    x = torch.rand(40, 6)
+    x[:, 0] = torch.arange(40) / 40
+    network = nn.Linear(6, 2)
+    dataset = online.datasets.register(
+        "sdk-pictures", x=x, y=(x[:, 1:].mean(1) > 0.5).long(), class_names=NAMES,
+        preview={"kind": "image", "column": "x", "shape": (2, 3)},
+    )  # fmt: skip
+    model = online.models.register("sdk-pictures", network, example=x[:2], loss="cross_entropy")
+    return model, dataset
+
+
+@pytest.fixture(scope="module")
+def result(online: Client, pictures: Any) -> InfluenceResult:
+    model, dataset = pictures
+    return online.compute_influences(
+        model, dataset, dataset, test_rows="10:20", train_rows="::2",
+        hessian_regularization=LAMBDA, keep={"matrix": True, "mean": True},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def itself(online: Client, pictures: Any) -> SelfInfluenceResult:
+    model, dataset = pictures
+    return online.self_influences(model, dataset, hessian_regularization=LAMBDA)
+
+
+def test_rows_of_a_dataset_are_fetched_by_column(online: Client, pictures: Any) -> None:
+    found = online.datasets.rows("sdk-pictures", "3,5:7")
+    np.testing.assert_allclose(found["x"][:, 0], np.array([3, 5, 6]) / 40, rtol=1e-6)
+    assert found["y"].shape == (3,)
+    assert set(online.datasets.rows(pictures[1], slice(0, 2), "y")) == {"y"}
+    with pytest.raises(errors.InvalidRequest, match="no column 'z'; it has x, y"):
+        online.datasets.rows("sdk-pictures", "0:2", "z")
+
+
+def test_the_models_losses_and_predictions_come_with_the_result(result: InfluenceResult) -> None:
+    found = result.rows(sort="-loss", limit=3)
+    losses = [item.loss for item in found.items]
+    assert losses == sorted(losses, reverse=True)
+    assert [item.row for item in result.rows([0, 9]).items] == [10, 19]
+    assert [item.row for item in result.rows("1:3", side="train").items] == [2, 4]
+
+
+def test_panels_show_the_strongest_rows_of_the_matrix(result: InfluenceResult) -> None:
+    (panel,) = result.panels([4], 3)
+    order = np.argsort(-result.influences[4])
+    assert panel.test is not None
+    assert panel.test.row == 14
+    assert [each.row for each in panel.helpful] == (order[:3] * 2).tolist()
+    assert [each.row for each in panel.harmful] == (order[::-1][:3] * 2).tolist()
+    for example in (panel.test, *panel.helpful, *panel.harmful):
+        assert example.picture is not None
+        assert example.picture.shape == (2, 3)
+        assert example.picture[0, 0] == int(example.row / 40 * 255 + 1e-4)
+        assert example.label in NAMES
+        assert example.predicted in NAMES
+
+
+def test_the_hardest_test_rows_are_shown_first(result: InfluenceResult) -> None:
+    shown = [panel.test.row for panel in result.panels() if panel.test is not None]
+    assert shown == [item.row for item in result.rows(sort="-loss", limit=3).items]
+
+
+def test_suspects_are_the_most_harmful_or_those_of_most_influence_on_themselves(
+    result: InfluenceResult, itself: SelfInfluenceResult
+) -> None:
+    np.testing.assert_array_equal(result.suspects(), np.argsort(result.mean(), kind="stable") * 2)
+    np.testing.assert_array_equal(itself.suspects(), np.argsort(-itself.numpy(), kind="stable"))
+    assert itself.top(k=1).items[0].row == itself.suspects()[0]
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("top", {"test": 3, "k": 2}),
+        ("heatmap", {}),
+        ("heatmap", {"test": "0:3", "train": [5, 1], "by_class": False}),
+        ("ranking", {"flipped": [0, 4, 6]}),
+    ],
+)
+def test_figures_are_written_whole_in_every_format(
+    result: InfluenceResult, tmp_path: Path, kind: str, options: Any, ending: str
+) -> None:
+    path = tmp_path / f"{kind}.{ending}"
+    result.plot(kind, path, **options)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending]
+    assert path.read_bytes().startswith(start)
+    if ending == "png":
+        assert np.ptp(imread(path)[..., :3]) > 0.5  # it is not blank
+
+
+def test_a_heat_map_shows_the_slice_put_together_by_label(
+    online: Client, result: InfluenceResult
+) -> None:
+    plain = result.plot("heatmap", test="0:4", train=[5, 1], by_class=False).axes[0].images[0]
+    np.testing.assert_allclose(plain.get_array(), result.influences[0:4][:, [5, 1]], rtol=1e-6)
+    part = result.part()
+    assert part.across.labels == NAMES
+    np.testing.assert_allclose(np.sort(part.values, None), np.sort(result.numpy(), None), rtol=1e-6)
+    labels = online.datasets.rows("sdk-pictures", "0:40", "y")["y"]
+    down, across = (labels[rows].argsort(kind="stable") for rows in (np.s_[10:20], np.s_[::2]))
+    np.testing.assert_allclose(part.values, result.numpy()[down][:, across], rtol=1e-6)
+
+
+def test_a_perturbation_is_drawn_in_the_shape_of_the_picture(online: Client, pictures: Any) -> None:
+    model, dataset = pictures
+    found = online.compute_influences(
+        model, dataset, dataset, influence_type="perturbation", test_rows="0:2", train_rows="7:9",
+        hessian_regularization=LAMBDA,
+    )  # fmt: skip
+    drawn = found.plot("heatmap", test=1, train=0).axes[0].images[0].get_array()
+    np.testing.assert_allclose(drawn, found.influences[1, 0].reshape(2, 3), rtol=1e-6)
+    assert "row 7" in found.part(1, 0).title
+    assert "<img" not in found._repr_html_()
+
+
+def test_a_ranking_that_finds_all_at_once_rises_at_once() -> None:
+    shares, found = curve(np.array([7, 3, 1, 0]), np.array([3, 7]))
+    np.testing.assert_allclose(shares, [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(found, [0, 0.5, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "options", "words"),
+    [
+        ("pie", None, {}, "no picture 'pie'; there are top, heatmap, ranking"),
+        ("top", "x.gif", {}, r"\.png, \.svg, \.pdf; 'x\.gif'"),
+        ("top", None, {"train": 3}, "'top' takes test, k, not 'train'"),
+        ("ranking", None, {}, "needs flipped="),
+        ("ranking", None, {"flipped": [1]}, "none of the rows"),  # an odd row is not in the result
+    ],
+)
+def test_mistakes_about_pictures_name_the_way_out(
+    result: InfluenceResult, kind: str, path: Any, options: Any, words: str
+) -> None:
+    with pytest.raises((ValueError, errors.InvalidRequest), match=words):
+        result.plot(kind, path, **options)
+
+
+def test_drawing_leaves_matplotlibs_own_state_alone(result: InfluenceResult) -> None:
+    before = "matplotlib.pyplot" in sys.modules
+    result.plot("top")
+    assert before == ("matplotlib.pyplot" in sys.modules)
+
+
+def test_a_notebook_shows_pictures_and_escapes_names(result: InfluenceResult) -> None:
+    shown = result._repr_html_()
+    assert result.id in shown
+    assert "10 converged" in shown
+    assert "dark &lt;b&gt;" in shown
+    assert "<b>\n" not in shown.replace("dark &lt;b&gt;", "")
+    first = base64.b64decode(re.findall(r"base64,([^']+)'", shown)[0])
+    assert imread(io.BytesIO(first)).shape == (2, 3)
+
+
+def test_a_notebook_shows_self_influences_and_factors_too(
+    online: Client, pictures: Any, itself: SelfInfluenceResult
+) -> None:
+    assert f"row {itself.suspects()[0]}" in itself._repr_html_()
+    model, dataset = pictures
+    factors = online.compute_influence_factors(
+        model, dataset, dataset, test_rows="0:2", hessian_regularization=LAMBDA
+    )
+    assert "2 × 14" in factors._repr_html_()
+
+
+def test_records_are_tables_in_notebooks() -> None:
+    for record in (
+        JobRecord.model_validate(records.job(labels={"a": "<script>"})),
+        ModelRecord.model_validate(records.model(labels={"a": "<script>"})),
+        DatasetRecord.model_validate(records.dataset(labels={"a": "<script>"})),
+    ):
+        shown = record._repr_html_()
+        assert record.id in shown
+        assert "&lt;script&gt;" in shown
+        assert "<script>" not in shown
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (4, 2, 3), (2, 2, 4)])
+def test_png_is_read_back_as_it_was(shape: tuple[int, ...]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    np.testing.assert_array_equal((imread(io.BytesIO(png(image))) * 255).round(), image)
+
+
+def test_pictures_are_read_in_every_layout() -> None:
+    flat = np.linspace(-1, 1, 12)
+    preview = ImagePreview(column="x", shape=(3, 2, 2), minimum=-1, maximum=1)
+    image = pixels(flat, preview)
+    assert image.shape == (2, 2, 3)
+    assert (image.min(), image.max()) == (0, 255)
+    assert pixels(np.zeros((1, 4, 5)), ImagePreview(column="x")).shape == (4, 5)
+    assert pixels(np.zeros((4, 5)), ImagePreview(column="x")).shape == (4, 5)
+
+
+def test_rows_that_are_no_pictures_are_told_in_words() -> None:
+    table = TablePreview(column="x", names=("age", "height"))
+    assert words(np.array([3.0, 1.5, 2, 2, 2]), table) == "age 3, height 1.5, 2, 2, …"
+    dataset = DatasetRecord.model_validate(records.dataset(class_names=["cat"]))
+    assert (label(0, dataset), label(5, dataset), label(0.25, dataset)) == ("cat", "5", "0.25")

@@ -1,0 +1,6 @@
+"""What rows look like: as pixels, or in words; and the rows that influenced others most."""
+
+from upweight.pictures.examples import Example, Panel, panels
+from upweight.pictures.png import png
+
+__all__ = ["Example", "Panel", "panels", "png"]

@@ -1,0 +1,143 @@
+"""The training rows that helped and harmed most, beside the test rows that they did it to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upweight import stored
+from upweight.errors import NotStored
+from upweight.exchange import Flow
+from upweight.pictures import look
+from upweight.rows import record_of, rows_of
+from upweight.schema import DatasetRecord, ImagePreview, JobRecord, PredictedRow, Ranked
+
+TESTS = 3  # test rows that are shown unless others are asked for
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row as it can be shown."""
+
+    row: int
+    label: str = ""
+    predicted: str = ""
+    influence: float | None = None
+    loss: float | None = None
+    picture: NDArray[np.uint8] | None = None
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A test row, or None for the mean over all; the strongest training rows of both signs."""
+
+    test: Example | None
+    helpful: tuple[Example, ...]
+    harmful: tuple[Example, ...]
+
+
+def panels(record: JobRecord, tests: Sequence[int] | None, k: int) -> Flow[list[Panel]]:
+    """A panel a test row of the matrix; None: those of the largest loss. Raises NotStored."""
+    train = yield from record_of(record.train_id)
+    if record.request.kind == "self_influences":
+        ranked = yield from _ranked(record, None, k)
+        shown = yield from _examples(train, ranked, {})
+        return [Panel(None, *shown)]
+    if tests is None:
+        tests = yield from _hardest(record)
+    test = yield from record_of(record.test_id or record.train_id)
+    found = []
+    for position in tests:
+        ranked = yield from _ranked(record, position, k)
+        columns = [item.column for items in ranked for item in items]
+        predicted = yield from _predicted(record, "train", columns)
+        helpful, harmful = yield from _examples(train, ranked, predicted)
+        itself = yield from _itself(record, test, position)
+        found.append(Panel(itself, helpful, harmful))
+    return found
+
+
+def _ranked(
+    record: JobRecord, position: int | None, k: int
+) -> Flow[tuple[list[Ranked], list[Ranked]]]:
+    helpful = yield from stored.top(record, position, k, "helpful")
+    harmful = yield from stored.top(record, position, k, "harmful")
+    return helpful.items, harmful.items
+
+
+def _hardest(record: JobRecord) -> Flow[list[int]]:
+    """The test rows that the model gets most wrong; the first ones where that is not known."""
+    try:
+        found = yield from stored.rows(record, None, "test", "-loss", 0, TESTS)
+    except NotStored:
+        return list(range(min(TESTS, (stored.summary(record).influence_shape or [0])[0])))
+    return [item.position for item in found.items]
+
+
+def _predicted(
+    record: JobRecord, side: stored.Side, positions: Iterable[int]
+) -> Flow[dict[int, PredictedRow]]:
+    """What the model made of rows, by dataset row; empty for results that did not store it."""
+    text = ",".join(str(position) for position in sorted(set(positions)))
+    try:
+        found = yield from stored.rows(record, text, side, "position", 0, 1000)
+    except NotStored:
+        return {}
+    return {item.row: item for item in found.items}
+
+
+def _itself(record: JobRecord, dataset: DatasetRecord, position: int) -> Flow[Example]:
+    predicted = yield from _predicted(record, "test", [position])
+    labelled = yield from stored.labelled(record, "influences")
+    row = int(labelled.axes[0].labels(np.array([position]))[0])
+    looks = yield from _looks(dataset, [row], predicted)
+    return looks[row]
+
+
+def _examples(
+    dataset: DatasetRecord,
+    ranked: tuple[list[Ranked], list[Ranked]],
+    predicted: dict[int, PredictedRow],
+) -> Flow[tuple[tuple[Example, ...], tuple[Example, ...]]]:
+    looks = yield from _looks(dataset, {item.row for items in ranked for item in items}, predicted)
+    helpful, harmful = (
+        tuple(replace(looks[item.row], influence=item.influence) for item in items)
+        for items in ranked
+    )
+    return helpful, harmful
+
+
+def _looks(
+    dataset: DatasetRecord, rows: Iterable[int], predicted: dict[int, PredictedRow]
+) -> Flow[dict[int, Example]]:
+    """Rows by number, each as its dataset's preview says."""
+    wanted = sorted(rows)
+    if not wanted:
+        return {}
+    preview: Any = dataset.preview
+    shown = preview.column if preview is not None else dataset.inputs[0]
+    columns = [shown, *dataset.targets[:1]]
+    values = yield from rows_of(dataset, ",".join(map(str, wanted)), columns)
+    found = {}
+    for at, row in enumerate(wanted):
+        guess = predicted.get(row)
+        found[row] = Example(
+            row,
+            label=look.label(values[columns[1]][at], dataset) if len(columns) > 1 else "",
+            predicted=""
+            if guess is None or guess.prediction is None
+            else look.label(guess.prediction, dataset),
+            loss=None if guess is None else guess.loss,
+            picture=look.pixels(values[shown][at], preview)
+            if isinstance(preview, ImagePreview)
+            else None,
+            words=""
+            if isinstance(preview, ImagePreview)
+            else look.words(values[shown][at], preview),
+        )
+    return found
