@@ -31,7 +31,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(STAMP) ## the whole way once: real digits, real service, influences (ARGS=--exit ends by itself)
+demo: $(STAMP) ## the whole way once: real digits, real service, influences, pictures (ARGS=--exit ends by itself)
 	$(PY) -m demo $(ARGS)
 
 serve: $(STAMP) ## the service on this machine (ARGS="--port 8765 --workers 1 --data-dir upweight-data")
@@ -67,8 +67,8 @@ lock: $(STAMP) ## requirements.lock from what .venv holds now
 	$(PY) .ci/lock.py > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
-clean: ## caches, builds and the demo's data; your data and .venv stay
-	rm -rf $(CACHES) demo-data
+clean: ## caches, builds, the demo's data and pictures; your data and .venv stay
+	rm -rf $(CACHES) demo-data demo-pictures
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## and .venv

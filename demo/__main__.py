@@ -9,17 +9,20 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 from demo import digits as handwritten
-from demo.journey import METHODS, Journey, found_among_lowest, most_harmful
+from demo.digits import Digits
+from demo.journey import METHODS, Journey, Type, found_among_lowest, most_harmful
+from demo.telling import step, table
 from service.local.background import Running, running
 from service.local.trouble import LocalTrouble
 from upweight import Client
 from upweight.errors import UpweightError
+from upweight.results import InfluenceResult
 
 PORT = 8765
 SHARES = (0.05, 0.10, 0.20)
+TYPES: tuple[Type, ...] = ("up", "perturbation")
+PICTURES = Path("demo-pictures")
 
 
 def main() -> int:
@@ -27,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--exit", action="store_true", help="end when all is shown")
     parser.add_argument("--port", type=int, help=f"of the service; {PORT}, or a free one, without")
+    parser.add_argument("--pictures", type=Path, default=PICTURES, help="folder for the pictures")
     options = parser.parse_args()
     try:
         with (
@@ -35,7 +39,7 @@ def main() -> int:
                 Path(data), port=usual_port() if options.port is None else options.port
             ) as service,
         ):
-            show(service)
+            show(service, options.pictures)
             if not options.exit:
                 wait(service)
     except (LocalTrouble, UpweightError) as error:
@@ -57,7 +61,7 @@ def usual_port() -> int:
     return PORT
 
 
-def show(service: Running) -> None:
+def show(service: Running, folder: Path) -> None:
     """The way from data to flipped labels, in steps."""
     began = time.monotonic()
     step(
@@ -70,26 +74,38 @@ def show(service: Running) -> None:
         f"Trained a network of 2,410 parameters on {len(digits.y_train):,} real digits, "
         f"{len(digits.flipped)} of them with a flipped label; it reads {right:.1%} of {len(digits.y_test)} others"
     )
-    with Client(service.url) as client:
+    with Client(service.url, progress=False) as client:
         journey = Journey(client, digits, network)
         step(f"Registered {journey.model.id}, {journey.train.id} and {journey.test.id} over HTTP")
-        matrices = {}
-        for method in METHODS:
-            result = journey.influences(method)
-            cost = result.job.cost
-            seconds = f"{cost.seconds:.2f} s" if cost else "?"
-            step(
-                f"{method}: {result.shape[0]} × {result.shape[1]} influences in {seconds} ({result.id})"
+        lines = [journey.influences(method, kind) for kind in TYPES for method in METHODS]
+        step(
+            "Influences by all four methods, of training digits (up) and of their pixels (perturbation):"
+        )
+        table(lines, digits)
+        exact = lines[0].result
+        step("The training digits that harm most, by their mean influence on the test digits:")
+        print(*most_harmful(exact, digits), sep="\n")
+        for share in SHARES:
+            found, inspected = found_among_lowest(exact, digits, share)
+            print(
+                f"      {found} of {len(digits.flipped)} flipped labels are among the {inspected} lowest ranked"
             )
-            print(*most_harmful(result, digits), sep="\n")
-            for share in SHARES:
-                found, inspected = found_among_lowest(result, digits, share)
-                print(
-                    f"      {found} of {len(digits.flipped)} flipped labels are among the {inspected} lowest ranked"
-                )
-            matrices[method] = result.numpy()
-    gap = np.linalg.norm(matrices["cg"] - matrices["direct"]) / np.linalg.norm(matrices["direct"])
-    step(f"cg and direct differ by {gap:.1e} relative; all took {time.monotonic() - began:.0f} s")
+        pixels = next(line.result for line in lines if line.type == "perturbation")
+        drawn = draw(exact, pixels, digits, folder)
+        step(f"Pictures: {', '.join(str(path) for path in drawn)}")
+    step(f"All took {time.monotonic() - began:.0f} s")
+
+
+def draw(
+    exact: InfluenceResult, pixels: InfluenceResult, digits: Digits, folder: Path
+) -> list[Path]:
+    """What the numbers look like; the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    exact.plot("top", folder / "top.png")
+    exact.plot("heatmap", folder / "heatmap.png")
+    exact.plot("ranking", folder / "flipped.png", flipped=digits.flipped)
+    pixels.plot("heatmap", folder / "pixels.png", test=0, train=0)
+    return sorted(folder.glob("*.png"))
 
 
 def wait(service: Running) -> None:
@@ -97,11 +113,6 @@ def wait(service: Running) -> None:
     print(f"\nThe service stays up:  {service.url}/docs\nCtrl-C stops it.", flush=True)
     while True:
         time.sleep(1)
-
-
-def step(words: str) -> None:
-    """One line of the story."""
-    print(f"\n• {words}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import numpy as np
 from torch import nn
 
@@ -10,7 +13,34 @@ from upweight import Client
 from upweight.results import InfluenceResult
 from upweight.schema import DatasetRecord, ModelRecord
 
-METHODS = {"direct": {}, "cg": {"rtol": 1e-5}}
+# lissa takes steps by itself and stops when they are small; arnoldi keeps the strongest directions of H alone.
+METHODS: dict[str, dict[str, Any]] = {
+    "direct": {},
+    "cg": {"rtol": 1e-5},
+    "lissa": {"scale": "auto", "rtol": 1e-2, "maxiter": 2000},
+    "arnoldi": {"rank_estimate": 150, "complement": True},
+}
+PERTURBED = {
+    "test_rows": "0:20",
+    "train_rows": "0:100",
+}  # a number a pixel: 64 times as many as for `up`
+Type = Literal["up", "perturbation"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A computation as the table tells it."""
+
+    method: str
+    type: Type
+    result: InfluenceResult
+    values: np.ndarray
+    exact: np.ndarray
+
+    @property
+    def gap(self) -> float:
+        """Relative difference from `direct`, which is exact."""
+        return float(np.linalg.norm(self.values - self.exact) / np.linalg.norm(self.exact))
 
 
 class Journey:
@@ -19,6 +49,7 @@ class Journey:
     def __init__(self, client: Client, digits: Digits, network: nn.Module) -> None:
         self._client = client
         self._digits = digits
+        self._exact: dict[str, np.ndarray] = {}
         self.model: ModelRecord = client.models.register(
             "digits-mlp", network, example=_tensor(digits.x_train[:2]), loss="cross_entropy"
         )
@@ -34,17 +65,23 @@ class Journey:
             class_names=[str(digit) for digit in range(10)],
         )
 
-    def influences(self, method: str) -> InfluenceResult:
-        """The influence of every training digit on every test digit."""
-        return self._client.compute_influences(
+    def influences(self, method: str, influence_type: Type) -> Line:
+        """The influence of every training digit on every test digit, or of the pixels of some on some."""
+        of_rows = influence_type == "up"
+        result = self._client.compute_influences(
             self.model,
             self.train,
             self.test,
             inversion_method=method,
+            influence_type=influence_type,
             hessian_regularization=DAMPING,
-            keep={"matrix": True, "top": 10, "mean": True},
+            keep={"matrix": True, "top": 10, "mean": True} if of_rows else {"matrix": True},
+            **({} if of_rows else PERTURBED),
             **METHODS[method],
         )
+        values = result.numpy()
+        exact = self._exact.setdefault(influence_type, values)  # `direct` comes first
+        return Line(method, influence_type, result, values, exact)
 
 
 def most_harmful(result: InfluenceResult, digits: Digits, count: int = 10) -> list[str]:
@@ -58,10 +95,10 @@ def most_harmful(result: InfluenceResult, digits: Digits, count: int = 10) -> li
 
 
 def found_among_lowest(result: InfluenceResult, digits: Digits, share: float) -> tuple[int, int]:
-    """How many flipped labels are among the lowest ranked `share` of the training rows, and how many rows those are."""
+    """How many flipped labels are among the most suspicious `share` of the training rows; how many rows those are."""
     inspected = round(share * len(digits.y_train))
-    lowest = np.argsort(np.asarray(result.mean()), kind="stable")[:inspected]
-    return int(np.isin(lowest, digits.flipped).sum()), inspected
+    suspects = result.suspects()[:inspected]
+    return int(np.isin(suspects, digits.flipped).sum()), inspected
 
 
 def _tensor(array: np.ndarray):  # type: ignore[no-untyped-def]
