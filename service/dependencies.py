@@ -46,6 +46,7 @@ def _reader(
         parts.keys, bearer, parts.settings.host, request.headers.get("host", "localhost")
     )
     request.state.trace.caller = caller
+    request.state.trace.headers = parts.rate.spend(caller.namespace)
     caller.require(Role.READ)
     return caller
 

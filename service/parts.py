@@ -10,6 +10,9 @@ from redis import Redis
 from service.auth import Keys
 from service.changes import Changes
 from service.jobs.lifecycle import Lifecycle
+from service.limits.quota import Quota
+from service.limits.rate import Rate
+from service.limits.uploads import Uploads
 from service.settings import Settings
 from service.storage.copies import Copies
 from service.storage.objects import Objects
@@ -39,6 +42,9 @@ class Parts:
     keys: Keys
     changes: Changes
     uploads: ThreadPoolExecutor
+    upload_limit: Uploads
+    rate: Rate
+    quota: Quota
     outbox: Outbox
     webhook_secrets: WebhookSecrets
     courier: Courier
@@ -67,6 +73,9 @@ class Parts:
             changes=changes,
             # Slow senders hold these threads and not those that all other routes share.
             uploads=ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="upload"),
+            upload_limit=Uploads(settings.namespace_uploads),
+            rate=Rate(redis, settings.namespace_requests),
+            quota=Quota(redis, objects, settings.namespace_bytes),
             outbox=outbox,
             webhook_secrets=webhook_secrets,
             courier=courier,

@@ -15,15 +15,21 @@ from starlette.responses import Response
 
 from upweight.complaints import field_errors
 from upweight.errors import (
+    Forbidden,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
     UpweightError,
     error_classes,
 )
 from upweight.schema import FieldError
 
+# What every route that wants a key may answer.
+EVERYWHERE = (Unauthorized, Forbidden, InvalidRequest, RateLimited, InternalError, Unavailable)
 MEDIA_TYPE = "application/problem+json"
 ERRORS_SHOWN = 100
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -28,6 +28,7 @@ class Trace:
     request_id: str
     traceparent: str | None = None
     caller: Caller | None = None
+    headers: dict[str, str] = field(default_factory=dict)  # of the answer
 
     @classmethod
     def of(cls, headers: Headers) -> Trace:
@@ -133,6 +134,7 @@ class _Answer:
             headers["X-Request-ID"] = self._trace.request_id
             if self._trace.traceparent:
                 headers["traceparent"] = self._trace.traceparent
+            headers.update(self._trace.headers)
         self.bytes += len(message.get("body", b""))
         await self._send(message)
 

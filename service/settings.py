@@ -76,6 +76,17 @@ class Settings(BaseSettings):
     )
     queue_length: int = Field(100_000, description="Jobs waiting in one queue.", gt=0)
     namespace_jobs: int = Field(20_000, description="Unfinished jobs of one namespace.", gt=0)
+    namespace_requests: float | None = Field(
+        None,
+        description="Requests a second of one namespace, ten times as many at once; null: no limit.",
+        gt=0,
+    )
+    namespace_uploads: int = Field(
+        24, description="Uploads of one namespace at once, in each front end.", ge=1
+    )
+    namespace_bytes: int | None = Field(
+        None, description="Stored bytes of one namespace; null: no limit.", gt=0
+    )
     slice_bytes: int = Field(8 * MIB, description="Memory for one block of a streamed slice.", gt=0)
 
     # Webhooks

@@ -25,6 +25,8 @@ the SDK raises again at the user's side.
     ├── RangeNotSatisfiable      416  range-not-satisfiable
     ├── ResultNotReady           425  result-not-ready
     ├── QueueFull                429  queue-full
+    ├── RateLimited              429  rate-limited: more requests or uploads at once than a namespace may make
+    ├── QuotaExceeded            403  quota-exceeded: the namespace stores as much as it may
     ├── InternalError            500  internal-error
     ├── NotAvailableYet          501  not-available-yet
     ├── Unavailable              503  unavailable: Redis or the object storage does not answer
@@ -190,6 +192,14 @@ class ResultNotReady(UpweightError):
 
 class QueueFull(UpweightError):
     type, title, status = "queue-full", "The queue is full", 429
+
+
+class RateLimited(UpweightError):
+    type, title, status = "rate-limited", "Too many requests of this namespace", 429
+
+
+class QuotaExceeded(UpweightError):
+    type, title, status = "quota-exceeded", "The namespace stores as much as it may", 403
 
 
 class InternalError(UpweightError):

@@ -15,20 +15,19 @@ from service.blobs.ranges import byte_range
 from service.blobs.records import find_blob, require_blob
 from service.blobs.upload import receive_blob, too_large
 from service.dependencies import PartsNow, Reader, Writer
-from service.problems import documented
+from service.parts import Parts
+from service.problems import EVERYWHERE, documented
 from service.results.layout import blob_path
 from service.storage.layout import upload_path
 from upweight.errors import (
     Conflict,
     DigestMismatch,
     Forbidden,
-    InternalError,
     InvalidRequest,
     NotFound,
+    QuotaExceeded,
     RangeNotSatisfiable,
     TooLarge,
-    Unauthorized,
-    Unavailable,
 )
 from upweight.schema import BlobRecord, PresignedUrl
 from upweight.schema.base import DIGEST_PATTERN
@@ -41,7 +40,7 @@ _BYTES = {
 router = APIRouter(
     prefix="/v1/blobs",
     tags=["Blobs"],
-    responses=documented(Unauthorized, Forbidden, InvalidRequest, InternalError, Unavailable),
+    responses=documented(*EVERYWHERE),
 )
 DigestPath = Annotated[
     str,
@@ -57,7 +56,7 @@ DigestPath = Annotated[
     "/{digest}",
     responses={
         201: {"model": BlobRecord, "description": "Stored now."},
-        **documented(DigestMismatch, InvalidRequest, TooLarge),
+        **documented(DigestMismatch, InvalidRequest, TooLarge, Forbidden, QuotaExceeded),
     },
     openapi_extra={"requestBody": {"required": True, **_BYTES}},
 )
@@ -68,11 +67,26 @@ async def put_blob(
     found = await run_in_threadpool(find_blob, parts.objects, caller.namespace, digest)
     if found is not None:
         return found
-    length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > parts.settings.blob_bytes:
+    said = request.headers.get("content-length", "0")
+    length = int(said) if said.isdecimal() else 0
+    if length > parts.settings.blob_bytes:
         raise too_large(parts.settings.blob_bytes)
-    stored = await receive_blob(parts, caller.namespace, digest, request.stream())
+    with parts.upload_limit.one(caller.namespace):
+        stored = await _within_quota(parts, caller.namespace, digest, length, request)
     return JSONResponse(stored.model_dump(), 201)  # type: ignore[return-value]
+
+
+async def _within_quota(
+    parts: Parts, namespace: str, digest: str, length: int, request: Request
+) -> BlobRecord:
+    await run_in_threadpool(parts.quota.take, namespace, length)
+    try:
+        stored = await receive_blob(parts, namespace, digest, request.stream())
+    except BaseException:
+        await run_in_threadpool(parts.quota.add, namespace, -length)
+        raise
+    await run_in_threadpool(parts.quota.add, namespace, stored.size_bytes - length)
+    return stored
 
 
 @router.head("/{digest}", responses=documented(NotFound), response_class=Response)
@@ -117,7 +131,7 @@ def get_blob(
     )
 
 
-@router.post("/{digest}/url", responses=documented(NotFound, Conflict))
+@router.post("/{digest}/url", responses=documented(NotFound, Conflict, Forbidden, QuotaExceeded))
 def presign(
     digest: DigestPath,
     parts: PartsNow,
@@ -130,6 +144,7 @@ def presign(
     """
     if method == "PUT":
         caller.require(Role.WRITE)
+        parts.quota.refuse_over(caller.namespace)
         path, then = upload_path(caller.namespace, digest), f"/v1/blobs/{digest}/complete"
     else:
         require_blob(parts.objects, caller.namespace, digest)
@@ -149,7 +164,7 @@ def presign(
     "/{digest}/complete",
     responses={
         201: {"model": BlobRecord, "description": "Verified and stored now."},
-        **documented(NotFound, DigestMismatch, TooLarge),
+        **documented(NotFound, DigestMismatch, TooLarge, Forbidden, QuotaExceeded),
     },
 )
 async def complete(digest: DigestPath, parts: PartsNow, caller: Writer) -> BlobRecord:
@@ -157,7 +172,10 @@ async def complete(digest: DigestPath, parts: PartsNow, caller: Writer) -> BlobR
     found = await run_in_threadpool(find_blob, parts.objects, caller.namespace, digest)
     if found is not None:
         return found
+    # Its size is known once it is there: a namespace that is over its quota by it gets no further URL.
+    await run_in_threadpool(parts.quota.refuse_over, caller.namespace)
     stored = await accept_upload(parts, caller.namespace, digest)
+    await run_in_threadpool(parts.quota.add, caller.namespace, stored.size_bytes)
     return JSONResponse(stored.model_dump(), 201)  # type: ignore[return-value]
 
 

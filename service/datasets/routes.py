@@ -21,14 +21,12 @@ from service.dependencies import (
     idempotency,
     json_only,
 )
-from service.problems import documented
+from service.problems import EVERYWHERE, documented
 from service.registry import filters_of, page_of, resolve, settled
 from service.results.formats import NPY_CONTENT, chosen_format, npy_response
 from service.results.stored import positions
 from upweight.errors import (
-    Forbidden,
     IdempotencyConflict,
-    InternalError,
     InUse,
     InvalidRequest,
     NotAcceptable,
@@ -36,8 +34,6 @@ from upweight.errors import (
     NotFound,
     NotReady,
     TooLarge,
-    Unauthorized,
-    Unavailable,
     UnsupportedMediaType,
 )
 from upweight.schema import CheckState, DatasetRecord, DatasetRequest, DatasetRows, Page
@@ -45,7 +41,7 @@ from upweight.schema import CheckState, DatasetRecord, DatasetRequest, DatasetRo
 router = APIRouter(
     prefix="/v1/datasets",
     tags=["Datasets"],
-    responses=documented(Unauthorized, Forbidden, InvalidRequest, InternalError, Unavailable),
+    responses=documented(*EVERYWHERE),
 )
 _EXAMPLES: Any = {
     "images": {

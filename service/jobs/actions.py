@@ -70,3 +70,4 @@ def delete(parts: Parts, namespace: str, id: str) -> None:
     parts.records.delete("job", namespace, id)
     parts.copies.secure("job", namespace, id)
     parts.outbox.forget(namespace, id)
+    parts.quota.measure_again(namespace)

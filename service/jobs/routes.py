@@ -26,22 +26,21 @@ from service.jobs.events import events
 from service.jobs.examples import EXAMPLES
 from service.jobs.listing import job_filters
 from service.jobs.submission import submit
-from service.problems import documented
+from service.problems import EVERYWHERE, documented
 from service.registry import page_of
 from upweight.errors import (
     Conflict,
     Forbidden,
     IdempotencyConflict,
-    InternalError,
     InvalidRequest,
     NotFound,
     NotReady,
     NotStored,
     QueueFull,
+    QuotaExceeded,
+    RateLimited,
     ResultTooLarge,
     TooLarge,
-    Unauthorized,
-    Unavailable,
     UnsupportedMediaType,
 )
 from upweight.schema import TERMINAL, JobRecord, JobRequest, JobState, Page
@@ -49,7 +48,7 @@ from upweight.schema import TERMINAL, JobRecord, JobRequest, JobState, Page
 router = APIRouter(
     prefix="/v1/jobs",
     tags=["Jobs"],
-    responses=documented(Unauthorized, Forbidden, InvalidRequest, InternalError, Unavailable),
+    responses=documented(*EVERYWHERE),
 )
 
 
@@ -67,6 +66,9 @@ router = APIRouter(
         TooLarge,
         UnsupportedMediaType,
         QueueFull,
+        RateLimited,
+        Forbidden,
+        QuotaExceeded,
     ),
 )
 def create(
@@ -84,7 +86,7 @@ def create(
     return JobRecord.model_validate(job)
 
 
-@router.get("")
+@router.get("", responses=documented(NotFound))
 def listing(
     parts: PartsNow,
     caller: Reader,
@@ -152,7 +154,9 @@ def cancel(id: str, parts: PartsNow, caller: Writer) -> JobRecord:
 @router.post(
     "/{id}/retry",
     status_code=202,
-    responses=documented(NotFound, Conflict, IdempotencyConflict, InvalidRequest, QueueFull),
+    responses=documented(
+        NotFound, Conflict, IdempotencyConflict, InvalidRequest, QueueFull, RateLimited
+    ),
 )
 def retry(
     id: str, parts: PartsNow, caller: Writer, trace: TraceNow, key: IdempotencyKey = None

@@ -26,7 +26,7 @@ def submit(
     idempotency: Idempotency | None,
     trace: Trace,
 ) -> Document:
-    """A new job, queued. Raises InvalidRequest, NotFound, NotReady, QueueFull."""
+    """A new job, queued. Raises InvalidRequest, NotFound, NotReady, QueueFull, QuotaExceeded."""
     namespace = caller.namespace
     earlier = repeated(parts, "job", namespace, idempotency)
     if earlier is not None:
@@ -39,6 +39,7 @@ def submit(
     refuse_too_much(parts.settings, job, inputs)
     parts.queue.refuse_if_full(job.priority)
     _refuse_over_quota(parts, namespace)
+    parts.quota.refuse_over(namespace)
     document = _record(job, inputs).model_dump(mode="json")
     id, made = parts.records.create(
         "job", namespace, document, idempotency=idempotency, requires=_requires(document)

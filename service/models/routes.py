@@ -19,19 +19,15 @@ from service.dependencies import (
     json_only,
 )
 from service.models.registration import register_model
-from service.problems import documented
+from service.problems import EVERYWHERE, documented
 from service.registry import filters_of, page_of, resolve, settled
 from upweight.errors import (
-    Forbidden,
     IdempotencyConflict,
-    InternalError,
     InUse,
     InvalidRequest,
     NotAvailableYet,
     NotFound,
     TooLarge,
-    Unauthorized,
-    Unavailable,
     UnsupportedMediaType,
 )
 from upweight.schema import CheckState, ModelRecord, ModelRequest, Page
@@ -39,7 +35,7 @@ from upweight.schema import CheckState, ModelRecord, ModelRequest, Page
 router = APIRouter(
     prefix="/v1/models",
     tags=["Models"],
-    responses=documented(Unauthorized, Forbidden, InvalidRequest, InternalError, Unavailable),
+    responses=documented(*EVERYWHERE),
 )
 _EXAMPLES: Any = {
     "pt2": {

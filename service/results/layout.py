@@ -11,6 +11,11 @@ def blob_path(namespace: str, digest: str) -> str:
     return f"blobs/{namespace}/{hex[:2]}/{hex}"
 
 
+def namespace_prefixes(namespace: str) -> tuple[str, str]:
+    """Where all that a namespace has stored lies."""
+    return f"blobs/{namespace}", f"results/{namespace}"
+
+
 @dataclass(frozen=True)
 class ResultPaths:
     """The objects of one job's result. `manifest` is written last: without it there is no result."""

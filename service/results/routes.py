@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
 
 from service.dependencies import PartsNow, Reader
-from service.problems import documented
+from service.problems import EVERYWHERE, documented
 from service.results import listing, predictions, ranking, slices
 from service.results.formats import (
     NPY_CONTENT,
@@ -19,33 +19,19 @@ from service.results.formats import (
 )
 from service.results.stored import StoredResult, find_result, positions
 from upweight.errors import (
-    Forbidden,
-    InternalError,
     InvalidRequest,
     NotAcceptable,
     NotFound,
     NotStored,
     ResultExpired,
     ResultNotReady,
-    Unauthorized,
-    Unavailable,
 )
 from upweight.schema import Files, InfluenceSlice, Info, PredictedRows, Ranking
 
 router = APIRouter(
     prefix="/v1/jobs/{id}",
     tags=["Results"],
-    responses=documented(
-        Unauthorized,
-        Forbidden,
-        InvalidRequest,
-        NotFound,
-        NotStored,
-        ResultExpired,
-        ResultNotReady,
-        InternalError,
-        Unavailable,
-    ),
+    responses=documented(*EVERYWHERE, NotFound, NotStored, ResultExpired, ResultNotReady),
 )
 _NUMBERS: dict[int | str, dict[str, Any]] = {
     200: {

@@ -8,21 +8,16 @@ from fastapi import APIRouter, Header
 
 from service.dependencies import Administrator, PartsNow, Reader
 from service.jobs.actions import find_job
-from service.problems import documented
+from service.problems import EVERYWHERE, documented
 from upweight.errors import (
-    Forbidden,
-    InternalError,
-    InvalidRequest,
     NotFound,
-    Unauthorized,
-    Unavailable,
 )
 from upweight.schema import Deliveries, WebhookEvent, WebhookSecret
 
 router = APIRouter(
     prefix="/v1",
     tags=["Webhooks"],
-    responses=documented(Unauthorized, Forbidden, InvalidRequest, InternalError, Unavailable),
+    responses=documented(*EVERYWHERE),
 )
 
 

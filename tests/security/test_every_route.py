@@ -107,7 +107,8 @@ def everything(ready: Acting, front: Front) -> Everything:
         "/v1/jobs": ready.job_request(),
     }
     front.parts.keys.create("default", Role.ADMIN, "first")
-    register(front.parts.redis, "acting", {}, ttl=60)  # so that the service is ready
+    about = {"device": "cpu", "host": "here", "version": "1", "torch": "2", "queues": []}
+    register(front.parts.redis, "acting", about, ttl=60)  # so that the service is ready
     routes = list(routes_of(front))
     assert len(routes) >= 30
     return Everything(ready.client, front.parts.keys, routes, things, bodies)

@@ -1,0 +1,169 @@
+"""What one namespace may take from the others: requests a second, uploads at once, stored bytes."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+import redis
+
+from service.auth import Role
+from service.limits.rate import Rate
+from service.local.redis_server import RedisServer
+from service.results.layout import namespace_prefixes
+from service.storage.redis import connect
+from tests.service.acting import Acting, digest_of, problem
+from tests.service.conftest import Front, run_front, small_settings
+from upweight.errors import RateLimited
+
+KIB = 1024
+
+
+@pytest.fixture(scope="module")
+def strict(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """A front end with limits that a test reaches, on a database of its own."""
+    settings = small_settings(
+        redis_server,
+        tmp_path_factory.mktemp("strict"),
+        namespace_requests=20,
+        namespace_uploads=2,
+        namespace_bytes=100 * KIB,
+    )
+    url = f"{redis_server.url.rpartition('/')[0]}/3"
+    yield from run_front(settings.model_copy(update={"redis_url": url}))
+
+
+@pytest.fixture
+def http(strict: Front) -> Iterator[httpx2.Client]:
+    with redis.Redis.from_url(strict.settings.redis_url) as connection:
+        connection.flushdb()
+    for meta in list(strict.parts.objects.walk("blobs")):
+        strict.parts.objects.delete([meta.path])
+    with httpx2.Client(base_url=strict.url, timeout=20, trust_env=False) as made:
+        yield made
+
+
+def put(http: httpx2.Client, size: int) -> httpx2.Response:
+    data = os.urandom(size)
+    return http.put(f"/v1/blobs/{digest_of(data)}", content=data)
+
+
+def test_a_namespace_is_held_to_its_rate_and_told_when_to_come_again(http: httpx2.Client) -> None:
+    first = http.get("/v1/jobs")
+    assert first.headers["ratelimit-policy"] == '"requests";q=200;w=10'
+    assert first.headers["ratelimit"] == '"requests";r=199;t=1'
+    answers = [http.get("/v1/jobs") for _ in range(300)]
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert refused
+    said = problem(refused[0], 429, "rate-limited")
+    assert "20 requests a second" in said["detail"]
+    assert int(refused[0].headers["retry-after"]) == 1
+    assert refused[0].headers["ratelimit"].startswith('"requests";r=0')
+    time.sleep(1.0)
+    assert http.get("/v1/jobs").status_code == 200
+
+
+def test_the_rate_is_that_of_the_setting_over_all_front_ends(redis_url: str) -> None:
+    both = [Rate(connect(redis_url), 50.0) for _ in range(2)]
+    began, passed = time.monotonic(), 0
+    while time.monotonic() - began < 1.0:
+        for rate in both:
+            try:
+                rate.spend("a")
+                passed += 1
+            except RateLimited:
+                time.sleep(0.001)
+    assert 500 <= passed <= 500 + 50 * 1.5
+
+
+def test_one_namespaces_haste_does_not_slow_another(http: httpx2.Client, strict: Front) -> None:
+    keys = strict.parts.keys
+    hasty, calm = (
+        {"Authorization": f"Bearer {keys.create(name, Role.READ, 'test')[1]}"} for name in "ab"
+    )
+    assert 429 in {http.get("/v1/jobs", headers=hasty).status_code for _ in range(250)}
+    assert http.get("/v1/jobs", headers=calm).status_code == 200
+    assert http.get("/healthz").status_code == 200
+
+
+def test_blobs_fill_the_quota_and_no_more(http: httpx2.Client, strict: Front) -> None:
+    assert put(http, 60 * KIB).status_code == 201
+    said = problem(put(http, 60 * KIB), 403, "quota-exceeded")["detail"]
+    assert f"stores {60 * KIB} bytes" in said
+    assert f"limit is {100 * KIB}" in said
+    assert put(http, 40 * KIB).status_code == 201
+    problem(put(http, 1), 403, "quota-exceeded")
+    acting = Acting(http, strict.parts)
+    answer = http.post("/v1/jobs", json=acting.job_request())
+    assert answer.status_code == 404  # what is wrong with the job itself comes first
+
+
+def test_what_was_not_stored_takes_no_room(http: httpx2.Client) -> None:
+    for _ in range(3):
+        wrong = http.put(f"/v1/blobs/{digest_of(b'x')}", content=bytes(90 * KIB))
+        problem(wrong, 422, "digest-mismatch")
+    assert put(http, 90 * KIB).status_code == 201
+
+
+def test_uploads_side_by_side_do_not_share_the_room(http: httpx2.Client) -> None:
+    found: list[int] = []
+
+    def upload() -> None:
+        found.append(put(http, 30 * KIB).status_code)
+
+    threads = [threading.Thread(target=upload) for _ in range(2)]
+    assert put(http, 60 * KIB).status_code == 201
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [201, 403]
+
+
+def test_a_namespace_over_its_quota_begins_no_job_until_one_is_deleted(
+    ready: Acting, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = ready.job()["id"]
+    ready.client.post(f"/v1/jobs/{old}/cancel")
+    objects = front.parts.objects
+    objects.put(f"results/default/{old}/influences/c/0/0", bytes(50 * KIB))
+    body = ready.job_request(seed=1)
+    prefixes = namespace_prefixes("default")
+    stored = sum(meta.size for prefix in prefixes for meta in objects.walk(prefix))
+    monkeypatch.setattr(front.parts.quota, "_limit", stored)
+    said = problem(ready.post("/v1/jobs", body), 403, "quota-exceeded")
+    assert "Delete jobs" in said["detail"]
+    assert ready.client.delete(f"/v1/jobs/{old}").status_code == 204
+    assert ready.post("/v1/jobs", body).status_code == 202
+
+
+def test_uploads_at_once_are_limited_by_namespace(http: httpx2.Client) -> None:
+    release, entered = threading.Event(), threading.Semaphore(0)
+
+    def slowly(data: bytes) -> Iterator[bytes]:
+        yield data[:10]
+        entered.release()
+        release.wait(10)
+        yield data[10:]
+
+    def upload(data: bytes) -> None:
+        found.append(http.put(f"/v1/blobs/{digest_of(data)}", content=slowly(data)).status_code)
+
+    found: list[int] = []
+    threads = [threading.Thread(target=upload, args=(os.urandom(100),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert entered.acquire(timeout=10)
+    time.sleep(0.2)
+    said = problem(put(http, 10), 429, "rate-limited")["detail"]
+    assert "2 uploads of this namespace" in said
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert found == [201, 201]
+    assert put(http, 10).status_code == 201
