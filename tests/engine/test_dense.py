@@ -107,7 +107,7 @@ def test_the_trained_head_of_a_frozen_network_is_a_chain() -> None:
     assert relative(by_pairs(Hessian(problem, rows)), autograd_hessian(problem, rows)) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["convolutional", "encoder", "masked_pair", "group_norm"])
+@pytest.mark.parametrize("name", ["encoder", "group_norm", "recurrent"])
 def test_other_models_go_by_products(name: str) -> None:
     case = make(name)
     hessian = Hessian(Problem(case.module, make_loss(case.loss)), case.train)

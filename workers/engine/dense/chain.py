@@ -24,7 +24,8 @@ from workers.engine.problem import Problem
 from workers.engine.products.graph_parts import Assembly
 from workers.engine.products.graph_trace import Traced
 from workers.engine.products.layers import LinearLayer
-from workers.engine.products.parts import Elementwise, Linear, Part, Rearranged
+from workers.engine.products.outputs import formed_curvature
+from workers.engine.products.parts import Elementwise, Linear, Part, adjoint
 from workers.engine.rows import Batch, Targets
 
 # More outputs than this take too many passes back for the Hessian of the loss.
@@ -77,7 +78,7 @@ class Chain:
     """The parts of a model that θ reaches, on one batch. Raises ValueError if they are no chain."""
 
     def __init__(self, problem: Problem, graph: Traced, batch: Batch) -> None:
-        assembly = Assembly(problem, graph, batch, None)
+        assembly = Assembly(problem, graph, batch, None, fused=False)
         self._parts = _in_a_row(assembly.parts, assembly.output_name)
         self._layers = _passed_back(self._parts, problem.loss, assembly.output, batch.targets)
 
@@ -100,11 +101,9 @@ class Chain:
             if isinstance(part, Elementwise):
                 first = part.first
                 jacobian = jacobian * (first if jacobian.ndim == 2 else first.unsqueeze(1))
-            elif isinstance(part, Linear | Rearranged):
+            elif isinstance(part, Linear):
                 full = torch.diag_embed(jacobian) if jacobian.ndim == 2 else jacobian
-                moved = part.forward([full], full)
-                assert moved is not None
-                jacobian = moved
+                jacobian = part.over_vectors(full.transpose(0, 1)).transpose(0, 1)
             else:
                 upper = self._layers[position]
                 weight = upper.linear.weight
@@ -118,7 +117,7 @@ class Chain:
 def _in_a_row(parts: Sequence[Part], output: str) -> list[Part]:
     previous: str | None = None
     for part in parts:
-        if not isinstance(part, LinearLayer | Elementwise | Linear | Rearranged):
+        if not isinstance(part, LinearLayer | Elementwise | Linear):
             raise ValueError(f"{part.target} is no part of a chain")
         if previous is not None and part.sources != (previous,):
             raise ValueError(f"{part.target} does not follow {previous}")
@@ -133,7 +132,9 @@ def _in_a_row(parts: Sequence[Part], output: str) -> list[Part]:
 def _passed_back(
     parts: list[Part], loss: Loss, outputs: Tensor, targets: Targets
 ) -> dict[int, Layer]:
-    delta, curvature = _at_outputs(loss, outputs, targets)
+    if outputs.ndim != 2 or outputs.shape[1] > MOST_OUTPUTS:
+        raise ValueError("outputs with axes besides row and feature, or too many")
+    delta, curvature = formed_curvature(loss, outputs, targets)
     layers: dict[int, Layer] = {}
     count = sum(isinstance(part, LinearLayer) for part in parts)
     for place in reversed(range(len(parts))):
@@ -144,7 +145,7 @@ def _passed_back(
             if part.second is not None:
                 curvature.diagonal(dim1=1, dim2=2).addcmul_(delta, part.second)
             delta = delta * first
-        elif isinstance(part, Linear | Rearranged):
+        elif isinstance(part, Linear):
             (delta,) = part.backward(delta)
             curvature = _twice(curvature, partial(_pulled, part))
         elif isinstance(part, LinearLayer):
@@ -167,34 +168,7 @@ def _through(weight: Tensor, signal: Tensor) -> Tensor:
     return signal @ weight
 
 
-def _pulled(part: Linear | Rearranged, signal: Tensor) -> Tensor:
-    (found,) = part.r_backward([None], signal, signal, signal, True)
-    assert found is not None
-    return found
-
-
-def _at_outputs(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-    """δ (B, c) and the (B, c, c) Hessian of each row's loss in its outputs.
-
-    Each row stands c times in a batch of its own: its Hessian is then one pass back, in which the
-    i-th copy is asked for the i-th row.
-    """
-    if outputs.ndim != 2 or outputs.shape[1] > MOST_OUTPUTS:
-        raise ValueError("outputs with axes besides row and feature, or too many")
-    count, width = outputs.shape
-    copies = outputs.detach().repeat_interleave(width, 0).requires_grad_()
-    with torch.enable_grad():
-        total = loss(copies, _repeated(targets, width)).sum()
-        (delta,) = torch.autograd.grad(total, copies, create_graph=True)
-    curvature = outputs.new_zeros(count, width, width)
-    if delta.requires_grad:  # else the loss is linear in the outputs
-        units = torch.eye(width, dtype=outputs.dtype, device=outputs.device).repeat(count, 1)
-        (rows,) = torch.autograd.grad(delta, copies, units)
-        curvature = rows.view(count, width, width)
-    return delta.detach()[::width].contiguous(), curvature
-
-
-def _repeated(targets: Targets, times: int) -> Targets:
-    if isinstance(targets, tuple):
-        return tuple(each.repeat_interleave(times, 0) for each in targets)
-    return None if targets is None else targets.repeat_interleave(times, 0)
+def _pulled(part: Linear, signal: Tensor) -> Tensor:
+    """Of (B, w, ...)."""
+    before = (signal.shape[1], *part.before)
+    return adjoint(part.over_vectors, before, signal.transpose(0, 1)).transpose(0, 1)

@@ -19,11 +19,9 @@ from workers.engine.problem import Problem, doubled
 from workers.engine.products import Apply, Product
 from workers.engine.products.graph_parts import Assembly
 from workers.engine.products.graph_trace import Traced, traced
-from workers.engine.products.parts import Part
+from workers.engine.products.outputs import at_outputs
+from workers.engine.products.parts import Direction, Part, Return
 from workers.engine.rows import Batch
-
-# Up to this many outputs a row's (c, c) Hessian of the loss is formed once and applied by a product.
-FORMED_OUTPUTS = 64
 
 Signals = dict[str, Tensor]
 
@@ -44,11 +42,11 @@ class GraphProduct:
     def prepare(self, problem: Problem, batch: Batch) -> Apply:
         """See `Product`."""
         alone = len(batch) == 1  # a model that squeezes its output would lose the row's axis
-        ready = _Ready.made(self.graph, problem, doubled(batch) if alone else batch)
+        ready = Ready.made(self.graph, problem, doubled(batch) if alone else batch)
 
         def apply(vectors: Tensor) -> Tensor:
             result = torch.zeros_like(vectors)
-            ready.pass_through(vectors, result)
+            ready.pass_through(Direction(vectors), result)
             return result / 2 if alone else result
 
         return apply
@@ -67,21 +65,21 @@ class GraphMixed:
         source = self.graph.input_names[self.position]
         alone = len(batch) == 1
         given = doubled(batch) if alone else batch
-        ready = _Ready.made(self.graph, problem, given, moving=source)
+        ready = Ready.made(self.graph, problem, given, moving=source)
         shape = batch.inputs[self.position].shape
 
         def apply(vectors: Tensor) -> Tensor:
-            signals = ready.pass_through(vectors, torch.zeros_like(vectors))
+            signals = ready.pass_through(Direction(vectors), torch.zeros_like(vectors))
             found = signals.get(source)
             if found is None:
                 return vectors.new_zeros(len(vectors), *shape)
-            return found.transpose(0, 1)[:, : len(batch)].contiguous()
+            return found[:, : len(batch)].contiguous()
 
         return apply
 
 
 @dataclass
-class _Ready:
+class Ready:
     """The parts on one batch, with their error signals."""
 
     parts: Sequence[Part]
@@ -93,21 +91,14 @@ class _Ready:
     @classmethod
     def made(
         cls, graph: Traced, problem: Problem, batch: Batch, moving: str | None = None
-    ) -> _Ready:
+    ) -> Ready:
+        """Raises ValueError for a graph with a node that there is no rule for."""
         assembly = Assembly(problem, graph, batch, moving)
-        outputs = assembly.output.detach().requires_grad_()
-        with torch.enable_grad():
-            total = problem.loss(outputs, batch.targets).sum()
-            (delta,) = torch.autograd.grad(total, outputs, create_graph=True)
         if assembly.output_name not in assembly.active:
             raise ValueError("the output does not depend on the parameters")
-        ready = cls(
-            assembly.parts,
-            assembly.output_name,
-            _loss_curvature(delta, outputs),
-            assembly.active,
-        )
-        ready._backward(delta.detach())
+        delta, curved = at_outputs(problem.loss, assembly.output, batch.targets)
+        ready = cls(assembly.parts, assembly.output_name, curved, assembly.active)
+        ready._backward(delta)
         return ready
 
     def _backward(self, delta: Tensor) -> None:
@@ -118,29 +109,34 @@ class _Ready:
                 continue
             self.live.add(part.target)
             part.delta = found
-            _add(signals, part.sources, part.backward(found), self.reaching)
+            if any(each in self.reaching for each in part.sources):
+                _add(signals, part.sources, part.backward(found), self.reaching)
 
-    def pass_through(self, vectors: Tensor, result: Tensor) -> Signals:
-        """Add H v to result; returns what arrives at the inputs: R of their error signals."""
+    def pass_through(self, direction: Direction, result: Tensor, lowest: int = 0) -> Signals:
+        """Add H v to result; returns what arrives at the inputs: R of their error signals.
+
+        From the part with this number on, before which v moves nothing: what those before it would
+        add to result is left out.
+        """
+        parts = self.parts[lowest:]
         tangents: dict[str, Tensor | None] = {}
-        for part in self.parts:
+        for part in parts:
             entering = [tangents.get(each) for each in part.sources]
-            tangents[part.target] = part.forward(entering, vectors)
-        leaving = tangents[self.output]
+            tangents[part.target] = part.forward(entering, direction)
+        leaving = tangents.get(self.output)
         if leaving is None:
             return {}
         signals: Signals = {self.output: self.curved(leaving)}
-        for part in reversed(self.parts):
-            if part.target not in self.live:
-                continue
+        reaching = {part.target for part in parts} if lowest else self.reaching
+        for part in reversed(parts):
             signal = signals.pop(part.target, None)
-            if signal is None:
+            leaving = tangents.pop(part.target)
+            if part.target not in self.live or signal is None:
                 continue
+            wanted = any(each in reaching for each in part.sources)
             entering = [tangents.get(each) for each in part.sources]
-            wanted = any(each in self.reaching for each in part.sources)
-            found = part.r_backward(entering, signal, vectors, result, wanted)
-            tangents.pop(part.target)
-            _add(signals, part.sources, found, self.reaching)
+            found = part.r_backward(Return(direction, entering, leaving, signal, result, wanted))
+            _add(signals, part.sources, found, reaching)
         return signals
 
 
@@ -150,19 +146,3 @@ def _add(
     for name, each in zip(names, found, strict=True):
         if each is not None and name in reaching:
             signals[name] = signals[name] + each if name in signals else each
-
-
-def _loss_curvature(delta: Tensor, outputs: Tensor) -> Apply:
-    """R of the outputs (B, k, ...) to R of their error signal."""
-    if not delta.requires_grad:  # a loss linear in the outputs
-        return torch.zeros_like
-    width = outputs[0].numel()
-    if width > FORMED_OUTPUTS:
-        return lambda tangent: torch.autograd.grad(
-            delta, outputs, tangent.transpose(0, 1), retain_graph=True, is_grads_batched=True
-        )[0].transpose(0, 1)
-    units = torch.eye(width, dtype=outputs.dtype, device=outputs.device)
-    seeds = units.view(width, 1, *outputs.shape[1:]).expand(width, *outputs.shape)
-    (rows,) = torch.autograd.grad(delta, outputs, seeds, is_grads_batched=True)
-    formed = rows.flatten(2).transpose(0, 1).contiguous()  # (B, c, c), symmetric
-    return lambda tangent: torch.bmm(tangent.flatten(2), formed).view(tangent.shape)

@@ -21,7 +21,7 @@ Look = Callable[[Any], Any]  # an argument of a node to its value
 class Layer:
     """A node with parameters, however it was written: as a module, a function or an operator."""
 
-    kind: Literal["linear", "convolution", "batch_norm", "layer_norm", "max_pool"]
+    kind: Literal["linear", "convolution", "batch_norm", "layer_norm", "max_pool", "embedding"]
     source: fx.Node
     weight: Tensor | None = None
     bias: Tensor | None = None
@@ -32,6 +32,8 @@ def layer_of(node: fx.Node, module: fx.GraphModule, look: Look) -> Layer | None:
     """The layer that this node is, None if it is none of those."""
     if not node.args or not isinstance(node.args[0], fx.Node):
         return None
+    if last_name(node.target) == "embedding" and node.op == "call_function":
+        return _embedding(node, look)
     if node.op == "call_module":
         return _of_module(node.args[0], module.get_submodule(str(node.target)))
     if node.op != "call_function" or node.kwargs:
@@ -53,6 +55,8 @@ def _of_module(source: fx.Node, own: nn.Module) -> Layer | None:
         return Layer("batch_norm", source, own.weight, own.bias, fixed)
     if type(own) is nn.LayerNorm:
         return Layer("layer_norm", source, own.weight, own.bias, (own.normalized_shape, own.eps))
+    if type(own) is nn.Embedding and own.max_norm is None and not own.scale_grad_by_freq:
+        return Layer("embedding", source, own.weight, options=(own.padding_idx,))
     if type(own) is nn.MaxPool2d and not own.return_indices:
         window = (own.kernel_size, own.stride, own.padding, own.dilation, own.ceil_mode)
         return Layer("max_pool", source, options=window)
@@ -90,24 +94,31 @@ def _convolution(
     """`lists` are stride, padding and dilation along each axis."""
     if any(isinstance(each, str) for each in lists) or groups != 1:
         return None
+    _, padding, dilation = lists
+    reach = [d * (size - 1) for d, size in zip(dilation, weight.shape[2:], strict=True)]
+    if any(pad > each for pad, each in zip(padding, reach, strict=True)):
+        return None  # a window that lies in the padding as a whole
     return Layer("convolution", source, weight, bias, tuple(list(each) for each in lists))
 
 
+def _embedding(node: fx.Node, look: Look) -> Layer | None:
+    """embedding(tokens, weight, padding) of torch.nn.functional, (weight, tokens, ...) of aten."""
+    aten = isinstance(node.target, torch._ops.OpOverload)
+    source, other = (node.args[1], node.args[0]) if aten else node.args[:2]
+    padding: Any = node.kwargs.get("padding_idx", node.args[2] if len(node.args) > 2 else None)
+    plain = not any(node.kwargs.get(each) for each in ("max_norm", "scale_grad_by_freq", "sparse"))
+    if not plain or any(node.args[3:]) or not isinstance(source, fx.Node):
+        return None
+    weight = look(other)
+    padding = None if padding is None or (aten and padding < 0) else padding % len(weight)
+    return Layer("embedding", source, weight, options=(padding,))
+
+
 def pooled(value: Tensor, options: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    """Maxima over windows of (B, C, H, W), and where each is, (B, C, windows)."""
+    """Maxima over windows of (B, C, H, W), channels last, and each one's place, (B, windows, C)."""
     size, stride, padding, dilation, ceil = options
     result, places = F.max_pool2d(
         value, size, stride or None, padding, dilation, ceil, return_indices=True
     )
-    return result, places.flatten(2)
-
-
-def normalised(shape: Any, eps: float) -> Callable[[Tensor], Tensor]:
-    """Layer norm without weight and bias, in elementary operations."""
-    axes = tuple(range(-len(shape), 0))
-
-    def function(value: Tensor) -> Tensor:
-        centred = value - value.mean(axes, keepdim=True)
-        return centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + eps)
-
-    return function
+    lying = result.movedim(1, -1).contiguous().movedim(-1, 1)
+    return lying, places.flatten(2).transpose(1, 2).contiguous()

@@ -56,8 +56,10 @@ RESHAPING_MODULES = (nn.Dropout, nn.Flatten, nn.Identity, nn.Unflatten)
 RESHAPING_NAMES = frozenset(
     {"_unsafe_view", "alias", "clone", "contiguous", "flatten", "reshape", "unflatten", "view"}
 )
-# With a number, not a node, on the other side.
-SCALING_NAMES = frozenset({"mul", "div", "truediv"})
+# With something that does not move on the other side; a quotient only by that.
+SCALING_NAMES = frozenset({"div", "imul", "mul", "truediv"})
+SOFTMAX_NAMES = frozenset({"softmax", "_softmax"})
+LOG_SOFTMAX_NAMES = frozenset({"log_softmax", "_log_softmax"})
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,79 @@ def is_linear(node: fx.Node, module: fx.GraphModule) -> bool:
     name = last_name(node.target)
     if name == "dropout":
         return node.args[2:3] == (False,)
-    if name in SCALING_NAMES:
-        numbers = [each for each in node.args if not isinstance(each, fx.Node)]
-        return len(numbers) == 1 and node.args[0] is not numbers[0]
     return name in LINEAR_NAMES
+
+
+def slope_of(
+    node: fx.Node, source: str, look: Callable[[Any], Any]
+) -> Callable[[Tensor], Tensor] | None:
+    """The node's derivative in its only source that moves, where that is the same everywhere.
+
+    It may be taken of any number of tensors at once that are stacked along an axis in front.
+    """
+    name, given = last_name(node.target), node.args
+    at = [i for i, each in enumerate(given) if isinstance(each, fx.Node) and each.name == source]
+    if len(at) != 1 or node.op == "call_module":
+        return None
+    moving = look(given[at[0]])
+    others = [look(each) for i, each in enumerate(given) if i != at[0]]
+    fits = all(not isinstance(o, Tensor) or o.ndim <= moving.ndim for o in others)
+    if not fits or node.kwargs:
+        return None
+    if name in SCALING_NAMES and len(given) == 2:
+        if name in ("mul", "imul"):
+            return lambda t: t * others[0]
+        return (lambda t: t / others[0]) if at == [0] else None
+    if name in ("bmm", "matmul") and len(given) == 2:
+        if others[0].ndim < 2 or moving.ndim < 2:
+            return None
+        return (lambda t: t @ others[0]) if at == [0] else (lambda t: others[0] @ t)
+    if name == "masked_fill" and at == [0] and isinstance(others[0], Tensor):
+        return lambda t: t.masked_fill(others[0], 0.0)
+    if name == "where" and len(given) == 3 and at != [0]:
+        mask = others[0]
+        return lambda t: torch.where(mask, t, 0.0) if at == [1] else torch.where(mask, 0.0, t)
+    return None
+
+
+def softmax_axis(node: fx.Node, module: fx.GraphModule) -> int | None:
+    """The axis of a softmax or its logarithm; None where the node is neither, or casts as well."""
+    if node.op == "call_module":
+        own = module.get_submodule(str(node.target))
+        return own.dim if type(own) in (nn.Softmax, nn.LogSoftmax) else None  # type: ignore[return-value]
+    if last_name(node.target) not in SOFTMAX_NAMES | LOG_SOFTMAX_NAMES:
+        return None
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    casts = [*node.args[2:], node.kwargs.get("dtype")]
+    plain = not any(each not in (None, False, 3) for each in casts)  # 3: torch's own stack level
+    return axis if isinstance(axis, int) and plain else None
+
+
+def is_logarithm(node: fx.Node, module: fx.GraphModule) -> bool:
+    """Of a softmax node: whether it is the logarithm."""
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))) is nn.LogSoftmax
+    return last_name(node.target) in LOG_SOFTMAX_NAMES
+
+
+def attention_arguments(
+    node: fx.Node, look: Callable[[Any], Any]
+) -> tuple[Tensor | None, float] | None:
+    """What is added to the scores and what the keys are multiplied with; None for other attention."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
+    if given.get("dropout_p") or given.get("enable_gqa") or len(node.args) < 3:
+        return None
+    query, key = look(given["query"]), look(given["key"])
+    if query.ndim < 2 or query.shape[:-2] != key.shape[:-2]:
+        return None
+    mask = look(given.get("attn_mask"))
+    if given.get("is_causal"):
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
+        mask = mask.tril()
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
+    return mask, given.get("scale") or query.shape[-1] ** -0.5
 
 
 def is_reshaping(node: fx.Node, module: fx.GraphModule) -> bool:

@@ -1,8 +1,8 @@
-"""Parts that have parameters: linear layers, convolutions, scales and shifts.
+"""Parts with parameters that are matrices, factors or shifts: linear layers, embeddings, norms.
 
-All vectors go through one matrix product or one convolution a term: rows and vectors together are
-its long side, and v's own term is a layer with k times as many outputs. A convolution vectorised
-by torch.func becomes a grouped one instead, several times slower.
+A term with the layer's own weights is one matrix product of all vectors and rows; a term with v's
+weights is a batch of them, a vector each. What v's terms are multiplied with, inputs and error
+signals, is the same for all vectors.
 """
 
 from __future__ import annotations
@@ -14,176 +14,176 @@ import torch
 from torch import Tensor
 
 from workers.engine.problem import ParameterSlice
-from workers.engine.products.parts import Entering, part_of
+from workers.engine.products.parts import Direction, Entering, Return, part_of
 
 
 @dataclass
 class LinearLayer:
-    """z = a Wᵀ + b over the last axis."""
+    """z = a Wᵀ + b over the last axis.
+
+    `image` is the shape (C, *space) of what was flattened into the last axis, if it was: such
+    values lie channels last, and the few weights are put in their order instead of many values in
+    that of the weights.
+    """
 
     target: str
     sources: tuple[str, ...]
     weight: Tensor  # (out, in)
     weight_slice: ParameterSlice | None  # None: frozen
     bias_slice: ParameterSlice | None
-    inputs: Tensor  # a, (B, ..., in)
+    inputs: Tensor  # a, (B, ..., in), or (B, C, *space)
+    image: torch.Size | None = None
     delta: Tensor | None = None  # ∂ΣL/∂z, (B, ..., out)
 
-    def forward(self, entering: Entering, vectors: Tensor) -> Tensor | None:
+    def __post_init__(self) -> None:
+        self._inputs = self._flat_inputs(self.inputs, 0)
+        self._weight = self._lying(self.weight.unsqueeze(0)).squeeze(0)
+        self._before = self.inputs.shape[:1] if self.image else self.inputs.shape[:-1]
+
+    @property
+    def places(self) -> tuple[ParameterSlice, ...]:
+        """See `Layer`."""
+        return _given(self.weight_slice, self.bias_slice)
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
-        tangent, count = entering[0], len(vectors)
-        result = None if tangent is None else tangent @ self.weight.T
-        if self.weight_slice is not None:
-            moved = part_of(vectors, self.weight_slice).reshape(-1, self.weight.shape[1])
-            own = self._apart(self.inputs @ moved.T, count)
-            result = own if result is None else result.add_(own)
-        if self.bias_slice is not None:
-            middle = (1,) * (self.inputs.ndim - 2)
-            shift = part_of(vectors, self.bias_slice).view(count, *middle, -1)
+        count, tangent, result = len(direction), entering[0], None
+        if tangent is not None:
+            result = self._flat_inputs(tangent, 1) @ self._weight.T  # (k, N, out)
+        moved = direction.of(self.weight_slice)
+        if moved is not None:
+            weights = self._lying(moved.view(count, *self.weight.shape)).transpose(1, 2)
             if result is None:
-                shape = (len(self.inputs), count, *self.inputs.shape[1:-1], shift.shape[-1])
-                return shift.expand(shape)
-            result.add_(shift)
-        return result
+                result = self._inputs @ weights
+            else:
+                result.baddbmm_(self._inputs.expand(count, -1, -1), weights)
+        shift = direction.of(self.bias_slice)
+        if shift is not None:
+            if result is None:
+                middle = (1,) * len(self._before)
+                return shift.view(count, *middle, -1).expand(count, *self._before, -1)
+            result.add_(shift.unsqueeze(1))
+        return None if result is None else result.view(count, *self._before, -1)
 
     def backward(self, delta: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return [delta @ self.weight]
+        return [self._shaped((_flat(delta, 0) @ self._weight).unsqueeze(0)).squeeze(0)]
 
-    def r_backward(
-        self, entering: Entering, signal: Tensor, vectors: Tensor, result: Tensor, wanted: bool
-    ) -> Sequence[Tensor | None]:
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
-        self._share(entering[0], signal, result)
-        if not wanted:
+        signal = _flat(back.signal, 1)
+        self._share(back, signal)
+        if not back.wanted:
             return [None]
-        through = signal @ self.weight
-        if self.weight_slice is not None:
+        through = signal @ self._weight
+        moved = back.direction.of(self.weight_slice)
+        if moved is not None:
             assert self.delta is not None
-            count, width = len(vectors), self.weight.shape[0]
-            moved = part_of(vectors, self.weight_slice).view(count, width, -1).transpose(0, 1)
-            through.add_(self._apart(self.delta @ moved.reshape(width, -1), count))
-        return [through]
+            weights = self._lying(moved.view(len(signal), *self.weight.shape))
+            through.baddbmm_(_flat(self.delta, 0).expand(len(signal), -1, -1), weights)
+        return [self._shaped(through)]
 
-    def _share(self, tangent: Tensor | None, signal: Tensor, result: Tensor) -> None:
-        count, width = signal.shape[1], signal.shape[-1]
+    def _share(self, back: Return, signal: Tensor) -> None:
         if self.bias_slice is not None:
-            over = (0, *range(2, signal.ndim - 1))
-            part_of(result, self.bias_slice).add_(signal.sum(over))
+            part_of(back.result, self.bias_slice).add_(signal.sum(1))
         if self.weight_slice is None:
             return
-        assert self.delta is not None
-        inputs, delta = self.inputs.flatten(0, -2), self.delta.flatten(0, -2)
-        share = (self._together(signal).T @ inputs).view(count, -1)
-        part_of(result, self.weight_slice).add_(share)
+        count, tangent = len(signal), back.entering[0]
+        share = torch.bmm(signal.mT, self._inputs.expand(count, -1, -1))
         if tangent is not None:
-            crossed = (delta.T @ self._together(tangent)).view(width, count, -1)
-            place = part_of(result, self.weight_slice).view(count, width, -1)
-            place.add_(crossed.transpose(0, 1))
+            assert self.delta is not None
+            delta = _flat(self.delta, 0).expand(count, -1, -1)
+            share.baddbmm_(delta.mT, self._flat_inputs(tangent, 1))
+        part_of(back.result, self.weight_slice).add_(self._ordered(share).flatten(1))
 
-    @staticmethod
-    def _apart(value: Tensor, count: int) -> Tensor:
-        """(B, ..., k · width) to (B, k, ..., width)."""
-        return value.unflatten(-1, (count, -1)).movedim(-2, 1)
+    def row_gradients(self, result: Tensor) -> None:
+        """See `Layer`."""
+        assert self.delta is not None
+        delta = self.delta.reshape(len(result), -1, self.delta.shape[-1])  # (B, tokens, out)
+        if self.bias_slice is not None:
+            part_of(result, self.bias_slice).add_(delta.sum(1))
+        if self.weight_slice is not None:
+            inputs = self._inputs.view(len(result), -1, self._inputs.shape[-1])
+            share = self._ordered(torch.bmm(delta.mT, inputs))
+            part_of(result, self.weight_slice).add_(share.flatten(1))
 
-    @staticmethod
-    def _together(value: Tensor) -> Tensor:
-        """(B, k, ..., width) to (B · ..., k · width)."""
-        return value.movedim(1, -2).flatten(-2).flatten(0, -2)
+    def _flat_inputs(self, value: Tensor, leading: int) -> Tensor:
+        """(N, in), or (k, N, in), in the order that they lie in."""
+        if self.image is None:
+            return _flat(value, leading)
+        return value.movedim(leading + 1, -1).flatten(leading + 1)
+
+    def _shaped(self, value: Tensor) -> Tensor:
+        """(k, N, in) as R of the inputs is shaped."""
+        if self.image is None:
+            return value.view(len(value), *self.inputs.shape)
+        channels, *space = self.image
+        return value.view(*value.shape[:2], *space, channels).movedim(-1, 2)
+
+    def _lying(self, weights: Tensor) -> Tensor:
+        """(k, out, in) in the order that inputs lie in."""
+        if self.image is None:
+            return weights
+        return weights.unflatten(2, self.image).movedim(2, -1).flatten(2)
+
+    def _ordered(self, weights: Tensor) -> Tensor:
+        """(k, out, in) back in the weight's own order."""
+        if self.image is None:
+            return weights
+        channels, *space = self.image
+        return weights.unflatten(2, (*space, channels)).movedim(-1, 2).flatten(2)
 
 
 @dataclass
-class Convolution:
-    """A convolution without groups, of any number of axes."""
+class Embedding:
+    """Rows of the weight by their numbers; the row `padding` is never learnt."""
 
     target: str
     sources: tuple[str, ...]
-    weight: Tensor  # (out, in, *kernel)
-    weight_slice: ParameterSlice | None
-    bias_slice: ParameterSlice | None
-    inputs: Tensor  # a, (B, in, *space)
-    stride: list[int]
-    padding: list[int]
-    dilation: list[int]
-    space: torch.Size  # of the output
-    delta: Tensor | None = None  # (B, out, *space)
+    weight: Tensor  # (number, width)
+    weight_slice: ParameterSlice
+    tokens: Tensor  # (B, ...), int64
+    padding: int | None
+    delta: Tensor | None = None  # (B, ..., width)
 
-    def forward(self, entering: Entering, vectors: Tensor) -> Tensor | None:
+    @property
+    def places(self) -> tuple[ParameterSlice, ...]:
+        """See `Layer`."""
+        return (self.weight_slice,)
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
-        tangent, rows, count = entering[0], len(self.inputs), len(vectors)
-        result = None
-        if tangent is not None:
-            result = self._convolved(tangent.flatten(0, 1), self.weight)
-            result = result.unflatten(0, (rows, count))
-        if self.weight_slice is not None:
-            moved = part_of(vectors, self.weight_slice).reshape(-1, *self.weight.shape[1:])
-            own = self._convolved(self.inputs, moved).unflatten(1, (count, -1))
-            result = own if result is None else result.add_(own)
-        if self.bias_slice is not None:
-            shift = part_of(vectors, self.bias_slice)
-            shift = shift.view(*shift.shape, *(1,) * len(self.stride))
-            if result is None:
-                return shift.expand(rows, *shift.shape[:2], *self.space)
-            result.add_(shift)
-        return result
+        moved = direction.of(self.weight_slice)
+        if moved is None:
+            return None
+        rows = moved.view(len(moved), *self.weight.shape)[:, self.tokens]
+        return rows if self.padding is None else rows * self._learnt(rows)
 
     def backward(self, delta: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return [self._transposed(delta, self.weight)]
+        return []
 
-    def r_backward(
-        self, entering: Entering, signal: Tensor, vectors: Tensor, result: Tensor, wanted: bool
-    ) -> Sequence[Tensor | None]:
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
-        rows, count = signal.shape[:2]
-        self._share(entering[0], signal, result)
-        if not wanted:
-            return [None]
-        through = self._transposed(signal.flatten(0, 1), self.weight).unflatten(0, (rows, count))
-        if self.weight_slice is not None:
-            assert self.delta is not None
-            moved = part_of(vectors, self.weight_slice).view(count, *self.weight.shape)
-            moved = moved.transpose(0, 1).flatten(1, 2)  # (out, k · in, *kernel)
-            through.add_(self._transposed(self.delta, moved).unflatten(1, (count, -1)))
-        return [through]
+        signal = back.signal if self.padding is None else back.signal * self._learnt(back.signal)
+        share = signal.new_zeros(len(signal), *self.weight.shape)
+        share.index_add_(1, self.tokens.flatten(), _flat(signal, 1))
+        part_of(back.result, self.weight_slice).add_(share.flatten(1))
+        return []
 
-    def _share(self, tangent: Tensor | None, signal: Tensor, result: Tensor) -> None:
-        count = signal.shape[1]
-        if self.bias_slice is not None:
-            over = (0, *range(3, signal.ndim))
-            part_of(result, self.bias_slice).add_(signal.sum(over))
-        if self.weight_slice is None:
-            return
+    def row_gradients(self, result: Tensor) -> None:
+        """See `Layer`."""
         assert self.delta is not None
-        share = self._correlated(self.inputs, signal.flatten(1, 2))
-        part_of(result, self.weight_slice).add_(share.view(count, -1))
-        if tangent is not None:
-            crossed = self._correlated(tangent.flatten(1, 2), self.delta)
-            crossed = crossed.unflatten(1, (count, -1)).transpose(0, 1).flatten(1)
-            part_of(result, self.weight_slice).add_(crossed)
+        delta = self.delta if self.padding is None else self.delta * self._learnt(self.delta)
+        numbers = self.tokens.reshape(len(result), -1)
+        share = result.new_zeros(len(result), *self.weight.shape)
+        places = numbers.unsqueeze(-1).expand(-1, -1, self.weight.shape[1])
+        share.scatter_add_(1, places, delta.reshape(places.shape))
+        part_of(result, self.weight_slice).add_(share.flatten(1))
 
-    def _convolved(self, value: Tensor, weight: Tensor) -> Tensor:
-        none = [0] * len(self.stride)
-        return torch.ops.aten.convolution(
-            value, weight, None, self.stride, self.padding, self.dilation, False, none, 1
-        )
-
-    def _transposed(self, signal: Tensor, weight: Tensor) -> Tensor:
-        """From the outputs' side (N, out, ...) to the inputs' (N, in, ...)."""
-        shape = (len(signal), weight.shape[1], *self.inputs.shape[2:])
-        return self._pulled(signal, signal.new_empty(1).expand(shape), weight, 0)
-
-    def _correlated(self, inputs: Tensor, signal: Tensor) -> Tensor:
-        """The gradient in the weight (signal's channels, inputs' channels, *kernel)."""
-        shape = (signal.shape[1], inputs.shape[1], *self.weight.shape[2:])
-        return self._pulled(signal, inputs, signal.new_empty(1).expand(shape), 1)
-
-    def _pulled(self, signal: Tensor, inputs: Tensor, weight: Tensor, which: int) -> Tensor:
-        none = [0] * len(self.stride)
-        given = (self.stride, self.padding, self.dilation, False, none, 1)
-        mask = [which == 0, which == 1, False]
-        found = torch.ops.aten.convolution_backward(signal, inputs, weight, None, *given, mask)
-        return found[which]
+    def _learnt(self, like: Tensor) -> Tensor:
+        assert self.padding is not None
+        return self.tokens.ne(self.padding).unsqueeze(-1).to(like.dtype)
 
 
 @dataclass
@@ -199,49 +199,75 @@ class Scale:
     inputs: Tensor  # â, (B, ...)
     delta: Tensor | None = None
 
-    def forward(self, entering: Entering, vectors: Tensor) -> Tensor | None:
+    @property
+    def places(self) -> tuple[ParameterSlice, ...]:
+        """See `Layer`."""
+        return _given(self.weight_slice, self.bias_slice)
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
         result = entering[0] if entering else None
         if result is not None and self.weight is not None:
             result = result * self.weight.view(self.shape)
-        if self.weight_slice is not None:
-            own = self.inputs.unsqueeze(1) * self._of(vectors, self.weight_slice)
-            result = own if result is None else result + own
-        if self.bias_slice is not None:
-            shift = self._of(vectors, self.bias_slice)
+        factor, shift = direction.of(self.weight_slice), direction.of(self.bias_slice)
+        if factor is not None:
+            factor = self._padded(factor)
+            result = (
+                self.inputs * factor if result is None else result.addcmul_(self.inputs, factor)
+            )
+        if shift is not None:
+            shift = self._padded(shift)
             result = shift if result is None else result + shift
-        if result is None:
-            return None
-        return result.expand(len(self.inputs), len(vectors), *self.inputs.shape[1:])
+        return None if result is None else result.expand(len(direction), *self.inputs.shape)
 
     def backward(self, delta: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
         return [delta if self.weight is None else delta * self.weight.view(self.shape)]
 
-    def r_backward(
-        self, entering: Entering, signal: Tensor, vectors: Tensor, result: Tensor, wanted: bool
-    ) -> Sequence[Tensor | None]:
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
         assert self.delta is not None
-        tangent = entering[0] if entering else None
+        signal, tangent = back.signal, back.entering[0] if back.entering else None
         if self.weight_slice is not None:
-            share = signal * self.inputs.unsqueeze(1)
+            share = signal * self.inputs
             if tangent is not None:
-                share.addcmul_(tangent, self.delta.unsqueeze(1))
-            self._add(result, self.weight_slice, share)
+                share.addcmul_(tangent, self.delta)
+            self._add(back.result, self.weight_slice, share)
         if self.bias_slice is not None:
-            self._add(result, self.bias_slice, signal)
+            self._add(back.result, self.bias_slice, signal)
+        if not back.wanted or not self.sources:
+            return [None] * len(self.sources)
         through = signal if self.weight is None else signal * self.weight.view(self.shape)
-        if wanted and self.weight_slice is not None:
-            through.addcmul_(self.delta.unsqueeze(1), self._of(vectors, self.weight_slice))
+        factor = back.direction.of(self.weight_slice)
+        if factor is not None:
+            through.addcmul_(self.delta, self._padded(factor))
         return [through]
 
-    def _of(self, vectors: Tensor, place: ParameterSlice) -> Tensor:
-        return part_of(vectors, place).view(1, len(vectors), *self._padded())
+    def row_gradients(self, result: Tensor) -> None:
+        """See `Layer`."""
+        assert self.delta is not None
+        if self.weight_slice is not None:
+            self._add(result, self.weight_slice, (self.delta * self.inputs).unsqueeze(1))
+        if self.bias_slice is not None:
+            self._add(result, self.bias_slice, self.delta.unsqueeze(1))
 
-    def _padded(self) -> tuple[int, ...]:
-        return (1,) * (self.inputs.ndim - 1 - len(self.shape)) + self.shape
+    def _padded(self, value: Tensor) -> Tensor:
+        return value.view(len(value), *self._row())
+
+    def _row(self) -> tuple[int, ...]:
+        """γ's shape against the value's, the row's axis among it."""
+        return (1,) * (self.inputs.ndim - len(self.shape)) + self.shape
 
     def _add(self, result: Tensor, place: ParameterSlice, share: Tensor) -> None:
-        wide = [2 + i for i, size in enumerate(self._padded()) if size == 1]
-        part_of(result, place).add_(share.sum([0, *wide]).reshape(share.shape[1], -1))
+        """share (k, B, ...), or (B, 1, ...) for the rows' own."""
+        wide = [1 + i for i, size in enumerate(self._row()) if size == 1]
+        part_of(result, place).add_(share.sum(wide).reshape(len(share), -1))
+
+
+def _flat(value: Tensor, leading: int) -> Tensor:
+    """The axes between the first `leading` and the last as one."""
+    return value.reshape(*value.shape[:leading], -1, value.shape[-1])
+
+
+def _given(*places: ParameterSlice | None) -> tuple[ParameterSlice, ...]:
+    return tuple(each for each in places if each is not None)

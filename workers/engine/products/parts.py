@@ -1,8 +1,9 @@
-"""What a written-out product is made of: nodes of the model's graph, on one batch, with four rules.
+"""What a written-out product is made of: nodes of the model's graph, on one batch, with their rules.
 
 With R the derivative along the vectors v: R of a node's output from R of its inputs, the error
 signal δ of its inputs from that of its output, and R of the same with what v's own share H v gets.
-A row of the data and a vector are the first two axes of every R: (B, k, ...).
+The vectors are the first axis of every R, before the axes of the node's value: (k, B, ...). So the
+products with each layer's weights are one large matrix product, or one batch of them, a term.
 """
 
 from __future__ import annotations
@@ -20,6 +21,35 @@ from workers.engine.problem import ParameterSlice
 Entering = Sequence[Tensor | None]  # R of each input, None where it is zero
 
 
+@dataclass(frozen=True)
+class Direction:
+    """The vectors (k, p) that θ moves along; `names` are the parameters in them that are not zero."""
+
+    vectors: Tensor
+    names: frozenset[str] | None = None  # None: all
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def of(self, place: ParameterSlice | None) -> Tensor | None:
+        """Of one parameter, (k, size), a view; None where it stays."""
+        if place is None or (self.names is not None and place.name not in self.names):
+            return None
+        return part_of(self.vectors, place)
+
+
+@dataclass(frozen=True)
+class Return:
+    """What a part knows when R of its error signal arrives."""
+
+    direction: Direction
+    entering: Entering
+    leaving: Tensor | None  # R of its output
+    signal: Tensor  # R of δ, (k, ...)
+    result: Tensor  # (k, p), H v so far
+    wanted: bool  # whether R of the sources' error signals is
+
+
 class Part(Protocol):
     """A node on one batch; `sources` are the nodes it takes, `target` the node it is."""
 
@@ -27,7 +57,7 @@ class Part(Protocol):
     sources: tuple[str, ...]
     delta: Tensor | None
 
-    def forward(self, entering: Entering, vectors: Tensor) -> Tensor | None:
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """R of the output, None where it is zero."""
         ...
 
@@ -35,10 +65,21 @@ class Part(Protocol):
         """The error signal of each source, from that of the output."""
         ...
 
-    def r_backward(
-        self, entering: Entering, signal: Tensor, vectors: Tensor, result: Tensor, wanted: bool
-    ) -> Sequence[Tensor | None]:
-        """R of the error signal of each source if `wanted`; adds the node's share to result."""
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+        """R of the error signal of each source if wanted; adds the node's share to the result."""
+        ...
+
+
+class Layer(Protocol):
+    """A part with parameters."""
+
+    @property
+    def places(self) -> tuple[ParameterSlice, ...]:
+        """Of the selected ones."""
+        ...
+
+    def row_gradients(self, result: Tensor) -> None:
+        """Add each row's gradient to (B, p)."""
         ...
 
 
@@ -53,134 +94,95 @@ class Elementwise:
     delta: Tensor | None = None  # ∂ΣL/∂σ(z), (B, ...)
     bend: Tensor | None = None  # δ σ″
 
-    def forward(self, entering: Entering, vectors: Tensor) -> Tensor | None:
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
-        return None if entering[0] is None else entering[0] * self.first.unsqueeze(1)
+        return None if entering[0] is None else entering[0] * self.first
 
     def backward(self, delta: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
         if self.second is not None:
-            self.bend = (delta * self.second).unsqueeze(1)
+            self.bend = delta * self.second
         return [delta * self.first]
 
-    def r_backward(
-        self, entering: Entering, signal: Tensor, vectors: Tensor, result: Tensor, wanted: bool
-    ) -> Sequence[Tensor | None]:
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
-        if not wanted:
+        if not back.wanted:
             return [None]
-        through = signal * self.first.unsqueeze(1)
-        if self.bend is not None and entering[0] is not None:
-            through.addcmul_(entering[0], self.bend)
+        through = back.signal * self.first
+        if self.bend is not None and back.entering[0] is not None:
+            through.addcmul_(back.entering[0], self.bend)
         return [through]
 
 
 @dataclass
 class Sum:
-    """Addition or subtraction of two nodes."""
+    """Addition or subtraction of nodes."""
 
     target: str
     sources: tuple[str, ...]
-    shapes: tuple[torch.Size, ...]  # of a row
-    sign: float
+    shapes: tuple[torch.Size, ...]  # of the sources
+    signs: tuple[float, ...]
     output: torch.Size
     delta: Tensor | None = None
 
-    def forward(self, entering: Entering, vectors: Tensor) -> Tensor | None:
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
         total: Tensor | None = None
-        for place, tangent in enumerate(entering):
+        for sign, tangent in zip(self.signs, entering, strict=True):
             if tangent is None:
                 continue
-            tangent = tangent if place == 0 else self.sign * tangent
+            missing = len(self.output) - tangent.ndim + 1
+            tangent = tangent[(slice(None), *(None,) * missing)]
+            tangent = tangent if sign == 1.0 else sign * tangent
             total = tangent if total is None else total + tangent
-        return None if total is None else total.expand(*total.shape[:2], *self.output)
+        return None if total is None else total.expand(len(total), *self.output)
 
     def backward(self, delta: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return self._shared(delta, 1)
+        return self._shared(delta, 0)
 
-    def r_backward(
-        self, entering: Entering, signal: Tensor, vectors: Tensor, result: Tensor, wanted: bool
-    ) -> Sequence[Tensor | None]:
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
-        return self._shared(signal, 2)
+        return self._shared(back.signal, 1) if back.wanted else [None] * len(self.sources)
 
     def _shared(self, signal: Tensor, leading: int) -> list[Tensor]:
-        scales = (1.0, self.sign)
         return [
-            summed_to(signal if scale == 1.0 else scale * signal, leading, shape)
-            for shape, scale in zip(self.shapes, scales, strict=False)
+            summed_to(signal if sign == 1.0 else sign * signal, leading, shape)
+            for shape, sign in zip(self.shapes, self.signs, strict=True)
         ]
 
 
 @dataclass
 class Linear:
-    """Any function of one node that is linear in it and has no parameters: a view, a mean."""
+    """Any function of one node that is linear in it and has no parameters: a view, a mean.
+
+    `raised` is the same function of all vectors at once, where it is known.
+    """
 
     target: str
     sources: tuple[str, ...]
     function: Callable[[Tensor], Tensor]
-    pull: Callable[[Tensor], tuple[Tensor, ...]]
+    before: torch.Size
+    raised: Callable[[Tensor], Tensor] | None = None
     delta: Tensor | None = None
 
-    def forward(self, entering: Entering, vectors: Tensor) -> Tensor | None:
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
-        if entering[0] is None:
-            return None
-        result: Tensor = vmap(self.function, in_dims=1, out_dims=1)(entering[0])
-        return result
+        return None if entering[0] is None else self.over_vectors(entering[0])
+
+    def over_vectors(self, tangent: Tensor) -> Tensor:
+        """Of (k, ...)."""
+        return (self.raised or vmap(self.function))(tangent)
 
     def backward(self, delta: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return self.pull(delta)
+        return [adjoint(self.function, self.before, delta)]
 
-    def r_backward(
-        self, entering: Entering, signal: Tensor, vectors: Tensor, result: Tensor, wanted: bool
-    ) -> Sequence[Tensor | None]:
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
-        return vmap(self.pull, in_dims=1, out_dims=1)(signal) if wanted else [None]
-
-
-@dataclass
-class Rearranged:
-    """A row's entries in another shape, or some of them: what maxima over windows pick."""
-
-    target: str
-    sources: tuple[str, ...]
-    before: torch.Size  # of the source, (B, ...)
-    after: torch.Size
-    picked: Tensor | None = None  # (B, C, windows), each window's place among a channel's entries
-    delta: Tensor | None = None
-
-    def forward(self, entering: Entering, vectors: Tensor) -> Tensor | None:
-        """See `Part`."""
-        tangent = entering[0]
-        if tangent is None:
-            return None
-        if self.picked is not None:
-            places = self.picked.unsqueeze(1).expand(-1, tangent.shape[1], -1, -1)
-            tangent = tangent.flatten(3).gather(3, places)
-        return tangent.reshape(*tangent.shape[:2], *self.after[1:])
-
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
-        return [self._back(delta.unsqueeze(1)).squeeze(1)]
-
-    def r_backward(
-        self, entering: Entering, signal: Tensor, vectors: Tensor, result: Tensor, wanted: bool
-    ) -> Sequence[Tensor | None]:
-        """See `Part`."""
-        return [self._back(signal) if wanted else None]
-
-    def _back(self, signal: Tensor) -> Tensor:
-        rows, count = signal.shape[:2]
-        if self.picked is not None:
-            places = self.picked.unsqueeze(1).expand(-1, count, -1, -1)
-            entries = self.before[2:].numel()
-            empty = signal.new_zeros(rows, count, self.before[1], entries)
-            signal = empty.scatter_add_(3, places, signal.flatten(3))
-        return signal.reshape(rows, count, *self.before[1:])
+        if not back.wanted:
+            return [None]
+        return [adjoint(self.over_vectors, (len(back.signal), *self.before), back.signal)]
 
 
 @dataclass
@@ -193,7 +195,7 @@ class Smooth:
     values: tuple[Tensor, ...]
     delta: Tensor | None = field(default=None)
 
-    def forward(self, entering: Entering, vectors: Tensor) -> Tensor | None:
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
         if all(each is None for each in entering):
             return None
@@ -202,7 +204,7 @@ class Smooth:
             moved: Tensor = jvp(self.function, self.values, tangents)[1]
             return moved
 
-        result: Tensor = vmap(along, in_dims=1, out_dims=1)(*self._filled(entering, len(vectors)))
+        result: Tensor = vmap(along)(*self._filled(entering, len(direction)))
         return result
 
     def backward(self, delta: Tensor) -> Sequence[Tensor]:
@@ -210,11 +212,9 @@ class Smooth:
         pulled: tuple[Tensor, ...] = vjp(self.function, *self.values)[1](delta)
         return pulled
 
-    def r_backward(
-        self, entering: Entering, signal: Tensor, vectors: Tensor, result: Tensor, wanted: bool
-    ) -> Sequence[Tensor | None]:
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
-        if not wanted:
+        if not back.wanted:
             return [None] * len(self.sources)
 
         def pulled(*given: Tensor) -> tuple[Tensor, ...]:
@@ -225,15 +225,32 @@ class Smooth:
             moved: tuple[Tensor, ...] = jvp(pulled, (*self.values, self.delta), tangents)[1]
             return moved
 
-        tangents = (*self._filled(entering, len(vectors)), signal)
-        results: tuple[Tensor, ...] = vmap(along, in_dims=1, out_dims=1)(*tangents)
+        results: tuple[Tensor, ...] = vmap(along)(
+            *self._filled(back.entering, len(back.signal)), back.signal
+        )
         return results
 
     def _filled(self, entering: Entering, count: int) -> list[Tensor]:
         return [
-            value.new_zeros(len(value), count, *value.shape[1:]) if each is None else each
+            value.new_zeros(count, *value.shape) if each is None else each
             for value, each in zip(self.values, entering, strict=True)
         ]
+
+
+def adjoint(function: Callable[[Tensor], Tensor], before: Sequence[int], signal: Tensor) -> Tensor:
+    """The transpose of a linear function of a tensor of this shape, applied to the signal."""
+    anywhere = signal.new_empty(before).requires_grad_()  # linear: its value does not matter
+    with torch.enable_grad():
+        value = function(anywhere)
+    (found,) = torch.autograd.grad(value, anywhere, signal)
+    return found
+
+
+def lying_as(value: Tensor, other: Tensor) -> Tensor:
+    """The value with its entries in memory in the order of the other's, which has the same shape."""
+    if value.stride() == other.stride():
+        return value
+    return torch.empty_like(other, requires_grad=False).copy_(value)
 
 
 def summed_to(value: Tensor, leading: int, shape: Sequence[int]) -> Tensor:
