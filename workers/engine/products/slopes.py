@@ -15,7 +15,7 @@ from workers.engine.problem import Problem, doubled
 from workers.engine.products import Apply
 from workers.engine.products.graph_parts import Assembly
 from workers.engine.products.graph_trace import Traced, traced
-from workers.engine.products.parts import Smooth
+from workers.engine.products.parts import Direction, Smooth
 from workers.engine.rows import Batch
 from workers.engine.second_order import is_out_of_memory, twice_differentiable
 
@@ -47,11 +47,11 @@ class Slopes:
             tangents: dict[str, Tensor | None] = {}
             for part in assembly.parts:
                 entering = [tangents.get(each) for each in part.sources]
-                tangents[part.target] = part.forward(entering, vectors)
+                tangents[part.target] = part.forward(entering, Direction(vectors))
             leaving = tangents[assembly.output_name]
             if leaving is None:
                 return vectors.new_zeros(len(vectors), count)
-            return torch.bmm(leaving.flatten(2), delta.unsqueeze(2))[:count, :, 0].T
+            return torch.linalg.vecdot(leaving.flatten(2), delta)[:, :count]
 
         return apply
 
