@@ -26,6 +26,7 @@ from workers.engine.inversion.solution import (
     Status,
     checked_rhs,
 )
+from workers.engine.inversion.stationary import Step, iterates, stops
 from workers.engine.progress import Progress, silent
 
 # A safe scale keeps this much distance from the bound, for the error of the estimate ...
@@ -34,8 +35,10 @@ MARGIN = 1.1
 MARGIN_OF_BATCHES = 2.0
 # In a convergent recursion over all rows steps never grow; over batches they fluctuate.
 GROWTH = 1e3
-# What a matrix is built for; few recursions are over sooner.
-EXPECTED_STEPS = 100
+# What a matrix is built for: the products of a small space.
+EXPECTED_STEPS = 8
+# More rows than this make the small dense algebra of a shared space cost more than it saves.
+ROWS_OF_A_SPACE = 128
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Lissa:
             found = recycled or Recycled()
             hessian = found.operator(hessian, steps * len(rhs), len(rhs))
         scale = self._safe_scale(hessian) if self.scale == "auto" else float(self.scale)
-        iterate, changes, iterations = self._iterate(hessian, rhs, scale, progress or silent)
+        iterate, changes, iterations = self._all(hessian, rhs, scale, progress or silent)
         x = iterate / scale
         settled = (changes <= self.rtol).all(1)
         status = tuple(Status.CONVERGED if each else Status.MAXITER for each in settled.tolist())
@@ -100,6 +103,27 @@ class Lissa:
         }
         residual = rhs - hessian.matmat(x)
         return Solution(x, torch.linalg.vector_norm(residual, dim=1), status, info)
+
+    def _all(
+        self, hessian: SampledOperator, rhs: Tensor, scale: float, tell: Progress
+    ) -> tuple[Tensor, Tensor, int]:
+        """As `_iterate`; without sampling from a small space, where there is one."""
+        if self.h0 is not None or self._takes_samples(hessian):
+            return self._iterate(hessian, rhs, scale, tell)
+        h, changes, done = torch.zeros_like(rhs), torch.zeros_like(rhs), 0
+        rows = (rhs != 0).any(1).nonzero()[:, 0]
+        for part in torch.split(rows, ROWS_OF_A_SPACE):
+            step = Step(hessian.damping, self.dampen, scale)
+            found = iterates(hessian, rhs[part], step, self.maxiter, tell)
+            if found is None:
+                h[part], changes[part], steps = self._iterate(hessian, rhs[part], scale, tell)
+            else:
+                count, every = stops(found, self.rtol, self.maxiter), torch.arange(len(part))
+                h[part] = found.iterate(count, every)
+                changes[part] = self._relative(found.step(count, every), h[part])
+                steps = int(count.max())
+            done = max(done, steps)
+        return h, changes, done
 
     def _iterate(
         self, hessian: SampledOperator, rhs: Tensor, scale: float, tell: Progress

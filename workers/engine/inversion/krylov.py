@@ -1,0 +1,61 @@
+"""The block Krylov space of H and some right-hand sides, with H's projection on it.
+
+Every step is one product with a block as wide as the right-hand sides (Golub and Underwood, The block
+Lanczos method, 1977), orthogonalised against everything before.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workers.engine.inversion.solution import Operator
+
+
+class BlockKrylov:
+    """`basis` (s, p) orthonormal, `projected` (s, s) in float64, and what H leads out of it."""
+
+    def __init__(self, operator: Operator, rhs: Tensor) -> None:
+        self._operator = operator
+        self.basis = rhs[:0]
+        self.projected = torch.zeros(0, 0, dtype=torch.float64, device=rhs.device)
+        self._following = rhs
+
+    @property
+    def room(self) -> int:
+        """Directions that are left."""
+        return self.basis.shape[1] - len(self.basis)
+
+    def grow(self) -> None:
+        """One product with the next block, λ taken off."""
+        block = self._orthonormal(self._following)[: self.room]
+        image = self._operator.matmat(block) - self._operator.damping * block
+        before, self.basis = len(self.basis), torch.cat([self.basis, block])
+        part = image @ self.basis.T  # (k, s)
+        wider = torch.zeros(len(self.basis), len(self.basis)).to(self.projected)
+        wider[:before, :before] = self.projected
+        wider[before:] = part
+        wider[:, before:] = part.T
+        self.projected = wider
+        rest = image - part @ self.basis
+        self._following = rest - (rest @ self.basis.T) @ self.basis
+        self._overlap = (self._following @ self._following.T).double()  # (k, k)
+
+    def leading_out(self, last: Tensor) -> Tensor:
+        """Norms (k,) of the part outside the space of H times vectors, given the coordinates (k, w)
+        of the vectors in the last block."""
+        return ((last @ self._overlap) * last).sum(1).clamp(min=0.0).sqrt()
+
+    @property
+    def width(self) -> int:
+        """Of the last block."""
+        return len(self._overlap)
+
+    def _orthonormal(self, block: Tensor) -> Tensor:
+        # Rows scaled to one first: residuals differ by orders of magnitude, their directions count.
+        # What a Householder decomposition puts where the rank is not full is as good as anything.
+        for _ in range(2):  # twice is enough (Parlett, after Kahan)
+            size = torch.linalg.vector_norm(block, dim=1, keepdim=True)
+            block = block / torch.where(size > 0, size, torch.ones_like(size))
+            block = torch.linalg.qr((block - (block @ self.basis.T) @ self.basis).T).Q.T
+        return block.contiguous()

@@ -1,0 +1,154 @@
+"""The iterates of LiSSA over all rows, h ← b + M h with M = (1 − dampen) I − (H + λI) / scale, from a
+Krylov space of a few steps instead of a product each.
+
+h after n steps is a polynomial in H times b, and so it has an excellent approximation in a small
+space: with U Θ Uᵀ the projection of M, n steps are Σ_{j ≤ n} Θʲ, in closed form. Taken for the iterate
+it leaves out, in each step, what H leads out of the space; as M shortens what it is applied to, the
+sum of these is a bound of the whole error (Saad, Analysis of some Krylov subspace approximations,
+1992). The space grows until the bound is rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.engine.inversion.krylov import BlockKrylov
+from workers.engine.inversion.solution import Operator
+from workers.engine.progress import Progress
+
+# Relative error of an iterate in the norm of each row.
+BOUND = {torch.float32: 1e-6, torch.float64: 1e-12}
+FEWEST_STEPS, MOST_STEPS = 12, 10_000  # of LiSSA: fewer are quickly made
+FEWEST_BLOCKS = 3
+SAMPLED_STEPS = 12  # that the bound is computed at
+MOST_DIRECTIONS = 1024
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the recursion, in numbers."""
+
+    damping: float
+    dampen: float
+    scale: float
+
+    def multiplier(self, eigenvalues: Tensor) -> Tensor:
+        """M, of eigenvalues of H."""
+        return 1.0 - self.dampen - (eigenvalues + self.damping) / self.scale
+
+
+@dataclass
+class Iterates:
+    """All iterates of some right-hand sides: `multipliers` (s,) of M in the space, `weights` (k, s) of
+    b, `vectors` (s, p)."""
+
+    multipliers: Tensor
+    weights: Tensor
+    vectors: Tensor
+
+    def sums(self, steps: Tensor) -> Tensor:
+        """Σ_{j ≤ n} mʲ for n of `steps` (t,): (t, s)."""
+        m = self.multipliers
+        return (1.0 - m ** (steps[:, None] + 1.0)) / (1.0 - m)
+
+    def iterate(self, steps: Tensor, rows: Tensor) -> Tensor:
+        """h of these rows (j,), each after its number of steps (j,): (j, p)."""
+        return (self.weights[rows] * self.sums(steps)).to(self.vectors) @ self.vectors
+
+    def step(self, steps: Tensor, rows: Tensor) -> Tensor:
+        """The last step of each of these rows, h(n) − h(n − 1): (j, p)."""
+        powers = self.multipliers ** steps[:, None]
+        return (self.weights[rows] * powers).to(self.vectors) @ self.vectors
+
+
+def iterates(
+    operator: Operator, rhs: Tensor, step: Step, maxiter: int, progress: Progress
+) -> Iterates | None:
+    """Those up to `maxiter`; None where a space would not be small, or the recursion does not converge
+    within it."""
+    blocks = min(maxiter // 2, MOST_DIRECTIONS // max(len(rhs), 1))
+    if not FEWEST_STEPS <= maxiter <= MOST_STEPS or blocks < FEWEST_BLOCKS:
+        return None
+    space = BlockKrylov(operator, rhs)
+    for number in range(1, blocks + 1):
+        progress("lissa", number - 1, blocks, "blocks")
+        space.grow()
+        if number < FEWEST_BLOCKS and space.room:
+            continue
+        found = _projected(space, rhs, step)
+        if found is None:
+            return None
+        if _bound(space, found, step, maxiter) <= BOUND.get(rhs.dtype, 1e-6):
+            coordinates, turn = found
+            vectors = turn.T.to(rhs) @ space.basis
+            return Iterates(coordinates.multipliers, coordinates.weights, vectors)
+        if not space.room:
+            break
+    return None
+
+
+def _projected(space: BlockKrylov, rhs: Tensor, step: Step) -> tuple[Iterates, Tensor] | None:
+    """The iterates' coordinates in the space, and the turn (s, s) to it; None if M does not shorten."""
+    values, turn = torch.linalg.eigh(space.projected)
+    multipliers = step.multiplier(values)
+    if not bool((multipliers.abs() < 1.0).all()):
+        return None
+    weights = (rhs @ space.basis.T).double() @ turn
+    return Iterates(multipliers, weights, space.basis[:0]), turn
+
+
+def _bound(space: BlockKrylov, found: tuple[Iterates, Tensor], step: Step, maxiter: int) -> float:
+    """Of the relative error of any row of the last iterate: what is left out, times all steps."""
+    within, turn = found
+    last = turn[-space.width :]  # (w, s)
+    most = torch.zeros(len(within.weights)).to(within.weights)
+    numbers = torch.linspace(0, maxiter - 1, SAMPLED_STEPS).round().to(within.weights)
+    for sums in within.sums(numbers):
+        most = torch.maximum(most, space.leading_out((within.weights * sums) @ last.T))
+    size = torch.linalg.vector_norm(
+        within.weights * within.sums(numbers.new_tensor([maxiter])), dim=1
+    )
+    left_out = maxiter * most / step.scale
+    return float((left_out / torch.where(size > 0, size, torch.ones_like(size))).max())
+
+
+def stops(found: Iterates, rtol: float, maxiter: int) -> Tensor:
+    """(k,) the first number of steps whose last one changes every entry by at most rtol |h|, or by the
+    rounding of the row's largest; `maxiter` where there is none.
+
+    Not every step is looked at: an entry that changed too much tells the next step at which it will
+    not, and the whole row is looked at there.
+    """
+    numbers = torch.arange(1, maxiter + 1).to(found.multipliers)
+    sums, powers = found.sums(numbers), found.multipliers ** numbers[:, None]  # (N, s)
+    norms = (sums.square() @ found.weights.square().T).sqrt()  # (N, k) of h
+    steps = (powers.square() @ found.weights.square().T).sqrt()
+    rounding = torch.finfo(found.vectors.dtype).eps
+    room = rtol * norms + rounding * found.vectors.shape[1] ** 0.5 * norms
+    stop = torch.full((len(found.weights),), maxiter).to(found.multipliers)
+    rows = torch.arange(len(stop), device=stop.device)
+    position, rows = _next(steps <= room, torch.full_like(rows, -1), rows)
+    while len(rows):
+        stop_here = numbers[position]
+        h, step = found.iterate(stop_here, rows), found.step(stop_here, rows)
+        allowed = torch.maximum(rtol * h.abs(), rounding * h.abs().amax(1, keepdim=True))
+        worst = (step.abs() - allowed).argmax(1)
+        within = (step.abs() <= allowed).all(1)
+        stop[rows[within]] = stop_here[within]
+        rows, position, worst = rows[~within], position[~within], worst[~within]
+        entry = found.weights[rows] * found.vectors[:, worst].T.to(found.weights)  # (j, s)
+        small = (powers @ entry.T).abs() <= torch.maximum(
+            rtol * (sums @ entry.T).abs(), rounding * norms[:, rows]
+        )
+        position, rows = _next(small, position, rows)
+    return stop
+
+
+def _next(candidates: Tensor, after: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each column of (N, j) the first that is true and later than `after`; those without one go."""
+    later = torch.arange(len(candidates), device=after.device)[:, None] > after
+    sound = candidates & later
+    return sound.int().argmax(0)[sound.any(0)], rows[sound.any(0)]
