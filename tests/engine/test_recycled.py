@@ -100,7 +100,7 @@ def test_directions_are_bounded_in_number_and_bytes(monkeypatch: pytest.MonkeyPa
     method.solve(Matrix(decaying(900)), many(40, 900, 0), recycled=recycled)
     assert recycled.vectors is not None
     assert recycled.vectors.shape[1] <= module.MOST_PAIRS
-    monkeypatch.setattr(module, "MOST_BYTES", 900 * 8 * 2 * 25)
+    monkeypatch.setattr(module, "MOST_BYTES", 900 * 8 * 25)
     few = Recycled()
     method.solve(Matrix(decaying(900)), many(10, 900, 0), recycled=few)
     assert few.vectors is not None

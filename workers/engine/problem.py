@@ -147,6 +147,10 @@ class Problem:
             for first in range(0, len(batch), size)
         ]
         gradients = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        if bool(
+            torch.isfinite(gradients.sum())
+        ):  # no mask in memory; one that overflows is looked into
+            return gradients
         finite = torch.isfinite(gradients).all(1)
         if not bool(finite.all()):
             row = batch.start + int((~finite).nonzero()[0, 0])

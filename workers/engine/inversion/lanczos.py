@@ -21,6 +21,7 @@ from workers.engine.progress import Progress
 MOST_RESTARTS = 100
 CONFIRMING = 24  # steps
 EARLY = 0.25  # part of tol to be reached before the basis is full: no looser than full ones
+BELOW_ROUNDING = 0.1
 LOOKED_EVERY = 6  # steps: an eigenproblem of the basis' size costs as much as a product or less
 
 
@@ -104,8 +105,8 @@ class _Goal:
 
     @staticmethod
     def floor(values: Tensor) -> float:
-        """The rounding of the largest."""
-        return torch.finfo(values.dtype).eps * float(values[0].abs())
+        """Of the rounding of the largest, the part that the recurrence can still tell."""
+        return BELOW_ROUNDING * torch.finfo(values.dtype).eps * float(values[0].abs())
 
     def reached(self, krylov: _Krylov, values: Tensor, turn: Tensor, part: float = 1.0) -> bool:
         """Whether all pairs wanted are within this part of it."""
@@ -148,7 +149,7 @@ def largest_eigenpairs(
         arrived = goal.reached(krylov, values, turn)
         unchanged = confirmed is not None and bool(
             (values[:rank].abs() - confirmed.abs()).abs().max()
-            <= max(tol * scale, 8 * goal.floor(values))
+            <= max(tol * scale, 8 / BELOW_ROUNDING * goal.floor(values))
         )
         if arrived and (unchanged or krylov.size == size):
             converged = True

@@ -8,7 +8,7 @@ it changes what a solution promises: residuals are recomputed from the operator 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -20,25 +20,49 @@ from workers.engine.inversion.solution import SampledOperator
 
 # That Ritz pairs are taken from, and what they may take.
 MOST_DIRECTIONS = 256
-MOST_BYTES = 1 << 28
+MOST_BYTES = 1 << 27
 MOST_PAIRS = 128
 # A pair below this part of the largest is rounding.
 SMALLEST_PAIR = 1e-6
+# Directions that are others' combinations up to this part add nothing sound.
+LEAST_OVERLAP = 1e-5
 
 
-@dataclass
 class Directions:
-    """Blocks (s, p) of orthonormal directions with their products, λ not included, as they come."""
+    """Blocks (s, p) of directions, as they come, with H's projection on them; H times them is not kept."""
 
-    blocks: list[Tensor] = field(default_factory=list)
-    images: list[Tensor] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.blocks: list[Tensor] = []
+        self.overlaps = torch.zeros(0, 0, dtype=torch.float64)  # of all directions
+        self.projected = torch.zeros(0, 0, dtype=torch.float64)  # H on them
 
     def add(self, block: Tensor, image: Tensor, damping: float) -> None:
-        """Take them in while there is room."""
-        room = min(MOST_DIRECTIONS, MOST_BYTES // (2 * block[0].nbytes))
-        if sum(map(len, self.blocks)) + len(block) <= room:
-            self.blocks.append(block)
-            self.images.append(image - damping * block)
+        """Take in a block and (H + λI) times it, while there is room."""
+        count = len(self.overlaps)
+        if count + len(block) > min(MOST_DIRECTIONS, MOST_BYTES // block[0].nbytes):
+            return
+        self.blocks.append(block)
+        met = torch.cat([block @ each.T for each in self.blocks], 1).double().cpu()
+        seen = torch.cat([image @ each.T for each in self.blocks], 1).double().cpu()
+        self.overlaps = _bordered(self.overlaps, met)
+        self.projected = _bordered(self.projected, seen - damping * met)
+
+    def combined(self, weights: Tensor) -> Tensor:
+        """Sums of directions, (p, r), with weights (s, r)."""
+        parts = torch.split(weights.to(self.blocks[0]), [len(each) for each in self.blocks])
+        total = self.blocks[0].T @ parts[0]
+        for block, part in zip(self.blocks[1:], parts[1:], strict=True):
+            total.addmm_(block.T, part)
+        return total
+
+
+def _bordered(matrix: Tensor, rows: Tensor) -> Tensor:
+    """The symmetric matrix with these as its last rows and columns."""
+    wider = torch.zeros(rows.shape[1], rows.shape[1], dtype=matrix.dtype)
+    wider[: len(matrix), : len(matrix)] = matrix
+    wider[:, len(matrix) :] = rows.T
+    wider[len(matrix) :] = rows
+    return wider
 
 
 @dataclass
@@ -91,14 +115,12 @@ class Recycled:
         """Ritz pairs of the space that these directions span, if there are none yet."""
         if not directions.blocks or self.vectors is not None:
             return
-        basis, images = torch.cat(directions.blocks), torch.cat(directions.images)
-        spread, turn = torch.linalg.eigh((basis @ basis.T).double())
-        sound = spread > 1e-5 * spread[-1]
-        weights = turn[:, sound] / spread[sound].sqrt()  # orthonormal: weightsᵀ basis
-        projected = weights.T @ (basis @ images.T).double() @ weights
-        values, inner = torch.linalg.eigh((projected + projected.T) / 2)
+        spread, turn = torch.linalg.eigh(directions.overlaps)
+        sound = spread > LEAST_OVERLAP * spread[-1]
+        weights = turn[:, sound] / spread[sound].sqrt()  # of orthonormal directions
+        values, inner = torch.linalg.eigh(weights.T @ directions.projected @ weights)
         top = values.argsort(descending=True)[:MOST_PAIRS]
         top = top[values[top] > SMALLEST_PAIR * float(values.abs().max())]
         if len(top):
-            self.values = values[top].to(basis)
-            self.vectors = basis.T @ (weights @ inner[:, top]).to(basis)
+            self.vectors = directions.combined(weights @ inner[:, top])
+            self.values = values[top].to(self.vectors)
