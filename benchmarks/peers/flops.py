@@ -12,6 +12,12 @@ from benchmarks.peers.cases import Case, Contestant
 from benchmarks.peers.models import BUILDERS
 
 
+def product_flops(model: nn.Sequential, n: int) -> float:
+    """Of a Hessian product with one vector over n rows."""
+    weights = [each.weight.numel() for each in model if isinstance(each, nn.Linear)]
+    return 2.0 * n * (2 * weights[0] + 6 * sum(weights[1:]))
+
+
 def least_flops(case: Case, contestant: Contestant, products: int | None) -> float | None:
     """Of the products that were made, the factorisation and solves of direct, the final product.
 
@@ -21,9 +27,8 @@ def least_flops(case: Case, contestant: Contestant, products: int | None) -> flo
     model = BUILDERS[case.model]()
     if not products or not isinstance(model, nn.Sequential):
         return None
-    weights = [each.weight.numel() for each in model if isinstance(each, nn.Linear)]
     size = sum(each.numel() for each in model.parameters())
-    product = 2 * case.n * (2 * weights[0] + 6 * sum(weights[1:]))
+    product = product_flops(model, case.n)
     meeting = case.m * product if case.kind == "perturbation" else 2 * case.m * case.n * size
     total = float(products * product + meeting)
     if case.method_of(contestant) == "direct":

@@ -89,6 +89,8 @@ def _ratios(outcome: Outcome) -> list[str]:
     contestants = outcome.case.contestants
     for ours in (each for each in contestants if each.library == "upweight"):
         for peer in (each for each in contestants if each.library != "upweight"):
+            if peer.kept and not ours.kept:
+                continue
             text = _pairs(outcome.measured[ours.label], outcome.measured[peer.label])
             if text:
                 lines.append(f"  {ours.label} is faster than {peer.label} by {text}")
