@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from service import problems
+from service.access import routes as access
 from service.auth import HOW_TO_CREATE, Keys, is_loopback
 from service.blobs import routes as blobs
 from service.datasets import routes as datasets
@@ -29,7 +30,7 @@ from service.webhooks import routes as webhooks
 from upweight import __version__
 from upweight.errors import Unavailable
 
-RESOURCES = (blobs, models, datasets, jobs, results, webhooks, health)
+RESOURCES = (blobs, models, datasets, jobs, results, webhooks, access, health)
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -37,6 +37,15 @@ def test_with_a_key_set_one_is_needed(client: httpx2.Client, keys: Keys) -> None
     assert client.get("/v1/jobs", headers=headers).status_code == 200
 
 
+def test_a_key_may_ask_what_it_is_good_for(client: httpx2.Client, keys: Keys) -> None:
+    assert client.get("/v1/access").json()["role"] == "admin"  # the open door of one's own machine
+    headers = bearer(keys, Role.WRITE, "vision")
+    said = client.get("/v1/access", headers=headers).json()
+    assert (said["namespace"], said["role"]) == ("vision", "write")
+    assert said["key_id"] in headers["Authorization"]
+    problem(client.get("/v1/access"), 401, "unauthorized")
+
+
 def test_a_wrong_key_is_refused_with_the_same_words_whatever_is_wrong(
     client: httpx2.Client, keys: Keys
 ) -> None:

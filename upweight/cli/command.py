@@ -8,6 +8,7 @@ import typer
 
 from upweight import __version__
 from upweight.cli.datasets import datasets
+from upweight.cli.doctor import doctor
 from upweight.cli.jobs import jobs
 from upweight.cli.keys import keys
 from upweight.cli.models import models
@@ -15,7 +16,7 @@ from upweight.cli.reindex import reindex
 from upweight.cli.results import results
 from upweight.cli.retention import retention
 from upweight.cli.serve import serve
-from upweight.cli.verb import examples, group
+from upweight.cli.verb import examples, group, verb
 from upweight.cli.worker import worker
 
 command = group("Influence functions as a service.")
@@ -23,6 +24,7 @@ command.command(epilog=examples("upweight serve --workers 2 --data-dir ./upweigh
 command.command(epilog=examples("upweight worker --device cuda:0 --queues high,default"))(worker)
 command.command(epilog=examples("upweight reindex --dry-run"))(reindex)
 command.command(epilog=examples("upweight retention --dry-run"))(retention)
+verb(command, "doctor", "upweight doctor --url https://upweight.example.org")(doctor)
 command.add_typer(models, name="models")
 command.add_typer(datasets, name="datasets")
 command.add_typer(jobs, name="jobs")

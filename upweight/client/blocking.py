@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import httpx2
 
 from upweight.client import computations
+from upweight.client.access import access
 from upweight.client.blobs import Blobs
 from upweight.client.computations import Computation, Model
 from upweight.client.datasets import Datasets
@@ -20,7 +21,7 @@ from upweight.connection import Connection, Retries
 from upweight.progress import Bars
 from upweight.results import FactorsResult, InfluenceResult, Result, SelfInfluenceResult
 from upweight.row_choice import RowChoice
-from upweight.schema import Health, JobRecord
+from upweight.schema import Access, Health, JobRecord
 from upweight.transport import Transport
 
 
@@ -166,6 +167,10 @@ class Client:
         )  # fmt: skip
         flow = computation.run(self._bars, self.connection.hold)
         return SelfInfluenceResult(self._link, self._bars, self._link.run(flow))
+
+    def access(self) -> Access:
+        """The namespace and role of the key, as the service sees them."""
+        return self._link.run(access())
 
     def health(self) -> Health:
         """Whether the service can take and do jobs, and which part it lacks."""

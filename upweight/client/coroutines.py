@@ -15,6 +15,7 @@ from upweight.async_results import (
     AsyncSelfInfluenceResult,
 )
 from upweight.client import computations
+from upweight.client.access import access
 from upweight.client.blobs import AsyncBlobs
 from upweight.client.computations import Computation, Model
 from upweight.client.datasets import AsyncDatasets
@@ -25,7 +26,7 @@ from upweight.client.request import Choice, selection
 from upweight.connection import Connection, Retries
 from upweight.progress import Bars
 from upweight.row_choice import RowChoice
-from upweight.schema import Health, JobRecord
+from upweight.schema import Access, Health, JobRecord
 from upweight.transport import AsyncTransport
 
 
@@ -156,6 +157,10 @@ class AsyncClient:
         )  # fmt: skip
         flow = computation.run(self._bars, self.connection.hold)
         return AsyncSelfInfluenceResult(self._link, self._bars, await self._link.run(flow))
+
+    async def access(self) -> Access:
+        """See `Client.access`."""
+        return await self._link.run(access())
 
     async def health(self) -> Health:
         """See `Client.health`."""

@@ -1,5 +1,6 @@
 """The contract: what is sent, stored and answered, as pydantic models. Service, workers and SDK all use these."""
 
+from upweight.schema.access import Access
 from upweight.schema.base import Digest, Labels, Name, Reference
 from upweight.schema.dataset import (
     ColumnSpec,
@@ -71,6 +72,7 @@ from upweight.schema.webhook import (
 
 __all__ = [
     "TERMINAL",
+    "Access",
     "Arnoldi",
     "ArraySpec",
     "BlobRecord",
