@@ -16,7 +16,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test lint format layers types openapi openapi-check bench lock clean distclean
+.PHONY: help install demo serve test lint format layers types openapi openapi-check bench docs lock lock-hashes lint-deploy audit sbom clean distclean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -40,9 +40,15 @@ serve: $(STAMP) ## the service on this machine (ARGS="--port 8765 --workers 1 --
 test: $(STAMP) ## all tests, with a real Redis and real workers (ARGS="-k name")
 	$(PY) -m pytest $(ARGS)
 
-lint: $(STAMP) layers ## style, format and the arrows between packages
+lint: $(STAMP) layers lint-deploy ## style, format, the arrows between packages, images and manifests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+lint-deploy: $(STAMP)
+	$(VENV)/bin/hadolint docker/*.Dockerfile
+	$(VENV)/bin/yamllint --strict compose.yaml deploy .yamllint.yaml .pre-commit-config.yaml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	$(VENV)/bin/kubernetes-validate --strict $(filter-out %/kustomization.yaml,$(wildcard deploy/kubernetes/*.yaml)) >/dev/null
 
 layers: $(STAMP)
 	$(VENV)/bin/lint-imports
@@ -66,6 +72,20 @@ bench: $(STAMP) ## the figures of benchmarks/README.md
 lock: $(STAMP) ## requirements.lock from what .venv holds now
 	$(PY) .ci/lock.py > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+
+docs: $(STAMP) ## the documentation as a site, build/docs; a warning is an error
+	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs build/docs
+
+lock-hashes: $(STAMP) ## requirements.hashes.txt and docker/*.txt from requirements.lock, with the index's hashes
+	$(PY) .ci/hashes.py
+
+audit: $(STAMP) ## known vulnerabilities of what is pinned; needs the advisory service
+	$(VENV)/bin/pip-audit --requirement requirements.hashes.txt --disable-pip --require-hashes --progress-spinner off --strict
+
+sbom: $(STAMP) ## the bill of materials, build/sbom.cdx.json (CycloneDX)
+	mkdir -p build
+	$(VENV)/bin/cyclonedx-py requirements requirements.hashes.txt --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.cdx.json
 
 clean: ## caches, builds, the demo's data and pictures; your data and .venv stay
 	rm -rf $(CACHES) demo-data demo-pictures

@@ -44,3 +44,37 @@ def test_every_line_pins_one_exact_public_version() -> None:
 
 def test_torch_is_the_version_whose_archives_we_read() -> None:
     assert str(LOCK["torch"].specifier) == "==2.13.0"
+
+
+def hashed(path: str) -> dict[str, tuple[Requirement, int]]:
+    """The requirements of a hashed lock, and how many hashes each has."""
+    text = (ROOT / path).read_text()
+    found = {}
+    for each in re.split(r"^(?=[A-Za-z])", text, flags=re.MULTILINE)[1:]:
+        requirement = Requirement(each.split("\\")[0].strip())
+        hashes = re.findall(r"--hash=sha256:[0-9a-f]{64}", each)
+        found[canonicalize_name(requirement.name)] = (requirement, len(hashes))
+    return found
+
+
+IMAGES = ("docker/front.txt", "docker/worker-cpu.txt", "docker/worker-cuda.txt")
+
+
+@pytest.mark.parametrize("path", ["requirements.hashes.txt", *IMAGES])
+def test_a_hashed_lock_has_the_versions_of_the_lock_and_a_hash_for_each(path: str) -> None:
+    found = hashed(path)
+    # Those of torch's builds are left out of the lock, and pip leaves itself and setuptools out.
+    of_a_build = re.compile(r"cuda-|nvidia-|triton|setuptools")
+    for name, (requirement, hashes) in found.items():
+        assert hashes >= 1, name
+        if not of_a_build.match(name):
+            assert requirement.specifier == LOCK[name].specifier, f"{name}: make lock-hashes"
+    if path == "requirements.hashes.txt":
+        assert set(found) == set(LOCK), "make lock-hashes"
+
+
+def test_the_front_ends_image_has_no_torch_and_no_image_has_tests() -> None:
+    assert "torch" not in hashed("docker/front.txt")
+    assert "torch" in hashed("docker/worker-cuda.txt")
+    for path in IMAGES:
+        assert not {"pytest", "mypy", "moto"} & set(hashed(path))

@@ -1,0 +1,31 @@
+# A worker on NVIDIA GPUs: the package index's own torch, with the CUDA libraries it was built for; the machine gives the
+# driver (NVIDIA's container toolkit).
+#   docker build --file docker/worker-cuda.Dockerfile --tag upweight-worker-cuda .
+ARG PYTHON=3.11.13-slim-bookworm
+
+FROM python:${PYTHON} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /source
+RUN python -m venv /opt/upweight
+COPY docker/worker-cuda.txt ./
+RUN /opt/upweight/bin/pip install --require-hashes --only-binary :all: --requirement worker-cuda.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY upweight ./upweight
+COPY service ./service
+COPY workers ./workers
+RUN /opt/upweight/bin/pip install --no-deps --no-build-isolation . \
+ && /opt/upweight/bin/pip uninstall --yes pip
+
+FROM python:${PYTHON}
+RUN groupadd --system --gid 10001 upweight \
+ && useradd --system --uid 10001 --gid upweight --no-create-home --shell /usr/sbin/nologin upweight
+COPY --from=build /opt/upweight /opt/upweight
+ENV PATH=/opt/upweight/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    UPWEIGHT_DEVICE=cuda:0 UPWEIGHT_SCRATCH=/tmp/upweight
+USER 10001:10001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=10s --start-period=90s --retries=3 \
+  CMD ["python", "-m", "service.health.worker"]
+ENTRYPOINT ["python", "-m"]
+CMD ["workers"]
