@@ -55,8 +55,18 @@ class Settings(BaseSettings):
         description="How long a failing storage is tried again; the front end: 10 s at most.",
         gt=0,
     )
+    dataset_prefixes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Where datasets may lie by `uri`, comma-separated: `/data/sets,s3://lake/{namespace}`; reached "
+        "as the storage is.",
+    )
     scratch: Path | None = Field(
         None, description="Workers' local cache; null means the system's temporary folder."
+    )
+    disk_cache_bytes: int = Field(
+        16 * GIB,
+        description="Datasets cached on a machine's disk, by all its workers together.",
+        gt=0,
     )
 
     # Limits of requests
@@ -179,7 +189,7 @@ class Settings(BaseSettings):
                 raise ValueError(error.detail) from None
         return value
 
-    @field_validator("factories", "webhook_networks", mode="before")
+    @field_validator("dataset_prefixes", "factories", "webhook_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):

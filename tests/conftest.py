@@ -89,10 +89,11 @@ def stack(
     A test that breaks something for longer than a restart starts its own with `service.local.background.running`.
     """
     data = tmp_path_factory.mktemp("stack")
-    environment = dict(ALLOWED)
+    environment = {**ALLOWED, "UPWEIGHT_STORAGE": str(data / "objects")}
     if getattr(request, "param", STORAGES[0]) == "s3":
         server: S3Server = request.getfixturevalue("s3")
         environment |= server.environment(server.bucket())
+    environment["UPWEIGHT_DATASET_PREFIXES"] = beside(environment["UPWEIGHT_STORAGE"])
     with (
         (data / "log").open("w", buffering=1) as log,
         running(data, environment=environment, log=lambda line: print(line, file=log)) as service,
@@ -100,13 +101,29 @@ def stack(
         yield service
 
 
+def beside(storage: str) -> str:
+    """Where the operator lets datasets lie that come by uri."""
+    return f"{storage.rsplit('/', 1)[0]}/lake"
+
+
+def objects_at(url: str, request: pytest.FixtureRequest) -> Objects:
+    """The objects of a folder, or of a bucket of the tests' server."""
+    if not url.startswith("s3://"):
+        return Objects(url)
+    server: S3Server = request.getfixturevalue("s3")
+    return server.objects(url)
+
+
 @pytest.fixture(scope="session")
 def stored(stack: Running, request: pytest.FixtureRequest) -> Objects:
     """The objects of that service."""
-    if not stack.storage.startswith("s3://"):
-        return Objects(stack.storage)
-    server: S3Server = request.getfixturevalue("s3")
-    return server.objects(stack.storage)
+    return objects_at(stack.storage, request)
+
+
+@pytest.fixture(scope="session")
+def lake(stack: Running, request: pytest.FixtureRequest) -> Objects:
+    """Where that service lets datasets lie that come by uri."""
+    return objects_at(beside(stack.storage), request)
 
 
 @pytest.fixture(scope="session")

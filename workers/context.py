@@ -21,6 +21,7 @@ from service.storage.objects import Objects
 from service.storage.queue import TaskQueue
 from service.storage.records import Records
 from service.storage.redis import connect
+from workers.datasets.disk_cache import DiskCache
 from workers.session import Session
 
 PATIENCE = 30  # tries after a lost connection to Redis: about two minutes
@@ -42,6 +43,7 @@ class Context:
     objects: Objects
     session: Session
     scratch: Path
+    cache: DiskCache
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
@@ -54,6 +56,7 @@ class Context:
         device = chosen_device(settings.device)
         scratch = settings.scratch or Path(tempfile.gettempdir())
         scratch.mkdir(parents=True, exist_ok=True)
+        cache = DiskCache(scratch / f"upweight-cache-{os.getuid()}", settings.disk_cache_bytes)
         return cls(
             settings=settings,
             name=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}",
@@ -65,8 +68,9 @@ class Context:
             leases=Leases(redis, settings.lease_seconds),
             queue=TaskQueue(redis, settings.queue_length),
             objects=objects,
-            session=Session(objects, scratch, device, settings),
+            session=Session(objects, scratch, device, settings, cache),
             scratch=scratch,
+            cache=cache,
         )
 
 

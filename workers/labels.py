@@ -5,23 +5,26 @@ from __future__ import annotations
 import torch
 
 from upweight.errors import InvalidRequest
-from workers.engine import BadParameter, Batch, Problem, TensorRows
+from workers.engine import BadParameter, Batch, Problem, Rows
 from workers.engine.losses.classification import ClassLoss
 
+_AT_ONCE = 65_536  # rows
 
-def refuse_labels_out_of_range(problem: Problem, rows: TensorRows, pointer: str) -> None:
+
+def refuse_labels_out_of_range(problem: Problem, rows: Rows, pointer: str) -> None:
     """One look at the rows with the smallest and the largest label. Raises InvalidRequest, naming the row."""
     loss = problem.loss
     if not isinstance(loss, ClassLoss) or not len(rows):
         return
-    whole = next(rows.batches(len(rows)))
-    (labels,) = whole.target_tensors
-    if labels.is_floating_point():
-        return  # probabilities
-    kept = torch.where(labels != loss.ignore_index, labels, torch.zeros_like(labels))
-    kept = kept.reshape(len(rows), -1)
-    for row in {int(kept.amin(1).argmin()), int(kept.amax(1).argmax())}:
-        _refuse_row(problem, problem.placed(whole.narrow(row, row + 1)), row, pointer)
+    for batch in rows.batches(_AT_ONCE):
+        (labels,) = batch.target_tensors
+        if labels.is_floating_point():
+            return  # probabilities
+        kept = torch.where(labels != loss.ignore_index, labels, torch.zeros_like(labels))
+        kept = kept.reshape(len(batch), -1)
+        for row in {int(kept.amin(1).argmin()), int(kept.amax(1).argmax())}:
+            here = problem.placed(batch.narrow(row, row + 1))
+            _refuse_row(problem, here, batch.start + row, pointer)
 
 
 def _refuse_row(problem: Problem, batch: Batch, row: int, pointer: str) -> None:

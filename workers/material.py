@@ -23,7 +23,7 @@ from upweight.schema import (
     parse_rows,
 )
 from workers.context import Context
-from workers.engine import Problem, TensorRows
+from workers.engine import Problem, Rows
 from workers.fits import Fits, Shelf
 from workers.grid.work import AnyJob, Material, RowsOf
 from workers.labels import refuse_labels_out_of_range
@@ -182,10 +182,11 @@ class _RowsOfJob:
     namespace: str
     problem: Problem | None
 
-    def of(self, dataset: DatasetRecord, selection: Selection, pointer: str) -> TensorRows:
+    def of(self, dataset: DatasetRecord, selection: Selection, pointer: str) -> Rows:
         chosen = parse_rows(selection.rows, dataset.rows or 0)
         rows = self.context.session.rows(self.namespace, dataset, chosen)
         if self.problem is not None:
+            self.context.session.require_unchanged(self.namespace, dataset)
             refuse_labels_out_of_range(self.problem, rows, f"{pointer}/dataset")
         return rows
 

@@ -10,26 +10,38 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from service.datasets.sources import sources_of
 from service.settings import Settings
 from service.storage.objects import Objects
 from upweight.schema import DatasetRecord, ModelRecord, Rows
+from workers.datasets.disk_cache import BlockCache
 from workers.datasets.load import load_columns
+from workers.datasets.reader import DatasetReader
+from workers.datasets.streamed_rows import StreamedRows
 from workers.engine import Problem, TensorRows
+from workers.engine import Rows as EngineRows
 from workers.models import load_problem
 
 Kept = TypeVar("Kept")
+_WINDOWS = 8  # of the budget for blocks: three windows of rows at a time take less than half of it
 
 
 class Session:
     """What a warm worker holds between tasks. Used by one task at a time."""
 
     def __init__(
-        self, objects: Objects, scratch: Path, device: torch.device, settings: Settings
+        self,
+        objects: Objects,
+        scratch: Path,
+        device: torch.device,
+        settings: Settings,
+        cache: BlockCache | None = None,
     ) -> None:
         self._objects = objects
         self._scratch = scratch
         self._device = device
         self._settings = settings
+        self._cache = cache
         self._held: OrderedDict[tuple[str, ...], tuple[Any, int]] = OrderedDict()
 
     def problem(self, namespace: str, model: ModelRecord, dtype: torch.dtype) -> Problem:
@@ -45,21 +57,37 @@ class Session:
 
         return self.kept(("model", namespace, model.id, str(dtype)), load)
 
-    def columns(self, namespace: str, dataset: DatasetRecord) -> dict[str, Tensor]:
-        """All columns of a dataset on the device."""
+    def rows(self, namespace: str, dataset: DatasetRecord, selection: Rows) -> EngineRows:
+        """Selected rows of a dataset as the engine takes them: of one that fits, views of what the device holds.
 
-        def load() -> tuple[dict[str, Tensor], int]:
-            columns = load_columns(dataset, self._objects, namespace, self._scratch, self._device)
-            return columns, sum(each.nbytes for each in columns.values())
-
-        return self.kept(("dataset", namespace, dataset.id), load)
-
-    def rows(self, namespace: str, dataset: DatasetRecord, selection: Rows) -> TensorRows:
-        """Selected rows of a dataset as the engine takes them; a plain range is a view, not a copy."""
-        columns = self.columns(namespace, dataset)
+        One that would fill more than half of `cache_bytes` is read anew, through the cache on disk, in each pass.
+        """
+        reader = self._reader(namespace, dataset)
+        if reader.rows * reader.row_bytes > self._settings.cache_bytes // 2:
+            window = self._settings.memory_bytes // _WINDOWS
+            return StreamedRows(reader, selection, self._device, window)
+        columns = self._columns(namespace, reader)
         inputs = [_selected(columns[name], selection) for name in dataset.inputs]
         targets = [_selected(columns[name], selection) for name in dataset.targets]
         return TensorRows(inputs, targets[0] if len(targets) == 1 else tuple(targets) or None)
+
+    def require_unchanged(self, namespace: str, dataset: DatasetRecord) -> None:
+        """Raises Rejected when a file by `uri` is not the one that was registered, whatever is still held of it."""
+        self._reader(namespace, dataset).require_unchanged()
+
+    def _reader(self, namespace: str, dataset: DatasetRecord) -> DatasetReader:
+        def made() -> tuple[DatasetReader, int]:
+            sources = sources_of(dataset, self._objects, namespace, self._settings)
+            return DatasetReader(dataset, sources, self._cache), 0
+
+        return self.kept(("reader", namespace, dataset.id), made)
+
+    def _columns(self, namespace: str, reader: DatasetReader) -> dict[str, Tensor]:
+        def load() -> tuple[dict[str, Tensor], int]:
+            columns = load_columns(reader, self._device)
+            return columns, sum(each.nbytes for each in columns.values())
+
+        return self.kept(("dataset", namespace, reader.record.id), load)
 
     def forget(self) -> None:
         """Lets everything go: after running out of memory."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from service.datasets.sources import sources_of
 from service.jobs.lifecycle import LeaseLost, now
 from service.logs import log, log_exception
 from service.results.layout import ResultPaths
@@ -191,9 +192,8 @@ class Tasks:
         context, dataset = self._context, DatasetRecord.model_validate(record)
         report = check_dataset(
             dataset,
-            context.objects,
-            namespace,
-            context.scratch,
+            sources_of(dataset, context.objects, namespace, context.settings),
+            context.cache,
             context.settings.dataset_rows,
             lambda done, total: watch.progress("check", done, total, "shards"),
         )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 
 from service.storage.npz import NpzFile
-from service.storage.objects import Objects
+from service.storage.object_bytes import ObjectBytes
 from service.storage.ranged import ranged
-from service.storage.tensors import TensorEntry, read_header
+from service.storage.tensors import TensorEntry, entries_of
 
 Array = np.ndarray[Any, Any]
 
@@ -26,10 +27,9 @@ class Column(Protocol):
 
 @dataclass(frozen=True)
 class PlainColumn:
-    """A column whose rows lie one after the other in an object: only those asked for are fetched."""
+    """A column whose rows lie one after the other in a file: only those asked for are fetched."""
 
-    objects: Objects
-    path: str
+    content: ObjectBytes
     entry: TensorEntry
 
     def read(self, rows: Array) -> Array:
@@ -39,7 +39,7 @@ class PlainColumn:
         ranges = [
             (self.entry.start + int(run[0]) * row_bytes, len(run) * row_bytes) for run in runs
         ]
-        data = b"".join(self.objects.get_ranges(self.path, ranges)) if row_bytes else b""
+        data = b"".join(self.content.read_many(ranges)) if row_bytes else b""
         return np.frombuffer(data, self.entry.dtype).reshape(len(rows), *self.entry.shape[1:])
 
 
@@ -54,21 +54,31 @@ class UnpackedColumn:
         return np.asarray(self.values[rows])
 
 
-def _safetensors(objects: Objects, path: str, name: str, budget: int) -> Column:
-    return PlainColumn(objects, path, read_header(objects, path, budget)[name])
+def _safetensors(content: ObjectBytes, name: str, budget: int) -> Column:
+    return PlainColumn(content, entries_of(content, budget)[name])
 
 
-def _npz(objects: Objects, path: str, name: str, budget: int) -> Column:
-    with ranged(objects, path, budget) as file:
+def _npz(content: ObjectBytes, name: str, budget: int) -> Column:
+    with ranged(content, budget) as file:
         archive = NpzFile(file, budget)
         found, start = archive.entries[name], archive.start(name)
-        if start is None:
+        if start is None or found.fortran:
             return UnpackedColumn(archive.read(name))
-    size = found.dtype.itemsize * int(np.prod(found.shape, dtype=np.int64))
-    return PlainColumn(objects, path, TensorEntry(found.dtype, found.shape, start, start + size))
+    size = found.dtype.itemsize * prod(found.shape)
+    return PlainColumn(content, TensorEntry(found.dtype, found.shape, start, start + size))
 
 
-# (objects, path, column, most bytes to read beside the rows) -> the column.
-# Raises KeyError, FileNotFoundError, and ValueError for what the format's reader refuses.
-Reader = Callable[[Objects, str, str, int], Column]
-READERS: Mapping[str, Reader] = {"npz": _npz, "safetensors": _safetensors}
+def _parquet(content: ObjectBytes, name: str, budget: int) -> Column:
+    from service.datasets.decoded import DecodedColumn  # pyarrow is slow to import
+
+    return DecodedColumn.open(content, name, budget)
+
+
+# (content, column, most bytes to read beside the rows) -> the column.
+# Raises KeyError, and ValueError for what the format's reader refuses.
+Reader = Callable[[ObjectBytes, str, int], Column]
+READERS: Mapping[str, Reader] = {
+    "npz": _npz,
+    "parquet": _parquet,
+    "safetensors": _safetensors,
+}

@@ -8,14 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from service.auth import Caller
 from service.blobs.records import find_blob
 from service.datasets.sniff import refuse_bad_shard
+from service.datasets.sources import blob_sources, file_sources
+from service.datasets.uris import allowed_place, files_of
 from service.jobs.lifecycle import now
 from service.parts import Parts
 from service.registry import digest_of, ensure_check, enter, repeated
 from service.requests import Trace
 from service.storage.keys import Document, new_id
 from service.storage.records import Idempotency
-from upweight.errors import InvalidRequest, NotAvailableYet
-from upweight.schema import CheckState, DatasetRecord, DatasetRequest, FieldError
+from upweight.errors import InvalidRequest
+from upweight.schema import CheckState, DatasetFile, DatasetRecord, DatasetRequest, FieldError
 
 ASKED_AT_ONCE = 16  # a store far away takes tens of milliseconds for each of thousands of shards
 ERRORS_SHOWN = 20
@@ -28,41 +30,40 @@ def register_dataset(
     idempotency: Idempotency | None,
     trace: Trace,
 ) -> Document:
-    """A new record in state `checking`. Raises InvalidRequest, NotAvailableYet."""
+    """A new record in state `checking`. Raises InvalidRequest."""
     earlier = repeated(parts, "dataset", caller.namespace, idempotency)
     if earlier is not None:
         ensure_check(parts, "dataset", caller.namespace, earlier, trace)
         return earlier
-    _refuse_what_comes_later(request)
-    size = _checked_size(parts, caller.namespace, request.blobs or (), request.format)
+    files, size = _shards(parts, caller.namespace, request)
     record = DatasetRecord(
         id=new_id("dataset"),
         version=parts.records.next_version("dataset", caller.namespace, request.name),
         state=CheckState.CHECKING,
         created_at=now(),
-        digest=_digest(request),
+        digest=_digest(request, files),
+        files=files,
         size_bytes=size,
         **request.model_dump(mode="json"),
     )
     return enter(parts, "dataset", caller, record.model_dump(mode="json"), idempotency, trace)
 
 
-def _refuse_what_comes_later(request: DatasetRequest) -> None:
-    if request.format == "parquet":
-        raise NotAvailableYet.field(
-            "/format",
-            "datasets of format 'parquet' are not available yet; write 'safetensors' or 'npz'",
-            request.format,
-        )
-    if request.uri is not None:
-        raise NotAvailableYet.field(
-            "/uri",
-            "datasets by 'uri' are not available yet; upload the shards as 'blobs'",
-            request.uri,
-        )
+def _shards(parts: Parts, namespace: str, request: DatasetRequest) -> tuple[list[DatasetFile], int]:
+    """The files that a `uri` names, and the size of all shards in bytes."""
+    if request.uri is None:
+        blobs = request.blobs or ()
+        size = _checked_size(parts, namespace, blobs)
+        refuse_bad_shard(blob_sources(parts.objects, namespace, blobs)[0], request.format)
+        return [], size
+    place = allowed_place(request.uri, request.format, parts.settings, namespace)
+    objects = place.open(parts.settings)
+    files = files_of(place, objects, request.format, request.uri)
+    refuse_bad_shard(file_sources(objects, files)[0], request.format)
+    return files, sum(file.size_bytes for file in files)
 
 
-def _checked_size(parts: Parts, namespace: str, blobs: Sequence[str], format: str) -> int:
+def _checked_size(parts: Parts, namespace: str, blobs: Sequence[str]) -> int:
     def size_of(digest: str) -> int | None:
         found = find_blob(parts.objects, namespace, digest)
         return found.size_bytes if found else None
@@ -83,11 +84,13 @@ def _checked_size(parts: Parts, namespace: str, blobs: Sequence[str], format: st
             f"{len(missing)} of {len(blobs)} blobs are not here; upload them first",
             errors=missing[:ERRORS_SHOWN],
         )
-    refuse_bad_shard(parts.objects, namespace, blobs[0], format, sizes[0] or 0)
     return sum(size or 0 for size in sizes)
 
 
-def _digest(request: DatasetRequest) -> str:
-    return digest_of(
-        request.model_dump(mode="json", include={"format", "blobs", "uri", "inputs", "targets"})
+def _digest(request: DatasetRequest, files: Sequence[DatasetFile]) -> str:
+    decides = request.model_dump(
+        mode="json", include={"format", "blobs", "uri", "inputs", "targets"}
     )
+    if files:
+        decides["files"] = [file.model_dump(mode="json") for file in files]
+    return digest_of(decides)

@@ -26,11 +26,11 @@ from service.registry import filters_of, page_of, resolve, settled
 from service.results.formats import NPY_CONTENT, chosen_format, npy_response
 from service.results.stored import positions
 from upweight.errors import (
+    Conflict,
     IdempotencyConflict,
     InUse,
     InvalidRequest,
     NotAcceptable,
-    NotAvailableYet,
     NotFound,
     NotReady,
     TooLarge,
@@ -64,9 +64,7 @@ _EXAMPLES: Any = {
     "",
     status_code=202,
     dependencies=[Depends(json_only)],
-    responses=documented(
-        InvalidRequest, IdempotencyConflict, TooLarge, UnsupportedMediaType, NotAvailableYet
-    ),
+    responses=documented(InvalidRequest, IdempotencyConflict, TooLarge, UnsupportedMediaType),
 )
 def register(
     request: Annotated[DatasetRequest, Body(openapi_examples=_EXAMPLES)],
@@ -111,7 +109,7 @@ async def get(reference: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -
     response_model=DatasetRows,
     responses={
         200: {"description": "The rows.", "content": NPY_CONTENT},
-        **documented(NotFound, NotReady, NotAcceptable, NotAvailableYet),
+        **documented(NotFound, NotReady, Conflict, NotAcceptable),
     },
 )
 def rows(

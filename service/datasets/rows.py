@@ -9,10 +9,11 @@ from math import prod
 import numpy as np
 
 from service.datasets.columns import READERS, Array, Column
+from service.datasets.sources import Source, sources_of
 from service.parts import Parts
 from service.results.formats import Numbers, as_json
-from service.results.layout import blob_path
-from upweight.errors import InvalidRequest, NotAvailableYet, NotFound, NotReady
+from service.storage.failures import Changed
+from upweight.errors import Conflict, InvalidRequest, NotFound, NotReady
 from upweight.schema import CheckState, ColumnSpec, DatasetRecord, DatasetRows
 
 
@@ -21,22 +22,16 @@ class ShardedRows:
     """A dataset whose rows can be read."""
 
     parts: Parts
-    namespace: str
     dataset: DatasetRecord
+    sources: Sequence[Source]
     _opened: dict[tuple[str, int], Column] = field(default_factory=dict)
 
     @classmethod
     def of(cls, parts: Parts, namespace: str, dataset: DatasetRecord) -> ShardedRows:
-        """Raises NotReady, NotAvailableYet."""
+        """Raises NotReady, and InvalidRequest when its uri is not allowed any more."""
         if dataset.state is not CheckState.READY:
             raise NotReady(f"dataset {dataset.id} is {dataset.state}; only a ready one has rows")
-        if dataset.format not in READERS or dataset.blobs is None:
-            known = " and ".join(sorted(READERS))
-            raise NotAvailableYet(
-                f"rows of a dataset of format {dataset.format!r}{'' if dataset.blobs else ' by uri'} are not "
-                f"shown yet; those of uploaded {known} are"
-            )
-        return cls(parts, namespace, dataset)
+        return cls(parts, dataset, sources_of(dataset, parts.objects, namespace, parts.settings))
 
     def chosen(self, names: Sequence[str]) -> list[ColumnSpec]:
         """The columns of these names; all when there are none. Raises InvalidRequest."""
@@ -79,22 +74,19 @@ class ShardedRows:
 
     def _read(self, name: str, shard: int, from_end: Array) -> Array:
         """Rows of a shard, counted from its end, as negative numbers."""
-        digest = (self.dataset.blobs or [])[shard]
+        source = self.sources[shard]
         try:
             key = (name, shard)
             if key not in self._opened:
                 self._opened.clear()  # one unpacked column at a time
                 self._opened[key] = READERS[self.dataset.format](
-                    self.parts.objects,
-                    blob_path(self.namespace, digest),
-                    name,
-                    self.parts.settings.preview_bytes,
+                    source.open(), name, self.parts.settings.preview_bytes
                 )
             return self._opened[key].read(from_end + self.dataset.shard_rows[shard])
         except FileNotFoundError:
-            raise NotFound(
-                f"blob {digest} has gone from the object storage; upload it again"
-            ) from None
+            raise NotFound(source.gone) from None
+        except Changed:
+            raise Conflict(source.changed) from None
         except (KeyError, ValueError) as error:
             raise InvalidRequest.field(
                 "query:rows", f"shard {shard} can't be read by rows: {error}", name

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+from service.datasets.sources import Source
 from service.models.sniff import is_pickle
-from service.results.layout import blob_path
-from service.storage.objects import Objects
 from upweight.errors import InvalidRequest
 
 _FIRST_BYTES = 512
 _HOW = {
     "npz": 'numpy.savez("data.npz", x=x, y=y)',
+    "parquet": 'pyarrow.parquet.write_table(pyarrow.table({"x": x, "y": y}), "data.parquet")',
     "safetensors": 'safetensors.numpy.save_file({"x": x, "y": y}, "data.safetensors")',
 }
+_ENCRYPTED = b"PARE"
 
 
-def refuse_bad_shard(objects: Objects, namespace: str, digest: str, format: str, size: int) -> None:
+def refuse_bad_shard(source: Source, format: str) -> None:
     """Raises InvalidRequest. The other shards, and all that lies deeper, are a worker's to check."""
-    first = objects.get_range(blob_path(namespace, digest), 0, min(size, _FIRST_BYTES))
-    right = first[8:9] == b"{" if format == "safetensors" else first.startswith(b"PK")
-    if right:
-        return
-    what = "a pickle, which is never loaded" if is_pickle(first) else f"no {format} file"
-    raise InvalidRequest.field(
-        "/blobs/0", f"the blob is {what}; write it with {_HOW[format]}", digest
-    )
+    what = "blob" if source.file is None else f"file {source.label!r}"
+    try:
+        content = source.open()
+        first = content.read(0, min(content.size, _FIRST_BYTES))
+    except FileNotFoundError:
+        raise InvalidRequest.field(source.pointer, source.gone, source.label) from None
+    if first[:4] == _ENCRYPTED:
+        raise InvalidRequest.field(
+            source.pointer, f"the {what} is encrypted; write it without", source.label
+        )
+    if not _is_right(first, format):
+        found = "a pickle, which is never loaded" if is_pickle(first) else f"no {format} file"
+        raise InvalidRequest.field(
+            source.pointer, f"the {what} is {found}; write it with {_HOW[format]}", source.label
+        )
+
+
+def _is_right(first: bytes, format: str) -> bool:
+    if format == "safetensors":
+        return first[8:9] == b"{"
+    return first.startswith(b"PK" if format == "npz" else b"PAR1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from service.storage.object_bytes import Unreadable
+
 MAXIMUM_MEMBERS = 1000
 MAXIMUM_RATIO = 1000  # uncompressed to compressed; zeros reach it, bombs go far beyond
 _HEADER_BYTES = 10_000
@@ -19,10 +22,11 @@ _LOCAL_HEADER = (
     30  # bytes before a member's name; the lengths of name and extra field are the last four
 )
 _NAME_LENGTH_AT = 26
+_PIECE_BYTES = 4 * 1024**2
 _SLACK = 1024**2  # small members of any ratio are harmless
 
 
-class BadArchive(ValueError):
+class BadArchive(Unreadable):
     """The file is not an npz that we read; the message says why."""
 
 
@@ -32,6 +36,7 @@ class NpzEntry:
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    fortran: bool = False  # the first axis runs fastest
 
 
 class NpzFile:
@@ -69,13 +74,13 @@ class NpzFile:
         if not info.filename.endswith(".npy"):
             raise BadArchive(f"member {info.filename!r} is not an array (.npy)")
         with self._open(info.filename) as file:
-            dtype, shape, _ = _header(file, info.filename)
+            dtype, shape, fortran = _header(file, info.filename)
             held = info.file_size - file.tell()
         if prod(shape) * dtype.itemsize != held:
             raise BadArchive(
                 f"{info.filename!r} claims shape {shape} of {dtype}, but holds {held} bytes"
             )
-        return info.filename.removesuffix(".npy"), NpzEntry(dtype, shape)
+        return info.filename.removesuffix(".npy"), NpzEntry(dtype, shape, fortran)
 
     def _open(self, name: str) -> IO[bytes]:
         try:
@@ -92,32 +97,38 @@ class NpzFile:
                 f"{name!r} has {size} bytes; at most {self._most} are unpacked here; "
                 "written without compression (numpy.savez), any row can be read"
             )
-        try:
-            with self._open(f"{name}.npy") as file:
-                _, _, fortran = _header(file, name)
-                data = bytearray(size)
-                _fill(file, data, name)
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
-            raise BadArchive(f"{name!r} is damaged ({error})") from None
-        flat = np.frombuffer(data, entry.dtype)
-        return flat.reshape(entry.shape[::-1]).T if fortran else flat.reshape(entry.shape)
+        flat = np.frombuffer(b"".join(self.unpacked(name)), entry.dtype)
+        return flat.reshape(entry.shape[::-1]).T if entry.fortran else flat.reshape(entry.shape)
 
     def start(self, name: str) -> int | None:
-        """Where an array's bytes begin in the file; None where they do not lie there row by row.
-
-        Raises KeyError, BadArchive.
-        """
+        """Where an array's bytes begin in the file; None where they are compressed. Raises KeyError, BadArchive."""
         info = self._zip.getinfo(f"{name}.npy")
-        with self._open(info.filename) as file:
-            _, _, fortran = _header(file, name)
-            header = file.tell()
-        if fortran or info.compress_type != zipfile.ZIP_STORED:
+        if info.compress_type != zipfile.ZIP_STORED:
             return None
+        with self._open(info.filename) as file:
+            _header(file, name)
+            header = file.tell()
         raw = self._zip.fp
         assert raw is not None
         raw.seek(info.header_offset + _NAME_LENGTH_AT)
         name_length, extra_length = struct.unpack("<HH", raw.read(4))
         return info.header_offset + _LOCAL_HEADER + name_length + extra_length + header
+
+    def unpacked(self, name: str) -> Iterator[bytes]:
+        """An array's bytes in order, in pieces, as it lies in the file. Raises KeyError, BadArchive."""
+        entry = self.entries[name]
+        left = prod(entry.shape) * entry.dtype.itemsize
+        try:
+            with self._open(f"{name}.npy") as file:
+                _header(file, name)
+                while left:
+                    piece = file.read(min(left, _PIECE_BYTES))
+                    if not piece:
+                        raise BadArchive(f"{name!r} ends {left} bytes too early")
+                    left -= len(piece)
+                    yield piece
+        except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, OSError) as error:  # type: ignore[attr-defined]
+            raise BadArchive(f"{name!r} is damaged ({error})") from None
 
     def close(self) -> None:
         """Closes the file."""
@@ -138,13 +149,3 @@ def _header(file: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...],
     if any(length < 0 for length in shape):
         raise BadArchive(f"{name!r} claims shape {shape}")
     return dtype, tuple(shape), bool(fortran)
-
-
-def _fill(file: IO[bytes], data: bytearray, name: str) -> None:
-    view, position = memoryview(data), 0
-    while position < len(view):
-        part = file.read(min(len(view) - position, 16 * _SLACK))
-        if not part:
-            raise BadArchive(f"{name!r} ends {len(view) - position} bytes too early")
-        view[position : position + len(part)] = part
-        position += len(part)

@@ -1,4 +1,4 @@
-"""An object as a file to read from, for libraries that want one: fetched by range, within a budget of bytes."""
+"""Bytes as a file to read from, for libraries that want one: fetched by range, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import os
 from typing import IO, cast
 
-from service.storage.objects import Objects
+from service.storage.object_bytes import Bytes
 
 _AT_ONCE = 64 * 1024
 
@@ -16,8 +16,8 @@ class OverBudget(ValueError):
 
 
 class _Ranged(io.RawIOBase):
-    def __init__(self, objects: Objects, path: str, size: int, budget: int) -> None:
-        self._objects, self._path, self._size = objects, path, size
+    def __init__(self, content: Bytes, budget: int | None) -> None:
+        self._content, self._size = content, content.size
         self._position = 0
         self._budget, self._left = budget, budget
 
@@ -37,18 +37,15 @@ class _Ranged(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         length = max(0, min(len(buffer), self._size - self._position))
-        if length > self._left:
-            raise OverBudget(f"more than {self._budget} bytes of it would have to be read")
-        buffer[:length] = self._objects.get_range(self._path, self._position, length)
+        if self._left is not None:
+            if length > self._left:
+                raise OverBudget(f"more than {self._budget} bytes of it would have to be read")
+            self._left -= length
+        buffer[:length] = self._content.read(self._position, length)
         self._position += length
-        self._left -= length
         return length
 
 
-def ranged(objects: Objects, path: str, budget: int) -> IO[bytes]:
-    """The object, open for reading. Raises FileNotFoundError; reading raises OverBudget."""
-    meta = objects.head(path)
-    if meta is None:
-        raise FileNotFoundError(path)
-    file = _Ranged(objects, path, meta.size, budget)
-    return cast(IO[bytes], io.BufferedReader(file, _AT_ONCE))
+def ranged(content: Bytes, budget: int | None = None) -> IO[bytes]:
+    """The bytes as an open file. Reading raises what reading them does, and OverBudget."""
+    return cast(IO[bytes], io.BufferedReader(_Ranged(content, budget), _AT_ONCE))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from service.storage.object_bytes import Bytes, ObjectBytes, Unreadable
 from service.storage.objects import Objects
 
 DTYPES = {
@@ -31,7 +32,7 @@ HEADER_BYTES = 100 * 1024**2  # the format's own limit
 _LENGTH_BYTES = 8
 
 
-class BadTensors(ValueError):
+class BadTensors(Unreadable):
     """The object is not a well-formed safetensors file; the message says why."""
 
 
@@ -63,21 +64,23 @@ def read_header(objects: Objects, path: str, most: int = HEADER_BYTES) -> dict[s
 
     Raises BadTensors, FileNotFoundError.
     """
-    meta = objects.head(path)
-    if meta is None:
-        raise FileNotFoundError(path)
-    if meta.size < _LENGTH_BYTES:
+    return entries_of(ObjectBytes.of(objects, path), most)
+
+
+def entries_of(content: Bytes, most: int = HEADER_BYTES) -> dict[str, TensorEntry]:
+    """The same of bytes that lie anywhere. Raises BadTensors."""
+    if content.size < _LENGTH_BYTES:
         raise BadTensors(
-            f"{meta.size} bytes are too few for a safetensors file; it may be truncated"
+            f"{content.size} bytes are too few for a safetensors file; it may be truncated"
         )
-    length = int.from_bytes(objects.get_range(path, 0, _LENGTH_BYTES), "little")
-    if length > meta.size - _LENGTH_BYTES:
+    length = int.from_bytes(content.read(0, _LENGTH_BYTES), "little")
+    if length > content.size - _LENGTH_BYTES:
         raise BadTensors(
-            f"its header claims {length} bytes of a file of {meta.size}; it is truncated or not safetensors"
+            f"its header claims {length} bytes of a file of {content.size}; it is truncated or not safetensors"
         )
     if length > most:
         raise BadTensors(f"its header has {length} bytes; at most {most} are read")
-    return parse_header(objects.get_range(path, _LENGTH_BYTES, length), meta.size)
+    return parse_header(content.read(_LENGTH_BYTES, length), content.size)
 
 
 def read_note(objects: Objects, path: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save
 
@@ -35,11 +37,19 @@ def npz(x: Any, y: Any, write: Any = np.savez) -> bytes:
     return buffer.getvalue()
 
 
+def parquet(x: Any, y: Any) -> bytes:
+    buffer = io.BytesIO()
+    table = pa.table({"x": pa.array(x.tolist(), pa.list_(pa.list_(pa.float32()))), "y": y})
+    pq.write_table(table, buffer, row_group_size=5)
+    return buffer.getvalue()
+
+
 WRITERS: dict[str, Callable[[Any, Any], bytes]] = {
     "safetensors": lambda x, y: save({"x": x.copy(), "y": y.copy()}),
     "npz": npz,
     "npz, compressed": lambda x, y: npz(x, y, np.savez_compressed),
     "npz, Fortran order": lambda x, y: npz(np.asfortranarray(x), y),
+    "parquet": parquet,
 }
 
 
@@ -136,8 +146,6 @@ def test_a_compressed_shard_larger_than_the_budget_is_refused_with_the_way_out(
 def test_what_cannot_be_shown_says_why(acting: Acting) -> None:
     stored(acting, "safetensors", state="checking")
     assert "checking" in problem(rows(acting, "0"), 409, "not-ready")["detail"]
-    stored(acting, "safetensors", format="arrow-of-the-future")
-    problem(rows(acting, "0"), 501, "not-available-yet")
     problem(acting.client.get("/v1/datasets/none/rows?rows=0"), 404, "not-found")
     stored(acting, "safetensors", blobs=["sha256:" + "0" * 64] * 3)
     assert "upload it again" in problem(rows(acting, "0"), 404, "not-found")["detail"]

@@ -137,10 +137,6 @@ def test_what_later_issues_bring_is_refused_at_once(acting: Acting) -> None:
     hugging = {"format": "huggingface", "config": {}, "weights": digest_of(b"")}
     answer = acting.post("/v1/models", acting.model_request(program=hugging))
     problem(answer, 501, "not-available-yet")
-    answer = acting.post("/v1/datasets", acting.dataset_request(format="parquet"))
-    problem(answer, 501, "not-available-yet")
-    answer = acting.post("/v1/datasets", {"name": "d", "format": "npz", "uri": "s3://bucket/x"})
-    problem(answer, 501, "not-available-yet")
 
 
 def test_a_shard_of_another_format_is_refused_with_the_line_that_writes_it(acting: Acting) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import save
 
+from service.datasets.sources import blob_sources
 from service.jobs.lifecycle import now
 from service.results.layout import blob_path
 from service.storage.objects import Objects
@@ -19,6 +23,7 @@ from upweight.errors import Rejected
 from upweight.schema import DatasetRecord
 from workers.datasets.check import DatasetReport, check_dataset
 from workers.datasets.load import load_columns
+from workers.datasets.reader import DatasetReader
 
 X = np.random.default_rng(0).normal(size=(7, 4)).astype("f4")
 Y = np.arange(7) % 3
@@ -53,16 +58,16 @@ class Shop:
         )
 
     def check(self, record: DatasetRecord, row_limit: int = 10**6) -> DatasetReport:
-        return check_dataset(
-            record, self.objects, "ns", self.folder, row_limit, lambda done, total: None
-        )
+        sources = blob_sources(self.objects, "ns", record.blobs or ())
+        return check_dataset(record, sources, None, row_limit, lambda done, total: None)
 
     def load(self, record: DatasetRecord) -> dict[str, torch.Tensor]:
         report = self.check(record)
         checked = record.model_copy(
             update={"rows": report.rows, "shard_rows": report.shard_rows, "columns": report.columns}
         )
-        return load_columns(checked, self.objects, "ns", self.folder, torch.device("cpu"))
+        sources = blob_sources(self.objects, "ns", record.blobs or ())
+        return load_columns(DatasetReader(checked, sources, None), torch.device("cpu"))
 
 
 @pytest.fixture
@@ -76,9 +81,36 @@ def npz(**arrays: Any) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("format", ["safetensors", "npz"])
-def test_shards_are_counted_described_and_loaded_in_order(shop: Shop, format: str) -> None:
-    write = (lambda **arrays: save(arrays)) if format == "safetensors" else npz
+def parquet(**arrays: Any) -> bytes:
+    """Rows as lists, in row groups of three."""
+    buffer = io.BytesIO()
+    table = pa.table(
+        {name: pa.array(array.tolist(), type=KINDS[name]) for name, array in arrays.items()}
+    )
+    pq.write_table(table, buffer, row_group_size=3)
+    return buffer.getvalue()
+
+
+def compressed(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+KINDS = {"x": pa.list_(pa.float32()), "y": pa.int64()}
+WRITERS: dict[str, Callable[..., bytes]] = {
+    "safetensors": lambda **arrays: save(arrays),
+    "npz": npz,
+    "npz, compressed": compressed,
+    "npz, Fortran order": lambda x, y: npz(x=np.asfortranarray(x), y=y),
+    "npz, compressed, Fortran order": lambda x, y: compressed(x=np.asfortranarray(x), y=y),
+    "parquet": parquet,
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_shards_are_counted_described_and_loaded_in_order(shop: Shop, writer: str) -> None:
+    write, format = WRITERS[writer], writer.partition(",")[0]
     record = shop.record(write(x=X[:4], y=Y[:4]), write(x=X[4:], y=Y[4:]), format=format)
     report = shop.check(record)
     assert report.shard_rows == [4, 3]

@@ -4,6 +4,7 @@ from upweight.schema.access import Access
 from upweight.schema.base import Digest, Labels, Name, Reference
 from upweight.schema.dataset import (
     ColumnSpec,
+    DatasetFile,
     DatasetRecord,
     DatasetRequest,
     DatasetRows,
@@ -82,6 +83,7 @@ __all__ = [
     "ConjugateGradient",
     "Cost",
     "CrossEntropy",
+    "DatasetFile",
     "DatasetRecord",
     "DatasetRequest",
     "DatasetRows",

@@ -79,6 +79,14 @@ class ColumnSpec(TensorSpec):
     maximum: float | None = None
 
 
+class DatasetFile(Answer):
+    """One shard of a dataset by `uri`, as it was when the dataset was registered."""
+
+    path: str = Field(description="Below the uri.")
+    size_bytes: int
+    etag: str = Field(description="The storage's name for just these bytes.")
+
+
 class DatasetRecord(Record):
     """A registered dataset."""
 
@@ -92,6 +100,9 @@ class DatasetRecord(Record):
     format: str
     blobs: list[str] | None = None
     uri: str | None = None
+    files: list[DatasetFile] = Field(
+        [], description="The shards by `uri`, in order; one that changes makes jobs fail."
+    )
     inputs: list[str]
     targets: list[str]
     preview: Preview | None = None

@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from service.storage.objects import Objects
+from service.datasets.sources import Source
 from upweight.errors import Rejected, UpweightError
 from upweight.schema import ColumnSpec, DatasetRecord
-from workers.datasets.shards import Array, Shard, open_shard
+from workers.datasets.arrays import Array
+from workers.datasets.disk_cache import BlockCache
+from workers.datasets.shards import Shard, open_shard, rejecting
 
 _BLOCK_BYTES = 32 * 1024**2
+_NAMES_SHOWN = 100
 _KINDS = "fiub"  # floats, signed and unsigned integers, booleans
 
 
@@ -34,9 +36,8 @@ class DatasetReport:
 
 def check_dataset(
     record: DatasetRecord,
-    objects: Objects,
-    namespace: str,
-    scratch: Path,
+    sources: Sequence[Source],
+    cache: BlockCache | None,
     row_limit: int,
     checkpoint: Callable[[int, int], None],
 ) -> DatasetReport:
@@ -45,21 +46,21 @@ def check_dataset(
     pointers = {name: _pointer(record, name) for name in names}
     found: dict[str, _Column] = {}
     shard_rows: list[int] = []
-    blobs = record.blobs or []
-    for number, digest in enumerate(blobs):
-        pointer = f"/blobs/{number}"
-        with open_shard(objects, namespace, digest, record.format, scratch, pointer) as shard:
-            rows = _rows(shard, names, pointers, pointer)
+    for number, source in enumerate(sources):
+        shard = open_shard(source, record.format, cache)
+        with rejecting(source, record.format):
+            rows = _rows(shard, names, pointers, source)
             for name in names:
                 column = found.setdefault(name, _Column.first(shard, name, pointers[name]))
-                column.require_alike(shard, number)
-                column.read(shard, sum(shard_rows), rows, partial(checkpoint, number, len(blobs)))
-            shard_rows.append(rows)
+                column.require_alike(shard, source)
+                column.read(shard, sum(shard_rows), rows, partial(checkpoint, number, len(sources)))
+        shard_rows.append(rows)
+    pointer = sources[0].pointer if record.uri else "/blobs"
     if sum(shard_rows) == 0:
-        raise Rejected.field("/blobs", "the dataset has no rows", None)
+        raise Rejected.field(pointer, "the dataset has no rows", None)
     if sum(shard_rows) > row_limit:
         raise Rejected.field(
-            "/blobs", f"the dataset has {sum(shard_rows)} rows; the limit is {row_limit}", None
+            pointer, f"the dataset has {sum(shard_rows)} rows; the limit is {row_limit}", None
         )
     return DatasetReport(shard_rows, [found[name].spec() for name in names])
 
@@ -70,25 +71,29 @@ def _pointer(record: DatasetRecord, name: str) -> str:
     return f"/targets/{record.targets.index(name)}"
 
 
-def _rows(shard: Shard, names: Sequence[str], pointers: dict[str, str], pointer: str) -> int:
+def _rows(shard: Shard, names: Sequence[str], pointers: dict[str, str], source: Source) -> int:
+    where = source.pointer if source.file is None else repr(source.label)
+    counts = {}
     for name in names:
-        if name not in shard.columns:
+        if name not in shard.names:
+            there = ", ".join(sorted(shard.names)[:_NAMES_SHOWN]) or "none"
             raise Rejected.field(
-                pointers[name],
-                f"there is no column {name!r} in {pointer}; it has {', '.join(sorted(shard.columns)) or 'none'}",
-                name,
+                pointers[name], f"there is no column {name!r} in {where}; it has {there}", name
             )
-        if not shard.columns[name].shape:
+        shape = shard.shape(name).shape
+        if not shape:
             raise Rejected.field(
                 pointers[name],
                 f"column {name!r} is a single number; its first axis must be the row",
                 name,
             )
-    counts = {name: shard.columns[name].shape[0] for name in names}
+        counts[name] = shape[0]
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
         raise Rejected.field(
-            pointer, f"the columns of a shard must have the same number of rows: {said}", None
+            source.pointer,
+            f"the columns of a shard must have the same number of rows: {said}",
+            None,
         )
     return next(iter(counts.values()))
 
@@ -105,7 +110,7 @@ class _Column:
 
     @classmethod
     def first(cls, shard: Shard, name: str, pointer: str) -> _Column:
-        column = shard.columns[name]
+        column = shard.shape(name)
         if column.dtype.kind not in _KINDS:
             raise Rejected.field(
                 pointer,
@@ -114,12 +119,13 @@ class _Column:
             )
         return cls(name, pointer, column.dtype, column.shape[1:])
 
-    def require_alike(self, shard: Shard, number: int) -> None:
-        column = shard.columns[self.name]
+    def require_alike(self, shard: Shard, source: Source) -> None:
+        column = shard.shape(self.name)
         if (column.dtype, column.shape[1:]) != (self.dtype, self.shape):
             raise Rejected.field(
-                f"/blobs/{number}",
-                f"column {self.name!r} is {column.dtype} {list(column.shape[1:])} a row here, "
+                source.pointer,
+                f"column {self.name!r} is {column.dtype} {list(column.shape[1:])} a row "
+                f"{'here' if source.file is None else f'in {source.label!r}'}, "
                 f"but {self.dtype} {list(self.shape)} in the first shard",
                 None,
             )

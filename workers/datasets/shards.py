@@ -1,24 +1,32 @@
-"""A dataset's shards behind one interface: what columns a shard has, and their rows."""
+"""A dataset's shards behind one interface: the columns of a shard as arrays whose rows are read by range."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from service.datasets.sources import Source
 from service.results.layout import blob_path
-from service.storage.npz import BadArchive, NpzFile
+from service.storage.failures import Changed
+from service.storage.npz import NpzFile
+from service.storage.object_bytes import Bytes, Unreadable
 from service.storage.objects import Objects
-from service.storage.tensors import BadTensors, TensorEntry, read_entry, read_header
-from upweight.errors import NotAvailableYet, Rejected
-
-Array = np.ndarray[Any, Any]
+from service.storage.ranged import ranged
+from service.storage.tensors import entries_of
+from upweight.errors import Rejected
+from workers.datasets.arrays import Array, StoredArray
+from workers.datasets.cached_bytes import cached
+from workers.datasets.disk_cache import BlockCache
+from workers.datasets.unpacking import UnpackedBytes
 
 
 @dataclass(frozen=True)
@@ -30,69 +38,131 @@ class ColumnShape:
 
 
 class Shard(Protocol):
-    """One shard, open for reading."""
+    """One shard, open for reading by one thread at a time."""
 
-    columns: dict[str, ColumnShape]
+    @property
+    def names(self) -> list[str]:
+        """Of all its columns."""
+        ...
+
+    def shape(self, column: str) -> ColumnShape:
+        """Raises KeyError, and ValueError for a column that is no array."""
+        ...
 
     def read(self, column: str, start: int, stop: int) -> Array:
         """Rows [start, stop) of a column."""
         ...
 
 
-class SafetensorsShard:
-    """Rows are read by range; nothing is fetched that is not asked for."""
+class ArraysShard:
+    """Columns that are known as soon as the shard is open."""
 
-    def __init__(self, objects: Objects, path: str) -> None:
-        self._objects = objects
-        self._path = path
-        self._entries: dict[str, TensorEntry] = read_header(objects, path)
-        self.columns = {
-            name: ColumnShape(entry.dtype, entry.shape) for name, entry in self._entries.items()
-        }
+    def __init__(self, arrays: dict[str, StoredArray]) -> None:
+        self._arrays = arrays
+        self.names = list(arrays)
+
+    def shape(self, column: str) -> ColumnShape:
+        """See `Shard`."""
+        array = self._arrays[column]
+        return ColumnShape(array.dtype, array.shape)
 
     def read(self, column: str, start: int, stop: int) -> Array:
         """See `Shard`."""
-        return read_entry(self._objects, self._path, self._entries[column], start, stop)
+        return self._arrays[column].read(start, stop)
 
 
-class NpzShard:
-    """A copy on disk; a column is unpacked once, when its first rows are asked for."""
+class ParquetShard:
+    """Columns are looked at when they are asked for: a file may have thousands."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = NpzFile(path)
-        self._unpacked: tuple[str, Array] | None = None
-        self.columns = {
-            name: ColumnShape(entry.dtype, entry.shape)
-            for name, entry in self._file.entries.items()
-        }
+    def __init__(self, content: Bytes, identity: str, cache: BlockCache | None) -> None:
+        from service.storage.parquet import ParquetColumns
+
+        self._file = ParquetColumns(ranged(content))
+        self._identity = identity
+        self._cache = cache
+        self._arrays: dict[str, StoredArray] = {}
+        self.names = self._file.names
+
+    def shape(self, column: str) -> ColumnShape:
+        """See `Shard`."""
+        array = self._array(column)
+        return ColumnShape(array.dtype, array.shape)
 
     def read(self, column: str, start: int, stop: int) -> Array:
         """See `Shard`."""
-        if self._unpacked is None or self._unpacked[0] != column:
-            self._unpacked = (column, self._file.read(column))
-        return self._unpacked[1][start:stop]
+        return self._array(column).read(start, stop)
+
+    def _array(self, name: str) -> StoredArray:
+        if name not in self._arrays:
+            entry = self._file.entry(name)
+            row_bytes = prod(entry.shape[1:]) * entry.dtype.itemsize
+
+            def opening(position: int) -> tuple[int, Iterator[bytes]]:
+                row = position // max(1, row_bytes)
+                blocks = self._file.blocks(name, row, entry)
+                return self._file.group_start(row) * row_bytes, (
+                    np.ascontiguousarray(block).tobytes() for _, block in blocks
+                )
+
+            size = row_bytes * entry.shape[0]
+            content = UnpackedBytes(f"{self._identity}|{name}", size, opening, self._cache)
+            self._arrays[name] = StoredArray(content, 0, entry.dtype, entry.shape)
+        return self._arrays[name]
+
+
+def _safetensors(content: Bytes, identity: str, cache: BlockCache | None) -> Shard:
+    return ArraysShard(
+        {
+            name: StoredArray(content, entry.start, entry.dtype, entry.shape)
+            for name, entry in entries_of(content).items()
+        }
+    )
+
+
+def _npz(content: Bytes, identity: str, cache: BlockCache | None) -> Shard:
+    archive = NpzFile(ranged(content))
+    arrays = {}
+    for name, entry in archive.entries.items():
+        start, held = archive.start(name), content
+        if start is None:
+            size = prod(entry.shape) * entry.dtype.itemsize
+            opening = partial(_from_the_beginning, archive, name)
+            start, held = 0, UnpackedBytes(f"{identity}|{name}", size, opening, cache)
+        arrays[name] = StoredArray(held, start, entry.dtype, entry.shape, entry.fortran)
+    return ArraysShard(arrays)
+
+
+def _from_the_beginning(archive: NpzFile, name: str, position: int) -> tuple[int, Iterator[bytes]]:
+    return 0, archive.unpacked(name)
+
+
+_FORMATS: Mapping[str, Callable[[Bytes, str, BlockCache | None], Shard]] = {
+    "npz": _npz,
+    "parquet": ParquetShard,
+    "safetensors": _safetensors,
+}
+
+
+def open_shard(source: Source, format: str, cache: BlockCache | None = None) -> Shard:
+    """A shard. What is wrong with it is said as Rejected, with the pointer to it in the request."""
+    with rejecting(source, format):
+        content = source.open()
+        return _FORMATS[format](cached(content, cache), content.identity, cache)
 
 
 @contextmanager
-def open_shard(
-    objects: Objects, namespace: str, digest: str, format: str, scratch: Path, pointer: str
-) -> Iterator[Shard]:
-    """A shard by its blob. What is wrong with it is said as Rejected, with the pointer to the blob in the request."""
+def rejecting(source: Source, format: str) -> Iterator[None]:
+    """What goes wrong while a shard is read, in words for its owner. Raises Rejected."""
     try:
-        if format == "safetensors":
-            yield SafetensorsShard(objects, blob_path(namespace, digest))
-        elif format == "npz":
-            with fetched(objects, namespace, digest, scratch) as path:
-                yield NpzShard(path)
-        else:
-            raise NotAvailableYet(f"format {format!r} is not available yet; use safetensors or npz")
-    except (BadTensors, BadArchive) as error:
-        raise Rejected.field(
-            pointer, f"the shard can't be read as {format}: {error}", digest
-        ) from None
+        yield
     except FileNotFoundError:
+        raise Rejected.field(source.pointer, source.gone, source.label) from None
+    except Changed:
+        raise Rejected.field(source.pointer, source.changed, source.label) from None
+    except Unreadable as error:
+        where = "the shard" if source.file is None else f"the file {source.label!r}"
         raise Rejected.field(
-            pointer, "the blob has gone from the object storage; upload it again", digest
+            source.pointer, f"{where} can't be read as {format}: {error}", source.label
         ) from None
 
 

@@ -1,0 +1,115 @@
+"""Blocks of datasets on this machine's disk: within a budget of bytes, the least recently used go first.
+
+Any number of workers may share the folder. A block appears by renaming, is read through an open file (which a
+deletion does not take away), and is written under a lock, so that all together stay within the budget.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from upweight.errors import Unavailable
+
+BLOCK_BYTES = 4 * 1024**2  # of what is unpacked without a cache, and at most
+_BLOCKS = 16  # that a cache holds at least
+_LOCK = "lock"
+
+
+class BlockCache(Protocol):
+    """Keeps blocks of one size for as long as it has room."""
+
+    @property
+    def block_bytes(self) -> int:
+        """The size of a block; the last one of something is shorter."""
+        ...
+
+    def get(self, identity: str, number: int, length: int) -> bytes | None:
+        """A block of what has this identity, if it is kept."""
+        ...
+
+    def put(self, identity: str, number: int, block: bytes) -> None:
+        """Keeps a block."""
+        ...
+
+
+class DiskCache:
+    """At most `budget` bytes in a folder that is this user's alone. Raises Unavailable for another's."""
+
+    def __init__(self, folder: Path, budget: int) -> None:
+        self._folder = folder
+        self._budget = budget
+        self.block_bytes = max(1, min(BLOCK_BYTES, budget // _BLOCKS))
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owner = folder.stat().st_uid
+        except OSError as error:
+            raise Unavailable(
+                f"the folder {folder} can't be used as cache: {error.strerror}; set UPWEIGHT_SCRATCH"
+            ) from error
+        if owner != os.getuid():
+            raise Unavailable(
+                f"the folder {folder} for the cache is another user's; set UPWEIGHT_SCRATCH"
+            )
+
+    def get(self, identity: str, number: int, length: int) -> bytes | None:
+        """See `BlockCache`. A block of another length is one whose writing was cut short by a power failure."""
+        path = self._path(identity, number)
+        try:
+            block = path.read_bytes()
+            os.utime(path)
+        except OSError:
+            return None
+        return block if len(block) == length else None
+
+    def put(self, identity: str, number: int, block: bytes) -> None:
+        """See `BlockCache`. A disk that takes no more makes it slow, not wrong."""
+        path = self._path(identity, number)
+        with suppress(OSError), self._locked():
+            self._make_room(len(block), path)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            part = path.with_name(f"{path.name}.{uuid4().hex}")
+            try:
+                part.write_bytes(block)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def _path(self, identity: str, number: int) -> Path:
+        key = f"{identity}|{self.block_bytes}"  # another worker's blocks may have another size
+        return self._folder / hashlib.sha256(key.encode()).hexdigest()[:32] / str(number)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self._folder / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _make_room(self, length: int, path: Path) -> None:
+        """Deletes until there is room for a block at a path."""
+        kept = sorted(self._kept())
+        total = sum(size for _, size, each in kept if each != path)
+        for _, size, each in kept:
+            if total + length <= self._budget:
+                return
+            if each != path:
+                each.unlink(missing_ok=True)
+                total -= size
+                with suppress(OSError):
+                    each.parent.rmdir()
+
+    def _kept(self) -> Iterator[tuple[float, int, Path]]:
+        """(last use, size, path) of all blocks, and of what a killed worker was writing."""
+        with os.scandir(self._folder) as folders:
+            for folder in folders:
+                if folder.is_dir(follow_symlinks=False):
+                    with os.scandir(folder) as blocks:
+                        for block in blocks:
+                            state = block.stat(follow_symlinks=False)
+                            yield state.st_mtime, state.st_size, Path(block.path)
