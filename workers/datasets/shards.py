@@ -23,7 +23,7 @@ from service.storage.objects import Objects
 from service.storage.ranged import ranged
 from service.storage.tensors import entries_of
 from upweight.errors import Rejected
-from workers.datasets.arrays import Array, StoredArray
+from workers.datasets.arrays import Array, StoredArray, turned
 from workers.datasets.cached_bytes import cached
 from workers.datasets.disk_cache import BlockCache
 from workers.datasets.unpacking import UnpackedBytes
@@ -128,7 +128,8 @@ def _npz(content: Bytes, identity: str, cache: BlockCache | None) -> Shard:
             size = prod(entry.shape) * entry.dtype.itemsize
             opening = partial(_from_the_beginning, archive, name)
             start, held = 0, UnpackedBytes(f"{identity}|{name}", size, opening, cache)
-        arrays[name] = StoredArray(held, start, entry.dtype, entry.shape, entry.fortran)
+        array = StoredArray(held, start, entry.dtype, entry.shape)
+        arrays[name] = turned(array, f"{identity}|{name}", cache) if entry.fortran else array
     return ArraysShard(arrays)
 
 
