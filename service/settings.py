@@ -130,6 +130,9 @@ class Settings(BaseSettings):
 
     # Workers
     device: str = Field("auto", description="`auto`, `cpu`, `cuda:0`, …")
+    workers_per_device: int = Field(
+        1, description="Workers that may share a GPU; each holds its own models and datasets.", ge=1
+    )
     threads: int | None = Field(
         None, description="CPU threads of a worker; null leaves it to torch."
     )

@@ -22,6 +22,7 @@ from service.storage.queue import TaskQueue
 from service.storage.records import Records
 from service.storage.redis import connect
 from workers.datasets.disk_cache import DiskCache
+from workers.devices import Claim, claimed_device
 from workers.session import Session
 
 PATIENCE = 30  # tries after a lost connection to Redis: about two minutes
@@ -34,6 +35,7 @@ class Context:
     settings: Settings
     name: str
     device: torch.device
+    claim: Claim
     redis: Redis
     records: Records
     copies: Copies
@@ -53,14 +55,16 @@ class Context:
         records = Records(redis)
         objects = Objects.of(settings)
         objects.verify()
-        device = chosen_device(settings.device)
         scratch = settings.scratch or Path(tempfile.gettempdir())
         scratch.mkdir(parents=True, exist_ok=True)
+        claim = claimed_device(settings.device, settings.workers_per_device, scratch)
+        device = claim.device
         cache = DiskCache(scratch / f"upweight-cache-{os.getuid()}", settings.disk_cache_bytes)
         return cls(
             settings=settings,
             name=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}",
             device=device,
+            claim=claim,
             redis=redis,
             records=records,
             copies=Copies(redis, objects),
@@ -72,11 +76,3 @@ class Context:
             scratch=scratch,
             cache=cache,
         )
-
-
-def chosen_device(wish: str) -> torch.device:
-    """The device of a worker; `auto` takes an accelerator where there is one."""
-    if wish != "auto":
-        return torch.device(wish)
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator if accelerator is not None else torch.get_default_device()

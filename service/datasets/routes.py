@@ -23,8 +23,9 @@ from service.dependencies import (
 )
 from service.problems import EVERYWHERE, documented
 from service.registry import filters_of, page_of, resolve, settled
-from service.results.formats import NPY_CONTENT, chosen_format, npy_response
+from service.results.formats import BINARY_CONTENT, chosen_format
 from service.results.stored import positions
+from service.results.streamed import STREAMED
 from upweight.errors import (
     Conflict,
     IdempotencyConflict,
@@ -108,7 +109,7 @@ async def get(reference: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -
     "/{reference}/rows",
     response_model=DatasetRows,
     responses={
-        200: {"description": "The rows.", "content": NPY_CONTENT},
+        200: {"description": "The rows.", "content": BINARY_CONTENT},
         **documented(NotFound, NotReady, Conflict, NotAcceptable),
     },
 )
@@ -126,22 +127,23 @@ def rows(
     ],
     column: Annotated[
         list[str],
-        Query(max_length=64, description="Columns; all when left out. npy takes one."),
+        Query(max_length=64, description="Columns; all when left out. npy and Arrow take one."),
     ] = [],  # noqa: B006 (FastAPI copies it)
     accept: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
-    """Some rows, to look at: all columns as JSON while the numbers are few, or one column as npy."""
+    """Some rows, to look at: all columns as JSON while the numbers are few, or one column as npy or an Arrow stream."""
     found = resolve(parts, "dataset", caller.namespace, reference)
     dataset = ShardedRows.of(parts, caller.namespace, DatasetRecord.model_validate(found))
     columns = dataset.chosen(column)
     chosen = positions(rows, dataset.dataset.rows or 0, "rows")
     numbers = [dataset.numbers(each, chosen) for each in columns]
     count = sum(each.count for each in numbers)
-    if chosen_format(accept, max(count, len(chosen)), parts.settings.json_numbers) == "npy":
+    format = chosen_format(accept, max(count, len(chosen)), parts.settings.json_numbers)
+    if format != "json":
         if len(columns) != 1:
-            words = f"npy holds one array; choose one column of {', '.join(each.name for each in columns)}"
+            words = f"{format} holds one array; choose one column of {', '.join(each.name for each in columns)}"
             raise InvalidRequest.field("query:column", words)
-        return npy_response(numbers[0])
+        return STREAMED[format](numbers[0])
     return JSONResponse(dataset.as_json(columns, chosen).model_dump())
 
 

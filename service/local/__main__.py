@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event, Lock
-from types import FrameType
+from threading import Event
 
 from service.local.plan import DEFAULT_DATA, DEFAULT_HOST, DEFAULT_PORT, Plan
 from service.local.stack import Stack, chosen_port
+from service.local.terminal import say, stopped_by_signals
 from service.local.trouble import LocalTrouble
-
-_writing = Lock()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stack; 0 after an ordered stop, 1 when it could not start."""
     plan = planned(arguments)
     stopping = Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # the last: its terminal is closed
-        signal.signal(number, stop)
+    stopped_by_signals(stopping)
     stack = Stack(plan, say)
     try:
         stack.start(stopping)
@@ -78,16 +66,6 @@ def greet(stack: Stack) -> None:
     plan, url = stack.plan, stack.state.url
     say("local", f"Upweight is ready at {url} (API pages: {url}/docs)")
     say("local", f"{plan.workers} worker(s); data in {plan.data}; Ctrl-C stops")
-
-
-def say(name: str, line: str) -> None:
-    """One line for the terminal, with the name of the process that it comes from."""
-    try:
-        with _writing:
-            sys.stderr.write(f"{name:>9} | {line}\n")
-            sys.stderr.flush()
-    except (OSError, ValueError):  # whoever read us is gone: no reason to stop
-        pass
 
 
 if __name__ == "__main__":

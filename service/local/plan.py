@@ -35,6 +35,11 @@ class Plan:
         told["UPWEIGHT_PORT"] = str(self.port)
         told["PYTHONUNBUFFERED"] = "1"
         if self.workers > 1:  # each would take every core, and all be slower for it
-            share = max(1, (os.cpu_count() or 1) // self.workers)
-            told.setdefault("UPWEIGHT_THREADS", str(share))
+            told.setdefault("UPWEIGHT_THREADS", str(threads_each(self.workers)))
         return told
+
+
+def threads_each(workers: int) -> int:
+    """An even share of the cores that this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (allowed or 1) // workers)

@@ -1,4 +1,4 @@
-"""In which format numbers leave: npy streamed in blocks, or JSON while they are few. NaN never leaves in JSON."""
+"""In which format numbers leave: npy or Arrow in blocks, or JSON while they are few. NaN never leaves in JSON."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from starlette.responses import StreamingResponse
 from upweight.errors import NotAcceptable
 
 NPY = "application/x-npy"
+ARROW = "application/vnd.apache.arrow.stream"
 JSON = "application/json"
 # In the OpenAPI document.
 NPY_CONTENT: dict[str, Any] = {NPY: {"schema": {"type": "string", "format": "binary"}}}
+BINARY_CONTENT: dict[str, Any] = dict.fromkeys((NPY, ARROW), NPY_CONTENT[NPY])
 Array = np.ndarray[Any, Any]
 
 
@@ -40,22 +42,27 @@ class Numbers:
         return np.concatenate(blocks) if blocks else np.empty(self.shape, self.dtype)
 
 
-def chosen_format(accept: str | None, count: int, limit: int) -> Literal["npy", "json"]:
+def chosen_format(accept: str | None, count: int, limit: int) -> Literal["npy", "arrow", "json"]:
     """What to answer. Raises NotAcceptable, telling what would be."""
     kinds = _by_preference(accept)
     for kind in kinds:
         if kind in (NPY, "application/octet-stream"):
             return "npy"
+        if kind == ARROW:
+            return "arrow"
         if kind in (JSON, "*/*", "application/*"):
             if count <= limit:
                 return "json"
-            if kind == JSON and NPY in kinds:
-                return "npy"
+            binary = [other for other in kinds if other in (NPY, ARROW)]
+            if kind == JSON and binary:
+                return "npy" if binary[0] == NPY else "arrow"
             raise NotAcceptable(
                 f"{count} numbers are too many for JSON (at most {limit}); "
                 f"send 'Accept: {NPY}', or ask for a smaller slice"
             )
-    raise NotAcceptable(f"offered are {NPY} and, for few numbers, {JSON}; asked for was {accept!r}")
+    raise NotAcceptable(
+        f"offered are {NPY}, {ARROW} and, for few numbers, {JSON}; asked for was {accept!r}"
+    )
 
 
 def _by_preference(accept: str | None) -> list[str]:

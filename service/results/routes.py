@@ -11,6 +11,7 @@ from service.dependencies import PartsNow, Reader
 from service.problems import EVERYWHERE, documented
 from service.results import listing, predictions, ranking, slices
 from service.results.formats import (
+    BINARY_CONTENT,
     NPY_CONTENT,
     Numbers,
     as_json,
@@ -18,6 +19,7 @@ from service.results.formats import (
     npy_response,
 )
 from service.results.stored import StoredResult, find_result, positions
+from service.results.streamed import STREAMED
 from upweight.errors import (
     InvalidRequest,
     NotAcceptable,
@@ -36,7 +38,10 @@ router = APIRouter(
 _NUMBERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The numbers.",
-        "content": {**NPY_CONTENT, "application/json": {"schema": {"type": "array", "items": {}}}},
+        "content": {
+            **BINARY_CONTENT,
+            "application/json": {"schema": {"type": "array", "items": {}}},
+        },
     },
     **documented(NotAcceptable),
 }
@@ -62,7 +67,7 @@ Axis = Annotated[
     "/influences",
     response_model=InfluenceSlice,
     responses={
-        200: {"description": "The slice.", "content": NPY_CONTENT},
+        200: {"description": "The slice.", "content": BINARY_CONTENT},
         **documented(NotAcceptable),
     },
 )
@@ -76,8 +81,9 @@ def influences(
     numbers = slices.influences(result, rows, columns)
     # JSON names the rows and columns, too, though the slice between them be empty.
     count = max(numbers.count, len(rows) + len(columns))
-    if chosen_format(accept, count, result.parts.settings.json_numbers) == "npy":
-        return npy_response(numbers)
+    format = chosen_format(accept, count, result.parts.settings.json_numbers)
+    if format != "json":
+        return STREAMED[format](numbers)
     test_rows, train_rows = result.test_rows(), result.train_rows()
     answer = InfluenceSlice(
         test=[test_rows[row] for row in rows],
@@ -168,6 +174,7 @@ def files(result: Result) -> Files:
 
 
 def _numbers(result: StoredResult, numbers: Numbers, accept: str | None) -> Response:
-    if chosen_format(accept, numbers.count, result.parts.settings.json_numbers) == "npy":
-        return npy_response(numbers)
+    format = chosen_format(accept, numbers.count, result.parts.settings.json_numbers)
+    if format != "json":
+        return STREAMED[format](numbers)
     return JSONResponse(as_json(numbers.whole()))
