@@ -10,6 +10,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 _LOOK_SECONDS = 0.1  # how soon the thread sees that nobody wants more
+_LEAVE_SECONDS = 1.0  # a thread that waits for a storage longer than that ends by itself, later
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class _End:
 
 
 def read_ahead(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
-    """The same items, at most `depth` of them waiting. Closing it ends the thread, and then `items`."""
+    """The same items, at most `depth` of them waiting. Closing it ends the thread."""
     waiting: Queue[Item | _End] = Queue(depth)
     unwanted = Event()
     reader = Thread(target=_read, args=(items, waiting, unwanted), name="read-ahead", daemon=True)
@@ -32,7 +33,7 @@ def read_ahead(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
             raise item.error
     finally:
         unwanted.set()
-        reader.join()
+        reader.join(_LEAVE_SECONDS)
 
 
 def _read(items: Iterator[Item], waiting: Queue[Item | _End], unwanted: Event) -> None:

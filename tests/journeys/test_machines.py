@@ -118,12 +118,12 @@ class Machines:
         self.processes.append(process)
         return process
 
-    def worker(self, machine: str, *options: str) -> Process:
+    def worker(self, machine: str, *options: str, **environment: str) -> Process:
         """`upweight worker` on a machine, with a disk of its own."""
         scratch = self.folder / machine
         scratch.mkdir()
         command = [sys.executable, "-m", "upweight.cli", "worker", *options]
-        return self.start(machine, machine, *command, UPWEIGHT_SCRATCH=str(scratch))
+        return self.start(machine, machine, *command, UPWEIGHT_SCRATCH=str(scratch), **environment)
 
     def until(self, met: Callable[[], bool], seconds: float = 90.0) -> None:
         deadline = time.monotonic() + seconds
@@ -180,7 +180,8 @@ def test_a_job_runs_on_whichever_machine_has_a_worker(machines: Machines) -> Non
     machines.start(machines.network.hub, "front", sys.executable, "-m", "service", **host)
     first, second = machines.network.machines
     pair = machines.worker(first, "--queues", "high,default", "--workers", "2", "--device", "cpu")
-    machines.worker(second, "--queues", "default,high,low", "--threads", "1")
+    # Its disk holds the rows that its memory may not.
+    machines.worker(second, "--queues", "default,high,low", UPWEIGHT_CACHE_BYTES="2000")
     machines.until(lambda: machines.alive() == 3 and machines.answers(f"{machines.url}/healthz"))
 
     iris = subjects.iris()
@@ -203,5 +204,6 @@ def test_a_job_runs_on_whichever_machine_has_a_worker(machines: Machines) -> Non
             *iris.names, hessian_regularization=iris.damping, reuse=False
         )
         assert {alone.numpy().tobytes()} == matrices
+        assert list((machines.folder / second).rglob("upweight-cache-*/*/0"))
     assert all(each.state == "succeeded" for each in done)
     assert pair.returncode == 0
