@@ -8,7 +8,7 @@ from upweight.errors import InvalidRequest
 from workers.engine import BadParameter, Batch, Problem, Rows
 from workers.engine.losses.classification import ClassLoss
 
-_AT_ONCE = 65_536  # rows
+_AT_ONCE_BYTES = 64 * 1024**2  # of rows that are not held
 
 
 def refuse_labels_out_of_range(problem: Problem, rows: Rows, pointer: str) -> None:
@@ -16,7 +16,9 @@ def refuse_labels_out_of_range(problem: Problem, rows: Rows, pointer: str) -> No
     loss = problem.loss
     if not isinstance(loss, ClassLoss) or not len(rows):
         return
-    for batch in rows.batches(_AT_ONCE):
+    first = next(rows.batches(1))
+    row_bytes = sum(each.nbytes for each in (*first.inputs, *first.target_tensors))
+    for batch in rows.batches(max(1, _AT_ONCE_BYTES // max(1, row_bytes))):
         (labels,) = batch.target_tensors
         if labels.is_floating_point():
             return  # probabilities
