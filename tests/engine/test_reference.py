@@ -109,4 +109,4 @@ def test_positive_means_that_leaving_the_row_out_raises_the_test_loss(reference:
         reference.arrays["loo"] * reference.hessian(reference.problem(torch.float64)).row_count
     )
     both = torch.stack([found.flatten(), retrained.flatten()])
-    assert float(torch.corrcoef(both)[0, 1]) > 0.98
+    assert float(torch.corrcoef(both)[0, 1]) > 0.99

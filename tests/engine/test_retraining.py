@@ -19,7 +19,7 @@ from workers.engine import (
 )
 
 DAMPING = 1e-2
-N, D, C = 30, 3, 3
+N, D, C = 60, 3, 3
 
 
 def trained(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def test_lowering_the_weight_of_a_row_changes_the_test_loss_as_predicted(
     problem, factors, rows = solved(data)
     predicted = torch.cat([each for _, each in up(problem, factors, rows)], 1)
     step = 1e-5
-    for row in (0, 11, 29):
+    for row in (0, 11, 59):
         losses = []
         for sign in (1.0, -1.0):
             weights = torch.ones(N, dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_leaving_rows_out_is_predicted_to_first_order(
         after = F.cross_entropy(scores(theta, x_test), y_test, reduction="none")
         actual[:, row] = after - before
     both = torch.stack([predicted.flatten(), actual.flatten()])
-    assert float(torch.corrcoef(both)[0, 1]) > 0.97
+    assert float(torch.corrcoef(both)[0, 1]) > 0.99
 
 
 def test_moving_a_feature_changes_the_test_loss_by_minus_the_perturbation_influence(

@@ -112,7 +112,7 @@ class Lissa:
             return self._iterate(hessian, rhs, scale, tell)
         h, changes, done = torch.zeros_like(rhs), torch.zeros_like(rhs), 0
         rows = (rhs != 0).any(1).nonzero()[:, 0]
-        for part in torch.split(rows, ROWS_OF_A_SPACE):
+        for part in torch.split(rows, ROWS_OF_A_SPACE) if len(rows) else ():
             step = Step(hessian.damping, self.dampen, scale)
             found = iterates(hessian, rhs[part], step, self.maxiter, tell)
             if found is None:
