@@ -53,6 +53,12 @@ def bound(**fields: Any) -> Iterator[None]:
         _bound.reset(token)
 
 
+def carried_trace() -> str:
+    """The request that the work at hand came from, as tasks carry it on (see `service.requests.Trace`)."""
+    found = _bound.get()
+    return " ".join(found[name] for name in ("request_id", "traceparent") if found.get(name))
+
+
 def log_exception(event: str, **fields: Any) -> None:
     """The exception at hand: its class and where it came from. Not its words, which may quote what users sent."""
     kind, _, trace = sys.exc_info()

@@ -9,16 +9,19 @@ from redis import Redis
 
 from service.auth import Keys
 from service.changes import Changes
+from service.jobs.ending import Ending
 from service.jobs.lifecycle import Lifecycle
 from service.limits.quota import Quota
 from service.limits.rate import Rate
 from service.limits.uploads import Uploads
 from service.settings import Settings
 from service.storage.copies import Copies
+from service.storage.grids import Grids
 from service.storage.objects import Objects
 from service.storage.queue import TaskQueue
 from service.storage.records import Records
 from service.storage.redis import connect
+from service.storage.shared import Shared
 from service.webhooks.courier import Courier
 from service.webhooks.destination import Policy
 from service.webhooks.outbox import Outbox
@@ -39,6 +42,8 @@ class Parts:
     lifecycle: Lifecycle
     queue: TaskQueue
     objects: Objects
+    grids: Grids
+    ending: Ending
     keys: Keys
     changes: Changes
     uploads: ThreadPoolExecutor
@@ -61,14 +66,18 @@ class Parts:
         outbox, webhook_secrets = Outbox(redis), _webhook_secrets(settings, redis)
         courier = _courier(settings, outbox, webhook_secrets)
         courier.start()
+        lifecycle, queue = Lifecycle(records), TaskQueue(redis, settings.queue_length)
+        grids = Grids(redis)
         return cls(
             settings=settings,
             redis=redis,
             records=records,
             copies=Copies(redis, objects),
-            lifecycle=Lifecycle(records),
-            queue=TaskQueue(redis, settings.queue_length),
+            lifecycle=lifecycle,
+            queue=queue,
             objects=objects,
+            grids=grids,
+            ending=Ending(lifecycle, queue, objects, grids, Shared(redis, objects)),
             keys=Keys(redis, objects),
             changes=changes,
             # Slow senders hold these threads and not those that all other routes share.

@@ -139,6 +139,17 @@ class Settings(BaseSettings):
     memory_bytes: int = Field(
         512 * MIB, description="Budget of a computation's blocks beside model and data.", gt=0
     )
+    spread_seconds: float = Field(
+        30.0, description="A job that is estimated to take longer is spread over all workers.", gt=0
+    )
+    block_seconds: float = Field(
+        10.0, description="What a block of such a job is planned to take.", gt=0
+    )
+    reuse_bytes: int = Field(
+        256 * MIB,
+        description="Fits and factors up to this size are kept for later jobs, beside what a job was told to keep.",
+        ge=0,
+    )
     cache_bytes: int = Field(4 * GIB, description="Models and datasets kept on the device.", gt=0)
     job_seconds: float = Field(86_400.0, description="Longest running time of a job.", gt=0)
     attempts: int = Field(3, description="How often a job that loses its worker is begun.", ge=1)

@@ -43,7 +43,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from upweight.schema.problem import FieldError, Problem
+from upweight.schema.problem import FieldError, Problem, Progress
 
 
 class UpweightError(Exception):
@@ -187,7 +187,14 @@ class RangeNotSatisfiable(UpweightError):
 
 
 class ResultNotReady(UpweightError):
+    """`progress` is that of a running job, whose finished blocks can be read."""
+
     type, title, status = "result-not-ready", "The result is not there yet", 425
+    progress: Progress | None = None
+
+    def problem(self, request_id: str | None = None) -> Problem:
+        """With the progress."""
+        return super().problem(request_id).model_copy(update={"progress": self.progress})
 
 
 class QueueFull(UpweightError):
@@ -243,4 +250,6 @@ def error_from(problem: Problem, retry_after: float | None = None) -> UpweightEr
         request_id=problem.request_id,
     )
     error.status = problem.status
+    if isinstance(error, ResultNotReady):
+        error.progress = problem.progress
     return error

@@ -13,14 +13,17 @@ from uuid import uuid4
 import torch
 from redis import Redis
 
+from service.jobs.ending import Ending
 from service.jobs.lifecycle import Lifecycle
 from service.settings import Settings
 from service.storage.copies import Copies
+from service.storage.grids import Grids
 from service.storage.leases import Leases
 from service.storage.objects import Objects
 from service.storage.queue import TaskQueue
 from service.storage.records import Records
 from service.storage.redis import connect
+from service.storage.shared import Shared
 from workers.datasets.disk_cache import DiskCache
 from workers.devices import Claim, claimed_device
 from workers.session import Session
@@ -43,6 +46,9 @@ class Context:
     leases: Leases
     queue: TaskQueue
     objects: Objects
+    grids: Grids
+    shared: Shared
+    ending: Ending
     session: Session
     scratch: Path
     cache: DiskCache
@@ -60,6 +66,8 @@ class Context:
         claim = claimed_device(settings.device, settings.workers_per_device, scratch)
         device = claim.device
         cache = DiskCache(scratch / f"upweight-cache-{os.getuid()}", settings.disk_cache_bytes)
+        lifecycle, queue = Lifecycle(records), TaskQueue(redis, settings.queue_length)
+        grids, shared = Grids(redis), Shared(redis, objects)
         return cls(
             settings=settings,
             name=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}",
@@ -68,10 +76,13 @@ class Context:
             redis=redis,
             records=records,
             copies=Copies(redis, objects),
-            lifecycle=Lifecycle(records),
+            lifecycle=lifecycle,
             leases=Leases(redis, settings.lease_seconds),
-            queue=TaskQueue(redis, settings.queue_length),
+            queue=queue,
             objects=objects,
+            grids=grids,
+            shared=shared,
+            ending=Ending(lifecycle, queue, objects, grids, shared),
             session=Session(objects, scratch, device, settings, cache),
             scratch=scratch,
             cache=cache,

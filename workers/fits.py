@@ -46,6 +46,23 @@ class Fits:
     key: tuple[str, ...]
     damping: float
     shelf: Shelf | None = None
+    recycles: bool = False  # whether a solution may depend on those before it
+
+    def name(self, method: Method) -> str | None:
+        """What a fit of this method is called on a shelf; None for a method without."""
+        name = self._name(method)
+        return "-".join(name) if name else None
+
+    def _name(self, method: Method) -> tuple[str, ...]:
+        match method:
+            case engine.Direct():
+                return ("direct",)  # of any λ
+            case engine.Arnoldi(rank_estimate=rank, tol=tol, krylov_dimension=dimension, seed=seed):
+                return ("arnoldi", *map(str, (rank, tol, dimension, seed)))
+            case engine.ConjugateGradients(preconditioner=str(kind), rank=rank, seed=seed):
+                return ("cg", *map(str, (kind, rank, seed, self.damping)))
+            case _:
+                return ()
 
     def prepare(self, method: Method, hessian: Callable[[], Operator], progress: Progress) -> None:
         """Makes the fit, or finds it, so that `solver` will find it."""
@@ -85,8 +102,7 @@ class Fits:
         progress: Progress,
     ) -> Solution:
         """With what earlier solutions on this worker have left, and leaving more for the next."""
-        if self.shelf is not None:
-            # Several workers share the job: its parts are not to depend on who did what before.
+        if not self.recycles:
             return method.solve(operator, rhs, progress)
         key = (*self.key, "recycled")
         recycled = self.session.kept(key, lambda: (Recycled(), 0))
@@ -100,7 +116,7 @@ class Fits:
         def fit() -> Factorisation:
             return method.fit(hessian(), progress)
 
-        fitted = self._found(("direct",), fit, Factorisation.from_tensors)
+        fitted = self._found(self._name(method), fit, Factorisation.from_tensors)
         if fitted.damping == self.damping:
             return fitted
         # Another λ needs no pass over the data: only the factorisation is made again.
@@ -110,21 +126,13 @@ class Fits:
     def _pairs(
         self, method: engine.Arnoldi, hessian: Callable[[], Operator], progress: Progress
     ) -> LowRank:
-        parameters = (method.rank_estimate, method.tol, method.krylov_dimension, method.seed)
-        fitted = self._found(
-            ("arnoldi", *map(str, parameters)),
-            lambda: method.fit(hessian(), progress),
-            _low_rank,
-        )
+        fitted = self._found(self._name(method), lambda: method.fit(hessian(), progress), _low_rank)
         return replace(fitted, damping=self.damping, complement=method.complement)
 
     def _preconditioner(
         self, method: engine.ConjugateGradients, hessian: Callable[[], Operator], told: Progress
     ) -> Preconditioner:
-        parameters = (method.preconditioner, method.rank, method.seed, self.damping)
-        return self._found(
-            ("cg", *map(str, parameters)), lambda: method.fit(hessian(), told), _preconditioner
-        )
+        return self._found(self._name(method), lambda: method.fit(hessian(), told), _preconditioner)
 
     def _found(
         self,
@@ -142,14 +150,14 @@ class Fits:
         fit: Callable[[], Fit],
         from_tensors: Callable[[dict[str, Tensor]], Fit],
     ) -> Fit:
-        if self.shelf is None:
-            return fit()
-        stored = self.shelf.find(name)
+        stored = self.shelf.find(name) if self.shelf is not None else None
         if stored is not None:
             return from_tensors(stored)
-        fitted = fit()
-        self.shelf.put(name, _tensors(fitted))
-        return fitted
+        tensors = {key: each.contiguous() for key, each in _tensors(fit()).items()}
+        if self.shelf is not None:
+            self.shelf.put(name, tensors)
+        # As whoever takes it from the shelf will have it: the layout in memory decides the last bits, too.
+        return from_tensors(tensors)
 
 
 def _tensors(fitted: Any) -> dict[str, Tensor]:

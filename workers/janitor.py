@@ -15,6 +15,7 @@ from service.storage.queue import CHECKS, RUN_JOB, task_id
 from upweight.errors import NotFound, UpweightError, WorkerLost
 from upweight.schema import CheckState, JobState
 from workers.context import Context
+from workers.lost_blocks import LostBlocks
 
 _OFFICE = "janitor"  # a lease like that of a record
 _SILENT_SWEEPS = 2.5  # after so many without a word from the janitor another worker is it
@@ -28,6 +29,7 @@ class Janitor:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._office = Leases(context.redis, context.settings.janitor_seconds * _SILENT_SWEEPS)
+        self._blocks = LostBlocks(context)
         self._sweeps = 0
         self._missing: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
@@ -53,18 +55,28 @@ class Janitor:
 
     def sweep(self) -> None:
         """Looks once at all namespaces."""
+        self._context.shared.sweep()
         for namespace in sorted(self._context.records.namespaces()):
             for state in (JobState.RUNNING, JobState.CANCELLING):
                 for job in self._in_state("job", namespace, state):
                     self._recover(namespace, job)
         if self._sweeps % _QUEUE_SWEEPS == 0:
             self._requeue_missing()
+            self._blocks.requeue_missing(
+                (namespace, job)
+                for namespace in sorted(self._context.records.namespaces())
+                for job in self._in_state("job", namespace, JobState.RUNNING)
+                if job.get("plan")
+            )
         self._sweeps += 1
 
     def _recover(self, namespace: str, job: Document) -> None:
         """A job whose worker is silent goes back to its queue, or fails when it has lost too many workers."""
         context = self._context
         if context.leases.held(job["id"]):
+            return
+        if job.get("plan"):
+            self._blocks.recover(namespace, job)
             return
         try:
             if (

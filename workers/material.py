@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from service.results.layout import ResultPaths, blob_path
 from service.storage.cuts import Cut
 from service.storage.keys import Document
 from service.storage.row_blocks import RowBlocks
+from service.storage.shared import digest_of
 from service.storage.tensors import BadTensors, TensorEntry, read_entry, read_header
 from upweight.errors import InvalidRequest, NotStored, UpweightError
 from upweight.schema import (
+    Blocks,
     DatasetRecord,
     IhvpJob,
     JobRecord,
@@ -24,9 +26,12 @@ from upweight.schema import (
 )
 from workers.context import Context
 from workers.engine import Problem, Rows
-from workers.fits import Fits, Shelf
+from workers.fits import Fits
+from workers.grid.blocks import StoredFits
+from workers.grid.plan import Plan
 from workers.grid.work import AnyJob, Material, RowsOf
 from workers.labels import refuse_labels_out_of_range
+from workers.results import versions
 
 READ_BYTES = 64 * 1024**2
 
@@ -45,11 +50,8 @@ class Gathering:
     def __init__(self, context: Context, namespace: str, job: Document, request: AnyJob) -> None:
         self._context, self._namespace, self._job, self._request = context, namespace, job, request
 
-    def material(self, shelf: Shelf | None = None, *, trusted: bool = False) -> Material:
-        """Raises UpweightError. `shelf` is where its fits are found by other workers, if they are put there.
-
-        `trusted`: an earlier task of the job has looked at the labels already.
-        """
+    def material(self, *, trusted: bool = False) -> Material:
+        """Raises UpweightError. `trusted`: an earlier task of the job has looked at the labels already."""
         request = self._request
         model = ModelRecord.model_validate(self._record("model", "model_id"))
         problem = self._context.session.problem(self._namespace, model, DTYPES[request.precision])
@@ -72,9 +74,8 @@ class Gathering:
             ),
             fits=Fits(
                 self._context.session,
-                self._fit_key(model.id),
+                ("fit", *self._hessian_identity()),
                 request.hessian_regularization,
-                shelf,
             ),
             perturb_input=_input_position(train_set, request),
         )
@@ -83,18 +84,49 @@ class Gathering:
         # By default H is over the whole dataset that `train` selects from.
         return self._request.hessian_on or Selection(dataset=self._request.train.dataset)
 
-    def _fit_key(self, model_id: str) -> tuple[str, ...]:
+    def fits(self, plan: Plan, folder: str | None) -> Fits:
+        """Those of a plan; `folder` is where other workers find them, null for this worker's own."""
+        damping, session = self._request.hessian_regularization, self._context.session
+        if folder is not None:
+            shelf = StoredFits(self._context.objects, folder, self._context.device)
+            return Fits(session, ("shelf", folder), damping, shelf)
+        # A job that says how it is cut gets the same bits in one task and in many.
+        recycles = self._request.reuse and self._request.blocks == Blocks()
+        key = ("fit", *self._hessian_identity(), str(plan.hessian))
+        return Fits(session, key, damping, recycles=recycles)
+
+    def fit_digest(self, plan: Plan) -> str:
+        """Of all that goes into what is found out about H."""
+        cut = asdict(plan.hessian) if plan.hessian else None
+        return digest_of([self._hessian_identity(), cut, plan.budget_bytes, versions()])
+
+    def factors_digest(self, plan: Plan) -> str:
+        """Of all that goes into the factors."""
+        request, test = self._request, getattr(self._request, "test", None)
+        return digest_of(
+            [
+                self.fit_digest(plan),
+                request.inversion.model_dump(mode="json"),
+                request.hessian_regularization,
+                request.seed,
+                getattr(request, "rhs", None),
+                [self._job["test_id"], test.rows] if test is not None else None,
+                asdict(plan.rhs),
+            ]
+        )
+
+    def _hessian_identity(self) -> tuple[str, ...]:
+        """Names model, precision and rows of H; and the job itself, if it must not use what others made."""
         request = self._request
-        key = (
-            "fit",
+        identity = (
             self._namespace,
-            model_id,
+            self._job["model_id"],
             str(DTYPES[request.precision]),
             self._job["hessian_id"],
             self._hessian_on().rows or "all",
             str(request.batch_size),
         )
-        return key if request.reuse else (*key, self._job["id"])
+        return identity if request.reuse else (*identity, self._job["id"])
 
     def _record(self, kind: Any, field: str) -> Document:
         return self._context.records.get(kind, self._namespace, self._job[field])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from service.logs import log_exception
 from upweight.errors import ComputationFailed, InternalError, Rejected, UpweightError
 from workers import engine
 from workers.engine import EngineError
+from workers.programs.errors import ProgramError
 
 
 def refusal(error: EngineError, pointer: str) -> UpweightError:
@@ -47,3 +49,21 @@ def program_refusal(problem: Mapping[str, str]) -> UpweightError:
     if problem["code"] in ("program-check-crashed",):
         return InternalError(problem["message"])
     return Rejected.field(problem["field"], problem["message"], None)
+
+
+def said(error: Exception, id: str) -> UpweightError:
+    """Any failure in the words of the contract; what we have no words for is logged, not shown."""
+    match error:
+        case UpweightError():
+            return error
+        case EngineError():
+            return failure(error)
+        case ProgramError():
+            return program_refusal(error.as_dict())
+        case FileNotFoundError():
+            return Rejected("a blob it needs has gone from the object storage; upload it again")
+        case _:
+            log_exception("unexpected-failure", record=id)
+            return InternalError(
+                f"the worker failed on {id} in a way we did not foresee; its log has the details"
+            )

@@ -9,22 +9,21 @@ from pydantic import TypeAdapter
 
 from service.datasets.sources import sources_of
 from service.jobs.lifecycle import LeaseLost, now
-from service.logs import log, log_exception
+from service.logs import log
 from service.results.layout import ResultPaths
 from service.storage.keys import PREFIX, Document, Kind
-from service.storage.queue import CHECK_DATASET, CHECK_MODEL, CHECKS, RUN_JOB
+from service.storage.queue import CHECK_DATASET, CHECK_MODEL, CHECKS, RUN_BLOCK, RUN_JOB
 from service.storage.redis import reachable
-from upweight.errors import InternalError, NotFound, Rejected, UpweightError
+from upweight.errors import NotFound, Rejected
 from upweight.schema import TERMINAL, CheckState, DatasetRecord, JobState, ModelRecord
+from workers.block_task import BlockTask
 from workers.context import Context
 from workers.datasets.check import check_dataset
 from workers.datasets.shards import fetched
-from workers.engine import EngineError
 from workers.grid.work import AnyJob
-from workers.job import run
-from workers.programs.errors import ProgramError
+from workers.job import JobRun
 from workers.programs.isolation import run_isolated
-from workers.refusals import failure, program_refusal
+from workers.refusals import said
 from workers.watch import Cancelled, GivenBack, Watch
 from workers.worker import Task
 
@@ -36,11 +35,13 @@ class Tasks:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._blocks = BlockTask(context)
 
     def table(self) -> Mapping[str, Task]:
         """Tasks by the dotted path under which they are enqueued."""
         return {
             RUN_JOB: self.run_job,
+            RUN_BLOCK: self._blocks.run,
             CHECK_MODEL: self.check_model,
             CHECK_DATASET: self.check_dataset,
         }
@@ -75,11 +76,11 @@ class Tasks:
                 "job",
                 namespace,
             ) as watch:
-                outcome = run(context, namespace, job, request, watch)
-            context.lifecycle.succeed(namespace, id, attempt, outcome)
+                outcome = JobRun(context, namespace, job, request, watch).run()
+            if outcome is not None:
+                context.lifecycle.succeed(namespace, id, attempt, outcome)
         except Cancelled:
-            self._discard(namespace, id, holder)
-            context.lifecycle.cancelled(namespace, id, attempt)
+            self._cancelled(namespace, id, holder, attempt)
         except GivenBack:
             given = context.lifecycle.give_back(namespace, id, attempt)
             if given["state"] == JobState.QUEUED:
@@ -90,9 +91,17 @@ class Tasks:
             log("job-taken-away", level="warning", job=id, detail=str(error))
         except Exception as error:
             self._discard(namespace, id, holder)
-            context.lifecycle.fail(namespace, id, attempt, _said(error, id))
+            context.lifecycle.fail(namespace, id, attempt, said(error, id))
             if isinstance(error, MemoryError):
                 context.session.forget()
+
+    def _cancelled(self, namespace: str, id: str, holder: str, attempt: int) -> None:
+        job = self._context.records.get("job", namespace, id)
+        if job.get("plan"):  # its blocks may be in other workers' hands
+            self._context.ending.cancelled_if_free(namespace, job)
+            return
+        self._discard(namespace, id, holder)
+        self._context.lifecycle.cancelled(namespace, id, attempt)
 
     def _discard(self, namespace: str, id: str, holder: str) -> None:
         """Deletes what is stored so far, unless the job is another worker's by now, and so what is stored."""
@@ -137,7 +146,7 @@ class Tasks:
         except LeaseLost as error:
             log("check-taken-away", level="warning", record=id, detail=str(error))
         except Exception as error:
-            problem = _said(error, id).problem().model_dump(mode="json")
+            problem = said(error, id).problem().model_dump(mode="json")
             self._conclude(kind, namespace, id, {"state": CheckState.REJECTED, "problem": problem})
         finally:
             context.leases.release(id, context.name)
@@ -238,21 +247,3 @@ def _model_fields(report: Mapping[str, Any], parameter_limit: int) -> dict[str, 
         "outputs": outputs,
         **{name: report[name] for name in fields},
     }
-
-
-def _said(error: Exception, id: str) -> UpweightError:
-    """Any failure in the words of the contract; what we have no words for is logged, not shown."""
-    match error:
-        case UpweightError():
-            return error
-        case EngineError():
-            return failure(error)
-        case ProgramError():
-            return program_refusal(error.as_dict())
-        case FileNotFoundError():
-            return Rejected("a blob it needs has gone from the object storage; upload it again")
-        case _:
-            log_exception("unexpected-failure", record=id)
-            return InternalError(
-                f"the worker failed on {id} in a way we did not foresee; its log has the details"
-            )

@@ -43,6 +43,7 @@ class Watch:
         tell: Callable[[dict[str, Any]], None],
         seconds: float,
         heartbeat_seconds: float,
+        spent_seconds: float = 0.0,
     ) -> None:
         self._leases = leases
         self._id = id
@@ -52,8 +53,8 @@ class Watch:
         self._tell = tell
         self._limit = seconds
         self._heartbeat = heartbeat_seconds
-        self._began = time.monotonic()
-        self._stage_began = self._began
+        self._began = time.monotonic() - spent_seconds
+        self._stage_began = time.monotonic()
         self._progress: tuple[str, int, int, str] | None = None
         self._verdict: Exception | None = None
         self._stages = Stages()
@@ -98,6 +99,12 @@ class Watch:
                 f"the job ran for its limit of {self._limit:g} s; give a larger timeout_s, fewer rows, "
                 "or a cheaper method"
             )
+
+    def confirm(self) -> None:
+        """As `checkpoint`, and asks Redis whether the task is still this worker's: before what can't be undone."""
+        self.checkpoint()
+        if self._is_cancelled():
+            raise Cancelled
 
     def _run(self) -> None:
         told: tuple[str, int, int, str] | None = None

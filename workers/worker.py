@@ -20,13 +20,13 @@ from rq.utils import now
 
 from service import tallies
 from service.logs import bound, log, log_exception
-from service.storage.queue import DoorbellQueue, queues
+from service.storage.queue import RUN_BLOCK, DoorbellQueue, queues
 from service.tallies import Tallies
 from service.tracing import Tracing
 from upweight.schema.base import CONTRACT
 from workers.contract import Contract
 
-Task = Callable[[str, str], None]
+Task = Callable[..., None]
 _HEARTBEAT_SECONDS = 5.0  # of RQ's own registries
 
 
@@ -81,7 +81,7 @@ class WarmWorker(SimpleWorker):
             self.prepare_job_execution(job, remove_from_intermediate_queue=True)
             job.started_at = now()
             task, arguments = self._admitted(job)
-            ours = self._contract.covers(job, *arguments)
+            ours = self._contract.covers(job, *arguments[:2])
             if ours:
                 with _Heartbeats(self, job, execution), self._accounted(job):
                     task(*arguments)
@@ -118,7 +118,7 @@ class WarmWorker(SimpleWorker):
                     (tallies.TASK, (name,), seconds), (tallies.TASKS, (name, outcome), 1.0)
                 )
 
-    def _admitted(self, job: Any) -> tuple[Task, tuple[str, str]]:
+    def _admitted(self, job: Any) -> tuple[Task, tuple[str, ...]]:
         callbacks = (
             job._success_callback_name,
             job._failure_callback_name,
@@ -133,9 +133,10 @@ class WarmWorker(SimpleWorker):
         if job.func_name not in self._tasks or job.instance is not None or job.kwargs:
             raise RefusedTask(f"task {job.id} asks for {job.func_name!r}, which is not one of ours")
         arguments = tuple(job.args)
-        if len(arguments) != 2 or not all(isinstance(argument, str) for argument in arguments):
+        expected = 3 if job.func_name == RUN_BLOCK else 2
+        if len(arguments) != expected or not all(isinstance(each, str) for each in arguments):
             raise RefusedTask(f"task {job.id} has arguments that are not a namespace and an id")
-        return self._tasks[job.func_name], (arguments[0], arguments[1])
+        return self._tasks[job.func_name], arguments
 
 
 class _Heartbeats:

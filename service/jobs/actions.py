@@ -35,6 +35,8 @@ def cancel(parts: Parts, namespace: str, id: str) -> Document:
     after = parts.lifecycle.request_cancel(namespace, id)
     if after["state"] == JobState.CANCELLED:
         parts.queue.remove(id, before["attempt"], before["request"]["priority"])
+    elif after["state"] == JobState.CANCELLING and after.get("plan"):
+        parts.ending.cancelled_if_free(namespace, after)
     return parts.records.get("job", namespace, id)
 
 
@@ -68,6 +70,7 @@ def delete(parts: Parts, namespace: str, id: str) -> None:
     parts.objects.delete([paths.manifest])
     parts.objects.delete_prefix(paths.prefix)
     parts.records.delete("job", namespace, id)
+    parts.ending.let_go(namespace, job)
     parts.copies.secure("job", namespace, id)
     parts.outbox.forget(namespace, id)
     parts.quota.measure_again(namespace)

@@ -8,7 +8,7 @@ queued ──begin──▶ running ──succeed──▶ succeeded
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -60,10 +60,30 @@ class Lifecycle:
                 "worker": worker,
                 "device": device,
                 "started_at": now(),
+                "plan": None,
             }
 
         job = self._move(namespace, id, change)
         return job if job["state"] == JobState.RUNNING and job["worker"] == worker else None
+
+    def planned(
+        self,
+        namespace: str,
+        id: str,
+        attempt: int,
+        plan: Mapping[str, Any],
+        shared: Sequence[str],
+    ) -> Document:
+        """running, in blocks from now on. `shared` are the folders that it uses with other jobs."""
+
+        def change(job: Document) -> Document | None:
+            if job["state"] != JobState.RUNNING:
+                _require_attempt(job, attempt)
+                return None  # cancelling
+            _require_attempt(job, attempt)
+            return {**job, "plan": dict(plan), "shared": list(shared)}
+
+        return self._records.update("job", namespace, id, change)
 
     def succeed(
         self, namespace: str, id: str, attempt: int, outcome: Mapping[str, Any]
@@ -150,6 +170,7 @@ class Lifecycle:
                 "worker": None,
                 "device": None,
                 "lost": 0,
+                "plan": None,
             }
 
         return self._move(namespace, id, change)

@@ -54,6 +54,11 @@ class ResultPaths:
         return f"{self.prefix}/parts"
 
     @property
+    def plan(self) -> str:
+        """How a job in blocks is cut: written once, before the first block."""
+        return f"{self.prefix}/plan.json"
+
+    @property
     def info(self) -> str:
         return f"{self.prefix}/info.safetensors"
 

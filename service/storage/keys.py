@@ -64,9 +64,10 @@ def indexes(kind: Kind, namespace: str, document: Document) -> list[str]:
 
 
 def used_ids(document: Document) -> list[str]:
-    """The ids that a job's document refers to, each once."""
+    """The ids that a job's document refers to, each once, and the shared folders (see `shared`)."""
     fields = ("model_id", "train_id", "test_id", "hessian_id")
-    return sorted({document[field] for field in fields if document.get(field)})
+    ids = {document[field] for field in fields if document.get(field)}
+    return sorted(ids | set(document.get("shared", ())))
 
 
 def record_key(kind: str, namespace: str, id: str) -> str:

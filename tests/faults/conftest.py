@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from service.local.background import Running, running
+from tests.faults.grids import GridJobs
 from tests.faults.slow_jobs import SlowJobs
 from upweight import Client
 
@@ -37,3 +38,10 @@ def slow(prepared: SlowJobs) -> Iterator[SlowJobs]:
     prepared.service.wait_until_ready()
     yield prepared
     prepared.service.wait_until_ready()
+
+
+@pytest.fixture(scope="session")
+def grid(fragile: Running) -> Iterator[GridJobs]:
+    """Jobs in small blocks on the same service."""
+    with Client(fragile.url) as client:
+        yield GridJobs(fragile, client)

@@ -19,7 +19,17 @@ from upweight.tracking import succeeded, until_ended
 Model = str | ModelRecord
 # Fields of the job itself; any other keyword is the inversion method's.
 JOB_OPTIONS = frozenset(
-    {"batch_size", "labels", "precision", "priority", "reuse", "seed", "timeout_s", "webhook"}
+    {
+        "batch_size",
+        "blocks",
+        "labels",
+        "precision",
+        "priority",
+        "reuse",
+        "seed",
+        "timeout_s",
+        "webhook",
+    }
 )
 GUESSES = ("x0", "h0")  # arrays, or digests of blobs with a tensor of that name
 

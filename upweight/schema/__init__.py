@@ -16,6 +16,7 @@ from upweight.schema.dataset import (
 from upweight.schema.inversion import Arnoldi, ConjugateGradient, Direct, Inversion, Lissa
 from upweight.schema.job import (
     TERMINAL,
+    Blocks,
     Cost,
     FactorsJob,
     IhvpJob,
@@ -24,7 +25,6 @@ from upweight.schema.job import (
     JobRequest,
     JobState,
     Keep,
-    Progress,
     ResultLayout,
     ResultSummary,
     Selection,
@@ -44,7 +44,7 @@ from upweight.schema.model import (
     Pt2Program,
     TensorSpec,
 )
-from upweight.schema.problem import FieldError, Problem
+from upweight.schema.problem import FieldError, Problem, Progress
 from upweight.schema.result import (
     ArraySpec,
     BlobRecord,
@@ -77,6 +77,7 @@ __all__ = [
     "Arnoldi",
     "ArraySpec",
     "BlobRecord",
+    "Blocks",
     "CheckState",
     "ColumnSpec",
     "ComponentHealth",

@@ -20,7 +20,7 @@ from upweight.schema.base import (
 )
 from upweight.schema.display import Record
 from upweight.schema.inversion import Inversion, PositiveInt
-from upweight.schema.problem import Problem
+from upweight.schema.problem import Problem, Progress
 from upweight.schema.rows import RowSelection
 from upweight.schema.webhook import Webhook
 
@@ -43,6 +43,28 @@ class Keep(Request):
         False, description="For each training row, its mean influence over the test rows."
     )
     factors: bool = Field(False, description="The factors (H + λI)⁻¹ ∇L(z_test).")
+
+
+class Blocks(Request):
+    """How a job is cut into blocks; null leaves it to the service.
+
+    The cut decides the last bits of the numbers; who computes the blocks, and when, never does.
+    """
+
+    test_rows: PositiveInt | None = Field(None, description="Test rows of a block of the matrix.")
+    train_rows: PositiveInt | None = Field(
+        None, description="Training rows of a block of the matrix, or of self-influences."
+    )
+    rhs_rows: PositiveInt | None = Field(
+        None, description="Right-hand sides that are solved for together."
+    )
+    hessian_rows: PositiveInt | None = Field(
+        None, description="Rows of one partial sum of the Hessian, for `direct`."
+    )
+    spread: bool | None = Field(
+        None,
+        description="Whether the blocks are spread over all workers; false: one does them all, in order.",
+    )
 
 
 class _JobRequest(Request):
@@ -71,6 +93,7 @@ class _JobRequest(Request):
         None, description="Running time after which the job fails; null means the operator's limit."
     )
     reuse: bool = Field(True, description="Use what earlier jobs with the same digest have stored.")
+    blocks: Blocks = Blocks()
     webhook: Webhook | None = None
     labels: Labels = {}
 
@@ -165,14 +188,6 @@ class JobState(StrEnum):
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
-class Progress(Answer):
-    """How far the present stage is."""
-
-    done: int
-    total: int
-    unit: str
-
-
 class Cost(Answer):
     """What the job took."""
 
@@ -246,6 +261,12 @@ class JobRecord(Record):
     result: ResultSummary | None = None
     expired_at: datetime | None = Field(
         None, description="When retention deleted what it had stored; the record stays."
+    )
+    plan: dict[str, JsonValue] | None = Field(
+        None, description="How a job that is spread over the workers was cut into blocks."
+    )
+    shared: list[str] = Field(
+        [], description="Fits and factors in the object storage that it may share with other jobs."
     )
     problem: Problem | None = None
     revision: int = Field(0, description="Grows with every change; the id of the newest event.")

@@ -17,6 +17,17 @@ class FieldError(Answer):
     value: JsonValue = Field(None, description="The value that was given, shortened.")
 
 
+class Progress(Answer):
+    """How far the present stage is."""
+
+    done: int
+    total: int
+    unit: str
+    fraction: float | None = Field(
+        None, description="Of a stage in blocks, with what is inside of those in hand: 0 to 1."
+    )
+
+
 class Problem(Answer):
     """A problem document, `application/problem+json`."""
 
@@ -29,4 +40,7 @@ class Problem(Answer):
     status: int = Field(description="HTTP status.")
     detail: str = Field(description="What happened this time, and the way out.")
     errors: list[FieldError] = []
+    progress: Progress | None = Field(
+        None, description="With `result-not-ready`: how far a running job is."
+    )
     request_id: str | None = None

@@ -67,6 +67,14 @@ class Finish:
         size = self.writer.commit(described_layout(problem), told, shared)
         return {"info": summary, "result": {**result, "size_bytes": size}}
 
+    @property
+    def keeps_factors(self) -> bool:
+        """Whether they are part of the result."""
+        request = self.request
+        return not isinstance(request, SelfInfluencesJob) and (
+            not isinstance(request, InfluencesJob) or request.keep.factors
+        )
+
     def _info(self, findings: Findings | None) -> dict[str, Any]:
         if findings is None:
             return {"reused": True}
@@ -112,9 +120,7 @@ class Finish:
         """The record's `result`."""
         request, plan = self.request, self.plan
         problem = self.work.material.problem
-        keeps_factors = not isinstance(request, SelfInfluencesJob) and (
-            not isinstance(request, InfluencesJob) or request.keep.factors
-        )
+        keeps_factors = self.keeps_factors
         shape = None
         if isinstance(request, SelfInfluencesJob):
             shape = [plan.train.total]
@@ -124,7 +130,7 @@ class Finish:
             "influence_shape": shape,
             "factor_shape": [plan.rhs.total, problem.size] if keeps_factors else None,
             "dtype": str(problem.dtype).removeprefix("torch."),
-            "stored": self._stored(keeps_factors),
+            "stored": self._stored(),
             "layout": {
                 "factor_rows": plan.rhs.step if keeps_factors else None,
                 "factors": self.factors if keeps_factors else None,
@@ -134,11 +140,11 @@ class Finish:
             },
         }
 
-    def _stored(self, keeps_factors: bool) -> list[str]:
+    def _stored(self) -> list[str]:
         keep = self.request.keep if isinstance(self.request, InfluencesJob) else None
         present = {
             "info": self.work.material.factors is None,
-            "factors": keeps_factors,
+            "factors": self.keeps_factors,
             "matrix": keep is not None and keep.matrix,
             "top": keep is not None and keep.top > 0,
             "mean": keep is not None and keep.mean,

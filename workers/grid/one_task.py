@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.storage.row_blocks import block_path
 from upweight.schema import InfluencesJob, SelfInfluencesJob
-from workers.grid.blocks import factor_block, new_matrix
+from workers.grid.blocks import new_matrix, write_self_influences, write_solved
 from workers.grid.finish import Findings, Finish
 from workers.grid.work import Contracted, Cost, RowsOf, SelfInfluences, Solved, Tensors, Work
 from workers.results import ResultWriter
@@ -50,6 +50,8 @@ class OneTask:
         return sums
 
     def _blocks(self) -> tuple[Findings | None, RowsOf | None]:
+        if self.work.plan.hessian is not None:
+            self.work.fit(map(self.work.partial_hessian, range(self.work.plan.hessian.count)))
         if isinstance(self.work.request, SelfInfluencesJob):
             return _findings(self._self_influences()), None
         factors, findings = self.work.material.factors, None
@@ -72,9 +74,7 @@ class OneTask:
         request = self.work.request
         if not isinstance(request, InfluencesJob) or request.keep.factors:
             for number, block in enumerate(solved):
-                tensors, note = factor_block(block)
-                path = block_path(self.writer.paths.factors, number)
-                self.writer.tensors(path, tensors, note)
+                write_solved(self.writer, block_path(self.writer.paths.factors, number), block)
         return solved
 
     def _contract(self, factors: RowsOf) -> None:
@@ -93,7 +93,7 @@ class OneTask:
         for number in range(self.work.plan.train.count):
             block = self.work.self_influences(number)
             path = block_path(self.writer.paths.self_influences, number)
-            self.writer.tensors(path, {"self_influences": block.values})
+            write_self_influences(self.writer, path, block)
             found.append(block)
         return found
 

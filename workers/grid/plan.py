@@ -41,7 +41,8 @@ class Plan:
             "sums": self.hessian.count if self.hessian else 0,
             "fit": int(self.fits),
             "solve": self.rhs.count if self.solves else 0,
-            "contract": self.test.count * self.train.count if self.contracts else 0,
+            # Self-influences have no test rows.
+            "contract": max(1, self.test.count) * self.train.count if self.contracts else 0,
             "predict": sum(self.predicted(side).count for side in self.predicts),
             "finish": 1,
         }

@@ -1,53 +1,177 @@
-"""How a job is cut into blocks: from the sizes of model, rows and memory."""
+"""How a job is cut into blocks: from the sizes of model, rows and memory, and for a large one from measured speed."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 import torch
 
+from service.settings import Settings
 from service.storage.cuts import Cut
-from upweight.schema import Arnoldi, Direct, IhvpJob, InfluencesJob, SelfInfluencesJob
+from upweight.schema import (
+    Arnoldi,
+    ConjugateGradient,
+    Direct,
+    IhvpJob,
+    InfluencesJob,
+    Lissa,
+    SelfInfluencesJob,
+)
 from workers.engine.products.mixed import InputVariable, ModuleVariable
+from workers.grid.estimate import Estimate, estimated
 from workers.grid.plan import Plan, Side
 from workers.grid.work import AnyJob, Material
 
 CHUNK_BYTES = 32 * 1024**2  # of the matrix: what a contraction holds of its result
 FEWEST_COLUMNS = 32  # of a chunk, before it gets fewer test rows
 VECTORS_ALIVE = 6  # (k, p) blocks that an inversion has at once
+FEWEST_ROWS = 64  # of a block that is a task of its own
+MOST_BLOCKS = 100_000
+MOST_SUMS = 16  # partial sums of a Hessian: each is (p, p)
+# Right-hand sides of a block: those of cg share what they find out, so that few blocks are better than many.
+TOGETHER = {ConjugateGradient: 128, Lissa: 64}
+TOGETHER_ELSEWHERE = 1024
 
 
-def planned(request: AnyJob, material: Material, rhs_count: int, budget_bytes: int) -> Plan:
-    """A plan for one task, which depends on nothing but its arguments."""
-    trailing = _trailing(request, material)
-    vector_bytes = material.problem.size * material.problem.dtype.itemsize
-    test_rows = len(material.test) if material.test is not None else rhs_count
-    test = Cut.evenly(test_rows, max(1, budget_bytes // vector_bytes))
-    train = Cut.evenly(len(material.train), len(material.train))
-    if isinstance(request, InfluencesJob) and request.keep.matrix:
-        entry = prod(trailing) * material.problem.dtype.itemsize
-        test = Cut.evenly(test_rows, min(test.step, CHUNK_BYTES // (FEWEST_COLUMNS * entry) or 1))
-        train = Cut.evenly(len(material.train), CHUNK_BYTES // (test.step * entry) or 1)
-    return Plan(
-        spread=False,
-        budget_bytes=budget_bytes,
-        rhs=Cut.evenly(rhs_count, max(1, budget_bytes // (VECTORS_ALIVE * vector_bytes))),
-        test=test,
-        train=train,
-        trailing=trailing,
-        fits=_has_fit(request),
-        solves=material.factors is None and not isinstance(request, SelfInfluencesJob),
-        contracts=_contracts(request),
-        predicts=_predicts(request),
-    )
+@dataclass(frozen=True)
+class Planner:
+    """Of one job; asked for nothing but what its arguments say, it answers the same each time."""
 
+    request: AnyJob
+    material: Material
+    rhs_count: int
+    settings: Settings
 
-def _predicts(request: AnyJob) -> tuple[Side, ...]:
-    if isinstance(request, InfluencesJob):
-        return ("test", "train")
-    if isinstance(request, SelfInfluencesJob):
-        return ("train",)
-    return () if isinstance(request, IhvpJob) else ("test",)
+    def plan(self) -> Plan:
+        """The plan of a job that has none yet."""
+        wish = self.request.blocks
+        spread = wish.spread
+        if spread is None:
+            spread = self._seconds > self.settings.spread_seconds
+        plan = self._in_one_task()
+        return self._wished(self._spread(plan) if spread else plan)
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """Of the whole; nothing for a small job, which is not worth a timing."""
+        together = min(self._rhs_most, self._together)
+        entries = prod(self._trailing)
+        return estimated(self.request, self.material, self.rhs_count, together, entries)
+
+    @property
+    def _seconds(self) -> float:
+        rows = len(self.material.train) if _contracts(self.request) else 0
+        return self.estimate.total(self._solved_for, rows)
+
+    @property
+    def _solved_for(self) -> int:
+        if isinstance(self.request, SelfInfluencesJob):
+            return len(self.material.train)
+        return self.rhs_count if self.material.factors is None else 0
+
+    def _in_one_task(self) -> Plan:
+        """Cut by memory alone."""
+        request, material = self.request, self.material
+        test_rows, train_rows = self.rhs_count, len(material.train)
+        test = Cut.evenly(test_rows, self._budget // self._vector_bytes or 1)
+        train = Cut.evenly(train_rows, train_rows)
+        if self._keeps_matrix:
+            most = CHUNK_BYTES // (FEWEST_COLUMNS * self._entry_bytes) or 1
+            test = Cut.evenly(test_rows, min(test.step, most))
+            train = Cut.evenly(train_rows, self._columns(test))
+        return Plan(
+            spread=False,
+            budget_bytes=self._budget,
+            rhs=Cut.evenly(self.rhs_count, self._rhs_most),
+            test=test,
+            train=train,
+            trailing=self._trailing,
+            fits=material.factors is None and _has_fit(request),
+            solves=material.factors is None and not isinstance(request, SelfInfluencesJob),
+            contracts=_contracts(request),
+            predicts=_predicts(request),
+        )
+
+    def _spread(self, plan: Plan) -> Plan:
+        """Cut by time, too."""
+        estimate, seconds = self.estimate, self.settings.block_seconds
+        row = estimate.train_row * plan.test.step / max(1, plan.test.total)
+        if isinstance(self.request, SelfInfluencesJob):
+            row += estimate.right_hand_side
+        fitting = _power_of_two(seconds / row) if row else plan.train.total
+        fewest = max(FEWEST_ROWS, plan.train.total * plan.test.count // MOST_BLOCKS)
+        train = min(plan.train.step, max(fewest, fitting))
+        return replace(
+            plan,
+            spread=True,
+            rhs=Cut.evenly(plan.rhs.total, min(self._together, self._rhs_most)),
+            train=Cut.evenly(plan.train.total, train),
+            hessian=self._sums(estimate.fit) if plan.fits else None,
+        )
+
+    def _sums(self, fit_seconds: float) -> Cut | None:
+        """The Hessian's rows in partial sums, where that is worth their storing."""
+        rows, size = len(self.material.hessian_rows), self.material.problem.size
+        count = min(MOST_SUMS, rows // FEWEST_ROWS, int(fit_seconds / self.settings.block_seconds))
+        fits = size * size * self.material.problem.dtype.itemsize <= self._budget
+        if not isinstance(self.request.inversion, Direct) or count < 2 or not fits:
+            return None
+        return Cut.evenly(rows, -(-rows // count))
+
+    def _wished(self, plan: Plan) -> Plan:
+        """As far as the job says how it is to be cut, and memory allows."""
+        wish = self.request.blocks
+        test = _at_most(plan.test, wish.test_rows, self._budget // self._vector_bytes or 1)
+        most = self._columns(test) if self._keeps_matrix else plan.train.total
+        train = _at_most(plan.train, wish.train_rows, most)
+        rhs = _at_most(plan.rhs, wish.rhs_rows, self._rhs_most)
+        hessian = plan.hessian
+        if wish.hessian_rows and isinstance(self.request.inversion, Direct) and plan.fits:
+            rows = len(self.material.hessian_rows)
+            hessian = Cut(rows, min(rows, wish.hessian_rows))
+        return replace(plan, test=test, train=train, rhs=rhs, hessian=hessian)
+
+    @property
+    def _budget(self) -> int:
+        return self.settings.memory_bytes
+
+    @property
+    def _vector_bytes(self) -> int:
+        return self.material.problem.size * self.material.problem.dtype.itemsize
+
+    @property
+    def _rhs_most(self) -> int:
+        return max(1, self._budget // (VECTORS_ALIVE * self._vector_bytes))
+
+    @property
+    def _together(self) -> int:
+        return TOGETHER.get(type(self.request.inversion), TOGETHER_ELSEWHERE)
+
+    @property
+    def _entry_bytes(self) -> int:
+        return prod(self._trailing) * self.material.problem.dtype.itemsize
+
+    @property
+    def _keeps_matrix(self) -> bool:
+        return isinstance(self.request, InfluencesJob) and self.request.keep.matrix
+
+    def _columns(self, test: Cut) -> int:
+        return CHUNK_BYTES // (test.step * self._entry_bytes) or 1
+
+    @cached_property
+    def _trailing(self) -> tuple[int, ...]:
+        """The shape of one influence."""
+        if not isinstance(self.request, InfluencesJob) or self.request.influence_type == "up":
+            return ()
+        module, problem = self.request.perturb_at, self.material.problem
+        variable = (
+            InputVariable(self.material.perturb_input) if module is None else ModuleVariable(module)
+        )
+        first = problem.placed(next(iter(self.material.train.batches(1))))
+        with torch.no_grad():
+            return tuple(variable.initial(problem, first).shape[1:])
 
 
 def _contracts(request: AnyJob) -> bool:
@@ -61,12 +185,20 @@ def _has_fit(request: AnyJob) -> bool:
     return isinstance(request.inversion, Direct | Arnoldi) or preconditioned
 
 
-def _trailing(request: AnyJob, material: Material) -> tuple[int, ...]:
-    """The shape of one influence."""
-    if not isinstance(request, InfluencesJob) or request.influence_type == "up":
-        return ()
-    module = request.perturb_at
-    variable = InputVariable(material.perturb_input) if module is None else ModuleVariable(module)
-    first = material.problem.placed(next(iter(material.train.batches(1))))
-    with torch.no_grad():
-        return tuple(variable.initial(material.problem, first).shape[1:])
+def _predicts(request: AnyJob) -> tuple[Side, ...]:
+    if isinstance(request, InfluencesJob):
+        return ("test", "train")
+    if isinstance(request, SelfInfluencesJob):
+        return ("train",)
+    return () if isinstance(request, IhvpJob) else ("test",)
+
+
+def _at_most(cut: Cut, wish: int | None, most: int) -> Cut:
+    """With blocks as wished for, if that is not too much."""
+    step = min(wish or cut.step, most, max(1, cut.total))
+    return cut if step == cut.step else Cut(cut.total, step)
+
+
+def _power_of_two(value: float) -> int:
+    """The largest below, so that speeds measured a little differently give the same blocks."""
+    return 1 << max(0, int(value).bit_length() - 1)

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from service.results.layout import ResultPaths
 from service.storage.objects import Objects
-from upweight.schema import ConjugateGradient, InfluencesJob, Lissa, SelfInfluencesJob
+from upweight.schema import (
+    Arnoldi,
+    ConjugateGradient,
+    Direct,
+    InfluencesJob,
+    Lissa,
+    SelfInfluencesJob,
+)
 from upweight.schema import job as contract
 from workers import engine
 from workers.engine import Hessian, Operator, Problem, Progress, Rows, Solution
@@ -137,6 +144,18 @@ class Work:
             return self._hessian() if partial is None else _Summed(self._hessian(), partial)
 
         self.material.fits.prepare(self._method(slice(0, 0)), operator, self._progress)
+
+    def fit_name(self) -> str | None:
+        """What the fit is called on a shelf; None where there is none."""
+        return self.material.fits.name(self._method(slice(0, 0)))
+
+    def of_fit(self) -> Tensors:
+        """What the inversion found out about H, from a fit that is there."""
+        if not isinstance(self.request.inversion, Direct | Arnoldi):
+            return {}
+        problem = self.material.problem
+        rhs = torch.zeros((1, problem.size), dtype=problem.dtype, device=problem.device)
+        return self._described(self._solver(slice(0, 0))(rhs)).of_fit
 
     def solve(self, number: int) -> Solved:
         """One block of right-hand sides."""

@@ -1,0 +1,92 @@
+"""Jobs in many small blocks on two workers, and what they leave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import redis
+import torch
+from torch import nn
+
+from service.local.background import Running
+from service.storage.grids import Grids
+from tests.faults.slow_jobs import NAMESPACE
+from upweight import Client
+from upweight.schema import JobRecord, JobState
+
+CUT = {"test_rows": 3, "train_rows": 64, "rhs_rows": 2, "hessian_rows": 130}
+LINEAR = {"model": "grid-net", "test": {"dataset": "grid-rows", "rows": "0:7"}}
+
+
+class GridJobs:
+    """A service with two workers, and a small network with rows that are registered once."""
+
+    def __init__(self, service: Running, client: Client) -> None:
+        self.service = service
+        self.client = client
+        torch.manual_seed(1)
+        network = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3))
+        self.parameters = sum(each.numel() for each in network.parameters())
+        x = torch.randn(300, 6)
+        client.models.register("grid-net", network, example=x[:2], loss="cross_entropy")
+        client.datasets.register("grid-rows", x=x, y=(x[:, 0] > 0).long() + (x[:, 1] > 0))
+
+    def start(self, *, spread: bool, **values: Any) -> JobRecord:
+        """A job cut in the same way, on one worker or on all."""
+        cut = {**CUT, **values.pop("blocks", {}), "spread": spread}
+        request = {
+            "kind": "influences",
+            "model": "grid-net",
+            "train": {"dataset": "grid-rows"},
+            "test": {"dataset": "grid-rows", "rows": "0:7"},
+            "inversion": {"method": "cg"},
+            "hessian_regularization": 1.0,
+            "reuse": False,
+            "blocks": cut,
+            **values,
+        }
+        if request["kind"] in ("self_influences", "ihvp"):
+            del request["test"]
+        return self.client.jobs.create(request)
+
+    def ended(self, job: JobRecord, seconds: float = 90.0) -> JobRecord:
+        """The record once the job has ended, in whichever way."""
+        return self.seen(job, lambda record: record.finished_at is not None, seconds)
+
+    def seen(
+        self, job: JobRecord, met: Callable[[JobRecord], bool], seconds: float = 60.0
+    ) -> JobRecord:
+        """The record once something holds of it."""
+        deadline = time.monotonic() + seconds
+        while not met(record := self.client.jobs.get(job.id)):
+            assert time.monotonic() < deadline, record
+            time.sleep(0.02)
+        return record
+
+    def digests(self, job: JobRecord) -> Mapping[str, str | None]:
+        """Of all files of a result but those that name the job itself."""
+        done = self.ended(job)
+        assert done.state is JobState.SUCCEEDED, done.problem
+        files = self.client.jobs.result(job.id).files().files
+        return {
+            file.path: file.digest
+            for file in files
+            if file.path not in ("manifest.json", "plan.json")
+        }
+
+    def objects(self, job: JobRecord) -> list[Path]:
+        """What lies of it below its own prefix."""
+        folder = Path(self.service.storage) / "results" / NAMESPACE / job.id
+        return [path for path in folder.rglob("*") if path.is_file()]
+
+    def shared(self) -> list[Path]:
+        """What lies of fits and factors of all jobs."""
+        folder = Path(self.service.storage) / "shared"
+        return [path for path in folder.rglob("*") if path.is_file()]
+
+    def grids(self) -> Grids:
+        """The counts of blocks, past the front end."""
+        return Grids(redis.Redis.from_url(self.service.redis_url))

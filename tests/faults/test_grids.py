@@ -1,0 +1,67 @@
+"""A job in blocks on two workers gives the bytes that one worker gives, whatever its kind, type and method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.faults.grids import GridJobs
+
+EVERYTHING = {"matrix": True, "top": 5, "mean": True, "factors": True}
+METHODS: dict[str, dict[str, Any]] = {
+    "direct": {"method": "direct"},
+    "cg": {"method": "cg", "rtol": 1e-4},
+    "preconditioned": {
+        "method": "cg",
+        "rtol": 1e-4,
+        "preconditioner": {"name": "nystroem", "rank": 8},
+    },
+    "lissa": {"method": "lissa", "maxiter": 20, "batch_size": 50},
+    "arnoldi": {"method": "arnoldi", "rank_estimate": 6, "complement": True},
+}
+CASES: dict[str, dict[str, Any]] = {
+    **{
+        f"influences by {name}": {"inversion": method, "keep": EVERYTHING}
+        for name, method in METHODS.items()
+    },
+    "only the strongest and the mean": {"keep": {"matrix": False, "top": 5, "mean": True}},
+    "perturbation": {"influence_type": "perturbation"},
+    "perturbation inside": {"influence_type": "perturbation", "perturb_at": "1"},
+    "factors": {"kind": "factors"},
+    "self-influences by direct": {"kind": "self_influences", "inversion": METHODS["direct"]},
+    "self-influences by cg": {"kind": "self_influences"},
+    "bf16": {"precision": "bf16"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_spread_job_gives_the_bytes_of_one_task(grid: GridJobs, case: str) -> None:
+    values = CASES[case]
+    alone, spread = grid.start(spread=False, **values), grid.start(spread=True, **values)
+    assert grid.digests(spread) == grid.digests(alone)
+    one, many = grid.client.jobs.get(alone.id), grid.client.jobs.get(spread.id)
+    assert many.info == one.info
+    assert many.cost is not None
+    assert one.cost is not None
+    assert many.cost.hessian_passes == one.cost.hessian_passes
+
+
+def test_right_hand_sides_of_ones_own_and_factors_of_before(grid: GridJobs) -> None:
+    b = np.random.default_rng(0).normal(size=(5, grid.parameters)).astype("f4")
+    found = [
+        grid.client.solve_hvp(
+            "cg", "grid-net", "grid-rows", b, hessian_regularization=1.0, reuse=False,
+            blocks={"rhs_rows": 2, "spread": spread},
+        )
+        for spread in (False, True)
+    ]  # fmt: skip
+    assert np.array_equal(found[0].x.numpy(), found[1].x.numpy())
+    factors = grid.ended(grid.start(spread=True, kind="factors"))
+    again = [grid.start(spread=spread, factors=factors.id) for spread in (False, True)]
+    whole, one, many = (grid.digests(job) for job in (grid.start(spread=True), *again))
+    assert one == many
+    chunks = {path for path in whole if path.startswith("influences/")}
+    assert len(chunks) == 1 + 3 * 5
+    assert {path: one[path] for path in chunks} == {path: whole[path] for path in chunks}
