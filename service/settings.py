@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     namespace_bytes: int | None = Field(
         None, description="Stored bytes of one namespace; null: no limit.", gt=0
     )
+    blocks: int = Field(200_000, description="Most blocks of one stage of a job.", gt=0)
     slice_bytes: int = Field(8 * MIB, description="Memory for one block of a streamed slice.", gt=0)
 
     # Webhooks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from upweight.saving import Axis, Labelled
 from upweight.schema import (
     ArraySpec,
     Files,
+    InfluencesJob,
     Info,
     JobRecord,
     PredictedRows,
@@ -43,8 +44,11 @@ def summary(record: JobRecord) -> ResultSummary:
 
 
 def influences(record: JobRecord) -> ArraySource:
-    """The matrix: a row a test row, a column a training row, and the input's shape for `perturbation`."""
-    stored = summary(record)
+    """The matrix: a row a test row, a column a training row, and the input's shape for `perturbation`.
+
+    Of a job at work in blocks, too: slices of those that are done, others raise ResultNotReady with the progress.
+    """
+    stored = _promised(record) or summary(record)
     if record.request.kind == "self_influences":
         shape = tuple(stored.influence_shape or ())
         return ArraySource(f"{path(record.id)}/self_influences", "influences", shape, stored.dtype)
@@ -60,6 +64,20 @@ def influences(record: JobRecord) -> ArraySource:
         tuple(stored.influence_shape),
         stored.dtype,
         axes=("test", "train"),
+    )
+
+
+def _promised(record: JobRecord) -> ResultSummary | None:
+    """What a job at work in blocks will have of its matrix."""
+    plan: Any = record.plan
+    request = record.request
+    if ended(record) or plan is None or not isinstance(request, InfluencesJob):
+        return None
+    return ResultSummary(
+        influence_shape=[plan["test"]["total"], plan["train"]["total"], *plan["trailing"]],
+        dtype="float64" if request.precision == "float64" else "float32",
+        stored=["matrix"] if request.keep.matrix else [],
+        size_bytes=0,
     )
 
 

@@ -174,7 +174,7 @@ class Gathering:
     def _tensor(self, entry: TensorEntry, digest: str, problem: Problem, rows: slice) -> Tensor:
         path = blob_path(self._namespace, digest)
         array = read_entry(self._context.objects, path, entry, rows.start, rows.stop)
-        return torch.from_numpy(array.copy()).to(problem.device, problem.dtype)
+        return torch.tensor(array).to(problem.device, problem.dtype)
 
     def _earlier_factors(self, problem: Problem) -> RowsOf | None:
         earlier = getattr(self._request, "factors", None)
@@ -201,7 +201,7 @@ def stored_rows(kept: RowBlocks, rows: slice, problem: Problem) -> Tensor:
     )
     position = 0
     for block in kept.read(range(rows.start, rows.stop), READ_BYTES):
-        found[position : position + len(block)] = torch.from_numpy(block.copy())
+        found[position : position + len(block)] = torch.tensor(block)
         position += len(block)
     return found
 

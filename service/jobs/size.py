@@ -22,6 +22,7 @@ def refuse_too_much(settings: Settings, job: JobRequest, inputs: Inputs) -> None
             job.timeout_s,
         )
     _method_within_limits(settings, job, inputs.model.parameter_count)
+    _blocks_within_limits(settings, job, inputs)
     if isinstance(job, InfluencesJob):
         perturbed = perturbed_shape(job, inputs)
         _influences_within_limits(settings, job, inputs, perturbed)
@@ -47,6 +48,28 @@ def _method_within_limits(settings: Settings, job: JobRequest, count: int | None
                 f"there are {count} eigenpairs, one for each parameter; ask for fewer than that",
                 rank,
             )
+
+
+def _blocks_within_limits(settings: Settings, job: JobRequest, inputs: Inputs) -> None:
+    """Each block is a task and an object: a few thousand are plenty."""
+    wish, columns = job.blocks, len(inputs.train.rows)
+    rows = len(_test_rows(inputs))
+    counts = {
+        "train_rows": _blocks(columns, wish.train_rows) * _blocks(rows, wish.test_rows),
+        "rhs_rows": _blocks(rows, wish.rhs_rows),
+        "hessian_rows": _blocks(len(inputs.hessian.rows), wish.hessian_rows),
+    }
+    for field, count in counts.items():
+        if count > settings.blocks:
+            raise InvalidRequest.field(
+                f"/blocks/{field}",
+                f"this cuts the job into {count} blocks; at most {settings.blocks} are taken. Give larger ones",
+                getattr(wish, field),
+            )
+
+
+def _blocks(total: int, step: int | None) -> int:
+    return max(1, -(-total // step)) if step else 1
 
 
 def perturbed_shape(job: InfluencesJob, inputs: Inputs) -> tuple[int, ...]:

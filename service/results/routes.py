@@ -18,6 +18,7 @@ from service.results.formats import (
     chosen_format,
     npy_response,
 )
+from service.results.partial import find_readable, refuse_unfinished
 from service.results.stored import StoredResult, find_result, positions
 from service.results.streamed import STREAMED
 from upweight.errors import (
@@ -51,7 +52,12 @@ def _found(id: str, parts: PartsNow, caller: Reader) -> StoredResult:
     return find_result(parts, caller.namespace, id)
 
 
+def _readable(id: str, parts: PartsNow, caller: Reader) -> StoredResult:
+    return find_readable(parts, caller.namespace, id)
+
+
 Result = Annotated[StoredResult, Depends(_found)]
+Readable = Annotated[StoredResult, Depends(_readable)]
 Accept = Annotated[str | None, Header(include_in_schema=False)]
 Axis = Annotated[
     str | None,
@@ -72,12 +78,16 @@ Axis = Annotated[
     },
 )
 def influences(
-    result: Result, test: Axis = None, train: Axis = None, accept: Accept = None
+    result: Readable, test: Axis = None, train: Axis = None, accept: Accept = None
 ) -> Response:
-    """A slice of the matrix: rows `test` and columns `train`, as npy or, when it is small, as JSON."""
+    """A slice of the matrix: rows `test` and columns `train`, as npy or, when it is small, as JSON.
+
+    While a job is at work in blocks, slices of those that are done; for others 425 with the `progress`.
+    """
     result.require("matrix")
     rows = positions(test, result.influence_shape[0], "test")
     columns = positions(train, result.influence_shape[1], "train")
+    refuse_unfinished(result, rows, columns)
     numbers = slices.influences(result, rows, columns)
     # JSON names the rows and columns, too, though the slice between them be empty.
     count = max(numbers.count, len(rows) + len(columns))

@@ -101,10 +101,12 @@ def find_result(parts: Parts, namespace: str, id: str) -> StoredResult:
         raise ResultNotReady(
             f"job {id} has {job.state}{reason}; it has no result unless it is retried (POST /v1/jobs/{id}/retry)"
         )
-    raise ResultNotReady(
+    error = ResultNotReady(
         f"job {id} is {job.state}; GET /v1/jobs/{id}?wait=60 holds until it has ended",
         retry_after=1,
     )
+    error.progress = job.progress
+    raise error
 
 
 def positions(text: str | None, total: int, parameter: str) -> Any:

@@ -13,6 +13,7 @@ from service.settings import Settings
 from service.storage.keys import Document, by_state
 from service.storage.objects import Objects
 from service.storage.records import Records
+from service.storage.shared import Shared
 from upweight.errors import NotFound
 from upweight.schema import TERMINAL, JobState
 
@@ -41,6 +42,7 @@ class Expiry:
         self._records = records
         self._objects = objects
         self._settings = settings
+        self._shared = Shared(records.redis, objects)
         self._dry_run = dry_run
         self._kept: dict[str, int] = {}  # bytes by namespace, as the last pass left them
 
@@ -132,6 +134,8 @@ class Expiry:
         paths = ResultPaths(namespace, id)
         self._objects.delete([paths.manifest])
         self._objects.delete_prefix(paths.prefix)
+        for name in after.get("shared", ()):
+            self._shared.let_go(namespace, name, id)
         return True
 
 

@@ -21,7 +21,13 @@ SHORT = {
 @pytest.fixture(scope="session")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The service; each test leaves it running, whatever it has killed."""
-    with running(tmp_path_factory.mktemp("fragile"), workers=2, environment=SHORT) as service:
+    data = tmp_path_factory.mktemp("fragile")
+    with (
+        (data / "log").open("w", buffering=1) as log,
+        running(
+            data, workers=2, environment=SHORT, log=lambda line: print(line, file=log)
+        ) as service,
+    ):
         yield service
 
 

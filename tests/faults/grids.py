@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import redis
 import torch
@@ -13,12 +16,14 @@ from torch import nn
 
 from service.local.background import Running
 from service.storage.grids import Grids
+from service.storage.keys import PREFIX
 from tests.faults.slow_jobs import NAMESPACE
 from upweight import Client
 from upweight.schema import JobRecord, JobState
+from workers.block_task import lease_of
 
 CUT = {"test_rows": 3, "train_rows": 64, "rhs_rows": 2, "hessian_rows": 130}
-LINEAR = {"model": "grid-net", "test": {"dataset": "grid-rows", "rows": "0:7"}}
+CREEPING = {"method": "lissa", "scale": 1e7, "rtol": 1e-15}  # every step counts
 
 
 class GridJobs:
@@ -87,6 +92,30 @@ class GridJobs:
         folder = Path(self.service.storage) / "shared"
         return [path for path in folder.rglob("*") if path.is_file()]
 
-    def grids(self) -> Grids:
-        """The counts of blocks, past the front end."""
-        return Grids(redis.Redis.from_url(self.service.redis_url))
+    @contextmanager
+    def redis(self) -> Iterator[redis.Redis]:
+        """What the workers share, past the front end."""
+        with redis.Redis.from_url(self.service.redis_url) as connection:
+            yield connection
+
+    def caught(self, job: JobRecord, stage: str, seconds: float = 60.0) -> int:
+        """The process that has a block of this stage in hand, as soon as there is one; 0 if the job ends before."""
+        deadline = time.monotonic() + seconds
+        with self.redis() as connection:
+            grids, client = Grids(connection), cast(Any, connection)
+            while time.monotonic() < deadline:
+                for block in grids.in_hand(job.id):
+                    holder = client.get(f"{PREFIX}:lease:{lease_of(job.id, block)}")
+                    if block.startswith(f"{stage}-") and holder is not None:
+                        return int(holder.decode().split("-")[-2])
+                if self.client.jobs.get(job.id).finished_at is not None:
+                    return 0
+        raise AssertionError(f"no block of {stage} was begun")
+
+    def computed(self, job: JobRecord) -> Counter[str]:
+        """How often each block was begun to be computed, as the workers' logs say."""
+        found: Counter[str] = Counter()
+        for line in (Path(self.service.data) / "log").read_text().splitlines():
+            if '"block-began"' in line and job.id in line:
+                found[json.loads(line[line.index("{") :])["block"]] += 1
+        return found

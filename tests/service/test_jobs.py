@@ -39,7 +39,7 @@ def test_a_queued_job_knows_its_place(ready: Acting) -> None:
 def test_a_running_job_tells_its_stage_and_progress(ready: Acting) -> None:
     id = ready.job()["id"]
     ready.begin(id)
-    progress = {"done": 3, "total": 10, "unit": "iterations"}
+    progress = {"done": 3, "total": 10, "unit": "iterations", "fraction": 0.35}
     live = {"stage": "solve", "progress": progress, "eta_seconds": 4.5}
     ready.parts.records.set_live("job", NAMESPACE, id, live)
     job = got(ready, id)

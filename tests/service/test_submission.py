@@ -293,3 +293,16 @@ def test_labels_that_the_loss_ignores_may_lie_out_of_range(ready: Acting) -> Non
 def test_the_range_of_all_rows_does_not_judge_some_of_them(ready: Acting) -> None:
     labelled(ready, "odd", 0, 3)
     assert submitted(ready, test={"dataset": "odd", "rows": "0:5"}).status_code == 202
+
+
+def test_more_blocks_than_are_taken_are_refused_with_their_number(ready: Acting) -> None:
+    answer = submitted(ready, blocks={"train_rows": 1, "test_rows": 1})
+    assert answer.status_code == 202, "50 by 10 rows"
+    ready.dataset("huge", 10_000_000)
+    answer = submitted(
+        ready,
+        train={"dataset": "huge"},
+        blocks={"train_rows": 1},
+        keep={"matrix": False, "mean": True},
+    )
+    assert "10000000 blocks" in field(answer, "/blocks/train_rows")

@@ -179,4 +179,5 @@ def _note(summary: dict[str, Any]) -> str:
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
-    return torch.from_numpy(array.copy())
+    # Into memory of torch's own, which is aligned: products of matrices round otherwise where they lie otherwise.
+    return torch.tensor(array)

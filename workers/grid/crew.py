@@ -65,9 +65,9 @@ class Crew:
         self._equipped = None
 
     def run(self, namespace: str, job: Document, stage: Stage, number: int, watch: Watch) -> None:
-        """Does a block unless it is done, and what follows if it was the last of its stage."""
+        """Does a block unless it is done, or before its time; and what follows if it was the last of its stage."""
         context, id = self._context, job["id"]
-        if not context.grids.missing(id, stage, [number]):
+        if not self._is_due(id, Plan.from_json(job["plan"]), stage, number):
             return
         equipment = self._equipment(namespace, job)
         if stage == "finish":
@@ -78,6 +78,15 @@ class Crew:
         first, count = context.grids.join(id, stage, number, digest, figures)
         if first and count == equipment.plan.stages()[stage]:
             advance(context, namespace, job, equipment.plan, between=watch.checkpoint)
+
+    def _is_due(self, id: str, plan: Plan, stage: Stage, number: int) -> bool:
+        grids, stages = self._context.grids, plan.stages()
+        before = list(stages)[: list(stages).index(stage)]
+        ready = all(
+            done >= stages[each]
+            for each, done in zip(before, grids.counts(id, before), strict=True)
+        )
+        return ready and bool(grids.missing(id, stage, [number]))
 
     def _equipment(self, namespace: str, job: Document) -> Equipment:
         key = (job["id"], job["attempt"])
@@ -121,12 +130,11 @@ class Block:
         path = self.equipment.places.of(stage, number, self.work)
         if self.context.objects.head(path) is not None:
             return "", Cost()
+        log("block-began", job=self.job["id"], block=f"{stage}-{number}")
         with self.work.measured() as cost:
             store = self._computed(stage, number, path)
         self.watch.confirm()
-        digest = store()
-        log("block-done", job=self.job["id"], block=f"{stage}-{number}")
-        return digest, cost
+        return store(), cost
 
     def _computed(self, stage: Stage, number: int, path: str) -> Callable[[], str]:
         """Computes, and answers what stores it."""

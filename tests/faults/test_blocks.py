@@ -1,0 +1,223 @@
+"""Blocks under fault: workers that die, cancelling, poison, deliveries twice, retries, and reading on the way."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+from service.settings import Settings
+from service.storage.queue import TaskQueue
+from tests.faults.grids import CREEPING, GridJobs
+from tests.faults.slow_jobs import NAMESPACE
+from upweight.errors import ResultNotReady
+from upweight.schema import JobState
+
+DIRECT: dict[str, Any] = {
+    "inversion": {"method": "direct"},
+    "keep": {"matrix": True, "top": 5, "mean": True},
+}
+ENDLESS = {"inversion": {**CREEPING, "maxiter": 2**30}}
+MANY = {"test_rows": 1, "train_rows": 2}
+CANCEL_SECONDS = 2.0
+RECOVERY_SECONDS = 30.0
+
+
+@pytest.fixture
+def whole(grid: GridJobs) -> Iterator[GridJobs]:
+    """With both workers there, before and after."""
+    grid.service.wait_until_ready()
+    yield grid
+    grid.service.wait_until_ready()
+
+
+@pytest.fixture(scope="module")
+def calm(grid: GridJobs) -> Any:
+    """The digests of the same job in one task."""
+    return grid.digests(grid.start(spread=False, **DIRECT))
+
+
+def test_workers_killed_in_one_stage_after_the_other_leave_the_bytes_as_they_are(
+    whole: GridJobs, calm: Any
+) -> None:
+    job = whole.start(spread=True, **DIRECT)
+    killed = []
+    for stage in ("sums", "solve", "contract", "finish"):
+        pid = whole.caught(job, stage)
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(stage)
+    done = whole.ended(job, 60.0)
+    assert done.state is JobState.SUCCEEDED, done.problem
+    assert whole.digests(job) == calm
+    assert len(killed) >= 3, killed
+    again = {block: times for block, times in whole.computed(job).items() if times > 1}
+    assert set(again.values()) <= {2}
+    assert len(again) <= len(killed), "no block is computed twice but the one in hand"
+
+
+def test_a_cancelled_grid_frees_both_workers_and_leaves_nothing(whole: GridJobs) -> None:
+    before = len(whole.shared())
+    job = whole.start(spread=True, **ENDLESS)
+    with whole.redis() as connection:
+        tasks = TaskQueue(connection, Settings().queue_length)
+        whole.caught(job, "solve")
+        whole.service.wait(lambda: tasks.lengths()["default"] == 2, 10.0, "not both at work")
+        began = time.monotonic()
+        whole.client.jobs.cancel(job)
+        assert whole.ended(job).state is JobState.CANCELLED
+        assert time.monotonic() - began < CANCEL_SECONDS
+        assert tasks.lengths()["default"] == 0
+    assert whole.objects(job) == []
+    assert len(whole.shared()) == before
+    assert whole.ended(whole.start(spread=True), 10.0).state is JobState.SUCCEEDED
+
+
+def test_a_cancelled_grid_can_be_begun_anew(whole: GridJobs) -> None:
+    alone = whole.digests(whole.start(spread=False, inversion={**CREEPING, "maxiter": 400}))
+    job = whole.start(spread=True, inversion={**CREEPING, "maxiter": 400})
+    whole.caught(job, "solve")
+    whole.client.jobs.cancel(job)
+    assert whole.ended(job).state is JobState.CANCELLED
+    whole.client.jobs.retry(job)
+    assert whole.digests(whole.client.jobs.get(job.id)) == alone
+
+
+def test_a_block_that_ends_its_worker_each_time_fails_its_job_and_no_other(
+    whole: GridJobs,
+) -> None:
+    job = whole.start(spread=True, blocks={"rhs_rows": 7}, **ENDLESS)
+    killed: set[int] = set()
+    while not whole.client.jobs.get(job.id).finished_at:
+        pid = whole.caught(job, "solve")
+        if pid and pid not in killed:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+    done = whole.ended(job)
+    assert done.state is JobState.FAILED
+    assert done.problem is not None
+    assert (done.problem.type, len(killed)) == ("worker-lost", 3)
+    assert "block solve-0" in done.problem.detail
+    assert whole.ended(whole.start(spread=True)).state is JobState.SUCCEEDED
+
+
+def test_a_block_whose_numbers_fail_fails_the_job_with_that_problem(whole: GridJobs) -> None:
+    job = whole.start(spread=True, inversion={"method": "lissa", "scale": 1e-3})
+    done = whole.ended(job)
+    assert done.state is JobState.FAILED
+    assert done.problem is not None
+    assert done.problem.errors[0].pointer == "/inversion/scale"
+
+
+def test_blocks_delivered_twice_are_done_once(whole: GridJobs, calm: Any) -> None:
+    job = whole.start(spread=True, **DIRECT)
+    whole.caught(job, "solve")
+    with whole.redis() as connection:
+        tasks = TaskQueue(connection, Settings().queue_length)
+        doubled = [f"{stage}-{number}" for stage in ("solve", "contract") for number in range(4)]
+        for first in (True, False):
+            tasks.enqueue_blocks(NAMESPACE, job.id, [*doubled, "finish-0"], first=first)
+        assert whole.digests(job) == calm
+        whole.service.wait(lambda: not any(tasks.lengths().values()), 10.0, "not taken")
+    assert max(whole.computed(job).values()) == 1
+
+
+def test_a_job_that_is_out_of_time_goes_on_from_its_finished_blocks(whole: GridJobs) -> None:
+    values = {
+        "inversion": {**CREEPING, "maxiter": 300},
+        "blocks": {"rhs_rows": 1, "test_rows": 24},
+        "test": {"dataset": "grid-rows", "rows": "0:24"},
+    }
+    job = whole.start(spread=True, timeout_s=1, **values)
+    done = whole.ended(job)
+    assert done.state is JobState.FAILED
+    assert done.problem is not None
+    assert (done.problem.type, "limit of 1 s" in done.problem.detail) == ("timed-out", True)
+    tries = 1
+    while done.state is not JobState.SUCCEEDED and tries < 20:
+        whole.client.jobs.retry(job)
+        done = whole.ended(job)
+        tries += 1
+    assert done.state is JobState.SUCCEEDED, "each retry has to come further than the one before"
+    # What was in hand at the end of a try is begun again; nothing else is.
+    computed = whole.computed(job)
+    assert sum(computed.values()) - len(computed) <= 2 * tries
+    assert whole.digests(job) == whole.digests(whole.start(spread=False, **values))
+
+
+def npy_of(answer: httpx2.Response) -> np.ndarray[Any, Any]:
+    found: np.ndarray[Any, Any] = np.load(io.BytesIO(answer.content), allow_pickle=False)
+    return found
+
+
+def test_finished_blocks_are_read_while_others_are_computed(whole: GridJobs) -> None:
+    job = whole.start(spread=True, blocks=MANY)
+    with httpx2.Client(base_url=whole.service.url, timeout=30, trust_env=False) as http:
+        path, npy = f"/v1/jobs/{job.id}/influences", {"Accept": "application/x-npy"}
+        while (first := http.get(f"{path}?test=0&train=0:2", headers=npy)).status_code == 425:
+            time.sleep(0.01)
+        last = http.get(f"{path}?test=6&train=-1")
+        assert first.status_code == 200, first.text
+        assert (last.status_code, last.json()["type"]) == (425, "result-not-ready"), last.text
+        assert int(last.headers["retry-after"]) >= 1
+        assert "of 1050 blocks" in last.json()["detail"]
+        result = whole.client.jobs.result(job.id)
+        assert np.array_equal(result.influences[0, :2], npy_of(first)[0])
+        with pytest.raises(ResultNotReady, match="1050 blocks"):
+            result.influences[6]
+        done = whole.ended(job)
+        again = http.get(f"{path}?test=0&train=0:2", headers=npy)
+    assert done.state is JobState.SUCCEEDED
+    assert again.content == first.content
+
+
+def test_fits_and_factors_are_found_again_by_other_jobs(whole: GridJobs) -> None:
+    direct = {"inversion": {"method": "direct"}, "reuse": True, "hessian_regularization": 2.0}
+    first = whole.ended(whole.start(spread=True, **direct))
+    again = whole.ended(whole.start(spread=True, **direct))
+    other_rows = whole.start(
+        spread=True, **{**direct, "test": {"dataset": "grid-rows", "rows": "7:9"}}
+    )
+    alone = whole.start(spread=True, **{**direct, "reuse": False})
+    stages = [
+        {block.partition("-")[0] for block in whole.computed(each)}
+        for each in (first, again, whole.ended(other_rows), whole.ended(alone))
+    ]
+    everything = {"sums", "fit", "solve", "contract", "predict"}
+    assert stages == [
+        everything, {"contract", "predict"}, {"solve", "contract", "predict"}, everything,
+    ]  # fmt: skip
+    assert again.cost is not None
+    assert again.cost.hessian_passes == 0
+    assert whole.digests(first) == whole.digests(again)
+
+
+def test_what_jobs_share_goes_with_the_last_of_them(whole: GridJobs) -> None:
+    values = {"inversion": {"method": "direct"}, "reuse": True, "hessian_regularization": 3.0}
+    keep = {"matrix": False, "factors": True}
+    rows = {"dataset": "grid-rows", "rows": "3:8"}
+    jobs = [whole.ended(whole.start(spread=True, test=rows, keep=keep, **values)) for _ in range(2)]
+    assert jobs[0].shared == jobs[1].shared
+    assert len(jobs[0].shared) == 2, "the fit, which is that of any λ, and the factors"
+    digest = jobs[0].shared[1].partition("-")[0]
+
+    def kept() -> list[Path]:
+        return [path for path in whole.shared() if digest in str(path)]
+
+    factors = whole.client.jobs.result(jobs[1].id).factors.numpy()
+    whole.client.jobs.delete(jobs[0].id)
+    assert np.array_equal(whole.client.jobs.result(jobs[1].id).factors.numpy(), factors)
+    assert kept()
+    whole.client.jobs.delete(jobs[1].id)
+    assert not kept()
+    third = whole.ended(whole.start(spread=True, test=rows, keep=keep, **values))
+    assert np.array_equal(whole.client.jobs.result(third.id).factors.numpy(), factors)
+    assert third.shared[1] != jobs[0].shared[1]
