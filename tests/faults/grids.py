@@ -23,7 +23,7 @@ from upweight.schema import JobRecord, JobState
 from workers.block_task import lease_of
 
 CUT = {"test_rows": 3, "train_rows": 64, "rhs_rows": 2, "hessian_rows": 130}
-CREEPING = {"method": "lissa", "scale": 1e7, "rtol": 1e-15}  # every step counts
+CREEPING = {"method": "lissa", "scale": 1e7, "rtol": 1e-15, "batch_size": 250}  # every step counts
 
 
 class GridJobs:
