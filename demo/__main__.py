@@ -110,7 +110,9 @@ def draw(
 
 def wait(service: Running) -> None:
     """Until Ctrl-C."""
-    print(f"\nThe service stays up:  {service.url}/docs\nCtrl-C stops it.", flush=True)
+    print(
+        f"\nLook around at {service.url}/ (API: {service.url}/docs)\nCtrl-C stops it.", flush=True
+    )
     while True:
         time.sleep(1)
 

@@ -1,6 +1,7 @@
 // Records and rows that several views ask for, kept so that each is fetched once.
 
 import { json, npy, path } from "./api.js";
+import { number } from "./format.js";
 import { row as rowOf } from "./npy.js";
 
 const MOST_ROWS = 4000;
@@ -78,5 +79,5 @@ export async function facts(job, side, positions, signal) {
 /** A class by its name; a number as it is. */
 export function className(record, value) {
   if (value === null || value === undefined) return "–";
-  return record.class_names[value] ?? String(Number.isInteger(value) ? value : Number(value.toPrecision(4)));
+  return record.class_names[value] ?? number(value, 4);
 }

@@ -17,10 +17,11 @@ export function pixels(values, preview) {
   return { width, height, channels, at: (channel, y, x) => values[(y * width + x) * channels + channel] };
 }
 
-/** A canvas of the picture, one pixel a pixel; the style sheet enlarges it. */
+/** A canvas of the picture, one pixel a pixel; the style sheet enlarges it. Without a label it is not announced. */
 export function image(values, preview, { large = false, label = "" } = {}) {
   const picture = pixels(values, preview);
-  const canvas = h("canvas", { class: `preview picture${large ? " large" : ""}`, width: picture.width, height: picture.height, role: "img", "aria-label": label });
+  const said = label ? { role: "img", "aria-label": label } : { "aria-hidden": "true" };
+  const canvas = h("canvas", { class: `preview picture${large ? " large" : ""}`, width: picture.width, height: picture.height, ...said });
   paint(canvas, picture, preview);
   return canvas;
 }

@@ -103,17 +103,20 @@ class Jobs {
 
   async keepUp() {
     let pause = QUIET;
+    let failures = 0;
     while (!this.signal.aborted) {
       await wait(pause, this.signal);
       if (this.signal.aborted) return;
       if (document.hidden) continue;
       try {
         const jobs = await this.load();
+        failures = 0;
         pause = jobs.every(isOver) ? QUIET : BUSY;
       } catch (error) {
         if (error.name === "AbortError") return;
         replace(this.message, notice(error.message, "bad"));
-        pause = Math.min(MOST_PAUSE, pause * 2);
+        failures += 1;
+        pause = Math.min(MOST_PAUSE, BUSY * 2 ** failures);
       }
     }
   }

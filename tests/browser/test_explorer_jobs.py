@@ -1,0 +1,173 @@
+"""Jobs from the browser: started by the form, followed live, cancelled, retried, deleted; with a key if one is set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
+
+from service.local.background import Running
+from tests.browser.page import all_of, assert_calm, first, screenshot, texts, until
+from tests.browser.subject import Subject
+
+pytestmark = pytest.mark.browser
+
+# So far below what would do that every step of LiSSA counts: it ends when it is told to.
+ENDLESS = {"inversion": {"method": "lissa", "scale": 1e7, "rtol": 1e-15, "maxiter": 2_000_000}}
+
+
+@pytest.fixture
+def http(stack: Running) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=stack.url, timeout=30, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def on_digits(digits: Subject) -> dict[str, Any]:
+    """A request on the digits, by id."""
+    return {
+        "kind": "influences",
+        "model": digits.records["model"],
+        "train": {"dataset": digits.records["train"]},
+        "test": {"dataset": digits.records["test"], "rows": "0:4"},
+        "hessian_regularization": 0.05,
+    }
+
+
+def row_of(browser: Chrome, id: str) -> WebElement:
+    return first(browser, f"tr[data-job='{id}']")
+
+
+def test_a_job_is_seen_live_and_cancelled_retried_and_deleted(
+    browser: Chrome, digits: Subject, http: httpx2.Client, on_digits: dict[str, Any]
+) -> None:
+    browser.get(digits.url)
+    first(browser, "tr[data-job]")
+    id = http.post("/v1/jobs", json={**on_digits, **ENDLESS}).json()["id"]
+    until(browser, lambda: "running" in row_of(browser, id).text)  # without a reload
+    until(browser, lambda: all_of(row_of(browser, id), "progress[value]"))
+    assert "digits-test [0:4] ← digits-train" in row_of(browser, id).text
+    screenshot(browser, "jobs")
+    row_of(browser, id).find_element(By.CSS_SELECTOR, "button.cancel").click()
+    until(browser, lambda: "cancelled" in row_of(browser, id).text)
+    assert http.get(f"/v1/jobs/{id}").json()["state"] == "cancelled"
+    row_of(browser, id).find_element(By.CSS_SELECTOR, "button.retry").click()
+    until(browser, lambda: "running" in row_of(browser, id).text)
+
+    row_of(browser, id).find_element(By.CSS_SELECTOR, ".what a").click()
+    first(browser, ".running", "%")  # the page of the job, by its events
+    first(browser, "button.cancel").click()
+    first(browser, ".badge", "cancelled")
+    first(browser, "button.delete").click()
+    browser.switch_to.alert.accept()
+    first(browser, "h1", "Jobs")
+    until(browser, lambda: not all_of(browser, f"tr[data-job='{id}']"))
+    assert http.get(f"/v1/jobs/{id}").status_code == 404
+    assert_calm(browser, digits.url)
+
+
+def test_the_list_is_narrowed_by_state(browser: Chrome, digits: Subject) -> None:
+    browser.get(f"{digits.url}/#/jobs?state=succeeded")
+    first(browser, "tr[data-job]")
+    Select(first(browser, "select")).select_by_value("queued")
+    first(browser, ".empty", "No job is queued")
+    assert browser.current_url.endswith("#/jobs?state=queued")
+    assert_calm(browser, digits.url)
+
+
+def field(browser: Chrome, *names: str) -> WebElement:
+    """The control of a field of the form."""
+    inside = " ".join(f"[data-field='{name}']" for name in names)
+    return first(browser, f"{inside} :is(input, select)")
+
+
+def test_the_form_knows_the_methods_and_shows_errors_at_their_fields(
+    browser: Chrome, digits: Subject, http: httpx2.Client
+) -> None:
+    document = http.get("/openapi.json").json()["components"]["schemas"]
+    browser.get(f"{digits.url}/#/new")
+    method = Select(first(browser, "[data-field='inversion'] select"))
+    schemas = {
+        "direct": "Direct",
+        "cg": "ConjugateGradient",
+        "lissa": "Lissa",
+        "arnoldi": "Arnoldi",
+    }
+    assert {option.text for option in method.options} == set(schemas)
+    for name, schema in schemas.items():
+        method.select_by_value(name)
+        shown = {
+            each.get_attribute("data-field")
+            for each in all_of(browser, "[data-field='inversion'] [data-field]")
+        }
+        expected = set(document[schema]["properties"]) - {"method"}
+        assert expected <= shown <= expected | {"name", "rank"}
+    method.select_by_value("cg")
+    assert field(browser, "rtol").get_attribute("placeholder") == "1e-7"
+    assert "Relative residual" in first(browser, "[data-field='rtol'] .help").text
+
+    field(browser, "model").send_keys("no-such-net")
+    field(browser, "train", "dataset").send_keys(digits.records["train"])
+    field(browser, "test", "dataset").send_keys(digits.records["test"])
+    field(browser, "rtol").send_keys("-1")
+    first(browser, "button[type='submit']").click()
+    first(browser, "[data-field='rtol'] .field-error", "must be at least 0")
+    assert browser.switch_to.active_element == field(browser, "rtol")
+    field(browser, "rtol").clear()
+    first(browser, "button[type='submit']").click()
+    assert "no-such-net" in first(browser, "[data-field='model'] .field-error", "no").text
+    assert texts(browser, "[data-field='rtol'] .field-error") == [""]
+    screenshot(browser, "form-with-an-error")
+    # What was refused is all that the browser may complain of.
+    assert all("status of 4" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_a_job_started_from_the_form_runs_and_is_shown(
+    browser: Chrome, digits: Subject, http: httpx2.Client
+) -> None:
+    browser.get(f"{digits.url}/#/new?from={digits.jobs['direct']}")
+    assert field(browser, "model").get_attribute("value") == digits.records["model"]
+    Select(first(browser, "[data-field='inversion'] select")).select_by_value("arnoldi")
+    field(browser, "rank_estimate").send_keys("12")
+    field(browser, "test", "rows").send_keys("5:9")
+    first(browser, "button[type='submit']").click()
+    first(browser, ".badge", "succeeded")
+    first(browser, ".focus-example h2", "Test row 5")
+    id = browser.current_url.split("/jobs/")[1].split("/")[0]
+    job = http.get(f"/v1/jobs/{id}").json()
+    assert job["request"]["inversion"]["rank_estimate"] == 12
+    assert job["request"]["hessian_regularization"] == 0.05
+    assert job["result"]["influence_shape"] == [4, 1400]
+    assert_calm(browser, digits.url)
+
+
+def test_the_key_is_asked_for_once_and_kept_in_the_session_alone(
+    browser: Chrome, keyed_stack: Running, make_key: Callable[..., str], fresh_name: str
+) -> None:
+    key = make_key(fresh_name)
+    browser.get(keyed_stack.url)
+    first(browser, "dialog .note", "wants a key")
+    first(browser, "dialog input").send_keys("uwk_wrong")
+    first(browser, "dialog button", "Use this key").click()
+    first(browser, "dialog .note", "not known")
+    screenshot(browser, "key")
+    first(browser, "dialog input").send_keys(key)
+    first(browser, "dialog button", "Use this key").click()
+    first(browser, ".empty h2", "No jobs yet")
+    browser.refresh()
+    first(browser, ".empty h2", "No jobs yet")
+    script = "return [{...sessionStorage}, {...localStorage}, document.cookie]"
+    session, local, cookie = browser.execute_script(script)  # type: ignore[no-untyped-call]
+    assert session == {"upweight-key": key}
+    assert local == {}
+    assert cookie == ""
+    first(browser, "#key-button").click()
+    first(browser, "dialog button", "Forget").click()
+    first(browser, "dialog .note", "wants a key")
+    assert all("status of 401" in entry["message"] for entry in browser.get_log("browser"))
