@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.docs.examples import add_examples
 from upweight.schema import Problem
 
 DESCRIPTION = """
@@ -32,5 +33,6 @@ def document(app: FastAPI) -> dict[str, Any]:
         described = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= described.pop("$defs", {})
         schemas["Problem"] = described
+        add_examples(made)
         app.openapi_schema = made
     return app.openapi_schema

@@ -15,6 +15,7 @@ from service.blobs.ranges import byte_range
 from service.blobs.records import find_blob, require_blob
 from service.blobs.upload import receive_blob, too_large
 from service.dependencies import PartsNow, Reader, Writer
+from service.docs.examples import HELLO
 from service.parts import Parts
 from service.problems import EVERYWHERE, documented
 from service.results.layout import blob_path
@@ -37,6 +38,9 @@ _BYTES = {
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 }
 
+# Bytes of any type are taken; these can be typed into the API's page.
+_HELLO = {"text/plain": {"schema": {"type": "string"}, "example": HELLO}}
+
 router = APIRouter(
     prefix="/v1/blobs",
     tags=["Blobs"],
@@ -58,7 +62,7 @@ DigestPath = Annotated[
         201: {"model": BlobRecord, "description": "Stored now."},
         **documented(DigestMismatch, InvalidRequest, TooLarge, Forbidden, QuotaExceeded),
     },
-    openapi_extra={"requestBody": {"required": True, **_BYTES}},
+    openapi_extra={"requestBody": {"required": True, "content": {**_HELLO, **_BYTES["content"]}}},
 )
 async def put_blob(
     digest: DigestPath, request: Request, parts: PartsNow, caller: Writer

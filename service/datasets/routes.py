@@ -21,6 +21,7 @@ from service.dependencies import (
     idempotency,
     json_only,
 )
+from service.docs.examples import DATASET_BLOB
 from service.problems import EVERYWHERE, documented
 from service.registry import filters_of, page_of, resolve, settled
 from service.results.formats import BINARY_CONTENT, chosen_format
@@ -47,11 +48,10 @@ router = APIRouter(
 _EXAMPLES: Any = {
     "images": {
         "summary": "Handwritten digits in one safetensors shard",
-        "description": "The demo has uploaded the blob: GET /v1/datasets/digits-train shows its digest.",
         "value": {
             "name": "digits-train",
             "format": "safetensors",
-            "blobs": ["sha256:" + "0" * 64],
+            "blobs": [DATASET_BLOB],
             "inputs": ["x"],
             "targets": ["y"],
             "preview": {"kind": "image", "column": "x", "shape": [8, 8]},

@@ -40,6 +40,7 @@ PAGE = """<!DOCTYPE html>
 <div id="swagger-ui" data-openapi="{openapi}"></div>
 <noscript>This page needs JavaScript; the document behind it is at <a href="{openapi}">{openapi}</a>.</noscript>
 <script src="{files}/swagger-ui-bundle.js"></script>
+<script src="{files}/examples.js"></script>
 <script src="{files}/start.js"></script>
 </body>
 </html>

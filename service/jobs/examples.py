@@ -2,34 +2,74 @@
 
 from typing import Any
 
-_ON_THE_DIGITS = {
-    "kind": "influences",
+_ON_THE_DIGITS: dict[str, Any] = {
     "model": "digits-mlp",
     "train": {"dataset": "digits-train"},
+    "hessian_regularization": 0.05,
+}
+_INFLUENCES: dict[str, Any] = {
+    "kind": "influences",
+    **_ON_THE_DIGITS,
     "test": {"dataset": "digits-test", "rows": "0:20"},
-    "hessian_regularization": 0.01,
 }
 
 EXAMPLES: Any = {
     "cg": {
-        "summary": "Influences by conjugate gradient",
+        "summary": "Influences by conjugate gradient, everything kept",
         "value": {
-            **_ON_THE_DIGITS,
+            **_INFLUENCES,
             "inversion": {"method": "cg", "rtol": 1e-5, "maxiter": 200},
-            "keep": {"matrix": True, "top": 50, "mean": True},
+            "keep": {"matrix": True, "top": 50, "mean": True, "factors": True},
         },
     },
     "direct": {
         "summary": "Influences by the full Hessian",
-        "value": {**_ON_THE_DIGITS, "inversion": {"method": "direct"}},
+        "value": {**_INFLUENCES, "inversion": {"method": "direct"}},
+    },
+    "lissa": {
+        "summary": "Influences by LiSSA",
+        "value": {
+            **_INFLUENCES,
+            "inversion": {"method": "lissa", "scale": "auto", "rtol": 1e-2, "maxiter": 2000},
+        },
+    },
+    "arnoldi": {
+        "summary": "Influences by the strongest eigenvectors",
+        "value": {**_INFLUENCES, "inversion": {"method": "arnoldi", "rank_estimate": 50}},
+    },
+    "perturbation": {
+        "summary": "The influence of each pixel",
+        "value": {
+            **_INFLUENCES,
+            "train": {"dataset": "digits-train", "rows": "0:100"},
+            "influence_type": "perturbation",
+            "inversion": {"method": "cg", "rtol": 1e-5},
+        },
     },
     "only the strongest": {
         "summary": "Without storing the matrix",
         "value": {
-            **_ON_THE_DIGITS,
-            "inversion": {"method": "cg"},
+            **_INFLUENCES,
+            "inversion": {"method": "cg", "rtol": 1e-5},
             "keep": {"matrix": False, "top": 20, "mean": True},
             "labels": {"purpose": "label errors"},
+        },
+    },
+    "factors": {
+        "summary": "Factors alone, for influences later",
+        "value": {
+            "kind": "factors",
+            **_ON_THE_DIGITS,
+            "test": {"dataset": "digits-test", "rows": "0:20"},
+            "inversion": {"method": "cg", "rtol": 1e-5},
+        },
+    },
+    "self-influences": {
+        "summary": "The influence of each training row on itself",
+        "value": {
+            "kind": "self_influences",
+            **_ON_THE_DIGITS,
+            "inversion": {"method": "direct"},
         },
     },
 }

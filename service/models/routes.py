@@ -18,6 +18,7 @@ from service.dependencies import (
     idempotency,
     json_only,
 )
+from service.docs.examples import MODEL_BLOB
 from service.models.registration import register_model
 from service.problems import EVERYWHERE, documented
 from service.registry import filters_of, page_of, resolve, settled
@@ -40,24 +41,23 @@ router = APIRouter(
 _EXAMPLES: Any = {
     "pt2": {
         "summary": "A program of torch.export",
-        "description": "The demo has uploaded the blob: GET /v1/models/digits-mlp shows its digest.",
         "value": {
             "name": "digits-mlp",
-            "program": {"format": "pt2", "blob": "sha256:" + "0" * 64},
+            "program": {"format": "pt2", "blob": MODEL_BLOB},
             "loss": {"name": "cross_entropy"},
             "parameters": ["*"],
             "labels": {"team": "demo"},
         },
     },
     "factory": {
-        "summary": "A factory that the operator allows, and weights",
+        "summary": "A factory that the operator allows, and weights of your own",
         "value": {
             "name": "resnet",
             "program": {
                 "format": "factory",
                 "factory": "torchvision.models:resnet18",
                 "kwargs": {"num_classes": 10},
-                "weights": "sha256:" + "0" * 64,
+                "weights": "sha256:" + "3" * 64,
             },
             "loss": {"name": "cross_entropy"},
             "parameters": ["fc.*"],

@@ -32,8 +32,12 @@ def test_a_vendored_file_is_what_was_published(name: str, digest: str) -> None:
     assert hashlib.sha256((FILES / name).read_bytes()).hexdigest() == digest
 
 
-def test_every_file_served_is_vendored_or_our_own_script() -> None:
-    assert {file.name for file in FILES.iterdir()} == {*VENDORED["sha256"], "start.js"}
+def test_every_file_served_is_vendored_or_our_own() -> None:
+    assert {file.name for file in FILES.iterdir()} == {
+        *VENDORED["sha256"],
+        "start.js",
+        "examples.js",
+    }
 
 
 def test_the_page_names_no_address_of_another_machine(client: TestClient) -> None:
@@ -46,7 +50,7 @@ def test_the_page_names_no_address_of_another_machine(client: TestClient) -> Non
 def test_everything_the_page_asks_for_is_served(client: TestClient) -> None:
     page = client.get("/docs").text
     wanted = re.findall(r'(?:href|src|data-openapi)="([^"]+)"', page)
-    assert len(wanted) == 6
+    assert len(wanted) == 7
     for path in wanted:
         assert client.get(path).status_code == 200, path
 
