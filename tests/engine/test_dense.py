@@ -11,6 +11,7 @@ from workers.engine.dense.build import layer_pairs
 
 from .exact import Exact, relative
 from .models import make
+from .test_written_out import MODELS, problem_of
 
 CROSS_ENTROPY = make_loss("cross_entropy")
 
@@ -105,6 +106,52 @@ def test_the_trained_head_of_a_frozen_network_is_a_chain() -> None:
     module = nn.Sequential(body, nn.Linear(3, 3)).double().eval()
     problem, rows = Problem(module, CROSS_ENTROPY, ("1.*",)), digits()
     assert relative(by_pairs(Hessian(problem, rows)), autograd_hessian(problem, rows)) < 1e-12
+
+
+@pytest.mark.parametrize("parameters", [("*",), ("*bias",), ("*weight",)], ids=str)
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_written_out_model_is_built_layer_by_layer(
+    name: str, parameters: tuple[str, ...]
+) -> None:
+    problem, batch = problem_of(name, parameters)
+    rows = TensorRows(batch.inputs, batch.targets)
+    hessian = Hessian(problem, rows, batch_size=3)
+    dense = hessian.dense()
+    assert relative(dense, Hessian(problem, rows, product="reverse_loop").dense()) < 1e-12
+    assert torch.equal(dense, dense.T)
+    assert hessian.products <= problem.size  # a unit vector each, none for linear layers at the end
+    if name == "residual_network":
+        head = sum(each.size for each in problem.layout if each.name.startswith("7."))
+        assert hessian.products == problem.size - head
+
+
+def test_building_layer_by_layer_can_be_cancelled_and_gives_way_where_memory_ends() -> None:
+    problem, batch = problem_of("residual_network")
+    rows = TensorRows(batch.inputs, batch.targets)
+    expected = Hessian(problem, rows, product="reverse_loop").dense()
+
+    class Stop(BaseException):
+        pass
+
+    told: list[str] = []
+
+    def tell(stage: str, done: int, total: int, unit: str) -> None:
+        told.append(stage)
+        if len(told) == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        Hessian(problem, rows, batch_size=3, progress=tell).dense()
+    failures = iter([True])
+
+    def fails_once(stage: str, done: int, total: int, unit: str) -> None:
+        if done == 3 and next(failures, False):
+            raise torch.OutOfMemoryError("out of memory")
+
+    assert (
+        relative(Hessian(problem, rows, batch_size=3, progress=fails_once).dense(), expected)
+        < 1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ["encoder", "group_norm", "recurrent"])

@@ -23,6 +23,7 @@ from workers.engine.gradients import by_batched_backward, by_row, by_vmap
 
 from .exact import relative
 from .models import Recurrent, TiedAutoencoder, make
+from .test_written_out import problem_of
 
 
 def perceptron() -> nn.Module:
@@ -251,6 +252,19 @@ def test_a_model_that_squeezes_its_output_works_with_any_batch_size(batch_size: 
     assert relative(found, Hessian(kept, TensorRows(x, y[:, None])).dense()) < 1e-12
     gradients = problem.gradients(Batch((x,), y, 0))
     assert relative(gradients, kept.gradients(Batch((x,), y[:, None], 0))) < 1e-12
+    assert problem.gradient_way == "by_graph"
+
+
+def test_gradients_written_out_for_the_graph_are_those_of_single_rows_or_not_taken() -> None:
+    for name in ("residual_network", "large_images", "attention"):
+        problem, given = problem_of(name)
+        assert relative(problem.gradients(given), by_row(problem, given)) < 1e-12
+        assert problem.gradient_way == "by_graph"
+    hooked = perceptron().double()
+    hooked[0].register_forward_hook(lambda own, inputs, result: 2.0 * result)
+    problem = Problem(hooked, CROSS_ENTROPY)
+    given = problem.placed(batch(11))
+    assert relative(problem.gradients(given), by_row(problem, given)) < 1e-12
     assert problem.gradient_way == "by_vmap"
 
 

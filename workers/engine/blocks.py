@@ -23,6 +23,9 @@ CACHED_BYTES = {"cpu": 1 << 24}
 ROWS_AT_ONCE = {"cpu": 384}
 NARROW_ROWS_AT_ONCE = 2048  # with few vectors, when cached_bytes bounds the block
 ROWS_AT_ONCE_ELSEWHERE = 8192
+# Of a block, if vectors are to be split so that it stays in cache.
+FEWEST_ROWS = 128
+FEWEST_VECTORS = 8
 VECTORS_AT_ONCE = {"cpu": 64}
 VECTORS_AT_ONCE_ELSEWHERE = 256
 
@@ -117,6 +120,50 @@ def vectors_at_once(device: str) -> int:
 def cached_bytes(device: str) -> int:
     """Bytes of activations that a block should stay within for speed."""
     return CACHED_BYTES.get(device, 1 << 62)
+
+
+class BlockPlan:
+    """The block for any number of vectors: those that are alike share one, and what it learns."""
+
+    def __init__(
+        self, kind: str, total: int, row_bytes: int, budget: int, batch_size: BatchSize
+    ) -> None:
+        self._kind, self._total, self._row_bytes = kind, total, row_bytes
+        self._budget, self._batch_size = budget, batch_size
+        self._blocks: dict[int, Block] = {}
+
+    @property
+    def widest(self) -> int:
+        """The most vectors worth multiplying in one go."""
+        return vectors_at_once(self._kind)
+
+    def of(self, count: int) -> Block:
+        """For this many vectors."""
+        most = self._most_vectors()
+        parts = -(-max(count, 1) // most)
+        vectors = -(-max(count, 1) // parts)
+        if vectors not in self._blocks:
+            cost = self._row_bytes * (1 + vectors)
+            cached = cached_bytes(self._kind) // (self._row_bytes * vectors)
+            budget = min(self._budget, max(FEWEST_ROWS, cached) * cost)
+            rows = rows_at_once(
+                self._batch_size, self._total, cost, budget, self._kind, NARROW_ROWS_AT_ONCE
+            )
+            block = Block(rows, vectors)
+            while block.vectors > 1 and rows * self._row_bytes * (1 + block.vectors) > self._budget:
+                block.vectors //= 2
+            self._blocks[vectors] = block
+        return self._blocks[vectors]
+
+    def _most_vectors(self) -> int:
+        vectors = self.widest
+        # Rather fewer vectors at a time than tiny batches of rows.
+        cached = cached_bytes(self._kind) // (self._row_bytes * min(FEWEST_ROWS, self._total))
+        vectors = max(min(FEWEST_VECTORS, vectors), min(vectors, cached))
+        few = min(16, self._total)
+        while vectors > 1 and self._budget // (self._row_bytes * (1 + vectors)) < few:
+            vectors //= 2
+        return vectors
 
 
 def activation_bytes(problem: Problem, rows: Rows) -> int:

@@ -7,21 +7,19 @@ from torch import Tensor
 
 from workers.engine.blocks import (
     DEFAULT_BUDGET,
-    NARROW_ROWS_AT_ONCE,
     BatchSize,
-    Block,
+    BlockPlan,
     activation_bytes,
-    cached_bytes,
     over_rows,
-    rows_at_once,
-    vectors_at_once,
 )
-from workers.engine.dense.build import LayerPairs, layer_pairs
+from workers.engine.dense.build import LayerPairs, agreeing_graph, layer_pairs
+from workers.engine.dense.by_layers import ByLayers
 from workers.engine.dense.symmetry import symmetrise
 from workers.engine.errors import BadParameter, NotFinite, OutOfMemory, ShapeMismatch
 from workers.engine.problem import Problem, locate_nonfinite, refuse_nonfinite_rows
 from workers.engine.products import Apply, Product
 from workers.engine.products.choice import PROBE_ROWS, chosen
+from workers.engine.products.graph import GraphProduct
 from workers.engine.products.reverse import ReverseLoop
 from workers.engine.progress import Progress, silent
 from workers.engine.rows import Batch, Rows
@@ -32,9 +30,6 @@ from workers.engine.second_order import is_out_of_memory, twice_differentiable
 KEPT_PART = 0.5
 FEWEST_EXPLICIT = 256  # with fewer parameters there is nothing to gain
 LOOPED_VECTORS = 4
-# Of a block, if vectors are to be split so that it stays in cache.
-FEWEST_ROWS = 128
-FEWEST_VECTORS = 8
 LOOKING_FOR_MEMORY = "use cg, lissa or arnoldi, or select fewer parameters"
 
 
@@ -75,39 +70,14 @@ class Hessian:
         self._batch_size, self._budget = batch_size, budget_bytes
         self._row_bytes = activation_bytes(problem, rows)
         self._keeps_prepared = self._row_bytes * len(rows) <= KEPT_PART * budget_bytes
-        self._blocks: dict[int, Block] = {}
-        self._block = self._planned(vectors_at_once(problem.device.type))
+        self._plan = BlockPlan(
+            problem.device.type, len(rows), self._row_bytes, budget_bytes, batch_size
+        )
+        self._block = self._plan.of(self._plan.widest)
         self._ways: dict[bool, Product] = {}
         self._prepared: dict[tuple[str, int, int], Apply] = {}
         self._rows_seen_finite = False
         self._matrix: Tensor | None = None
-
-    def _planned(self, count: int) -> Block:
-        """The block for this many vectors: those that are alike share one, and what it learns."""
-        kind, total = self.problem.device.type, len(self.rows)
-        most = self._most_vectors(kind)
-        parts = -(-max(count, 1) // most)
-        vectors = -(-max(count, 1) // parts)
-        if vectors not in self._blocks:
-            cost = self._row_bytes * (1 + vectors)
-            cached = cached_bytes(kind) // (self._row_bytes * vectors)
-            budget = min(self._budget, max(FEWEST_ROWS, cached) * cost)
-            rows = rows_at_once(self._batch_size, total, cost, budget, kind, NARROW_ROWS_AT_ONCE)
-            block = Block(rows, vectors)
-            while block.vectors > 1 and rows * self._row_bytes * (1 + block.vectors) > self._budget:
-                block.vectors //= 2
-            self._blocks[vectors] = block
-        return self._blocks[vectors]
-
-    def _most_vectors(self, kind: str) -> int:
-        vectors = vectors_at_once(kind)
-        # Rather fewer vectors at a time than tiny batches of rows.
-        cached = cached_bytes(kind) // (self._row_bytes * min(FEWEST_ROWS, len(self.rows)))
-        vectors = max(min(FEWEST_VECTORS, vectors), min(vectors, cached))
-        few = min(16, len(self.rows))
-        while vectors > 1 and self._budget // (self._row_bytes * (1 + vectors)) < few:
-            vectors //= 2
-        return vectors
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -154,7 +124,7 @@ class Hessian:
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """(H_j + λI) v with H_j the mean over the rows with these numbers; counts as no pass."""
         batch = self.problem.placed(self.rows.take(indices))
-        self._block = self._planned(vectors.shape[0])
+        self._block = self._plan.of(vectors.shape[0])
         total = torch.zeros_like(vectors)
         for first in range(0, len(batch), self._block.rows):
             part = batch.narrow(first, min(first + self._block.rows, len(batch)))
@@ -167,8 +137,9 @@ class Hessian:
     def dense(self) -> Tensor:
         """H itself, (p, p), WITHOUT λ; symmetric to the last bit. Raises OutOfMemory.
 
-        A chain of linear layers is summed up by pairs of layers in ONE pass, without a product;
-        any other model takes p products.
+        A chain of linear layers is summed up by pairs of layers in ONE pass, without a product; so
+        are such layers at the end of a model that is written out, whose other parameters take a
+        product each, over a part of the graph. Any other model takes p products.
         """
         return self._dense(self._layer_pairs())
 
@@ -183,6 +154,9 @@ class Hessian:
         width = min(size, 4 * self._block.vectors)
         if pairs is not None and self._built_by(pairs, result):
             return symmetrise(result, width) if pairs.tied else result
+        if pairs is None and self._built_by_layers(result):
+            return symmetrise(result, width)
+        result.zero_()  # what there was no memory for is begun again
         for first in range(0, size, width):
             last = min(first + width, size)
             units = torch.zeros(last - first, size, dtype=self.dtype, device=self.device)
@@ -190,6 +164,25 @@ class Hessian:
             result[first:last] = self._undamped(units)
             self.progress("hessian", last, size, "parameters")
         return symmetrise(result, width)
+
+    def _built_by_layers(self, result: Tensor) -> bool:
+        """Whether the model is written out, and memory sufficed."""
+        if self._named not in (None, GraphProduct.name):
+            return False
+        probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
+        graph = agreeing_graph(self.problem, probe)
+        if graph is None:
+            return False
+        block = self._plan.of(self._plan.widest)
+        built = ByLayers(self.problem, graph, block.vectors)
+        batches = map(self._inspected, self.rows.batches(block.rows))
+        if not built.fill(result, batches, len(self.rows), self.progress):
+            return False
+        self.passes += 1
+        self.products += built.products
+        self._rows_seen_finite = True
+        self._refuse_nonfinite(result, result[:0])
+        return True
 
     def matrix_if_cheaper(self, vectors: int, width: int) -> Tensor | None:
         """See `Buildable`. Only for chains of linear layers, and within a quarter of the budget."""
@@ -224,7 +217,7 @@ class Hessian:
         total = torch.zeros_like(vectors)
         if vectors.shape[0] == 0:
             return total
-        self._block = self._planned(vectors.shape[0])
+        self._block = self._plan.of(vectors.shape[0])
         work = over_rows(
             self.rows,
             self._block,

@@ -31,17 +31,20 @@ PRODUCT_FLOPS = 5.0  # times n p, for a vector: 4 in the first layer, 12 in the 
 
 
 class LayerPairs:
-    """Σ ∇²θ L over the batches that are added, for a model that is a chain of linear layers."""
+    """Σ ∇²θ L over the batches that are added, for a model that is a chain of linear layers.
 
-    def __init__(self, problem: Problem, graph: Traced) -> None:
-        self._problem, self._graph = problem, graph
+    Not `whole`: of the parameters of those at the end alone.
+    """
+
+    def __init__(self, problem: Problem, graph: Traced, *, whole: bool = True) -> None:
+        self._problem, self._graph, self._whole = problem, graph, whole
         self._scratch = Scratch()
         self._own: dict[int, Own] = {}
         self._cross: dict[tuple[int, int], Cross] = {}
 
     def add(self, batch: Batch) -> None:
         """Sum up a batch that is `placed`. Raises ValueError where the model is no chain."""
-        chain = Chain(self._problem, self._graph, batch)
+        chain = Chain(self._problem, self._graph, batch, whole=self._whole)
         for layer in chain.layers:
             if layer.number not in self._own:
                 self._own[layer.number] = Own.of(layer, self._scratch)
@@ -82,6 +85,11 @@ class LayerPairs:
             each.clear()
 
     @property
+    def parameters(self) -> frozenset[str]:
+        """Names of those in the sums."""
+        return frozenset(name for own in self._own.values() for name in own.parameters)
+
+    @property
     def tied(self) -> bool:
         """Whether a parameter is in several layers: then H is symmetric up to rounding only."""
         slices = [name for own in self._own.values() for name in own.parameters]
@@ -108,19 +116,30 @@ class LayerPairs:
 
 def layer_pairs(problem: Problem, probe: Batch) -> LayerPairs | None:
     """The sums, at zero, if the model is such a chain and torch agrees on a few rows; else None."""
+    graph = agreeing_graph(problem, probe)
+    if graph is None:
+        return None
+    pairs = LayerPairs(problem, graph)
+    try:
+        pairs.add(probe)
+    except Exception:  # whatever it is, the products will meet it too, and explain it
+        return None
+    pairs.clear()
+    return pairs
+
+
+def agreeing_graph(problem: Problem, probe: Batch) -> Traced | None:
+    """The model's graph if its written-out products are torch's own on a few rows; else None."""
     graph = traced(problem)
     if graph is None:
         return None
     ways: list[Product] = [ReverseLoop(), GraphProduct(graph)]
     try:
-        pairs = LayerPairs(problem, graph)
-        pairs.add(probe)
         if len(working_ways(problem, probe, ways, lambda: None)) < len(ways):
             return None
-    except Exception:  # whatever it is, the products will meet it too, and explain it
+    except Exception:  # see above
         return None
-    pairs.clear()
-    return pairs
+    return graph
 
 
 def _batch_bytes(kind: str) -> int:

@@ -75,11 +75,17 @@ class Crossing:
 
 
 class Chain:
-    """The parts of a model that θ reaches, on one batch. Raises ValueError if they are no chain."""
+    """The parts of a model that θ reaches, on one batch. Raises ValueError if they are no chain.
 
-    def __init__(self, problem: Problem, graph: Traced, batch: Batch) -> None:
+    Not `whole`: of those at the end that are one, where nothing before them has their weights.
+    """
+
+    def __init__(
+        self, problem: Problem, graph: Traced, batch: Batch, *, whole: bool = True
+    ) -> None:
         assembly = Assembly(problem, graph, batch, None, fused=False)
-        self._parts = _in_a_row(assembly.parts, assembly.output_name)
+        parts = assembly.parts if whole else _tail(assembly.parts)
+        self._parts = _in_a_row(parts, assembly.output_name)
         self._layers = _passed_back(self._parts, problem.loss, assembly.output, batch.targets)
 
     @property
@@ -112,6 +118,24 @@ class Chain:
                 jacobian = jacobian.unsqueeze(2) * weight.T if diagonal else jacobian @ weight.T
                 if upper.selected:
                     yield Crossing(upper, lower, torch.bmm(jacobian, upper.curvature), before)
+
+
+def _tail(parts: Sequence[Part]) -> Sequence[Part]:
+    """From the last linear layer that nothing but a chain follows."""
+    first = len(parts)
+    for place in reversed(range(len(parts))):
+        part = parts[place]
+        follows = place + 1 == len(parts) or parts[place + 1].sources == (part.target,)
+        if not follows or not isinstance(part, LinearLayer | Elementwise | Linear):
+            break
+        if isinstance(part, LinearLayer):
+            if part.inputs.ndim != 2:
+                break
+            first = place
+    names = {each.name for part in parts[first:] for each in getattr(part, "places", ())}
+    if names & {each.name for part in parts[:first] for each in getattr(part, "places", ())}:
+        raise ValueError("layers at the end share weights with layers before")
+    return parts[first:]
 
 
 def _in_a_row(parts: Sequence[Part], output: str) -> list[Part]:

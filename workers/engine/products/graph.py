@@ -19,7 +19,7 @@ from workers.engine.problem import Problem, doubled
 from workers.engine.products import Apply, Product
 from workers.engine.products.graph_parts import Assembly
 from workers.engine.products.graph_trace import Traced, traced
-from workers.engine.products.outputs import at_outputs
+from workers.engine.products.outputs import at_outputs, signals_at_outputs
 from workers.engine.products.parts import Direction, Part, Return
 from workers.engine.rows import Batch
 
@@ -90,13 +90,26 @@ class Ready:
 
     @classmethod
     def made(
-        cls, graph: Traced, problem: Problem, batch: Batch, moving: str | None = None
+        cls,
+        graph: Traced,
+        problem: Problem,
+        batch: Batch,
+        moving: str | None = None,
+        *,
+        first_order: bool = False,
     ) -> Ready:
-        """Raises ValueError for a graph with a node that there is no rule for."""
+        """Raises ValueError for a graph with a node that there is no rule for.
+
+        `first_order`: for gradients alone, without the loss's own curvature.
+        """
         assembly = Assembly(problem, graph, batch, moving)
         if assembly.output_name not in assembly.active:
             raise ValueError("the output does not depend on the parameters")
-        delta, curved = at_outputs(problem.loss, assembly.output, batch.targets)
+        if first_order:
+            delta = signals_at_outputs(problem.loss, assembly.output, batch.targets)
+            curved: Apply = torch.zeros_like
+        else:
+            delta, curved = at_outputs(problem.loss, assembly.output, batch.targets)
         ready = cls(assembly.parts, assembly.output_name, curved, assembly.active)
         ready._backward(delta)
         return ready

@@ -30,6 +30,14 @@ def at_outputs(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[Tensor, A
     )[0]
 
 
+def signals_at_outputs(loss: Loss, outputs: Tensor, targets: Targets) -> Tensor:
+    """δ (B, ...) alone."""
+    at = outputs.detach().requires_grad_()
+    with torch.enable_grad():
+        total = loss(at, targets).sum()
+    return torch.autograd.grad(total, at)[0]
+
+
 def formed_curvature(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
     """δ (B, ...) and the (B, c, c) Hessian of each row's loss in its c outputs.
 
