@@ -15,6 +15,8 @@ from upweight.errors import UpweightError
 
 GRACE_SECONDS = 18  # for requests at work; whoever watches over the process waits 20 to 30
 
+# The longest list of rows that the contract takes in an address, each character percent-encoded, fits.
+HEAD_BYTES = 256 * 1024
 KEEP_ALIVE_SECONDS = (
     65  # longer than load balancers keep a connection, so that they end it and not we
 )
@@ -65,6 +67,7 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        h11_max_incomplete_event_size=HEAD_BYTES,
         # Behind a proxy its addresses must be named explicitly; nothing here rests on the client's address.
         proxy_headers=False,
     )

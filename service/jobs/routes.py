@@ -45,6 +45,14 @@ from upweight.errors import (
 )
 from upweight.schema import TERMINAL, JobRecord, JobRequest, JobState, Page
 
+EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"const": "job"},
+        "id": {"type": "string", "description": "The record's revision."},
+        "data": {"type": "string", "description": "A JobRecord as JSON."},
+    },
+}
 router = APIRouter(
     prefix="/v1/jobs",
     tags=["Jobs"],
@@ -121,7 +129,7 @@ async def get(id: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -> JobRe
     responses={
         200: {
             "description": "Events `job`, each with a JobRecord as data and its revision as id.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": EVENT}},
         },
         204: {"description": "The job has ended, and the client has seen that."},
         **documented(NotFound),

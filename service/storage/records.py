@@ -19,7 +19,7 @@ from service.storage import keys, scripts
 from service.storage.announcements import Announcement
 from service.storage.keys import Document, Kind
 from service.storage.redis import reachable
-from upweight.errors import Conflict, IdempotencyConflict, InUse, NotFound
+from upweight.errors import Conflict, IdempotencyConflict, InUse, NotFound, shown
 from upweight.schema import JobState
 
 Change = Callable[[Document], Document | None]
@@ -292,7 +292,9 @@ def _used_otherwise() -> IdempotencyConflict:
 
 def not_found(kind: str, reference: str) -> NotFound:
     """The same words whether it never was, is gone, or is another namespace's."""
-    return NotFound(f"there is no {kind} {reference!r} here; GET /v1/{kind}s lists what there is")
+    return NotFound(
+        f"there is no {kind} {shown(reference)!r} here; GET /v1/{kind}s lists what there is"
+    )
 
 
 def _document(raw: Sequence[Any]) -> Document | None:
