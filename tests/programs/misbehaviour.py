@@ -52,6 +52,15 @@ def write(path: str) -> dict[str, Any]:
     return {}
 
 
+def read(target: str, path: str = "") -> dict[str, Any]:
+    return {"content": Path(target).read_bytes().hex()}
+
+
+def make_folder(target: str) -> dict[str, Any]:
+    os.mkdir(target)
+    return {}
+
+
 def connect(port: int) -> dict[str, Any]:
     socket.create_connection(("127.0.0.1", port), 2).close()
     return {}

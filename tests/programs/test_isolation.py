@@ -78,13 +78,48 @@ def test_child_can_write_no_file(tmp_path: Path) -> None:
     assert not written.exists() or written.stat().st_size == 0
 
 
+def confined() -> None:
+    if not run("answer")["isolation"]["files"]:
+        pytest.skip("this kernel has no Landlock; the report says files: false")
+
+
+def test_child_reads_code_and_its_file_and_nothing_else(tmp_path: Path) -> None:
+    confined()
+    given, other = tmp_path / "given", tmp_path / "credentials"
+    given.write_text("program")
+    other.write_text("secret")
+    assert run("read", path=str(given), target=str(given))["content"] == b"program".hex()
+    for target in (other, Path("/etc/passwd"), Path.home() / ".bashrc", tmp_path):
+        with pytest.raises(CheckCrashed, match="PermissionError"):
+            run("read", path=str(given), target=str(target))
+    link = tmp_path / "link"
+    link.symlink_to(other)
+    with pytest.raises(CheckCrashed, match="PermissionError"):
+        run("read", path=str(given), target=str(link))
+
+
+def test_child_can_not_look_into_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment has the credentials of the object storage."""
+    confined()
+    for name in ("environ", "mem", "maps"):
+        with pytest.raises(CheckCrashed, match=r"PermissionError|OSError"):
+            run("read", target=f"/proc/{os.getpid()}/{name}")
+
+
+def test_child_makes_no_folder(tmp_path: Path) -> None:
+    confined()
+    with pytest.raises(CheckCrashed, match="PermissionError"):
+        run("make_folder", target=str(tmp_path / "made"))
+    assert not (tmp_path / "made").exists()
+
+
 def test_child_has_no_network_where_the_report_says_so() -> None:
     isolated = run("answer")["isolation"]["network"]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         if not isolated:
             pytest.skip("namespaces are not permitted here; the report says network: false")
-        with pytest.raises(CheckCrashed, match=r"refused|unreachable"):
+        with pytest.raises(CheckCrashed, match=r"refused|unreachable|Permission denied"):
             run("connect", port=port)
 
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from typing import Any
 
+from workers.programs.confinement import NETWORK_SINCE, confine
 from workers.programs.errors import CheckCrashed, CheckOutOfMemory, ProgramError
 
 _NEW_USER, _NEW_NET, _NEW_IPC, _NEW_PID = 0x10000000, 0x40000000, 0x08000000, 0x20000000
@@ -29,7 +30,8 @@ def main() -> None:
     question = json.loads(sys.stdin.buffer.read())
     # It can write nowhere, so looking for a folder to write to would fail.
     tempfile.tempdir = os.sep
-    isolation = _isolate(question["memory_bytes"], question["cpu_s"])
+    readable = [str(question["arguments"]["path"])] if "path" in question["arguments"] else []
+    isolation = _isolate(question["memory_bytes"], question["cpu_s"], readable)
     kind, body = _answer(question["call"], question["arguments"])
     if kind == "report":
         body = {**body, "isolation": isolation}
@@ -39,7 +41,7 @@ def main() -> None:
     os._exit(0)
 
 
-def _isolate(memory_bytes: int, cpu_s: int) -> dict[str, bool]:
+def _isolate(memory_bytes: int, cpu_s: int, readable: list[str]) -> dict[str, bool]:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     alone = libc.unshare(_NEW_USER | _NEW_NET | _NEW_IPC | _NEW_PID) == 0
@@ -55,7 +57,15 @@ def _isolate(memory_bytes: int, cpu_s: int) -> dict[str, bool]:
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
     ):
         resource.setrlimit(kind, (bound, bound))
-    return {"network": alone, "processes": alone, "memory": True, "processor": True, "writes": True}
+    confined = confine(readable)
+    return {
+        "network": alone or confined >= NETWORK_SINCE,
+        "processes": alone,
+        "files": confined > 0,
+        "memory": True,
+        "processor": True,
+        "writes": True,
+    }
 
 
 def _become_first_process() -> None:

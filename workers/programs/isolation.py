@@ -5,12 +5,12 @@ environment but for the import path, no open files but its pipes, and limits on 
 processor time, file size (nothing can be written) and core dumps. It dies with its parent, and is
 killed, with all its process group, when its time is over.
 
-Where the kernel lets an ordinary process make namespaces, the child has no network, sees no other
-process's memory, and everything it started dies with it; the report's `isolation` says whether. Where
-the kernel does not, a child that was taken over can open sockets, signal the user's other
-processes, and leave one behind. Never isolated: reading the files which the worker's user may
-read, and making empty ones. Run the workers in a container of their own, without credentials in
-files.
+Where the kernel lets an ordinary process make namespaces, the child has no network, and everything it
+started dies with it. Where it has Landlock (`confinement`), the child reads nothing but code and the
+file it checks, makes no file, and can't look into other processes: their environment holds the
+worker's credentials. The report's `isolation` says which of it holds. Where neither does, a child that
+was taken over can open sockets, read what the worker's user may read, and signal the user's other
+processes. Run the workers in a container of their own all the same.
 """
 
 import json
