@@ -1,0 +1,28 @@
+"""The command: prints what was done, what became of it, and ends with 1 when anything was lost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.faults.chaos.run import run
+
+
+def main() -> int:
+    """See the package."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, help="what the service writes goes there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="upweight-chaos-") as folder:
+        report = run(Path(folder), 60 * options.minutes, options.seed, options.log)
+    sys.stdout.write(json.dumps(report.as_dict(), indent=2) + "\n")
+    return 1 if report.losses else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

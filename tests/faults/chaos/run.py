@@ -1,0 +1,179 @@
+"""One chaotic run: calm, chaos, calm again, and the reckoning."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from service.local.background import Running, running
+from tests.faults.chaos.faults import Faults
+from tests.faults.chaos.jobs import KINDS, Answer, Jobs, register
+from tests.faults.conftest import SHORT
+from upweight import Client
+from upweight.schema import TERMINAL, JobRecord, JobState
+
+UNFINISHED = 6  # jobs kept on their way
+PAUSE = 2.5  # seconds between two faults, in the mean
+HEALING_SECONDS = 120.0
+HANDLES_MORE, MEMORY_MORE = (
+    12,
+    1.35,
+)  # of a process after the chaos, against one that has just begun
+
+
+@dataclass
+class Report:
+    """What was done and what became of it. `losses` are all that must not be."""
+
+    seconds: float = 0.0
+    faults: dict[str, int] = field(default_factory=dict)
+    jobs: int = 0
+    states: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    attempts: dict[int, int] = field(default_factory=dict)
+    requests_repeated: int = 0
+    keys_used_twice: int = 0
+    compared: int = 0
+    healed_in_seconds: float = 0.0
+    losses: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def run(data: Path, seconds: float, seed: int, log: Path | None = None) -> Report:
+    """Chaos for so long, in a folder of its own."""
+    choice = random.Random(seed)
+    scratch = data / "scratch"
+    scratch.mkdir(parents=True)
+    environment = {**SHORT, "UPWEIGHT_SCRATCH": str(scratch), "UPWEIGHT_ORPHAN_SECONDS": "1e10"}
+    lines = log.open("w", buffering=1) if log is not None else None
+    try:
+        with running(
+            data / "service",
+            workers=2,
+            environment=environment,
+            log=None if lines is None else lambda line: print(line, file=lines),
+        ) as service:
+            return _run(service, seconds, choice)
+    finally:
+        if lines is not None:
+            lines.close()
+
+
+def _run(service: Running, seconds: float, choice: random.Random) -> Report:
+    report = Report(seconds=seconds)
+    with (
+        Client(service.url, retries=8) as client,
+        httpx2.Client(base_url=service.url, timeout=15, trust_env=False) as http,
+    ):
+        register(client)
+        jobs = Jobs(client, http, choice)
+        calm = {kind: jobs.calm(kind) for kind in KINDS}
+        before = _sizes(service)
+        faults = Faults(service, choice, jobs.cancel_one)
+        _chaos(jobs, faults, seconds, choice)
+        began = time.monotonic()
+        service.wait_until_ready(60)
+        records = _ended(jobs)
+        report.healed_in_seconds = round(time.monotonic() - began, 1)
+        report.faults = dict(sorted(faults.made.items()))
+        report.requests_repeated, report.keys_used_twice = jobs.refused, jobs.twice
+        _judge(report, jobs, records, calm)
+        _judge_storage(report, Path(service.storage), records)
+        _judge_processes(report, jobs, service, before)
+    return report
+
+
+def _chaos(jobs: Jobs, faults: Faults, seconds: float, choice: random.Random) -> None:
+    deadline = time.monotonic() + seconds
+    number = 0
+    next_fault = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        if jobs.unfinished() < UNFINISHED:
+            jobs.send(number)
+            number += 1
+        if time.monotonic() >= next_fault:
+            faults.one()
+            next_fault = time.monotonic() + choice.expovariate(1 / PAUSE)
+        time.sleep(0.05)
+
+
+def _ended(jobs: Jobs) -> Mapping[str, JobRecord | None]:
+    deadline = time.monotonic() + HEALING_SECONDS
+    while True:
+        records = jobs.records()
+        if all(record is None or record.state in TERMINAL for record in records.values()):
+            return records
+        if time.monotonic() > deadline:
+            return records
+        time.sleep(0.5)
+
+
+def _judge(
+    report: Report, jobs: Jobs, records: Mapping[str, JobRecord | None], calm: Mapping[str, Answer]
+) -> None:
+    """No job is missing or has no end; those that succeeded give the same bytes; others say a good reason."""
+    report.jobs = len(records)
+    there = [record for record in records.values() if record is not None]
+    report.losses += [f"{id} is missing" for id, record in records.items() if record is None]
+    report.states = dict(Counter(str(record.state) for record in there))
+    report.attempts = dict(sorted(Counter(record.attempt for record in there).items()))
+    reasons: Counter[str] = Counter()
+    for record in there:
+        sent = jobs.sent[record.id]
+        if record.state is JobState.SUCCEEDED:
+            report.compared += 1
+            if jobs.answer(record.id) != calm[sent.kind]:
+                report.losses.append(f"{record.id} ({sent.kind}) has other bytes")
+        elif record.state is JobState.FAILED and record.problem is not None:
+            reasons[record.problem.type] += 1
+            if record.problem.type not in ("worker-lost", "unavailable"):
+                report.losses.append(f"{record.id} failed: {record.problem.detail}")
+        elif not (record.state is JobState.CANCELLED and sent.cancelled):
+            report.losses.append(f"{record.id} is {record.state} for no reason")
+    report.reasons = dict(reasons)
+
+
+def _judge_storage(report: Report, storage: Path, records: Mapping[str, JobRecord | None]) -> None:
+    """Nothing of jobs that did not succeed, no half blob."""
+    states = {id: record.state for id, record in records.items() if record is not None}
+    for file in (storage / "results").rglob("*"):
+        if not file.is_file():
+            continue
+        id = next((part for part in file.parts if part.startswith("job_")), "")
+        if id in records and states.get(id) is not JobState.SUCCEEDED:
+            report.losses.append(f"orphan of a {states.get(id)} job: {file.relative_to(storage)}")
+
+
+def _judge_processes(
+    report: Report, jobs: Jobs, service: Running, before: Mapping[str, tuple[int, int]]
+) -> None:
+    """After some more jobs in calm, no process has more handles or much more memory than one had at first."""
+    for kind in sorted(KINDS):
+        jobs_calm = jobs.calm(kind)
+        assert jobs_calm
+    for name, (handles, memory) in _sizes(service).items():
+        if handles > before[name][0] + HANDLES_MORE:
+            report.losses.append(f"{name} has {handles} handles; it had {before[name][0]}")
+        if memory > before[name][1] * MEMORY_MORE + (64 << 20):
+            report.losses.append(f"{name} has {memory >> 20} MiB; it had {before[name][1] >> 20}")
+
+
+def _sizes(service: Running) -> dict[str, tuple[int, int]]:
+    """Open handles and resident bytes, by process."""
+    found = {}
+    for name, pid in service.state().pids.items():
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        handles = len(os.listdir(f"/proc/{pid}/fd"))
+        found[name] = handles, pages * os.sysconf("SC_PAGE_SIZE")
+    return found
