@@ -7,6 +7,7 @@ is tried again for a while, then raised as Unavailable.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ PART_BYTES = 8 * 1024**2  # of a multipart upload; S3 takes 10,000 parts at most
 _WHOLE_BYTES = 32 * 1024**2  # more is written in parts and read in pieces, each within the timeout
 _FRONT_SECONDS = 10.0  # a request's sender waits no longer for a storage that fails
 _DELETED_AT_ONCE = 1000
+_CONFLICT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -78,22 +80,33 @@ class Objects:
         So a creation whose answer was lost is a success when it is tried again, and two writers of the same bytes
         both succeed; False means that the object holds others.
         """
-        with writing(), translated():
-            try:
-                persistently(lambda: self._create(path, data), self.options.retry_seconds)
-            except AlreadyExistsError:
-                return self._holds(path, data)
-        return True
+        deadline = time.monotonic() + self.options.retry_seconds
+        while True:
+            with writing(), translated():
+                try:
+                    persistently(lambda: self._create(path, data), self.options.retry_seconds)
+                    return True
+                except AlreadyExistsError:
+                    pass
+            # S3 says the same while another's creation is still under way, and may yet fail.
+            meta = self.head(path)
+            if meta is not None:
+                return self._holds(meta, data)
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    "the object storage says that an object is there, and that it is not",
+                    retry_after=5,
+                )
+            time.sleep(_CONFLICT_SECONDS)
 
     def _create(self, path: str, data: bytes) -> None:
         obstore.put(self._store, path, data, mode="create", use_multipart=False)
 
-    def _holds(self, path: str, data: bytes) -> bool:
-        meta = self.head(path)
-        if meta is None or meta.size != len(data):
+    def _holds(self, meta: ObjectMeta, data: bytes) -> bool:
+        if meta.size != len(data):
             return False
         position = 0
-        for chunk in self._chunks(path, 0, meta.size):
+        for chunk in self._chunks(meta.path, 0, meta.size):
             if data[position : position + len(chunk)] != chunk:
                 return False
             position += len(chunk)

@@ -127,18 +127,52 @@ class Forgetful(BaseHTTPRequestHandler):
         """Silent."""
 
 
-@pytest.mark.usefixtures("credentials")
-def test_a_storage_that_overwrites_silently_is_refused_at_the_start() -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Forgetful)
+class Busy(Forgetful):
+    """As S3 while another's creation of the same object is under way, which then fails: a conflict, and no object."""
+
+    conflicts = 2
+
+    def do_PUT(self) -> None:
+        if self.conflicts == 0:
+            self._answer()
+            return
+        type(self).conflicts -= 1
+        self._refuse(409)
+
+    def do_HEAD(self) -> None:
+        self._refuse(404)
+
+    def _refuse(self, status: int) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[Objects]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         endpoint = f"http://127.0.0.1:{server.server_port}"
-        options = StoreOptions(endpoint, "us-east-1", allow_http=True, retry_seconds=0.5)
-        with pytest.raises(Unavailable, match="ignores create-if-absent"):
-            Objects("s3://bucket", options).verify()
+        options = StoreOptions(endpoint, "us-east-1", allow_http=True, retry_seconds=2.0)
+        yield Objects("s3://bucket", options)
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.usefixtures("credentials")
+def test_a_storage_that_overwrites_silently_is_refused_at_the_start() -> None:
+    with served(Forgetful) as objects, pytest.raises(Unavailable, match="ignores create-if-absent"):
+        objects.verify()
+
+
+@pytest.mark.usefixtures("credentials")
+def test_a_creation_that_met_anothers_is_tried_again_until_there_is_an_object() -> None:
+    with served(Busy) as objects:
+        assert objects.put_new("a", b"1")
+    assert Busy.conflicts == 0
 
 
 FULL = """
