@@ -21,9 +21,8 @@ from workers.engine.products.graph_parts import Assembly
 from workers.engine.products.graph_trace import Traced, traced
 from workers.engine.products.outputs import at_outputs, signals_at_outputs
 from workers.engine.products.parts import Direction, Part, Return
+from workers.engine.products.signals import Signals
 from workers.engine.rows import Batch
-
-Signals = dict[str, Tensor]
 
 
 def graph_product(problem: Problem) -> Product | None:
@@ -70,7 +69,7 @@ class GraphMixed:
 
         def apply(vectors: Tensor) -> Tensor:
             signals = ready.pass_through(Direction(vectors), torch.zeros_like(vectors))
-            found = signals.get(source)
+            found = signals.pop(source)
             if found is None:
                 return vectors.new_zeros(len(vectors), *shape)
             return found[:, : len(batch)].contiguous()
@@ -115,15 +114,15 @@ class Ready:
         return ready
 
     def _backward(self, delta: Tensor) -> None:
-        signals: Signals = {self.output: delta}
+        signals = Signals(self.reaching, {self.output: delta})
         for part in reversed(self.parts):
-            found = signals.pop(part.target, None)
+            found = signals.pop(part.target)
             if found is None:
                 continue
             self.live.add(part.target)
             part.delta = found
             if any(each in self.reaching for each in part.sources):
-                _add(signals, part.sources, part.backward(found), self.reaching)
+                signals.add(part.sources, part.backward(found))
 
     def pass_through(self, direction: Direction, result: Tensor, lowest: int = 0) -> Signals:
         """Add H v to result; returns what arrives at the inputs: R of their error signals.
@@ -137,25 +136,17 @@ class Ready:
             entering = [tangents.get(each) for each in part.sources]
             tangents[part.target] = part.forward(entering, direction)
         leaving = tangents.get(self.output)
-        if leaving is None:
-            return {}
-        signals: Signals = {self.output: self.curved(leaving)}
         reaching = {part.target for part in parts} if lowest else self.reaching
+        if leaving is None:
+            return Signals(reaching, {})
+        signals = Signals(reaching, {self.output: self.curved(leaving)})
         for part in reversed(parts):
-            signal = signals.pop(part.target, None)
+            signal = signals.pop(part.target)
             leaving = tangents.pop(part.target)
             if part.target not in self.live or signal is None:
                 continue
             wanted = any(each in reaching for each in part.sources)
             entering = [tangents.get(each) for each in part.sources]
             found = part.r_backward(Return(direction, entering, leaving, signal, result, wanted))
-            _add(signals, part.sources, found, reaching)
+            signals.add(part.sources, found)
         return signals
-
-
-def _add(
-    signals: Signals, names: Sequence[str], found: Sequence[Tensor | None], reaching: set[str]
-) -> None:
-    for name, each in zip(names, found, strict=True):
-        if each is not None and name in reaching:
-            signals[name] = signals[name] + each if name in signals else each

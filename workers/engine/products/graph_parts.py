@@ -11,7 +11,13 @@ from torch import Tensor, fx
 from workers.engine.problem import Problem
 from workers.engine.products.board import Board
 from workers.engine.products.graph_curves import take_curve
-from workers.engine.products.graph_trace import Traced, is_linear, last_name, slope_of
+from workers.engine.products.graph_trace import (
+    DIAGONAL_NAMES,
+    Traced,
+    is_linear,
+    last_name,
+    slope_of,
+)
 from workers.engine.products.graph_weights import take_layer, take_shift
 from workers.engine.products.parts import Linear, Part, Smooth
 from workers.engine.products.raised import Raised, raised
@@ -98,9 +104,10 @@ class Assembly:
         value = self._board.values[sources[0]]
         slope = slope_of(node, sources[0], self._board.look)
         if slope is not None:
-            self._board.put(
-                Linear(node.name, (sources[0],), slope, value.shape, slope), function(value)
-            )
+            after = function(value)
+            diagonal = last_name(node.target) in DIAGONAL_NAMES and after.shape == value.shape
+            part = Linear(node.name, (sources[0],), slope, value.shape, slope, diagonal=diagonal)
+            self._board.put(part, after)
             return True
         if not is_linear(node, self._board.module) or node.all_input_nodes[0].name != sources[0]:
             return False
@@ -108,23 +115,27 @@ class Assembly:
         shape = after.shape if isinstance(after, Tensor) else None
         given = [fx.node.map_arg(each, self._board.look) for each in node.args[1:]]
         over = raised(node, self._board.module, function, value.shape, shape, given)
-        self._linear(node.name, sources[0], function, over)
+        self._linear(node.name, sources[0], function, over, _plain_index(node, given))
         return True
 
     def _moves(self, node: fx.Node) -> bool:
         return node.name in self._board.active or node.name in self._several
 
     def _linear(
-        self, name: str, source: str, function: Callable[[Tensor], Any], over: Raised | None
+        self,
+        name: str,
+        source: str,
+        function: Callable[[Tensor], Any],
+        over: Raised | None,
+        index: tuple[int | slice, ...] | None = None,
     ) -> None:
         value = function(self._board.values[source])
         if isinstance(value, tuple | list):
             self._board.values[name] = value
             self._several[name] = (source, function, over)
             return
-        self._board.put(
-            Linear(name, (source,), function, self._board.values[source].shape, over), value
-        )
+        before = self._board.values[source].shape
+        self._board.put(Linear(name, (source,), function, before, over, index), value)
 
     def _smooth(
         self, name: str, sources: list[str], function: Callable[..., Any], values: list[Tensor]
@@ -137,3 +148,11 @@ class Assembly:
             self._board.values[name] = value  # a shape, a number or a mask
             return
         self._board.put(Smooth(name, tuple(sources), function, tuple(values)), value)
+
+
+def _plain_index(node: fx.Node, given: list[Any]) -> tuple[int | slice, ...] | None:
+    """What a node takes of a tensor, if that is plain indexing."""
+    if last_name(node.target) != "getitem":
+        return None
+    index = given[0] if isinstance(given[0], tuple) else (given[0],)
+    return index if all(isinstance(each, int | slice) for each in index) else None

@@ -58,6 +58,7 @@ RESHAPING_NAMES = frozenset(
 )
 # With something that does not move on the other side; a quotient only by that.
 SCALING_NAMES = frozenset({"div", "imul", "mul", "truediv"})
+DIAGONAL_NAMES = SCALING_NAMES | {"masked_fill", "where"}
 SOFTMAX_NAMES = frozenset({"softmax", "_softmax"})
 LOG_SOFTMAX_NAMES = frozenset({"log_softmax", "_log_softmax"})
 

@@ -97,7 +97,7 @@ def _norm(
         inside = (value - mean.view(shape)) * inverse
         if source in board.active:
             slope: Raised = lambda t: t * inverse  # noqa: E731
-            board.put(Linear(hat, (source,), slope, value.shape, slope), inside)
+            board.put(Linear(hat, (source,), slope, value.shape, slope, diagonal=True), inside)
     else:
         shape, eps = tuple(layer.options[0]), layer.options[1]
         axes = tuple(range(-len(shape), 0))

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from workers.engine.problem import ParameterSlice
+from workers.engine.products.signals import Piece
 
 Entering = Sequence[Tensor | None]  # R of each input, None where it is zero
 
@@ -65,7 +66,7 @@ class Part(Protocol):
         """The error signal of each source, from that of the output."""
         ...
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, back: Return) -> Sequence[Tensor | Piece | None]:
         """R of the error signal of each source if wanted; adds the node's share to the result."""
         ...
 
@@ -156,7 +157,8 @@ class Sum:
 class Linear:
     """Any function of one node that is linear in it and has no parameters: a view, a mean.
 
-    `raised` is the same function of all vectors at once, where it is known.
+    `raised` is the same function of all vectors at once, where it is known. `index`: the function
+    takes these entries, so that the signals of all that do fill one tensor.
     """
 
     target: str
@@ -164,6 +166,8 @@ class Linear:
     function: Callable[[Tensor], Tensor]
     before: torch.Size
     raised: Callable[[Tensor], Tensor] | None = None
+    index: tuple[int | slice, ...] | None = None
+    diagonal: bool = False
     delta: Tensor | None = None
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
@@ -178,11 +182,16 @@ class Linear:
         """See `Part`."""
         return [adjoint(self.function, self.before, delta)]
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, back: Return) -> Sequence[Piece | Tensor | None]:
         """See `Part`."""
         if not back.wanted:
             return [None]
-        return [adjoint(self.over_vectors, (len(back.signal), *self.before), back.signal)]
+        before = (len(back.signal), *self.before)
+        if self.index is not None:
+            return [Piece(back.signal, (slice(None), *self.index), before)]
+        if self.diagonal:
+            return [self.over_vectors(back.signal)]
+        return [adjoint(self.over_vectors, before, back.signal)]
 
 
 @dataclass
