@@ -84,7 +84,8 @@ class Convolution:
         entries = channels * size.numel() * len(self.weight) * self.space.numel()
         if size.numel() > MOST_WASTE * self._kernel.numel() or entries > MOST_ENTRIES:
             return None
-        units = torch.eye(channels * size.numel(), dtype=self.weight.dtype).to(self.weight.device)
+        count, like = channels * size.numel(), self.weight
+        units = torch.eye(count, dtype=like.dtype, device=like.device)
         images = _channels_first(units.view(-1, *size, channels), 1)
         return self._last(self._convolved(images)).flatten(1)
 
