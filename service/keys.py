@@ -12,6 +12,8 @@ from service.storage.objects import Objects
 from service.storage.redis import connect
 from upweight.errors import UpweightError
 
+NO_SUCH_KEY = 3  # the exit code for what is not there, here as in the whole command
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit code."""
@@ -52,12 +54,11 @@ def _create(keys: Keys, options: argparse.Namespace) -> int:
 def _list(keys: Keys, options: argparse.Namespace) -> int:
     found = keys.list()
     if options.json:
-        sys.stdout.write(json.dumps([vars(key) for key in found]) + "\n")
+        sys.stdout.writelines(json.dumps(vars(key)) + "\n" for key in found)
         return 0
-    for key in found:
-        sys.stdout.write(
-            f"{key.id}  {key.namespace:20}  {key.role:5}  {key.created_at[:19]}  {key.name}\n"
-        )
+    rows = [(key.id, key.namespace, key.role, key.created_at[:19], key.name) for key in found]
+    for row in [("ID", "NAMESPACE", "ROLE", "CREATED", "NAME"), *rows] if rows else []:
+        sys.stdout.write("{:12}  {:20}  {:5}  {:19}  {}\n".format(*row))
     return 0
 
 
@@ -65,7 +66,7 @@ def _revoke(keys: Keys, options: argparse.Namespace) -> int:
     if keys.revoke(options.id):
         return 0
     sys.stderr.write(f"there is no key {options.id}; 'list' shows what there is\n")
-    return 1
+    return NO_SUCH_KEY
 
 
 if __name__ == "__main__":

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from upweight import stored, tracking
 from upweight.array import AsyncRemoteArray
 from upweight.following import followed_async
+from upweight.pictures import Panel, panels
 from upweight.progress import Bars
+from upweight.results import RESULTS
+from upweight.row_choice import RowChoice, rows_text
 from upweight.saving import Labelled, arrow_table, frame, saved_as
-from upweight.schema import ArraySpec, Files, Info, JobRecord, Ranking
+from upweight.schema import ArraySpec, Files, Info, JobRecord, PredictedRows, Ranking
 from upweight.source import ArraySource
 from upweight.stored import Sign
-from upweight.transport import AsyncTransport
+from upweight.transport import AsyncTransport, Transport
 
 
 class AsyncResult:
@@ -121,7 +126,53 @@ class AsyncResult:
         return f"<{type(self).__name__} {self.id} {self._job.state}>"
 
 
-class AsyncInfluenceResult(AsyncResult):
+class AsyncRankedResult(AsyncResult):
+    """A result that has a number for each training row."""
+
+    async def top(self, test: int | None = None, k: int = 10, sign: Sign = "helpful") -> Ranking:
+        """See `RankedResult.top`."""
+        return await self._link.run(stored.top(await self._known(), test, k, sign))
+
+    async def suspects(self) -> NDArray[np.int64]:
+        """See `RankedResult.suspects`."""
+        return await self._link.run(stored.suspects(await self._known(), self._bars))
+
+    async def rows(
+        self,
+        rows: RowChoice | None = None,
+        *,
+        side: stored.Side = "test",
+        sort: str = "position",
+        offset: int = 0,
+        limit: int = 50,
+    ) -> PredictedRows:
+        """See `RankedResult.rows`."""
+        chosen = None if rows is None else rows_text(rows)
+        flow = stored.rows(await self._known(), chosen, side, sort, offset, limit)
+        return await self._link.run(flow)
+
+    async def panels(self, test: Sequence[int] | None = None, k: int = 5) -> list[Panel]:
+        """See `Result.panels`."""
+        return await self._link.run(panels(await self._known(), test, k))
+
+    async def plot(
+        self, kind: str = "top", path: str | os.PathLike[str] | None = None, **options: Any
+    ) -> Any:
+        """See `RankedResult.plot`; drawn in a thread."""
+        job = await self._known()
+
+        def draw() -> Any:
+            link = Transport(self._link.connection)
+            try:
+                blocking: Any = RESULTS[job.request.kind](link, self._bars, job)
+                return blocking.plot(kind, path, **options)
+            finally:
+                link.close()
+
+        return await asyncio.to_thread(draw)
+
+
+class AsyncInfluenceResult(AsyncRankedResult):
     """The influence of training rows on test rows. Positive: the row helped."""
 
     @property
@@ -133,10 +184,6 @@ class AsyncInfluenceResult(AsyncResult):
     def factors(self) -> AsyncRemoteArray:
         """See `InfluenceResult.factors`."""
         return self.array(stored.factors(self._job))
-
-    async def top(self, test: int | None = None, k: int = 10, sign: Sign = "helpful") -> Ranking:
-        """See `InfluenceResult.top`."""
-        return await self._link.run(stored.top(await self._known(), test, k, sign))
 
     async def mean(self) -> NDArray[Any]:
         """See `InfluenceResult.mean`."""
@@ -160,7 +207,7 @@ class AsyncFactorsResult(AsyncResult):
         return await self.array(stored.factors(await self._known())).numpy()
 
 
-class AsyncSelfInfluenceResult(AsyncResult):
+class AsyncSelfInfluenceResult(AsyncRankedResult):
     """The influence of each training row on itself."""
 
     @property

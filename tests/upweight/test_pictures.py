@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import re
@@ -18,7 +19,7 @@ from torch import nn
 
 from service.local.background import Running
 from tests.upweight import records
-from upweight import Client, InfluenceResult, SelfInfluenceResult, errors
+from upweight import AsyncClient, Client, InfluenceResult, SelfInfluenceResult, errors
 from upweight.pictures import png
 from upweight.pictures.look import label, pixels, words
 from upweight.plot.ranking import curve
@@ -204,6 +205,31 @@ def test_a_notebook_shows_self_influences_and_factors_too(
         model, dataset, dataset, test_rows="0:2", hessian_regularization=LAMBDA
     )
     assert "2 × 14" in factors._repr_html_()
+
+
+def test_the_awaited_result_shows_the_same(
+    stack: Running, result: InfluenceResult, tmp_path: Path
+) -> None:
+    async def work() -> Any:
+        async with AsyncClient(stack.url) as client:
+            awaited: Any = await client.jobs.result(result.id)
+            await awaited.plot("top", tmp_path / "top.png", k=2)
+            shown = await awaited.panels([4], 2), await awaited.rows(sort="-loss", limit=2)
+            return shown, await awaited.suspects(), (await awaited.top(k=1)).items[0].row
+
+    (panels, rows), suspects, best = asyncio.run(work())
+    assert (tmp_path / "top.png").read_bytes() == _drawn(result, tmp_path)
+    assert [each.row for each in panels[0].helpful] == [
+        each.row for each in result.panels([4], 2)[0].helpful
+    ]
+    assert rows == result.rows(sort="-loss", limit=2)
+    np.testing.assert_array_equal(suspects, result.suspects())
+    assert best == result.top(k=1).items[0].row
+
+
+def _drawn(result: InfluenceResult, folder: Path) -> bytes:
+    result.plot("top", folder / "again.png", k=2)
+    return (folder / "again.png").read_bytes()
 
 
 def test_records_are_tables_in_notebooks() -> None:
