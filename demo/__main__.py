@@ -82,6 +82,7 @@ def show(service: Running, folder: Path) -> None:
             "Influences by all four methods, of training digits (up) and of their pixels (perturbation):"
         )
         table(lines, digits)
+        journey.self_influences()  # for the explorer's second ranking
         exact = lines[0].result
         step("The training digits that harm most, by their mean influence on the test digits:")
         print(*most_harmful(exact, digits), sep="\n")

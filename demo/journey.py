@@ -10,7 +10,7 @@ from torch import nn
 
 from demo.digits import DAMPING, Digits
 from upweight import Client
-from upweight.results import InfluenceResult
+from upweight.results import InfluenceResult, SelfInfluenceResult
 from upweight.schema import DatasetRecord, ModelRecord
 
 # lissa takes steps by itself and stops when they are small; arnoldi keeps the strongest directions of H alone.
@@ -75,13 +75,21 @@ class Journey:
             inversion_method=method,
             influence_type=influence_type,
             hessian_regularization=DAMPING,
-            keep={"matrix": True, "top": 10, "mean": True} if of_rows else {"matrix": True},
+            keep={"matrix": True, "top": 10, "mean": True, "factors": True}
+            if of_rows
+            else {"matrix": True},
             **({} if of_rows else PERTURBED),
             **METHODS[method],
         )
         values = result.numpy()
         exact = self._exact.setdefault(influence_type, values)  # `direct` comes first
         return Line(method, influence_type, result, values, exact)
+
+    def self_influences(self) -> SelfInfluenceResult:
+        """The influence of every training digit on itself."""
+        return self._client.self_influences(
+            self.model, self.train, inversion_method="direct", hessian_regularization=DAMPING
+        )
 
 
 def most_harmful(result: InfluenceResult, digits: Digits, count: int = 10) -> list[str]:

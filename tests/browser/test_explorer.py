@@ -215,6 +215,15 @@ def test_spectra_are_those_of_the_hessian(browser: Chrome, digits: Subject) -> N
     )
     browser.get(digits.page("lissa", "inversion"))
     first(browser, ".trust", "All 12 right-hand sides converged")
+    plot = first(browser, ".plot", "LiSSA's course")
+    tips = browser.execute_script(  # type: ignore[no-untyped-call]
+        "return [...arguments[0].querySelectorAll('circle title')].map((e) => e.textContent)", plot
+    )
+    slowest = digits.array("lissa", "course_percent").max(axis=0)
+    shown = [written(tip.split(": ")[1]) for tip in tips]
+    assert len(shown) > 8
+    assert shown == pytest.approx(slowest[: len(shown)].tolist(), rel=6e-4)
+    screenshot(browser, "inversion-lissa")
     assert_calm(browser, digits.url)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -140,3 +142,18 @@ def test_going_on_at_the_rounding_of_single_precision_is_no_divergence() -> None
 def test_impossible_parameters_are_refused_at_construction(bad: dict[str, object]) -> None:
     with pytest.raises(BadParameter):
         Lissa(**bad)  # type: ignore[arg-type]
+
+
+def test_the_course_is_the_change_of_each_solution_at_doubling_steps() -> None:
+    hessian = Matrix(torch.diag(torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)))
+    rhs = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 3.0]], dtype=torch.float64)
+    method = Lissa(maxiter=40, scale=8.0, rtol=1e-12)
+    expected, h = [], rhs
+    for step in range(1, 41):
+        following = rhs + h - hessian.matmat(h) / 8.0
+        change = (following - h).norm(dim=1) / following.norm(dim=1)
+        h = following
+        if step in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
+            expected.append(100.0 * change)
+    for solved in (method.solve(hessian, rhs), replace(method, h0=rhs).solve(hessian, rhs)):
+        assert torch.allclose(solved.info["course_percent"], torch.stack(expected, 1), rtol=1e-6)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.errors import BadParameter, Diverged, ShapeMismatch
+from workers.engine.inversion.course import course_of, course_steps
 from workers.engine.inversion.lanczos import largest_magnitude
 from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.solution import (
@@ -47,7 +48,8 @@ class Lissa:
 
     `scale` "auto" takes the smallest safe one from a few Lanczos steps. `h0` (k, p) replaces b as
     the start, in units of scale · x, and is never written to. `batch_size` null takes all rows every
-    time, which makes the recursion deterministic. info has maximum_change_percent and
+    time, which makes the recursion deterministic. info has course_percent (k, t), the relative change
+    of each solution in norm at `course_steps`, maximum_change_percent and
     mean_change_percent (of the last step), iterations, scale, converged.
     """
 
@@ -90,7 +92,7 @@ class Lissa:
             found = recycled or Recycled()
             hessian = found.operator(hessian, steps * len(rhs), len(rhs))
         scale = self._safe_scale(hessian) if self.scale == "auto" else float(self.scale)
-        iterate, changes, iterations = self._all(hessian, rhs, scale, progress or silent)
+        iterate, changes, iterations, course = self._all(hessian, rhs, scale, progress or silent)
         x = iterate / scale
         settled = (changes <= self.rtol).all(1)
         status = tuple(Status.CONVERGED if each else Status.MAXITER for each in settled.tolist())
@@ -100,40 +102,46 @@ class Lissa:
             "iterations": iterations,
             "scale": scale,
             "converged": settled.cpu(),
+            "course_percent": 100.0 * course,
         }
         residual = rhs - hessian.matmat(x)
         return Solution(x, torch.linalg.vector_norm(residual, dim=1), status, info)
 
     def _all(
         self, hessian: SampledOperator, rhs: Tensor, scale: float, tell: Progress
-    ) -> tuple[Tensor, Tensor, int]:
+    ) -> tuple[Tensor, Tensor, int, Tensor]:
         """As `_iterate`; without sampling from a small space, where there is one."""
         if self.h0 is not None or self._takes_samples(hessian):
             return self._iterate(hessian, rhs, scale, tell)
         h, changes, done = torch.zeros_like(rhs), torch.zeros_like(rhs), 0
+        course = rhs.new_zeros(len(rhs), len(course_steps(self.maxiter)))
         rows = (rhs != 0).any(1).nonzero()[:, 0]
         for part in torch.split(rows, ROWS_OF_A_SPACE) if len(rows) else ():
             step = Step(hessian.damping, self.dampen, scale)
             found = iterates(hessian, rhs[part], step, self.maxiter, tell)
             if found is None:
-                h[part], changes[part], steps = self._iterate(hessian, rhs[part], scale, tell)
+                h[part], changes[part], steps, course[part] = self._iterate(
+                    hessian, rhs[part], scale, tell
+                )
             else:
                 count, every = stops(found, self.rtol, self.maxiter), torch.arange(len(part))
                 h[part] = found.iterate(count, every)
                 changes[part] = self._relative(found.step(count, every), h[part])
+                course[part] = course_of(found, count, self.maxiter).to(course)
                 steps = int(count.max())
             done = max(done, steps)
-        return h, changes, done
+        return h, changes, done, course
 
     def _iterate(
         self, hessian: SampledOperator, rhs: Tensor, scale: float, tell: Progress
-    ) -> tuple[Tensor, Tensor, int]:
-        """The iterate h, its last relative changes (both (k, p)), and the steps taken."""
+    ) -> tuple[Tensor, Tensor, int, Tensor]:
+        """The iterate h, its last relative changes (both (k, p)), the steps taken, and the course (k, t)."""
         h = rhs.clone() if self.h0 is None else self.h0.detach().to(rhs).clone()
         changes = torch.zeros_like(rhs)
         generator = torch.Generator().manual_seed(self.seed)
         rows = ((rhs != 0).any(1) | (h != 0).any(1)).nonzero()[:, 0]
         smallest_step = torch.full_like(rhs[rows, 0], float("inf"))
+        marks, norms, course = set(course_steps(self.maxiter)), torch.zeros_like(rhs[:, 0]), []
         done = 0
         while len(rows) and done < self.maxiter:
             tell("lissa", done, self.maxiter, "iterations")
@@ -152,9 +160,14 @@ class Lissa:
             h[rows] = following
             changes[rows] = self._relative(step, following)
             done += 1
+            length = torch.linalg.vector_norm(following, dim=1)
+            norms[rows] = torch.where(length > 0, size / length, 0.0)
+            if done in marks:
+                course.append(norms.clone())
             going = (changes[rows] > self.rtol).any(1)
             rows, smallest_step = rows[going], smallest_step[going]
-        return h, changes, done
+        course += [norms] * (len(marks) - len(course))  # what has ended changes no more
+        return h, changes, done, torch.stack(course, 1)
 
     def _product(
         self, hessian: SampledOperator, vectors: Tensor, generator: torch.Generator

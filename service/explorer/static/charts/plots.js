@@ -47,16 +47,17 @@ export function histogram({ title, summary, values, xName, yName = "how many" })
   return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: yName }, marks });
 }
 
-/** A line through numbers in their order; logarithmic. */
-export function course({ title, summary, values, xName, yName, threshold = null }) {
+/** A line through numbers at their steps; both axes logarithmic. */
+export function course({ title, summary, steps, values, xName, yName }) {
   const area = room();
-  const [low, high] = extent(Array.from(values).filter((value) => value > 0));
-  const x = linear([1, Math.max(2, values.length)], area.x);
-  const y = logarithmic([Math.min(low, threshold ?? low), Math.max(high, threshold ?? high)], area.y);
-  const step = Math.ceil(values.length / MOST_POINTS);
-  const places = Array.from(values).flatMap((value, index) => (index % step && index !== values.length - 1 ? [] : [`${x.at(index + 1)},${y.at(value)}`]));
-  const marks = [svg("polyline", { points: places.join(" "), class: "course" })];
-  if (threshold !== null) marks.push(line(area.x[0], y.at(threshold), area.x[1], y.at(threshold), "threshold"));
+  const positive = values.filter((value) => value > 0);
+  const x = logarithmic([1, Math.max(2, steps.at(-1))], area.x);
+  const y = logarithmic(positive.length ? extent(positive) : [1e-8, 1], area.y);
+  const places = steps.map((step, index) => [x.at(step), y.at(values[index])]);
+  const marks = [
+    svg("polyline", { points: places.map((place) => place.join(",")).join(" "), class: "course" }),
+    places.map(([cx, cy], index) => svg("circle", { cx, cy, r: 2.6, class: "mark" }, svg("title", {}, `${steps[index]}: ${number(values[index], 4)}`))),
+  ];
   return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: yName }, marks });
 }
 

@@ -33,8 +33,9 @@ export async function open(job, route, { signal }) {
   };
 }
 
-function isDrawn({ shape }) {
-  return shape.length === 1 && shape[0] > 0 && shape[0] <= MOST_NUMBERS;
+function isDrawn({ name, shape }) {
+  const numbers = shape.reduce((product, length) => product * length, 1);
+  return (shape.length === 1 || name === "course_percent") && numbers > 0 && numbers <= MOST_NUMBERS;
 }
 
 function shown(value) {
@@ -44,7 +45,7 @@ function shown(value) {
 }
 
 function drawn(job, summary, arrays) {
-  return [spectrumPlot(job, summary, arrays), residuals(job, arrays), iterations(arrays), changes(job, arrays), eigenResiduals(arrays)].filter(Boolean);
+  return [spectrumPlot(job, summary, arrays), residuals(job, arrays), iterations(arrays), changes(job, summary, arrays), eigenResiduals(arrays)].filter(Boolean);
 }
 
 function residuals(job, arrays) {
@@ -65,11 +66,22 @@ function iterations(arrays) {
   return histogram({ title: "Iterations", summary: `Right-hand sides took ${low} to ${high} iterations.`, values, xName: "iterations" });
 }
 
-function changes(job, arrays) {
-  const values = arrays.get("maximum_change_percents");
-  if (!values?.length) return null;
-  const rtol = 100 * job.request.inversion.rtol;
-  return course({ title: "LiSSA's course", summary: `The largest relative change of an entry in each step; it stops at ${number(rtol)} %, the line.`, values, xName: "step", yName: "change in %, logarithmic", threshold: rtol });
+function changes(job, summary, arrays) {
+  const every = arrays.get("course_percent");
+  if (!every?.length) return null;
+  const steps = courseSteps(job.request.inversion.maxiter);
+  const rows = every.length / steps.length;
+  const slowest = steps.map((_, column) => Array.from({ length: rows }, (__, row) => every[row * steps.length + column]).reduce((most, each) => Math.max(most, each), 0));
+  const last = steps.findIndex((step) => step >= summary.iterations);
+  const shown = last < 0 ? steps.length : last + 1;
+  return course({ title: "LiSSA's course", summary: `How much a step changes the solution, in norm: the most of any right-hand side. It took ${number(summary.iterations, 6)} steps.`, steps: steps.slice(0, shown), values: slowest.slice(0, shown), xName: "step, logarithmic", yName: "change in %, logarithmic" });
+}
+
+/** The steps at which the worker looks: 1, 2, 3, 4, 6, 8, 12, … */
+function courseSteps(maxiter) {
+  const steps = [1];
+  for (let power = 2; power <= maxiter; power *= 2) steps.push(...[power, (power * 3) / 2].filter((step) => step <= maxiter));
+  return steps;
 }
 
 function spectrumPlot(job, summary, arrays) {
