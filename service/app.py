@@ -17,6 +17,7 @@ from service.docs import docs_routes
 from service.explorer import explorer_routes
 from service.health import routes as health
 from service.jobs import routes as jobs
+from service.logs import log
 from service.metrics import Metrics
 from service.models import routes as models
 from service.openapi import DESCRIPTION, document
@@ -42,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(refuse_openness, settings)
         parts = Parts.open(settings)
+        await run_in_threadpool(warn_of_lost_records, parts)
         app.state.parts = parts
         try:
             yield
@@ -69,6 +71,19 @@ def create_app(settings: Settings) -> FastAPI:
     explorer_routes(app)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
+
+
+def warn_of_lost_records(parts: Parts) -> None:
+    """A line in the log when Redis has not what the object storage has copies of."""
+    try:
+        if not parts.copies.whole():
+            log(
+                "records-lost",
+                level="error",
+                detail="Redis has lost records; run `upweight reindex`",
+            )
+    except Unavailable as error:
+        log("records-not-seen", level="warning", detail=error.detail)
 
 
 def refuse_openness(settings: Settings) -> None:

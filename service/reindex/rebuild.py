@@ -25,6 +25,7 @@ from service.storage.keys import Document, Kind
 from service.storage.objects import Objects
 from service.storage.queue import CHECKS, RUN_JOB, TaskQueue
 from service.storage.redis import reachable
+from service.storage.shared import Shared
 from upweight.schema import CheckState, JobState
 
 
@@ -61,11 +62,14 @@ class Rebuild:
         self._restore = redis.register_script(scripts.RESTORE)
         self._raise = redis.register_script(scripts.RAISE_VERSION)
         self._keys = Keys(redis, objects)
+        self._shared = Shared(redis, objects)
         self.rebuilt = Rebuilt()
 
     def run(self) -> Rebuilt:
         """Goes once through all copies. Keys first: without any, the service would be open to its machine; jobs last,
         for a worker may take one at once."""
+        if not self._dry_run:
+            self._copies.not_whole()  # so that nothing is taken for left behind meanwhile
         found = self._keys.restore(dry_run=self._dry_run)
         if found:
             self.rebuilt.restored["key"] = found
@@ -77,6 +81,8 @@ class Rebuild:
                     self._raise_version(copy.kind, copy.namespace, copy.name, copy.version)
                 case path:
                     self.rebuilt.unreadable.append(path)
+        if not self._dry_run and not self.rebuilt.unreadable:
+            self._copies.now_whole()
         return self.rebuilt
 
     def _bring_back(self, copy: Copy) -> None:
@@ -90,6 +96,8 @@ class Rebuild:
             self._raise_version(
                 copy.kind, copy.namespace, document["name"], int(document["version"])
             )
+        for folder in () if self._dry_run else document.get("shared", ()):
+            self._shared.restore(copy.namespace, folder)
         waits = document["state"] in (JobState.QUEUED, CheckState.CHECKING)
         if outcome == "restored" and waits:
             self.rebuilt.queued += 1

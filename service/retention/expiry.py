@@ -119,11 +119,13 @@ class Expiry:
 
     def _expire(self, namespace: str, id: str) -> bool:
         """The record first: from then on nobody looks for the objects."""
+        held: list[str] = []
 
         def change(job: Document) -> Document | None:
             if job["state"] not in TERMINAL or job.get("expired_at"):
                 return None  # retried meanwhile
-            return {**job, "expired_at": now()}
+            held[:] = job.get("shared", ())
+            return {**job, "expired_at": now(), "shared": []}
 
         try:
             after = self._records.update("job", namespace, id, change)
@@ -134,8 +136,8 @@ class Expiry:
         paths = ResultPaths(namespace, id)
         self._objects.delete([paths.manifest])
         self._objects.delete_prefix(paths.prefix)
-        for name in after.get("shared", ()):
-            self._shared.let_go(namespace, name, id)
+        for folder in held:
+            self._shared.let_go(namespace, folder, id)
         return True
 
 

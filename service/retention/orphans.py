@@ -1,4 +1,7 @@
-"""Objects that belong to nothing: results without a job, what an expired job left, uploads that broke off."""
+"""Objects that belong to nothing: results without a job, fits that no job holds, uploads that broke off.
+
+Nothing is taken for left behind while Redis has lost records (`Copies.whole`): what they hold is not known then.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from service.storage.layout import SELF_TEST, UPLOADS
 from service.storage.leftovers import broken_uploads
 from service.storage.objects import ObjectMeta, Objects
 from service.storage.records import Records
+from service.storage.shared import ROOT as SHARED
+from service.storage.shared import Shared
 from upweight.errors import NotFound
 
 RESULTS = "results"
@@ -40,6 +45,7 @@ class Orphans:
         self._records = records
         self._copies = copies
         self._objects = objects
+        self._shared = Shared(records.redis, objects)
         self._settings = settings
         self._dry_run = dry_run
 
@@ -58,11 +64,28 @@ class Orphans:
             if belongs[0] != f"{namespace}/{id}":
                 belongs = (f"{namespace}/{id}", self._belongs(namespace, id))
             yield None if belongs[1] else self._deleted(meta)
+        yield from self._unheld()
         for prefix in (SELF_TEST, UPLOADS):
             for meta in self._objects.walk(prefix):
                 yield self._deleted(meta) if self._old(meta.modified) else None
 
+    def _unheld(self) -> Iterator[Orphan | None]:
+        """Folders of fits and factors; one that no job holds is let go in the way that the last job does it."""
+        for meta in self._objects.walk(SHARED):
+            _, namespace, _, digest, generation, *_ = f"{meta.path}/////".split("/")
+            folder = f"{digest}-{generation}"
+            if not self._old(meta.modified) or self._records.users("job", namespace, folder, 1):
+                yield None
+                continue
+            if not self._copies.whole():
+                return
+            if not self._dry_run:
+                self._shared.let_go(namespace, folder, "")
+            yield Orphan(meta.path, meta.size)
+
     def _belongs(self, namespace: str, id: str) -> bool:
+        if not self._copies.whole():
+            return True
         try:
             job = self._records.get("job", namespace, id)
         except NotFound:

@@ -112,6 +112,26 @@ class Copies:
         with reachable():
             return int(self._redis.scard(keys.UNSAVED)) + int(self._redis.scard(keys.DELETED))
 
+    def whole(self) -> bool:
+        """Whether Redis has not lost records of which there are copies. A new service begins whole."""
+        with reachable():
+            if self._redis.exists(keys.WHOLE):
+                return True
+        if next(self._objects.walk(FOLDER), None) is not None:
+            return False
+        self.now_whole()
+        return True
+
+    def now_whole(self) -> None:
+        """Says that Redis has all that there are copies of."""
+        with reachable():
+            self._redis.set(keys.WHOLE, 1)
+
+    def not_whole(self) -> None:
+        """Says that Redis may lack something."""
+        with reachable():
+            self._redis.delete(keys.WHOLE)
+
     def there(self, kind: Kind, namespace: str, id: str) -> bool:
         """Whether a record has a copy."""
         return self._objects.head(path(kind, namespace, id)) is not None

@@ -16,6 +16,9 @@ CHANGES = f"{PREFIX}:changes"  # published: "kind namespace id" at every change
 NAMESPACES = f"{PREFIX}:namespaces"  # those that have ever had a record
 UNSAVED = f"{PREFIX}:unsaved"  # messages of records whose copy in the object storage is not their last state
 DELETED = f"{PREFIX}:deleted"  # messages of records that are gone, and whose copy is still there
+WHOLE = (
+    f"{PREFIX}:whole"  # set while Redis has all that was ever recorded; gone when Redis has lost it
+)
 IDEMPOTENCY_SECONDS = 7 * 86_400
 
 ID_PREFIX: dict[Kind, str] = {"model": "mdl", "dataset": "dst", "job": "job"}

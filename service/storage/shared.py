@@ -17,6 +17,7 @@ from service.storage import keys
 from service.storage.objects import Objects
 from service.storage.redis import reachable
 
+ROOT = "shared"
 _DOOMED = f"{keys.PREFIX}:doomed"
 
 # KEYS: generation, users. ARGV: generation, user.
@@ -44,7 +45,7 @@ def digest_of(said: Any) -> str:
 def folder_of(namespace: str, name: str) -> str:
     """Where the objects of a name lie."""
     digest, _, generation = name.partition("-")
-    return f"shared/{namespace}/{digest[:2]}/{digest}/{generation}"
+    return f"{ROOT}/{namespace}/{digest[:2]}/{digest}/{generation}"
 
 
 class Shared:
@@ -77,6 +78,13 @@ class Shared:
             gone = self._let_go(keys=names, args=[generation, job, folder_of(namespace, name)])
         if gone:
             self.sweep()
+
+    def restore(self, namespace: str, name: str) -> None:
+        """A folder is known again after Redis was lost: its digest has come to this generation at least."""
+        digest, _, generation = name.partition("-")
+        with reachable():
+            if int(self._redis.get(_generation(namespace, digest)) or 0) < int(generation):
+                self._redis.set(_generation(namespace, digest), generation)
 
     def sweep(self) -> None:
         """Deletes what nobody uses, also what another process has left half deleted."""

@@ -82,10 +82,11 @@ def test_the_dashboard_shows_every_metric_but_descriptions(offered: dict[str, se
 def test_keda_listens_to_the_lists_that_tasks_wait_in() -> None:
     from rq import Queue
 
-    from service.storage.queue import PRIORITIES
+    from service.storage.queue import BLOCKS, PRIORITIES
 
     lists = set()
     for scaled in yaml.safe_load_all((DEPLOY / "kubernetes" / "scaling.yaml").read_text()):
         for trigger in scaled["spec"].get("triggers", ()):
             lists.add(trigger["metadata"].get("listName"))
-    assert lists - {None} == {f"{Queue.redis_queue_namespace_prefix}{name}" for name in PRIORITIES}
+    every = (*PRIORITIES, *BLOCKS.values())
+    assert lists - {None} == {f"{Queue.redis_queue_namespace_prefix}{name}" for name in every}

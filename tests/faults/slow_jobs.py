@@ -17,14 +17,15 @@ from service.results.layout import ResultPaths
 from service.settings import Settings
 from service.storage.queue import TaskQueue
 from upweight import Client
-from upweight.schema import JobRecord, JobState
+from upweight.schema import JobRecord, JobState, Lissa
 
 NAMESPACE = "default"
 QUICK_STEPS = 50
 
 
 class SlowJobs:
-    """A service under fault, with a model whose LiSSA creeps: the scale is far too large, so every step counts."""
+    """A service under fault, with a model whose LiSSA creeps: the scale is far too large, and each step is over
+    other rows, so that every one counts."""
 
     def __init__(self, service: Running, client: Client) -> None:
         self.service = service
@@ -38,8 +39,9 @@ class SlowJobs:
     def start(self, steps: int = QUICK_STEPS, **values: Any) -> JobRecord:
         """A job of so many steps."""
         return self.client.compute_influences(
-            "net", "rows", "rows", test_rows="0:4", inversion_method="lissa", scale=1e7, rtol=1e-15,
-            maxiter=steps, hessian_regularization=1.0, precision="float64", wait=False, **values,
+            "net", "rows", "rows", test_rows="0:4",
+            inversion_method=Lissa(scale=1e7, rtol=1e-15, maxiter=steps, batch_size=250),
+            hessian_regularization=1.0, precision="float64", wait=False, **values,
         ).job  # fmt: skip
 
     def ended(self, job: JobRecord, seconds: float = 60.0) -> JobRecord:

@@ -11,10 +11,12 @@ from typing import Any
 
 import redis
 
+from tests.faults.grids import GridJobs
 from tests.faults.slow_jobs import SlowJobs
 from upweight.schema import JobRecord, JobState
 
-STEPS = 2_000
+STEPS = 300
+WHOLE = {"spread": False}  # in one task
 UNDER_WAY = (JobState.QUEUED, JobState.RUNNING)
 
 
@@ -36,18 +38,18 @@ def settled(slow: SlowJobs) -> None:
 
 
 def test_redis_emptied_in_the_middle_of_work_is_rebuilt_and_all_jobs_end(slow: SlowJobs) -> None:
-    done = slow.ended(slow.start(STEPS))
+    done = slow.ended(slow.start(STEPS, blocks=WHOLE))
     calm = slow.matrix(done)
-    cancelled = slow.start(2**30)
+    cancelled = slow.start(2**30, blocks=WHOLE)
     slow.begun(cancelled)
     slow.client.jobs.cancel(cancelled.id)
     slow.ended(cancelled)
     settled(slow)
     before = {model.id for model in slow.client.models.list()}
-    running = [slow.start(STEPS * 2) for _ in range(2)]
+    running = [slow.start(STEPS * 2, blocks=WHOLE) for _ in range(2)]
     for each in running:
         slow.begun(each)
-    queued = [slow.start(STEPS, priority=name) for name in ("low", "default", "high")]
+    queued = [slow.start(STEPS, blocks=WHOLE, priority=name) for name in ("low", "default", "high")]
     with redis.Redis.from_url(slow.service.redis_url) as client:
         client.flushall()
     with_nothing = list(slow.client.jobs.list())
@@ -78,3 +80,15 @@ def test_a_job_is_known_to_the_object_storage_before_its_answer_is(slow: SlowJob
         reindexed(slow)
     for job in accepted:
         assert slow.ended(job).state is JobState.SUCCEEDED
+
+
+def test_a_job_in_blocks_goes_on_from_those_that_are_done(slow: SlowJobs, grid: GridJobs) -> None:
+    calm = grid.digests(grid.start(spread=True))
+    settled(slow)
+    jobs = [grid.start(spread=True) for _ in range(3)]
+    grid.seen(jobs[0], lambda job: job.stage == "contract" or job.finished_at is not None)
+    with redis.Redis.from_url(slow.service.redis_url) as client:
+        client.flushall()
+    reindexed(slow)
+    for job in jobs:
+        assert grid.digests(job) == calm

@@ -78,6 +78,10 @@ class Collector:
             assert time.monotonic() < deadline, sorted(found)
             time.sleep(0.05)
 
+    def named(self, trace: str, name: str) -> list[Received]:
+        """All spans of a trace that have a name."""
+        return [span for span in list(self.spans) if (span.trace, span.name) == (trace, name)]
+
 
 def _spans(request: ExportTraceServiceRequest) -> list[Received]:
     return [

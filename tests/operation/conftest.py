@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -60,9 +61,9 @@ class Upgrading:
         """What `older` (the service's own processes) or `newer` workers have written."""
         return (self._data / f"{name}.log").read_text()
 
-    def submit(self, **headers: str) -> str:
+    def submit(self, *, blocks: Mapping[str, Any] | None = None, **headers: str) -> str:
         """A small job; its id."""
-        request = {
+        request: dict[str, Any] = {
             "kind": "influences",
             "model": "tiny",
             "train": {"dataset": "tiny"},
@@ -70,6 +71,8 @@ class Upgrading:
             "inversion": {"method": "direct"},
             "hessian_regularization": 0.1,
         }
+        if blocks is not None:
+            request["blocks"] = blocks
         answer = httpx2.post(
             f"{self.service.url}/v1/jobs", json=request, headers=headers, trust_env=False
         )

@@ -63,6 +63,18 @@ def test_metrics_tell_what_the_workers_did(at_work: Upgrading) -> None:
     assert found("upweight_records_not_copied") >= 0
 
 
+def test_every_block_of_a_large_job_is_in_the_trace_of_its_request(
+    at_work: Upgrading, collector: Collector
+) -> None:
+    trace = TRACE[::-1]
+    cut = {"spread": True, "test_rows": 1, "train_rows": 7}
+    id = at_work.submit(blocks=cut, traceparent=f"00-{trace}-{PARENT}-01")
+    at_work.client.jobs.wait(id, timeout=60, progress=False)
+    request = collector.of(trace, {"POST /v1/jobs", "run_job", "run_block"})["POST /v1/jobs"]
+    at_work.service.wait(lambda: len(collector.named(trace, "run_block")) >= 2 * 3, 15.0, "missing")
+    assert {span.parent for span in collector.named(trace, "run_block")} == {request.id}
+
+
 def test_a_result_expires_by_a_workers_hand(at_work: Upgrading) -> None:
     id = at_work.submit()
     at_work.client.jobs.wait(id, timeout=60, progress=False)

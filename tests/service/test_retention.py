@@ -14,6 +14,7 @@ from service.results.layout import ResultPaths
 from service.retention.expiry import Expired, Expiry
 from service.retention.orphans import Orphan, Orphans
 from service.storage.layout import upload_path
+from service.storage.shared import Shared, folder_of
 from tests.service.acting import NAMESPACE, Acting, problem, submitted
 
 FACTORS = np.ones((10, 15), "f4")
@@ -107,6 +108,8 @@ def test_a_walk_yields_for_every_job_so_that_its_reader_sets_the_pace(ready: Act
 def orphans(ready: Acting) -> Any:
     """What one pass deletes; nothing of other tests lies there."""
     ready.parts.objects.delete_prefix("results")
+    ready.parts.objects.delete_prefix("shared")
+    ready.parts.copies.now_whole()
     settings = ready.parts.settings.model_copy(update={"orphan_seconds": 3600.0})
 
     def found(*, dry_run: bool = False) -> list[str]:
@@ -167,3 +170,30 @@ def test_what_an_expiry_that_was_cut_short_left_is_deleted(ready: Acting, orphan
     left = f"{ResultPaths(NAMESPACE, id).prefix}/chunk"
     aged(ready, left)
     assert left in orphans()
+
+
+def test_while_redis_has_lost_records_nothing_is_taken_for_left_behind(
+    ready: Acting, orphans: Any
+) -> None:
+    left = "results/default/job_01ARZ3NDEKTSV4RRFFQ69G5FAV/a"
+    aged(ready, left)
+    ready.parts.redis.flushall()
+    assert orphans() == []
+    ready.parts.copies.now_whole()
+    assert left in orphans()
+
+
+def test_fits_that_no_job_holds_go_and_an_expired_job_lets_go_of_its_own(
+    ready: Acting, orphans: Any
+) -> None:
+    shared = Shared(ready.parts.redis, ready.parts.objects)
+    names = [f"{letter * 64}-0" for letter in "ab"]
+    id = ended(ready, days_ago=9)
+    ready.change("job", id, shared=[names[0]])
+    assert shared.hold(NAMESPACE, names[0], id)
+    for name in names:
+        aged(ready, f"{folder_of(NAMESPACE, name)}/fit")
+    assert orphans() == [f"{folder_of(NAMESPACE, names[1])}/fit"]
+    assert gone(expiry(ready, retention_days=7)) == [(id, "age")]
+    assert list(ready.parts.objects.walk("shared")) == []
+    assert shared.name(NAMESPACE, "a" * 64) == f"{'a' * 64}-1"
