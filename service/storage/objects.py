@@ -257,6 +257,8 @@ def _remembering(chunks: Iterator[bytes], failure: list[BaseException]) -> Itera
     """obstore wraps what an iterator raises in an error of its own; the original is kept here."""
     try:
         yield from chunks
+    except GeneratorExit:  # not its failure: the storage took no more
+        raise
     except BaseException as error:
         failure.append(error)
         raise

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from service.local.background import Running
 
@@ -19,10 +19,16 @@ _GONE = (ProcessLookupError, KeyError, FileNotFoundError)
 class Faults:
     """Kills, stops and cuts, one at a time, and counts them."""
 
-    def __init__(self, service: Running, choice: random.Random, cancel: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        service: Running,
+        choice: random.Random,
+        cancel: Callable[[], None],
+        kinds: Sequence[str] = (),
+    ) -> None:
         self._service, self._choice = service, choice
         self.made: Counter[str] = Counter()
-        self._kinds: dict[str, Callable[[], None]] = {
+        every: dict[str, Callable[[], None]] = {
             "worker killed": lambda: self._signal(self._a_worker(), signal.SIGKILL),
             "worker told to stop": lambda: self._signal(self._a_worker(), signal.SIGTERM),
             "worker stalled": lambda: self._stall(self._a_worker(), 3.5),
@@ -34,6 +40,7 @@ class Faults:
             "upload cut": self._upload_cut,
             "job cancelled": cancel,
         }
+        self._kinds = {name: every[name] for name in kinds or every}
 
     def one(self) -> str:
         """Something happens."""

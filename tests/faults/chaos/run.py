@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,10 @@ class Report:
         return asdict(self)
 
 
-def run(data: Path, seconds: float, seed: int, log: Path | None = None) -> Report:
-    """Chaos for so long, in a folder of its own."""
+def run(
+    data: Path, seconds: float, seed: int, log: Path | None = None, kinds: Sequence[str] = ()
+) -> Report:
+    """Chaos for so long, in a folder of its own; of some kinds of faults, or of all."""
     choice = random.Random(seed)
     scratch = data / "scratch"
     scratch.mkdir(parents=True)
@@ -64,13 +66,13 @@ def run(data: Path, seconds: float, seed: int, log: Path | None = None) -> Repor
             environment=environment,
             log=None if lines is None else lambda line: print(line, file=lines),
         ) as service:
-            return _run(service, seconds, choice)
+            return _run(service, seconds, choice, kinds)
     finally:
         if lines is not None:
             lines.close()
 
 
-def _run(service: Running, seconds: float, choice: random.Random) -> Report:
+def _run(service: Running, seconds: float, choice: random.Random, kinds: Sequence[str]) -> Report:
     report = Report(seconds=seconds)
     with (
         Client(service.url, retries=8) as client,
@@ -80,7 +82,7 @@ def _run(service: Running, seconds: float, choice: random.Random) -> Report:
         jobs = Jobs(client, http, choice)
         calm = {kind: jobs.calm(kind) for kind in KINDS}
         before = _sizes(service)
-        faults = Faults(service, choice, jobs.cancel_one)
+        faults = Faults(service, choice, jobs.cancel_one, kinds)
         _chaos(jobs, faults, seconds, choice)
         began = time.monotonic()
         service.wait_until_ready(60)
@@ -133,8 +135,10 @@ def _judge(
         sent = jobs.sent[record.id]
         if record.state is JobState.SUCCEEDED:
             report.compared += 1
-            if jobs.answer(record.id) != calm[sent.kind]:
-                report.losses.append(f"{record.id} ({sent.kind}) has other bytes")
+            other = _differing(jobs.answer(record.id), calm[sent.kind])
+            if other:
+                told = f"attempt {record.attempt}: {', '.join(other)}"
+                report.losses.append(f"{record.id} ({sent.kind}) has other bytes in {told}")
         elif record.state is JobState.FAILED and record.problem is not None:
             reasons[record.problem.type] += 1
             if record.problem.type not in ("worker-lost", "unavailable"):
@@ -142,6 +146,11 @@ def _judge(
         elif not (record.state is JobState.CANCELLED and sent.cancelled):
             report.losses.append(f"{record.id} is {record.state} for no reason")
     report.reasons = dict(reasons)
+
+
+def _differing(found: Answer, right: Answer) -> list[str]:
+    """Names of the objects that are not as they must be."""
+    return sorted(name for name in found | right if found.get(name) != right.get(name))
 
 
 def _judge_storage(report: Report, storage: Path, records: Mapping[str, JobRecord | None]) -> None:
