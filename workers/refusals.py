@@ -10,6 +10,11 @@ from workers import engine
 from workers.engine import EngineError
 from workers.programs.errors import ProgramError
 
+NO_MEMORY = (
+    "the worker's memory did not suffice; use fewer rows at a time (a smaller batch_size), fewer test rows, "
+    "or cg, lissa or arnoldi instead of direct"
+)
+
 
 def refusal(error: EngineError, pointer: str) -> UpweightError:
     """A model that can't be used, with the field to blame."""
@@ -62,6 +67,8 @@ def said(error: Exception, id: str) -> UpweightError:
             return program_refusal(error.as_dict())
         case FileNotFoundError():
             return Rejected("a blob it needs has gone from the object storage; upload it again")
+        case _ if engine.is_out_of_memory(error):
+            return ComputationFailed.field("/batch_size", NO_MEMORY, None)
         case _:
             log_exception("unexpected-failure", record=id)
             return InternalError(

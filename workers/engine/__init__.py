@@ -33,6 +33,7 @@ from workers.engine.predictions import Predictions, row_predictions
 from workers.engine.problem import ParameterSlice, Problem
 from workers.engine.progress import Progress
 from workers.engine.rows import Batch, Rows, TensorRows
+from workers.engine.second_order import is_out_of_memory
 
 __all__ = [
     "Agreement",
@@ -67,6 +68,7 @@ __all__ = [
     "TensorRows",
     "TrainingMode",
     "UnsupportedOperator",
+    "is_out_of_memory",
     "low_precision_agreement",
     "make_loss",
     "perturb_at",

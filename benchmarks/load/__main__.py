@@ -1,0 +1,13 @@
+"""The command: one part, or all of them one after another."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.load import polling, queue, uploads
+
+PARTS = {"polling": polling.main, "queue": queue.main, "uploads": uploads.main}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or PARTS:
+        PARTS[name]()

@@ -1,0 +1,151 @@
+"""One request many times at once, workers short of memory, and clocks that jump: no double effect, and words for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from tests.faults.slow_jobs import SlowJobs, worker_pid
+from upweight.schema import JobState
+
+STEPS = 6_000  # some seconds
+REQUEST = {
+    "kind": "influences",
+    "model": "net",
+    "train": {"dataset": "rows"},
+    "test": {"dataset": "rows", "rows": "0:4"},
+    "inversion": {"method": "direct"},
+    "hessian_regularization": 1.0,
+    "reuse": False,
+}
+# time.time and datetime.now of a process, shifted by the seconds that a file says at the moment.
+SHIFTED = """
+import os, time
+_real = time.time
+def _shifted():
+    try:
+        with open(os.environ["SHIFT_FILE"]) as file:
+            return _real() + float(file.read() or 0)
+    except OSError:
+        return _real()
+time.time = _shifted
+"""
+
+
+def test_the_same_request_many_times_at_once_makes_one_job_that_is_done_once(
+    slow: SlowJobs,
+) -> None:
+    key = {"Idempotency-Key": uuid4().hex}
+    with (
+        httpx2.Client(base_url=slow.service.url, timeout=60, trust_env=False) as http,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        send = lambda _: http.post("/v1/jobs", json=REQUEST, headers=key)  # noqa: E731
+        answers = list(pool.map(send, range(32)))
+    assert {answer.status_code for answer in answers} == {202}
+    (id,) = {answer.json()["id"] for answer in answers}
+    done = slow.ended(slow.client.jobs.get(id))
+    assert (done.state, done.attempt) == (JobState.SUCCEEDED, 1)
+
+
+def test_the_same_blob_many_times_at_once_is_stored_once_and_whole(slow: SlowJobs) -> None:
+    import hashlib
+
+    content = os.urandom(6 << 20)
+    path = f"/v1/blobs/sha256:{hashlib.sha256(content).hexdigest()}"
+    with (
+        httpx2.Client(base_url=slow.service.url, timeout=60, trust_env=False) as http,
+        ThreadPoolExecutor(6) as pool,
+    ):
+        answers = list(pool.map(lambda _: http.put(path, content=content), range(6)))
+        assert {answer.status_code for answer in answers} <= {200, 201}
+        assert http.get(path).content == content
+
+
+def test_a_worker_that_gets_no_more_memory_fails_the_job_in_words_and_goes_on(
+    slow: SlowJobs,
+) -> None:
+    """Not the kernel's killer, which is the same as any kill: the allocation itself fails."""
+    job = slow.start(STEPS)
+    pid = worker_pid(slow.seen(job, lambda record: record.worker is not None))
+    slow.ended(job)
+    other = next(
+        each
+        for name, each in slow.service.state().pids.items()
+        if name.startswith("worker") and each != pid
+    )
+    os.kill(other, signal.SIGSTOP)  # so that this one gets the job
+    limits = resource.prlimit(pid, resource.RLIMIT_AS)
+    used = int(re.search(r"VmSize:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()).group(1))  # type: ignore[union-attr]
+    try:
+        resource.prlimit(pid, resource.RLIMIT_AS, ((used << 10) + (4 << 20), limits[1]))
+        hungry = slow.client.compute_influences(
+            "net", "rows", "rows", inversion_method="direct", hessian_regularization=1.0,
+            precision="float64", batch_size=300, wait=False, reuse=False,
+        ).job  # fmt: skip
+        done = slow.ended(hungry)
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_AS, limits)
+        os.kill(other, signal.SIGCONT)
+    if done.state is JobState.FAILED:
+        assert done.problem is not None
+        assert "memory" in done.problem.detail, done.problem
+    assert slow.ended(slow.start()).state is JobState.SUCCEEDED
+    assert slow.service.state().pids.values()
+
+
+@pytest.mark.parametrize("jump", [7200.0, -7200.0])
+def test_a_worker_whose_clock_jumps_does_its_job_and_loses_none(
+    slow: SlowJobs, tmp_path: Path, jump: float
+) -> None:
+    """Leases are by Redis's clock and durations by a clock that only goes on."""
+    (tmp_path / "sitecustomize.py").write_text(SHIFTED)
+    shift = tmp_path / "shift"
+    shift.write_text("0")
+    workers = [pid for name, pid in slow.service.state().pids.items() if "worker" in name]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path),
+        "SHIFT_FILE": str(shift),
+        "UPWEIGHT_REDIS_URL": slow.service.redis_url,
+        "UPWEIGHT_STORAGE": str(slow.service.storage),
+        "UPWEIGHT_LEASE_SECONDS": "2",
+        "UPWEIGHT_HEARTBEAT_SECONDS": "0.5",
+        "UPWEIGHT_JANITOR_SECONDS": "1",
+        "UPWEIGHT_THREADS": "1",
+    }
+    calm = slow.matrix(slow.ended(slow.start(STEPS)))
+    odd = subprocess.Popen(
+        [sys.executable, "-m", "workers"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        job = slow.start(STEPS)
+        assert worker_pid(slow.seen(job, lambda record: record.worker is not None)) == odd.pid
+        shift.write_text(str(jump))
+        done = slow.ended(job)
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        odd.send_signal(signal.SIGTERM)
+        odd.wait(30)
+    assert (done.state, done.attempt) == (JobState.SUCCEEDED, 1)
+    assert slow.matrix(done) == calm
+    began = time.monotonic()
+    assert slow.ended(slow.start()).state is JobState.SUCCEEDED
+    assert time.monotonic() - began < 30
