@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 
 from service.local.background import Running, running
 from upweight import Client
-from upweight.schema import JobRecord
+from upweight.schema import JobRecord, JobState
 
 ENDLESS = 2**30  # steps of LiSSA
 MODEL, ROWS = "net", "rows"
@@ -41,6 +42,6 @@ def busy(environment: Mapping[str, str] | None = None) -> Iterator[tuple[Running
         client.models.register(MODEL, network, example=x[:2], loss="cross_entropy")
         client.datasets.register(ROWS, x=x, y=(x[:, 0] > 0).long() + (x[:, 1] > 0))
         job = client.jobs.create({**REQUEST, "priority": "high"})
-        while client.jobs.get(job.id).stage != "lissa":
-            pass
+        while client.jobs.get(job.id).state is not JobState.RUNNING:
+            time.sleep(0.02)
         yield service, job

@@ -14,7 +14,7 @@ import httpx2
 from benchmarks.figures import told
 from benchmarks.load.busy import busy
 
-CLIENTS, STREAMS, SECONDS, RUNS = 200, 20, 15, 3
+CLIENTS, STREAMS, SECONDS, RUNS = 200, 20, 10, 3
 SCRIPT = Path(__file__).parent / "poll.lua"
 UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
