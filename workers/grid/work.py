@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,8 +25,10 @@ from upweight.schema import job as contract
 from workers import engine
 from workers.engine import Hessian, Operator, Problem, Progress, Rows, Solution
 from workers.fits import Fits, Solve
+from workers.grid.memory import peak_memory
 from workers.grid.merge import Ranking, merged_summary
 from workers.grid.plan import Plan
+from workers.grid.summed import SummedHessian
 from workers.grid.window import Window, numbered_from
 from workers.inversions import Method, described, engine_method, low_precision
 from workers.predictions import store_predictions
@@ -108,7 +108,7 @@ class Work:
         yield cost
         cost.passes = float(sum(hessian.passes for hessian in self._hessians))
         cost.seconds = time.perf_counter() - began
-        cost.peak_memory_bytes = _peak_memory(device)
+        cost.peak_memory_bytes = peak_memory(device)
 
     def _hessian(self, rows: Rows | None = None) -> Hessian:
         """A new one each time: what one remembers of earlier blocks must not matter to the next."""
@@ -141,7 +141,7 @@ class Work:
         """Makes what the inversion finds out about H, or finds it; from partial sums where it was cut."""
 
         def operator() -> Operator:
-            return self._hessian() if partial is None else _Summed(self._hessian(), partial)
+            return self._hessian() if partial is None else SummedHessian(self._hessian(), partial)
 
         self.material.fits.prepare(self._method(slice(0, 0)), operator, self._progress)
 
@@ -277,28 +277,3 @@ class Work:
         )
         said = {"low_precision_correlation": found.correlation}
         return said | ({"warning": found.warning} if found.warning else {})
-
-
-@dataclass(frozen=True)
-class _Summed:
-    """A Hessian whose partial sums are there: to be built, never to be multiplied with."""
-
-    hessian: Hessian
-    partial: Iterator[Tensor]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.hessian, name)
-
-    def dense(self) -> Tensor:
-        """(p, p), λ not included: the sums added up in the plan's order."""
-        total = next(self.partial).clone()
-        for each in self.partial:
-            total += each
-        return total / len(self.hessian.rows)
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
