@@ -77,7 +77,8 @@ class StreamedRows:
         columns: dict[str, Tensor] = {}
         run = self._run(start, stop)
         if run is not None:
-            columns = {name: self._reader.read(name, *run) for name in self._names}
+            # In memory of torch's own, which is aligned: products round otherwise where rows lie otherwise.
+            columns = {name: self._reader.read(name, *run).clone() for name in self._names}
         else:
             numbers = self._numbers(torch.arange(start, stop))
             columns = {name: self._gathered(name, numbers) for name in self._names}
