@@ -41,7 +41,8 @@ class SlowJobs:
         return self.client.compute_influences(
             "net", "rows", "rows", test_rows="0:4",
             inversion_method=Lissa(scale=1e7, rtol=1e-15, maxiter=steps, batch_size=250),
-            hessian_regularization=1.0, precision="float64", wait=False, **values,
+            hessian_regularization=1.0, precision="float64", wait=False,
+            blocks={"spread": False}, **values,
         ).job  # fmt: skip
 
     def ended(self, job: JobRecord, seconds: float = 60.0) -> JobRecord:

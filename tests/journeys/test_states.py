@@ -15,7 +15,10 @@ from upweight import Client, JobCancelled, errors
 from upweight.schema import JobRecord, JobState, Lissa
 
 # Each step is over other rows, and the scale far too large, so that it creeps.
-ENDLESS = {"inversion_method": Lissa(scale=1e7, rtol=1e-15, maxiter=2**30, batch_size=50)}
+ENDLESS = {
+    "inversion_method": Lissa(scale=1e7, rtol=1e-15, maxiter=2**30, batch_size=50),
+    "blocks": {"spread": False},
+}
 
 
 def started(online: Client, subject: Subject, **values: Any) -> JobRecord:

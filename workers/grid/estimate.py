@@ -20,6 +20,9 @@ PROBED_ROWS = 32
 # Products with H until conjugate gradients converge to 1e-5: for one right-hand side, and how they grow.
 FIRST_PRODUCTS, SHARING = 43.0, 0.6
 LANCZOS_EXTRA = 20
+# Of one vector with H: operations a row and parameter, and what a pass takes however little there is to do.
+PRODUCT_FLOPS = 12.0
+PASS_SECONDS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,13 @@ def estimated(
         return NOTHING
     gradient, rate = _probed(material)
     contraction = 2.0 * size * m / rate if entries == 1 else gradient * m / 8
-    fit = hessian_rows * gradient * _fit_products(request, size)
+    product = PASS_SECONDS / max(1, together) + PRODUCT_FLOPS * hessian_rows * size / rate
+    fit = product * _fit_products(request, size)
     if isinstance(request.inversion, Direct):
         fit = 4.0 * hessian_rows * size * size / rate
     return Estimate(
         fit=fit,
-        right_hand_side=gradient + hessian_rows * gradient * products / m,
+        right_hand_side=gradient + product * products / m,
         train_row=gradient + (contraction if isinstance(request, InfluencesJob) else 0.0),
     )
 
