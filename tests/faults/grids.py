@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from service.local.background import Running
 from service.storage.grids import Grids
 from service.storage.keys import PREFIX
 from tests.faults.slow_jobs import NAMESPACE
+from tests.faults.watched import Watched
 from upweight import Client
 from upweight.schema import JobRecord, JobState
 from workers.block_task import lease_of
@@ -26,7 +27,7 @@ CUT = {"test_rows": 3, "train_rows": 64, "rhs_rows": 2, "hessian_rows": 130}
 CREEPING = {"method": "lissa", "scale": 1e7, "rtol": 1e-15, "batch_size": 250}  # every step counts
 
 
-class GridJobs:
+class GridJobs(Watched):
     """A service with two workers, and a small network with rows that are registered once."""
 
     def __init__(self, service: Running, client: Client) -> None:
@@ -56,20 +57,6 @@ class GridJobs:
         if request["kind"] in ("self_influences", "ihvp"):
             del request["test"]
         return self.client.jobs.create(request)
-
-    def ended(self, job: JobRecord, seconds: float = 90.0) -> JobRecord:
-        """The record once the job has ended, in whichever way."""
-        return self.seen(job, lambda record: record.finished_at is not None, seconds)
-
-    def seen(
-        self, job: JobRecord, met: Callable[[JobRecord], bool], seconds: float = 60.0
-    ) -> JobRecord:
-        """The record once something holds of it."""
-        deadline = time.monotonic() + seconds
-        while not met(record := self.client.jobs.get(job.id)):
-            assert time.monotonic() < deadline, record
-            time.sleep(0.02)
-        return record
 
     def digests(self, job: JobRecord) -> Mapping[str, str | None]:
         """Of all files of a result but those that name the job itself."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from service.local.background import Running
 from service.results.layout import ResultPaths
 from service.settings import Settings
 from service.storage.queue import TaskQueue
+from tests.faults.watched import Watched
 from upweight import Client
 from upweight.schema import JobRecord, JobState, Lissa
 
@@ -23,7 +23,7 @@ NAMESPACE = "default"
 QUICK_STEPS = 50
 
 
-class SlowJobs:
+class SlowJobs(Watched):
     """A service under fault, with a model whose LiSSA creeps: the scale is far too large, and each step is over
     other rows, so that every one counts."""
 
@@ -45,10 +45,6 @@ class SlowJobs:
             blocks={"spread": False}, **values,
         ).job  # fmt: skip
 
-    def ended(self, job: JobRecord, seconds: float = 60.0) -> JobRecord:
-        """The record once the job has ended, in whichever way."""
-        return self.seen(job, lambda record: record.finished_at is not None, seconds)
-
     def begun(self, job: JobRecord, attempt: int = 1, seconds: float = 60.0) -> JobRecord:
         """The record once a worker is in the middle of that attempt."""
         return self.seen(
@@ -60,16 +56,6 @@ class SlowJobs:
             ),
             seconds,
         )
-
-    def seen(
-        self, job: JobRecord, met: Callable[[JobRecord], bool], seconds: float = 60.0
-    ) -> JobRecord:
-        """The record once something holds of it."""
-        deadline = time.monotonic() + seconds
-        while not met(record := self.client.jobs.get(job.id)):
-            assert time.monotonic() < deadline, record
-            time.sleep(0.02)
-        return record
 
     def matrix(self, job: JobRecord) -> bytes:
         """The bytes of what it computed."""

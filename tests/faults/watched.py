@@ -1,0 +1,29 @@
+"""Jobs as they are seen from outside, until something holds of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from upweight import Client
+from upweight.schema import JobRecord
+
+
+class Watched:
+    """Looks at records again and again."""
+
+    client: Client
+
+    def ended(self, job: JobRecord, seconds: float = 60.0) -> JobRecord:
+        """The record once the job has ended, in whichever way."""
+        return self.seen(job, lambda record: record.finished_at is not None, seconds)
+
+    def seen(
+        self, job: JobRecord, met: Callable[[JobRecord], bool], seconds: float = 60.0
+    ) -> JobRecord:
+        """The record once something holds of it."""
+        deadline = time.monotonic() + seconds
+        while not met(record := self.client.jobs.get(job.id)):
+            assert time.monotonic() < deadline, record
+            time.sleep(0.02)
+        return record
