@@ -1,10 +1,9 @@
-"""One request many times at once, workers short of memory, and clocks that jump: no double effect, and words for it."""
+"""One request many times at once, and clocks that jump: no double effect."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
-import resource
 import signal
 import subprocess
 import sys
@@ -60,8 +59,6 @@ def test_the_same_request_many_times_at_once_makes_one_job_that_is_done_once(
 
 
 def test_the_same_blob_many_times_at_once_is_stored_once_and_whole(slow: SlowJobs) -> None:
-    import hashlib
-
     content = os.urandom(6 << 20)
     path = f"/v1/blobs/sha256:{hashlib.sha256(content).hexdigest()}"
     with (
@@ -71,38 +68,6 @@ def test_the_same_blob_many_times_at_once_is_stored_once_and_whole(slow: SlowJob
         answers = list(pool.map(lambda _: http.put(path, content=content), range(6)))
         assert {answer.status_code for answer in answers} <= {200, 201}
         assert http.get(path).content == content
-
-
-def test_a_worker_that_gets_no_more_memory_fails_the_job_in_words_and_goes_on(
-    slow: SlowJobs,
-) -> None:
-    """Not the kernel's killer, which is the same as any kill: the allocation itself fails."""
-    job = slow.start(STEPS)
-    pid = worker_pid(slow.seen(job, lambda record: record.worker is not None))
-    slow.ended(job)
-    other = next(
-        each
-        for name, each in slow.service.state().pids.items()
-        if name.startswith("worker") and each != pid
-    )
-    os.kill(other, signal.SIGSTOP)  # so that this one gets the job
-    limits = resource.prlimit(pid, resource.RLIMIT_AS)
-    used = int(re.search(r"VmSize:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()).group(1))  # type: ignore[union-attr]
-    try:
-        resource.prlimit(pid, resource.RLIMIT_AS, ((used << 10) + (4 << 20), limits[1]))
-        hungry = slow.client.compute_influences(
-            "net", "rows", "rows", inversion_method="direct", hessian_regularization=1.0,
-            precision="float64", batch_size=300, wait=False, reuse=False,
-        ).job  # fmt: skip
-        done = slow.ended(hungry)
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_AS, limits)
-        os.kill(other, signal.SIGCONT)
-    if done.state is JobState.FAILED:
-        assert done.problem is not None
-        assert "memory" in done.problem.detail, done.problem
-    assert slow.ended(slow.start()).state is JobState.SUCCEEDED
-    assert slow.service.state().pids.values()
 
 
 @pytest.mark.parametrize("jump", [7200.0, -7200.0])
