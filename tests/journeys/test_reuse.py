@@ -54,6 +54,18 @@ def test_another_damping_needs_no_pass_over_the_data(online: Client, iris: Subje
     assert np.allclose(found.numpy(), alone.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_conjugate_gradients_gain_from_an_earlier_job_and_keep_their_tolerance(
+    online: Client, iris: Subject
+) -> None:
+    method = {"inversion_method": "cg", "rtol": 1e-7, "atol": 0.0, "precision": "float64"}
+    direct(online, iris, test_rows="0:10", **method)
+    again = direct(online, iris, test_rows="20:21", **method)
+    fresh = direct(online, iris, test_rows="20:21", reuse=False, **method)
+    assert passes(again) < passes(fresh)
+    assert again.info["statuses"] == fresh.info["statuses"] == {"converged": 1}
+    assert np.allclose(again.numpy(), fresh.numpy(), rtol=1e-4, atol=1e-6)
+
+
 def test_other_training_rows_for_the_hessian_are_another_fit(online: Client, iris: Subject) -> None:
     whole = direct(online, iris)
     half = direct(online, iris, hessian_on={"dataset": iris.train, "rows": "0:60"})
