@@ -15,6 +15,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
+JOBS ?= 2
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test lint format layers types openapi openapi-check bench docs lock lock-hashes lint-deploy audit sbom clean distclean
 
@@ -37,8 +39,8 @@ demo: $(STAMP) ## the whole way once: real digits, real service, influences, pic
 serve: $(STAMP) ## the service on this machine (ARGS="--port 8765 --workers 1 --data-dir upweight-data")
 	$(VENV)/bin/upweight serve $(ARGS)
 
-test: $(STAMP) ## all tests, with a real Redis and real workers (ARGS="-k name")
-	$(PY) -m pytest $(ARGS)
+test: $(STAMP) ## all tests, with a real Redis and real workers (ARGS="-k name", JOBS=2 processes)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP) layers lint-deploy ## style, format, the arrows between packages, images and manifests
 	$(VENV)/bin/ruff check .
