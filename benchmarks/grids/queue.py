@@ -12,6 +12,7 @@ from redis import Redis
 
 from service.jobs.lifecycle import now
 from service.local.redis_server import RedisServer
+from service.local.watchdog import Watchdog
 from service.settings import Settings
 from service.storage.cuts import Cut
 from service.storage.keys import new_id
@@ -63,8 +64,8 @@ def job_of(plan: Plan, context: Context) -> str:
 
 def main() -> None:
     """Prints the figures."""
-    with tempfile.TemporaryDirectory() as folder:
-        server = RedisServer(Path(folder) / "redis")
+    with tempfile.TemporaryDirectory() as folder, Watchdog(grace_seconds=2.0) as watchdog:
+        server = RedisServer(Path(folder) / "redis", watchdog=watchdog)
         server.start()
         try:
             settings = Settings(redis_url=server.url, storage=f"{folder}/objects", device="cpu")
