@@ -205,7 +205,7 @@ class RateLimited(UpweightError):
     type, title, status = "rate-limited", "Too many requests of this namespace", 429
 
 
-class QuotaExceeded(UpweightError):
+class QuotaExceeded(Forbidden):
     type, title, status = "quota-exceeded", "The namespace stores as much as it may", 403
 
 

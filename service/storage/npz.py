@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -24,6 +25,19 @@ _LOCAL_HEADER = (
 _NAME_LENGTH_AT = 26
 _PIECE_BYTES = 4 * 1024**2
 _SLACK = 1024**2  # small members of any ratio are harmless
+# All that zipfile and zlib raise at bytes that were changed: unknown versions and methods, lengths that lie.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
 
 
 class BadArchive(Unreadable):
@@ -49,7 +63,7 @@ class NpzFile:
         self._most = most
         try:
             self._zip = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except _DAMAGED as error:
             raise BadArchive(f"it is not a zip archive, or is truncated ({error})") from None
         self.entries = dict(self._entry(info) for info in self._members())
 
@@ -85,7 +99,7 @@ class NpzFile:
     def _open(self, name: str) -> IO[bytes]:
         try:
             return self._zip.open(name)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+        except _DAMAGED as error:
             raise BadArchive(f"member {name!r} can't be opened ({error})") from None
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
@@ -127,7 +141,7 @@ class NpzFile:
                         raise BadArchive(f"{name!r} ends {left} bytes too early")
                     left -= len(piece)
                     yield piece
-        except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, OSError) as error:  # type: ignore[attr-defined]
+        except _DAMAGED as error:
             raise BadArchive(f"{name!r} is damaged ({error})") from None
 
     def close(self) -> None:
@@ -140,7 +154,7 @@ def _header(file: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...],
         version = npy.read_magic(file)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         shape, fortran, dtype = read(file, max_header_size=_HEADER_BYTES)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except _DAMAGED as error:
         raise BadArchive(f"{name!r} is not a plain NumPy array ({error})") from None
     if dtype.hasobject:
         raise BadArchive(
