@@ -141,6 +141,8 @@ class NpzFile:
                         raise BadArchive(f"{name!r} ends {left} bytes too early")
                     left -= len(piece)
                     yield piece
+        except BadArchive:
+            raise
         except _DAMAGED as error:
             raise BadArchive(f"{name!r} is damaged ({error})") from None
 

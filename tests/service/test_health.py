@@ -89,7 +89,7 @@ def test_every_request_body_has_a_worked_example(front: Front) -> None:
 
 
 def test_the_examples_of_jobs_are_valid_jobs(acting: Acting, front: Front) -> None:
-    acting.model("digits-mlp")
+    acting.model("digits-mlp", parameter_count=1000)
     acting.dataset("digits-train")
     acting.dataset("digits-test", 20)
     body = document(front.app)["paths"]["/v1/jobs"]["post"]["requestBody"]
