@@ -42,7 +42,7 @@ class SlowJobs(Watched):
             "net", "rows", "rows", test_rows="0:4",
             inversion_method=Lissa(scale=1e7, rtol=1e-15, maxiter=steps, batch_size=250),
             hessian_regularization=1.0, precision="float64", wait=False,
-            blocks={"spread": False}, **values,
+            **{"blocks": {"spread": False}, **values},
         ).job  # fmt: skip
 
     def begun(self, job: JobRecord, attempt: int = 1, seconds: float = 60.0) -> JobRecord:

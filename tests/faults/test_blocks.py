@@ -29,6 +29,7 @@ ENDLESS = {"inversion": {**CREEPING, "maxiter": 2**30}}
 MANY = {"test_rows": 1, "train_rows": 2}
 CANCEL_SECONDS = 2.0
 RECOVERY_SECONDS = 30.0
+TRIES_TO_CATCH = 5  # a stage may be over before its worker is known
 
 
 @pytest.fixture
@@ -45,23 +46,23 @@ def calm(grid: GridJobs) -> Any:
     return grid.digests(grid.start(spread=False, **DIRECT))
 
 
-def test_workers_killed_in_one_stage_after_the_other_leave_the_bytes_as_they_are(
-    whole: GridJobs, calm: Any
+@pytest.mark.parametrize("stage", ["sums", "solve", "contract", "finish"])
+def test_a_worker_killed_in_any_stage_leaves_the_bytes_as_they_are(
+    whole: GridJobs, calm: Any, stage: str
 ) -> None:
-    job = whole.start(spread=True, **DIRECT)
-    killed = []
-    for stage in ("sums", "solve", "contract", "finish"):
+    for _ in range(TRIES_TO_CATCH):
+        job = whole.start(spread=True, **DIRECT)
         pid = whole.caught(job, stage)
         if pid:
             os.kill(pid, signal.SIGKILL)
-            killed.append(stage)
-    done = whole.ended(job, 60.0)
-    assert done.state is JobState.SUCCEEDED, done.problem
-    assert whole.digests(job) == calm
-    assert len(killed) >= 3, killed
-    again = {block: times for block, times in whole.computed(job).items() if times > 1}
-    assert set(again.values()) <= {2}
-    assert len(again) <= len(killed), "no block is computed twice but the one in hand"
+        done = whole.ended(job, 60.0)
+        assert done.state is JobState.SUCCEEDED, done.problem
+        assert whole.digests(job) == calm
+        again = {block: times for block, times in whole.computed(job).items() if times > 1}
+        assert list(again.values()) in ([], [2]), "only the block in hand is computed twice"
+        if pid:
+            return
+    raise AssertionError(f"no block of {stage} was caught")
 
 
 def test_a_cancelled_grid_frees_both_workers_and_leaves_nothing(whole: GridJobs) -> None:
@@ -132,15 +133,15 @@ def test_blocks_delivered_twice_are_done_once(whole: GridJobs, calm: Any) -> Non
 
 def test_a_job_that_is_out_of_time_goes_on_from_its_finished_blocks(whole: GridJobs) -> None:
     values = {
-        "inversion": {**CREEPING, "maxiter": 300},
+        "inversion": {**CREEPING, "maxiter": 1000},
         "blocks": {"rhs_rows": 1, "test_rows": 24},
         "test": {"dataset": "grid-rows", "rows": "0:24"},
     }
-    job = whole.start(spread=True, timeout_s=1, **values)
+    job = whole.start(spread=True, timeout_s=3, **values)
     done = whole.ended(job)
     assert done.state is JobState.FAILED
     assert done.problem is not None
-    assert (done.problem.type, "limit of 1 s" in done.problem.detail) == ("timed-out", True)
+    assert (done.problem.type, "limit of 3 s" in done.problem.detail) == ("timed-out", True)
     tries = 1
     while done.state is not JobState.SUCCEEDED and tries < 20:
         whole.client.jobs.retry(job)

@@ -212,7 +212,11 @@ def told(connection: redis.Redis, url: str) -> None:
     job = {
         "id": "job_" + "0" * 26,
         "state": "queued",
-        "request": {"kind": "influences", "webhook": {"url": url, "events": ["cancelled"]}},
+        "request": {
+            "kind": "influences",
+            "inversion": {"method": "cg"},
+            "webhook": {"url": url, "events": ["cancelled"]},
+        },
         "model_id": "mdl_1",
         "labels": {},
         "attempt": 0,

@@ -181,10 +181,12 @@ def _two_sizes(rows: Rows) -> Iterator[Batch]:
 
 
 def _kept_bytes(problem: Problem, batch: Batch) -> int:
-    seen: dict[int, int] = {}
+    # The tensors themselves are held: the id of one that is gone may be given to the next, and blocks
+    # cut by a sum that depends on that would round one way here and another way there.
+    seen: dict[int, Tensor] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        seen[id(tensor)] = tensor.numel() * tensor.element_size()
+        seen[id(tensor)] = tensor
         return tensor
 
     theta = problem.theta.clone().requires_grad_()
@@ -197,4 +199,4 @@ def _kept_bytes(problem: Problem, batch: Batch) -> int:
     ):
         total = problem.losses(theta, batch).sum()
         torch.autograd.grad(total, theta, create_graph=True)
-    return sum(seen.values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in seen.values())
