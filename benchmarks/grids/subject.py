@@ -28,7 +28,7 @@ def register(client: Client, rows: int) -> None:
     client.datasets.register("digits", x=x, y=labels[chosen].astype("i8"))
 
 
-def request(test_rows: int, **blocks: Any) -> dict[str, Any]:
+def request(test_rows: int, /, **blocks: Any) -> dict[str, Any]:
     """Influences of all rows on the first ones; few steps with a small Hessian, for contraction is what is large."""
     return {
         "kind": "influences",
