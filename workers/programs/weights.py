@@ -154,7 +154,8 @@ def _bytes(archive: Archive, member: str, name: str, layout: _Layout) -> torch.T
         raise WeightsInvalid(f"{member} has {size} bytes: no whole number of {layout.dtype}")
     if size == 0:
         return torch.empty(0, dtype=layout.dtype)
-    return torch.frombuffer(archive.read(member, size), dtype=layout.dtype)
+    # In memory of torch's own, which is aligned: products round otherwise where weights lie otherwise.
+    return torch.frombuffer(archive.read(member, size), dtype=layout.dtype).clone()
 
 
 def _strided(flat: torch.Tensor, layout: _Layout) -> torch.Tensor:
