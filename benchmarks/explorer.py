@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import redis
@@ -106,7 +107,8 @@ def browser() -> Iterator[Chrome]:
     options = ChromeOptions()
     for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(flag)
-    chrome = Chrome(options=options, service=Service("chromedriver"))
+    options.binary_location = which("chromium") or ""
+    chrome = Chrome(options=options, service=Service(which("chromedriver")))
     try:
         yield chrome
     finally:
