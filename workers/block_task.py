@@ -8,7 +8,7 @@ from service.jobs.lifecycle import LeaseLost
 from service.logs import log, log_exception
 from service.storage.keys import Document
 from upweight.errors import NotFound
-from upweight.schema import TERMINAL, JobState
+from upweight.schema import JobState
 from workers.context import Context
 from workers.grid.crew import Crew
 from workers.grid.plan import Plan, Stage
@@ -103,23 +103,13 @@ class BlockTask:
             lease_of(id, block),
             context.name,
             stopping=context.stopping,
-            is_cancelled=lambda: self._is_cancelling(namespace, id, job["attempt"]),
+            is_cancelled=lambda: context.lifecycle.is_cancelling(namespace, id, job["attempt"]),
             tell=lambda live: self._tell(namespace, job, stage, block, live),
             seconds=min(job["request"]["timeout_s"] or limit, limit),
             heartbeat_seconds=context.settings.heartbeat_seconds,
             # Of the whole job's time, by Redis's clock.
             spent_seconds=context.grids.figures(id).elapsed,
         )
-
-    def _is_cancelling(self, namespace: str, id: str, attempt: int) -> bool:
-        """Raises LeaseLost when the job has gone on, or to its end, without this attempt."""
-        try:
-            job = self._context.records.get("job", namespace, id)
-        except NotFound:
-            return True
-        if job["attempt"] != attempt or job["state"] in TERMINAL:
-            raise LeaseLost(f"{id} is {job['state']} in attempt {job['attempt']}, not {attempt}")
-        return bool(job["state"] == JobState.CANCELLING)
 
     def _tell(
         self, namespace: str, job: Document, stage: Stage, block: str, live: dict[str, Any]

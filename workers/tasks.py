@@ -15,7 +15,7 @@ from service.storage.keys import PREFIX, Document, Kind
 from service.storage.queue import CHECK_DATASET, CHECK_MODEL, CHECKS, RUN_BLOCK, RUN_JOB
 from service.storage.redis import reachable
 from upweight.errors import NotFound, Rejected
-from upweight.schema import TERMINAL, CheckState, DatasetRecord, JobState, ModelRecord
+from upweight.schema import CheckState, DatasetRecord, JobState, ModelRecord
 from workers.block_task import BlockTask
 from workers.context import Context
 from workers.datasets.check import check_dataset
@@ -72,7 +72,7 @@ class Tasks:
                 id,
                 holder,
                 seconds,
-                lambda: self._is_cancelling(namespace, id, attempt),
+                lambda: context.lifecycle.is_cancelling(namespace, id, attempt),
                 "job",
                 namespace,
             ) as watch:
@@ -107,16 +107,6 @@ class Tasks:
         """Deletes what is stored so far, unless the job is another worker's by now, and so what is stored."""
         if self._context.leases.renew(id, holder):
             self._context.objects.delete_prefix(ResultPaths(namespace, id).prefix)
-
-    def _is_cancelling(self, namespace: str, id: str, attempt: int) -> bool:
-        """Raises LeaseLost when the job has gone on, or to its end, without this attempt."""
-        try:
-            job = self._context.records.get("job", namespace, id)
-        except NotFound:
-            return True
-        if job["attempt"] != attempt or job["state"] in TERMINAL:
-            raise LeaseLost(f"{id} is {job['state']} in attempt {job['attempt']}, not {attempt}")
-        return bool(job["state"] == JobState.CANCELLING)
 
     def check_model(self, namespace: str, id: str) -> None:
         """Reads and tries out a model in an isolated child; its record becomes ready or rejected."""

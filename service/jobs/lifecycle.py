@@ -18,7 +18,7 @@ from service.storage.keys import Document
 from service.storage.records import Records
 from service.tallies import Tallies
 from service.webhooks.outbox import announcement
-from upweight.errors import Conflict, UpweightError
+from upweight.errors import Conflict, NotFound, UpweightError
 from upweight.schema import TERMINAL, JobState
 
 _OURS = frozenset({JobState.RUNNING, JobState.CANCELLING})
@@ -135,6 +135,16 @@ class Lifecycle:
             }
 
         return self._move(namespace, id, change)
+
+    def is_cancelling(self, namespace: str, id: str, attempt: int) -> bool:
+        """Whether it is to stop, or deleted. Raises LeaseLost when it went on or ended without this attempt."""
+        try:
+            job = self._records.get("job", namespace, id)
+        except NotFound:
+            return True
+        if job["attempt"] != attempt or job["state"] in TERMINAL:
+            raise LeaseLost(f"{id} is {job['state']} in attempt {job['attempt']}, not {attempt}")
+        return bool(job["state"] == JobState.CANCELLING)
 
     def request_cancel(self, namespace: str, id: str) -> Document:
         """queued → cancelled, running → cancelling. Raises Conflict when the job has ended otherwise."""
