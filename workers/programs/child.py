@@ -28,8 +28,8 @@ def main() -> None:
     # Libraries print; the answer's pipe is ours alone.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     question = json.loads(sys.stdin.buffer.read())
-    # It can write nowhere, so looking for a folder to write to would fail.
-    tempfile.tempdir = os.sep
+    # It can write nowhere, so looking for a folder to write to would fail, and so would making torch's cache.
+    tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.sep
     readable = [str(question["arguments"]["path"])] if "path" in question["arguments"] else []
     isolation = _isolate(question["memory_bytes"], question["cpu_s"], readable)
     kind, body = _answer(question["call"], question["arguments"])
