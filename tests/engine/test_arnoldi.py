@@ -110,6 +110,19 @@ def test_single_precision_converges_at_its_own_rounding() -> None:
     assert operator.passes < 600
 
 
+def test_single_precision_tells_close_eigenvalues_far_below_the_largest_apart() -> None:
+    """As a convolutional model has them; rounded as the largest is, neighbours get mixed."""
+    around = torch.linspace(0.0889, 0.0901, 13, dtype=torch.float64).tolist()
+    below = torch.linspace(0.0, 0.08, 230, dtype=torch.float64).tolist()
+    # Products round what is small as something small only where the large ones leave it alone.
+    large, small = with_eigenvalues([10.5, 8.5, 6.3, 4.2]), with_eigenvalues([*around, *below])
+    rounded, rank = torch.block_diag(large, small).float(), 11
+    rhs = torch.randn(8, len(rounded), generator=torch.Generator().manual_seed(0))
+    found = Arnoldi(rank).solve(Matrix(rounded, 0.3), rhs).x.double()
+    exact = projected(rounded.double(), rank, 0.3, rhs.double())
+    assert float((found - exact).norm() / exact.norm()) < 2e-5
+
+
 def test_a_hessian_of_nothing_but_zeros_is_no_catastrophe() -> None:
     operator = Matrix(torch.zeros(8, 8, dtype=torch.float64), damping=0.5)
     solution = Arnoldi(2).solve(operator, torch.ones(1, 8, dtype=torch.float64))

@@ -21,7 +21,6 @@ from workers.engine.progress import Progress
 MOST_RESTARTS = 100
 CONFIRMING = 24  # steps
 EARLY = 0.25  # part of tol to be reached before the basis is full: no looser than full ones
-BELOW_ROUNDING = 0.1
 LOOKED_EVERY = 6  # steps: an eigenproblem of the basis' size costs as much as a product or less
 
 
@@ -42,10 +41,19 @@ class _Krylov:
 
     operator: Operator
     basis: Tensor  # (dimension, p), the first `size` rows in use
-    projected: Tensor  # (dimension, dimension)
+    projected: Tensor  # (dimension, dimension), in float64
     generator: torch.Generator
     size: int = 0
     leads_out: float = 0.0  # norm of what follows the last row
+
+    @classmethod
+    def of(cls, operator: Operator, dimension: int, seed: int, device: torch.device) -> _Krylov:
+        """Empty, with room for so many rows."""
+        basis = torch.zeros(dimension, operator.shape[0], dtype=operator.dtype, device=device)
+        # What products and orthogonalisation round is small where H is; an eigenproblem in float32
+        # would round everything as it does the largest eigenvalue.
+        projected = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
+        return cls(operator, basis, projected, torch.Generator().manual_seed(seed))
 
     def product(self, vectors: Tensor) -> Tensor:
         """H v, λ taken off."""
@@ -88,9 +96,13 @@ class _Krylov:
         order = values.abs().argsort(descending=True, stable=True)
         return values[order], turn[:, order]
 
+    def combined(self, turn: Tensor) -> Tensor:
+        """The vectors (r, p) with these coordinates as columns."""
+        return turn.T.to(self.basis) @ self.basis[: self.size]
+
     def keep(self, values: Tensor, turn: Tensor, count: int) -> None:
         """Shrink to the first `count` Ritz vectors."""
-        self.basis[:count] = turn[:, :count].T @ self.basis[: self.size]
+        self.basis[:count] = self.combined(turn[:, :count])
         self.projected.zero_()
         self.projected[:count, :count] = torch.diag(values[:count])
         self.size = count
@@ -102,11 +114,11 @@ class _Goal:
 
     rank: int
     tol: float
+    eps: float  # of products
 
-    @staticmethod
-    def floor(values: Tensor) -> float:
-        """Of the rounding of the largest, the part that the recurrence can still tell."""
-        return BELOW_ROUNDING * torch.finfo(values.dtype).eps * float(values[0].abs())
+    def floor(self, values: Tensor) -> float:
+        """The rounding of the largest."""
+        return self.eps * float(values[0].abs())
 
     def reached(self, krylov: _Krylov, values: Tensor, turn: Tensor, part: float = 1.0) -> bool:
         """Whether all pairs wanted are within this part of it."""
@@ -128,10 +140,8 @@ def largest_eigenpairs(
 ) -> Eigenpairs:
     """`rank` pairs from a basis of at most `dimension` > rank rows (or = p), kept on `device`."""
     size = operator.shape[0]
-    basis = torch.zeros(dimension, size, dtype=operator.dtype, device=device)
-    projected = torch.zeros(dimension, dimension, dtype=operator.dtype, device=device)
-    krylov = _Krylov(operator, basis, projected, torch.Generator().manual_seed(seed))
-    goal = _Goal(rank, tol)
+    krylov = _Krylov.of(operator, dimension, seed, device)
+    goal = _Goal(rank, tol, torch.finfo(operator.dtype).eps)
     vector, scale = krylov.random(), 0.0
     confirmed: Tensor | None = None
     converged = False
@@ -149,7 +159,7 @@ def largest_eigenpairs(
         arrived = goal.reached(krylov, values, turn)
         unchanged = confirmed is not None and bool(
             (values[:rank].abs() - confirmed.abs()).abs().max()
-            <= max(tol * scale, 8 / BELOW_ROUNDING * goal.floor(values))
+            <= max(tol * scale, 8 * goal.floor(values))
         )
         if arrived and (unchanged or krylov.size == size):
             converged = True
@@ -162,13 +172,14 @@ def largest_eigenpairs(
             # Orthogonal to the whole old basis, hence to what is kept of it.
             vector = krylov.append_ready(vector)[0]
     values, turn = krylov.ritz()
-    vectors = turn[:, :rank].T @ krylov.basis[: krylov.size]
+    values = values[:rank].to(operator.dtype)
+    vectors = krylov.combined(turn[:, :rank])
     vectors = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     images = krylov.product(vectors)
-    residuals = torch.linalg.vector_norm(images - values[:rank, None] * vectors, dim=1)
+    residuals = torch.linalg.vector_norm(images - values[:, None] * vectors, dim=1)
     home = operator.device
     return Eigenpairs(
-        values[:rank].to(home),
+        values.to(home),
         vectors.T.contiguous().to(home),
         residuals.to(home),
         images.to(home),
@@ -182,9 +193,7 @@ def largest_magnitude(operator: Operator, seed: int, steps: int = 20) -> tuple[f
     The largest is from below, typically to a per cent; its Ritz error is added for safety.
     """
     steps = min(steps, operator.shape[0])
-    basis = torch.zeros(steps, operator.shape[0], dtype=operator.dtype, device=operator.device)
-    projected = torch.zeros(steps, steps, dtype=operator.dtype, device=operator.device)
-    krylov = _Krylov(operator, basis, projected, torch.Generator().manual_seed(seed))
+    krylov = _Krylov.of(operator, steps, seed, operator.device)
     vector = krylov.random()
     while krylov.size < steps:
         vector = krylov.grow(vector, 0.0)
