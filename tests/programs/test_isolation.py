@@ -49,6 +49,10 @@ def test_child_gets_no_environment_and_no_files(monkeypatch: pytest.MonkeyPatch)
     assert report["isolation"]["memory"] is True
 
 
+def test_packages_are_found_although_the_folder_around_them_changes() -> None:
+    assert run("import_late")["found"] == ["service.settings", "upweight.schema"]
+
+
 @pytest.mark.parametrize("name", ["allocate", "allocate_tensor"])
 def test_too_much_memory_is_told(name: str) -> None:
     with pytest.raises(CheckOutOfMemory, match="memory"):
