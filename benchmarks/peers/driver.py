@@ -1,18 +1,24 @@
-"""Runs the contestants of a case in turn, each in a process of its own, round after round."""
+"""Runs the contestants of a case in turn, each in a process of its own, round after round.
+
+What a process gave goes to a record at once, so that a run that is cut short is gone on with.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.peers.answers import Accuracy, reference
+from benchmarks.peers.answers import reference
 from benchmarks.peers.cases import Case, Contestant
 from benchmarks.peers.environments import python_of
+from benchmarks.peers.machine import described, gemm_rate
+from benchmarks.peers.outcome import Measured
 from benchmarks.peers.places import ROOT
 from benchmarks.peers.problem import prepared
+from benchmarks.peers.record import Line, Record, Setting, outcome_of
 from benchmarks.peers.spec import Spec
 
 OUT_OF_MEMORY = ("can't allocate memory", "MemoryError", "bad_alloc", "out of memory")
@@ -30,39 +36,20 @@ class Limits:
     memory: float = 17.0
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One process: seconds of each call, the first one cold; or `failure` says why there are none."""
-
-    seconds: tuple[float, ...] = ()
-    peak_bytes: int = 0
-    products: int | None = None
-    notes: str = ""
-    accuracy: Accuracy | None = None
-    failure: str = ""
-    at_least: float | None = None  # seconds, of what was not done by then
-
-
-@dataclass
-class Outcome:
-    """All processes of one case: those of each contestant by label, in order of rounds."""
-
-    case: Case
-    measured: dict[str, list[Measured]] = field(default_factory=dict)
-
-
-def run(case: Case, rounds: int, limits: Limits) -> Outcome:
-    """Every contestant once a round, in the case's order."""
+def run(case: Case, rounds: int, limits: Limits, record: Record) -> None:
+    """Every contestant once a round, in the case's order; what the record has is not done again."""
     problem = prepared(case.model)
     scale = reference(case).scale if case.method == "lissa" else 0.0
+    setting = Setting(described(), limits.threads)
     pythons = {each.library: python_of(each.library) for each in case.contestants}
-    outcome = Outcome(case, {each.label: [] for each in case.contestants})
-    for round_number in range(rounds):
+    for number in range(rounds):
+        gemm = 0.0
         for position, contestant in enumerate(case.contestants):
-            if contestant.once and round_number:
+            known = outcome_of(case.name, record.lines(case.name, setting))
+            done = number in known.measured[contestant.label]
+            if done or (contestant.once and number) or known.failed(contestant.label):
                 continue
-            if _failed_before(outcome.measured[contestant.label]):
-                continue
+            gemm = gemm or gemm_rate(limits.threads)
             told = Spec(
                 case.name,
                 position,
@@ -73,13 +60,8 @@ def run(case: Case, rounds: int, limits: Limits) -> Outcome:
                 PART_FOR_CALLS * limits.seconds,
             )
             result = _process(pythons[contestant.library], told, case, limits)
-            outcome.measured[contestant.label].append(result)
+            record.add(Line(case.name, contestant.label, number, setting, gemm, result))
             _tell(case, contestant, result)
-    return outcome
-
-
-def _failed_before(measured: list[Measured]) -> bool:
-    return any(each.failure for each in measured)
 
 
 def _process(python: Path, told: Spec, case: Case, limits: Limits) -> Measured:

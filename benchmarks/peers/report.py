@@ -1,13 +1,12 @@
-"""The outcome as tables to read and as values to keep."""
+"""The outcome as tables to read."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from statistics import median
 
 from benchmarks.peers.cases import Case, Contestant
-from benchmarks.peers.driver import Measured, Outcome
 from benchmarks.peers.flops import least_flops
+from benchmarks.peers.outcome import Measured, Outcome
 
 HEADER = (
     f"{'':22} {'cold s':>16} {'warm s':>18} {'peak MiB':>8} {'error':>8} {'worst row':>9} "
@@ -20,7 +19,7 @@ def table(outcome: Outcome, gemm: float) -> str:
     case = outcome.case
     lines = [f"\n{title(case)}", HEADER]
     for contestant in case.contestants:
-        measured = outcome.measured[contestant.label]
+        measured = list(outcome.measured[contestant.label].values())
         lines.append(_line(case, contestant, measured, gemm))
     return "\n".join(lines + _ratios(outcome))
 
@@ -97,11 +96,14 @@ def _ratios(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _pairs(ours: list[Measured], peer: list[Measured]) -> str:
-    if peer and peer[0].at_least and ours and not ours[0].failure:
-        mine = median(ours[0].seconds[1:] or ours[0].seconds)
-        return f"more than {peer[0].at_least / mine:.2g} ×: not one call was done"
-    pairs = [(a, b) for a, b in zip(ours, peer, strict=False) if not (a.failure or b.failure)]
+def _pairs(ours: dict[int, Measured], peer: dict[int, Measured]) -> str:
+    cut = next((each.at_least for each in peer.values() if each.at_least), None)
+    mine = [each for each in ours.values() if not each.failure]
+    if cut and mine:
+        seconds = median(mine[0].seconds[1:] or mine[0].seconds)
+        return f"more than {cut / seconds:.2g} ×: not one call was done"
+    both = [(ours[each], peer[each]) for each in sorted(ours.keys() & peer.keys())]
+    pairs = [(a, b) for a, b in both if not (a.failure or b.failure)]
     warm = [
         median(b.seconds[1:]) / median(a.seconds[1:])
         for a, b in pairs
@@ -115,14 +117,3 @@ def _pairs(ours: list[Measured], peer: list[Measured]) -> str:
         for name, values in parts
         if values
     )
-
-
-def values(outcome: Outcome) -> dict[str, object]:
-    """For a JSON file."""
-    return {
-        "case": asdict(outcome.case),
-        "measured": {
-            label: [asdict(each) for each in measured]
-            for label, measured in outcome.measured.items()
-        },
-    }
