@@ -113,3 +113,15 @@ def test_many_views_of_few_bytes_are_refused(mlp: Path, tmp_path: Path) -> None:
 
     bad = edit(mlp, tmp_path / "bad.pt2", WEIGHTS, change)
     assert "too many views" in refusal(WeightsInvalid, bad)
+
+
+def test_a_number_in_the_place_of_a_dtype_is_refused(mlp: Path, tmp_path: Path) -> None:
+    """torch would read past its table of dtypes."""
+
+    def change(document: dict[str, Any]) -> None:
+        node = first_node(document, "torch.ops.aten.tanh.default")
+        node["target"] = "torch.ops.aten.to.dtype"
+        node["inputs"].append({"name": "dtype", "arg": {"as_int": -1}, "kind": 1})
+
+    path = edit(mlp, tmp_path / "m.pt2", GRAPH, change)
+    assert "a number for its dtype" in refusal(GraphInvalid, path)

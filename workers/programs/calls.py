@@ -9,6 +9,7 @@ from torch._ops import OpOverload
 
 from workers.programs.arguments import ArgumentReader
 from workers.programs.errors import GraphInvalid, OperatorRefused
+from workers.programs.fitting import fitting
 from workers.programs.limits import Limits
 from workers.programs.operators import ASSERTIONS, SYMBOLIC, resolve, resolve_in_place
 from workers.programs.origins import last_node, note_origin
@@ -20,7 +21,7 @@ from workers.programs.values import Memory, Scope, Value, result_memory
 _NO_GRAD = "torch.ops.higher_order.wrap_with_set_grad_enabled"
 _AUTOCAST = "torch.ops.higher_order.wrap_with_autocast"
 _SYMBOL_KINDS = frozenset({"as_sym_int", "as_sym_float", "as_sym_bool"})
-_POSITIONAL, _KEYWORD = 1, 2
+_ENUMERATIONS = ("ScalarType", "Layout", "MemoryFormat", "Device")
 
 
 class CallBuilder:
@@ -59,7 +60,7 @@ class CallBuilder:
             return
         op = resolve(node.target)
         args, kwargs = _arguments(op, node, reader)
-        self._bind(node, op, self._graph.call_function(op, args, kwargs), scope, reader)
+        self._bind(node, op, self._graph.call_function(fitting(op), args, kwargs), scope, reader)
 
     def _call_symbolic(self, node: Node, scope: Scope, reader: ArgumentReader) -> None:
         args = tuple(reader.read(named.arg) for named in node.inputs)
@@ -76,7 +77,7 @@ class CallBuilder:
         names = _output_names(node)
         if not reader.tensors or len(names) != 1:
             raise GraphInvalid(f"{node.target} must write to one tensor and return it")
-        result = self._graph.call_function(op, args, kwargs)
+        result = self._graph.call_function(fitting(op), args, kwargs)
         meta = exported.tensor_values.get(names[0])
         if meta is not None:
             # Writing keeps the dtype of what is written to; computing anew may promote it.
@@ -149,12 +150,20 @@ def _arguments(
             skipped = True
             continue
         value = values[argument.name] = reader.read(given[argument.name].arg)
+        _refuse_number_for_enumeration(argument, value, node)
         if argument.kwarg_only or skipped:
             kwargs[argument.name] = value
         else:
             args.append(value)
     check_arguments(op, values)
     return tuple(args), kwargs
+
+
+def _refuse_number_for_enumeration(argument: torch.Argument, value: Any, node: Node) -> None:
+    # torch takes the number of a dtype, too, and reads past its table for one that there is none of.
+    kind = str(argument.real_type)
+    if type(value) is int and any(each in kind for each in _ENUMERATIONS):
+        raise GraphInvalid(f"{node.target} has a number for its {argument.name}")
 
 
 def _region(node: Node) -> tuple[Subgraph, list[Argument]]:

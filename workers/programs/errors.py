@@ -20,6 +20,7 @@ ProgramError
     ├── CheckTimedOut
     ├── CheckOutOfMemory
     └── CheckCrashed
+        └── CheckDied
 """
 
 from typing import ClassVar
@@ -162,6 +163,12 @@ class CheckCrashed(CheckFailed):
     """The isolated check died, or answered nonsense."""
 
     code = "program-check-crashed"
+
+
+class CheckDied(CheckCrashed):
+    """A signal ended the isolated check: the program made a kernel of torch fail."""
+
+    code = "program-check-died"
 
 
 def from_dict(problem: dict[str, str]) -> ProgramError:

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 
 from workers.programs.errors import (
     CheckCrashed,
+    CheckDied,
     CheckFailed,
     CheckOutOfMemory,
     CheckTimedOut,
@@ -142,5 +143,9 @@ def _death(status: int) -> CheckFailed:
             "the check was killed, most likely for want of memory: the program is too large for "
             "the limits of this service"
         )
-    cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-    return CheckCrashed(f"the check of the program died ({cause}): the program is refused")
+    if status < 0:
+        return CheckDied(
+            f"running the program ended the check's process ({signal.Signals(-status).name}): one of its operators "
+            "gets shapes or values that torch can't take. Export the model as it is, with torch 2.13"
+        )
+    return CheckCrashed(f"the check of the program died (exit status {status}): it is refused")
