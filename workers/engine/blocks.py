@@ -170,8 +170,16 @@ def activation_bytes(problem: Problem, rows: Rows) -> int:
     """Bytes that autograd keeps for one more row of a gradient that can be differentiated again."""
     if len(rows) == 0:
         return 1
-    kept = [_kept_bytes(problem, problem.placed(each)) for each in _two_sizes(rows)]
-    return max(1, kept[-1] - kept[0]) if len(kept) > 1 else max(1, kept[0])
+    sizes = list(_two_sizes(rows))
+    shapes = tuple(
+        (each.shape, each.dtype) for each in (*sizes[-1].inputs, *sizes[-1].target_tensors)
+    )
+
+    def measured() -> int:
+        kept = [_kept_bytes(problem, problem.placed(each)) for each in sizes]
+        return max(1, kept[-1] - kept[0]) if len(kept) > 1 else max(1, kept[0])
+
+    return problem.once(("activation bytes", shapes), measured)
 
 
 def _two_sizes(rows: Rows) -> Iterator[Batch]:

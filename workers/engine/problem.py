@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from workers.engine.losses import Loss, Program
 from workers.engine.program import first_output, observable, prepared
 from workers.engine.rows import Batch
 from workers.engine.second_order import explained, twice_differentiable
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,14 @@ class Problem:
         self._sizes = [each.size for each in self.layout]
         self.theta = torch.cat([named[name].detach().reshape(-1) for name in selected])  # (p,)
         self._ladder = GradientLadder()
+        self._found: dict[Hashable, Any] = {}
+
+    def once(self, what: Hashable, find: Callable[[], Found]) -> Found:
+        """What `find` finds out about the model, the first time that it is asked for."""
+        if what not in self._found:
+            self._found[what] = find()
+        found: Found = self._found[what]
+        return found
 
     @property
     def size(self) -> int:

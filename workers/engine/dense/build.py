@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from workers.engine.dense.chain import Chain
+from workers.engine.dense.chain import Chain, Crossing, Layer
 from workers.engine.dense.pairs import Cross, Own, Scratch
 from workers.engine.problem import Problem
 from workers.engine.products import Product
@@ -46,14 +46,28 @@ class LayerPairs:
         """Sum up a batch that is `placed`. Raises ValueError where the model is no chain."""
         chain = Chain(self._problem, self._graph, batch, whole=self._whole)
         for layer in chain.layers:
-            if layer.number not in self._own:
-                self._own[layer.number] = Own.of(layer, self._scratch)
-            self._own[layer.number].add(layer)
+            self._own_of(layer).add(layer)
         for crossing in chain.crossings():
-            key = (crossing.upper.number, crossing.lower.number)
-            if key not in self._cross:
-                self._cross[key] = Cross.of(crossing, self._scratch)
-            self._cross[key].add(crossing)
+            self._cross_of(crossing).add(crossing)
+
+    def prepare(self, probe: Batch) -> None:
+        """Sums at zero, for a batch that is alike; raises what `add` does."""
+        chain = Chain(self._problem, self._graph, probe, whole=self._whole)
+        for layer in chain.layers:
+            self._own_of(layer)
+        for crossing in chain.crossings():
+            self._cross_of(crossing)
+
+    def _own_of(self, layer: Layer) -> Own:
+        if layer.number not in self._own:
+            self._own[layer.number] = Own.of(layer, self._scratch)
+        return self._own[layer.number]
+
+    def _cross_of(self, crossing: Crossing) -> Cross:
+        key = (crossing.upper.number, crossing.lower.number)
+        if key not in self._cross:
+            self._cross[key] = Cross.of(crossing, self._scratch)
+        return self._cross[key]
 
     @property
     def _sums(self) -> Sequence[Own | Cross]:
@@ -78,11 +92,6 @@ class LayerPairs:
         """Scale times the sum, into (p, p) zeros; the sums are used up."""
         for each in self._sums:
             each.write(result, scale)
-
-    def clear(self) -> None:
-        """Back to zero."""
-        for each in self._sums:
-            each.clear()
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -121,10 +130,9 @@ def layer_pairs(problem: Problem, probe: Batch) -> LayerPairs | None:
         return None
     pairs = LayerPairs(problem, graph)
     try:
-        pairs.add(probe)
+        pairs.prepare(probe)
     except Exception:  # whatever it is, the products will meet it too, and explain it
         return None
-    pairs.clear()
     return pairs
 
 

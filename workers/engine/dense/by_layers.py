@@ -75,10 +75,9 @@ class ByLayers:
     def _tail(self, batch: Batch) -> LayerPairs | None:
         try:
             tail = LayerPairs(self.problem, self.graph, whole=False)
-            tail.add(batch)
+            tail.prepare(batch)
         except ValueError:  # no such layers, or their weights are used before, too
             return None
-        tail.clear()
         return tail
 
     def _blocks(

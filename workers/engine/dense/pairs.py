@@ -66,10 +66,6 @@ class Own:
         """Factors that a row has at once."""
         return sum(self.total.shape)
 
-    def clear(self) -> None:
-        """Back to zero."""
-        self.total.zero_()
-
     @property
     def parameters(self) -> list[str]:
         """Names of the layer's selected parameters."""
@@ -79,7 +75,7 @@ class Own:
         """Sum up a batch."""
         width = layer.delta.shape[1]
         i, k = torch.triu_indices(width, width, device=layer.delta.device)
-        curvature = layer.curvature.flatten(1)[:, i * width + k]
+        curvature = layer.curvature.flatten(1).index_select(1, i * width + k)
         h = layer.multipliers
         squares = self.scratch.of(self.total.shape[1], h)
         for j, first in enumerate(_starts(len(h))):
@@ -94,7 +90,8 @@ class Own:
         place = torch.empty(depth, depth, dtype=torch.int64, device=result.device)
         place[j, q] = place[q, j] = torch.arange(len(j), device=result.device)
         for i, first in enumerate(_starts(width)):
-            block = self.total[first : first + width - i][:, place]  # (k ≥ i, j, q)
+            block = self.total[first : first + width - i].index_select(1, place.flatten())
+            block = block.view(width - i, depth, depth)  # (k ≥ i, j, q)
             for (rows, above), (columns, left) in _corners(self.layer, self.layer):
                 target = _view(result, rows, columns)
                 part = block[:, above, left]
@@ -136,11 +133,6 @@ class Cross:
     def sides(self) -> int:
         """Factors that a row has at once."""
         return max(sum(self.curved.shape), sum(self.bent.shape))
-
-    def clear(self) -> None:
-        """Back to zero."""
-        self.curved.zero_()
-        self.bent.zero_()
 
     def add(self, crossing: Crossing) -> None:
         """Sum up a batch."""

@@ -75,6 +75,10 @@ class Traced:
 
 def traced(problem: Problem) -> Traced | None:
     """The model's graph, None where it cannot be traced or the loss is a part of it."""
+    return problem.once("graph", lambda: _traced(problem))
+
+
+def _traced(problem: Problem) -> Traced | None:
     if isinstance(problem.loss, Program):
         return None
     module = problem.module

@@ -104,6 +104,10 @@ class LinearLayer:
             part_of(result, self.bias_slice).add_(delta.sum(1))
         if self.weight_slice is not None:
             inputs = self._inputs.view(len(result), -1, self._inputs.shape[-1])
+            if delta.shape[1] == 1 and self.image is None:  # no sum: no numbers but the result's
+                place = part_of(result, self.weight_slice).view(len(result), *self.weight.shape)
+                place.addcmul_(delta.mT, inputs)
+                return
             share = self._ordered(torch.bmm(delta.mT, inputs))
             part_of(result, self.weight_slice).add_(share.flatten(1))
 
