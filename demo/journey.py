@@ -13,9 +13,10 @@ from upweight import Client
 from upweight.results import InfluenceResult, SelfInfluenceResult
 from upweight.schema import DatasetRecord, ModelRecord
 
+# direct shows the whole spectrum of H, in a second more;
 # lissa takes steps by itself and stops when they are small; arnoldi keeps the strongest directions of H alone.
 METHODS: dict[str, dict[str, Any]] = {
-    "direct": {},
+    "direct": {"spectrum": "all"},
     "cg": {"rtol": 1e-5},
     "lissa": {"scale": "auto", "rtol": 1e-2, "maxiter": 2000},
     "arnoldi": {"rank_estimate": 150, "complement": True},

@@ -117,11 +117,14 @@ class Fits:
             return method.fit(hessian(), progress)
 
         fitted = self._found(self._name(method), fit, Factorisation.from_tensors)
+        if method.wants_all(len(fitted.hessian)) and fitted.spectrum.eigenvalues is None:
+            key, found = (*self.key, "direct", "spectrum"), fitted
+            fitted = self.session.kept(key, lambda: _sized(found.with_all_eigenvalues()))
         if fitted.damping == self.damping:
             return fitted
         # Another λ needs no pass over the data: only the factorisation is made again.
-        key = (*self.key, "direct", str(self.damping))
-        return self.session.kept(key, lambda: _sized(fitted.damped(self.damping)))
+        key, kept = (*self.key, "direct", method.spectrum, str(self.damping)), fitted
+        return self.session.kept(key, lambda: _sized(kept.damped(self.damping)))
 
     def _pairs(
         self, method: engine.Arnoldi, hessian: Callable[[], Operator], progress: Progress

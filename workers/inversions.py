@@ -21,7 +21,7 @@ def engine_method(
     """The engine's method with the contract's parameters; first guesses are fetched by `guess`."""
     match inversion:
         case Direct():
-            return engine.Direct()
+            return engine.Direct(spectrum=inversion.spectrum)
         case ConjugateGradient():
             return engine.ConjugateGradients(
                 x0=guess(inversion.x0, "x0") if inversion.x0 else None,

@@ -69,7 +69,8 @@ def computed(url: str) -> Subject:
         )
         jobs = {
             "direct": influences(
-                None, inversion_method="direct", keep={"matrix": True, "top": 10, "mean": True}
+                None, inversion_method="direct", spectrum="all",
+                keep={"matrix": True, "top": 10, "mean": True}
             ),
             "self": itself.id,
             "starved": influences(

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
+from demo.digits import DAMPING
 from tests.browser.page import (
     all_of,
     assert_calm,
@@ -197,16 +199,24 @@ def test_conjugate_gradients_that_were_cut_short_are_said_to_be(
 def test_spectra_are_those_of_the_hessian(browser: Chrome, digits: Subject) -> None:
     browser.get(digits.page("arnoldi", "inversion"))
     plot = first(browser, ".plot", "spectrum")
-    tips = browser.execute_script(  # type: ignore[no-untyped-call]
-        "return [...arguments[0].querySelectorAll('circle title')].map((e) => e.textContent)", plot
-    )
     eigenvalues = digits.array("arnoldi", "eigenvalues")
     expected = eigenvalues[np.argsort(-np.abs(eigenvalues))]
-    assert [written(tip.split(": ")[1]) for tip in tips] == pytest.approx(expected, rel=6e-4)
+    assert tips(browser, plot) == pytest.approx(expected, rel=6e-4)
     assert "low-rank answer" in first(browser, ".trust").text
     screenshot(browser, "inversion-arnoldi")
 
     browser.get(digits.page("direct", "inversion"))
+    plot = first(browser, ".plot", "spectrum")
+    every = digits.array("direct", "eigenvalues")
+    hessian = digits.array("direct", "hessian").astype(np.float64)
+    assert every == pytest.approx(np.linalg.eigvalsh(hessian), abs=1e-5 * every[-1])
+    expected = every[np.argsort(-np.abs(every))][::2]  # of 2,410, a plot shows no more than 2,000
+    shown = tips(browser, plot)
+    assert len(shown) == 1205
+    assert shown == pytest.approx(expected, rel=6e-4)
+    assert f"{(np.abs(every) < DAMPING).sum():,} lie below λ" in plot.text
+    assert first(browser, ".plot .end.halo", "λ = 0.05")
+    screenshot(browser, "inversion-direct")
     info = digits.get("direct", "/info")["summary"]
     condition = (info["largest_eigenvalue"] + 0.05) / (info["smallest_eigenvalue"] + 0.05)
     said = first(browser, ".trust", "condition number").text
@@ -216,15 +226,19 @@ def test_spectra_are_those_of_the_hessian(browser: Chrome, digits: Subject) -> N
     browser.get(digits.page("lissa", "inversion"))
     first(browser, ".trust", "All 12 right-hand sides converged")
     plot = first(browser, ".plot", "LiSSA's course")
-    tips = browser.execute_script(  # type: ignore[no-untyped-call]
-        "return [...arguments[0].querySelectorAll('circle title')].map((e) => e.textContent)", plot
-    )
     slowest = digits.array("lissa", "course_percent").max(axis=0)
-    shown = [written(tip.split(": ")[1]) for tip in tips]
+    shown = tips(browser, plot)
     assert len(shown) > 8
     assert shown == pytest.approx(slowest[: len(shown)].tolist(), rel=6e-4)
     screenshot(browser, "inversion-lissa")
     assert_calm(browser, digits.url)
+
+
+def tips(browser: Chrome, plot: WebElement) -> list[float]:
+    """The number that each mark of a plot tells."""
+    script = "return [...arguments[0].querySelectorAll('circle title')].map((e) => e.textContent)"
+    told: list[str] = browser.execute_script(script, plot)  # type: ignore[no-untyped-call]
+    return [written(tip.split(": ")[1]) for tip in told]
 
 
 def test_a_view_asks_only_for_what_it_shows(browser: Chrome, digits: Subject) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from workers.engine import Direct, Factorisation, SingularHessian
+from workers.engine.inversion.direct import FEW
 
 from .matrices import Matrix, decaying, with_eigenvalues
 
@@ -74,7 +76,7 @@ def test_extreme_eigenvalues_are_right_without_all_the_others(
 ) -> None:
     values = spectrum(kind)
     operator = Matrix(with_eigenvalues(values).to(dtype), damping)
-    info = Direct().solve(operator, torch.ones(1, 300)).info
+    info = Direct("extremes").solve(operator, torch.ones(1, 300)).info
     assert info["smallest_eigenvalue"] == pytest.approx(min(values), abs=3e-5 * max(values))
     assert info["largest_eigenvalue"] == pytest.approx(max(values), rel=3e-5)
 
@@ -85,7 +87,7 @@ def test_a_large_matrix_is_refused_as_strictly(shift: float, damping: float) -> 
     values = [each - damping for each in spectrum("even")]
     values[7] = -damping + shift
     with pytest.raises(SingularHessian) as caught:
-        Direct().solve(Matrix(with_eigenvalues(values), damping), torch.ones(1, 300))
+        Direct("extremes").solve(Matrix(with_eigenvalues(values), damping), torch.ones(1, 300))
     assert caught.value.smallest_eigenvalue == pytest.approx(0.0, abs=1e-12)
 
 
@@ -111,3 +113,36 @@ def test_another_damping_needs_no_pass_over_the_data() -> None:
     rhs = torch.randn(3, 20, dtype=torch.float64)
     exact = Matrix(operator.mean, 0.7).inverse(rhs)
     torch.testing.assert_close(fitted.damped(0.7).solve(rhs).x, exact)
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "whole"),
+    [
+        (Direct(), 300, True),
+        (Direct("extremes"), 300, False),
+        (Direct(), FEW + 1, False),
+        (Direct("all"), FEW + 1, True),
+    ],
+)
+def test_the_whole_spectrum_is_that_of_the_exact_hessian(
+    method: Direct, size: int, whole: bool
+) -> None:
+    matrix = with_eigenvalues(spectrum("negative", size))
+    info = method.solve(Matrix(matrix, damping=1.0), torch.ones(1, size)).info
+    assert ("eigenvalues" in info) == whole
+    if whole:
+        expected = np.linalg.eigvalsh(matrix.numpy())
+        np.testing.assert_allclose(info["eigenvalues"].numpy(), expected, rtol=1e-8, atol=1e-10)
+        assert info["smallest_eigenvalue"] == pytest.approx(expected[0])
+
+
+@pytest.mark.parametrize(
+    "damping", [0.3000001, 0.7]
+)  # the first so close that extremes would not do
+def test_the_spectrum_is_kept_with_the_factorisation_whatever_the_damping(damping: float) -> None:
+    matrix = with_eigenvalues([-0.3, *torch.linspace(0.1, 2.0, 299).tolist()])
+    fitted = Direct("extremes").fit(Matrix(matrix, damping=0.5)).with_all_eigenvalues()
+    again = Factorisation.from_tensors(fitted.tensors()).damped(damping)
+    info = again.solve(torch.ones(1, 300, dtype=torch.float64)).info
+    expected = np.linalg.eigvalsh(matrix.numpy())
+    np.testing.assert_allclose(info["eigenvalues"].numpy(), expected, rtol=1e-8, atol=1e-10)

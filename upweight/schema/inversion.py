@@ -17,6 +17,11 @@ class Direct(Request):
     """The full Hessian, factorised. Exact; for models up to about 10,000 selected parameters."""
 
     method: Literal["direct"] = "direct"
+    spectrum: Literal["auto", "all", "extremes"] = Field(
+        "auto",
+        description="Which eigenvalues of H the info has: the smallest and the largest, or `all` of them, in "
+        "4/3 p³ operations more. `auto` means all up to 1,000 parameters.",
+    )
 
 
 class Jacobi(Request):

@@ -6,13 +6,18 @@ Use it below some ten thousand parameters, and whenever many right-hand sides sh
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from workers.engine.errors import SingularHessian
-from workers.engine.inversion.extremes import all_eigenvalues, extreme_eigenvalues
+from workers.engine.inversion.extremes import (
+    Spectrum,
+    all_eigenvalues,
+    extreme_eigenvalues,
+)
 from workers.engine.inversion.solution import (
     Operator,
     Solution,
@@ -24,20 +29,23 @@ from workers.engine.progress import Progress, silent
 
 # A damping that works lifts the smallest eigenvalue to this part of the largest.
 LIFT = 1e-4
+# Up to this many parameters all eigenvalues cost less than a second: 4/3 p³ operations.
+FEW = 1000
+
+Wanted = Literal["auto", "all", "extremes"]
 
 
 @dataclass(frozen=True)
 class Factorisation:
-    """H, its extreme eigenvalues, and the Cholesky factor of H + λI; see `Inverse`.
+    """H, what is known of its spectrum, and the Cholesky factor of H + λI; see `Inverse`.
 
-    The eigenvalues are exact below 256 parameters, else as good as `extreme_eigenvalues` says.
+    Extreme eigenvalues without the others are as good as `extreme_eigenvalues` says.
     """
 
     hessian: Tensor  # (p, p), λ not included
     factor: Tensor  # (p, p), lower
     damping: float
-    smallest_eigenvalue: float  # of H, λ not included
-    largest_eigenvalue: float
+    spectrum: Spectrum  # of H, λ not included
 
     def solve(self, rhs: Tensor, progress: Progress | None = None) -> Solution:
         """Two triangular solves and one step of refinement for all (k, p) at once."""
@@ -50,47 +58,74 @@ class Factorisation:
             x.contiguous(),
             torch.linalg.vector_norm(self._residual(rhs, x), dim=1),
             (Status.CONVERGED,) * rhs.shape[0],
-            {
-                "hessian": self.hessian,
-                "smallest_eigenvalue": self.smallest_eigenvalue,
-                "largest_eigenvalue": self.largest_eigenvalue,
-            },
+            {"hessian": self.hessian, **self._told()},
         )
+
+    def _told(self) -> dict[str, float | Tensor]:
+        known = self.spectrum
+        told: dict[str, float | Tensor] = {
+            "smallest_eigenvalue": known.smallest,
+            "largest_eigenvalue": known.largest,
+        }
+        if known.eigenvalues is not None:
+            told["eigenvalues"] = known.eigenvalues
+        return told
 
     def _residual(self, rhs: Tensor, x: Tensor) -> Tensor:
         return rhs - x @ self.hessian - self.damping * x
 
     def tensors(self) -> dict[str, Tensor]:
         """For storing; `from_tensors` takes them back."""
-        numbers = (self.damping, self.smallest_eigenvalue, self.largest_eigenvalue)
-        return {
+        numbers = (self.damping, self.spectrum.smallest, self.spectrum.largest)
+        tensors = {
             "hessian": self.hessian,
             "factor": self.factor,
             "numbers": torch.tensor(numbers, dtype=torch.float64),
         }
+        every = self.spectrum.eigenvalues
+        return tensors if every is None else {**tensors, "eigenvalues": every}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Factorisation:
         """The inverse of `tensors`."""
-        return cls(tensors["hessian"], tensors["factor"], *tensors["numbers"].tolist())
+        damping, smallest, largest = tensors["numbers"].tolist()
+        spectrum = Spectrum(smallest, largest, tensors.get("eigenvalues"))
+        return cls(tensors["hessian"], tensors["factor"], damping, spectrum)
 
     def damped(self, damping: float) -> Factorisation:
         """The same Hessian with another λ: no pass over the data. Raises SingularHessian."""
-        extremes = (self.smallest_eigenvalue, self.largest_eigenvalue)
-        close = self.smallest_eigenvalue + damping <= LIFT * max(extremes[1], damping)
-        return _factorised(self.hessian, damping, None if close else extremes)
+        known = self.spectrum
+        close = known.smallest + damping <= LIFT * max(known.largest, damping)
+        exact = known.eigenvalues is not None
+        return _factorised(self.hessian, damping, known if exact or not close else None)
+
+    def with_all_eigenvalues(self) -> Factorisation:
+        """The same with the whole spectrum."""
+        if self.spectrum.eigenvalues is not None:
+            return self
+        return replace(self, spectrum=all_eigenvalues(self.hessian))
 
 
 @dataclass(frozen=True)
 class Direct:
-    """(H + λI)⁻¹ by Cholesky. A singular or indefinite H + λI is an error that names a λ."""
+    """(H + λI)⁻¹ by Cholesky. A singular or indefinite H + λI is an error that names a λ.
+
+    `spectrum`: all eigenvalues of H, its extremes, or (`auto`) all up to FEW parameters.
+    """
+
+    spectrum: Wanted = "auto"
+
+    def wants_all(self, size: int) -> bool:
+        """Whether all eigenvalues of a Hessian (size, size) are to be computed."""
+        return self.spectrum == "all" or (self.spectrum == "auto" and size <= FEW)
 
     def fit(self, hessian: Operator, progress: Progress | None = None) -> Factorisation:
         """What depends on model, training rows and λ alone. Raises SingularHessian."""
         tell = progress or silent
         matrix = hessian.dense()
         tell("factorise", 0, 1, "factorisation")
-        fitted = _factorised(matrix, hessian.damping)
+        known = all_eigenvalues(matrix) if self.wants_all(len(matrix)) else None
+        fitted = _factorised(matrix, hessian.damping, known)
         tell("factorise", 1, 1, "factorisation")
         return fitted
 
@@ -100,25 +135,23 @@ class Direct:
         return self.fit(hessian, progress).solve(rhs, progress)
 
 
-def _factorised(
-    matrix: Tensor, damping: float, extremes: tuple[float, float] | None = None
-) -> Factorisation:
-    """`extremes` are the smallest and largest eigenvalue of H, where they are known."""
+def _factorised(matrix: Tensor, damping: float, spectrum: Spectrum | None = None) -> Factorisation:
+    """`spectrum` is that of H, where it is known."""
     shifted = matrix.clone()
     shifted.diagonal().add_(damping)
     factor, failed = torch.linalg.cholesky_ex(shifted)
-    if extremes is None:
-        known = not int(failed)
-        extremes = (
-            extreme_eigenvalues(matrix, factor, damping) if known else all_eigenvalues(matrix)
+    if spectrum is None:
+        definite = not int(failed)
+        spectrum = (
+            extreme_eigenvalues(matrix, factor, damping) if definite else all_eigenvalues(matrix)
         )
-    smallest, largest = extremes
+    smallest, largest = spectrum.smallest, spectrum.largest
     scale = max(abs(smallest), abs(largest), damping)
     # Eigenvalues below this are rounding: the solution would be, too.
     floor = matrix.shape[0] ** 0.5 * torch.finfo(matrix.dtype).eps * scale
     if int(failed) or smallest + damping <= floor:
         raise _singular(smallest, damping, scale)
-    return Factorisation(matrix, factor, damping, smallest, largest)
+    return Factorisation(matrix, factor, damping, spectrum)
 
 
 def _singular(smallest: float, damping: float, scale: float) -> SingularHessian:

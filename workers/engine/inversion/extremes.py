@@ -1,6 +1,6 @@
-"""The smallest and the largest eigenvalue of a symmetric matrix, without all those between.
+"""The spectrum of a symmetric matrix: all of it, or its two ends without what lies between.
 
-Block Krylov spaces: of H for the largest, of (H + λI)⁻¹ for the smallest, where a Cholesky factor
+The ends by block Krylov spaces: of H for the largest, of (H + λI)⁻¹ for the smallest, where a Cholesky factor
 of H + λI is at hand (Golub and Underwood, The block Lanczos method, 1977). On 2,410 parameters that
 is some fifteen products with a few columns, where the whole spectrum takes p³ 4/3 operations.
 """
@@ -8,6 +8,7 @@ is some fifteen products with a few columns, where the whole spectrum takes p³ 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,14 +24,23 @@ CHANGE = 1e-5
 MOST_DAMPING = 0.1
 
 
-def all_eigenvalues(matrix: Tensor) -> tuple[float, float]:
-    """The extremes from the whole spectrum."""
+@dataclass(frozen=True)
+class Spectrum:
+    """The smallest and the largest eigenvalue of H; all of them (p,), ascending, where they were computed."""
+
+    smallest: float
+    largest: float
+    eigenvalues: Tensor | None = None
+
+
+def all_eigenvalues(matrix: Tensor) -> Spectrum:
+    """The whole spectrum of H (p, p), in 4/3 p³ operations."""
     values = torch.linalg.eigvalsh(matrix)
-    return float(values[0]), float(values[-1])
+    return Spectrum(float(values[0]), float(values[-1]), values)
 
 
-def extreme_eigenvalues(matrix: Tensor, factor: Tensor, damping: float) -> tuple[float, float]:
-    """Of H (p, p), given the Cholesky factor of H + λI, both to some 1e-5 of the largest.
+def extreme_eigenvalues(matrix: Tensor, factor: Tensor, damping: float) -> Spectrum:
+    """Of H (p, p), given the Cholesky factor of H + λI, both ends to some 1e-5 of the largest.
 
     Ritz values approach from inside; a step that moves one by less than CHANGE of the largest is
     the last, since steps become several times shorter each time. All eigenvalues are computed where
@@ -50,7 +60,7 @@ def extreme_eigenvalues(matrix: Tensor, factor: Tensor, damping: float) -> tuple
     rounding = len(matrix) ** 0.5 * torch.finfo(matrix.dtype).eps
     if smallest is None or smallest + damping <= 10.0 * (CHANGE + rounding) * largest:
         return all_eigenvalues(matrix)
-    return smallest, largest
+    return Spectrum(smallest, largest)
 
 
 def _top(

@@ -61,17 +61,18 @@ export function course({ title, summary, steps, values, xName, yName }) {
   return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: yName }, marks });
 }
 
-/** A stem for each eigenvalue, in order; λ as a line. On a logarithmic axis of sizes, negative ones marked. */
-export function spectrum({ title, summary, values, damping, xName }) {
+/** A stem for each eigenvalue, in order; λ as a line. On a logarithmic axis of sizes, negative ones marked, and
+ *  those below `floor`, which rounding can't tell from 0. */
+export function spectrum({ title, summary, values, damping, floor = 0, xName }) {
   const area = room();
   const sizes = Array.from(values, Math.abs).filter((value) => value > 0);
-  const levels = damping > 0 ? [...sizes, damping] : sizes;
-  const y = logarithmic(extent(levels), area.y);
+  const [low, high] = extent(damping > 0 ? [...sizes, damping] : sizes);
+  const y = logarithmic([Math.max(low, floor / 10), high], area.y);
   const x = linear([0, Math.max(1, values.length - 1)], [area.x[0] + 8, area.x[1] - 8]);
   const step = Math.ceil(values.length / MOST_POINTS);
   const marks = Array.from(values).flatMap((value, index) => {
     if (index % step) return [];
-    const kind = value < 0 ? "bad" : "";
+    const kind = Math.abs(value) < floor ? "faint" : value < 0 ? "bad" : "";
     const place = [x.at(index), y.at(Math.abs(value))];
     return [
       values.length <= 200 ? line(place[0], area.y[0], place[0], place[1], `stem ${kind}`) : null,

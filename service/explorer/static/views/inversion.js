@@ -5,10 +5,11 @@ import { course, histogram, points, spectrum } from "../charts/plots.js";
 import { extent } from "../charts/scales.js";
 import { h } from "../dom.js";
 import { notice } from "../failure.js";
-import { bytes, number } from "../format.js";
+import { bytes, count, number } from "../format.js";
 import { facts } from "./overview.js";
-import { trust } from "./trust.js";
+import { epsilon, trust } from "./trust.js";
 
+const GOVERNED = "Directions below the line are governed by λ, not by the data.";
 const MOST_NUMBERS = 1_000_000; // of an array that is drawn
 
 export async function open(job, route, { signal }) {
@@ -89,13 +90,29 @@ function spectrumPlot(job, summary, arrays) {
   const found = arrays.get("eigenvalues");
   if (found?.length) {
     const values = Float64Array.from(found).sort((a, b) => Math.abs(b) - Math.abs(a));
-    const negative = values.filter((value) => value < 0).length;
-    const part = job.request.inversion.method === "arnoldi" ? `The ${values.length} eigenvalues of H that were found` : `All ${values.length} eigenvalues of H`;
-    return spectrum({ title: "The Hessian's spectrum", summary: `${part}, by size${negative ? `; red: the ${negative} below 0` : ""}. Directions below the line are governed by λ, not by the data.`, values, damping, xName: "eigenvalue, by size" });
+    const some = job.request.inversion.method === "arnoldi";
+    const floor = some ? 0 : rounding(job, values);
+    return spectrum({ title: "The Hessian's spectrum", summary: [some ? `The ${count(values.length)} eigenvalues of H that were found, by size.` : `All ${count(values.length)} eigenvalues of H, by size.`, ...aboutSizes(values, damping, floor)].join(" "), values, damping, floor, xName: "eigenvalue, by size" });
   }
   if (summary.smallest_eigenvalue === undefined) return null;
   const values = Float64Array.of(summary.largest_eigenvalue, summary.smallest_eigenvalue);
-  return spectrum({ title: "The Hessian's spectrum", summary: "The largest and the smallest eigenvalue of H, and λ. Directions below the line are governed by λ, not by the data.", values, damping, xName: "largest and smallest" });
+  return spectrum({ title: "The Hessian's spectrum", summary: `The largest and the smallest eigenvalue of H, and λ. ${GOVERNED} All eigenvalues would have taken longer than the answer: start the job again with spectrum “all” to see them.`, values, damping, xName: "largest and smallest" });
+}
+
+/** What eigenvalues of a matrix of this precision can't tell from 0. */
+function rounding(job, values) {
+  return Math.sqrt(values.length) * epsilon(job.request.precision) * Math.abs(values[0]);
+}
+
+function aboutSizes(values, damping, floor) {
+  const governed = damping > 0 ? values.filter((value) => Math.abs(value) < damping).length : 0;
+  const small = values.filter((value) => Math.abs(value) < floor).length;
+  const negative = values.filter((value) => value < -floor).length;
+  return [
+    damping > 0 ? `${count(governed)} lie below λ: ${GOVERNED[0].toLowerCase()}${GOVERNED.slice(1)}` : null,
+    negative ? `Red: the ${count(negative)} below 0.` : null,
+    small ? `Grey: the ${count(small)} that rounding can't tell from 0.` : null,
+  ].filter(Boolean);
 }
 
 function eigenResiduals(arrays) {

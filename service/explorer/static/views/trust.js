@@ -7,7 +7,12 @@ const ADVICE = {
   negative_curvature: () => "H + λI is not positive definite there: raise λ, or use direct",
   stagnated: () => "rounding allows no smaller residual: loosen rtol, or use float64",
 };
-const EPSILON = { float32: 1.2e-7, tf32: 1.2e-7, bf16: 1.2e-7, float64: 2.2e-16 };
+const EPSILON = { float32: 1.2e-7, float64: 2.2e-16 };
+
+/** The rounding of a job's numbers; tf32 and bf16 are for products of gradients alone. */
+export function epsilon(precision) {
+  return EPSILON[precision] ?? EPSILON.float32;
+}
 
 /** {level: "good", "fair" or "bad", text}; from a job's record. */
 export function trust(job) {
@@ -42,7 +47,7 @@ function direct(job, info) {
   if (low === undefined) return iterative(job, info);
   const damping = job.request.hessian_regularization;
   const condition = (high + damping) / (low + damping);
-  const rounding = condition * (EPSILON[job.request.precision] ?? EPSILON.float32);
+  const rounding = condition * epsilon(job.request.precision);
   const facts = `H + λI was factorised whole; its eigenvalues go from ${number(low + damping)} to ${number(high + damping)}, a condition number of ${number(condition)}.`;
   if (rounding > 0.01) return { level: "fair", text: `${facts} Rounding can reach ${percent(Math.min(1, rounding))} of a factor in its weakest direction: raise λ, or use float64.` };
   return { level: "good", text: `${facts} The result is exact up to rounding.` };
