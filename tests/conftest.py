@@ -16,11 +16,15 @@ from service.local.redis_server import RedisServer
 from service.local.watchdog import Watchdog
 from service.storage.objects import Objects
 from tests.s3_server import CREDENTIALS, S3Server
+from tests.scheduling import ByFileOrFolder
 
 STORAGES = ("folder", "s3")
 SERVICES = ("stack", "front")  # fixtures of a session that lie on one
 LOG_LINES = 60  # of the service, shown under a failed test
-ALLOWED = {"UPWEIGHT_FACTORIES": "torch.nn:Linear"}  # a factory that the operator has allowed
+SETTINGS = {
+    "UPWEIGHT_FACTORIES": "torch.nn:Linear",  # that the operator has allowed
+    "UPWEIGHT_THREADS": "1",  # see tests/__init__.py
+}
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +56,12 @@ def redis_url(redis_server: RedisServer) -> str:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--storage s3`: everything that can on S3, instead of a few ways on both."""
     parser.addoption("--storage", choices=STORAGES, default=None, help="where all objects lie")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFileOrFolder:
+    """See `tests/scheduling.py`."""
+    return ByFileOrFolder(config, log)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -89,7 +99,7 @@ def stack(
     A test that breaks something for longer than a restart starts its own with `service.local.background.running`.
     """
     data = tmp_path_factory.mktemp("stack")
-    environment = {**ALLOWED, "UPWEIGHT_STORAGE": str(data / "objects")}
+    environment = {**SETTINGS, "UPWEIGHT_STORAGE": str(data / "objects")}
     if getattr(request, "param", STORAGES[0]) == "s3":
         server: S3Server = request.getfixturevalue("s3")
         environment |= server.environment(server.bucket())

@@ -1,11 +1,10 @@
-"""A real Chromium without a window."""
+"""A real Chromium without a window, one for all tests of a run."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions
@@ -27,14 +26,15 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # as without internet
     "--window-size=1280,1600",
 ]
+PATIENCE = 120  # seconds for a page to load
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Chrome]:
-    """A Chromium that has never been used, and keeps a log of every request and every complaint."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """The process; tests take `browser`."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
     driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
+    if program is None or driver is None:
         words = (
             "no Chromium with its driver here (Debian: apt-get install chromium chromium-driver)"
         )
@@ -42,17 +42,36 @@ def browser(tmp_path: Path) -> Iterator[Chrome]:
             pytest.fail(words)
         pytest.skip(words)
     options = ChromeOptions()
-    options.binary_location = chromium
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+    options.binary_location = program
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     # With the driver's path given, selenium looks for none on the internet.
     chrome = Chrome(options=options, service=Service(driver))
     try:
-        chrome.set_page_load_timeout(30)
+        chrome.set_page_load_timeout(PATIENCE)
         yield chrome
     finally:
         chrome.quit()
+
+
+@pytest.fixture
+def browser(chromium: Chrome) -> Chrome:
+    """A new tab of it, as if never used, with a log of every request and every complaint of this test."""
+    used = chromium.current_window_handle
+    chromium.switch_to.new_window("tab")
+    fresh = chromium.current_window_handle
+    chromium.switch_to.window(used)
+    # What is kept for addresses, whatever the port; what was emulated ends with the tab.
+    for command in ("Network.clearBrowserCache", "Network.clearBrowserCookies"):
+        chromium.execute_cdp_cmd(command, {})
+    if chromium.current_url.startswith("http"):
+        chromium.execute_script("localStorage.clear(); sessionStorage.clear()")  # type: ignore[no-untyped-call]
+    chromium.close()
+    chromium.switch_to.window(fresh)
+    for log in ("performance", "browser"):
+        chromium.get_log(log)  # type: ignore[no-untyped-call]
+    return chromium
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+PATIENCE = 90  # seconds
 INSIDE = {"chrome", "data", "blob", "about"}  # schemes that name no machine
 SHOTS = Path(os.environ.get("UPWEIGHT_SCREENSHOTS", "build/screenshots"))
 Found = TypeVar("Found")
@@ -22,7 +23,7 @@ Found = TypeVar("Found")
 
 def waiting(browser: Chrome) -> WebDriverWait[Chrome]:
     """Patience for slow machines."""
-    return WebDriverWait(browser, 20, ignored_exceptions=[StaleElementReferenceException])
+    return WebDriverWait(browser, PATIENCE, ignored_exceptions=[StaleElementReferenceException])
 
 
 def until(browser: Chrome, found: Callable[[], Found]) -> Found:

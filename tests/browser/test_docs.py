@@ -19,7 +19,7 @@ from tests.browser.page import assert_calm, first, requests, screenshot, until, 
 from tests.browser.subject import Subject
 from upweight import Client
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 # What the demo leaves nothing to do for: the answer says so.
 CONFLICTS = {

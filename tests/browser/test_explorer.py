@@ -25,7 +25,7 @@ from tests.browser.page import (
 )
 from tests.browser.subject import Subject
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 
 def written(text: str) -> float:

@@ -16,7 +16,7 @@ from service.local.background import Running
 from tests.browser.page import all_of, assert_calm, first, screenshot, texts, until
 from tests.browser.subject import Subject
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 # So far below what would do that every step of LiSSA counts: it ends when it is told to.
 ENDLESS = {"inversion": {"method": "lissa", "scale": 1e7, "rtol": 1e-15, "maxiter": 2_000_000}}

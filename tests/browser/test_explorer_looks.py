@@ -27,7 +27,7 @@ from tests.browser.page import (
 from tests.browser.subject import Subject
 from upweight import Client
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 NAUGHTY = "<img src=x onerror=alert(1)>"
 NAMED = {"button", "link", "combobox", "textbox", "checkbox", "listbox", "option", "image", "img"}
