@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
+from typing import Any
 
-from upweight.pictures import Example, Panel, png
+import numpy as np
+from numpy.typing import NDArray
+
+from upweight.pictures import Example, FeaturePanel, Panel, png
+from upweight.pictures.features import HARMS, HELPS, Touched, coloured
 from upweight.schema import JobRecord
 
 PICTURE = 56  # pixels of the screen
+BAR = 60  # the longest one
+BARS = 6  # features of a row that is no picture
 TEXT = "font-size:85%;line-height:1.25;text-align:center;vertical-align:top;padding:2px 6px"
 
 
-def html(record: JobRecord, panels: list[Panel]) -> str:
+def html(record: JobRecord, panels: Sequence[Panel | FeaturePanel]) -> str:
     """One result. Everything that came from users is escaped."""
-    tables = "".join(_panel(panel) for panel in panels)
-    hint = (
-        "<p style='font-size:85%'>positive: the training row lowers the test loss</p>"
-        if tables
-        else ""
+    tables = "".join(
+        _feature_panel(panel) if isinstance(panel, FeaturePanel) else _panel(panel)
+        for panel in panels
     )
+    hint = f"<p style='font-size:85%'>{_hint(panels[0])}</p>" if panels else ""
     return f"<div><p>{summary(record)}</p>{tables}{hint}</div>"
+
+
+def _hint(panel: Panel | FeaturePanel) -> str:
+    if isinstance(panel, Panel):
+        return "positive: the training row lowers the test loss"
+    some = (
+        "" if panel.looked_at == panel.of else
+        f"; the strongest of the first {panel.looked_at:,} of {panel.of:,} training rows"
+    )  # fmt: skip
+    return f"blue: raising this feature of the training row lowers the test loss; red: it raises it{some}"
 
 
 def summary(record: JobRecord) -> str:
@@ -56,6 +73,43 @@ def _panel(panel: Panel) -> str:
     return f"<table style='margin:4px 0'>{''.join(lines)}</table>"
 
 
+def _feature_panel(panel: FeaturePanel) -> str:
+    cells = "".join(_touched(each) for each in panel.rows)
+    return f"<table style='margin:4px 0'><tr>{_cell(panel.test)}{cells}</tr></table>"
+
+
+def _touched(row: Touched) -> str:
+    strongest = row.values.reshape(-1)[np.abs(row.values).argmax()]
+    example = row.example
+    if example.picture is None or row.values.shape != example.picture.shape[:2]:
+        shown = _bars(row)
+    else:
+        shown = _image(coloured(example.picture, row.values), f"row {example.row}")
+    label = f": {escape(example.label)}" if example.label else ""
+    return f"<td style='{TEXT}'>{shown}<br>row {example.row}{label}<br><b>{strongest:+.3g}</b></td>"
+
+
+def _bars(row: Touched) -> str:
+    """The features that matter most, each with a bar as long as its influence."""
+    flat = row.values.reshape(-1)
+    names = row.names or tuple(map(str, range(flat.size)))
+    most = np.argsort(-np.abs(flat), kind="stable")[:BARS]
+    longest = float(np.abs(flat).max()) or 1.0
+    lines = "".join(_bar(names[at], float(flat[at]), longest) for at in most)
+    return f"<table style='margin:0'>{lines}</table>"
+
+
+def _bar(name: str, value: float, longest: float) -> str:
+    red, green, blue = (HELPS if value > 0 else HARMS).astype(int)
+    width = f"width:{abs(value) / longest * BAR:.0f}px"
+    style = f"display:inline-block;height:8px;{width};background:rgb({red},{green},{blue})"
+    cell = f"style='{TEXT};text-align:left'"
+    return (
+        f"<tr><td {cell}>{escape(name)}</td>"
+        f"<td {cell}><span title='{value:+.3g}' style='{style}'></span> {value:+.3g}</td></tr>"
+    )
+
+
 def _cell(example: Example) -> str:
     lines = [_picture(example)] if example.picture is not None else [escape(example.words)]
     lines.append(f"row {example.row}" + (f": {escape(example.label)}" if example.label else ""))
@@ -70,8 +124,12 @@ def _cell(example: Example) -> str:
 
 def _picture(example: Example) -> str:
     assert example.picture is not None
-    data = base64.b64encode(png(example.picture)).decode()
+    return _image(example.picture, f"row {example.row}")
+
+
+def _image(pixels: NDArray[Any], alt: str) -> str:
+    data = base64.b64encode(png(pixels)).decode()
     return (
-        f"<img alt='row {example.row}' width='{PICTURE}' style='image-rendering:pixelated' "
+        f"<img alt='{alt}' width='{PICTURE}' style='image-rendering:pixelated' "
         f"src='data:image/png;base64,{data}'>"
     )

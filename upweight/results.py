@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from upweight import notebook, stored, tracking
 from upweight.array import RemoteArray
 from upweight.errors import UpweightError
 from upweight.following import followed
-from upweight.pictures import Panel, panels
+from upweight.pictures import FeaturePanel, Panel, feature_panels, panels
 from upweight.pictures.slices import Slice, part
 from upweight.plot import drawn
 from upweight.progress import Bars
@@ -128,15 +129,21 @@ class Result:
 
     def _repr_html_(self) -> str:
         """For notebooks: what it is, and the rows that mattered most, as their dataset's preview shows them."""
-        try:
-            shown = self.panels(None, 5) if self.refresh().job.state == JobState.SUCCEEDED else []
-        except UpweightError:  # what can't be shown is left out: a notebook shows the rest
-            shown = []
+        shown: Sequence[Panel | FeaturePanel] = []
+        # What can't be shown is left out: a notebook shows the rest.
+        with suppress(UpweightError):
+            if self.refresh().job.state == JobState.SUCCEEDED:
+                by_feature = getattr(self._job.request, "influence_type", "") == "perturbation"
+                shown = self.feature_panels() if by_feature else self.panels(None, 5)
         return notebook.html(self._job, shown)
 
     def panels(self, test: Sequence[int] | None = None, k: int = 5) -> list[Panel]:
         """Test rows of the matrix (without: those of the largest loss), each with its k strongest training rows."""
         return self._link.run(panels(self._known(), test, k))
+
+    def feature_panels(self) -> list[FeaturePanel]:
+        """Of perturbations: test rows of the largest loss, with the training rows whose features matter most."""
+        return self._link.run(feature_panels(self._known(), self._bars))
 
     def _known(self) -> JobRecord:
         return self._job if tracking.ended(self._job) else self.refresh()._job

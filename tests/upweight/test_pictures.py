@@ -20,10 +20,9 @@ from torch import nn
 from service.local.background import Running
 from tests.upweight import records
 from upweight import AsyncClient, Client, InfluenceResult, SelfInfluenceResult, errors
-from upweight.pictures import png
-from upweight.pictures.look import label, pixels, words
+from upweight.pictures.features import HARMS, HELPS
 from upweight.plot.ranking import curve
-from upweight.schema import DatasetRecord, ImagePreview, JobRecord, ModelRecord, TablePreview
+from upweight.schema import DatasetRecord, JobRecord, ModelRecord
 
 LAMBDA = 1.0
 NAMES = ["dark <b>", "bright"]
@@ -154,7 +153,49 @@ def test_a_perturbation_is_drawn_in_the_shape_of_the_picture(online: Client, pic
     drawn = found.plot("heatmap", test=1, train=0).axes[0].images[0].get_array()
     np.testing.assert_allclose(drawn, found.influences[1, 0].reshape(2, 3), rtol=1e-6)
     assert "row 7" in found.part(1, 0).title
-    assert "<img" not in found._repr_html_()
+    panel = found.feature_panels()[0]
+    assert panel.test.row == found.rows(sort="-loss", limit=1).items[0].row
+    position = panel.test.row  # the test rows are the first two
+    strengths = np.abs(found.influences[position]).max(1)
+    columns = np.argsort(-strengths)
+    assert [each.example.row for each in panel.rows] == (7 + columns).tolist()
+    np.testing.assert_allclose(
+        panel.rows[0].values, found.influences[position, columns[0]].reshape(2, 3), rtol=1e-6
+    )
+    images = re.findall(r"base64,([^']+)'", found._repr_html_())
+    assert len(images) == 2 * (1 + 2)  # a test row and its training rows, twice
+    over = imread(io.BytesIO(base64.b64decode(images[1]))) * 255
+    picture, values = panel.rows[0].example.picture, panel.rows[0].values
+    assert picture is not None
+    strongest = np.unravel_index(np.abs(values).argmax(), values.shape)
+    expected = HELPS if values[strongest] > 0 else HARMS
+    np.testing.assert_allclose(over[strongest][:3], expected, atol=1)
+    weakest = np.unravel_index(np.abs(values).argmin(), values.shape)
+    share = np.abs(values[weakest]) / np.abs(values).max()
+    assert np.abs(over[weakest][:3] - picture[weakest]).max() <= 255 * share + 1
+
+
+def test_a_perturbation_of_a_table_is_told_in_bars(online: Client, pictures: Any) -> None:
+    x = torch.rand(20, 3, generator=torch.Generator().manual_seed(3)).numpy()
+    table = {"kind": "table", "column": "x", "names": ["age", "<b>height", "weight"]}
+    data = online.datasets.register("sdk-table", x=x, y=x[:, :1] * 2, preview=table)
+    torch.manual_seed(1)
+    model = online.models.register(
+        "sdk-table", nn.Linear(3, 1), example=torch.from_numpy(x[:2]), loss="mse"
+    )
+    found = online.compute_influences(
+        model, data, data, influence_type="perturbation", test_rows="4:5", train_rows="0:6",
+        hessian_regularization=LAMBDA,
+    )  # fmt: skip
+    values = found.influences[0]
+    strongest = np.abs(values).max(1).argmax()
+    (panel,) = found.feature_panels()
+    assert panel.rows[0].names == ("age", "<b>height", "weight")
+    np.testing.assert_allclose(panel.rows[0].values, values[strongest], rtol=1e-6)
+    shown = found._repr_html_()
+    assert f"{values[strongest][np.abs(values[strongest]).argmax()]:+.3g}" in shown
+    assert "&lt;b&gt;height" in shown
+    assert "<img" not in shown
 
 
 def test_a_ranking_that_finds_all_at_once_rises_at_once() -> None:
@@ -242,26 +283,3 @@ def test_records_are_tables_in_notebooks() -> None:
         assert record.id in shown
         assert "&lt;script&gt;" in shown
         assert "<script>" not in shown
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (4, 2, 3), (2, 2, 4)])
-def test_png_is_read_back_as_it_was(shape: tuple[int, ...]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.testing.assert_array_equal((imread(io.BytesIO(png(image))) * 255).round(), image)
-
-
-def test_pictures_are_read_in_every_layout() -> None:
-    flat = np.linspace(-1, 1, 12)
-    preview = ImagePreview(column="x", shape=(3, 2, 2), minimum=-1, maximum=1)
-    image = pixels(flat, preview)
-    assert image.shape == (2, 2, 3)
-    assert (image.min(), image.max()) == (0, 255)
-    assert pixels(np.zeros((1, 4, 5)), ImagePreview(column="x")).shape == (4, 5)
-    assert pixels(np.zeros((4, 5)), ImagePreview(column="x")).shape == (4, 5)
-
-
-def test_rows_that_are_no_pictures_are_told_in_words() -> None:
-    table = TablePreview(column="x", names=("age", "height"))
-    assert words(np.array([3.0, 1.5, 2, 2, 2]), table) == "age 3, height 1.5, 2, 2, …"
-    dataset = DatasetRecord.model_validate(records.dataset(class_names=["cat"]))
-    assert (label(0, dataset), label(5, dataset), label(0.25, dataset)) == ("cat", "5", "0.25")

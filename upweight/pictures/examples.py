@@ -49,16 +49,16 @@ def panels(record: JobRecord, tests: Sequence[int] | None, k: int) -> Flow[list[
         shown = yield from _examples(train, ranked, {})
         return [Panel(None, *shown)]
     if tests is None:
-        tests = yield from _hardest(record)
+        tests = yield from hardest(record)
     test = yield from record_of(record.test_id or record.train_id)
     found = []
     for position in tests:
         ranked = yield from _ranked(record, position, k)
         columns = [item.column for items in ranked for item in items]
-        predicted = yield from _predicted(record, "train", columns)
-        helpful, harmful = yield from _examples(train, ranked, predicted)
-        itself = yield from _itself(record, test, position)
-        found.append(Panel(itself, helpful, harmful))
+        guesses = yield from predicted(record, "train", columns)
+        helpful, harmful = yield from _examples(train, ranked, guesses)
+        focus = yield from itself(record, test, position)
+        found.append(Panel(focus, helpful, harmful))
     return found
 
 
@@ -70,7 +70,7 @@ def _ranked(
     return helpful.items, harmful.items
 
 
-def _hardest(record: JobRecord) -> Flow[list[int]]:
+def hardest(record: JobRecord) -> Flow[list[int]]:
     """The test rows that the model gets most wrong; the first ones where that is not known."""
     try:
         found = yield from stored.rows(record, None, "test", "-loss", 0, TESTS)
@@ -79,7 +79,7 @@ def _hardest(record: JobRecord) -> Flow[list[int]]:
     return [item.position for item in found.items]
 
 
-def _predicted(
+def predicted(
     record: JobRecord, side: stored.Side, positions: Iterable[int]
 ) -> Flow[dict[int, PredictedRow]]:
     """What the model made of rows, by dataset row; empty for results that did not store it."""
@@ -91,29 +91,30 @@ def _predicted(
     return {item.row: item for item in found.items}
 
 
-def _itself(record: JobRecord, dataset: DatasetRecord, position: int) -> Flow[Example]:
-    predicted = yield from _predicted(record, "test", [position])
+def itself(record: JobRecord, dataset: DatasetRecord, position: int) -> Flow[Example]:
+    """A test row of the matrix."""
+    guesses = yield from predicted(record, "test", [position])
     labelled = yield from stored.labelled(record, "influences")
     row = int(labelled.axes[0].labels(np.array([position]))[0])
-    looks = yield from _looks(dataset, [row], predicted)
-    return looks[row]
+    shown = yield from looks(dataset, [row], guesses)
+    return shown[row]
 
 
 def _examples(
     dataset: DatasetRecord,
     ranked: tuple[list[Ranked], list[Ranked]],
-    predicted: dict[int, PredictedRow],
+    guesses: dict[int, PredictedRow],
 ) -> Flow[tuple[tuple[Example, ...], tuple[Example, ...]]]:
-    looks = yield from _looks(dataset, {item.row for items in ranked for item in items}, predicted)
+    shown = yield from looks(dataset, {item.row for items in ranked for item in items}, guesses)
     helpful, harmful = (
-        tuple(replace(looks[item.row], influence=item.influence) for item in items)
+        tuple(replace(shown[item.row], influence=item.influence) for item in items)
         for items in ranked
     )
     return helpful, harmful
 
 
-def _looks(
-    dataset: DatasetRecord, rows: Iterable[int], predicted: dict[int, PredictedRow]
+def looks(
+    dataset: DatasetRecord, rows: Iterable[int], guesses: dict[int, PredictedRow]
 ) -> Flow[dict[int, Example]]:
     """Rows by number, each as its dataset's preview says."""
     wanted = sorted(rows)
@@ -125,7 +126,7 @@ def _looks(
     values = yield from rows_of(dataset, ",".join(map(str, wanted)), columns)
     found = {}
     for at, row in enumerate(wanted):
-        guess = predicted.get(row)
+        guess = guesses.get(row)
         found[row] = Example(
             row,
             label=look.label(values[columns[1]][at], dataset) if len(columns) > 1 else "",
