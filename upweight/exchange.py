@@ -46,6 +46,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     sink: Sink | None = None
     accepts: frozenset[int] = frozenset()  # statuses that are answers here, not failures
+    once: bool = False  # never sent again: doing it twice is not doing it once
     creates: bool = False  # gets an Idempotency-Key, so that sending it twice creates once
 
 

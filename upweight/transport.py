@@ -51,7 +51,7 @@ def attempts(call: Call, retries: Retries) -> Flow[Reply]:
             if attempt and call.method == "DELETE" and isinstance(error, NotFound):
                 return Reply(204, {})  # the first try did it and its answer was lost
             lost = isinstance(error, ConnectionFailed) or retryable(error)
-            if attempt >= retries.attempts or not lost:
+            if call.once or attempt >= retries.attempts or not lost:
                 raise
             wait = retries.delay(attempt, error.retry_after, random.random())
         yield Pause(wait)

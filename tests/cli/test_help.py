@@ -36,7 +36,8 @@ def example_lines(text: str) -> list[list[str]]:
 
 def test_the_nouns_are_those_of_the_documentation() -> None:
     assert {path[0] for path in ALL} >= {
-        "serve", "worker", "models", "datasets", "jobs", "results", "keys", "reindex", "doctor",
+        "serve", "worker", "models", "datasets", "jobs", "results", "webhooks", "keys", "reindex",
+        "doctor",
     }  # fmt: skip
 
 

@@ -15,49 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch import nn
 
 from service.local.background import Running
-from tests.cli.conftest import Upweight, process
+from tests.cli.conftest import LAMBDA, Upweight, process
 from upweight.cli.exits import Exit
-from upweight.export import export_program
-
-LAMBDA = ("--regularization", "1")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("files")
-    torch.manual_seed(0)
-    x = torch.randn(30, 4)
-    (folder / "net.pt2").write_bytes(export_program(nn.Linear(4, 2), x[:2]))
-    np.save(folder / "x.npy", x.numpy())
-    np.save(folder / "y.npy", (x[:, 0] > 0).long().numpy())
-    return folder
-
-
-@pytest.fixture
-def registered(online: Upweight, files: Path) -> tuple[str, ...]:
-    """The options that name a model and its data; registered once."""
-    if online("models", "show", "cli-net").code == Exit.NOT_FOUND:
-        made = online("models", "register", "cli-net", str(files / "net.pt2"), "--loss", "cross_entropy")  # fmt: skip
-        assert made.code == 0, made.err
-        arrays = [str(files / "x.npy"), str(files / "y.npy")]
-        made = online("datasets", "register", "cli-rows", *arrays, "--label", "team=cli")
-        assert made.code == 0, made.err
-    return ("--model", "cli-net", "--train", "cli-rows", "--test", "cli-rows")
-
-
-@pytest.fixture
-def job(online: Upweight, registered: tuple[str, ...]) -> str:
-    """A job that has succeeded; the same computation is found again by the service."""
-    submitted = online(
-        "jobs", "submit", *registered, *LAMBDA, "--test-rows", "5:12",
-        "--keep", "matrix,mean,factors,top=3", "--label", "by=cli", "--wait", "--json",
-    )  # fmt: skip
-    assert submitted.code == 0, submitted.err
-    return str(submitted.documents[-1]["id"])
 
 
 def test_what_is_registered_is_listed_and_shown(online: Upweight, registered: Any) -> None:
@@ -216,3 +177,21 @@ def test_ctrl_c_ends_watching_and_not_the_job(
         assert online("jobs", "cancel", job).out.split()[1] in ("cancelled", "cancelling")
     finally:
         os.kill(stopped, signal.SIGCONT)
+
+
+def test_the_secret_of_webhooks_is_shown_and_changed(online: Upweight) -> None:
+    before = online("webhooks", "secret").out
+    assert before.startswith("whsec_")
+    changed = online("webhooks", "rotate", "--json").document["secret"]
+    assert changed != before.strip()
+    assert online("webhooks", "secret").out == f"{changed}\n"
+
+
+def test_deliveries_are_those_of_the_jobs_webhook(
+    online: Upweight, registered: tuple[str, ...], job: str
+) -> None:
+    url = "https://hooks.example.org/upweight"
+    asked = online("jobs", "submit", *registered, "--webhook", url, "--dry-run").document
+    assert asked["webhook"] == {"url": url}
+    assert "no deliveries" in online("jobs", "deliveries", job).err
+    assert online("jobs", "deliveries", job, "--json").documents == []

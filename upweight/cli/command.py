@@ -17,6 +17,7 @@ from upweight.cli.results import results
 from upweight.cli.retention import retention
 from upweight.cli.serve import serve
 from upweight.cli.verb import examples, group, verb
+from upweight.cli.webhooks import webhooks
 from upweight.cli.worker import worker
 
 command = group("Influence functions as a service.")
@@ -29,6 +30,7 @@ command.add_typer(models, name="models")
 command.add_typer(datasets, name="datasets")
 command.add_typer(jobs, name="jobs")
 command.add_typer(results, name="results")
+command.add_typer(webhooks, name="webhooks")
 command.add_typer(keys, name="keys")
 
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from upweight.cli import choices, units
-from upweight.cli.choices import Labels, Limit, Oldest, Timeout, Wait
+from upweight.cli import choices, table, units
+from upweight.cli.choices import Labels, Timeout, Wait
+from upweight.cli.registered import Reference, Registered
+from upweight.cli.row_views import as_table, documents, looked_up, pictures, vocabulary
 from upweight.cli.shell import Shell
 from upweight.cli.verb import group, verb
 
@@ -15,33 +17,6 @@ if TYPE_CHECKING:
     from upweight.schema import DatasetRecord
 
 datasets = group("Datasets: rows in columns, inputs and targets.")
-
-Reference = Annotated[str, typer.Argument(metavar="DATASET", help="Id, name, or name@version.")]
-
-
-@verb(datasets, "list", "upweight datasets list --limit 10")
-def show_all(
-    shell: Shell,
-    state: Annotated[str | None, typer.Option(help="checking, ready or rejected.")] = None,
-    label: Labels = None,
-    limit: Limit = 50,
-    oldest_first: Oldest = False,
-) -> None:
-    """Show datasets, newest first."""
-    found = shell.client.datasets.list(
-        limit=limit or None,
-        state=state,
-        labels=choices.pairs(label, "--label"),
-        order="asc" if oldest_first else "desc",
-    )
-    heads = ("NAME", "ID", "STATE", "ROWS", "SIZE", "CREATED")
-    shell.list(found, heads, _row, "no datasets; register one: upweight datasets register --help")
-
-
-@verb(datasets, "show", "upweight datasets show digits-train")
-def show(shell: Shell, dataset: Reference) -> None:
-    """Show one dataset: state, rows, columns, who uses it."""
-    _show(shell, shell.client.datasets.get(dataset))
 
 
 @verb(
@@ -92,32 +67,49 @@ def register(
         wait=wait,
         timeout=timeout,
     )
-    _show(shell, record)
+    REGISTERED.show(shell, record)
 
 
-@verb(datasets, "delete", "upweight datasets delete digits-train@1")
-def delete(
+@verb(
+    datasets,
+    "rows",
+    """
+    upweight datasets rows digits-train 0:5
+    upweight datasets rows digits-train 3,17 --columns y --json
+    upweight datasets rows digits-test 0:3 --draw
+    """,
+)
+def rows(
     shell: Shell,
-    dataset: Annotated[list[str], typer.Argument(help="Ids, names, or name@version.")],
+    reference: Reference,
+    chosen: Annotated[
+        str, typer.Argument(metavar="ROWS", help="0:10, 3,5, ::100; counted from 0.")
+    ] = "0:10",
+    columns: Annotated[
+        str | None, typer.Option(help="Columns with commas between them; without, all.")
+    ] = None,
+    draw: Annotated[
+        bool, typer.Option("--draw", help="Pictures, in shades of characters.")
+    ] = False,
 ) -> None:
-    """Delete datasets that no job uses."""
-    for reference in dataset:
-        shell.client.datasets.delete(reference)
-        shell.say(f"deleted {reference}")
+    """Look at rows: a table as the dataset's preview says, whole rows with --json."""
+    record = shell.client.datasets.get(reference)
+    numbers = looked_up(chosen, record.rows)
+    found = shell.client.datasets.rows(record, chosen, choices.names(columns))
+    if shell.as_json:
+        for document in documents(numbers, found):
+            shell.document(document)
+    elif draw:
+        print("\n\n".join(pictures(record, numbers, found)))
+    else:
+        table.show(*as_table(record, numbers, found, vocabulary(shell.client, record)))
 
 
-def _row(record: DatasetRecord) -> tuple[str, ...]:
-    return (
-        f"{record.name}@{record.version}",
-        record.id,
-        str(record.state),
-        units.count(record.rows),
-        units.size(record.size_bytes),
-        units.age(record.created_at),
-    )
+def _cells(record: DatasetRecord) -> tuple[str, ...]:
+    return (units.count(record.rows), units.size(record.size_bytes))
 
 
-def _show(shell: Shell, record: DatasetRecord) -> None:
+def _details(record: DatasetRecord) -> list[tuple[str, str]]:
     roles = {
         **dict.fromkeys(record.inputs, "input"),
         **dict.fromkeys(record.targets, "target"),
@@ -130,23 +122,15 @@ def _show(shell: Shell, record: DatasetRecord) -> None:
         )
         for column in record.columns
     ]
-    shell.record(
-        record,
-        [
-            ("id", record.id),
-            ("name", f"{record.name}@{record.version}"),
-            ("state", str(record.state)),
-            ("problem", record.problem.detail if record.problem else ""),
-            ("rows", units.count(record.rows)),
-            *columns,
-            ("classes", ", ".join(record.class_names)),
-            ("format", record.format),
-            ("uri", record.uri or ""),
-            ("shards", units.count(len(record.blobs or ()))),
-            ("size", units.size(record.size_bytes)),
-            ("digest", record.digest),
-            ("labels", ", ".join(f"{key}={value}" for key, value in record.labels.items())),
-            ("created", units.age(record.created_at)),
-            ("used by", ", ".join(record.used_by)),
-        ],
-    )
+    return [
+        ("rows", units.count(record.rows)),
+        *columns,
+        ("classes", ", ".join(record.class_names)),
+        ("format", record.format),
+        ("uri", record.uri or ""),
+        ("shards", units.count(len(record.blobs or ()))),
+    ]
+
+
+REGISTERED = Registered("datasets", "digits-train", ("ROWS", "SIZE"), _cells, _details)
+REGISTERED.add_verbs(datasets)

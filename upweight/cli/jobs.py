@@ -14,7 +14,7 @@ from upweight.cli.submission import Submission
 from upweight.cli.verb import group, verb
 
 if TYPE_CHECKING:
-    from upweight.schema import JobRecord
+    from upweight.schema import Delivery, JobRecord
 
 jobs = group("Jobs: start them, watch them, stop them.")
 
@@ -64,6 +64,7 @@ def submit(
     priority: Annotated[str | None, typer.Option(help="high, default or low.")] = None,
     time_limit: Annotated[float | None, typer.Option(help="Seconds that it may run.")] = None,
     reuse: Annotated[bool | None, typer.Option(help="Look for factors of earlier jobs.")] = None,
+    webhook: Annotated[str | None, typer.Option(help="Address that is told of the end.")] = None,
     label: Labels = None,
     wait: Follow = False,
     dry_run: Annotated[
@@ -83,6 +84,7 @@ def submit(
         batch_size=None if batch_size is None else choices.value(batch_size),
         priority=priority, timeout_s=time_limit, reuse=reuse,
         labels=choices.pairs(label, "--label") or None,
+        webhook=None if webhook is None else {"url": webhook},
     )  # fmt: skip
     fields = submission.checked()
     if dry_run:
@@ -149,6 +151,16 @@ def retry(shell: Shell, job: Reference, wait: Follow = False) -> None:
         _changed(shell, record)
 
 
+@verb(jobs, "deliveries", "upweight jobs deliveries job_01JD0000000000000000000000")
+def deliveries(shell: Shell, job: Reference) -> None:
+    """Show what became of the events that the job's webhook was to be told."""
+    heads = ("EVENT", "STATE", "TRIES", "LAST TRY", "STATUS", "WHY")
+    found = shell.client.jobs.deliveries(job)
+    shell.list(
+        found, heads, _delivered, "no deliveries: the job has no webhook, or nothing to tell"
+    )
+
+
 @verb(jobs, "delete", "upweight jobs delete job_01JD0000000000000000000000")
 def delete(shell: Shell, job: References) -> None:
     """Delete ended jobs and their results."""
@@ -169,6 +181,19 @@ def _follow(shell: Shell, job: str) -> None:
     if not shell.as_json:
         _show(shell, record)
     ended(shell, record)
+
+
+def _delivered(delivery: Delivery) -> tuple[str, ...]:
+    status = "" if delivery.last_status is None else str(delivery.last_status)
+    when = units.age(delivery.last_try_at)
+    return (
+        delivery.event,
+        delivery.state,
+        str(delivery.tries),
+        when,
+        status,
+        delivery.last_error or "",
+    )
 
 
 def _row(record: JobRecord) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upweight.cli import choices, units
-from upweight.cli.choices import Labels, Limit, Oldest, Timeout, Wait
+from upweight.cli.choices import Labels, Timeout, Wait
+from upweight.cli.registered import Registered
 from upweight.cli.shell import Shell
 from upweight.cli.verb import group, verb
 
@@ -15,33 +16,6 @@ if TYPE_CHECKING:
     from upweight.schema import ModelRecord
 
 models = group("Models: a program, its loss, and the parameters that influence is taken over.")
-
-Reference = Annotated[str, typer.Argument(metavar="MODEL", help="Id, name, or name@version.")]
-
-
-@verb(models, "list", "upweight models list --state ready --label team=vision")
-def show_all(
-    shell: Shell,
-    state: Annotated[str | None, typer.Option(help="checking, ready or rejected.")] = None,
-    label: Labels = None,
-    limit: Limit = 50,
-    oldest_first: Oldest = False,
-) -> None:
-    """Show models, newest first."""
-    found = shell.client.models.list(
-        limit=limit or None,
-        state=state,
-        labels=choices.pairs(label, "--label"),
-        order="asc" if oldest_first else "desc",
-    )
-    heads = ("NAME", "ID", "STATE", "LOSS", "PARAMETERS", "CREATED")
-    shell.list(found, heads, _row, "no models; register one: upweight models register --help")
-
-
-@verb(models, "show", "upweight models show digits-mlp@2")
-def show(shell: Shell, model: Reference) -> None:
-    """Show one model: state, loss, inputs, outputs, who uses it."""
-    _show(shell, shell.client.models.get(model))
 
 
 @verb(
@@ -94,54 +68,26 @@ def register(
         wait=wait,
         timeout=timeout,
     )
-    _show(shell, record)
+    REGISTERED.show(shell, record)
 
 
-@verb(models, "delete", "upweight models delete digits-mlp@1")
-def delete(
-    shell: Shell,
-    model: Annotated[list[str], typer.Argument(help="Ids, names, or name@version.")],
-) -> None:
-    """Delete models that no job uses."""
-    for reference in model:
-        shell.client.models.delete(reference)
-        shell.say(f"deleted {reference}")
+def _cells(record: ModelRecord) -> tuple[str, ...]:
+    return (record.loss.name, units.count(record.parameter_count))
 
 
-def _row(record: ModelRecord) -> tuple[str, ...]:
-    return (
-        f"{record.name}@{record.version}",
-        record.id,
-        str(record.state),
-        record.loss.name,
-        units.count(record.parameter_count),
-        units.age(record.created_at),
-    )
-
-
-def _show(shell: Shell, record: ModelRecord) -> None:
+def _details(record: ModelRecord) -> list[tuple[str, str]]:
     signature = [
         (what, ", ".join(f"{each.name} ({units.shape(each.shape)}) {each.dtype}" for each in specs))
         for what, specs in (("inputs", record.inputs), ("outputs", record.outputs))
     ]
-    shell.record(
-        record,
-        [
-            ("id", record.id),
-            ("name", f"{record.name}@{record.version}"),
-            ("state", str(record.state)),
-            ("problem", record.problem.detail if record.problem else ""),
-            ("program", record.program.format),
-            ("loss", record.loss.name),
-            *signature,
-            (
-                "parameters",
-                f"{units.count(record.parameter_count)} of {', '.join(record.parameters)}",
-            ),
-            ("size", units.size(record.size_bytes)),
-            ("digest", record.digest),
-            ("labels", ", ".join(f"{key}={value}" for key, value in record.labels.items())),
-            ("created", units.age(record.created_at)),
-            ("used by", ", ".join(record.used_by)),
-        ],
-    )
+    chosen = f"{units.count(record.parameter_count)} of {', '.join(record.parameters)}"
+    return [
+        ("program", record.program.format),
+        ("loss", record.loss.name),
+        *signature,
+        ("parameters", chosen),
+    ]
+
+
+REGISTERED = Registered("models", "digits-mlp", ("LOSS", "PARAMETERS"), _cells, _details)
+REGISTERED.add_verbs(models)

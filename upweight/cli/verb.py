@@ -39,11 +39,16 @@ def examples(text: str) -> str:
     return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
 
 
-def verb(noun: typer.Typer, name: str, example: str) -> Callable[[Callable[..., None]], Any]:
-    """Makes `action(shell, …)` the command `name`; the shell comes from the shared options."""
+def verb(
+    noun: typer.Typer, name: str, example: str, says: str | None = None
+) -> Callable[[Callable[..., None]], Any]:
+    """Makes `action(shell, …)` the command `name`; the shell comes from the shared options.
+
+    The help is what `says` says, or the action's docstring.
+    """
 
     def decorate(action: Callable[..., None]) -> Callable[..., None]:
-        noun.command(name, epilog=examples(example))(_with_shell(action))
+        noun.command(name, help=says, epilog=examples(example))(_with_shell(action))
         return action
 
     return decorate

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from upweight.client.content import Content, Source, arrays_content, content_of
 from upweight.download import FileSink
 from upweight.errors import InvalidRequest, NotFound
 from upweight.exchange import Call, Flow, Work, segment
 from upweight.progress import Bars
-from upweight.schema import BlobRecord
+from upweight.schema import BlobRecord, PresignedUrl
 from upweight.transport import AsyncTransport, Transport
+
+Method = Literal["GET", "PUT"]
 
 
 def put(content: Content, bars: Bars) -> Flow[BlobRecord]:
@@ -96,6 +98,18 @@ def download(digest: str, path: str | os.PathLike[str], bars: Bars) -> Flow[Path
     return sink.path
 
 
+def signed(digest: str, method: Method) -> Flow[PresignedUrl]:
+    """A URL to the object storage itself."""
+    reply = yield Call("POST", f"{_path(digest)}/url", (("method", method),))
+    return reply.read(PresignedUrl)
+
+
+def complete(digest: str) -> Flow[BlobRecord]:
+    """Verifies what came by such a URL."""
+    reply = yield Call("POST", f"{_path(digest)}/complete")
+    return reply.read(BlobRecord)
+
+
 def _path(digest: str) -> str:
     return f"/v1/blobs/{segment(digest)}"
 
@@ -127,6 +141,17 @@ class Blobs:
         """The bytes into a file: resumed where the connection broke, checked, put in place all at once."""
         return self.link.run(download(digest, path, self.bars))
 
+    def url(self, digest: str, method: Method = "GET") -> PresignedUrl:
+        """A URL to give or take the bytes without the service, where the object storage can sign; else Conflict.
+
+        What was put by it is a blob once `complete` has verified it.
+        """
+        return self.link.run(signed(digest, method))
+
+    def complete(self, digest: str) -> BlobRecord:
+        """Verifies bytes that were put by a URL, and makes them a blob. Raises DigestMismatch, NotFound."""
+        return self.link.run(complete(digest))
+
 
 @dataclass(frozen=True)
 class AsyncBlobs:
@@ -154,3 +179,11 @@ class AsyncBlobs:
     async def download(self, digest: str, path: str | os.PathLike[str]) -> Path:
         """See `Blobs.download`."""
         return await self.link.run(download(digest, path, self.bars))
+
+    async def url(self, digest: str, method: Method = "GET") -> PresignedUrl:
+        """See `Blobs.url`."""
+        return await self.link.run(signed(digest, method))
+
+    async def complete(self, digest: str) -> BlobRecord:
+        """See `Blobs.complete`."""
+        return await self.link.run(complete(digest))

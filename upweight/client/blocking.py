@@ -17,6 +17,7 @@ from upweight.client.health import ready
 from upweight.client.jobs import Jobs
 from upweight.client.models import Models
 from upweight.client.request import Choice, selection
+from upweight.client.webhooks import Webhooks
 from upweight.connection import Connection, Retries
 from upweight.progress import Bars
 from upweight.results import FactorsResult, InfluenceResult, Result, SelfInfluenceResult
@@ -51,6 +52,7 @@ class Client:
         self.models = Models(self._link, self._bars)
         self.datasets = Datasets(self._link, self._bars)
         self.jobs = Jobs(self._link, self._bars)
+        self.webhooks = Webhooks(self._link)
 
     def compute_influences(
         self,

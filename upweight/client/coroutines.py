@@ -23,6 +23,7 @@ from upweight.client.health import ready
 from upweight.client.jobs import AsyncJobs
 from upweight.client.models import AsyncModels
 from upweight.client.request import Choice, selection
+from upweight.client.webhooks import AsyncWebhooks
 from upweight.connection import Connection, Retries
 from upweight.progress import Bars
 from upweight.row_choice import RowChoice
@@ -50,6 +51,7 @@ class AsyncClient:
         self.models = AsyncModels(self._link, self._bars)
         self.datasets = AsyncDatasets(self._link, self._bars)
         self.jobs = AsyncJobs(self._link, self._bars)
+        self.webhooks = AsyncWebhooks(self._link)
 
     async def compute_influences(
         self,

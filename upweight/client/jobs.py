@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,12 @@ from upweight import tracking
 from upweight.async_results import ASYNC_RESULTS, AsyncResult
 from upweight.client.paging import Listing, items, items_async, listing
 from upweight.client.request import Referable, invalid, reference
+from upweight.client.webhooks import deliveries
 from upweight.exchange import Call, Flow
 from upweight.following import followed, followed_async
 from upweight.progress import Bars
 from upweight.results import RESULTS, Result
-from upweight.schema import JobRecord, JobRequest
+from upweight.schema import Delivery, JobRecord, JobRequest
 from upweight.tracking import OnProgress
 from upweight.transport import AsyncTransport, Transport
 
@@ -128,6 +129,10 @@ class Jobs:
         """Runs a failed or cancelled job again, from the blocks that are done."""
         return self.link.run(tracking.act(reference(job), "retry"))
 
+    def deliveries(self, job: Reference) -> Sequence[Delivery]:
+        """What became of the events that the job's webhook was to be told, the oldest first."""
+        return self.link.run(deliveries(reference(job)))
+
     def delete(self, job: Reference) -> None:
         """Removes an ended job and its result."""
         self.link.run(tracking.delete(reference(job)))
@@ -188,6 +193,10 @@ class AsyncJobs:
     async def retry(self, job: Reference) -> JobRecord:
         """See `Jobs.retry`."""
         return await self.link.run(tracking.act(reference(job), "retry"))
+
+    async def deliveries(self, job: Reference) -> Sequence[Delivery]:
+        """See `Jobs.deliveries`."""
+        return await self.link.run(deliveries(reference(job)))
 
     async def delete(self, job: Reference) -> None:
         """See `Jobs.delete`."""

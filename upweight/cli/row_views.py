@@ -1,0 +1,126 @@
+"""Rows of a dataset in a shell: a table as its preview says, pictures in shades, documents for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from upweight.cli.slices import chosen
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from upweight import Client
+    from upweight.schema import DatasetRecord
+
+    Found = Mapping[str, NDArray[Any]]
+
+MOST_ROWS = 1000  # in one answer: more is for `jq` over several, or for the SDK
+MOST_FEATURES = 12  # of a table's row, side by side
+MOST_WORDS = 40
+SHADES = " ░▒▓█"
+
+
+def looked_up(text: str, total: int | None) -> Sequence[int]:
+    """The rows' numbers. Raises BadParameter where there are too many, ValueError for bad grammar."""
+    rows = chosen(text, total or 0)
+    if not rows or len(rows) > MOST_ROWS:
+        raise typer.BadParameter(
+            f"{text!r} names {len(rows):,} of {total or 0:,} rows; choose 1 to {MOST_ROWS:,}: "
+            "0:10, 3,5, ::100",
+            param_hint="ROWS",
+        )
+    return rows
+
+
+def documents(rows: Sequence[int], found: Found) -> Iterator[dict[str, Any]]:
+    """One a row, with all that it holds."""
+    for at, row in enumerate(rows):
+        yield {"row": row, **{name: values[at].tolist() for name, values in found.items()}}
+
+
+def vocabulary(client: Client, record: DatasetRecord) -> list[str] | None:
+    """The words that tokens stand for, where the preview names some."""
+    digest = getattr(record.preview, "vocabulary", None)
+    return json.loads(client.blobs.get(digest)) if digest else None
+
+
+def as_table(
+    record: DatasetRecord, rows: Sequence[int], found: Found, words: list[str] | None
+) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells: a column of a table is spread over its features, all else has one cell."""
+    heads, cells = ["ROW"], [[str(row)] for row in rows]
+    for name, values in found.items():
+        own, told = _column(record, name, values, words)
+        heads += own
+        for line, some in zip(cells, told, strict=True):
+            line += some
+    return heads, cells
+
+
+def _column(
+    record: DatasetRecord, name: str, values: NDArray[Any], words: list[str] | None
+) -> tuple[list[str], Iterable[list[str]]]:
+    preview: Any = record.preview
+    previewed = preview is not None and preview.column == name
+    if previewed and preview.kind == "table" and values.ndim == 2:
+        return _features(preview.names, name, values)
+    if previewed and preview.kind == "text":
+        return [name], [[_sentence(row.ravel().tolist(), words)] for row in values]
+    return [name], [[_told(record, name, row)] for row in values]
+
+
+def _features(
+    names: Sequence[str], column: str, values: NDArray[Any]
+) -> tuple[list[str], Iterable[list[str]]]:
+    shown = min(values.shape[1], MOST_FEATURES)
+    heads = [names[at] if at < len(names) else f"{column}[{at}]" for at in range(shown)]
+    left = values.shape[1] - shown
+    more = [f"… {left} more"] if left else []
+    cells = (
+        [*(f"{value:.4g}" for value in row[:shown]), *([""] if more else [])] for row in values
+    )
+    return [*heads, *more], cells
+
+
+def _sentence(tokens: list[int], words: list[str] | None) -> str:
+    told = [
+        words[token] if words is not None and 0 <= token < len(words) else f"⟨{token}⟩"
+        for token in tokens[:MOST_WORDS]
+    ]
+    return " ".join([*told, *(["…"] if len(tokens) > MOST_WORDS else [])])
+
+
+def _told(record: DatasetRecord, name: str, row: Any) -> str:
+    from upweight.pictures.look import label, words
+
+    if name in record.targets:
+        return label(row, record)
+    return words(row, None)
+
+
+def pictures(record: DatasetRecord, rows: Sequence[int], found: Found) -> Iterator[str]:
+    """Each row as lines of characters, the brighter the fuller. Raises BadParameter where rows are no pictures."""
+    from upweight.pictures.look import label, pixels
+    from upweight.schema import ImagePreview
+
+    preview = record.preview
+    if not isinstance(preview, ImagePreview) or preview.column not in found:
+        raise typer.BadParameter(
+            f"the rows of {record.name} are no pictures: its preview is "
+            f"{'none' if preview is None else preview.kind}",
+            param_hint="--draw",
+        )
+    targets = [name for name in record.targets if name in found]
+    for at, row in enumerate(rows):
+        image = pixels(found[preview.column][at], preview)
+        grey = image if image.ndim == 2 else image[..., :3].mean(-1)
+        # Two characters a pixel: they are twice as high as wide.
+        lines = [
+            "".join(2 * SHADES[int(value) * len(SHADES) // 256] for value in line) for line in grey
+        ]
+        said = "".join(f", {name} {label(found[name][at], record)}" for name in targets)
+        yield "\n".join([f"row {row}{said}", *(line.rstrip() for line in lines)])
