@@ -29,7 +29,7 @@ def one_line(text: str) -> str:
     ("arguments", "words"),
     [
         (["job", "list"], "Did you mean 'jobs'?"),
-        (["jobs", "lst"], "Did you mean 'list'?"),
+        (["jobs", "lst"], "Did you mean 'list'? See `upweight jobs --help`"),
         (["jobs", "list", "--lmit", "3"], "--limit"),
         (["jobs", "list", "--limit", "x"], "--limit"),
         (["jobs", "list", "--limit", "-1"], "greater than or equal to 0"),
@@ -63,6 +63,17 @@ def test_what_is_wrong_is_said_before_anything_is_sent(
     ended = upweight(*arguments)
     assert words in one_line(ended.err)
     assert (ended.code, ended.out) == (Exit.USAGE, "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["datasets"]], ids=["alone", "a noun"])
+def test_a_command_without_a_verb_shows_what_there_is(
+    upweight: Upweight, arguments: list[str]
+) -> None:
+    ended = upweight(*arguments)
+    assert (ended.code, ended.out) == (Exit.USAGE, "")
+    lines = ended.err.splitlines()
+    assert lines[0].startswith("Usage: upweight")
+    assert any(line.startswith("  doctor " if not arguments else "  rows ") for line in lines)
 
 
 @pytest.mark.parametrize(

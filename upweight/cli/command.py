@@ -16,15 +16,22 @@ from upweight.cli.reindex import reindex
 from upweight.cli.results import results
 from upweight.cli.retention import retention
 from upweight.cli.serve import serve
-from upweight.cli.verb import examples, group, verb
+from upweight.cli.verb import examples, group, line, verb
 from upweight.cli.webhooks import webhooks
 from upweight.cli.worker import worker
 
 command = group("Influence functions as a service.")
-command.command(epilog=examples("upweight serve --workers 2 --data-dir ./upweight-data"))(serve)
-command.command(epilog=examples("upweight worker --device cuda:0 --queues high,default"))(worker)
-command.command(epilog=examples("upweight reindex --dry-run"))(reindex)
-command.command(epilog=examples("upweight retention --dry-run"))(retention)
+command.command(
+    short_help=line(serve), epilog=examples("upweight serve --workers 2 --data-dir ./upweight-data")
+)(serve)
+command.command(
+    short_help=line(worker),
+    epilog=examples("upweight worker --device cuda:0 --queues high,default"),
+)(worker)
+command.command(short_help=line(reindex), epilog=examples("upweight reindex --dry-run"))(reindex)
+command.command(short_help=line(retention), epilog=examples("upweight retention --dry-run"))(
+    retention
+)
 verb(command, "doctor", "upweight doctor --url https://upweight.example.org")(doctor)
 command.add_typer(models, name="models")
 command.add_typer(datasets, name="datasets")

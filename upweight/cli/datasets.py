@@ -19,6 +19,37 @@ if TYPE_CHECKING:
 datasets = group("Datasets: rows in columns, inputs and targets.")
 
 
+def _cells(record: DatasetRecord) -> tuple[str, ...]:
+    return (units.count(record.rows), units.size(record.size_bytes))
+
+
+def _details(record: DatasetRecord) -> list[tuple[str, str]]:
+    roles = {
+        **dict.fromkeys(record.inputs, "input"),
+        **dict.fromkeys(record.targets, "target"),
+    }
+    columns = [
+        (
+            roles.get(column.name, "column"),
+            f"{column.name} ({units.shape(column.shape)}) {column.dtype}"
+            + ("" if column.minimum is None else f", {column.minimum:g} to {column.maximum:g}"),
+        )
+        for column in record.columns
+    ]
+    return [
+        ("rows", units.count(record.rows)),
+        *columns,
+        ("classes", ", ".join(record.class_names)),
+        ("format", record.format),
+        ("uri", record.uri or ""),
+        ("shards", units.count(len(record.blobs or ()))),
+    ]
+
+
+REGISTERED = Registered("datasets", "digits-train", ("ROWS", "SIZE"), _cells, _details)
+REGISTERED.add_verbs(datasets)
+
+
 @verb(
     datasets,
     "register",
@@ -103,34 +134,3 @@ def rows(
         print("\n\n".join(pictures(record, numbers, found)))
     else:
         table.show(*as_table(record, numbers, found, vocabulary(shell.client, record)))
-
-
-def _cells(record: DatasetRecord) -> tuple[str, ...]:
-    return (units.count(record.rows), units.size(record.size_bytes))
-
-
-def _details(record: DatasetRecord) -> list[tuple[str, str]]:
-    roles = {
-        **dict.fromkeys(record.inputs, "input"),
-        **dict.fromkeys(record.targets, "target"),
-    }
-    columns = [
-        (
-            roles.get(column.name, "column"),
-            f"{column.name} ({units.shape(column.shape)}) {column.dtype}"
-            + ("" if column.minimum is None else f", {column.minimum:g} to {column.maximum:g}"),
-        )
-        for column in record.columns
-    ]
-    return [
-        ("rows", units.count(record.rows)),
-        *columns,
-        ("classes", ", ".join(record.class_names)),
-        ("format", record.format),
-        ("uri", record.uri or ""),
-        ("shards", units.count(len(record.blobs or ()))),
-    ]
-
-
-REGISTERED = Registered("datasets", "digits-train", ("ROWS", "SIZE"), _cells, _details)
-REGISTERED.add_verbs(datasets)

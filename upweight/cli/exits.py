@@ -59,6 +59,11 @@ def run(command: Callable[..., Any], arguments: Sequence[str]) -> int:
 
 def fail(error: Exception, as_json: bool) -> Exit:
     """Says what went wrong and gives back the code."""
+    if (
+        type(error).__name__ == "NoArgsIsHelpError"
+    ):  # nothing is wrong but that nothing was asked for
+        print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+        return Exit.USAGE
     words, code = described(error)
     line = f"upweight: {words}"
     if as_json:
@@ -83,7 +88,8 @@ def described(error: Exception) -> tuple[str, Exit]:
     if complaint is not None:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "upweight"
-        return f"{_line(complaint()).rstrip('.')}; see `{path} --help`", Exit.USAGE
+        said = _line(complaint()).rstrip(".")
+        return f"{said}{' See' if said.endswith('?') else '; see'} `{path} --help`", Exit.USAGE
     if isinstance(error, OSError):
         named = f"{error.filename}: " if error.filename else ""
         code = Exit.USAGE if isinstance(error, WRONG_PATHS) else Exit.FAILED

@@ -18,6 +18,28 @@ if TYPE_CHECKING:
 models = group("Models: a program, its loss, and the parameters that influence is taken over.")
 
 
+def _cells(record: ModelRecord) -> tuple[str, ...]:
+    return (record.loss.name, units.count(record.parameter_count))
+
+
+def _details(record: ModelRecord) -> list[tuple[str, str]]:
+    signature = [
+        (what, ", ".join(f"{each.name} ({units.shape(each.shape)}) {each.dtype}" for each in specs))
+        for what, specs in (("inputs", record.inputs), ("outputs", record.outputs))
+    ]
+    chosen = f"{units.count(record.parameter_count)} of {', '.join(record.parameters)}"
+    return [
+        ("program", record.program.format),
+        ("loss", record.loss.name),
+        *signature,
+        ("parameters", chosen),
+    ]
+
+
+REGISTERED = Registered("models", "digits-mlp", ("LOSS", "PARAMETERS"), _cells, _details)
+REGISTERED.add_verbs(models)
+
+
 @verb(
     models,
     "register",
@@ -69,25 +91,3 @@ def register(
         timeout=timeout,
     )
     REGISTERED.show(shell, record)
-
-
-def _cells(record: ModelRecord) -> tuple[str, ...]:
-    return (record.loss.name, units.count(record.parameter_count))
-
-
-def _details(record: ModelRecord) -> list[tuple[str, str]]:
-    signature = [
-        (what, ", ".join(f"{each.name} ({units.shape(each.shape)}) {each.dtype}" for each in specs))
-        for what, specs in (("inputs", record.inputs), ("outputs", record.outputs))
-    ]
-    chosen = f"{units.count(record.parameter_count)} of {', '.join(record.parameters)}"
-    return [
-        ("program", record.program.format),
-        ("loss", record.loss.name),
-        *signature,
-        ("parameters", chosen),
-    ]
-
-
-REGISTERED = Registered("models", "digits-mlp", ("LOSS", "PARAMETERS"), _cells, _details)
-REGISTERED.add_verbs(models)

@@ -30,7 +30,12 @@ SHARED: dict[str, tuple[Any, Any]] = {
 
 def group(help: str) -> typer.Typer:
     """A noun."""
-    return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None)
+    return typer.Typer(help=help, short_help=help, no_args_is_help=True, rich_markup_mode=None)
+
+
+def line(action: Callable[..., None]) -> str:
+    """What a command says of itself in the list of its noun: whole, where the parser would cut it."""
+    return inspect.cleandoc(action.__doc__ or "").partition("\n\n")[0]
 
 
 def examples(text: str) -> str:
@@ -48,7 +53,9 @@ def verb(
     """
 
     def decorate(action: Callable[..., None]) -> Callable[..., None]:
-        noun.command(name, help=says, epilog=examples(example))(_with_shell(action))
+        noun.command(name, help=says, short_help=says or line(action), epilog=examples(example))(
+            _with_shell(action)
+        )
         return action
 
     return decorate
