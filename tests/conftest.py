@@ -21,10 +21,9 @@ from tests.scheduling import ByFileOrFolder
 STORAGES = ("folder", "s3")
 SERVICES = ("stack", "front")  # fixtures of a session that lie on one
 LOG_LINES = 60  # of the service, shown under a failed test
-SETTINGS = {
-    "UPWEIGHT_FACTORIES": "torch.nn:Linear",  # that the operator has allowed
-    "UPWEIGHT_THREADS": "1",  # see tests/__init__.py
-}
+ONE_THREAD = {"UPWEIGHT_THREADS": "1"}  # see tests/__init__.py
+# With a factory that the operator has allowed.
+SETTINGS = {"UPWEIGHT_FACTORIES": "torch.nn:Linear", **ONE_THREAD}
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +139,7 @@ def lake(stack: Running, request: pytest.FixtureRequest) -> Objects:
 def keyed_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A second service, that has a key and so wants one with each request; see `make_key`."""
     data = tmp_path_factory.mktemp("keyed")
-    with running(data) as service:
+    with running(data, environment=ONE_THREAD) as service:
         with redis.Redis.from_url(service.redis_url) as client:
             Keys(client).create("default", Role.ADMIN, "first")
         yield service

@@ -109,7 +109,8 @@ function aboutSizes(values, damping, floor) {
   const small = values.filter((value) => Math.abs(value) < floor).length;
   const negative = values.filter((value) => value < -floor).length;
   return [
-    damping > 0 ? `${count(governed)} lie below λ: ${GOVERNED[0].toLowerCase()}${GOVERNED.slice(1)}` : null,
+    governed ? `${count(governed)} lie below λ. ${GOVERNED}` : null,
+    damping > 0 && !governed ? "All lie above λ." : null,
     negative ? `Red: the ${count(negative)} below 0.` : null,
     small ? `Grey: the ${count(small)} that rounding can't tell from 0.` : null,
   ].filter(Boolean);
