@@ -61,7 +61,7 @@ def test_a_job_is_seen_live_and_cancelled_retried_and_deleted(
     until(browser, lambda: "running" in row_of(browser, id).text)
 
     row_of(browser, id).find_element(By.CSS_SELECTOR, ".what a").click()
-    first(browser, ".running", "%")  # the page of the job, by its events
+    first(browser, ".under-way", "%")  # the page of the job, by its events
     first(browser, "button.cancel").click()
     first(browser, ".badge", "cancelled")
     first(browser, "button.delete").click()

@@ -67,7 +67,7 @@ class Job {
         actions(job, changed, (error) => replace(this.message, notice(error.message, "bad"))))),
       h("p", { class: "facts" }, `${model} · ${data} · ${methodOf(job)} · λ\u00a0${request.hessian_regularization}`,
         job.result?.influence_shape ? ` · ${job.result.influence_shape.map(count).join(" × ")}` : "", " · ", h("code", {}, job.id)),
-      isOver(job) ? null : h("div", { class: "running", role: "status" }, progressBar(job), h("p", {}, standing(job))),
+      isOver(job) ? null : h("div", { class: "under-way", role: "status" }, progressBar(job), h("p", {}, standing(job))),
       job.problem ? h("div", { class: "note bad" }, h("strong", {}, job.problem.title), h("p", {}, job.problem.detail)) : null,
     );
   }
