@@ -7,6 +7,7 @@ import { extent, linear, logarithmic } from "./scales.js";
 
 const MOST_POINTS = 2000;
 const BINS = 24;
+const FEW = 8; // whole numbers that fill a histogram's width
 
 /** One point for each number, over its position; logarithmic. `marked(index)` points are drawn as failed. */
 export function points({ title, summary, values, xName, yName, marked = () => false, threshold = null }) {
@@ -37,12 +38,14 @@ export function histogram({ title, summary, values, xName, yName = "how many" })
   const counts = new Array(Math.ceil(bins)).fill(0);
   for (const value of values) counts[Math.min(counts.length - 1, Math.floor((value - low) / width))] += 1;
   const half = whole ? 0.5 : 0; // a whole number stands in the middle of its bar
-  const x = linear([low - half, low + width * counts.length - half], area.x, whole ? Math.min(6, high - low + 1) : 6);
+  const margin = whole ? Math.max(0, FEW - counts.length * width) / 2 : 0;
+  const from = low < 0 ? low - half - margin : Math.max(-half, low - half - margin);
+  const x = linear([from, low + width * counts.length - half + margin], area.x);
   const y = linear([0, Math.max(...counts)], area.y, 4);
   const marks = counts.map((count, index) => {
-    const from = low + index * width;
-    const label = whole && width === 1 ? number(from) : `${number(from)} to ${number(from + width - (whole ? 1 : 0))}`;
-    return svg("rect", { x: x.at(from - half) + 1, width: Math.max(1, x.at(from + width) - x.at(from) - 2), y: y.at(count), height: area.y[0] - y.at(count), class: "bar" }, svg("title", {}, `${label}: ${count}`));
+    const first = low + index * width;
+    const label = whole && width === 1 ? number(first) : `${number(first)} to ${number(first + width - (whole ? 1 : 0))}`;
+    return svg("rect", { x: x.at(first - half) + 1, width: Math.max(1, x.at(first + width) - x.at(first) - 2), y: y.at(count), height: area.y[0] - y.at(count), class: "bar" }, svg("title", {}, `${label}: ${count}`));
   });
   return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: yName }, marks });
 }

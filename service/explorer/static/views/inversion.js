@@ -64,7 +64,7 @@ function iterations(arrays) {
   const values = arrays.get("iterations");
   if (!values || values.length < 2) return null;
   const [low, high] = extent(values);
-  return histogram({ title: "Iterations", summary: `Right-hand sides took ${low} to ${high} iterations.`, values, xName: "iterations" });
+  return histogram({ title: "Iterations", summary: low === high ? `Every right-hand side took ${low} iterations.` : `Right-hand sides took ${low} to ${high} iterations.`, values, xName: "iterations" });
 }
 
 function changes(job, summary, arrays) {
