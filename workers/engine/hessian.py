@@ -16,6 +16,8 @@ from workers.engine.dense.build import LayerPairs, agreeing_graph, layer_pairs
 from workers.engine.dense.by_layers import ByLayers
 from workers.engine.dense.symmetry import symmetrise
 from workers.engine.errors import BadParameter, NotFinite, OutOfMemory, ShapeMismatch
+from workers.engine.gauss_newton import dual_gauss_newton
+from workers.engine.inversion.preconditioner import Preconditioner
 from workers.engine.problem import Problem, locate_nonfinite, refuse_nonfinite_rows
 from workers.engine.products import Apply, Product
 from workers.engine.products.choice import PROBE_ROWS, chosen
@@ -192,6 +194,15 @@ class Hessian:
             if pairs and pairs.pays(len(self.rows), vectors, width):
                 self._matrix = self._dense(pairs)
         return self._matrix
+
+    def preconditioner_if_cheaper(self, products: float) -> Preconditioner | None:
+        """See `Preconditionable`. Only where products are written out for the model's graph."""
+        probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
+        way = self._way(probe, self.problem.theta.expand(2, -1))
+        if not isinstance(way, GraphProduct):
+            return None
+        given = self.problem, way.graph, self.rows, self.damping, products
+        return dual_gauss_newton(*given, budget_bytes=self._budget, progress=self.progress)
 
     def _layer_pairs(self) -> LayerPairs | None:
         if self._named is not None:

@@ -139,6 +139,7 @@ class ConjugateGradients:
                 "passes": hessian.passes - begun + (0 if double is None else double.passes),
                 "recurrence": self.recurrence,
                 "refined": double is not None,
+                **fitted.info,
             },
         )
 
@@ -158,7 +159,9 @@ class ConjugateGradients:
             pays = operator.shape[0] <= FACTORISATION * self._expected_products(count)
             factor = found.cholesky(operator) if pays or found.factor is not None else None
             return IDENTITY if factor is None else Factored(factor)
-        return found.low_rank(operator.damping) or IDENTITY
+        products = self._expected_products(count)
+        kept = found.low_rank(operator.damping)
+        return kept or found.preconditioner(operator, products) or IDENTITY
 
     def _begin(
         self,

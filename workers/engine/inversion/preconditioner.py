@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,20 @@ class Preconditioner(Protocol):
         """For storing."""
         ...
 
+    @property
+    def info(self) -> dict[str, str | int]:
+        """What a solution says of it: its name and, where it has one, its rank."""
+        ...
+
+
+@runtime_checkable
+class Preconditionable(Protocol):
+    """An operator that knows a preconditioner of its own, and what that would cost."""
+
+    def preconditioner_if_cheaper(self, products: float) -> Preconditioner | None:
+        """One, if it makes a solution by so many products cheaper."""
+        ...
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -39,6 +53,11 @@ class Identity:
     def tensors(self) -> dict[str, Tensor]:
         """Nothing to store."""
         return {}
+
+    @property
+    def info(self) -> dict[str, str | int]:
+        """See `Preconditioner`."""
+        return {"preconditioner": "none"}
 
 
 IDENTITY = Identity()
@@ -58,6 +77,11 @@ class Diagonal:
         """For storing."""
         return {"diagonal": self.diagonal}
 
+    @property
+    def info(self) -> dict[str, str | int]:
+        """See `Preconditioner`."""
+        return {"preconditioner": "jacobi"}
+
 
 @dataclass(frozen=True)
 class Factored:
@@ -72,6 +96,11 @@ class Factored:
     def tensors(self) -> dict[str, Tensor]:
         """For storing."""
         return {"factor": self.factor}
+
+    @property
+    def info(self) -> dict[str, str | int]:
+        """See `Preconditioner`."""
+        return {"preconditioner": "cholesky"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +125,11 @@ class LowRankPlusIdentity:
     def tensors(self) -> dict[str, Tensor]:
         """For storing."""
         return {"eigenvectors": self.eigenvectors, "weights": self.weights}
+
+    @property
+    def info(self) -> dict[str, str | int]:
+        """See `Preconditioner`."""
+        return {"preconditioner": "low_rank", "preconditioner_rank": len(self.weights)}
 
 
 def jacobi(operator: Operator, seed: int, progress: Progress) -> Diagonal:

@@ -15,8 +15,12 @@ import torch
 from torch import Tensor
 
 from workers.engine.inversion.explicit import AnyOperator, Explicit, explicit_where_cheaper
-from workers.engine.inversion.preconditioner import LowRankPlusIdentity
-from workers.engine.inversion.solution import SampledOperator
+from workers.engine.inversion.preconditioner import (
+    LowRankPlusIdentity,
+    Preconditionable,
+    Preconditioner,
+)
+from workers.engine.inversion.solution import Operator, SampledOperator
 
 # That Ritz pairs are taken from, and what they may take.
 MOST_DIRECTIONS = 256
@@ -74,12 +78,15 @@ class Recycled:
     factor_damping: float = 0.0
     values: Tensor | None = None  # (r,) Ritz values of H
     vectors: Tensor | None = None  # (p, r)
+    own: Preconditioner | None = None  # what the operator knows, for `own_damping`
+    own_damping: float | None = None
     vectors_asked: float = 0.0  # products that solutions have taken so far
 
     @property
     def nbytes(self) -> int:
         """Of all that is kept."""
-        kept = (self.matrix, self.factor, self.values, self.vectors)
+        kept = [self.matrix, self.factor, self.values, self.vectors]
+        kept += [] if self.own is None else self.own.tensors().values()
         return sum(each.nbytes for each in kept if each is not None)
 
     def operator(self, hessian: AnyOperator, vectors: float, width: int) -> AnyOperator:
@@ -110,6 +117,13 @@ class Recycled:
         if self.values is None or self.vectors is None or not damping > 0.0:
             return None
         return LowRankPlusIdentity.of(self.values, self.vectors, damping)
+
+    def preconditioner(self, operator: Operator, products: float) -> Preconditioner | None:
+        """The operator's own, where that pays for so many products."""
+        if self.own_damping != operator.damping and isinstance(operator, Preconditionable):
+            self.own = operator.preconditioner_if_cheaper(products)
+            self.own_damping = operator.damping
+        return self.own
 
     def learn(self, directions: Directions) -> None:
         """Ritz pairs of the space that these directions span, if there are none yet."""

@@ -110,10 +110,11 @@ class Ready:
         else:
             delta, curved = at_outputs(problem.loss, assembly.output, batch.targets)
         ready = cls(assembly.parts, assembly.output_name, curved, assembly.active)
-        ready._backward(delta)
+        ready.back(delta)
         return ready
 
-    def _backward(self, delta: Tensor) -> None:
+    def back(self, delta: Tensor) -> None:
+        """Every part's error signal from that of the output, (B, ...)."""
         signals = Signals(self.reaching, {self.output: delta})
         for part in reversed(self.parts):
             found = signals.pop(part.target)

@@ -1,0 +1,89 @@
+"""Columns of G that belong to the rows of one batch: passes back, from each root of the loss's Hessian."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from workers.engine.gauss_newton.columns import Outer
+from workers.engine.gauss_newton.roots import roots
+from workers.engine.problem import Problem, doubled
+from workers.engine.products.convolution import Convolution
+from workers.engine.products.graph import Ready
+from workers.engine.products.graph_parts import Assembly
+from workers.engine.products.graph_trace import Traced
+from workers.engine.products.layers import Embedding, LinearLayer, Scale
+from workers.engine.products.outputs import formed_curvature
+from workers.engine.rows import Batch
+
+Layer = LinearLayer | Convolution | Scale | Embedding
+
+
+class ColumnsOfBatch:
+    """Of a batch of B rows that is `placed`: `count` columns a row, numbered, the largest first.
+
+    Raises ValueError for a graph with a node without a rule.
+    """
+
+    def __init__(self, problem: Problem, graph: Traced, batch: Batch) -> None:
+        self._problem, self._rows = problem, len(batch)
+        # A model that squeezes its output would lose the axis of a single row.
+        given = doubled(batch) if len(batch) == 1 else batch
+        self._given = len(given)
+        assembly = Assembly(problem, graph, given, None)
+        self._shape = assembly.output.shape
+        _, curvature = formed_curvature(problem.loss, assembly.output, given.targets)
+        self._roots = roots(curvature)
+        self.count = self._roots.shape[1]
+        self._ready = Ready(assembly.parts, assembly.output_name, torch.zeros_like, assembly.active)
+        self._layers = layers_of(assembly)
+
+    @property
+    def outer_layers(self) -> list[Outer]:
+        """Where the layers' parameters are; for the error signals of the last root."""
+        return [
+            Outer(each.weight_slice, each.bias_slice, each.inputs, _signal(each))
+            for each in self._layers
+            if isinstance(each, LinearLayer)
+        ]
+
+    def outer(self, number: int, scale: float) -> tuple[Tensor, Sequence[Tensor]]:
+        """Squares of norms (B,); inputs and error signals of each layer in turn."""
+        self._back(number, scale)
+        total, pieces = self._roots.new_zeros(self._given), []
+        for each in self.outer_layers:
+            beside = total.new_zeros(self._given)
+            if each.weight_slice is not None:
+                beside += each.inputs.square().sum(1)
+            if each.bias_slice is not None:
+                beside += 1.0
+            total += beside * each.signals.square().sum(1)
+            pieces += [each.inputs[: self._rows], each.signals[: self._rows]]
+        return total[: self._rows], pieces
+
+    def written(self, number: int, scale: float) -> tuple[Tensor, Sequence[Tensor]]:
+        """Squares of norms (B,), and the columns (B, p)."""
+        self._back(number, scale)
+        result = self._roots.new_zeros(self._given, self._problem.size)
+        for each in self._layers:
+            if each.target in self._ready.live:
+                each.row_gradients(result)
+        result = result[: self._rows]
+        return torch.linalg.vecdot(result, result), [result]
+
+    def _back(self, number: int, scale: float) -> None:
+        self._ready.back((self._roots[:, number] * scale).view(self._shape))
+
+
+def layers_of(assembly: Assembly) -> list[Layer]:
+    """Those with a selected parameter."""
+    layers = [each for each in assembly.parts if isinstance(each, Layer)]
+    return [each for each in layers if each.places]
+
+
+def _signal(layer: LinearLayer) -> Tensor:
+    if layer.delta is None:  # nothing of it reaches the output
+        return layer.inputs.new_zeros(len(layer.inputs), len(layer.weight))
+    return layer.delta

@@ -1,0 +1,96 @@
+"""(λI + G Gᵀ)⁻¹ by a Cholesky factor in the space of G's columns, and when that pays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.engine.gauss_newton.batch import layers_of
+from workers.engine.gauss_newton.columns import Columns
+from workers.engine.gauss_newton.scan import Longest, longest_columns
+from workers.engine.gauss_newton.sizes import Sizes, are_outer, width_of, work_of
+from workers.engine.problem import Problem
+from workers.engine.products.graph_parts import Assembly
+from workers.engine.products.graph_trace import Traced
+from workers.engine.products.outputs import FORMED_OUTPUTS
+from workers.engine.progress import Progress
+from workers.engine.rows import Rows
+
+# Columns are as long (squares, in λ), and have at least this part of the trace of all of them.
+SHORTEST = 0.3
+LEAST_SHARE = 0.5
+FEWEST_COLUMNS = 32  # and rows
+# λ must stand out of the rounding of the trace by this factor.
+ABOVE_ROUNDING = 10.0
+
+
+@dataclass(frozen=True)
+class DualGaussNewton:
+    """See the package; a `Preconditioner`."""
+
+    columns: Columns
+    factor: Tensor  # (D, D), lower, of λI + Gᵀ G
+    damping: float
+
+    def apply(self, residuals: Tensor) -> Tensor:
+        """(k, p) -> (k, p)."""
+        weights = torch.cholesky_solve(self.columns.met(residuals).T, self.factor).T
+        return (residuals - self.columns.combined(weights)).div_(self.damping)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For storing."""
+        return {"factor": self.factor, **self.columns.tensors()}
+
+    @property
+    def info(self) -> dict[str, str | int]:
+        """What a solution says of it."""
+        return {"preconditioner": "gauss_newton", "preconditioner_rank": len(self.factor)}
+
+
+def dual_gauss_newton(
+    problem: Problem,
+    graph: Traced,
+    rows: Rows,
+    damping: float,
+    products: float,
+    *,
+    budget_bytes: int,
+    progress: Progress,
+) -> DualGaussNewton | None:
+    """The preconditioner, where it makes a solution by so many products cheaper; else None.
+
+    The rule knows sizes and counts alone. `graph` must be known to be the model's.
+    """
+    if len(rows) < FEWEST_COLUMNS or not damping > 0.0:
+        return None
+    probe = problem.placed(next(iter(rows.batches(2))))
+    assembly = Assembly(problem, graph, probe, None)
+    outputs = assembly.output[0].numel()
+    if outputs > FORMED_OUTPUTS:
+        return None
+    layers = layers_of(assembly)
+    outer = are_outer(layers)
+    sizes = Sizes(len(rows), outputs, problem.size, width_of(layers) if outer else problem.size)
+    most, work = sizes.most(budget_bytes / problem.theta.element_size()), work_of(layers)
+    while most >= FEWEST_COLUMNS and not sizes.pays(work, most, products):
+        most //= 2
+    if most < FEWEST_COLUMNS:
+        return None
+    longest = Longest(SHORTEST * damping, most)
+    columns = longest_columns(problem, graph, rows, longest, outer=outer, progress=progress)
+    if columns is None or longest.share < LEAST_SHARE:
+        return None
+    return factorised(columns, damping)
+
+
+def factorised(columns: Columns, damping: float) -> DualGaussNewton | None:
+    """None where rounding hides λ."""
+    gram = columns.gram()
+    trace = float(gram.diagonal().sum())
+    if not damping > ABOVE_ROUNDING * torch.finfo(gram.dtype).eps * trace:
+        return None
+    gram.diagonal().add_(damping)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    return None if int(failed) else DualGaussNewton(columns, factor, damping)
