@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.engine.errors import OutOfMemory
 from workers.engine.gauss_newton.batch import layers_of
 from workers.engine.gauss_newton.columns import Columns
 from workers.engine.gauss_newton.scan import Longest, longest_columns
@@ -17,6 +18,7 @@ from workers.engine.products.graph_trace import Traced
 from workers.engine.products.outputs import FORMED_OUTPUTS
 from workers.engine.progress import Progress
 from workers.engine.rows import Rows
+from workers.engine.second_order import is_out_of_memory
 
 # Columns are as long (squares, in λ), and have at least this part of the trace of all of them.
 SHORTEST = 0.3
@@ -79,10 +81,15 @@ def dual_gauss_newton(
     if most < FEWEST_COLUMNS:
         return None
     longest = Longest(SHORTEST * damping, most)
-    columns = longest_columns(problem, graph, rows, longest, outer=outer, progress=progress)
-    if columns is None or longest.share < LEAST_SHARE:
-        return None
-    return factorised(columns, damping)
+    try:
+        columns = longest_columns(problem, graph, rows, longest, outer=outer, progress=progress)
+        if columns is None or longest.share < LEAST_SHARE:
+            return None
+        return factorised(columns, damping)
+    except (RuntimeError, MemoryError, OutOfMemory) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None  # products need less
 
 
 def factorised(columns: Columns, damping: float) -> DualGaussNewton | None:

@@ -54,8 +54,9 @@ class ConjugateGradients:
     """Stops each right-hand side when ‖r‖ ≤ max(rtol ‖b‖, atol), judged by the true residual.
 
     `x0` is a start (k, p), never written to; null starts from zero. `maxiter` null means 10 p, at
-    least 50. `preconditioner` is null, "jacobi", or "nystroem" of the given `rank`; `seed` is
-    that of its probes. info has iterations (k,), converged (k,), residual_norms (k,), passes, refined.
+    least 50. `preconditioner` is "jacobi", "nystroem" of the given `rank`, or null for what makes
+    the solution quicker, if anything does; `seed` is that of probes. info has iterations (k,),
+    converged (k,), residual_norms (k,), passes, refined, preconditioner and preconditioner_rank.
     """
 
     x0: Tensor | None = None
