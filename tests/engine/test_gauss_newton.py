@@ -210,3 +210,31 @@ def test_it_is_kept_for_the_same_damping() -> None:
     assert kept.preconditioner(hessian(), 300.0) is first
     assert kept.nbytes == sum(each.nbytes for each in first.tensors().values())
     assert kept.preconditioner(hessian(damping=3e-3), 300.0) is not first
+
+
+def test_what_a_solution_meets_with_it_helps_the_next() -> None:
+    kept, rhs, method = Recycled(), trained()[2], ConjugateGradients(rtol=1e-5, atol=1e-30)
+    first = hessian()
+    method.solve(first, rhs[:5], recycled=kept)
+    deflated = kept.deflated
+    assert deflated is not None
+    assert kept.nbytes == sum(each.nbytes for each in deflated.tensors().values())
+    # P is positive definite.
+    assert float(deflated.weights.min()) > -1.0
+    alone, helped = hessian(), hessian()
+    method.solve(alone, rhs[5:])
+    found = method.solve(helped, rhs[5:], recycled=kept)
+    assert found.info["preconditioner_pairs"] == len(deflated.weights)
+    assert helped.products < alone.products
+    assert worst_row(hessian().matmat(found.x), rhs[5:]) < 1.1e-5
+    method.solve(hessian(damping=3e-3), rhs, recycled=kept)
+    assert kept.deflated is not deflated
+
+
+def test_products_with_it_are_what_it_divides_by() -> None:
+    made_here = hessian().preconditioner_if_cheaper(300.0)
+    assert made_here is not None
+    vectors = trained()[2]
+    inverse = made_here.apply(vectors)
+    found = made_here.products([vectors[:3], inverse])
+    torch.testing.assert_close(found[:3, 3:], (vectors[:3] @ vectors.T), rtol=1e-8, atol=1e-8)

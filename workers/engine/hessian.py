@@ -17,7 +17,7 @@ from workers.engine.dense.by_layers import ByLayers
 from workers.engine.dense.symmetry import symmetrise
 from workers.engine.errors import BadParameter, NotFinite, OutOfMemory, ShapeMismatch
 from workers.engine.gauss_newton import dual_gauss_newton
-from workers.engine.inversion.preconditioner import Preconditioner
+from workers.engine.inversion.preconditioner import Metric
 from workers.engine.problem import Problem, locate_nonfinite, refuse_nonfinite_rows
 from workers.engine.products import Apply, Product
 from workers.engine.products.choice import PROBE_ROWS, chosen
@@ -195,7 +195,7 @@ class Hessian:
                 self._matrix = self._dense(pairs)
         return self._matrix
 
-    def preconditioner_if_cheaper(self, products: float) -> Preconditioner | None:
+    def preconditioner_if_cheaper(self, products: float) -> Metric | None:
         """See `Preconditionable`. Only where products are written out for the model's graph."""
         probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
         way = self._way(probe, self.problem.theta.expand(2, -1))

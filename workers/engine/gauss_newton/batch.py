@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workers.engine.gauss_newton.columns import Outer
 from workers.engine.gauss_newton.roots import roots
-from workers.engine.problem import Problem, doubled
+from workers.engine.problem import ParameterSlice, Problem, doubled
 from workers.engine.products.convolution import Convolution
 from workers.engine.products.graph import Ready
 from workers.engine.products.graph_parts import Assembly
@@ -41,26 +40,27 @@ class ColumnsOfBatch:
         self._layers = layers_of(assembly)
 
     @property
-    def outer_layers(self) -> list[Outer]:
-        """Where the layers' parameters are; for the error signals of the last root."""
-        return [
-            Outer(each.weight_slice, each.bias_slice, each.inputs, _signal(each))
-            for each in self._layers
-            if isinstance(each, LinearLayer)
-        ]
+    def places(self) -> list[tuple[ParameterSlice | None, ParameterSlice | None]]:
+        """Weight's and bias' of each linear layer."""
+        return [(each.weight_slice, each.bias_slice) for each in self._linear]
+
+    @property
+    def _linear(self) -> list[LinearLayer]:
+        return [each for each in self._layers if isinstance(each, LinearLayer)]
 
     def outer(self, number: int, scale: float) -> tuple[Tensor, Sequence[Tensor]]:
         """Squares of norms (B,); inputs and error signals of each layer in turn."""
         self._back(number, scale)
         total, pieces = self._roots.new_zeros(self._given), []
-        for each in self.outer_layers:
+        for each in self._linear:
+            signals = _signal(each)
             beside = total.new_zeros(self._given)
             if each.weight_slice is not None:
                 beside += each.inputs.square().sum(1)
             if each.bias_slice is not None:
                 beside += 1.0
-            total += beside * each.signals.square().sum(1)
-            pieces += [each.inputs[: self._rows], each.signals[: self._rows]]
+            total += beside * signals.square().sum(1)
+            pieces += [each.inputs[: self._rows], signals[: self._rows]]
         return total[: self._rows], pieces
 
     def written(self, number: int, scale: float) -> tuple[Tensor, Sequence[Tensor]]:

@@ -34,7 +34,7 @@ class Columns(Protocol):
         ...
 
 
-CACHE_SHARE = 8  # a product is one of a few things that want to stay there
+CACHE_SHARE = 4  # of what a part of the vectors may fill, its product with the widest layer
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Outer:
     weight_slice: ParameterSlice | None
     bias_slice: ParameterSlice | None
     inputs: Tensor  # (D, in)
-    signals: Tensor  # (D, out)
+    signals: Tensor  # (out, D), dense: as products with it lie
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class OuterProducts:
 
     def gram(self) -> Tensor:
         """See `Columns`."""
-        total = self.layers[0].signals.new_zeros(2 * [len(self.layers[0].signals)])
+        total = self.layers[0].signals.new_zeros(2 * [self.count])
         for each in self.layers:
-            inner = each.signals @ each.signals.T
+            inner = each.signals.T @ each.signals
             if each.weight_slice is not None:
                 beside = each.inputs @ each.inputs.T
                 total += inner * (beside if each.bias_slice is None else beside + 1.0)
@@ -105,29 +105,34 @@ class OuterProducts:
         return torch.cat([self._combined(part) for part in torch.split(weights, self._at_once)])
 
     @property
+    def count(self) -> int:
+        """D."""
+        return self.layers[0].signals.shape[1]
+
+    @property
     def _at_once(self) -> int:
         """Vectors whose products with a layer stay in cache."""
         widest = max(each.signals.numel() * each.signals.element_size() for each in self.layers)
         return max(1, cached_bytes(self.layers[0].signals.device.type) // (CACHE_SHARE * widest))
 
     def _met(self, vectors: Tensor) -> Tensor:
-        total = vectors.new_zeros(len(vectors), len(self.layers[0].signals))
+        total = vectors.new_zeros(len(vectors), self.count)
         for each in self.layers:
             if each.weight_slice is not None:
                 rows = part_of(vectors, each.weight_slice).reshape(-1, each.inputs.shape[1])
                 found = (rows @ each.inputs.T).view(len(vectors), -1, total.shape[1])
-                total += found.mul_(each.signals.T).sum(1)
+                total += found.mul_(each.signals).sum(1)
             if each.bias_slice is not None:
-                total += part_of(vectors, each.bias_slice) @ each.signals.T
+                total += part_of(vectors, each.bias_slice) @ each.signals
         return total
 
     def _combined(self, weights: Tensor) -> Tensor:
         result = weights.new_zeros(len(weights), self.size)
         for each in self.layers:
             if each.weight_slice is not None:
-                weighed = (weights.unsqueeze(1) * each.signals.T).flatten(0, 1)  # (k · out, D)
+                weighed = (weights.unsqueeze(1) * each.signals).flatten(0, 1)  # (k · out, D)
                 found = (weighed @ each.inputs).view(len(weights), -1)
                 part_of(result, each.weight_slice).copy_(found)
             if each.bias_slice is not None:
-                part_of(result, each.bias_slice).copy_(weights @ each.signals)
+                part_of(result, each.bias_slice).copy_(weights @ each.signals.T)
         return result

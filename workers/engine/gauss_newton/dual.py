@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,12 @@ class DualGaussNewton:
         """(k, p) -> (k, p)."""
         weights = torch.cholesky_solve(self.columns.met(residuals).T, self.factor).T
         return (residuals - self.columns.combined(weights)).div_(self.damping)
+
+    def products(self, blocks: Sequence[Tensor]) -> Tensor:
+        """(λI + G Gᵀ) between vectors: blocks (s_i, p) to (Σ s, Σ s), float64."""
+        met = torch.cat([self.columns.met(each) for each in blocks]).double()
+        rows = [torch.cat([one @ other.T for other in blocks], 1) for one in blocks]
+        return self.damping * torch.cat(rows).double() + met @ met.T
 
     def tensors(self) -> dict[str, Tensor]:
         """For storing."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from workers.engine.blocks import Block, over_rows
 from workers.engine.gauss_newton.batch import ColumnsOfBatch
 from workers.engine.gauss_newton.columns import Columns, Outer, OuterProducts, Written
-from workers.engine.problem import Problem
+from workers.engine.problem import ParameterSlice, Problem
 from workers.engine.products.graph_trace import Traced
 from workers.engine.progress import Progress
 from workers.engine.rows import Batch, Rows
@@ -80,7 +80,7 @@ def longest_columns(
     width = problem.size * problem.theta.element_size()
     at_once = ROWS_AT_ONCE if outer else max(1, min(ROWS_AT_ONCE, WRITTEN_BYTES // width))
     scale = len(rows) ** -0.5
-    shapes: list[Outer] = []
+    places: list[tuple[ParameterSlice | None, ParameterSlice | None]] = []
 
     def work(batch: Batch) -> Longest:
         local = Longest(longest.least, longest.most)
@@ -88,8 +88,8 @@ def longest_columns(
             found = ColumnsOfBatch(problem, graph, problem.placed(batch))
             for number in range(found.count):
                 local.add(*(found.outer(number, scale) if outer else found.written(number, scale)))
-        if outer and not shapes:
-            shapes.extend(found.outer_layers)
+        if outer and not places:
+            places.extend(found.places)
         return local
 
     block = Block(min(at_once, len(rows)))
@@ -102,7 +102,7 @@ def longest_columns(
     if not outer:
         return Written(pieces[0])
     layers = [
-        Outer(each.weight_slice, each.bias_slice, inputs, signals)
-        for each, inputs, signals in zip(shapes, pieces[::2], pieces[1::2], strict=True)
+        Outer(*each, inputs, signals.T.contiguous())
+        for each, inputs, signals in zip(places, pieces[::2], pieces[1::2], strict=True)
     ]
     return OuterProducts(layers, problem.size)

@@ -119,11 +119,11 @@ class ConjugateGradients:
         # What is refined anyway needs no more than a good start.
         aims = bounds if double is None else torch.where(fine, START * size, bounds)
         run = self._begin(operator, rhs, self.x0, aims, fitted, progress or silent)
-        if recycled is not None and recycled.vectors is None:
+        if recycled is not None and recycled.learns:
             run.directions = Directions()
         x, norms = run.x, self._run(run)
         if run.directions is not None:
-            found.learn(run.directions)
+            found.learn(run.directions, fitted)
         if double is None and Status.STAGNATED in run.status:
             double = doubled(operator)
         if double is not None:
@@ -160,9 +160,7 @@ class ConjugateGradients:
             pays = operator.shape[0] <= FACTORISATION * self._expected_products(count)
             factor = found.cholesky(operator) if pays or found.factor is not None else None
             return IDENTITY if factor is None else Factored(factor)
-        products = self._expected_products(count)
-        kept = found.low_rank(operator.damping)
-        return kept or found.preconditioner(operator, products) or IDENTITY
+        return found.preconditioner(operator, self._expected_products(count)) or IDENTITY
 
     def _begin(
         self,

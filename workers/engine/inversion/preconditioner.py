@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -37,8 +38,16 @@ class Preconditioner(Protocol):
 class Preconditionable(Protocol):
     """An operator that knows a preconditioner of its own, and what that would cost."""
 
-    def preconditioner_if_cheaper(self, products: float) -> Preconditioner | None:
+    def preconditioner_if_cheaper(self, products: float) -> Metric | None:
         """One, if it makes a solution by so many products cheaper."""
+        ...
+
+
+class Metric(Preconditioner, Protocol):
+    """One that can be multiplied with as well as divided by."""
+
+    def products(self, blocks: Sequence[Tensor]) -> Tensor:
+        """M times these vectors with each other: blocks (s_i, p) to (Σ s, Σ s), float64."""
         ...
 
 
@@ -130,6 +139,32 @@ class LowRankPlusIdentity:
     def info(self) -> dict[str, str | int]:
         """See `Preconditioner`."""
         return {"preconditioner": "low_rank", "preconditioner_rank": len(self.weights)}
+
+
+@dataclass(frozen=True)
+class Deflated:
+    """M⁻¹ + Z (Θ⁻¹ − I) Zᵀ, where Zᵀ M Z = I and Zᵀ (H + λI) Z = Θ > 0.
+
+    Where Z are eigenvectors of M⁻¹ (H + λI), it has 1 for their eigenvalues Θ and leaves the others.
+    """
+
+    base: Preconditioner  # M⁻¹
+    vectors: Tensor  # Z, (p, r)
+    weights: Tensor  # (r,), 1/Θ − 1
+
+    def apply(self, residuals: Tensor) -> Tensor:
+        """See `Preconditioner`."""
+        along = ((residuals @ self.vectors) * self.weights) @ self.vectors.T
+        return self.base.apply(residuals).add_(along)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For storing."""
+        return {**self.base.tensors(), "vectors": self.vectors, "weights": self.weights}
+
+    @property
+    def info(self) -> dict[str, str | int]:
+        """See `Preconditioner`."""
+        return {**self.base.info, "preconditioner_pairs": len(self.weights)}
 
 
 def jacobi(operator: Operator, seed: int, progress: Progress) -> Diagonal:

@@ -2,8 +2,9 @@
 
 A matrix that was built is kept, with the Cholesky factor of the last λ. Where no matrix is built the
 search directions of conjugate gradients, and H times them, are met anyway: their largest Ritz pairs
-precondition the next solution (Morgan, GMRES with deflated restarting, 2002; the same idea). None of
-it changes what a solution promises: residuals are recomputed from the operator every time.
+precondition the next solution (Morgan, GMRES with deflated restarting, 2002; the same idea), beside
+the preconditioner that the operator has of its own, if it has. None of it changes what a solution
+promises: residuals are recomputed from the operator every time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from workers.engine.inversion.explicit import AnyOperator, Explicit, explicit_where_cheaper
 from workers.engine.inversion.preconditioner import (
+    Deflated,
     LowRankPlusIdentity,
+    Metric,
     Preconditionable,
     Preconditioner,
 )
@@ -78,15 +81,17 @@ class Recycled:
     factor_damping: float = 0.0
     values: Tensor | None = None  # (r,) Ritz values of H
     vectors: Tensor | None = None  # (p, r)
-    own: Preconditioner | None = None  # what the operator knows, for `own_damping`
+    own: Metric | None = None  # what the operator knows, for `own_damping`
     own_damping: float | None = None
+    deflated: Deflated | None = None  # `own`, and pairs met with it
     vectors_asked: float = 0.0  # products that solutions have taken so far
 
     @property
     def nbytes(self) -> int:
         """Of all that is kept."""
         kept = [self.matrix, self.factor, self.values, self.vectors]
-        kept += [] if self.own is None else self.own.tensors().values()
+        own = self.deflated or self.own
+        kept += [] if own is None else own.tensors().values()
         return sum(each.nbytes for each in kept if each is not None)
 
     def operator(self, hessian: AnyOperator, vectors: float, width: int) -> AnyOperator:
@@ -119,22 +124,48 @@ class Recycled:
         return LowRankPlusIdentity.of(self.values, self.vectors, damping)
 
     def preconditioner(self, operator: Operator, products: float) -> Preconditioner | None:
-        """The operator's own, where that pays for so many products."""
+        """The best that is known, or the operator's own where that pays for so many products."""
+        kept = self.low_rank(operator.damping)
+        if kept is not None:
+            return kept
         if self.own_damping != operator.damping and isinstance(operator, Preconditionable):
-            self.own = operator.preconditioner_if_cheaper(products)
+            self.own, self.deflated = operator.preconditioner_if_cheaper(products), None
             self.own_damping = operator.damping
-        return self.own
+        return self.deflated or self.own
 
-    def learn(self, directions: Directions) -> None:
+    @property
+    def learns(self) -> bool:
+        """Whether directions of a solution are wanted."""
+        return self.vectors is None and self.deflated is None
+
+    def learn(self, directions: Directions, preconditioner: Preconditioner) -> None:
         """Ritz pairs of the space that these directions span, if there are none yet."""
-        if not directions.blocks or self.vectors is not None:
+        if not directions.blocks or not self.learns:
             return
-        spread, turn = torch.linalg.eigh(directions.overlaps)
-        sound = spread > LEAST_OVERLAP * spread[-1]
-        weights = turn[:, sound] / spread[sound].sqrt()  # of orthonormal directions
+        if self.own is not None and preconditioner is self.own:
+            self._deflate(directions, self.own)
+            return
+        weights = _orthonormal(directions.overlaps)
         values, inner = torch.linalg.eigh(weights.T @ directions.projected @ weights)
         top = values.argsort(descending=True)[:MOST_PAIRS]
         top = top[values[top] > SMALLEST_PAIR * float(values.abs().max())]
         if len(top):
             self.vectors = directions.combined(weights @ inner[:, top])
             self.values = values[top].to(self.vectors)
+
+    def _deflate(self, directions: Directions, own: Metric) -> None:
+        assert self.own_damping is not None
+        weights = _orthonormal(own.products(directions.blocks).cpu())
+        damped = directions.projected + self.own_damping * directions.overlaps
+        values, inner = torch.linalg.eigh(weights.T @ damped @ weights)
+        sound = (values > SMALLEST_PAIR * float(values.abs().max())).nonzero()[:, 0]
+        far = values[sound].log().abs().argsort(descending=True)[:MOST_PAIRS]
+        vectors = directions.combined(weights @ inner[:, sound[far]])
+        self.deflated = Deflated(own, vectors, (1.0 / values[sound[far]] - 1.0).to(vectors))
+
+
+def _orthonormal(overlaps: Tensor) -> Tensor:
+    """Weights (s, r) that make orthonormal vectors of s that overlap so."""
+    spread, turn = torch.linalg.eigh(overlaps)
+    sound = spread > LEAST_OVERLAP * spread[-1]
+    return turn[:, sound] / spread[sound].sqrt()
