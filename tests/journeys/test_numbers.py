@@ -154,6 +154,49 @@ def test_right_hand_sides_of_ones_own_are_solved_for(
     assert distance(result.x.numpy(), exact) < 1e-6
 
 
+def low_rank(hessian: np.ndarray[Any, Any], damping: float, b: np.ndarray[Any, Any]) -> Any:
+    """Six of the largest eigenpairs, of which each is there thrice; the rest of b divided by λ."""
+    values, vectors = np.linalg.eigh(hessian)
+    top = np.argsort(-np.abs(values))[:6]
+    inside = b @ vectors[:, top]
+    outside = b - inside @ vectors[:, top].T
+    return inside / (values[top] + damping) @ vectors[:, top].T + outside / damping
+
+
+@pytest.mark.parametrize(
+    ("chosen", "more"),
+    [
+        ({"inversion_method": "cg", "preconditioner": {"name": "jacobi"}}, 0.0),
+        ({"inversion_method": "cg", "preconditioner": {"name": "nystroem", "rank": 4}}, 0.0),
+        ({"inversion_method": "lissa", "scale": 20.0, "dampen": 0.01}, 0.2),
+        ({"inversion_method": "arnoldi", "krylov_dimension": 12, "complement": True}, None),
+    ],
+    ids=["jacobi", "nystroem", "dampen", "complement"],
+)
+def test_the_other_parameters_of_a_method_do_what_they_say(
+    online: Client, regression: Subject, chosen: dict[str, Any], more: float | None
+) -> None:
+    """`more` is added to λ: dampen times scale. None: the low-rank inverse with its complement."""
+    tolerances = {
+        "cg": {"rtol": 1e-10, "atol": 0.0},
+        "lissa": {"maxiter": 10_000, "rtol": 1e-10},
+        "arnoldi": {"rank_estimate": 6, "tol": 1e-10},
+    }
+    b = np.random.default_rng(1).normal(size=(3, regression.size))
+    given = {**chosen, **tolerances[chosen["inversion_method"]]}
+    result = online.solve_hvp(
+        given.pop("inversion_method"), regression.name, regression.train, b,
+        hessian_regularization=regression.damping, precision="float64", **given,
+    )  # fmt: skip
+    damped, identity = regression.formula.damped.numpy(), np.eye(regression.size)
+    if more is None:
+        hessian = damped - regression.damping * identity
+        exact = low_rank(hessian, regression.damping, b)
+    else:
+        exact = np.linalg.solve(damped + more * identity, b.T).T
+    assert distance(result.x.numpy(), exact) < 1e-6
+
+
 def test_a_first_guess_that_is_the_solution_leaves_nothing_to_do(
     online: Client, iris: Subject
 ) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workers.engine.problem import ParameterSlice
+from workers.engine.products.affine import moved
 from workers.engine.products.parts import Direction, Entering, Return, part_of
 
 # W's matrix over all places has so many times the multiplications of the convolution itself.
@@ -95,24 +96,13 @@ class Convolution:
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
-        tangent, count, result = entering[0], len(direction), None
-        if tangent is not None:
-            result = self._forwards(tangent)  # (k, N, out)
-        moved = direction.of(self.weight_slice)
-        if moved is not None:
-            weights = moved.view(count, len(self.weight), -1).transpose(1, 2)
-            if result is None:
-                result = self.windows @ weights
-            else:
-                result.baddbmm_(self.windows.expand(count, -1, -1), weights)
-        shift = direction.of(self.bias_slice)
-        if shift is not None:
-            if result is None:
-                ones = (1,) * len(self.space)
-                return shift.view(count, 1, -1, *ones).expand(
-                    count, len(self.inputs), -1, *self.space
-                )
-            result.add_(shift.unsqueeze(1))
+        tangent, count, weights = entering[0], len(direction), direction.of(self.weight_slice)
+        result = moved(
+            None if tangent is None else self._forwards(tangent),
+            self.windows,
+            None if weights is None else weights.view(count, len(self.weight), -1).transpose(1, 2),
+            direction.of(self.bias_slice),
+        )
         if result is None:
             return None
         return _channels_first(result.view(count, len(self.inputs), *self.space, -1), 2)
@@ -128,9 +118,9 @@ class Convolution:
         if not back.wanted:
             return [None]
         through = self._backwards(back.signal)  # (k, B · places, in)
-        moved = back.direction.of(self.weight_slice)
-        if moved is not None:
-            self._add_reached(through, moved)
+        weights = back.direction.of(self.weight_slice)
+        if weights is not None:
+            self._add_reached(through, weights)
         shape = (len(signal), len(self.inputs), *self.inputs.shape[2:], -1)
         return [_channels_first(through.view(shape), 2)]
 
@@ -159,13 +149,13 @@ class Convolution:
             windows = self.windows.view(len(result), delta.shape[2], -1)
             part_of(result, self.weight_slice).add_(torch.bmm(delta, windows).flatten(1))
 
-    def _add_reached(self, through: Tensor, moved: Tensor) -> None:
+    def _add_reached(self, through: Tensor, given: Tensor) -> None:
         """Add D V to (k, N, in)."""
         count, inside = through.shape[0], through.shape[2]
-        weights = moved.view(count, len(self.weight), inside, -1).permute(0, 1, 3, 2)
+        weights = given.view(count, len(self.weight), inside, -1).permute(0, 1, 3, 2)
         if inside >= NARROW:
             weights = weights.reshape(count, -1, inside)
-            through.baddbmm_(self.reached.expand(count, -1, -1), weights)
+            moved(through, self.reached, weights, None)
         else:
             together = weights.permute(1, 2, 0, 3).reshape(self.reached.shape[1], -1)
             found = self.reached @ together  # (N, k · in)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,22 +13,33 @@ from workers.engine.products.parts import Direction, Entering, Return, summed_to
 
 
 @dataclass
-class Softmax:
-    """y = softmax of a node over one axis; entries that a mask has at −∞ are 0 in y and stay so."""
+class Symmetric(ABC):
+    """A node of one other whose derivative is a symmetric map: the same forward and back."""
 
     target: str
     sources: tuple[str, ...]
-    axis: int  # from the end, so the same with the vectors' axis in front
-    value: Tensor  # y
-    delta: Tensor | None = None
+    delta: Tensor | None = field(default=None, kw_only=True)
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
-        """R y = y (∂z − ⟨y, ∂z⟩)."""
+        """See `Part`."""
         return None if entering[0] is None else self._pulled(entering[0])
 
     def backward(self, delta: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
         return [self._pulled(delta)]
+
+    @abstractmethod
+    def _pulled(self, signal: Tensor) -> Tensor:
+        """The map, of a signal shaped as the node, or of (k, ...) of them."""
+
+
+@dataclass
+class Softmax(Symmetric):
+    """y = softmax of a node over one axis, R y = y (∂z − ⟨y, ∂z⟩); entries that a mask has at −∞ are
+    0 in y and stay so."""
+
+    axis: int  # from the end, so the same with the vectors' axis in front
+    value: Tensor  # y
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
@@ -83,23 +95,13 @@ class LogSoftmax:
 
 
 @dataclass
-class Normalised:
-    """x̂ = (x − mean) s over the last axes, with s = (variance + ε)^(−1/2)."""
+class Normalised(Symmetric):
+    """x̂ = (x − mean) s over the last axes, with s = (variance + ε)^(−1/2):
+    R x̂ = s (∂x − mean ∂x − x̂ mean(x̂ ∂x))."""
 
-    target: str
-    sources: tuple[str, ...]
     axes: tuple[int, ...]  # from the end
     value: Tensor  # x̂
     inverse: Tensor  # s, with axes of size 1
-    delta: Tensor | None = None
-
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
-        """R x̂ = s (∂x − mean ∂x − x̂ mean(x̂ ∂x))."""
-        return None if entering[0] is None else self._pulled(entering[0])
-
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
-        """See `Part`: the same map, which is symmetric."""
-        return [self._pulled(delta)]
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""

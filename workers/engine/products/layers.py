@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.problem import ParameterSlice
+from workers.engine.products.affine import moved
 from workers.engine.products.parts import Direction, Entering, Return, part_of
 
 
@@ -47,22 +48,13 @@ class LinearLayer:
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
-        count, tangent, result = len(direction), entering[0], None
-        if tangent is not None:
-            result = self._flat_inputs(tangent, 1) @ self._weight.T  # (k, N, out)
-        moved = direction.of(self.weight_slice)
-        if moved is not None:
-            weights = self._lying(moved.view(count, *self.weight.shape)).transpose(1, 2)
-            if result is None:
-                result = self._inputs @ weights
-            else:
-                result.baddbmm_(self._inputs.expand(count, -1, -1), weights)
-        shift = direction.of(self.bias_slice)
-        if shift is not None:
-            if result is None:
-                middle = (1,) * len(self._before)
-                return shift.view(count, *middle, -1).expand(count, *self._before, -1)
-            result.add_(shift.unsqueeze(1))
+        count, tangent, weights = len(direction), entering[0], direction.of(self.weight_slice)
+        result = moved(
+            None if tangent is None else self._flat_inputs(tangent, 1) @ self._weight.T,
+            self._inputs,
+            None if weights is None else self._lying(self._matrices(weights)).transpose(1, 2),
+            direction.of(self.bias_slice),
+        )
         return None if result is None else result.view(count, *self._before, -1)
 
     def backward(self, delta: Tensor) -> Sequence[Tensor]:
@@ -76,11 +68,10 @@ class LinearLayer:
         if not back.wanted:
             return [None]
         through = signal @ self._weight
-        moved = back.direction.of(self.weight_slice)
-        if moved is not None:
+        weights = back.direction.of(self.weight_slice)
+        if weights is not None:
             assert self.delta is not None
-            weights = self._lying(moved.view(len(signal), *self.weight.shape))
-            through.baddbmm_(_flat(self.delta, 0).expand(len(signal), -1, -1), weights)
+            moved(through, _flat(self.delta, 0), self._lying(self._matrices(weights)), None)
         return [self._shaped(through)]
 
     def _share(self, back: Return, signal: Tensor) -> None:
@@ -110,6 +101,10 @@ class LinearLayer:
                 return
             share = self._ordered(torch.bmm(delta.mT, inputs))
             part_of(result, self.weight_slice).add_(share.flatten(1))
+
+    def _matrices(self, weights: Tensor) -> Tensor:
+        """v's, (k, size) to (k, out, in)."""
+        return weights.view(len(weights), *self.weight.shape)
 
     def _flat_inputs(self, value: Tensor, leading: int) -> Tensor:
         """(N, in), or (k, N, in), in the order that they lie in."""
@@ -157,10 +152,10 @@ class Embedding:
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
-        moved = direction.of(self.weight_slice)
-        if moved is None:
+        weights = direction.of(self.weight_slice)
+        if weights is None:
             return None
-        rows = moved.view(len(moved), *self.weight.shape)[:, self.tokens]
+        rows = weights.view(len(weights), *self.weight.shape)[:, self.tokens]
         return rows if self.padding is None else rows * self._learnt(rows)
 
     def backward(self, delta: Tensor) -> Sequence[Tensor]:
