@@ -17,10 +17,23 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, help="what the service writes goes there")
+    parser.add_argument(
+        "--evidence",
+        type=Path,
+        default=Path("chaos-evidence"),
+        help="results with other bytes than a calm run's are kept in this folder",
+    )
     parser.add_argument("--fault", action="append", default=[], help="this kind; may be repeated")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="upweight-chaos-") as folder:
-        report = run(Path(folder), 60 * options.minutes, options.seed, options.log, options.fault)
+        report = run(
+            Path(folder),
+            60 * options.minutes,
+            options.seed,
+            evidence=options.evidence,
+            log=options.log,
+            kinds=options.fault,
+        )
     sys.stdout.write(json.dumps(report.as_dict(), indent=2) + "\n")
     return 1 if report.losses else 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -65,13 +66,13 @@ class Jobs:
         self.refused = 0
         self.twice = 0
 
-    def calm(self, kind: str) -> Answer:
-        """What a job of a kind gives when nothing happens to it."""
+    def calm(self, kind: str) -> str:
+        """A job of a kind to which nothing happens, done."""
         id = self._post(kind, f"calm-{uuid4().hex}").json()["id"]
         while (job := self.client.jobs.get(id)).state not in TERMINAL:
             time.sleep(0.05)
         assert job.state is JobState.SUCCEEDED, job
-        return self.answer(id)
+        return str(id)
 
     def send(self, number: int) -> None:
         """One more job; a request that was lost on its way is repeated with its key, as the SDK does."""
@@ -139,10 +140,10 @@ class Jobs:
         except UpweightError:
             return len(self.sent)
 
-    def records(self) -> dict[str, JobRecord | None]:
-        """All that were accepted, None for one that is missing."""
+    def records(self, ids: Iterable[str]) -> dict[str, JobRecord | None]:
+        """Some jobs that were accepted, None for one that is missing."""
         found: dict[str, JobRecord | None] = {}
-        for id in self.sent:
+        for id in ids:
             try:
                 found[id] = self.client.jobs.get(id)
             except UpweightError as error:

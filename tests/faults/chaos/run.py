@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 
 from service.local.background import Running, running
+from tests.faults.chaos.evidence import Evidence
 from tests.faults.chaos.faults import Faults
 from tests.faults.chaos.jobs import KINDS, Answer, Jobs, register
 from tests.faults.conftest import SHORT
@@ -22,7 +23,7 @@ from upweight.schema import TERMINAL, JobRecord, JobState
 
 UNFINISHED = 6  # jobs kept on their way
 PAUSE = 2.5  # seconds between two faults, in the mean
-HEALING_SECONDS = 120.0
+HEALING_SECONDS = 300.0
 HANDLES_MORE, MEMORY_MORE = (
     12,
     1.35,
@@ -51,9 +52,18 @@ class Report:
 
 
 def run(
-    data: Path, seconds: float, seed: int, log: Path | None = None, kinds: Sequence[str] = ()
+    data: Path,
+    seconds: float,
+    seed: int,
+    *,
+    evidence: Path,
+    log: Path | None = None,
+    kinds: Sequence[str] = (),
 ) -> Report:
-    """Chaos for so long, in a folder of its own; of some kinds of faults, or of all."""
+    """Chaos for so long, in a folder of its own; of some kinds of faults, or of all.
+
+    Results that differ from a calm run's are kept in `evidence`, with theirs.
+    """
     choice = random.Random(seed)
     scratch = data / "scratch"
     scratch.mkdir(parents=True)
@@ -66,13 +76,19 @@ def run(
             environment=environment,
             log=None if lines is None else lambda line: print(line, file=lines),
         ) as service:
-            return _run(service, seconds, choice, kinds)
+            return _run(service, seconds, choice, kinds, evidence)
     finally:
         if lines is not None:
             lines.close()
 
 
-def _run(service: Running, seconds: float, choice: random.Random, kinds: Sequence[str]) -> Report:
+def _run(
+    service: Running,
+    seconds: float,
+    choice: random.Random,
+    kinds: Sequence[str],
+    evidence: Path,
+) -> Report:
     report = Report(seconds=seconds)
     with (
         Client(service.url, retries=8) as client,
@@ -80,7 +96,7 @@ def _run(service: Running, seconds: float, choice: random.Random, kinds: Sequenc
     ):
         register(client)
         jobs = Jobs(client, http, choice)
-        calm = {kind: jobs.calm(kind) for kind in KINDS}
+        calm = {kind: Calm(jobs, jobs.calm(kind)) for kind in KINDS}
         before = _sizes(service)
         faults = Faults(service, choice, jobs.cancel_one, kinds)
         _chaos(jobs, faults, seconds, choice)
@@ -90,7 +106,7 @@ def _run(service: Running, seconds: float, choice: random.Random, kinds: Sequenc
         report.healed_in_seconds = round(time.monotonic() - began, 1)
         report.faults = dict(sorted(faults.made.items()))
         report.requests_repeated, report.keys_used_twice = jobs.refused, jobs.twice
-        _judge(report, jobs, records, calm)
+        _judge(report, jobs, records, calm, Evidence(Path(service.storage), evidence))
         _judge_storage(report, Path(service.storage), records)
         _judge_processes(report, jobs, service, before)
     return report
@@ -111,18 +127,32 @@ def _chaos(jobs: Jobs, faults: Faults, seconds: float, choice: random.Random) ->
 
 
 def _ended(jobs: Jobs) -> Mapping[str, JobRecord | None]:
+    """All records. What has ended stays as it is, so only the others are asked for again."""
     deadline = time.monotonic() + HEALING_SECONDS
-    while True:
-        records = jobs.records()
-        if all(record is None or record.state in TERMINAL for record in records.values()):
-            return records
-        if time.monotonic() > deadline:
-            return records
+    records = jobs.records(jobs.sent)
+    while time.monotonic() < deadline:
+        waiting = [id for id, each in records.items() if each and each.state not in TERMINAL]
+        if not waiting:
+            break
         time.sleep(0.5)
+        records |= jobs.records(waiting)
+    return records
+
+
+class Calm:
+    """The right answer of a kind, and the job that gave it."""
+
+    def __init__(self, jobs: Jobs, id: str) -> None:
+        self.record = jobs.client.jobs.get(id)
+        self.answer = jobs.answer(id)
 
 
 def _judge(
-    report: Report, jobs: Jobs, records: Mapping[str, JobRecord | None], calm: Mapping[str, Answer]
+    report: Report,
+    jobs: Jobs,
+    records: Mapping[str, JobRecord | None],
+    calm: Mapping[str, Calm],
+    evidence: Evidence,
 ) -> None:
     """No job is missing or has no end; those that succeeded give the same bytes; others say a good reason."""
     report.jobs = len(records)
@@ -135,10 +165,13 @@ def _judge(
         sent = jobs.sent[record.id]
         if record.state is JobState.SUCCEEDED:
             report.compared += 1
-            other = _differing(jobs.answer(record.id), calm[sent.kind])
+            other = _differing(jobs.answer(record.id), calm[sent.kind].answer)
             if other:
-                told = f"attempt {record.attempt}: {', '.join(other)}"
-                report.losses.append(f"{record.id} ({sent.kind}) has other bytes in {told}")
+                told = evidence.keep(record, calm[sent.kind].record)
+                report.losses.append(
+                    f"{record.id} ({sent.kind}), attempt {record.attempt}, has other bytes in "
+                    f"{', '.join(other)}: {told}"
+                )
         elif record.state is JobState.FAILED and record.problem is not None:
             reasons[record.problem.type] += 1
             if record.problem.type not in ("worker-lost", "unavailable"):
@@ -169,8 +202,7 @@ def _judge_processes(
 ) -> None:
     """After some more jobs in calm, no process has more handles or much more memory than one had at first."""
     for kind in sorted(KINDS):
-        jobs_calm = jobs.calm(kind)
-        assert jobs_calm
+        assert jobs.answer(jobs.calm(kind))
     for name, (handles, memory) in _sizes(service).items():
         if handles > before[name][0] + HANDLES_MORE:
             report.losses.append(f"{name} has {handles} handles; it had {before[name][0]}")

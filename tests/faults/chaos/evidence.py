@@ -1,0 +1,89 @@
+"""What is kept of a result with other bytes than it must have: both results, the request, and how far apart they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from upweight.schema import JobRecord
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where results lie, and a folder for those that differ, which outlives the run."""
+
+    storage: Path
+    kept: Path
+
+    def keep(self, record: JobRecord, calm: JobRecord) -> str:
+        """Copies both results and their records; answers in words where they are and what differs."""
+        folder = self.kept / record.id
+        for name, job in (("found", record), ("calm", calm)):
+            shutil.copytree(self._result(job.id), folder / name, dirs_exist_ok=True)
+            (folder / f"{name}.record.json").write_text(job.model_dump_json(indent=2))
+        found = differences(folder / "found", folder / "calm")
+        (folder / "differences.json").write_text(json.dumps(found, indent=2))
+        return f"{json.dumps(found)}; kept in {folder}"
+
+    def _result(self, id: str) -> Path:
+        return next((self.storage / "results").glob(f"*/{id}"))
+
+
+def differences(found: Path, right: Path) -> dict[str, str]:
+    """What differs between two folders of results, by file. The manifest says when and by whom, so it may."""
+    names = {
+        str(file.relative_to(folder))
+        for folder in (found, right)
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != "manifest.json"
+    }
+    told = {name: _difference(found / name, right / name) for name in sorted(names)}
+    return {name: words for name, words in told.items() if words}
+
+
+def _difference(found: Path, right: Path) -> str:
+    if not (found.exists() and right.exists()):
+        return "only in " + ("the calm run" if right.exists() else "this one")
+    one, other = found.read_bytes(), right.read_bytes()
+    if one == other:
+        return ""
+    if len(one) != len(other):
+        return f"{len(one)} bytes; {len(other)} in the calm run"
+    try:
+        arrays, expected = _arrays(found), _arrays(right)
+    except Exception as error:  # whatever it is, the bytes are kept
+        return f"other bytes, not readable as arrays ({type(error).__name__})"
+    apart = {name: _apart(arrays[name], expected[name]) for name in arrays}
+    return ", ".join(f"{name or 'chunk'}: {words}" for name, words in apart.items() if words)
+
+
+def _arrays(file: Path) -> Mapping[str, Array]:
+    """The arrays in a file by name: a safetensors file, or a chunk of a Zarr array."""
+    described = next(
+        (parent / "zarr.json" for parent in file.parents if (parent / "zarr.json").exists()), None
+    )
+    if described is None:
+        return load_file(file)
+    dtype = np.dtype(json.loads(described.read_text())["data_type"])
+    return {"": np.frombuffer(file.read_bytes(), dtype)}
+
+
+def _apart(one: Array, other: Array) -> str:
+    """The largest difference relative to the largest entry, and how many entries differ."""
+    unequal = (one != other) & ~(np.isnan(one) & np.isnan(other))
+    if not unequal.any():
+        return ""
+    gap = np.abs(one.astype(np.float64) - other.astype(np.float64))
+    scale = np.nanmax(np.abs(other.astype(np.float64)))
+    nan = int((np.isnan(one) != np.isnan(other)).sum())
+    largest = float(np.nanmax(gap)) / float(scale) if scale > 0 else float("inf")
+    return f"{int(unequal.sum())} of {one.size} differ, at most by {largest:.3g} of the largest, {nan} NaN"
