@@ -1,4 +1,4 @@
-"""What is kept of a result with other bytes than it must have: both results, the request, and how far apart they are."""
+"""What is kept of a result with other bytes than it must have: both results, the request, how far they are apart."""
 
 from __future__ import annotations
 
