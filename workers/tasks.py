@@ -14,7 +14,7 @@ from service.results.layout import ResultPaths
 from service.storage.keys import PREFIX, Document, Kind
 from service.storage.queue import CHECK_DATASET, CHECK_MODEL, CHECKS, RUN_BLOCK, RUN_JOB
 from service.storage.redis import reachable
-from upweight.errors import NotFound, Rejected
+from upweight.errors import NotFound, Rejected, Unavailable
 from upweight.schema import CheckState, DatasetRecord, JobState, ModelRecord
 from workers.block_task import BlockTask
 from workers.context import Context
@@ -76,7 +76,7 @@ class Tasks:
                 "job",
                 namespace,
             ) as watch:
-                outcome = JobRun(context, namespace, job, request, watch).run()
+                outcome = self._outcome(JobRun(context, namespace, job, request, watch), holder)
             if outcome is not None:
                 context.lifecycle.succeed(namespace, id, attempt, outcome)
         except Cancelled:
@@ -90,10 +90,19 @@ class Tasks:
         except LeaseLost as error:
             log("job-taken-away", level="warning", job=id, detail=str(error))
         except Exception as error:
-            self._discard(namespace, id, holder)
             context.lifecycle.fail(namespace, id, attempt, said(error, id))
             if isinstance(error, MemoryError):
                 context.session.forget()
+
+    def _outcome(self, run: JobRun, holder: str) -> dict[str, Any] | None:
+        """The fields of its success. What a failure leaves is deleted still under watch, however long that takes."""
+        try:
+            return run.run()
+        except (Cancelled, GivenBack, LeaseLost):
+            raise
+        except Exception:
+            self._discard(run.namespace, run.job["id"], holder)
+            raise
 
     def _cancelled(self, namespace: str, id: str, holder: str, attempt: int) -> None:
         job = self._context.records.get("job", namespace, id)
@@ -104,9 +113,16 @@ class Tasks:
         self._context.lifecycle.cancelled(namespace, id, attempt)
 
     def _discard(self, namespace: str, id: str, holder: str) -> None:
-        """Deletes what is stored so far, unless the job is another worker's by now, and so what is stored."""
-        if self._context.leases.renew(id, holder):
+        """Deletes what is stored so far, unless the job is another worker's by now, and so what is stored.
+
+        A storage that is away is no reason not to say how the job ended: `retention.orphans` deletes it later.
+        """
+        if not self._context.leases.renew(id, holder):
+            return
+        try:
             self._context.objects.delete_prefix(ResultPaths(namespace, id).prefix)
+        except Unavailable as error:
+            log("discard-postponed", level="warning", job=id, detail=error.detail)
 
     def check_model(self, namespace: str, id: str) -> None:
         """Reads and tries out a model in an isolated child; its record becomes ready or rejected."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from service.settings import Settings
 from service.storage.copies import Copies
+from service.storage.keys import Document
 from service.storage.layout import SELF_TEST, UPLOADS
 from service.storage.leftovers import broken_uploads
 from service.storage.objects import ObjectMeta, Objects
@@ -18,6 +19,7 @@ from service.storage.records import Records
 from service.storage.shared import ROOT as SHARED
 from service.storage.shared import Shared
 from upweight.errors import NotFound
+from upweight.schema import JobState
 
 RESULTS = "results"
 
@@ -91,7 +93,7 @@ class Orphans:
         except NotFound:
             # Redis may have lost the job: it is deleted only when its copy is gone, too.
             return self._copies.there("job", namespace, id)
-        return not job.get("expired_at")
+        return not job.get("expired_at") and not _came_to_nothing(job)
 
     def _deleted(self, meta: ObjectMeta) -> Orphan:
         if not self._dry_run:
@@ -109,3 +111,12 @@ class Orphans:
 
     def _old(self, moment: datetime) -> bool:
         return datetime.now(UTC) - moment > timedelta(seconds=self._settings.orphan_seconds)
+
+
+def _came_to_nothing(job: Document) -> bool:
+    """Whether nothing of it is kept: it left objects when the storage was away as they should have been deleted.
+
+    Finished blocks of a failed job stay, for a retry goes on from them.
+    """
+    state = job["state"]
+    return state == JobState.CANCELLED or (state == JobState.FAILED and not job.get("plan"))

@@ -21,7 +21,8 @@ from upweight.errors import Unavailable
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
-_KIND = re.compile(r"kind: (Timeout|Connect)\b")
+_KIND = re.compile(r"HttpError \{\s+kind: (\w+)")  # what the network did, by object_store's names
+_PASSING = frozenset({"Timeout", "Connect", "Interrupted", "Request", "Decode"})
 _SYSTEM = re.compile(r"message: \"([^\"]{1,100})\"|([A-Z][a-z][\w ,']{3,60} \(os error \d+\))")
 _METADATA = "169.254.169.254"  # asked last for credentials, when no other place has them
 _NOTED = 300  # characters
@@ -67,16 +68,25 @@ def unavailable(error: BaseException) -> Unavailable:
 
 
 def persistently(action: Callable[[], Result], seconds: float) -> Result:
-    """Repeats an action that may be done twice while the network fails; obstore does so for reading alone."""
+    """Repeats an action that may be done twice while the network fails.
+
+    obstore does so too, but not after a connection was reset in the middle of a creation, a deletion or an answer.
+    """
     deadline, pause = time.monotonic() + seconds, _FIRST_PAUSE
     while True:
         try:
             return action()
         except BaseError as error:
-            if _KIND.search(str(error)) is None or time.monotonic() + pause > deadline:
+            if not _passing(error) or time.monotonic() + pause > deadline:
                 raise
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _passing(error: BaseError) -> bool:
+    """Whether it was the network: a connection refused, reset, broken off or silent. An answer is no such thing."""
+    kind = _KIND.search(str(error))
+    return kind is not None and kind[1] in _PASSING
 
 
 def reason(error: BaseException) -> str:
@@ -96,8 +106,8 @@ def reason(error: BaseException) -> str:
         return "it did not answer in time"
     if (system := _SYSTEM.search(said)) is not None:
         return system[1] or system[2]
-    if kind is not None:
-        return "it can't be reached"
+    if kind is not None and kind[1] in _PASSING:
+        return "it can't be reached" if kind[1] == "Connect" else "it broke the connection off"
     return type(error).__name__
 
 

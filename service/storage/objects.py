@@ -8,11 +8,13 @@ is tried again for a while, then raised as Unavailable.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import obstore
@@ -29,6 +31,7 @@ _WHOLE_BYTES = 32 * 1024**2  # more is written in parts and read in pieces, each
 _FRONT_SECONDS = 10.0  # a request's sender waits no longer for a storage that fails
 _DELETED_AT_ONCE = 1000
 _CONFLICT_SECONDS = 0.2
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,9 @@ class Objects:
         """
         deadline = time.monotonic() + self.options.retry_seconds
         while True:
-            with writing(), translated():
+            with writing():
                 try:
-                    persistently(lambda: self._create(path, data), self.options.retry_seconds)
+                    self._asked(lambda: self._create(path, data))
                     return True
                 except AlreadyExistsError:
                     pass
@@ -98,6 +101,11 @@ class Objects:
                     retry_after=5,
                 )
             time.sleep(_CONFLICT_SECONDS)
+
+    def _asked(self, action: Callable[[], Answer]) -> Answer:
+        """What the store answers, asked again while the network fails: for all that may be done twice."""
+        with translated():
+            return persistently(action, self.options.retry_seconds)
 
     def _create(self, path: str, data: bytes) -> None:
         obstore.put(self._store, path, data, mode="create", use_multipart=False)
@@ -114,8 +122,8 @@ class Objects:
 
     def put(self, path: str, data: bytes) -> None:
         """Writes an object whole, replacing what is there."""
-        with writing(), translated():
-            persistently(lambda: self._replace(path, data), self.options.retry_seconds)
+        with writing():
+            self._asked(lambda: self._replace(path, data))
 
     def _replace(self, path: str, data: bytes) -> None:
         in_parts = len(data) > _WHOLE_BYTES
@@ -139,8 +147,7 @@ class Objects:
 
     def get(self, path: str) -> bytes:
         """The whole object. Raises FileNotFoundError."""
-        with translated():
-            return bytes(obstore.get(self._store, path).bytes())
+        return self._asked(lambda: bytes(obstore.get(self._store, path).bytes()))
 
     def get_range(self, path: str, start: int, length: int) -> bytes:
         """Bytes [start, start + length) of an object, which must be there. Raises FileNotFoundError."""
@@ -154,24 +161,25 @@ class Objects:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _piece(self, path: str, start: int, length: int) -> bytes:
-        with translated():
-            return bytes(obstore.get_range(self._store, path, start=start, length=length))
+        return self._asked(
+            lambda: bytes(obstore.get_range(self._store, path, start=start, length=length))
+        )
 
     def get_unchanged(self, path: str, etag: str, start: int, length: int) -> bytes:
         """Bytes of an object that is still the one with this etag. Raises Changed, FileNotFoundError."""
         if length == 0:
             return b""
-        with translated():
-            options: Any = {"range": (start, start + length), "if_match": etag}
-            return bytes(obstore.get(self._store, path, options=options).bytes())
+        options: Any = {"range": (start, start + length), "if_match": etag}
+        return self._asked(lambda: bytes(obstore.get(self._store, path, options=options).bytes()))
 
     def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Several (start, length) ranges at once; near ones are fetched together."""
         if not ranges:
             return []
         starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
-        with translated():
-            found = obstore.get_ranges(self._store, path, starts=starts, lengths=lengths)
+        found = self._asked(
+            lambda: obstore.get_ranges(self._store, path, starts=starts, lengths=lengths)
+        )
         return [bytes(part) for part in found]
 
     def open_stream(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -188,36 +196,31 @@ class Objects:
 
     def head(self, path: str) -> ObjectMeta | None:
         """What is known of an object, or None."""
-        with translated():
-            try:
-                return _meta(obstore.head(self._store, path))
-            except FileNotFoundError:
-                return None
+        try:
+            return _meta(self._asked(lambda: obstore.head(self._store, path)))
+        except FileNotFoundError:
+            return None
 
     def walk(self, prefix: str = "") -> Iterator[ObjectMeta]:
         """Objects below a prefix (whole path segments), a page at a time."""
-        with translated():
-            for page in obstore.list(self._store, prefix or None):
-                for meta in page:
-                    yield _meta(meta)
+        pages = _Pages(self._store, prefix or None)
+        while page := self._asked(pages.next):
+            for meta in page:
+                yield _meta(meta)
 
     def delete(self, paths: Sequence[str]) -> None:
         """Deletes objects; those that are not there are passed over."""
         for start in range(0, len(paths), _DELETED_AT_ONCE):
             some = list(paths[start : start + _DELETED_AT_ONCE])
             try:
-                with translated():
-                    obstore.delete(self._store, some)
+                self._asked(partial(obstore.delete, self._store, some))
             except FileNotFoundError:  # it says nothing of the others
                 self._delete_each(some)
 
     def _delete_each(self, paths: Sequence[str]) -> None:
         for path in paths:
-            with translated():
-                try:
-                    obstore.delete(self._store, path)
-                except FileNotFoundError:
-                    continue
+            with suppress(FileNotFoundError):
+                self._asked(partial(obstore.delete, self._store, path))
 
     def delete_prefix(self, prefix: str) -> None:
         """Deletes all objects below a prefix."""
@@ -235,6 +238,28 @@ class Objects:
             return None
         with translated():
             return str(obstore.sign(self._store, method, path, timedelta(seconds=seconds)))  # type: ignore[call-overload]
+
+
+class _Pages:
+    """A listing that goes on behind the last page that came whole, when it is asked for again."""
+
+    def __init__(self, store: Any, prefix: str | None) -> None:
+        self._store, self._prefix = store, prefix
+        self._last: str | None = None
+        self._pages: Iterator[Any] | None = None
+
+    def next(self) -> Sequence[Any]:
+        """The next page; empty after the last."""
+        if self._pages is None:
+            self._pages = iter(obstore.list(self._store, self._prefix, offset=self._last))
+        try:
+            page: Sequence[Any] = next(self._pages, ())
+        except BaseException:
+            self._pages = None
+            raise
+        if page:
+            self._last = page[-1]["path"]
+        return page
 
 
 def store_options(settings: Settings, *, front: bool = False) -> StoreOptions:

@@ -1,14 +1,16 @@
-"""A proxy on loopback between the service and a server, that refuses, slows or cuts the connections at will."""
+"""A proxy on loopback between the service and a server, that refuses, resets, slows or cuts connections at will."""
 
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _PIECE = 16_384
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
 
 
 class CuttingProxy:
@@ -18,18 +20,48 @@ class CuttingProxy:
         self._target = target
         self.mode = "through"  # or "refuse", "slow", "cut": in the middle of what the client sends
         self.cut = 0
+        self.to_reset = 0  # so many connections more, each after the first bytes it brought
+        self._live: set[socket.socket] = set()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listening.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._listen()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """As when the server's machine is started again: connections are reset, and then refused."""
+        self._listening.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for connections
+        self._listening.close()
+        # Bound and not listening: it refuses, and nobody else is given the port meanwhile.
+        self._listening = socket.socket()
+        self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listening.bind(("127.0.0.1", self.port))
+        for client in list(self._live):
+            self._reset(client)
+        try:
+            yield
+        finally:
+            self._listening.listen()
+            self._listen()
+
+    def _listen(self) -> None:
+        threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
+
+    def _reset(self, client: socket.socket) -> None:
+        self.cut += 1
+        with suppress(OSError):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            # A thread that waits in recv keeps the connection open after close; this ends its waiting, too.
+            client.shutdown(socket.SHUT_RD)
+            client.close()
 
     def close(self) -> None:
         """Takes no more connections."""
         self._listening.close()
 
-    def _accept(self) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         while True:
             try:
-                client, _ = self._listening.accept()
+                client, _ = listening.accept()
             except OSError:
                 return
             if self.mode == "refuse":
@@ -38,6 +70,13 @@ class CuttingProxy:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
+        self._live.add(client)
+        try:
+            self._served(client)
+        finally:
+            self._live.discard(client)
+
+    def _served(self, client: socket.socket) -> None:
         with client, suppress(OSError):
             server = socket.create_connection(("127.0.0.1", self._target), 5)
             with server:
@@ -55,6 +94,10 @@ class CuttingProxy:
                 if self.mode == "slow":
                     time.sleep(0.05)
                 passed += len(piece)
+                if sent_by_client and self.to_reset > 0:
+                    self.to_reset -= 1
+                    self._reset(source)
+                    break
                 broken = self.mode == "refuse" or (
                     self.mode == "cut" and sent_by_client and passed > 2 * _PIECE
                 )

@@ -86,6 +86,24 @@ def test_a_slow_storage_makes_a_job_slow_and_no_more(behind: Behind) -> None:
     assert done.state is JobState.SUCCEEDED, done.problem
 
 
+def test_an_outage_that_lasts_ends_a_job_in_words_and_a_retry_gives_the_same_bytes(
+    behind: Behind,
+) -> None:
+    slow = behind.slow
+    calm = slow.matrix(slow.ended(slow.start(500)))
+    job = slow.begun(slow.start(500))
+    with behind.proxy.away():
+        failed = slow.ended(job, 120)
+    assert failed.state is JobState.FAILED
+    assert failed.problem is not None
+    assert (failed.problem.type, failed.problem.status) == ("unavailable", 503)
+    assert "object storage" in failed.problem.detail
+    assert failed.attempt == 1
+    again = slow.ended(slow.client.jobs.retry(job.id), 120)
+    assert again.state is JobState.SUCCEEDED, again.problem
+    assert slow.matrix(again) == calm
+
+
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file system of a few MiB."""
