@@ -46,6 +46,7 @@ def behind(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[B
             "UPWEIGHT_STORAGE_ENDPOINT": f"http://127.0.0.1:{proxy.port}",
             "UPWEIGHT_STORAGE_TIMEOUT_SECONDS": "3",
             "UPWEIGHT_STORAGE_RETRY_SECONDS": "4",
+            "UPWEIGHT_THREADS": "1",
         }
         data = tmp_path_factory.mktemp("behind")
         with running(data, environment=environment) as service, Client(service.url) as client:

@@ -18,7 +18,8 @@ from tests.s3_server import S3Server
 from upweight import Client
 from upweight.schema import JobState
 
-OUTAGE_SECONDS = 4.0
+OUTAGE_SECONDS = 4.0  # of the 60 for which a worker asks again
+STEPS = 1_000  # less than a second, so that storing falls into the outage
 CONTENT = bytes(range(256)) * 4000
 OPERATIONS: dict[str, tuple[Callable[[Objects], object], object]] = {
     "create": (lambda objects: objects.put_new("new", CONTENT), True),
@@ -80,11 +81,12 @@ def test_a_job_in_work_rides_out_an_outage_of_seconds_in_its_first_attempt(
         **SHORT,
         **s3.environment(s3.bucket()),
         "UPWEIGHT_STORAGE_ENDPOINT": f"http://127.0.0.1:{proxy.port}",
+        "UPWEIGHT_THREADS": "1",
     }
     with running(tmp_path, environment=environment) as service, Client(service.url) as client:
         slow = SlowJobs(service, client)
-        calm = slow.matrix(slow.ended(slow.start(1000)))
-        job = slow.begun(slow.start(1000))
+        calm = slow.matrix(slow.ended(slow.start(STEPS)))
+        job = slow.begun(slow.start(STEPS))
         with proxy.away():
             time.sleep(OUTAGE_SECONDS)
         done = slow.ended(job, 120)
