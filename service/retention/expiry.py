@@ -13,6 +13,7 @@ from service.settings import Settings
 from service.storage.keys import Document, by_state
 from service.storage.objects import Objects
 from service.storage.records import Records
+from service.storage.redis import surely_past
 from service.storage.shared import Shared
 from upweight.errors import NotFound
 from upweight.schema import TERMINAL, JobState
@@ -44,6 +45,7 @@ class Expiry:
         self._settings = settings
         self._shared = Shared(records.redis, objects)
         self._dry_run = dry_run
+        self._now = datetime.min.replace(tzinfo=UTC)  # of the pass
         self._kept: dict[str, int] = {}  # bytes by namespace, as the last pass left them
 
     @property
@@ -55,6 +57,7 @@ class Expiry:
 
     def one_pass(self) -> Iterator[Expired | None]:
         """One item for each job looked at, None for one that stays, so that the caller sets the pace."""
+        self._now = surely_past(self._records.redis)
         for namespace in sorted(self._records.namespaces()):
             yield from self._namespace(namespace)
 
@@ -90,7 +93,7 @@ class Expiry:
     def _reason(self, job: Document, excess: int) -> Literal["age", "bytes"] | None:
         days = self._settings.retention_days
         if days is not None:
-            age = datetime.now(UTC) - datetime.fromisoformat(job["finished_at"])
+            age = self._now - datetime.fromisoformat(job["finished_at"])
             if age > timedelta(days=days):
                 return "age"
         return "bytes" if excess > 0 and _size(job) > 0 else None

@@ -16,6 +16,7 @@ from service.storage.layout import SELF_TEST, UPLOADS
 from service.storage.leftovers import broken_uploads
 from service.storage.objects import ObjectMeta, Objects
 from service.storage.records import Records
+from service.storage.redis import surely_past
 from service.storage.shared import ROOT as SHARED
 from service.storage.shared import Shared
 from upweight.errors import NotFound
@@ -50,9 +51,11 @@ class Orphans:
         self._shared = Shared(records.redis, objects)
         self._settings = settings
         self._dry_run = dry_run
+        self._now = datetime.min.replace(tzinfo=UTC)  # of the pass
 
     def one_pass(self) -> Iterator[Orphan | None]:
         """One item for each object looked at, None for one that belongs somewhere."""
+        self._now = surely_past(self._records.redis)
         yield from self._broken_uploads()
         belongs: tuple[str, bool] = (
             "",
@@ -110,7 +113,7 @@ class Orphans:
             yield Orphan(upload.path, upload.size_bytes)
 
     def _old(self, moment: datetime) -> bool:
-        return datetime.now(UTC) - moment > timedelta(seconds=self._settings.orphan_seconds)
+        return self._now - moment > timedelta(seconds=self._settings.orphan_seconds)
 
 
 def _came_to_nothing(job: Document) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
@@ -36,3 +38,15 @@ def reachable() -> Iterator[None]:
         raise Unavailable(
             "Redis does not answer; try again in a few seconds", retry_after=5
         ) from error
+
+
+def surely_past(redis: Redis) -> datetime:
+    """A moment that has passed: the earlier of this machine's clock and Redis's.
+
+    What deletes by age asks for it, so that one clock that jumps ahead deletes nothing too early.
+    """
+    client: Any = redis
+    with reachable():
+        seconds, microseconds = client.time()
+    theirs = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
+    return min(datetime.now(UTC), theirs)

@@ -15,18 +15,22 @@ import pytest
 from service.results.layout import blob_path
 from tests.faults.slow_jobs import NAMESPACE, SlowJobs
 from upweight import Client
+from upweight.download import FileSink
 from upweight.schema import JobState
 
 STEPS = 3_000
 MEGABYTE = 1 << 20
 
 
-def test_jobs_queued_and_running_outlive_a_killed_redis(slow: SlowJobs) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_jobs_queued_and_running_outlive_a_redis_that_ends(
+    slow: SlowJobs, number: signal.Signals
+) -> None:
     running = [slow.start(STEPS) for _ in range(2)]
     for each in running:
         slow.begun(each)
     queued = [slow.start(priority=priority) for priority in ("high", "default", "low")]
-    slow.service.restart("redis")
+    slow.service.restart("redis", number)
     done = [slow.ended(each) for each in (*running, *queued)]
     assert {each.state for each in done} == {JobState.SUCCEEDED}
     assert [each.attempt for each in done[2:]] == [1, 1, 1]
@@ -101,6 +105,49 @@ def test_nothing_can_be_read_of_an_upload_that_a_killed_front_end_did_not_finish
         assert not (Path(slow.service.storage) / blob_path(NAMESPACE, digest)).exists()
         assert http.put(path, content=content).status_code == 201
         assert http.get(path).content == content
+
+
+def test_the_sdks_download_outlives_a_killed_front_end(
+    slow: SlowJobs, patient: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on with the byte at which it broke, and checks the digest of the whole."""
+    content = os.urandom(24 * MEGABYTE)
+    digest = patient.blobs.put(content).digest
+    write, asked = FileSink.write, []
+
+    def tripping(sink: FileSink, chunk: bytes) -> None:
+        write(sink, chunk)
+        if not asked:
+            slow.service.restart("front")
+            asked.append(sink.headers()["Range"])
+
+    monkeypatch.setattr(FileSink, "write", tripping)
+    assert patient.blobs.download(digest, tmp_path / "blob").read_bytes() == content
+    assert len(asked) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["blob"]
+
+
+def test_a_download_that_a_killed_front_end_cuts_is_an_error_and_its_rest_can_be_asked_for(
+    slow: SlowJobs, patient: Client
+) -> None:
+    content = os.urandom(24 * MEGABYTE)
+    path = f"/v1/blobs/{patient.blobs.put(content).digest}"
+    got = bytearray()
+
+    def read() -> None:
+        with http.stream("GET", path) as answer:
+            for piece in answer.iter_bytes(MEGABYTE):
+                if not got:
+                    slow.service.restart("front")
+                got.extend(piece)
+
+    with httpx2.Client(base_url=slow.service.url, timeout=60, trust_env=False) as http:
+        with pytest.raises(httpx2.TransportError):
+            read()
+        assert 0 < len(got) < len(content)
+        rest = http.get(path, headers={"Range": f"bytes={len(got)}-"})
+    assert rest.status_code == 206
+    assert bytes(got) + rest.content == content
 
 
 def test_a_job_goes_on_while_the_front_end_is_away(slow: SlowJobs) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -61,6 +61,24 @@ def test_an_old_result_goes_and_its_record_says_so(ready: Acting) -> None:
     assert "start a job with the same request again" in said["detail"]
     assert ready.client.get(f"/v1/jobs/{young}/factors?rows=0:2").status_code == 200
     assert gone(expiry(ready, retention_days=7)) == []
+
+
+class Ahead(datetime):
+    """A clock that has jumped a month ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        moment: Self = super().now(tz) + timedelta(days=30)
+        return moment
+
+
+def test_a_clock_that_jumps_ahead_expires_nothing_too_early(
+    ready: Acting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = ended(ready, days_ago=6)
+    monkeypatch.setattr("service.storage.redis.datetime", Ahead)
+    assert gone(expiry(ready, retention_days=7)) == []
+    assert objects_of(ready, id) != []
 
 
 def test_of_too_many_bytes_the_oldest_expire_once_all_are_known(ready: Acting) -> None:

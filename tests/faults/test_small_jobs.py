@@ -1,0 +1,38 @@
+"""A job in one task whose worker is killed at each of its stages: the bytes are as without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.faults.dying_worker import POINTS, dying_at, wait_until_dead
+from tests.faults.grids import GridJobs
+from upweight.schema import JobState
+
+DIRECT: dict[str, Any] = {
+    "inversion": {"method": "direct"},
+    "keep": {"matrix": True, "top": 5, "mean": True, "factors": True},
+}
+# Two deaths a job: a third would fail it.
+TOGETHER = [POINTS[0:2], POINTS[2:4], POINTS[4:6], POINTS[6:]]
+
+
+@pytest.fixture(scope="module")
+def calm(grid: GridJobs) -> Any:
+    """The digests of the job when nothing happens to it."""
+    return grid.digests(grid.start(spread=False, **DIRECT))
+
+
+@pytest.mark.parametrize("points", TOGETHER, ids="-".join)
+def test_a_worker_killed_at_any_stage_leaves_the_bytes_as_they_are(
+    grid: GridJobs, calm: Any, points: Sequence[str]
+) -> None:
+    grid.service.wait_until_ready()
+    with dying_at(grid.service, points) as workers:
+        job = grid.start(spread=False, **DIRECT)
+        wait_until_dead(workers)
+    done = grid.ended(job, 120)
+    assert (done.state, done.attempt) == (JobState.SUCCEEDED, len(points) + 1), done.problem
+    assert grid.digests(job) == calm
