@@ -122,6 +122,11 @@ class Settings(BaseSettings):
         (),
         description="Allowed factories by exact dotted name, comma-separated: `torchvision.models:resnet18`.",
     )
+    huggingface: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Allowed `model_type`s of Hugging Face models, comma-separated: `bert,gpt2`. Workers need "
+        "`upweight[huggingface]`.",
+    )
     check_seconds: float = Field(
         120.0, description="Time for the check of a model or dataset.", gt=0
     )
@@ -204,7 +209,9 @@ class Settings(BaseSettings):
                 raise ValueError(error.detail) from None
         return value
 
-    @field_validator("dataset_prefixes", "factories", "webhook_networks", mode="before")
+    @field_validator(
+        "dataset_prefixes", "factories", "huggingface", "webhook_networks", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):

@@ -16,6 +16,7 @@ from workers.engine import BadParameter, Batch, EngineError, NoSuchParameter, No
 from workers.models import described_layout, engine_loss
 from workers.programs.check import ROWS, exercise, made_up_rows
 from workers.programs.factory import read_factory
+from workers.programs.huggingface import read_huggingface
 from workers.programs.program import Program
 from workers.programs.pt2 import Pt2Policy, read_pt2
 from workers.refusals import refusal
@@ -29,12 +30,17 @@ def check_model(
     pt2_policy: str,
     factory: str = "",
     kwargs: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    task: str = "",
+    inputs: Sequence[str] = (),
     allowed: Collection[str] = (),
 ) -> dict[str, Any]:
     """What the record says of a good model, or `{"refusal": problem}`. Raises ProgramError for a bad program."""
     contract_loss: Loss = TypeAdapter(Loss).validate_python(loss)
     if format == "factory":
         program = read_factory(factory, kwargs or {}, Path(path), allowed=allowed)
+    elif format == "huggingface":
+        program = read_huggingface(config or {}, task, inputs, Path(path), allowed=allowed)
     else:
         program = read_pt2(Path(path), policy=Pt2Policy(pt2_policy))
     report = program.describe()

@@ -9,13 +9,15 @@ import torch
 
 from service.settings import Settings
 from service.storage.objects import Objects
-from upweight.errors import NotAvailableYet, Rejected
-from upweight.schema import FactoryProgram, Loss, ModelRecord, Pt2Program
+from upweight.errors import Rejected
+from upweight.schema import FactoryProgram, HuggingFaceProgram, Loss, ModelRecord, Pt2Program
+from upweight.schema import Program as ContractProgram
 from workers.datasets.shards import fetched
 from workers.engine import EngineError, Problem, make_loss
 from workers.engine import Loss as EngineLoss
 from workers.programs.errors import ProgramError
 from workers.programs.factory import read_factory
+from workers.programs.huggingface import read_huggingface
 from workers.programs.placement import place
 from workers.programs.program import Program
 from workers.programs.pt2 import Pt2Policy, read_pt2
@@ -30,12 +32,8 @@ def load_problem(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Problem:
-    """The problem on the device. Raises Rejected when the program can't be read, NotAvailableYet."""
+    """The problem on the device. Raises Rejected when the program can't be read."""
     program = model.program
-    if not isinstance(program, Pt2Program | FactoryProgram):
-        raise NotAvailableYet(
-            f"programs of format {program.format!r} are not available yet; use pt2 or factory"
-        )
     blob = program.blob if isinstance(program, Pt2Program) else program.weights
     try:
         with fetched(objects, namespace, blob, scratch) as path:
@@ -52,10 +50,22 @@ def load_problem(
         ) from None
 
 
-def _read(program: Pt2Program | FactoryProgram, path: Path, settings: Settings) -> Program:
-    if isinstance(program, Pt2Program):
-        return read_pt2(path, policy=Pt2Policy(settings.pt2_policy))
-    return read_factory(program.factory, program.kwargs, path, allowed=settings.factories)
+def _read(contract: ContractProgram, path: Path, settings: Settings) -> Program:
+    allowed = allowed_programs(contract.format, settings)
+    match contract:
+        case Pt2Program():
+            return read_pt2(path, policy=Pt2Policy(settings.pt2_policy))
+        case FactoryProgram():
+            return read_factory(contract.factory, contract.kwargs, path, allowed=allowed)
+        case HuggingFaceProgram():
+            return read_huggingface(
+                contract.config, contract.task, contract.inputs, path, allowed=allowed
+            )
+
+
+def allowed_programs(format: str, settings: Settings) -> list[str]:
+    """The names that the operator allows for a format which goes by names."""
+    return list(settings.huggingface if format == "huggingface" else settings.factories)
 
 
 def engine_loss(loss: Loss) -> EngineLoss:

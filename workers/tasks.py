@@ -22,6 +22,7 @@ from workers.datasets.check import check_dataset
 from workers.datasets.shards import fetched
 from workers.grid.work import AnyJob
 from workers.job import JobRun
+from workers.models import allowed_programs
 from workers.programs.isolation import run_isolated
 from workers.refusals import said
 from workers.watch import Cancelled, GivenBack, Watch
@@ -194,7 +195,10 @@ class Tasks:
                         "pt2_policy": context.settings.pt2_policy,
                         "factory": program.get("factory", ""),
                         "kwargs": program.get("kwargs"),
-                        "allowed": list(context.settings.factories),
+                        "config": program.get("config"),
+                        "task": program.get("task", ""),
+                        "inputs": program.get("inputs", []),
+                        "allowed": allowed_programs(program["format"], context.settings),
                     },
                 },
                 timeout_s=context.settings.check_seconds,

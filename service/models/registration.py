@@ -5,13 +5,14 @@ from __future__ import annotations
 from service.auth import Caller
 from service.blobs.records import find_blob
 from service.jobs.lifecycle import now
+from service.models.config import refuse_bad_config
 from service.models.sniff import refuse_bad_archive, refuse_bad_weights
 from service.parts import Parts
 from service.registry import digest_of, ensure_check, enter, repeated
 from service.requests import Trace
 from service.storage.keys import Document, new_id
 from service.storage.records import Idempotency
-from upweight.errors import InvalidRequest, NotAvailableYet
+from upweight.errors import InvalidRequest
 from upweight.schema import (
     CheckState,
     FactoryProgram,
@@ -29,7 +30,7 @@ def register_model(
     idempotency: Idempotency | None,
     trace: Trace,
 ) -> Document:
-    """A new record in state `checking`. Raises InvalidRequest, NotAvailableYet."""
+    """A new record in state `checking`. Raises InvalidRequest."""
     earlier = repeated(parts, "model", caller.namespace, idempotency)
     if earlier is not None:
         ensure_check(parts, "model", caller.namespace, earlier, trace)
@@ -73,12 +74,11 @@ def _checked_size(parts: Parts, namespace: str, request: ModelRequest) -> int:
             size = _size_of(parts, namespace, digest, "/program/weights")
             refuse_bad_weights(parts.objects, namespace, digest, size, "/program/weights")
             return size
-        case HuggingFaceProgram():
-            raise NotAvailableYet.field(
-                "/program/format",
-                "models of format 'huggingface' are not available yet; export the model to 'pt2'",
-                "huggingface",
-            )
+        case HuggingFaceProgram(weights=digest):
+            refuse_bad_config(request.program, parts.settings.huggingface)
+            size = _size_of(parts, namespace, digest, "/program/weights")
+            refuse_bad_weights(parts.objects, namespace, digest, size, "/program/weights")
+            return size
 
 
 def _factories_in_words(parts: Parts) -> str:

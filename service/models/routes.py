@@ -26,7 +26,6 @@ from upweight.errors import (
     IdempotencyConflict,
     InUse,
     InvalidRequest,
-    NotAvailableYet,
     NotFound,
     TooLarge,
     UnsupportedMediaType,
@@ -70,9 +69,7 @@ _EXAMPLES: Any = {
     "",
     status_code=202,
     dependencies=[Depends(json_only)],
-    responses=documented(
-        InvalidRequest, IdempotencyConflict, TooLarge, UnsupportedMediaType, NotAvailableYet
-    ),
+    responses=documented(InvalidRequest, IdempotencyConflict, TooLarge, UnsupportedMediaType),
 )
 def register(
     request: Annotated[ModelRequest, Body(openapi_examples=_EXAMPLES)],

@@ -133,10 +133,10 @@ def test_weights_that_are_a_pickle_are_refused(acting: Acting) -> None:
     assert factory(SAFETENSORS_OF_640_BYTES_HEADER).status_code == 202
 
 
-def test_what_later_issues_bring_is_refused_at_once(acting: Acting) -> None:
-    hugging = {"format": "huggingface", "config": {}, "weights": digest_of(b"")}
+def test_a_hugging_face_model_is_refused_where_its_type_is_not_allowed(acting: Acting) -> None:
+    hugging = {"format": "huggingface", "config": {"model_type": "bert"}, "weights": digest_of(b"")}
     answer = acting.post("/v1/models", acting.model_request(program=hugging))
-    problem(answer, 501, "not-available-yet")
+    assert "UPWEIGHT_HUGGINGFACE" in field(answer, "/program/config/model_type")
 
 
 def test_a_shard_of_another_format_is_refused_with_the_line_that_writes_it(acting: Acting) -> None:

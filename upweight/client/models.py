@@ -12,6 +12,7 @@ from typing import Any
 from upweight.client.blobs import put, put_source
 from upweight.client.checking import Checked, until_checked
 from upweight.client.content import Content, arrays_content, content_of
+from upweight.client.huggingface import LiveModel, is_huggingface
 from upweight.client.paging import items, items_async, listing
 from upweight.client.request import reference, validated
 from upweight.errors import InvalidRequest
@@ -53,11 +54,16 @@ def register(
             "give one of: a module or pt2 file as the second argument, 'factory' (a dotted name that the "
             "operator allows), or 'config' (of a Hugging Face model)"
         )
-    if program is not None:
+    if is_huggingface(program):
+        live = LiveModel.of(program, example)
+        loss = live.loss(loss)
+        blob = yield from _weights(live.weights, name, bars)
+        described = _by_name(None, None, live.config, live.task, live.inputs, blob)
+    elif program is not None:
         described = yield from _pt2(program, example, name, bars)
     else:
         blob = yield from _weights(weights, name, bars)
-        described = _by_name(factory, kwargs, config, task, blob)
+        described = _by_name(factory, kwargs, config, task, None, blob)
     request = validated(
         ModelRequest,
         MODELS.path,
@@ -81,6 +87,7 @@ def _by_name(
     kwargs: Mapping[str, Any] | None,
     config: Mapping[str, Any] | None,
     task: str | None,
+    inputs: tuple[str, ...] | None,
     weights: BlobRecord,
 ) -> dict[str, Any]:
     if factory is not None:
@@ -90,8 +97,13 @@ def _by_name(
             "kwargs": dict(kwargs or {}),
             "weights": weights.digest,
         }
-    described = {"format": "huggingface", "config": dict(config or {}), "weights": weights.digest}
-    return described if task is None else {**described, "task": task}
+    chosen = {"task": task, "inputs": inputs}
+    return {
+        "format": "huggingface",
+        "config": dict(config or {}),
+        "weights": weights.digest,
+        **{name: value for name, value in chosen.items() if value is not None},
+    }
 
 
 def _pt2(program: Any, example: Any, name: str, bars: Bars) -> Flow[dict[str, Any]]:
@@ -173,8 +185,9 @@ class Models:
         """Registers a model and waits for its check; a refused one raises Rejected.
 
         `program`: a live `nn.Module` (with `example`: one tensor, a tuple, or a dict of inputs, batch first), an
-        `ExportedProgram`, or a pt2 file (path, bytes, open file). Instead of it: `factory` with `kwargs`, or a
-        Hugging Face `config` with `task`; both with `weights` (a state_dict, a safetensors file, or a digest).
+        `ExportedProgram`, or a pt2 file (path, bytes, open file). A `PreTrainedModel` of transformers is sent as its
+        config and weights; a dict as its `example` names the rows' columns. Instead of it: `factory` with `kwargs`,
+        or a Hugging Face `config` with `task`; both with `weights` (a state_dict, a safetensors file, or a digest).
         `loss`: a name (`"cross_entropy"`) or `{"name": …, …}`. `parameters`: globs; the rest is frozen.
         """
         return self.link.run(

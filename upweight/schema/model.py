@@ -132,11 +132,20 @@ class FactoryProgram(Request):
 
 
 class HuggingFaceProgram(Request):
-    """A `config.json` of an allowed `model_type`, without remote code, and weights as safetensors."""
+    """A `config.json` of an allowed `model_type`, without remote code, and weights as safetensors.
+
+    A classifier's output is (rows, classes). A language model's is (rows, positions, vocabulary): the scores of the
+    token after each position, so its loss is `{"name": "cross_entropy", "class_axis": -1}` and its targets are the next
+    tokens, with -100 where there is none.
+    """
 
     format: Literal["huggingface"] = "huggingface"
     config: Annotated[dict[str, JsonValue], Field(max_length=256)]
-    task: Text = "sequence-classification"
+    task: Literal["sequence-classification", "causal-lm"] = "sequence-classification"
+    inputs: Annotated[
+        tuple[Literal["input_ids", "attention_mask", "token_type_ids"], ...],
+        Field(min_length=1, max_length=3, description="What a row's columns are, in their order."),
+    ] = ("input_ids",)
     weights: Digest
 
 

@@ -15,7 +15,8 @@ ProgramError
 ├── OutputUnsupported     an output which is not one row per example
 ├── FactoryRefused        the factory is not on the operator's list, or its arguments are wrong
 ├── FactoryFailed         the factory raised, or made no module
-├── StateMismatch         the weights are not those of the model which the factory made
+├── ConfigRefused         a Hugging Face config that is not allowed, or makes no model
+├── StateMismatch         the weights are not those of the model which the factory or config made
 └── CheckFailed           the isolated check ended without an answer
     ├── CheckTimedOut
     ├── CheckOutOfMemory
@@ -134,8 +135,15 @@ class FactoryFailed(ProgramError):
     default_field = "/program/kwargs"
 
 
+class ConfigRefused(ProgramError):
+    """A Hugging Face config is of no allowed type, has more than its class knows, or makes no model."""
+
+    code = "program-config"
+    default_field = "/program/config"
+
+
 class StateMismatch(ProgramError):
-    """The weights are not those of the model which the factory made."""
+    """The weights are not those of the model which the factory or config made."""
 
     code = "program-state"
     default_field = "/program/weights"

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-ProgramFormat = Literal["pt2", "factory"]
+ProgramFormat = Literal["pt2", "factory", "huggingface"]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Safetensors weights into a module: every name accounted for, tied tensors still tied."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,13 +29,29 @@ def load_state(module: nn.Module, weights: Path) -> None:
         _check_ties(name, tensor, targets[name])
 
 
+def check_state(outline: nn.Module, weights: Path) -> None:
+    """Compares names and shapes with the file's header, for a module that may lie on the meta device."""
+    targets = outline.state_dict(keep_vars=True)
+    with _opened(weights) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    _check_names(_groups(targets), shapes.keys(), targets.keys())
+    for name, shape in shapes.items():
+        _check_shape(name, shape, tuple(targets[name].shape))
+
+
 def _read(weights: Path) -> dict[str, torch.Tensor]:
+    with _opened(weights) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(weights: Path) -> Iterator[Any]:
     if not weights.is_file():
         raise WeightsInvalid("there is no such file; upload it again", field=_FIELD)
     try:
         refuse_bare_pickle(weights)
         with safe_open(weights, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except PickleRefused as exc:
         raise PickleRefused(
             "the weights are a pickle, which would run code: save them with "
@@ -53,7 +71,9 @@ def _groups(targets: dict[str, torch.Tensor]) -> list[set[str]]:
     groups: dict[object, set[str]] = {}
     for name, tensor in targets.items():
         place: object = name
-        if tensor.numel():
+        if tensor.is_meta:
+            place = id(tensor)
+        elif tensor.numel():
             layout = (tuple(tensor.shape), tensor.stride())
             place = (tensor.data_ptr(), tensor.device, tensor.dtype, layout)
         groups.setdefault(place, set()).add(name)
@@ -68,7 +88,7 @@ def _check_names(groups: list[set[str]], given: Iterable[str], known: Iterable[s
         raise StateMismatch(
             "the weights are not this model's: "
             f"missing {_listed(missing)}; unexpected {_listed(unexpected)}. "
-            "Check the factory and its kwargs, and save with safetensors.torch.save_model"
+            "Check the factory and its kwargs, or the config, and save with safetensors.torch.save_model"
         )
 
 
@@ -77,12 +97,16 @@ def _listed(names: list[str]) -> str:
     return (", ".join(name[:200] for name in names[:_SHOWN]) or "none") + more
 
 
-def _check_fits(name: str, tensor: torch.Tensor, target: torch.Tensor) -> None:
-    if tensor.shape != target.shape:
+def _check_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if given != wanted:
         raise StateMismatch(
-            f"{name} has shape {list(tensor.shape)}, the model's has {list(target.shape)}: "
-            "check the kwargs"
+            f"{name} has shape {list(given)}, the model's has {list(wanted)}: "
+            "check the kwargs or the config"
         )
+
+
+def _check_fits(name: str, tensor: torch.Tensor, target: torch.Tensor) -> None:
+    _check_shape(name, tuple(tensor.shape), tuple(target.shape))
     if torch.promote_types(tensor.dtype, target.dtype) != target.dtype:
         raise StateMismatch(
             f"{name} is {tensor.dtype}, the model's is {target.dtype}: a conversion would lose "

@@ -1,0 +1,148 @@
+"""Hugging Face models through the whole service, held against the formula on transformers' own classes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.journeys.formulas import Formula
+from upweight import Client
+from upweight.errors import InvalidRequest, Rejected
+
+ROWS, TEST, DAMPING = 8, 2, 0.5
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Any:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=5,
+        max_position_embeddings=5, num_labels=3, attn_implementation="eager",
+    )  # fmt: skip
+    return BertForSequenceClassification(config).eval()
+
+
+@pytest.fixture(scope="module")
+def language() -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=9, n_embd=4, n_layer=1, n_head=2, n_positions=5, bos_token_id=0, eos_token_id=0,
+        attn_implementation="eager",
+    )  # fmt: skip
+    return GPT2LMHeadModel(config).eval()
+
+
+class Masked(nn.Module):
+    """A classifier of tokens and mask in one tensor, (B, 2, T), as the formula takes it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, both: Tensor) -> Tensor:
+        return self.model(input_ids=both[:, 0], attention_mask=both[:, 1]).logits
+
+
+class Scores(nn.Module):
+    """A language model's scores alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.model(input_ids=ids, use_cache=False).logits
+
+
+def selecting(module: nn.Module, *parts: str) -> nn.Module:
+    """The module whose parameters are those of these parts alone, so that the formula's Hessian stays small."""
+    ours = copy.deepcopy(module)
+    for name, value in list(ours.named_parameters(remove_duplicate=False)):
+        if not any(part in name for part in parts):
+            path, _, last = name.rpartition(".")
+            owner = ours.get_submodule(path)
+            delattr(owner, last)
+            owner.register_buffer(last, value.detach())
+    return ours
+
+
+def tokens() -> Tensor:
+    return torch.randint(1, 9, (ROWS, 5), generator=torch.Generator().manual_seed(0))
+
+
+def lengths() -> Tensor:
+    return (2 + torch.arange(ROWS) % 4)[:, None]
+
+
+def influences(client: Client, name: str) -> np.ndarray[Any, Any]:
+    result = client.compute_influences(
+        name, name, name, test_rows=f"0:{TEST}", inversion_method="direct",
+        hessian_regularization=DAMPING, precision="float64",
+    )  # fmt: skip
+    return result.numpy()
+
+
+def test_a_classifier_with_a_mask_gives_the_influences_of_the_formula(
+    online: Client, fresh_name: str, classifier: Any
+) -> None:
+    ids, mask = tokens(), (torch.arange(5)[None] < lengths()).long()
+    labels = torch.arange(ROWS) % 3
+    columns = {"input_ids": ids, "attention_mask": mask}
+    model = online.models.register(
+        fresh_name, classifier, example={n: c[:2] for n, c in columns.items()}, loss="cross_entropy",
+        parameters=["classifier.*", "*.self.query.*"],
+    )  # fmt: skip
+    assert [each.name for each in model.selected][-2:] == ["classifier.weight", "classifier.bias"]
+    online.datasets.register(
+        fresh_name, **columns, y=labels, inputs=list(columns), targets=["y"]
+    )  # fmt: skip
+    both = torch.stack([ids, mask], dim=1)
+    reference = selecting(Masked(classifier), "classifier", "self.query")
+    formula = Formula(reference, F.cross_entropy, both, labels, DAMPING)
+    exact = formula.up(formula.factors(both[:TEST], labels[:TEST]), both, labels)
+    assert np.abs(influences(online, fresh_name) - exact.numpy()).max() < 1e-9
+
+
+def test_a_language_model_gives_the_influences_of_the_formula(
+    online: Client, fresh_name: str, language: Any
+) -> None:
+    """Targets are the next tokens, and -100 where there is none or only padding follows."""
+    ids = tokens()
+    targets = torch.cat([ids[:, 1:], torch.full((ROWS, 1), -100)], dim=1)
+    targets = torch.where(torch.arange(5)[None] < lengths() - 1, targets, -100)
+    parameters = ["transformer.h.0.attn.c_attn.*"]
+    online.models.register(fresh_name, language, loss="cross_entropy", parameters=parameters)
+    online.datasets.register(fresh_name, x=ids, y=targets)
+
+    def mean_loss(scores: Tensor, goal: Tensor) -> Tensor:
+        each = F.cross_entropy(scores.transpose(1, 2), goal, reduction="none")
+        return (each.sum(1) / (goal != -100).sum(1)).mean()
+
+    formula = Formula(selecting(Scores(language), "attn.c_attn"), mean_loss, ids, targets, DAMPING)
+    exact = formula.up(formula.factors(ids[:TEST], targets[:TEST]), ids, targets)
+    assert np.abs(influences(online, fresh_name) - exact.numpy()).max() < 1e-9
+
+
+def test_another_type_and_a_config_of_code_are_refused_at_once(
+    online: Client,
+) -> None:
+    weights = {"w": torch.zeros(1)}
+    with pytest.raises(InvalidRequest, match="allowed types are bert, gpt2"):
+        online.models.register("x", config={"model_type": "llama"}, weights=weights, loss="mse")
+    coded = {"model_type": "bert", "nested": [{"auto_map": {"AutoModel": "evil.Model"}}]}
+    with pytest.raises(InvalidRequest, match="names code to run"):
+        online.models.register("x", config=coded, weights=weights, loss="mse")
+    small = {"model_type": "bert", "num_labels": 3, "hidden_size": 8, "num_attention_heads": 2}
+    with pytest.raises(Rejected, match="missing"):
+        online.models.register("x", config=small, weights=weights, loss="cross_entropy")

@@ -1,0 +1,175 @@
+"""Hugging Face models: an allowed type's config and safetensors weights, and transformers' own classes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from upweight.client.huggingface import LiveModel, is_huggingface
+from workers.programs.errors import ConfigRefused, ProgramError, StateMismatch
+from workers.programs.huggingface import read_huggingface
+from workers.programs.isolation import run_isolated
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SEQUENCE, LANGUAGE = "sequence-classification", "causal-lm"
+
+
+@pytest.fixture(scope="module")
+def bert() -> Any:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12,
+        max_position_embeddings=10, num_labels=3, attn_implementation="eager",
+    )  # fmt: skip
+    return BertForSequenceClassification(config).eval()
+
+
+@pytest.fixture(scope="module")
+def gpt2() -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=10, bos_token_id=0, eos_token_id=0,
+        attn_implementation="eager",
+    )  # fmt: skip
+    return GPT2LMHeadModel(config).eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[Any], tuple[dict[str, Any], Path]]:
+    """A model's config and the file of its weights, as the SDK sends them."""
+
+    def save(model: Any) -> tuple[dict[str, Any], Path]:
+        live = LiveModel.of(model, None)
+        path = tmp_path / "weights"
+        save_file({k: v.detach().clone() for k, v in live.weights.items()}, path)
+        return live.config, path
+
+    return save
+
+
+def tokens(rows: int) -> Tensor:
+    return torch.randint(1, 20, (rows, 6), generator=torch.Generator().manual_seed(rows))
+
+
+def masks(rows: int) -> Tensor:
+    """Rows of different lengths, padded at the end."""
+    return (torch.arange(6)[None] < (2 + torch.arange(rows) % 5)[:, None]).long()
+
+
+def test_a_classifier_computes_as_transformers_does(bert: Any, saved: Any) -> None:
+    config, weights = saved(bert)
+    program = read_huggingface(
+        config, SEQUENCE, ("input_ids", "attention_mask"), weights, allowed=["bert"]
+    )
+    ids, mask = tokens(4), masks(4)
+    expected = bert(input_ids=ids, attention_mask=mask).logits
+    assert torch.allclose(program.module(ids, mask), expected, atol=1e-6)
+    assert program.output is not None
+    assert program.output.shape == (None, 3)
+    assert {spec.name for spec in program.parameters} == {n for n, _ in bert.named_parameters()}
+
+
+def test_a_language_model_computes_as_transformers_does(gpt2: Any, saved: Any) -> None:
+    config, weights = saved(gpt2)
+    program = read_huggingface(config, LANGUAGE, ("input_ids",), weights, allowed=["gpt2"])
+    assert torch.allclose(program.module(tokens(4)), gpt2(tokens(4)).logits, atol=1e-6)
+
+
+CROSS_ENTROPY = {"name": "cross_entropy"}
+
+
+def in_the_child(config: dict[str, Any], weights: Path, **changes: Any) -> dict[str, Any]:
+    """As a worker checks it."""
+    arguments = {
+        "format": "huggingface", "path": str(weights), "loss": CROSS_ENTROPY, "parameters": ["*"],
+        "pt2_policy": "reject", "config": config, "task": SEQUENCE, "inputs": ["input_ids", "attention_mask"],
+        "allowed": ["bert", "gpt2"], **changes,
+    }  # fmt: skip
+    command = {"call": "workers.checks:check_model", "arguments": arguments}
+    return run_isolated(command, timeout_s=120, memory_bytes=8 << 30)
+
+
+def test_the_isolated_check_takes_it_with_all_its_derivatives(bert: Any, saved: Any) -> None:
+    config, weights = saved(bert)
+    report = in_the_child(config, weights)
+    assert set(report["transforms"].values()) == {None}
+    assert report["parameter_count"] == sum(each.numel() for each in bert.parameters())
+    assert [spec["name"] for spec in report["inputs"]] == ["input_ids", "attention_mask"]
+
+
+def refusal(config: dict[str, Any], weights: Path, **changes: Any) -> ProgramError:
+    given = {"task": SEQUENCE, "inputs": ("input_ids",), "allowed": ["bert"], **changes}
+    with pytest.raises(ProgramError) as caught:
+        read_huggingface(config, given["task"], given["inputs"], weights, allowed=given["allowed"])
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"model_type": "ber"}, "/program/config/model_type"),
+        ({"model_type": ["bert"]}, "/program/config/model_type"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "/program/config/auto_map"),
+        ({"attn_implementation": "evil/kernels"}, "/program/config/attn_implementation"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "/program/config/quantization_config"),
+        ({"architectures": ["BertModel"]}, "/program/config/architectures"),
+        ({"architectures": ["os"]}, "/program/config/architectures"),
+        ({"architectures": ["BertForSequenceClassification"] * 2}, "/program/config/architectures"),
+        ({"hidden_size": 2**40, "num_attention_heads": 1}, None),
+        ({"vocab_size": 10**30}, None),
+        ({"max_position_embeddings": 2**50}, None),
+        ({"hidden_size": -8}, None),
+        ({"hidden_act": "__import__('os')"}, None),
+        ({"num_attention_heads": 0}, None),
+        ({"layer_norm_eps": {"x": 1}}, None),
+    ],
+)
+def test_a_config_that_lies_or_names_code_is_refused(
+    bert: Any, saved: Any, changes: dict[str, Any], field: str | None
+) -> None:
+    config, weights = saved(bert)
+    error = refusal({**config, **changes}, weights)
+    assert isinstance(error, ConfigRefused | StateMismatch), error
+    assert error.field == (field or error.field)
+
+
+def test_without_an_allowed_type_there_is_none(bert: Any, saved: Any) -> None:
+    config, weights = saved(bert)
+    assert "allowed are: none" in refusal(config, weights, allowed=[]).message
+
+
+def test_the_task_has_to_fit_the_architecture(bert: Any, saved: Any) -> None:
+    config, weights = saved(bert)
+    error = refusal(config, weights, task=LANGUAGE)
+    assert error.field == "/program/config/architectures"
+
+
+def test_weights_of_other_shapes_are_refused_before_memory_is_taken(bert: Any, saved: Any) -> None:
+    config, weights = saved(bert)
+    error = refusal({**config, "vocab_size": 2**44}, weights)
+    assert isinstance(error, StateMismatch)
+    assert str(2**44) in error.message
+
+
+def test_a_mask_is_refused_where_tokens_look_back_alone(gpt2: Any, saved: Any) -> None:
+    config, weights = saved(gpt2)
+    changes = {"task": LANGUAGE, "allowed": ["gpt2"], "inputs": ("input_ids", "attention_mask")}
+    assert refusal(config, weights, **changes).field == "/program/inputs"
+
+
+def test_a_live_model_is_told_from_others_by_its_class(bert: Any) -> None:
+    assert is_huggingface(bert)
+    assert not is_huggingface(nn.Linear(1, 1))
+    assert LiveModel.of(bert, {"input_ids": 0, "attention_mask": 0}).inputs == (
+        "input_ids", "attention_mask",
+    )  # fmt: skip
