@@ -129,6 +129,12 @@ def test_no_secret_is_in_anything_that_was_written_or_answered(busy: Busy) -> No
             assert secret not in text, f"the {what} is in the {where}"
 
 
+def test_presigned_addresses_are_given_to_who_asks_and_logged_nowhere(busy: Busy) -> None:
+    """Who has one needs no key."""
+    assert any("X-Amz-Signature" in answer for answer in busy.answers)
+    assert not any("X-Amz-Signature" in line for line in busy.log)
+
+
 def test_no_secret_is_in_the_results_or_the_command_lines(busy: Busy, tmp_path: Path) -> None:
     """The stored objects, and what every user of the machine sees of our processes."""
     with redis.Redis.from_url(busy.service.redis_url) as connection:
