@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -102,7 +103,11 @@ class Tasks:
         except (Cancelled, GivenBack, LeaseLost):
             raise
         except Exception:
-            self._discard(run.namespace, run.job["id"], holder)
+            id = run.job["id"]
+            with suppress(Unavailable):
+                # A retry of a job in blocks that fails before it has come to them leaves them to the next.
+                if self._context.objects.head(ResultPaths(run.namespace, id).plan) is None:
+                    self._discard(run.namespace, id, holder)
             raise
 
     def _cancelled(self, namespace: str, id: str, holder: str, attempt: int) -> None:

@@ -18,7 +18,7 @@ from service.local.background import Running
 from service.storage.grids import Grids
 from service.storage.keys import PREFIX
 from tests.faults.slow_jobs import NAMESPACE
-from tests.faults.watched import Watched
+from tests.faults.watched import PATIENCE, Watched
 from upweight import Client
 from upweight.schema import JobRecord, JobState
 from workers.block_task import lease_of
@@ -85,7 +85,7 @@ class GridJobs(Watched):
         with redis.Redis.from_url(self.service.redis_url) as connection:
             yield connection
 
-    def caught(self, job: JobRecord, stage: str, seconds: float = 60.0) -> int:
+    def caught(self, job: JobRecord, stage: str, seconds: float = PATIENCE) -> int:
         """The process that has a block of this stage in hand, as soon as there is one; 0 if the job ends before."""
         deadline = time.monotonic() + seconds
         with self.redis() as connection:

@@ -15,7 +15,7 @@ from service.local.background import Running
 from service.results.layout import ResultPaths
 from service.settings import Settings
 from service.storage.queue import TaskQueue
-from tests.faults.watched import Watched
+from tests.faults.watched import PATIENCE, Watched
 from upweight import Client
 from upweight.schema import JobRecord, JobState, Lissa
 
@@ -45,7 +45,7 @@ class SlowJobs(Watched):
             **{"blocks": {"spread": False}, **values},
         ).job  # fmt: skip
 
-    def begun(self, job: JobRecord, attempt: int = 1, seconds: float = 60.0) -> JobRecord:
+    def begun(self, job: JobRecord, attempt: int = 1, seconds: float = PATIENCE) -> JobRecord:
         """The record once a worker is in the middle of that attempt."""
         return self.seen(
             job,

@@ -13,9 +13,11 @@ import redis
 
 from tests.faults.grids import GridJobs
 from tests.faults.slow_jobs import SlowJobs
+from tests.faults.watched import PATIENCE
 from upweight.schema import JobRecord, JobState
 
 STEPS = 300
+LONG = 6_000  # some seconds, so that it is under way when all is lost
 WHOLE = {"spread": False}  # in one task
 UNDER_WAY = (JobState.QUEUED, JobState.RUNNING)
 
@@ -34,7 +36,7 @@ def reindexed(slow: SlowJobs) -> dict[str, Any]:
 def settled(slow: SlowJobs) -> None:
     """Until every change of a record has been copied."""
     with redis.Redis.from_url(slow.service.redis_url) as client:
-        slow.service.wait(lambda: not client.exists("upweight:unsaved"), 10.0, "not copied")
+        slow.service.wait(lambda: not client.exists("upweight:unsaved"), PATIENCE, "not copied")
 
 
 def test_redis_emptied_in_the_middle_of_work_is_rebuilt_and_all_jobs_end(slow: SlowJobs) -> None:
@@ -46,7 +48,7 @@ def test_redis_emptied_in_the_middle_of_work_is_rebuilt_and_all_jobs_end(slow: S
     slow.ended(cancelled)
     settled(slow)
     before = {model.id for model in slow.client.models.list()}
-    running = [slow.start(STEPS * 2, blocks=WHOLE) for _ in range(2)]
+    running = [slow.start(LONG, blocks=WHOLE) for _ in range(2)]
     for each in running:
         slow.begun(each)
     queued = [slow.start(STEPS, blocks=WHOLE, priority=name) for name in ("low", "default", "high")]

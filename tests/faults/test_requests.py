@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +14,7 @@ from uuid import uuid4
 import httpx2
 
 from tests.faults.slow_jobs import SlowJobs, worker_pid
+from tests.faults.watched import PATIENCE
 from upweight.schema import JobRecord, JobState
 
 STEPS = 6_000  # some seconds
@@ -113,9 +113,7 @@ def test_a_worker_whose_clock_jumps_forth_and_back_does_its_job_and_loses_none(
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
         odd.send_signal(signal.SIGTERM)
-        odd.wait(30)
+        odd.wait(PATIENCE)
     assert (done.state, done.attempt) == (JobState.SUCCEEDED, 1)
     assert slow.matrix(done) == calm
-    began = time.monotonic()
     assert slow.ended(slow.start()).state is JobState.SUCCEEDED
-    assert time.monotonic() - began < 30

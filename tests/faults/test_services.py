@@ -42,7 +42,7 @@ def test_without_redis_requests_are_told_to_come_again(slow: SlowJobs) -> None:
     pid = service.pid("redis")
     os.kill(pid, signal.SIGSTOP)
     try:
-        with httpx2.Client(base_url=service.url, timeout=30, trust_env=False) as http:
+        with httpx2.Client(base_url=service.url, timeout=120, trust_env=False) as http:
             answer = http.get("/v1/jobs")
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -97,7 +97,7 @@ def test_nothing_can_be_read_of_an_upload_that_a_killed_front_end_did_not_finish
         slow.service.restart("front")
         yield content[16 * MEGABYTE :]
 
-    with httpx2.Client(base_url=slow.service.url, timeout=60, trust_env=False) as http:
+    with httpx2.Client(base_url=slow.service.url, timeout=120, trust_env=False) as http:
         with pytest.raises(httpx2.TransportError):
             http.put(path, content=body())
         assert http.head(path).status_code == 404

@@ -18,6 +18,7 @@ from service.storage.objects import Objects
 from tests.faults.conftest import SHORT
 from tests.faults.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.faults.slow_jobs import NAMESPACE, SlowJobs
+from tests.faults.watched import PATIENCE
 from tests.s3_server import S3Server
 from upweight import Client
 from upweight.schema import JobState
@@ -44,7 +45,7 @@ def behind(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[B
             **SHORT,
             **s3.environment(bucket),
             "UPWEIGHT_STORAGE_ENDPOINT": f"http://127.0.0.1:{proxy.port}",
-            "UPWEIGHT_STORAGE_TIMEOUT_SECONDS": "3",
+            "UPWEIGHT_STORAGE_TIMEOUT_SECONDS": "30",
             "UPWEIGHT_STORAGE_RETRY_SECONDS": "4",
             "UPWEIGHT_THREADS": "1",
         }
@@ -53,7 +54,7 @@ def behind(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[B
             yield Behind(SlowJobs(service, client), proxy, s3.objects(bucket))
 
 
-def put(service: Running, content: bytes, seconds: float = 60) -> httpx2.Response:
+def put(service: Running, content: bytes, seconds: float = PATIENCE) -> httpx2.Response:
     digest = hashlib.sha256(content).hexdigest()
     with httpx2.Client(base_url=service.url, timeout=seconds, trust_env=False) as http:
         return http.put(f"/v1/blobs/sha256:{digest}", content=content)
@@ -81,7 +82,7 @@ def test_an_upload_into_a_broken_storage_is_told_to_come_again_and_leaves_nothin
 def test_a_slow_storage_makes_a_job_slow_and_no_more(behind: Behind) -> None:
     behind.proxy.mode = "slow"
     try:
-        done = behind.slow.ended(behind.slow.start(), 90)
+        done = behind.slow.ended(behind.slow.start())
     finally:
         behind.proxy.mode = "through"
     assert done.state is JobState.SUCCEEDED, done.problem

@@ -8,18 +8,20 @@ from collections.abc import Callable
 from upweight import Client
 from upweight.schema import JobRecord
 
+PATIENCE = 120.0  # seconds that anything may take on a machine full of other work
+
 
 class Watched:
     """Looks at records again and again."""
 
     client: Client
 
-    def ended(self, job: JobRecord, seconds: float = 60.0) -> JobRecord:
+    def ended(self, job: JobRecord, seconds: float = PATIENCE) -> JobRecord:
         """The record once the job has ended, in whichever way."""
         return self.seen(job, lambda record: record.finished_at is not None, seconds)
 
     def seen(
-        self, job: JobRecord, met: Callable[[JobRecord], bool], seconds: float = 60.0
+        self, job: JobRecord, met: Callable[[JobRecord], bool], seconds: float = PATIENCE
     ) -> JobRecord:
         """The record once something holds of it."""
         deadline = time.monotonic() + seconds

@@ -39,7 +39,7 @@ def run_front(settings: Settings) -> Iterator[Front]:
     server = Server(config, app)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not server.started:
         assert thread.is_alive(), "the front end did not start"
         assert time.monotonic() < deadline
@@ -47,7 +47,7 @@ def run_front(settings: Settings) -> Iterator[Front]:
     port = server.servers[0].sockets[0].getsockname()[1]
     yield Front(f"http://127.0.0.1:{port}", settings, app.state.parts, app)
     server.should_exit = True
-    thread.join(20)
+    thread.join(60)
 
 
 def small_settings(redis: RedisServer, storage: Path | str, **values: object) -> Settings:
@@ -84,7 +84,7 @@ def front(
 @pytest.fixture
 def client(front: Front, redis_url: str) -> Iterator[httpx2.Client]:
     """A client of that front end; Redis is empty when the test begins."""
-    with httpx2.Client(base_url=front.url, timeout=20, trust_env=False) as made:
+    with httpx2.Client(base_url=front.url, timeout=120, trust_env=False) as made:
         yield made
 
 

@@ -29,7 +29,7 @@ def test_without_a_worker_the_service_is_not_ready_and_names_what_is_missing(
 
 
 def test_with_a_worker_the_service_is_ready(client: httpx2.Client, front: Front) -> None:
-    register(front.parts.redis, "w1", {"device": "cpu"}, 10)
+    register(front.parts.redis, "w1", {"device": "cpu"}, 600)
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["ready"]) == (200, True)
     forget(front.parts.redis, "w1")
@@ -37,7 +37,7 @@ def test_with_a_worker_the_service_is_ready(client: httpx2.Client, front: Front)
 
 
 def test_a_worker_that_falls_silent_is_forgotten(client: httpx2.Client, front: Front) -> None:
-    register(front.parts.redis, "stays", {"device": "cuda:0"}, 10)
+    register(front.parts.redis, "stays", {"device": "cuda:0"}, 600)
     register(front.parts.redis, "goes", {}, 0.001)
     time.sleep(0.01)
     assert alive(front.parts.redis) == [{"device": "cuda:0", "name": "stays"}]

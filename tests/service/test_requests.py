@@ -88,7 +88,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(
 ) -> None:
     limit = front.settings.body_bytes
     host, port = front.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         head = f"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: {limit + 1}\r\n\r\n"
         connection.sendall(head.encode())
         assert b" 413 " in connection.recv(4096)

@@ -17,13 +17,13 @@ from tests.service.conftest import run_front, small_settings
 def test_requests_are_told_to_come_again_and_then_succeed(
     redis_server: RedisServer, redis_url: str, s3: S3Server
 ) -> None:
-    impatient = s3.settings(storage_timeout_seconds=0.3, storage_retry_seconds=0.5)
+    impatient = s3.settings(storage_timeout_seconds=2.0, storage_retry_seconds=2.0)
     settings = small_settings(redis_server, s3.bucket(), **impatient)
     data = os.urandom(9_000_000)
     path = f"/v1/blobs/{digest_of(data)}"
     with (
         contextmanager(run_front)(settings) as front,
-        httpx2.Client(base_url=front.url, timeout=30, trust_env=False) as client,
+        httpx2.Client(base_url=front.url, timeout=120, trust_env=False) as client,
     ):
         os.kill(s3.process.pid, signal.SIGSTOP)
         try:

@@ -23,6 +23,7 @@ from upweight.schema import TERMINAL, JobRecord, JobState
 
 UNFINISHED = 6  # jobs kept on their way
 PAUSE = 2.5  # seconds between two faults, in the mean
+FEWEST_FAULTS = 4  # however long each of them takes
 HEALING_SECONDS = 300.0
 HANDLES_MORE, MEMORY_MORE = (
     12,
@@ -92,7 +93,7 @@ def _run(
     report = Report(seconds=seconds)
     with (
         Client(service.url, retries=8) as client,
-        httpx2.Client(base_url=service.url, timeout=15, trust_env=False) as http,
+        httpx2.Client(base_url=service.url, timeout=60, trust_env=False) as http,
     ):
         register(client)
         jobs = Jobs(client, http, choice)
@@ -116,7 +117,7 @@ def _chaos(jobs: Jobs, faults: Faults, seconds: float, choice: random.Random) ->
     deadline = time.monotonic() + seconds
     number = 0
     next_fault = time.monotonic() + 1.0
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline or sum(faults.made.values()) < FEWEST_FAULTS:
         if jobs.unfinished() < UNFINISHED:
             jobs.send(number)
             number += 1
