@@ -25,6 +25,7 @@ from workers.engine.rows import Batch
 from workers.engine.second_order import explained, twice_differentiable
 
 Found = TypeVar("Found")
+_ALIGNED_BYTES = 64  # as torch lays out what it makes
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,9 @@ class Problem:
 
     def _place(self, value: Tensor) -> Tensor:
         dtype = self.dtype if value.is_floating_point() else value.dtype
-        return value.to(device=self.device, dtype=dtype, non_blocking=True)
+        placed = value.to(device=self.device, dtype=dtype, non_blocking=True)
+        # Products round otherwise where rows lie otherwise, and a batch may begin anywhere in the rows that are held.
+        return placed if placed.data_ptr() % _ALIGNED_BYTES == 0 else placed.clone()
 
     def outputs(self, theta: Tensor, batch: Batch) -> object:
         """What the model returns for these rows."""

@@ -81,7 +81,8 @@ class OneTask:
         plan = self.work.plan
         matrix = new_matrix(self.work, self.writer.paths.influences)
         for test, rows in enumerate(plan.test.blocks()):
-            here = factors(rows)
+            # In memory of their own, as where they are read: products round otherwise where factors lie otherwise.
+            here = factors(rows).clone(memory_format=torch.contiguous_format)
             for train in range(plan.train.count):
                 block = self.work.contract(here, test * plan.train.count + train)
                 if block.matrix is not None:
