@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import hypothesis
 import pytest
 import redis
 
@@ -17,6 +18,9 @@ from service.local.watchdog import Watchdog
 from service.storage.objects import Objects
 from tests.s3_server import CREDENTIALS, S3Server
 from tests.scheduling import ByFileOrFolder
+
+hypothesis.settings.register_profile("patient", deadline=None)  # whatever else a machine does
+hypothesis.settings.load_profile("patient")
 
 STORAGES = ("folder", "s3")
 SERVICES = ("stack", "front")  # fixtures of a session that lie on one

@@ -35,7 +35,7 @@ class Shelf(Protocol):
     """Where fits are found by other workers, by name."""
 
     def find(self, name: str) -> dict[str, Tensor] | None: ...
-    def put(self, name: str, tensors: Mapping[str, Tensor]) -> None: ...
+    def put(self, name: str, tensors: Mapping[str, Tensor]) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,9 @@ class Fits:
         if stored is not None:
             return from_tensors(stored)
         tensors = {key: each.contiguous() for key, each in _tensors(fit()).items()}
-        if self.shelf is not None:
-            self.shelf.put(name, tensors)
+        if self.shelf is not None and not self.shelf.put(name, tensors):
+            # Another was there first, and all blocks are computed with one.
+            tensors = self.shelf.find(name) or tensors
         # As whoever takes it from the shelf will have it: the layout in memory decides the last bits, too.
         return from_tensors(tensors)
 

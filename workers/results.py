@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,16 +86,12 @@ class ResultWriter:
 
     def _digest(self, path: str) -> str:
         if path not in self.digests:  # of what others wrote and nobody has told us
-            hash = hashlib.sha256()
-            for chunk in self.objects.open_stream(path):
-                hash.update(chunk)
-            self.digests[path] = f"sha256:{hash.hexdigest()}"
+            self.digests[path] = self.objects.digest(path)
         return self.digests[path]
 
     def _json(self, path: str, content: Mapping[str, Any]) -> None:
         data = json.dumps(content, indent=1, sort_keys=True).encode()
-        self.digests[path] = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        self.objects.put_new(path, data)
+        self.digests[path] = self.objects.put_first(path, data)
 
 
 def refuse_nonfinite(name: str, array: Array) -> None:

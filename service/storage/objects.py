@@ -7,6 +7,7 @@ is tried again for a while, then raised as Unavailable.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from uuid import uuid4
 import obstore
 from obstore.exceptions import AlreadyExistsError
 
+from service.logs import log
 from service.settings import Settings
 from service.storage.failures import persistently, translated, writing
 from service.storage.layout import SELF_TEST
@@ -106,6 +108,24 @@ class Objects:
         """What the store answers, asked again while the network fails: for all that may be done twice."""
         with translated():
             return persistently(action, self.options.retry_seconds)
+
+    def put_first(self, path: str, data: bytes) -> str:
+        """Writes an object whole unless there is one; the digest of what it holds then.
+
+        What is there stays: of two workers at one block the first has written it, and all that is said of the block
+        must be true of its bytes. That they differ is a matter of other hardware, and logged.
+        """
+        if self.put_new(path, data):
+            return f"sha256:{hashlib.sha256(data).hexdigest()}"
+        log("object-differs", level="warning", path=path)
+        return self.digest(path)
+
+    def digest(self, path: str) -> str:
+        """Of the bytes of an object. Raises FileNotFoundError."""
+        hash = hashlib.sha256()
+        for chunk in self.open_stream(path):
+            hash.update(chunk)
+        return f"sha256:{hash.hexdigest()}"
 
     def _create(self, path: str, data: bytes) -> None:
         obstore.put(self._store, path, data, mode="create", use_multipart=False)

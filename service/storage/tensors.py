@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,12 +50,15 @@ def write_tensors(
 ) -> str:
     """Writes arrays under their names, and a note beside them, unless the object is there.
 
-    Answers the digest of the bytes.
+    Answers the digest of the bytes that are there then.
     """
+    return objects.put_first(path, tensor_bytes(tensors, note))
+
+
+def tensor_bytes(tensors: Mapping[str, np.ndarray[Any, Any]], note: str = "") -> bytes:
+    """The file of such arrays."""
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    data = save(arrays, metadata={"note": note} if note else None)
-    objects.put_new(path, data)
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return save(arrays, metadata={"note": note} if note else None)
 
 
 def read_header(objects: Objects, path: str, most: int = HEADER_BYTES) -> dict[str, TensorEntry]:

@@ -147,7 +147,7 @@ def finished_after_each_try(whole: GridJobs, job: JobRecord) -> list[int]:
 @pytest.mark.timeout(300)
 def test_a_job_that_is_out_of_time_goes_on_from_its_finished_blocks(whole: GridJobs) -> None:
     """Its limit is a part of what it takes in one task, however slow this machine is."""
-    steps, share, deadline = 500, 5.0, time.monotonic() + 2 * PATIENCE
+    steps, share, deadline = 150, 4.0, time.monotonic() + 2 * PATIENCE
     while time.monotonic() < deadline:
         values = {
             "inversion": {**CREEPING, "maxiter": steps},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import zarr
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import LocalStore, ObjectStore
 
+from service.storage.arrays import NewMatrix
 from service.storage.chunks import Chunks
 from service.storage.cuts import Cut
 from service.storage.objects import Objects
@@ -79,6 +82,14 @@ def test_a_chunk_is_written_once_and_never_replaced(written: Objects) -> None:
     before = {meta.path: written.get(meta.path) for meta in written.walk(path)}
     write_matrix(written, path, np.zeros_like(MATRIX), (4, 10))
     assert {meta.path: written.get(meta.path) for meta in written.walk(path)} == before
+
+
+def test_what_another_wrote_first_stays_and_its_digest_is_told(objects: Objects) -> None:
+    matrix = NewMatrix("m", (2, 3), (2, 3), "float32")
+    first = matrix.write(objects, 0, 0, np.zeros((2, 3), "f4"))
+    assert matrix.write(objects, 0, 0, np.ones((2, 3), "f4")) == first
+    assert first == f"sha256:{hashlib.sha256(bytes(24)).hexdigest()}"
+    assert objects.get("m/c/0/0") == bytes(24)
 
 
 @given(

@@ -22,6 +22,13 @@ def test_written_tensors_are_read_by_the_format_s_own_library(objects: Objects) 
     assert all(np.array_equal(back[name], array) for name, array in tensors.items())
 
 
+def test_what_another_wrote_first_stays_and_its_digest_is_told(objects: Objects) -> None:
+    first = write_tensors(objects, "t", {"x": np.zeros(3)})
+    assert write_tensors(objects, "t", {"x": np.ones(3)}) == first == objects.digest("t")
+    assert write_tensors(objects, "other", {"x": np.zeros(3)}) == first
+    assert not read_tensor(objects, "t", "x").any()
+
+
 def test_rows_are_read_by_range(objects: Objects) -> None:
     array = np.random.default_rng(0).normal(size=(10, 2, 3))
     write_tensors(objects, "t", {"x": array, "scalar": np.array(3.0)})

@@ -15,7 +15,7 @@ from service.results.layout import ResultPaths
 from service.storage.arrays import NewMatrix
 from service.storage.objects import Objects
 from service.storage.row_blocks import block_path
-from service.storage.tensors import read_entry, read_header, read_note, write_tensors
+from service.storage.tensors import read_entry, read_header, read_note, tensor_bytes
 from workers.grid.plan import Plan, Stage
 from workers.grid.work import Contracted, SelfInfluences, Solved, Tensors, Work
 from workers.results import ResultWriter, as_array
@@ -161,10 +161,10 @@ class StoredFits:
             for key, entry in header.items()
         }
 
-    def put(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Stores a fit unless it is there."""
+    def put(self, name: str, tensors: Mapping[str, Tensor]) -> bool:
+        """Stores a fit unless there is one; False if that is another."""
         arrays = {key: as_array(value) for key, value in tensors.items()}
-        write_tensors(self.objects, f"{self.folder}/{name}.safetensors", arrays)
+        return self.objects.put_new(f"{self.folder}/{name}.safetensors", tensor_bytes(arrays))
 
     def partial_sums(self, count: int) -> Iterator[Tensor]:
         """The parts of a Hessian, in their order."""

@@ -32,6 +32,7 @@ from workers.grid.blocks import (
 )
 from workers.grid.finish import Findings, Finish
 from workers.grid.plan import Plan, Stage
+from workers.grid.threads import computing_with
 from workers.grid.work import AnyJob, Cost, Material, RowsOf, Tensors, Work
 from workers.job import advance, described, places_of
 from workers.material import Gathering, stored_rows
@@ -70,10 +71,11 @@ class Crew:
         if not self._is_due(id, Plan.from_json(job["plan"]), stage, number):
             return
         equipment = self._equipment(namespace, job)
-        if stage == "finish":
-            LastBlock(context, namespace, job, equipment, watch).run()
-            return
-        digest, cost = Block(context, namespace, job, equipment, watch).done(stage, number)
+        with computing_with(equipment.plan.threads):
+            if stage == "finish":
+                LastBlock(context, namespace, job, equipment, watch).run()
+                return
+            digest, cost = Block(context, namespace, job, equipment, watch).done(stage, number)
         figures = (cost.passes, cost.seconds, cost.peak_memory_bytes)
         first, count = context.grids.join(id, stage, number, digest, figures)
         if first and count == equipment.plan.stages()[stage]:

@@ -18,6 +18,7 @@ Side = Literal["test", "train"]
 class Plan:
     """Sizes of all that is cut.
 
+    `threads`: of torch on the CPU, for all blocks, whatever the settings of the workers that do them.
     `spread`: blocks are tasks of their own; otherwise one task does them all, in order. `hessian` cuts the training
     rows of H into partial sums, for `direct` alone. `trailing` is the shape of one influence. `predicts`: of whose
     rows losses and predictions are stored.
@@ -34,6 +35,7 @@ class Plan:
     solves: bool = True
     contracts: bool = True
     predicts: tuple[Side, ...] = ()
+    threads: int = 1
 
     def stages(self) -> dict[Stage, int]:
         """Blocks of each stage, in the order in which stages follow each other."""

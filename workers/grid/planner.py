@@ -92,6 +92,7 @@ class Planner:
             solves=material.factors is None and not isinstance(request, SelfInfluencesJob),
             contracts=_contracts(request),
             predicts=_predicts(request),
+            threads=torch.get_num_threads(),
         )
 
     def _spread(self, plan: Plan) -> Plan:
