@@ -144,7 +144,7 @@ def test_a_namespace_over_its_quota_begins_no_job_until_one_is_deleted(
     assert ready.post("/v1/jobs", body).status_code == 202
 
 
-def test_uploads_at_once_are_limited_by_namespace(http: httpx2.Client) -> None:
+def test_uploads_at_once_are_limited_by_namespace(http: httpx2.Client, strict: Front) -> None:
     release, entered = threading.Event(), threading.Semaphore(0)
 
     def slowly(data: bytes) -> Iterator[bytes]:
@@ -163,9 +163,11 @@ def test_uploads_at_once_are_limited_by_namespace(http: httpx2.Client) -> None:
     for _ in threads:
         assert entered.acquire(timeout=60)
     deadline = time.monotonic() + 60
-    while (third := put(http, 10)).status_code == 201 and time.monotonic() < deadline:
-        time.sleep(0.3)  # the two may not have come in yet
-    assert "2 uploads of this namespace" in problem(third, 429, "rate-limited")["detail"]
+    while strict.parts.upload_limit._running["default"] < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    said = problem(put(http, 10), 429, "rate-limited")["detail"]
+    assert "2 uploads of this namespace" in said
     release.set()
     for thread in threads:
         thread.join()
