@@ -1,7 +1,11 @@
-"""Peak memory of front end and worker while the rows grow tenfold: `python -m benchmarks.grids.memory`."""
+"""Peak memory of front end and worker while the rows grow tenfold: `python -m benchmarks.grids.memory [--rows N ...]`.
+
+Both sizes are larger than whatever is read at once (a window of 8 MiB, a block of the check of as much).
+"""
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -9,13 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.grids.subject import peak_bytes
+from benchmarks.grids.subject import Peaks, memory_of
 from service.local.background import running
 from upweight import Client
 
 MIB = 1024**2
 TEST_ROWS = 50
-SIZES = (50_000, 500_000)
+SIZES = (200_000, 2_000_000)
+NAMES = ("front", "worker-1")
 # What does not fit into half of the cache is streamed.
 SMALL = {
     "UPWEIGHT_CACHE_BYTES": str(8 * MIB),
@@ -24,12 +29,15 @@ SMALL = {
 }
 
 
-def measured(rows: int) -> dict[str, float]:
-    """MiB by process, after a job with everything kept, and the reading of its matrix."""
+def measured(rows: int) -> str:
+    """What each process took for a job with everything kept and the reading of its matrix: the most that was its own,
+    and the most that was resident, files included.
+    """
     with (
         tempfile.TemporaryDirectory() as folder,
         running(Path(folder), environment=SMALL) as service,
         Client(service.url, timeout=600) as client,
+        Peaks(service, NAMES) as peaks,
     ):
         generator = np.random.default_rng(0)
         x = generator.normal(size=(rows, 64)).astype("f4")
@@ -48,14 +56,18 @@ def measured(rows: int) -> dict[str, float]:
         result = client.jobs.result(job.id)
         result.save(Path(folder) / "matrix.npy")
         result.top(k=10)
-        return {name: peak_bytes(service.pid(name)) / MIB for name in ("front", "worker-1")}
+        return ", ".join(
+            f"{name} {peaks.anonymous[name] / MIB:.0f} MiB ({memory_of(service.pid(name), 'VmHWM') / MIB:.0f} resident)"
+            for name in NAMES
+        )
 
 
 def main() -> None:
     """Prints the figures."""
-    for rows in SIZES:
-        found = measured(rows)
-        print(f"{rows:>9} rows: " + ", ".join(f"{k} {v:.0f} MiB" for k, v in found.items()))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=SIZES)
+    for rows in parser.parse_args().rows:
+        print(f"{rows:>9} rows: {measured(rows)}", flush=True)
 
 
 if __name__ == "__main__":

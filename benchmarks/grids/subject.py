@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from service.local.background import Running
 from upweight import Client
 from upweight.schema import JobRecord
 
@@ -59,8 +62,31 @@ def digests(client: Client, job: JobRecord) -> dict[str, str | None]:
     }
 
 
-def peak_bytes(pid: int) -> int:
-    """The most memory that a process has had."""
+class Peaks:
+    """The most memory of its own (not of files) that each process of a service has while this is open, in bytes."""
+
+    def __init__(self, service: Running, names: Sequence[str]) -> None:
+        self._pids = {name: service.pid(name) for name in names}
+        self.anonymous = dict.fromkeys(names, 0)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._done.wait(0.05):
+            for name, pid in self._pids.items():
+                self.anonymous[name] = max(self.anonymous[name], memory_of(pid, "RssAnon"))
+
+
+def memory_of(pid: int, what: str) -> int:
+    """Bytes: `VmHWM`, the most that was resident, files mapped included; `RssAnon`, what is its own now."""
     status = Path(f"/proc/{pid}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    line = next(line for line in status.splitlines() if line.startswith(what))
     return int(line.split()[1]) * 1024

@@ -50,6 +50,29 @@ def test_rankings_do_not_depend_on_blocks_and_ties_go_to_the_lower_column(
                 assert found[f"{name}_values"][row].tolist() == [numbers[c] for c in expected]
 
 
+@pytest.mark.parametrize("order", ["random", "rising", "equal"])
+def test_long_rows_are_ranked_as_if_sorted_at_once(order: str) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.integers(-500, 500, (4, 3000)).astype("f4")
+    if order == "rising":
+        values.sort(axis=1)
+    elif order == "equal":
+        values[1:3] = 7
+    ranking = Ranking(9)
+    for start in range(0, 3000, 700):
+        ranking.add(start, torch.from_numpy(values[:, start : start + 700]))
+    for name, sign in (("helpful", -1), ("harmful", 1)):
+        expected = np.argsort(sign * values, axis=1, kind="stable")[:, :9]
+        assert np.array_equal(ranking.tensors()[f"{name}_columns"].numpy(), expected)
+
+
+def test_nan_among_later_columns_is_not_passed_over() -> None:
+    ranking = Ranking(2)
+    ranking.add(0, torch.arange(12.0).reshape(2, 6))
+    ranking.add(6, torch.tensor([[0.0, 0.0], [float("nan"), 0.0]]))
+    assert ranking.tensors()["helpful_values"].isnan().any()
+
+
 @settings(max_examples=60, deadline=None)
 @given(values=MATRICES, rows=st.integers(1, 6), columns=st.integers(1, COLUMNS))
 def test_means_of_blocks_are_the_means_of_the_whole(

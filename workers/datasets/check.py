@@ -17,7 +17,7 @@ from workers.datasets.arrays import Array
 from workers.datasets.disk_cache import BlockCache
 from workers.datasets.shards import Shard, open_shard, rejecting
 
-_BLOCK_BYTES = 32 * 1024**2
+_BLOCK_BYTES = 8 * 1024**2  # what is looked at takes a few times as much
 _NAMES_SHOWN = 100
 _KINDS = "fiub"  # floats, signed and unsigned integers, booleans
 

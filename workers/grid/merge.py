@@ -10,6 +10,9 @@ from torch import Tensor
 
 _SUMMED = ("right_hand_sides", "passes")
 _WEIGHED = ("mean_change_percent",)
+_GROWTH = 3  # columns looked at together, against those before
+_ROWS_AT_ONCE = 32
+_MANY = 8  # times k: more in the mean of the rows are sorted as they are
 
 
 class Ranking:
@@ -17,18 +20,56 @@ class Ranking:
 
     def __init__(self, k: int) -> None:
         self._k = k
+        self._seen = 0  # columns
         self._best: dict[str, tuple[Tensor, Tensor]] = {}
 
     def add(self, start: int, block: Tensor) -> None:
-        """Columns [start, start + b) of (m, b); blocks come in the order of their columns."""
-        columns = torch.arange(start, start + block.shape[1], device=block.device)
-        for name, largest in (("helpful", True), ("harmful", False)):
-            self._merge(name, largest, block, columns.expand(block.shape))
+        """Columns [start, start + b) of (m, b); blocks come in the order of their columns.
+
+        In pieces, each a few times what was seen before: a piece is sorted for what is better than all of that.
+        """
+        position = 0
+        while position < block.shape[1]:
+            piece = block[:, position : position + max(self._k, _GROWTH * self._seen)]
+            for name, largest in (("helpful", True), ("harmful", False)):
+                self._add(name, largest, start + position, piece)
+            self._seen += piece.shape[1]
+            position += piece.shape[1]
+
+    def _add(self, name: str, largest: bool, start: int, piece: Tensor) -> None:
+        columns = torch.arange(start, start + piece.shape[1], device=piece.device)
+        values, columns = piece, columns.expand(piece.shape)
+        if self._seen >= self._k:
+            values, columns = self._better(name, largest, values, columns)
+        if values.shape[1]:
+            self._merge(name, largest, values, columns)
 
     def add_ranked(self, ranked: Mapping[str, Tensor]) -> None:
-        """What another ranking of later columns has found: its `tensors`."""
+        """What another ranking of later columns has found: its `tensors`. Nothing can be added by `add` after it."""
         for name, largest in (("helpful", True), ("harmful", False)):
             self._merge(name, largest, ranked[f"{name}_values"], ranked[f"{name}_columns"])
+
+    def _better(
+        self, name: str, largest: bool, values: Tensor, columns: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Those that are better than the last that was kept of their row, not as good: the lower column wins.
+
+        Each row is filled up with what loses to all. NaN counts as better, so that whoever stores the ranking finds it.
+        """
+        last = self._best[name][0][:, -1:]
+        better = (values <= last if largest else values >= last).logical_not_()
+        if int(better.count_nonzero()) > _MANY * self._k * len(values):
+            return values, columns
+        rows, places = better.nonzero(as_tuple=True)  # row by row, in the order of columns
+        counts = torch.bincount(rows, minlength=len(values))
+        most = int(counts.max())
+        within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+        worst = -torch.inf if largest else torch.inf
+        some = torch.full((len(values), most), worst, dtype=values.dtype, device=values.device)
+        some[rows, within] = values[rows, places]
+        where = torch.zeros(some.shape, dtype=columns.dtype, device=columns.device)
+        where[rows, within] = columns[rows, places]
+        return some, where
 
     def _merge(self, name: str, largest: bool, values: Tensor, columns: Tensor) -> None:
         if name in self._best:
@@ -47,6 +88,14 @@ class Ranking:
         for name, (values, columns) in self._best.items():
             named[f"{name}_values"], named[f"{name}_columns"] = values, columns
         return named
+
+
+def sum_of_rows(block: Tensor) -> Tensor:
+    """(b, …) in float64, on the host: the rows of (m, b, …) added up, some at a time so that they stay in the cache."""
+    total = torch.zeros(block.shape[1:], dtype=torch.float64, device=block.device)
+    for start in range(0, len(block), _ROWS_AT_ONCE):
+        total += block[start : start + _ROWS_AT_ONCE].double().sum(0)
+    return total.cpu()
 
 
 def mean_of(sums: Iterable[Tensor], rows: int, dtype: torch.dtype) -> Tensor:

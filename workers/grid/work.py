@@ -26,7 +26,7 @@ from workers import engine
 from workers.engine import Hessian, Operator, Problem, Progress, Rows, Solution
 from workers.fits import Fits, Solve
 from workers.grid.memory import peak_memory
-from workers.grid.merge import Ranking, merged_summary
+from workers.grid.merge import Ranking, merged_summary, sum_of_rows
 from workers.grid.plan import Plan
 from workers.grid.summed import SummedHessian
 from workers.grid.window import Window, numbered_from
@@ -214,7 +214,7 @@ class Work:
                 if ranking is not None:
                     ranking.add(rows.start + here.start, block)
                 if keep.mean:
-                    sums.append(block.sum(0, dtype=torch.float64).cpu())
+                    sums.append(sum_of_rows(block))
         top = {name: value.cpu() for name, value in ranking.tensors().items()} if ranking else {}
         return Contracted(matrix, top, torch.cat(sums) if sums else None)
 
