@@ -89,10 +89,11 @@ function spectrumPlot(job, summary, arrays) {
   const damping = job.request.hessian_regularization;
   const found = arrays.get("eigenvalues");
   if (found?.length) {
-    const values = Float64Array.from(found).sort((a, b) => Math.abs(b) - Math.abs(a));
     const some = job.request.inversion.method === "arnoldi";
+    // All of them from the largest to the most negative one; some by size, as they were found.
+    const values = Float64Array.from(found).sort(some ? (a, b) => Math.abs(b) - Math.abs(a) : (a, b) => b - a);
     const floor = some ? 0 : rounding(job, values);
-    return spectrum({ title: "The Hessian's spectrum", summary: [some ? `The ${count(values.length)} eigenvalues of H that were found, by size.` : `All ${count(values.length)} eigenvalues of H, by size.`, ...aboutSizes(values, damping, floor)].join(" "), values, damping, floor, xName: "eigenvalue, by size" });
+    return spectrum({ title: "The Hessian's spectrum", summary: [some ? `The ${count(values.length)} eigenvalues of H that were found, by size.` : `All ${count(values.length)} eigenvalues of H, from the largest to the smallest.`, ...aboutSizes(values, damping, floor)].join(" "), values, damping, floor, xName: some ? "eigenvalue, by size" : "eigenvalue, in falling order" });
   }
   if (summary.smallest_eigenvalue === undefined) return null;
   const values = Float64Array.of(summary.largest_eigenvalue, summary.smallest_eigenvalue);
@@ -101,7 +102,7 @@ function spectrumPlot(job, summary, arrays) {
 
 /** What eigenvalues of a matrix of this precision can't tell from 0. */
 function rounding(job, values) {
-  return Math.sqrt(values.length) * epsilon(job.request.precision) * Math.abs(values[0]);
+  return Math.sqrt(values.length) * epsilon(job.request.precision) * Math.max(Math.abs(values[0]), Math.abs(values.at(-1)));
 }
 
 function aboutSizes(values, damping, floor) {
