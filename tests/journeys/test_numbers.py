@@ -28,7 +28,7 @@ METHODS_OF_FLOAT32 = METHODS | {
 
 # Of k right-hand sides and p parameters: the arrays that a method's info has, and what its summary tells.
 ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
-    "direct": {"hessian": ("p", "p")},
+    "direct": {"hessian": ("p", "p"), "eigenvalues": ("p",)},
     "cg": {"iterations": ("k",), "converged": ("k",)},
     "lissa": {"converged": ("k",)},
     "arnoldi": {"eigenvalues": ("p",), "eigenvectors": ("p", "p"), "residuals": ("p",)},

@@ -157,13 +157,15 @@ def test_what_the_inversion_found_out_comes_with_the_result(online: Client, iris
     assert result.job.info["worst_residual_norm"] == pytest.approx(residuals.max())
 
 
-def test_the_hessian_of_direct_inversion_can_be_fetched(
+def test_the_hessian_of_direct_inversion_can_be_fetched_with_its_whole_spectrum(
     whole: InfluenceResult, iris: Subject
 ) -> None:
     stored = whole.info["hessian"].numpy()
     exact = iris.formula.damped.numpy()
     undamped = exact - iris.damping * np.eye(iris.size)
     assert min(np.abs(stored - exact).max(), np.abs(stored - undamped).max()) < 1e-12
+    spectrum = np.linalg.eigvalsh(undamped)
+    np.testing.assert_allclose(whole.info["eigenvalues"].numpy(), spectrum, rtol=1e-8, atol=1e-11)
 
 
 def test_losses_and_predictions_are_those_of_the_model(
