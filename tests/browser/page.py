@@ -49,6 +49,16 @@ def first(browser: Chrome, selector: str, text: str = "") -> WebElement:
     return element
 
 
+def press(browser: Chrome, selector: str, text: str = "") -> None:
+    """A click on the first of these, found again if the page draws it anew before the click."""
+
+    def clicked() -> bool:
+        first(browser, selector, text).click()
+        return True
+
+    until(browser, clicked)
+
+
 def texts(browser: Chrome | WebElement, selector: str) -> list[str]:
     """The text of every element."""
     return [each.text for each in all_of(browser, selector)]

@@ -15,7 +15,7 @@ from selenium.webdriver.support.expected_conditions import element_to_be_clickab
 from demo import digits as handwritten
 from demo.journey import Journey
 from service.local.background import Running
-from tests.browser.page import assert_calm, first, requests, screenshot, until, waiting
+from tests.browser.page import assert_calm, first, press, requests, screenshot, until, waiting
 from tests.browser.subject import Subject
 from upweight import Client
 
@@ -127,10 +127,10 @@ def test_from_the_key_to_the_result_by_try_it_out(
         Journey(client, digits, handwritten.train(digits))
     browser.get(f"{keyed_stack.url}/docs")
     operations(browser)
-    first(browser, "button.authorize").click()
+    press(browser, "button.authorize")
     first(browser, ".auth-container input").send_keys(key)
-    first(browser, ".auth-btn-wrapper button.authorize").click()
-    first(browser, ".auth-btn-wrapper .btn-done").click()
+    press(browser, ".auth-btn-wrapper button.authorize")
+    press(browser, ".auth-btn-wrapper .btn-done")
     until(browser, lambda: "sha256:" + "1" * 64 not in str(document(browser)))
 
     block = tried(browser, "post", "/v1/datasets")

@@ -19,6 +19,7 @@ from tests.browser.page import (
     all_of,
     assert_calm,
     first,
+    press,
     screenshot,
     texts,
     until,
@@ -93,7 +94,7 @@ def test_test_examples_are_sorted_by_loss_by_being_wrong_and_by_class(
         first(browser, ".focus-example h2", f"Test row {items[0]['row']}")
     Select(first(browser, ".side-head select")).select_by_value("-error")
     assert "wrong" in (first(browser, ".listbox li").get_attribute("aria-label") or "")
-    first(browser, "button.more").click()
+    press(browser, "button.more")
     until(browser, lambda: len(all_of(browser, ".listbox li")) == 80)
     assert_calm(browser, digits.url)
 
@@ -136,7 +137,7 @@ def test_the_ranking_is_taken_away_as_csv(browser: Chrome, digits: Subject, tmp_
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
     )
     browser.get(digits.page("direct", "training"))
-    first(browser, "button", "Download CSV").click()
+    press(browser, "button", "Download CSV")
     file = tmp_path / f"{digits.jobs['direct']}-harmful.csv"
     until(browser, file.exists)
     with file.open(newline="") as opened:

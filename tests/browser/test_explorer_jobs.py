@@ -8,12 +8,11 @@ from typing import Any
 import httpx2
 import pytest
 from selenium.webdriver import Chrome
-from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from service.local.background import Running
-from tests.browser.page import all_of, assert_calm, first, screenshot, texts, until
+from tests.browser.page import all_of, assert_calm, first, press, screenshot, texts, until
 from tests.browser.subject import Subject
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -26,6 +25,9 @@ ENDLESS = {"inversion": {"method": "lissa", "scale": 1e7, "rtol": 1e-15, "maxite
 def http(stack: Running) -> Iterator[httpx2.Client]:
     with httpx2.Client(base_url=stack.url, timeout=30, trust_env=False) as client:
         yield client
+        # A test that failed leaves the worker to the next ones.
+        for job in client.get("/v1/jobs?state=running").json()["items"]:
+            client.post(f"/v1/jobs/{job['id']}/cancel")
 
 
 @pytest.fixture
@@ -54,17 +56,17 @@ def test_a_job_is_seen_live_and_cancelled_retried_and_deleted(
     until(browser, lambda: all_of(row_of(browser, id), "progress[value]"))
     assert "digits-test [0:4] ← digits-train" in row_of(browser, id).text
     screenshot(browser, "jobs")
-    row_of(browser, id).find_element(By.CSS_SELECTOR, "button.cancel").click()
+    press(browser, f"tr[data-job='{id}'] button.cancel")
     until(browser, lambda: "cancelled" in row_of(browser, id).text)
     assert http.get(f"/v1/jobs/{id}").json()["state"] == "cancelled"
-    row_of(browser, id).find_element(By.CSS_SELECTOR, "button.retry").click()
+    press(browser, f"tr[data-job='{id}'] button.retry")
     until(browser, lambda: "running" in row_of(browser, id).text)
 
-    row_of(browser, id).find_element(By.CSS_SELECTOR, ".what a").click()
+    press(browser, f"tr[data-job='{id}'] .what a")
     first(browser, ".under-way", "%")  # the page of the job, by its events
-    first(browser, "button.cancel").click()
+    press(browser, "button.cancel")
     first(browser, ".badge", "cancelled")
-    first(browser, "button.delete").click()
+    press(browser, "button.delete")
     browser.switch_to.alert.accept()
     first(browser, "h1", "Jobs")
     until(browser, lambda: not all_of(browser, f"tr[data-job='{id}']"))
@@ -116,11 +118,11 @@ def test_the_form_knows_the_methods_and_shows_errors_at_their_fields(
     field(browser, "train", "dataset").send_keys(digits.records["train"])
     field(browser, "test", "dataset").send_keys(digits.records["test"])
     field(browser, "rtol").send_keys("-1")
-    first(browser, "button[type='submit']").click()
+    press(browser, "button[type='submit']")
     first(browser, "[data-field='rtol'] .field-error", "must be at least 0")
     assert browser.switch_to.active_element == field(browser, "rtol")
     field(browser, "rtol").clear()
-    first(browser, "button[type='submit']").click()
+    press(browser, "button[type='submit']")
     assert "no-such-net" in first(browser, "[data-field='model'] .field-error", "no").text
     assert texts(browser, "[data-field='rtol'] .field-error") == [""]
     screenshot(browser, "form-with-an-error")
@@ -136,7 +138,7 @@ def test_a_job_started_from_the_form_runs_and_is_shown(
     Select(first(browser, "[data-field='inversion'] select")).select_by_value("arnoldi")
     field(browser, "rank_estimate").send_keys("12")
     field(browser, "test", "rows").send_keys("5:9")
-    first(browser, "button[type='submit']").click()
+    press(browser, "button[type='submit']")
     first(browser, ".badge", "succeeded")
     first(browser, ".focus-example h2", "Test row 5")
     id = browser.current_url.split("/jobs/")[1].split("/")[0]
@@ -154,11 +156,11 @@ def test_the_key_is_asked_for_once_and_kept_in_the_session_alone(
     browser.get(keyed_stack.url)
     first(browser, "dialog .note", "wants a key")
     first(browser, "dialog input").send_keys("uwk_wrong")
-    first(browser, "dialog button", "Use this key").click()
+    press(browser, "dialog button", "Use this key")
     first(browser, "dialog .note", "not known")
     screenshot(browser, "key")
     first(browser, "dialog input").send_keys(key)
-    first(browser, "dialog button", "Use this key").click()
+    press(browser, "dialog button", "Use this key")
     first(browser, ".empty h2", "No jobs yet")
     browser.refresh()
     first(browser, ".empty h2", "No jobs yet")
@@ -167,7 +169,7 @@ def test_the_key_is_asked_for_once_and_kept_in_the_session_alone(
     assert session == {"upweight-key": key}
     assert local == {}
     assert cookie == ""
-    first(browser, "#key-button").click()
-    first(browser, "dialog button", "Forget").click()
+    press(browser, "#key-button")
+    press(browser, "dialog button", "Forget")
     first(browser, "dialog .note", "wants a key")
     assert all("status of 401" in entry["message"] for entry in browser.get_log("browser"))

@@ -19,6 +19,7 @@ from tests.browser.page import (
     assert_calm,
     first,
     prefer,
+    press,
     resize,
     screenshot,
     texts,
@@ -115,7 +116,7 @@ def test_the_switch_overrides_the_system_and_is_remembered(
     until(browser, lambda: is_light(browser))
     browser.refresh()
     until(browser, lambda: is_light(browser))
-    first(browser, "#theme-button").click()
+    press(browser, "#theme-button")
     until(browser, lambda: not is_light(browser))
 
 
@@ -223,5 +224,5 @@ def test_an_address_of_nothing_leads_back(browser: Chrome, digits: Subject) -> N
     first(browser, ".empty h1", "Not found")
     browser.get(f"{digits.url}/#/nowhere")
     first(browser, ".empty h1", "No such page")
-    first(browser, ".empty a").click()
+    press(browser, ".empty a")
     first(browser, "tr[data-job]")

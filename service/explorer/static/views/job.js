@@ -55,8 +55,15 @@ class Job {
     this.showHead();
   }
 
+  /** Progress alone is shown in place: a button that is drawn anew at every event loses clicks and the focus. */
   showHead() {
     const { job } = this;
+    if (job.state === this.shown && !isOver(job)) {
+      replace(this.underWay, progressBar(job), h("p", {}, standing(job)));
+      return;
+    }
+    this.shown = job.state;
+    this.underWay = h("div", { class: "under-way", role: "status" }, progressBar(job), h("p", {}, standing(job)));
     const { request } = job;
     const { model, data } = this.about;
     const changed = (next) => (next === null ? go(["jobs"]) : this.reopen());
@@ -67,7 +74,7 @@ class Job {
         actions(job, changed, (error) => replace(this.message, notice(error.message, "bad"))))),
       h("p", { class: "facts" }, `${model} · ${data} · ${methodOf(job)} · λ\u00a0${request.hessian_regularization}`,
         job.result?.influence_shape ? ` · ${job.result.influence_shape.map(count).join(" × ")}` : "", " · ", h("code", {}, job.id)),
-      isOver(job) ? null : h("div", { class: "under-way", role: "status" }, progressBar(job), h("p", {}, standing(job))),
+      isOver(job) ? null : this.underWay,
       job.problem ? h("div", { class: "note bad" }, h("strong", {}, job.problem.title), h("p", {}, job.problem.detail)) : null,
     );
   }
