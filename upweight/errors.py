@@ -28,7 +28,6 @@ the SDK raises again at the user's side.
     ├── RateLimited              429  rate-limited: more requests or uploads at once than a namespace may make
     ├── QuotaExceeded            403  quota-exceeded: the namespace stores as much as it may
     ├── InternalError            500  internal-error
-    ├── NotAvailableYet          501  not-available-yet
     ├── Unavailable              503  unavailable: Redis or the object storage does not answer
     ├── Rejected                 422  rejected: a worker's check of a model or dataset failed
     ├── ComputationFailed        422  computation-failed: the numbers do not allow it (singular Hessian, divergence)
@@ -215,10 +214,6 @@ class InternalError(UpweightError):
 
 class WorkerLost(UpweightError):
     type, title = "worker-lost", "The worker died each time it tried"
-
-
-class NotAvailableYet(UpweightError):
-    type, title, status = "not-available-yet", "This is not available yet", 501
 
 
 class Unavailable(UpweightError):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import pytest
 import redis
 import torch
 from torch import nn
@@ -68,6 +70,20 @@ class GridJobs(Watched):
             for file in files
             if file.path not in ("manifest.json", "plan.json")
         }
+
+    def assert_same(self, job: JobRecord, calm: JobRecord) -> None:
+        """The same bytes; where they differ (see docs/reliability.md), the numbers must agree all the same."""
+        one, other = self.digests(job), self.digests(calm)
+        if one == other:
+            return
+        assert one.keys() == other.keys()
+        found, expected = (
+            self.client.jobs.result(each.id).influences.numpy() for each in (job, calm)
+        )
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+        apart = float(np.abs(found - expected).max() / np.abs(expected).max())
+        names = sorted(name for name in one if one[name] != other[name])
+        pytest.xfail(f"other bytes in {names}, {apart:.1e} of the largest apart")
 
     def objects(self, job: JobRecord) -> list[Path]:
         """What lies of it below its own prefix."""

@@ -39,14 +39,14 @@ def whole(grid: GridJobs) -> Iterator[GridJobs]:
 
 
 @pytest.fixture(scope="module")
-def calm(grid: GridJobs) -> Any:
-    """The digests of the same job in one task."""
-    return grid.digests(grid.start(spread=False, **DIRECT))
+def calm(grid: GridJobs) -> JobRecord:
+    """The same job in one task."""
+    return grid.ended(grid.start(spread=False, **DIRECT))
 
 
 @pytest.mark.parametrize("stage", ["sums", "solve", "contract", "finish"])
 def test_a_worker_killed_in_any_stage_leaves_the_bytes_as_they_are(
-    whole: GridJobs, calm: Any, stage: str
+    whole: GridJobs, calm: JobRecord, stage: str
 ) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:  # a stage may be over before its worker is known
@@ -56,7 +56,7 @@ def test_a_worker_killed_in_any_stage_leaves_the_bytes_as_they_are(
             os.kill(pid, signal.SIGKILL)
         done = whole.ended(job)
         assert done.state is JobState.SUCCEEDED, done.problem
-        assert whole.digests(job) == calm
+        whole.assert_same(job, calm)
         again = {block: times for block, times in whole.computed(job).items() if times > 1}
         assert list(again.values()) in ([], [2]), "only the block in hand is computed twice"
         if pid:
@@ -80,13 +80,13 @@ def test_a_cancelled_grid_frees_both_workers_and_leaves_nothing(whole: GridJobs)
 
 
 def test_a_cancelled_grid_can_be_begun_anew(whole: GridJobs) -> None:
-    alone = whole.digests(whole.start(spread=False, inversion={**CREEPING, "maxiter": 400}))
+    alone = whole.ended(whole.start(spread=False, inversion={**CREEPING, "maxiter": 400}))
     job = whole.start(spread=True, inversion={**CREEPING, "maxiter": 400})
     whole.caught(job, "solve")
     whole.client.jobs.cancel(job)
     assert whole.ended(job).state is JobState.CANCELLED
     whole.client.jobs.retry(job)
-    assert whole.digests(whole.client.jobs.get(job.id)) == alone
+    whole.assert_same(whole.client.jobs.get(job.id), alone)
 
 
 def test_a_block_that_ends_its_worker_each_time_fails_its_job_and_no_other(
@@ -115,7 +115,7 @@ def test_a_block_whose_numbers_fail_fails_the_job_with_that_problem(whole: GridJ
     assert done.problem.errors[0].pointer == "/inversion/scale"
 
 
-def test_blocks_delivered_twice_are_done_once(whole: GridJobs, calm: Any) -> None:
+def test_blocks_delivered_twice_are_done_once(whole: GridJobs, calm: JobRecord) -> None:
     job = whole.start(spread=True, **DIRECT)
     whole.caught(job, "solve")
     with whole.redis() as connection:
@@ -123,7 +123,7 @@ def test_blocks_delivered_twice_are_done_once(whole: GridJobs, calm: Any) -> Non
         doubled = [f"{stage}-{number}" for stage in ("solve", "contract") for number in range(4)]
         for first in (True, False):
             tasks.enqueue_blocks(NAMESPACE, job.id, [*doubled, "finish-0"], first=first)
-        assert whole.digests(job) == calm
+        whole.assert_same(job, calm)
         whole.service.wait(lambda: not any(tasks.lengths().values()), PATIENCE, "not taken")
     assert max(whole.computed(job).values()) == 1
 
@@ -169,7 +169,7 @@ def test_a_job_that_is_out_of_time_goes_on_from_its_finished_blocks(whole: GridJ
             # What was in hand at the end of a try is begun again; nothing else is.
             computed = whole.computed(job)
             assert sum(computed.values()) - len(computed) <= 2 * (len(found) - 1)
-            assert whole.digests(job) == whole.digests(alone)
+            whole.assert_same(job, alone)
             return
     raise AssertionError("no limit let some blocks finish, and not all")
 

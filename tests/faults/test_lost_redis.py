@@ -85,7 +85,7 @@ def test_a_job_is_known_to_the_object_storage_before_its_answer_is(slow: SlowJob
 
 
 def test_a_job_in_blocks_goes_on_from_those_that_are_done(slow: SlowJobs, grid: GridJobs) -> None:
-    calm = grid.digests(grid.start(spread=True))
+    calm = grid.ended(grid.start(spread=True))
     settled(slow)
     jobs = [grid.start(spread=True) for _ in range(3)]
     grid.seen(jobs[0], lambda job: job.stage == "contract" or job.finished_at is not None)
@@ -93,4 +93,4 @@ def test_a_job_in_blocks_goes_on_from_those_that_are_done(slow: SlowJobs, grid: 
         client.flushall()
     reindexed(slow)
     for job in jobs:
-        assert grid.digests(job) == calm
+        grid.assert_same(job, calm)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.dying_worker import POINTS, dying_at, wait_until_dead
 from tests.faults.grids import GridJobs
-from upweight.schema import JobState
+from upweight.schema import JobRecord, JobState
 
 DIRECT: dict[str, Any] = {
     "inversion": {"method": "direct"},
@@ -20,14 +20,14 @@ TOGETHER = [POINTS[0:2], POINTS[2:4], POINTS[4:6], POINTS[6:]]
 
 
 @pytest.fixture(scope="module")
-def calm(grid: GridJobs) -> Any:
-    """The digests of the job when nothing happens to it."""
-    return grid.digests(grid.start(spread=False, **DIRECT))
+def calm(grid: GridJobs) -> JobRecord:
+    """The job when nothing happens to it."""
+    return grid.ended(grid.start(spread=False, **DIRECT))
 
 
 @pytest.mark.parametrize("points", TOGETHER, ids="-".join)
 def test_a_worker_killed_at_any_stage_leaves_the_bytes_as_they_are(
-    grid: GridJobs, calm: Any, points: Sequence[str]
+    grid: GridJobs, calm: JobRecord, points: Sequence[str]
 ) -> None:
     grid.service.wait_until_ready()
     with dying_at(grid.service, points) as workers:
@@ -35,4 +35,4 @@ def test_a_worker_killed_at_any_stage_leaves_the_bytes_as_they_are(
         wait_until_dead(workers)
     done = grid.ended(job, 120)
     assert (done.state, done.attempt) == (JobState.SUCCEEDED, len(points) + 1), done.problem
-    assert grid.digests(job) == calm
+    grid.assert_same(job, calm)

@@ -232,7 +232,11 @@ REFUSED: list[tuple[Json, str, tuple[str, ...]]] = [
         "/inversion/rank_estimate",
         ("is a parameter of 'arnoldi', not of 'cg'", "'cg' takes"),
     ),
-    ({"inversion": {"method": "direct", "maxiter": 3}}, "/inversion/maxiter", ("no parameters",)),
+    (
+        {"inversion": {"method": "direct", "maxiter": 3}},
+        "/inversion/maxiter",
+        ("takes 'spectrum'",),
+    ),
     ({"hessian_regularization": -0.5}, "/hessian_regularization", ("λ must be at least 0",)),
     ({"inversion": {"method": "newton"}}, "/inversion/method", ("'direct', 'cg'",)),
     ({"inversion": {"method": "cg", "rtoll": 1}}, "/inversion/rtoll", ("did you mean 'rtol'",)),

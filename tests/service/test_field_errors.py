@@ -14,7 +14,7 @@ def test_a_parameter_of_another_method_is_refused_naming_whose_it_is(ready: Acti
     assert "is a parameter of 'arnoldi', not of 'cg'" in said
     said = field(submitted(ready, inversion={"method": "direct", "rtol": 0.1}), "/inversion/rtol")
     assert "is a parameter of 'cg', 'lissa', not of 'direct'" in said
-    assert "takes no parameters" in said
+    assert "'direct' takes 'spectrum'" in said
 
 
 def test_a_misspelt_field_is_refused_with_the_nearest_known(ready: Acting) -> None:
