@@ -71,14 +71,16 @@ def _checked_size(parts: Parts, namespace: str, request: ModelRequest) -> int:
                     f"{factory!r} is not among the factories that this service allows; {_factories_in_words(parts)}",
                     factory,
                 )
-            size = _size_of(parts, namespace, digest, "/program/weights")
-            refuse_bad_weights(parts.objects, namespace, digest, size, "/program/weights")
-            return size
+            return _checked_weights(parts, namespace, digest)
         case HuggingFaceProgram(weights=digest):
             refuse_bad_config(request.program, parts.settings.huggingface)
-            size = _size_of(parts, namespace, digest, "/program/weights")
-            refuse_bad_weights(parts.objects, namespace, digest, size, "/program/weights")
-            return size
+            return _checked_weights(parts, namespace, digest)
+
+
+def _checked_weights(parts: Parts, namespace: str, digest: str) -> int:
+    size = _size_of(parts, namespace, digest, "/program/weights")
+    refuse_bad_weights(parts.objects, namespace, digest, size, "/program/weights")
+    return size
 
 
 def _factories_in_words(parts: Parts) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests import huggingface_models
 from tests.journeys.formulas import Formula
 from upweight import Client
 from upweight.errors import InvalidRequest, Rejected
@@ -21,26 +22,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def classifier() -> Any:
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=5,
-        max_position_embeddings=5, num_labels=3, attn_implementation="eager",
-    )  # fmt: skip
-    return BertForSequenceClassification(config).eval()
+    return huggingface_models.classifier(vocabulary=9, width=4, inner=5, positions=5)
 
 
 @pytest.fixture(scope="module")
 def language() -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=9, n_embd=4, n_layer=1, n_head=2, n_positions=5, bos_token_id=0, eos_token_id=0,
-        attn_implementation="eager",
-    )  # fmt: skip
-    return GPT2LMHeadModel(config).eval()
+    return huggingface_models.language_model(vocabulary=9, width=4, positions=5)
 
 
 class Masked(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tests import huggingface_models
 from upweight.client.huggingface import LiveModel, is_huggingface
 from workers.programs.errors import ConfigRefused, ProgramError, StateMismatch
 from workers.programs.huggingface import read_huggingface
@@ -22,26 +23,12 @@ SEQUENCE, LANGUAGE = "sequence-classification", "causal-lm"
 
 @pytest.fixture(scope="module")
 def bert() -> Any:
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12,
-        max_position_embeddings=10, num_labels=3, attn_implementation="eager",
-    )  # fmt: skip
-    return BertForSequenceClassification(config).eval()
+    return huggingface_models.classifier(vocabulary=20, width=8, inner=12, positions=10)
 
 
 @pytest.fixture(scope="module")
 def gpt2() -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=10, bos_token_id=0, eos_token_id=0,
-        attn_implementation="eager",
-    )  # fmt: skip
-    return GPT2LMHeadModel(config).eval()
+    return huggingface_models.language_model(vocabulary=20, width=8, positions=10)
 
 
 @pytest.fixture

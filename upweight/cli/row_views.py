@@ -104,7 +104,7 @@ def _told(record: DatasetRecord, name: str, row: Any) -> str:
 
 def pictures(record: DatasetRecord, rows: Sequence[int], found: Found) -> Iterator[str]:
     """Each row as lines of characters, the brighter the fuller. Raises BadParameter where rows are no pictures."""
-    from upweight.pictures.look import label, pixels
+    from upweight.pictures.look import grey, label, pixels
     from upweight.schema import ImagePreview
 
     preview = record.preview
@@ -117,10 +117,10 @@ def pictures(record: DatasetRecord, rows: Sequence[int], found: Found) -> Iterat
     targets = [name for name in record.targets if name in found]
     for at, row in enumerate(rows):
         image = pixels(found[preview.column][at], preview)
-        grey = image if image.ndim == 2 else image[..., :3].mean(-1)
         # Two characters a pixel: they are twice as high as wide.
         lines = [
-            "".join(2 * SHADES[int(value) * len(SHADES) // 256] for value in line) for line in grey
+            "".join(2 * SHADES[int(value) * len(SHADES) // 256] for value in line)
+            for line in grey(image)
         ]
         said = "".join(f", {name} {label(found[name][at], record)}" for name in targets)
         yield "\n".join([f"row {row}{said}", *(line.rstrip() for line in lines)])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from upweight import stored
 from upweight.exchange import Flow
 from upweight.pictures.examples import Example, hardest, itself, looks, predicted
+from upweight.pictures.look import grey
 from upweight.progress import Bars
 from upweight.rows import record_of
 from upweight.schema import DatasetRecord, ImagePreview, JobRecord
@@ -87,8 +88,7 @@ def _laid_out(
 
 def coloured(picture: NDArray[np.uint8], values: NDArray[Any]) -> NDArray[np.uint8]:
     """The picture in grey, (height, width, 3), under colours: the stronger a pixel's influence, the less grey."""
-    grey = picture if picture.ndim == 2 else picture[..., :3].mean(-1)
     weight = (np.abs(values) / (np.abs(values).max() or 1.0))[..., None]
     colour = np.where((values > 0)[..., None], HELPS, HARMS)
-    blended = (1 - weight) * np.repeat(grey[..., None], 3, -1) + weight * colour
+    blended = (1 - weight) * np.repeat(grey(picture)[..., None], 3, -1) + weight * colour
     return np.clip(blended.round(), 0, 255).astype(np.uint8)

@@ -24,6 +24,11 @@ def pixels(row: NDArray[Any], preview: ImagePreview) -> NDArray[np.uint8]:
     return np.clip((image - preview.minimum) / span * 255, 0, 255).astype(np.uint8)
 
 
+def grey(picture: NDArray[np.uint8]) -> NDArray[Any]:
+    """(height, width): the mean of the colours, without what is see-through."""
+    return picture if picture.ndim == 2 else picture[..., :3].mean(-1)
+
+
 def words(row: NDArray[Any], preview: Any) -> str:
     """The first numbers, with their names where there are some."""
     flat = row.ravel()[:SHOWN]

@@ -18,7 +18,6 @@ from workers.programs.errors import ConfigRefused, OutputUnsupported, ProgramErr
 from workers.programs.program import InputSpec, OutputSpec, Program, parameter_specs
 from workers.programs.state import check_state, load_state
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _TASKS = {
     "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
