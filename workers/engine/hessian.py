@@ -15,10 +15,11 @@ from workers.engine.blocks import (
 from workers.engine.dense.build import LayerPairs, agreeing_graph, layer_pairs
 from workers.engine.dense.by_layers import ByLayers
 from workers.engine.dense.symmetry import symmetrise
-from workers.engine.errors import BadParameter, NotFinite, OutOfMemory, ShapeMismatch
+from workers.engine.errors import BadParameter, OutOfMemory, ShapeMismatch
+from workers.engine.finite import refuse_nonfinite_product, refuse_nonfinite_rows
 from workers.engine.gauss_newton import dual_gauss_newton
 from workers.engine.inversion.preconditioner import Metric
-from workers.engine.problem import Problem, locate_nonfinite, refuse_nonfinite_rows
+from workers.engine.problem import Problem
 from workers.engine.products import Apply, Product
 from workers.engine.products.choice import PROBE_ROWS, chosen
 from workers.engine.products.graph import GraphProduct
@@ -180,10 +181,8 @@ class Hessian:
         batches = map(self._inspected, self.rows.batches(block.rows))
         if not built.fill(result, batches, len(self.rows), self.progress):
             return False
-        self.passes += 1
         self.products += built.products
-        self._rows_seen_finite = True
-        self._refuse_nonfinite(result, result[:0])
+        self._passed(result, result[:0])
         return True
 
     def matrix_if_cheaper(self, vectors: int, width: int) -> Tensor | None:
@@ -217,9 +216,7 @@ class Hessian:
         batches = map(self._inspected, self.rows.batches(rows))
         if not pairs.fill(result, batches, len(self.rows), self.progress):
             return False
-        self.passes += 1
-        self._rows_seen_finite = True
-        self._refuse_nonfinite(result, result[:0])
+        self._passed(result, result[:0])
         return True
 
     def _undamped(self, vectors: Tensor) -> Tensor:
@@ -238,11 +235,9 @@ class Hessian:
         )
         for _, part in work:
             total += part
-        self._rows_seen_finite = True
-        self.passes += 1
         self.products += vectors.shape[0]
         total /= len(self.rows)
-        self._refuse_nonfinite(total, vectors)
+        self._passed(total, vectors)
         return total
 
     def _inspected(self, batch: Batch) -> Batch:
@@ -295,12 +290,9 @@ class Hessian:
     def _tell(self, batch: Batch) -> None:
         self.progress("hessian pass", batch.start, len(self.rows), "rows")
 
-    def _refuse_nonfinite(self, result: Tensor, vectors: Tensor) -> None:
-        # A sum needs no mask in memory; one that overflows is looked into.
-        if bool(torch.isfinite(result.sum())) or bool(torch.isfinite(result).all()):
-            return
-        if not bool(torch.isfinite(vectors).all()):
-            raise NotFinite("the vectors to multiply the Hessian with")
-        for batch in self.rows.batches(self._block.rows):
-            locate_nonfinite(self.problem, batch)
-        raise NotFinite("a product with the Hessian")
+    def _passed(self, result: Tensor, vectors: Tensor) -> None:
+        """All rows have been gone through, for `vectors`."""
+        self.passes += 1
+        self._rows_seen_finite = True
+        batches = self.rows.batches(self._block.rows)
+        refuse_nonfinite_product(result, vectors, self.problem, batches)

@@ -26,9 +26,10 @@ from workers.engine.blocks import (
     vectors_at_once,
 )
 from workers.engine.errors import NotFinite, ShapeMismatch
+from workers.engine.finite import locate_nonfinite
 from workers.engine.inversion.solution import Solution
 from workers.engine.precision import Agreement, Precision, agreement, checked, product
-from workers.engine.problem import Problem, locate_nonfinite
+from workers.engine.problem import Problem
 from workers.engine.products import Product
 from workers.engine.products.choice import chosen
 from workers.engine.products.mixed import InputVariable, ModuleVariable, Variable, mixed_ways

@@ -18,6 +18,7 @@ from workers.engine.errors import (
     ShapeMismatch,
     TrainingMode,
 )
+from workers.engine.finite import refuse_nonfinite_losses, refuse_nonfinite_rows
 from workers.engine.gradients import GradientLadder
 from workers.engine.losses import Loss, Program
 from workers.engine.program import first_output, observable, prepared
@@ -195,7 +196,7 @@ class Problem:
             losses = self.losses(self.theta, batch)
             if not torch.equal(losses, self.losses(self.theta, batch)):
                 raise TrainingMode("the forward pass is random: something in the model")
-        _refuse_nonfinite_losses(losses, batch)
+        refuse_nonfinite_losses(losses, batch)
         self._check_rows_independent(batch, losses)
         self._check_derivatives(batch.narrow(0, min(2, len(batch))))
 
@@ -217,33 +218,6 @@ class Problem:
                     torch.autograd.grad(gradient.sum(), theta)
         except RuntimeError as error:
             raise explained(error, "differentiating the loss twice") from error
-
-
-def refuse_nonfinite_rows(batch: Batch) -> None:
-    """Raises NotFinite naming the first row whose input or target has a NaN or Inf."""
-    named = [(f"input {i}", each) for i, each in enumerate(batch.inputs)]
-    named += [(f"target {i}", each) for i, each in enumerate(batch.target_tensors)]
-    for name, each in named:
-        if not each.is_floating_point():
-            continue
-        finite = torch.isfinite(each.reshape(len(batch), -1)).all(1)
-        if not bool(finite.all()):
-            raise NotFinite(name, row=batch.start + int((~finite).nonzero()[0, 0]))
-
-
-def _refuse_nonfinite_losses(losses: Tensor, batch: Batch) -> None:
-    finite = torch.isfinite(losses)
-    if not bool(finite.all()):
-        raise NotFinite("the loss", row=batch.start + int((~finite).nonzero()[0, 0]))
-
-
-def locate_nonfinite(problem: Problem, batch: Batch) -> None:
-    """Raises NotFinite for the row of this batch to blame, if one is."""
-    batch = problem.placed(batch)
-    refuse_nonfinite_rows(batch)
-    with torch.no_grad():
-        _refuse_nonfinite_losses(problem.losses(problem.theta, batch), batch)
-    problem.gradients(batch)
 
 
 def doubled(batch: Batch) -> Batch:
