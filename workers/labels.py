@@ -8,25 +8,34 @@ from upweight.errors import InvalidRequest
 from workers.engine import BadParameter, Batch, Problem, Rows
 from workers.engine.losses.classification import ClassLoss
 
-_AT_ONCE_BYTES = 64 * 1024**2  # of rows that are not held
+# Of rows at a time: fewer than a window of those that are not held, which is never read in less than one batch.
+_AT_ONCE_BYTES = 4 * 1024**2
 
 
 def refuse_labels_out_of_range(problem: Problem, rows: Rows, pointer: str) -> None:
-    """One look at the rows with the smallest and the largest label. Raises InvalidRequest, naming the row."""
+    """A look at the smallest and the largest labels. Raises InvalidRequest, naming the row."""
     loss = problem.loss
     if not isinstance(loss, ClassLoss) or not len(rows):
         return
     first = next(rows.batches(1))
     row_bytes = sum(each.nbytes for each in (*first.inputs, *first.target_tensors))
+    taken: list[int] = []  # the smallest and the largest label that the model takes, as far as seen
     for batch in rows.batches(max(1, _AT_ONCE_BYTES // max(1, row_bytes))):
         (labels,) = batch.target_tensors
         if labels.is_floating_point():
             return  # probabilities
         kept = torch.where(labels != loss.ignore_index, labels, torch.zeros_like(labels))
         kept = kept.reshape(len(batch), -1)
-        for row in {int(kept.amin(1).argmin()), int(kept.amax(1).argmax())}:
+        smallest, largest = kept.amin(1), kept.amax(1)
+        for row, label in (
+            (int(smallest.argmin()), int(smallest.min())),
+            (int(largest.argmax()), int(largest.max())),
+        ):
+            if taken and taken[0] <= label <= taken[1]:
+                continue
             here = problem.placed(batch.narrow(row, row + 1))
             _refuse_row(problem, here, batch.start + row, pointer)
+            taken = [min([label, *taken]), max([label, *taken])]
 
 
 def _refuse_row(problem: Problem, batch: Batch, row: int, pointer: str) -> None:

@@ -25,11 +25,15 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Numbers:
-    """An array that is not there yet: its shape, and the blocks of its first axis in order."""
+    """An array that is not there yet: its shape, and the blocks of its first axis in order.
+
+    `pieces`: the same numbers in the same order, cut further where one position of the first axis is large.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     blocks: Iterator[Array]
+    pieces: Iterator[Array] | None = None
 
     @property
     def count(self) -> int:
@@ -92,9 +96,10 @@ def npy_response(numbers: Numbers) -> StreamingResponse:
     header = _npy_header(numbers.shape, dtype)
     size = len(header) + numbers.count * dtype.itemsize
     # The first block is read before the answer begins: what fails then is still a problem document.
-    first = next(numbers.blocks, None)
-    blocks = chain([] if first is None else [first], numbers.blocks)
-    body = chain([header], (np.ascontiguousarray(block, dtype).tobytes() for block in blocks))
+    pieces = numbers.blocks if numbers.pieces is None else numbers.pieces
+    first = next(pieces, None)
+    pieces = chain([] if first is None else [first], pieces)
+    body = chain([header], (np.ascontiguousarray(piece, dtype).tobytes() for piece in pieces))
     return StreamingResponse(body, media_type=NPY, headers={"Content-Length": str(size)})
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from upweight.errors import InvalidRequest, NotStored
 from upweight.schema import Ranked, Ranking
 
 Sign = Literal["helpful", "harmful"]
+RANKED_AT_ONCE = 1 << 18  # numbers: what ranking them takes is some times as much
 
 
 def ranking(result: StoredResult, test: int | None, k: int, sign: Sign) -> Ranking:
@@ -34,15 +36,22 @@ def ranking(result: StoredResult, test: int | None, k: int, sign: Sign) -> Ranki
 
 
 def _of_all(numbers: Numbers, k: int, sign: Sign) -> tuple[Array, Array]:
-    """Block by block: no more than k and a block are held."""
     _refuse_directions(numbers.shape)
-    columns, values, start = np.empty(0, np.int64), np.empty(0, numbers.dtype), 0
-    for block in numbers.blocks:
-        columns = np.concatenate([columns, np.arange(start, start + len(block))])
-        values = np.concatenate([values, block])
-        start += len(block)
-        best, values = strongest(values, k, sign)
-        columns = columns[best]
+    return _of_pieces(numbers.blocks, numbers.dtype, k, sign)
+
+
+def _of_pieces(
+    pieces: Iterator[Array], dtype: np.dtype[Any], k: int, sign: Sign
+) -> tuple[Array, Array]:
+    """Some at a time: no more than k, and a few numbers beside those that were read, are held."""
+    columns, values, first = np.empty(0, np.int64), np.empty(0, dtype), 0
+    for piece in pieces:
+        for start in range(0, len(piece), RANKED_AT_ONCE):
+            some = piece[start : start + RANKED_AT_ONCE]
+            columns = np.concatenate([columns, np.arange(first, first + len(some))])
+            best, values = strongest(np.concatenate([values, some]), k, sign)
+            columns = columns[best]
+            first += len(some)
     return columns, values
 
 
@@ -65,7 +74,8 @@ def _of_row(result: StoredResult, test: int, k: int, sign: Sign) -> tuple[Array,
         every = range(result.influence_shape[1])
         numbers = influences(result, [test], every)
         _refuse_directions(numbers.shape[1:])
-        return strongest(numbers.whole()[0], k, sign)
+        row = (piece[0] for piece in numbers.pieces or numbers.blocks)
+        return _of_pieces(row, numbers.dtype, k, sign)
     if kept is None:
         result.require("top")
         raise NotStored(f"job {result.job.id} stored neither 'top' nor 'matrix'")

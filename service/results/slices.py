@@ -25,9 +25,8 @@ def influences(result: StoredResult, test: Sequence[int], train: Sequence[int]) 
     result.require("matrix")
     matrix = Chunks.open(result.objects, result.paths.influences)
     shape = (len(test), len(train), *matrix.shape[2:])
-    return Numbers(
-        shape, matrix.dtype, matrix.blocks(test, train, result.parts.settings.slice_bytes)
-    )
+    asked = (test, train, result.parts.settings.slice_bytes)
+    return Numbers(shape, matrix.dtype, matrix.blocks(*asked), matrix.pieces(*asked))
 
 
 def mean(result: StoredResult) -> Numbers:

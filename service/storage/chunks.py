@@ -18,6 +18,7 @@ from service.storage.objects import Objects
 from upweight.errors import InternalError
 
 Array = np.ndarray[Any, Any]
+Where = Array | slice
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,20 @@ class Chunks:
         for start in range(0, len(rows), step):
             yield self._block(rows[start : start + step], columns)
 
+    def pieces(
+        self, rows: Sequence[int], columns: Sequence[int], block_bytes: int
+    ) -> Iterator[Array]:
+        """The same numbers in the same order; a row of more than `block_bytes` comes in several parts."""
+        width = max(1, block_bytes // max(1, self._entry_bytes))
+        if len(columns) <= width:
+            yield from self.blocks(rows, columns, block_bytes)
+            return
+        # Whole chunks, so that each is read once where all columns are asked for.
+        width = width - width % self.chunk[1] or width
+        for row in range(len(rows)):
+            for start in range(0, len(columns), width):
+                yield self._block(rows[row : row + 1], columns[start : start + width])
+
     @property
     def _entry_bytes(self) -> int:
         return prod(self.shape[2:]) * self.dtype.itemsize
@@ -65,15 +80,15 @@ class Chunks:
             for columns_at, chunk_column, column_inside in _by_chunk(columns, self.chunk[1]):
                 found = self._rows_of(chunk_row, chunk_column, row_inside)
                 if found is not None:
-                    block[_grid(rows_at, columns_at)] = found[:, column_inside]
+                    block[_rectangle(rows_at, columns_at)] = found[:, column_inside]
         return block
 
-    def _rows_of(self, chunk_row: int, chunk_column: int, inside: Array) -> Array | None:
+    def _rows_of(self, chunk_row: int, chunk_column: int, inside: Where) -> Array | None:
         """Rows of one chunk over its full width; None where the chunk was never written."""
         trailing = "/0" * len(self.shape[2:])
         path = f"{self.path}/c/{chunk_row}/{chunk_column}{trailing}"
         row_bytes = self.chunk[1] * self._entry_bytes
-        wanted, order = np.unique(inside, return_inverse=True)
+        wanted, order = np.unique(np.arange(self.chunk[0])[inside], return_inverse=True)
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
         ranges = [(int(run[0]) * row_bytes, len(run) * row_bytes) for run in runs]
         try:
@@ -84,8 +99,11 @@ class Chunks:
         return found.reshape(len(wanted), *self.chunk[1:])[order]
 
 
-def _by_chunk(positions: Sequence[int], size: int) -> Iterator[tuple[Array, int, Array]]:
+def _by_chunk(positions: Sequence[int], size: int) -> Iterator[tuple[Where, int, Where]]:
     """Positions by the chunk they fall in: where they stand in the choice, the chunk, where they are inside it."""
+    if isinstance(positions, range) and positions.step > 0:
+        yield from _ranges_by_chunk(positions, size)
+        return
     numbers = np.asarray(positions, dtype=np.int64)
     chunks = numbers // size
     order = np.argsort(chunks, kind="stable")
@@ -94,8 +112,19 @@ def _by_chunk(positions: Sequence[int], size: int) -> Iterator[tuple[Array, int,
         yield group, chunk, numbers[group] - chunk * size
 
 
-def _grid(rows: Array, columns: Array) -> Any:
-    """An index of a rectangle: by slices where the positions are consecutive, which copies many times faster."""
-    if len(columns) == columns[-1] - columns[0] + 1 and len(rows) == rows[-1] - rows[0] + 1:
-        return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+def _ranges_by_chunk(positions: range, size: int) -> Iterator[tuple[slice, int, slice]]:
+    """By arithmetic: however long a range is, no number of it is held."""
+    first = 0
+    while first < len(positions):
+        chunk, inside = divmod(positions[first], size)
+        last = min(len(positions), first + -(-(size - inside) // positions.step))
+        stop = inside + (last - first) * positions.step
+        yield slice(first, last), chunk, slice(inside, stop, positions.step)
+        first = last
+
+
+def _rectangle(rows: Where, columns: Where) -> Any:
+    """An index of a rectangle."""
+    if isinstance(rows, slice) or isinstance(columns, slice):
+        return rows, columns
     return np.ix_(rows, columns)

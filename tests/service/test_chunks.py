@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,25 @@ def test_any_choice_in_any_order_is_what_was_written(
     blocks = list(chunks.blocks(rows, columns, block))
     found = np.concatenate(blocks) if blocks else np.empty((0, len(columns), 2))
     assert np.array_equal(found, MATRIX[rows][:, columns])
+    pieces = [piece.ravel() for piece in chunks.pieces(rows, columns, block)]
+    assert np.array_equal(np.concatenate([np.empty(0), *pieces]), found.ravel())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.slices(SHAPE[0]).filter(lambda each: (each.step or 1) > 0),
+    columns=st.slices(SHAPE[1]).filter(lambda each: (each.step or 1) > 0),
+    block=st.integers(1, 2000),
+)
+def test_slices_are_read_as_numpy_reads_them(
+    chunks: Chunks, rows: slice, columns: slice, block: int
+) -> None:
+    chosen = range(SHAPE[0])[rows], range(SHAPE[1])[columns]
+    found = [each.ravel() for each in chunks.blocks(*chosen, block)]
+    expected = MATRIX[rows, columns].ravel()
+    assert np.array_equal(np.concatenate([np.empty(0), *found]), expected)
+    pieces = [piece.ravel() for piece in chunks.pieces(*chosen, block)]
+    assert np.array_equal(np.concatenate([np.empty(0), *pieces]), expected)
 
 
 def test_ranges_are_taken_as_they_are(chunks: Chunks) -> None:
@@ -71,3 +91,17 @@ def test_one_row_of_a_wide_matrix_reads_little(
     monkeypatch.setattr(objects, "get_ranges", counted)
     list(matrix.blocks([17], range(8192), 10**6))
     assert sum(lengths) == 8192 * 4
+
+
+def test_however_wide_a_row_is_its_pieces_take_no_more_memory_than_one(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    NewMatrix("m", (1, 10_000_000), (1, 100_000), "float32").describe(objects)
+    matrix, block = Chunks.open(objects, "m"), 1 << 20
+    tracemalloc.start()
+    try:
+        numbers = sum(piece.size for piece in matrix.pieces([0], range(10_000_000), block))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert numbers == 10_000_000
+    assert peak < 4 * block

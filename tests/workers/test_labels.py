@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from upweight.errors import InvalidRequest
-from workers.engine import Problem, TensorRows, make_loss
+from workers.engine import Batch, Problem, TensorRows, make_loss
 from workers.labels import refuse_labels_out_of_range
 
 
@@ -38,3 +40,32 @@ def test_ignored_labels_do_not_hide_one_that_is_out_of_range() -> None:
 
 def test_values_are_no_labels() -> None:
     checked(torch.full((2, 3), 9.0), "mse")
+
+
+class Wide:
+    """Rows that are made as they are asked for; remembers the most bytes that were asked for at once."""
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels, self.most = labels, 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        for first in range(start, len(self) if stop is None else stop, size):
+            labels = self.labels[first : first + size]
+            self.most = max(self.most, len(labels) * 4096)
+            yield Batch((torch.ones(1, 1024).expand(len(labels), -1),), labels, first)
+
+    def take(self, indices: Tensor) -> Batch:
+        raise NotImplementedError
+
+
+def test_rows_are_looked_at_some_at_a_time() -> None:
+    problem = Problem(nn.Linear(1024, 3), make_loss("cross_entropy"), ("*",))
+    rows = Wide(torch.arange(20_000) % 3)
+    refuse_labels_out_of_range(problem, rows, "/train")
+    assert rows.most <= 4 * 1024**2
+    rows.labels[17_000] = 3
+    with pytest.raises(InvalidRequest, match="in row 17000"):
+        refuse_labels_out_of_range(problem, rows, "/train")
