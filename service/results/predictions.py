@@ -131,7 +131,9 @@ class Predictions:
                     first - block.start,
                     last + 1 - block.start,
                 )
-                found.setdefault(name, np.zeros(len(positions), entry.dtype))
+                # Each block is stored in the smallest numbers that hold it.
+                before = found.get(name, np.zeros(len(positions), entry.dtype))
+                found[name] = before.astype(np.promote_types(before.dtype, entry.dtype))
                 found[name][inside] = values[positions[inside] - first]
         return found
 

@@ -8,6 +8,8 @@ import httpx2
 import numpy as np
 import pytest
 
+from service.results.layout import ResultPaths
+from service.storage.tensors import tensor_bytes
 from tests.service.acting import Acting, field, problem
 
 M, N = 10, 7
@@ -86,6 +88,21 @@ def test_sorted_across_blocks_as_numpy_sorts(rows: Rows) -> None:
 def test_equal_rows_come_by_position_and_nan_last(rows: Rows) -> None:
     assert rows.positions(side="train", sort="-loss") == [1, 3, 6, 5, 0, 4, 2]
     assert rows(side="train", rows="2").json()["items"][0]["loss"] is None
+
+
+def test_each_block_may_hold_its_numbers_in_as_few_bytes_as_they_need(
+    rows: Rows, acting: Acting
+) -> None:
+    paths = ResultPaths("default", rows.id)
+    small = {"targets": np.array([1, 2, 0, 2], np.int8), "errors": np.array([0, 1, 1, 0], np.uint8)}
+    large = {"targets": np.array([1, 300, 0, 2], np.int16), "errors": np.full(4, 0.5, "f4")}
+    for start, block in ((0, small), (4, large)):
+        named = {"losses": TEST["losses"][start : start + 4], **block}
+        path = paths.predictions_block("test", start, start + 4)
+        acting.parts.objects.put(path, tensor_bytes(named))
+    items = rows(rows="5,1").json()["items"]
+    assert [(item["target"], item["error"]) for item in items] == [(300, 0.5), (2, 1.0)]
+    assert isinstance(items[0]["target"], int)
 
 
 def test_what_is_not_there_is_said(rows: Rows, acting: Acting) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from service.results.layout import ResultPaths
 from service.storage.objects import Objects
-from service.storage.tensors import read_tensor
+from service.storage.tensors import read_header, read_tensor
 from workers.engine import Problem, TensorRows, make_loss
 from workers.predictions import store_predictions
 
@@ -45,3 +45,21 @@ def test_blocks_are_of_the_same_rows_whatever_the_batches_are(tmp_path: Path) ->
         ]
         stored[batch] = np.concatenate([read_tensor(objects, path, "targets") for path in found])
     assert all(np.array_equal(each, y.numpy()) for each in stored.values())
+
+
+def test_a_row_of_a_classifier_takes_seven_bytes(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    stored = {}
+    for classes in (4, 300):
+        problem = Problem(nn.Linear(3, classes).eval(), make_loss("cross_entropy"))
+        paths = ResultPaths("default", f"job_{classes}")
+        rows = TensorRows(torch.randn(1000, 3), torch.arange(1000) % classes)
+        (path,) = store_predictions(objects, paths, "train", problem, rows)
+        stored[classes] = {
+            name: read_tensor(objects, path, name) for name in read_header(objects, path)
+        }
+        wrong = stored[classes]["predictions"] != stored[classes]["targets"]
+        assert np.array_equal(stored[classes]["errors"], wrong)
+        assert np.array_equal(stored[classes]["targets"], np.arange(1000) % classes)
+    assert sum(each.nbytes for each in stored[4].values()) == 7 * 1000
+    assert stored[300]["targets"].dtype == np.int16
