@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -223,13 +223,16 @@ class LastBlock(Block):
         for name in set(self.job["shared"]) - set(kept):
             context.shared.let_go(self.namespace, name, id)
 
-    def top(self, test: int, train: int) -> Tensors:
+    def tops(self, test: int) -> Iterator[Tensors]:
         """See `Parts`."""
-        return read_parts(self.context.objects, self._part(test, train), sums=False)
+        for train in range(self.equipment.plan.train.count):
+            yield read_parts(self.context.objects, self._part(test, train), sums=False)
 
-    def mean_sums(self, test: int, train: int) -> Tensor:
+    def mean_sums(self, train: int) -> Iterator[Tensor]:
         """See `Parts`."""
-        return read_parts(self.context.objects, self._part(test, train), sums=True)[MEAN_SUMS]
+        for test in range(self.equipment.plan.test.count):
+            path = self._part(test, train)
+            yield read_parts(self.context.objects, path, sums=True)[MEAN_SUMS]
 
     def _part(self, test: int, train: int) -> str:
         plan = self.equipment.plan

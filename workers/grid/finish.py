@@ -23,10 +23,15 @@ MEAN_ROWS = 1 << 20  # of one object
 
 
 class Parts(Protocol):
-    """What contractions left to be merged."""
+    """What contractions left to be merged, in the order of their blocks; what has been merged already is one."""
 
-    def top(self, test: int, train: int) -> Tensors: ...
-    def mean_sums(self, test: int, train: int) -> Tensor: ...
+    def tops(self, test: int) -> Iterable[Tensors]:
+        """Of one block of test rows, over the blocks of training rows."""
+        ...
+
+    def mean_sums(self, train: int) -> Iterable[Tensor]:
+        """Of one block of training rows, over the blocks of test rows."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,8 @@ class Finish:
             return
         for test in range(self.plan.test.count):
             ranking = Ranking(self.request.keep.top)
-            for train in range(self.plan.train.count):
-                ranking.add_ranked(parts.top(test, train))
+            for top in parts.tops(test):
+                ranking.add_ranked(top)
             self.writer.tensors(block_path(self.writer.paths.top, test), ranking.tensors())
 
     def _means(self, parts: Parts) -> None:
@@ -103,11 +108,7 @@ class Finish:
         together = Cut(self.plan.train.count, self._mean_blocks())
         for number, blocks in enumerate(together.blocks()):
             means = [
-                mean_of(
-                    (parts.mean_sums(test, train) for test in range(self.plan.test.count)),
-                    self.plan.test.total,
-                    dtype,
-                )
+                mean_of(parts.mean_sums(train), self.plan.test.total, dtype)
                 for train in range(blocks.start, blocks.stop)
             ]
             path = block_path(self.writer.paths.mean, number)

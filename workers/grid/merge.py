@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -100,11 +101,7 @@ def sum_of_rows(block: Tensor) -> Tensor:
 
 def mean_of(sums: Iterable[Tensor], rows: int, dtype: torch.dtype) -> Tensor:
     """(b,) from the float64 sums (b,) over blocks of test rows, added up in their order."""
-    first, *rest = sums
-    total = first
-    for each in rest:
-        total = total + each
-    return (total / rows).to(dtype)
+    return (reduce(torch.add, sums) / rows).to(dtype)
 
 
 def merged_summary(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

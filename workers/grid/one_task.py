@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from service.storage.row_blocks import block_path
 from upweight.schema import InfluencesJob, SelfInfluencesJob
 from workers.grid.blocks import new_matrix, write_self_influences, write_solved
 from workers.grid.finish import Findings, Finish
+from workers.grid.merge import Ranking
 from workers.grid.work import Contracted, Cost, RowsOf, SelfInfluences, Solved, Tensors, Work
 from workers.results import ResultWriter
 
@@ -23,7 +24,9 @@ class OneTask:
 
     work: Work
     writer: ResultWriter
-    _contracted: dict[tuple[int, int], Contracted] = field(default_factory=dict)
+    # Merged as the blocks go by: a number a training row, and the top of each test row.
+    _tops: dict[int, Ranking] = field(default_factory=dict)
+    _sums: dict[int, Tensor] = field(default_factory=dict)
 
     def run(self, described: dict[str, Any]) -> tuple[dict[str, Any], Cost]:
         """Answers the record's `info` and `result`, and what it cost."""
@@ -39,15 +42,13 @@ class OneTask:
         )
         return outcome, cost
 
-    def top(self, test: int, train: int) -> Tensors:
+    def tops(self, test: int) -> Iterable[Tensors]:
         """See `Parts`."""
-        return self._contracted[test, train].top
+        return [self._tops[test].tensors()]
 
-    def mean_sums(self, test: int, train: int) -> Tensor:
+    def mean_sums(self, train: int) -> Iterable[Tensor]:
         """See `Parts`."""
-        sums = self._contracted[test, train].mean_sums
-        assert sums is not None
-        return sums
+        return [self._sums[train]]
 
     def _blocks(self) -> tuple[Findings | None, RowsOf | None]:
         if self.work.plan.hessian is not None:
@@ -87,7 +88,15 @@ class OneTask:
                 block = self.work.contract(here, test * plan.train.count + train)
                 if block.matrix is not None:
                     self.writer.chunk(matrix, test, train, block.matrix)
-                self._contracted[test, train] = Contracted(None, block.top, block.mean_sums)
+                self._merge(test, train, block)
+
+    def _merge(self, test: int, train: int, block: Contracted) -> None:
+        request = self.work.request
+        if isinstance(request, InfluencesJob) and request.keep.top:
+            self._tops.setdefault(test, Ranking(request.keep.top)).add_ranked(block.top)
+        if block.mean_sums is not None:
+            before = self._sums.get(train)
+            self._sums[train] = block.mean_sums if before is None else before + block.mean_sums
 
     def _self_influences(self) -> list[SelfInfluences]:
         found = []

@@ -202,21 +202,22 @@ class Work:
         keep = self.request.keep
         rows = self.plan.train.block(self.plan.contraction(number)[1])
         ranking = Ranking(keep.top) if keep.top else None
-        sums: list[Tensor] = []
+        count = rows.stop - rows.start
+        sums = torch.empty(count, dtype=torch.float64) if keep.mean else None
         matrix: Tensor | None = None
         with numbered_from(rows.start):
             for here, block in self._influences(factors, rows):
                 if keep.matrix:
                     if matrix is None:
-                        shape = (len(factors), rows.stop - rows.start, *block.shape[2:])
+                        shape = (len(factors), count, *block.shape[2:])
                         matrix = torch.empty(shape, dtype=block.dtype)
                     matrix[:, here] = block.cpu()
                 if ranking is not None:
                     ranking.add(rows.start + here.start, block)
-                if keep.mean:
-                    sums.append(sum_of_rows(block))
+                if sums is not None:
+                    sums[here] = sum_of_rows(block)
         top = {name: value.cpu() for name, value in ranking.tensors().items()} if ranking else {}
-        return Contracted(matrix, top, torch.cat(sums) if sums else None)
+        return Contracted(matrix, top, sums)
 
     def _influences(self, factors: Tensor, rows: slice) -> Iterator[tuple[slice, Tensor]]:
         request, problem = self.request, self.material.problem
