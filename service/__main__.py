@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from service.app import create_app, refuse_openness
 from service.logs import configure, log
+from service.one_arena import keep_one_arena
 from service.settings import Settings
 from upweight.errors import UpweightError
 
@@ -50,6 +51,7 @@ def _bracketed(host: str) -> str:
 
 def main() -> int:
     """Runs until a signal; the exit code."""
+    keep_one_arena()
     settings = Settings()
     configure(settings.log_level)
     try:

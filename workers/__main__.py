@@ -8,6 +8,7 @@ import sys
 import torch
 
 from service.logs import configure, log
+from service.one_arena import keep_one_arena
 from service.settings import Settings
 from service.storage.queue import PRIORITIES
 from service.tracing import Tracing
@@ -24,6 +25,7 @@ from workers.worker import WarmWorker
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs until SIGTERM. Answers the exit status."""
+    keep_one_arena()
     options = _parser().parse_args(arguments)
     overrides = {
         name: value

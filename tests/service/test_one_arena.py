@@ -1,0 +1,53 @@
+"""Memory that threads have freed is there for the next thread."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Threads that allocate at the same time; prints how many arenas malloc has then.
+PROGRAM = """
+import ctypes, sys, tempfile, threading
+from service.one_arena import keep_one_arena
+if sys.argv[1] == "one":
+    keep_one_arena()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.fopen.restype, libc.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p] * 2
+libc.fclose.argtypes = [ctypes.c_void_p]
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+together = threading.Barrier(6)
+def allocates():
+    libc.malloc(5000)
+    together.wait()
+threads = [threading.Thread(target=allocates) for _ in range(6)]
+for each in threads: each.start()
+for each in threads: each.join()
+with tempfile.NamedTemporaryFile() as told:
+    file = libc.fopen(told.name.encode(), b"w")
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+    print(told.read().count(b"<heap nr"))
+"""
+
+
+def arenas(argument: str, **environment: str) -> int:
+    kept = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, argument],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(ran.stdout)
+
+
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="glibc's malloc")
+def test_a_process_has_one_arena_unless_its_environment_says_otherwise() -> None:
+    assert arenas("as-it-is") > 1
+    assert arenas("one") == 1
+    assert arenas("one", MALLOC_ARENA_MAX="4") > 1
