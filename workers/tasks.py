@@ -157,6 +157,10 @@ class Tasks:
             context.queue.enqueue(CHECKS[kind], namespace, id)
         except LeaseLost as error:
             log("check-taken-away", level="warning", record=id, detail=str(error))
+        except Unavailable as error:
+            # Nothing is known of it yet: the janitor puts it into the queue again.
+            self._forget_try(id)
+            log("check-postponed", level="warning", record=id, detail=error.detail)
         except Exception as error:
             problem = said(error, id).problem().model_dump(mode="json")
             self._conclude(kind, namespace, id, {"state": CheckState.REJECTED, "problem": problem})
@@ -166,12 +170,17 @@ class Tasks:
     def _require_tries_left(self, id: str) -> None:
         """A check that kills its worker each time ends after a few tries."""
         with reachable():
-            tries = int(self._context.redis.incr(f"{PREFIX}:tries:{id}"))
-            self._context.redis.expire(f"{PREFIX}:tries:{id}", 86_400)
+            tries = int(self._context.redis.incr(_tries(id)))
+            self._context.redis.expire(_tries(id), 86_400)
         if tries > self._context.settings.attempts:
             raise Rejected(
                 f"its check ended {tries - 1} workers; it may need more memory than they have"
             )
+
+    def _forget_try(self, id: str) -> None:
+        """The worker has outlived this one. Without Redis it is counted, and forgotten in a day."""
+        with suppress(Unavailable), reachable():
+            self._context.redis.decr(_tries(id))
 
     def _conclude(self, kind: Kind, namespace: str, id: str, changes: Mapping[str, Any]) -> None:
         def change(record: Document) -> Document | None:
@@ -240,6 +249,11 @@ class Tasks:
             seconds=seconds,
             heartbeat_seconds=context.settings.heartbeat_seconds,
         )
+
+
+def _tries(id: str) -> str:
+    """The key that counts how often a check was begun."""
+    return f"{PREFIX}:tries:{id}"
 
 
 def _blob(context: Context, namespace: str, digest: str) -> Any:

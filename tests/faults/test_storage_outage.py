@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from service.local.background import running
 from service.storage.objects import Objects
@@ -16,7 +19,7 @@ from tests.faults.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.faults.slow_jobs import SlowJobs
 from tests.s3_server import S3Server
 from upweight import Client
-from upweight.schema import JobState
+from upweight.schema import CheckState, JobState
 
 OUTAGE_SECONDS = 4.0  # of the 60 for which a worker asks again
 STEPS = 1_000  # less than a second, so that storing falls into the outage
@@ -92,3 +95,34 @@ def test_a_job_in_work_rides_out_an_outage_of_seconds_in_its_first_attempt(
         done = slow.ended(job, 120)
         assert (done.state, done.attempt) == (JobState.SUCCEEDED, 1), done.problem
         assert slow.matrix(done) == calm
+
+
+def test_checks_wait_until_the_storage_is_back(
+    proxy: CuttingProxy, s3: S3Server, tmp_path: Path
+) -> None:
+    environment = {
+        **SHORT,
+        **s3.environment(s3.bucket()),
+        "UPWEIGHT_STORAGE_ENDPOINT": f"http://127.0.0.1:{proxy.port}",
+        "UPWEIGHT_STORAGE_RETRY_SECONDS": "1",
+    }
+    x, said = torch.randn(8, 3), list[str]()
+
+    def postponed(id: str) -> bool:
+        return any("check-postponed" in line and id in line for line in said)
+
+    with (
+        running(tmp_path, environment=environment, log=said.append) as service,
+        Client(service.url) as client,
+    ):
+        service.send("worker-1", signal.SIGSTOP)
+        model = client.models.register(
+            "late", nn.Linear(3, 2), example=x, loss="cross_entropy", wait=False
+        )
+        rows = client.datasets.register("late", x=x, y=torch.arange(8) % 2, wait=False)
+        with proxy.away():
+            service.send("worker-1", signal.SIGCONT)
+            for record in (model, rows):
+                service.wait(lambda id=record.id: postponed(id), 60, "no check was postponed")
+        assert client.models.wait(model, 60).state is CheckState.READY
+        assert client.datasets.wait(rows, 60).state is CheckState.READY
