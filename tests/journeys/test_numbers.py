@@ -209,6 +209,57 @@ def test_a_first_guess_that_is_the_solution_leaves_nothing_to_do(
     assert distance(result.numpy(), iris.exact["up"]) < 1e-6
 
 
+def test_a_start_of_lissa_at_its_fixed_point_is_left_in_one_step(
+    online: Client, regression: Subject
+) -> None:
+    b = np.random.default_rng(2).normal(size=(3, regression.size))
+    exact = np.linalg.solve(regression.formula.damped.numpy(), b.T).T
+    result = online.solve_hvp(
+        "lissa", regression.name, regression.train, b, hessian_regularization=regression.damping,
+        precision="float64", scale=20.0, h0=20.0 * exact, rtol=1e-6,
+    )  # fmt: skip
+    assert result.info.summary["iterations"] == 1
+    assert distance(result.x.numpy(), exact) < 1e-6
+
+
+def test_lissa_draws_its_batches_by_the_seed(online: Client, regression: Subject) -> None:
+    b = np.random.default_rng(3).normal(size=(3, regression.size))
+
+    def solved(seed: int, **chosen: Any) -> Any:
+        return online.solve_hvp(
+            "lissa", regression.name, regression.train, b, reuse=False, seed=seed,
+            hessian_regularization=regression.damping, precision="float64",
+            scale=20.0, maxiter=2_000, rtol=1e-10, **chosen,
+        ).x.numpy()  # fmt: skip
+
+    exact = np.linalg.solve(regression.formula.damped.numpy(), b.T).T
+    half = len(regression.x_train) // 2
+    first = solved(1, batch_size=half)
+    np.testing.assert_array_equal(solved(1, batch_size=half), first)
+    assert distance(solved(2, batch_size=half), first) > 1e-6
+    assert (
+        1e-6 < distance(first, exact) < 0.2
+    )  # it goes about the solution, and never comes to rest
+    assert distance(solved(1, batch_size=10**6), exact) < 1e-6  # all rows
+
+
+def test_negative_curvature_is_reported_of_the_rows_that_met_it(
+    online: Client, words: Subject
+) -> None:
+    hessian = words.formula.damped.numpy() - words.damping * np.eye(words.size)
+    values, vectors = np.linalg.eigh(hessian)
+    assert values[0] < -1e-3
+    damping = -values[0] / 2
+    b = np.stack([vectors[:, -1], vectors[:, 0] + vectors[:, -1]])
+    result = online.solve_hvp(
+        "cg", words.name, words.train, b, hessian_regularization=damping, precision="float64",
+        rtol=1e-8, atol=0.0,
+    )  # fmt: skip
+    assert result.info["converged"].numpy().tolist() == [True, False]
+    assert np.isfinite(result.x.numpy()).all()
+    assert distance(result.x.numpy()[0], b[0] / (values[-1] + damping)) < 1e-6
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_influence_of_each_row_on_itself_is_the_diagonal(
     online: Client, iris: Subject, method: str

@@ -13,7 +13,7 @@ from safetensors.numpy import load
 from tests.upweight import records
 from tests.upweight.local_server import Server, answer
 from upweight import Client, FactorsResult, InfluenceResult, SelfInfluenceResult, errors
-from upweight.schema import ConjugateGradient, DatasetRecord, ModelRecord, Selection
+from upweight.schema import ConjugateGradient, DatasetRecord, Lissa, ModelRecord, Selection
 
 MODEL = ModelRecord.model_validate(records.model())
 TRAIN = DatasetRecord.model_validate(records.dataset())
@@ -69,6 +69,20 @@ def test_keywords_go_to_the_method_or_to_the_job(request_of: Any) -> None:
     assert (asked["seed"], asked["labels"], asked["keep"]) == (3, {"a": "b"}, {"factors": True})
     assert asked["hessian_regularization"] == 1e-4
     assert asked["influence_type"] == "perturbation"
+
+
+def test_what_method_and_job_both_have_is_the_methods(request_of: Any) -> None:
+    asked = request_of("m", "d", "t", inversion_method="lissa", batch_size=100, seed=3)
+    assert asked["inversion"] == {"method": "lissa", "batch_size": 100, "seed": 3}
+    assert not {"batch_size", "seed"} & asked.keys()
+    asked = request_of("m", "d", "t", inversion_method=Lissa(batch_size=100), batch_size=50)
+    assert asked["inversion"] == {"method": "lissa", "batch_size": 100}
+    assert asked["batch_size"] == 50
+
+
+def test_parameters_beside_a_model_of_the_contract_are_refused(request_of: Any) -> None:
+    with pytest.raises(errors.InvalidRequest, match=r"give it to ConjugateGradient\(…\)"):
+        request_of("m", "d", "t", inversion_method=ConjugateGradient(rtol=0.5), maxiter=3)
 
 
 def test_a_method_may_be_a_model_of_the_contract(request_of: Any) -> None:

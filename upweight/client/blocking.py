@@ -83,7 +83,8 @@ class Client:
         rows (`"0:100"`, a slice, a range, numbers). The Hessian is over all rows of `train`, or over `hessian_on`;
         with `input_data`, the influence is that of its rows, and the Hessian is over `train`.
         `inversion_method`: `direct`, `cg`, `lissa`, `arnoldi`; `**parameters` are those of the method (`rtol`,
-        `maxiter`, …) and of the job: batch_size, labels, precision, priority, reuse, seed, timeout_s, webhook.
+        `maxiter`, …) and of the job: batch_size, labels, precision, priority, reuse, seed, timeout_s, webhook. What
+        both have (`batch_size` and `seed` of `lissa`) is the method's.
         `keep`: `{"matrix": True, "top": 0, "mean": False, "factors": False}`, and what differs from that.
         `wait=False` returns at once; `timeout` bounds the waiting, not the job.
         """

@@ -8,7 +8,7 @@ from typing import Any
 
 from upweight.client.blobs import put_array
 from upweight.client.jobs import create
-from upweight.client.request import Choice, inversion, reference, selection
+from upweight.client.request import Choice, fields_of, inversion, reference, selection
 from upweight.errors import InvalidRequest
 from upweight.exchange import Flow
 from upweight.progress import Bars
@@ -17,7 +17,7 @@ from upweight.schema import JobRecord, ModelRecord
 from upweight.tracking import succeeded, until_ended
 
 Model = str | ModelRecord
-# Fields of the job itself; any other keyword is the inversion method's.
+# Fields of the job itself; any other keyword is the inversion method's, and so is one that both have.
 JOB_OPTIONS = frozenset(
     {
         "batch_size",
@@ -63,8 +63,9 @@ class Computation:
         return succeeded(record)
 
     def _fields(self, bars: Bars) -> Flow[dict[str, Any]]:
-        options = {k: v for k, v in self.parameters.items() if k in JOB_OPTIONS}
-        method = {k: v for k, v in self.parameters.items() if k not in JOB_OPTIONS}
+        of_job = JOB_OPTIONS - fields_of(self.method)
+        options = {k: v for k, v in self.parameters.items() if k in of_job}
+        method = {k: v for k, v in self.parameters.items() if k not in of_job}
         for guess in GUESSES:
             if guess in method and not isinstance(method[guess], str | None):
                 inversion(self.method, {k: v for k, v in method.items() if k not in GUESSES})

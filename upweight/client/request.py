@@ -60,6 +60,12 @@ def _told(error: FieldError) -> str:
 def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """An inversion's fields, checked: a parameter that its method does not take is named."""
     if isinstance(method, BaseModel):
+        if parameters:
+            raise InvalidRequest.field(
+                f"/inversion/{next(iter(parameters))}",
+                f"give it to {type(method).__name__}(…), or name the method by {_name(method)!r}",
+                next(iter(parameters.values())),
+            )
         return {**method.model_dump(mode="json", exclude_unset=True), "method": _name(method)}
     name = getattr(method, "value", method)
     if name not in METHODS:
@@ -80,6 +86,16 @@ def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
         body = {"kind": "influences", "inversion": {"method": name, **parameters}}
         raise invalid(exc, "/v1/jobs", body, ("inversion",)) from exc
     return {"method": name, **parameters}
+
+
+def fields_of(method: Any) -> frozenset[str]:
+    """What a method that is named takes by keyword; nothing of one that brings its own."""
+    found = METHODS.get(getattr(method, "value", method)) if _is_named(method) else None
+    return frozenset(found.model_fields) - {"method"} if found else frozenset()
+
+
+def _is_named(method: Any) -> bool:
+    return isinstance(getattr(method, "value", method), str)
 
 
 def _name(method: BaseModel) -> Any:
