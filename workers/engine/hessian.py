@@ -133,7 +133,7 @@ class Hessian:
             part = batch.narrow(first, min(first + self._block.rows, len(batch)))
             way = self._way(part, vectors)
             with twice_differentiable():
-                total += self._applied(way, way.prepare(self.problem, part), part, vectors)
+                _add(self._applied(way, way.prepare(self.problem, part), part, vectors), total)
         self.products += vectors.shape[0]
         return total / len(batch) + self.damping * vectors
 
@@ -233,8 +233,8 @@ class Hessian:
             what="hessian pass",
             progress=self.progress,
         )
-        for _, part in work:
-            total += part
+        for _, parts in work:
+            _add(parts, total)
         self.products += vectors.shape[0]
         total /= len(self.rows)
         self._passed(total, vectors)
@@ -246,7 +246,8 @@ class Hessian:
             refuse_nonfinite_rows(batch)
         return batch
 
-    def _batch_product(self, batch: Batch, vectors: Tensor) -> Tensor:
+    def _batch_product(self, batch: Batch, vectors: Tensor) -> list[Tensor]:
+        """The batch's sum times all vectors, some vectors a part."""
         batch = self._inspected(batch)
         way = self._way(batch, vectors)
         key = (way.name, batch.start, len(batch))
@@ -263,7 +264,7 @@ class Hessian:
             self._prepared[key] = apply
         return result
 
-    def _applied(self, way: Product, apply: Apply, batch: Batch, vectors: Tensor) -> Tensor:
+    def _applied(self, way: Product, apply: Apply, batch: Batch, vectors: Tensor) -> list[Tensor]:
         # A way that takes one vector at a time gains nothing from many, and would hear of a
         # cancellation late.
         width = LOOPED_VECTORS if isinstance(way, ReverseLoop) else self._block.vectors
@@ -272,7 +273,7 @@ class Hessian:
             if parts:
                 self._tell(batch)
             parts.append(apply(part))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return parts
 
     def _way(self, batch: Batch, vectors: Tensor) -> Product:
         several = vectors.shape[0] > 1
@@ -296,3 +297,9 @@ class Hessian:
         self._rows_seen_finite = True
         batches = self.rows.batches(self._block.rows)
         refuse_nonfinite_product(result, vectors, self.problem, batches)
+
+
+def _add(parts: list[Tensor], total: Tensor) -> None:
+    """Each where it belongs: to put them together first would be another pass over memory."""
+    for into, part in zip(total.split([len(each) for each in parts]), parts, strict=True):
+        into += part
