@@ -231,6 +231,27 @@ def test_what_a_solution_meets_with_it_helps_the_next() -> None:
     assert kept.deflated is not deflated
 
 
+def test_a_deflation_learns_from_two_solutions() -> None:
+    kept, rhs, method = Recycled(), trained()[2], ConjugateGradients(rtol=1e-5, atol=1e-30)
+    lessons = []
+    for part in (rhs[:2], rhs[2:4], rhs[4:]):
+        method.solve(hessian(), part, recycled=kept)
+        lessons.append(kept.deflated)
+    first, second, third = lessons
+    assert first is not None
+    assert second is not None
+    assert third is second
+    assert len(second.weights) > len(first.weights)
+    vectors = second.vectors.T.contiguous()
+    assert kept.own is not None
+    unit = torch.eye(len(vectors), dtype=torch.float64)
+    torch.testing.assert_close(kept.own.products([vectors]), unit, rtol=0.0, atol=1e-6)
+    damped = (hessian().matmat(vectors) @ second.vectors).double()
+    torch.testing.assert_close(
+        damped, (1.0 / (second.weights.double() + 1.0)).diag(), rtol=0.0, atol=1e-6
+    )
+
+
 def test_products_with_it_are_what_it_divides_by() -> None:
     made_here = hessian().preconditioner_if_cheaper(300.0)
     assert made_here is not None

@@ -27,7 +27,7 @@ from workers.engine.inversion.preconditioner import (
     nystroem,
 )
 from workers.engine.inversion.recurrences import Limits, Run, separate, shared
-from workers.engine.inversion.recycled import Directions, Recycled
+from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.refinement import doubled, refine
 from workers.engine.inversion.solution import Operator, Solution, Status, checked_rhs
 from workers.engine.progress import Progress, silent
@@ -119,8 +119,7 @@ class ConjugateGradients:
         # What is refined anyway needs no more than a good start.
         aims = bounds if double is None else torch.where(fine, START * size, bounds)
         run = self._begin(operator, rhs, self.x0, aims, fitted, progress or silent)
-        if recycled is not None and recycled.learns:
-            run.directions = Directions()
+        run.directions = None if recycled is None else recycled.directions()
         x, norms = run.x, self._run(run)
         if run.directions is not None:
             found.learn(run.directions, fitted)

@@ -3,8 +3,8 @@
 A matrix that was built is kept, with the Cholesky factor of the last λ. Where no matrix is built the
 search directions of conjugate gradients, and H times them, are met anyway: their largest Ritz pairs
 precondition the next solution (Morgan, GMRES with deflated restarting, 2002; the same idea), beside
-the preconditioner that the operator has of its own, if it has. None of it changes what a solution
-promises: residuals are recomputed from the operator every time.
+the preconditioner that the operator has of its own, if it has; then from two solutions. None of it
+changes what a solution promises: residuals are recomputed from the operator every time.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from workers.engine.inversion.solution import Operator, SampledOperator
 MOST_DIRECTIONS = 256
 MOST_BYTES = 1 << 27
 MOST_PAIRS = 128
+# Solutions that a deflation learns from: a third one leaves nothing more to gain, and each costs some products' time.
+MOST_LESSONS = 2
 # A pair below this part of the largest is rounding.
 SMALLEST_PAIR = 1e-6
 # Directions that are others' combinations up to this part add nothing sound.
@@ -53,6 +55,16 @@ class Directions:
         seen = torch.cat([image @ each.T for each in self.blocks], 1).double().cpu()
         self.overlaps = _bordered(self.overlaps, met)
         self.projected = _bordered(self.projected, seen - damping * met)
+
+    @classmethod
+    def beside(cls, deflated: Deflated, damping: float) -> Directions:
+        """Begun with the vectors of a deflation, on which H + λI is known."""
+        found = cls()
+        found.blocks = [deflated.vectors.T.contiguous()]
+        found.overlaps = (found.blocks[0] @ deflated.vectors).double().cpu()
+        damped = 1.0 / (deflated.weights.double().cpu() + 1.0)
+        found.projected = damped.diag() - damping * found.overlaps
+        return found
 
     def combined(self, weights: Tensor) -> Tensor:
         """Sums of directions, (p, r), with weights (s, r)."""
@@ -84,6 +96,7 @@ class Recycled:
     own: Metric | None = None  # what the operator knows, for `own_damping`
     own_damping: float | None = None
     deflated: Deflated | None = None  # `own`, and pairs met with it
+    lessons: int = 0  # solutions that `deflated` has learned from
     vectors_asked: float = 0.0  # products that solutions have taken so far
 
     @property
@@ -130,20 +143,29 @@ class Recycled:
             return kept
         if self.own_damping != operator.damping and isinstance(operator, Preconditionable):
             self.own, self.deflated = operator.preconditioner_if_cheaper(products), None
+            self.lessons = 0
             self.own_damping = operator.damping
         return self.deflated or self.own
 
+    def directions(self) -> Directions | None:
+        """Where those of the next solution are wanted, for `learn`; None where enough is known."""
+        if not self._learns:
+            return None
+        if self.deflated is None or self.own_damping is None:
+            return Directions()
+        return Directions.beside(self.deflated, self.own_damping)
+
     @property
-    def learns(self) -> bool:
-        """Whether directions of a solution are wanted."""
-        return self.vectors is None and self.deflated is None
+    def _learns(self) -> bool:
+        return self.vectors is None and self.lessons < MOST_LESSONS
 
     def learn(self, directions: Directions, preconditioner: Preconditioner) -> None:
-        """Ritz pairs of the space that these directions span, if there are none yet."""
-        if not directions.blocks or not self.learns:
+        """Ritz pairs of the space that these directions span."""
+        if not directions.blocks or not self._learns:
             return
-        if self.own is not None and preconditioner is self.own:
+        if self.own is not None and preconditioner in (self.own, self.deflated):
             self._deflate(directions, self.own)
+            self.lessons += 1
             return
         weights = _orthonormal(directions.overlaps)
         values, inner = torch.linalg.eigh(weights.T @ directions.projected @ weights)
