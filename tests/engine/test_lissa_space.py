@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import pytest
 import torch
 from torch import Tensor
 
 from workers.engine import Diverged, Lissa, Status
+from workers.engine.inversion import stationary
+from workers.engine.inversion.explicit import Explicit
 from workers.engine.inversion.krylov import BlockKrylov
 
 from .exact import worst_row
@@ -29,6 +33,21 @@ def recursion(
                 break
         x[row], counts = h / scale, [*counts, count]
     return x, counts
+
+
+@dataclass(frozen=True)
+class Counted(Explicit):
+    """A matrix at hand that counts its products."""
+
+    calls: list[int] = field(default_factory=list)
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        self.calls.append(len(vectors))
+        return super().matmat(vectors)
+
+    @property
+    def products(self) -> int:
+        return len(self.calls)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -79,6 +98,22 @@ def test_more_rows_than_one_space_holds() -> None:
     found = Lissa(maxiter=100, scale=0.7, rtol=1e-30).solve(Matrix(matrix, damping=0.1), rhs)
     expected, _ = recursion(matrix, rhs, 0.1, 0.7, 0.0, 1e-30, 100)
     assert worst_row(found.x, expected) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_where_that_would_be_large_the_spectrum_of_a_matrix_at_hand_serves(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(stationary, "MOST_DIRECTIONS", 12)
+    matrix = with_eigenvalues(torch.linspace(0.0, 1.0, 150).tolist())
+    operator = Counted(Matrix(matrix.to(dtype), damping=1e-2), matrix.to(dtype))
+    rhs = torch.randn(6, 150, dtype=dtype)
+    found = Lissa(maxiter=2000, scale=0.6, rtol=1e-3).solve(operator, rhs)
+    expected, counts = recursion(matrix, rhs, 1e-2, 0.6, 0.0, 1e-3, 2000)
+    assert worst_row(found.x, expected) < (1e-4 if dtype == torch.float32 else 1e-10)
+    assert 100 < max(counts) < 2000
+    assert abs(found.info["iterations"] - max(counts)) <= (2 if dtype == torch.float32 else 0)
+    assert operator.products == 1  # for the residual
 
 
 def test_a_recursion_that_diverges_is_still_found_out() -> None:

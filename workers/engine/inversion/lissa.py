@@ -27,7 +27,7 @@ from workers.engine.inversion.solution import (
     Status,
     checked_rhs,
 )
-from workers.engine.inversion.stationary import Step, iterates, stops
+from workers.engine.inversion.stationary import Spectrum, Step, iterates, stops
 from workers.engine.progress import Progress, silent
 
 # A safe scale keeps this much distance from the bound, for the error of the estimate ...
@@ -110,15 +110,20 @@ class Lissa:
     def _all(
         self, hessian: SampledOperator, rhs: Tensor, scale: float, tell: Progress
     ) -> tuple[Tensor, Tensor, int, Tensor]:
-        """As `_iterate`; without sampling from a small space, where there is one."""
+        """As `_iterate`; without sampling from a small space or from H's spectrum, where that pays."""
         if self.h0 is not None or self._takes_samples(hessian):
             return self._iterate(hessian, rhs, scale, tell)
         h, changes, done = torch.zeros_like(rhs), torch.zeros_like(rhs), 0
         course = rhs.new_zeros(len(rhs), len(course_steps(self.maxiter)))
         rows = (rhs != 0).any(1).nonzero()[:, 0]
+        step, spectrum = Step(hessian.damping, self.dampen, scale), None
         for part in torch.split(rows, ROWS_OF_A_SPACE) if len(rows) else ():
-            step = Step(hessian.damping, self.dampen, scale)
-            found = iterates(hessian, rhs[part], step, self.maxiter, tell)
+            found = None
+            if spectrum is None:
+                found = iterates(hessian, rhs[part], step, self.maxiter, tell)
+            if found is None:
+                spectrum = spectrum or Spectrum.where_cheaper(hessian, len(rows), self.maxiter)
+                found = spectrum.iterates(rhs[part], step) if spectrum else None
             if found is None:
                 h[part], changes[part], steps, course[part] = self._iterate(
                     hessian, rhs[part], scale, tell

@@ -5,7 +5,8 @@ h after n steps is a polynomial in H times b, and so it has an excellent approxi
 space: with U Θ Uᵀ the projection of M, n steps are Σ_{j ≤ n} Θʲ, in closed form. Taken for the iterate
 it leaves out, in each step, what H leads out of the space; as M shortens what it is applied to, the
 sum of these is a bound of the whole error (Saad, Analysis of some Krylov subspace approximations,
-1992). The space grows until the bound is rounding.
+1992). The space grows until the bound is rounding. Where that needs too large a space, and H is at hand
+as a matrix, all of its eigenvectors are the space.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.engine.inversion.explicit import Explicit
 from workers.engine.inversion.krylov import BlockKrylov
 from workers.engine.inversion.solution import Operator
 from workers.engine.progress import Progress
@@ -25,6 +27,9 @@ FEWEST_STEPS, MOST_STEPS = 12, 10_000  # of LiSSA: fewer are quickly made
 FEWEST_BLOCKS = 3
 SAMPLED_STEPS = 12  # that the bound is computed at
 MOST_DIRECTIONS = 1024
+# An eigendecomposition in float64 costs as much as products of H with this times p vectors in float32.
+DECOMPOSITION = 20.0
+MOST_NUMBERS = 1 << 23  # steps times eigenvalues: 64 MiB
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,31 @@ class Iterates:
         """The last step of each of these rows, h(n) − h(n − 1): (j, p)."""
         powers = self.multipliers ** steps[:, None]
         return (self.weights[rows] * powers).to(self.vectors) @ self.vectors
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """All eigenvalues (p,) and eigenvectors (p, p), in columns, of H, in float64."""
+
+    values: Tensor
+    vectors: Tensor
+
+    @classmethod
+    def where_cheaper(cls, operator: Operator, rows: int, maxiter: int) -> Spectrum | None:
+        """Of an operator with its matrix at hand, if that pays for `maxiter` steps of so many rows."""
+        size = operator.shape[0]
+        pays = rows * maxiter >= DECOMPOSITION * size
+        fits = maxiter <= MOST_STEPS and maxiter * size <= MOST_NUMBERS
+        if not isinstance(operator, Explicit) or not pays or not fits:
+            return None
+        return cls(*torch.linalg.eigh(operator.matrix.double()))
+
+    def iterates(self, rhs: Tensor, step: Step) -> Iterates | None:
+        """Those of these right-hand sides (k, p); None where the recursion does not converge."""
+        multipliers = step.multiplier(self.values)
+        if not bool((multipliers.abs() < 1.0).all()):
+            return None
+        return Iterates(multipliers, rhs.double() @ self.vectors, self.vectors.T.to(rhs))
 
 
 def iterates(
