@@ -1,8 +1,8 @@
 """The explorer over a result of 10,000 × 100,000: from an empty browser to a view with its numbers.
 
-Means and predictions are the worker's; of the matrix the first 256 rows are made up, and the rest is never written,
-since a view reads one of its rows. Chromium and its driver are needed. The result is made once and found again in the
-data folder, so that each view can be timed by a run of its own:
+Means and predictions are the worker's; of the matrix two chunks of rows are made up, the first and that of the largest
+loss, and the rest is never written, since a view reads one of its rows. Chromium and its driver are needed. The result
+is made once and found again in the data folder, so that each view can be timed by a run of its own:
 
     python -m benchmarks.explorer --data /tmp/explorer prepare
     python -m benchmarks.explorer --data /tmp/explorer test
@@ -118,13 +118,15 @@ def stored(service: Running, size: Size) -> str:
             model, *sides, inversion_method="direct", hessian_regularization=0.1,
             keep={"matrix": False, "mean": True}, labels=labels(size),
         )  # fmt: skip
+        hardest = result.rows(side="test", sort="-loss", limit=1).items[0].position
     objects = Objects(service.storage)
     path = ResultPaths("default", result.id).influences
     matrix = NewMatrix(path, size, CHUNK, "float32")
     matrix.describe(objects)
-    for column, start in enumerate(range(0, trains, CHUNK[1])):
-        block = (min(CHUNK[0], tests), min(CHUNK[1], trains - start))
-        matrix.write(objects, 0, column, generator.normal(size=block).astype("f4"))
+    for row in {0, hardest // CHUNK[0]}:
+        for column, start in enumerate(range(0, trains, CHUNK[1])):
+            block = (min(CHUNK[0], tests - row * CHUNK[0]), min(CHUNK[1], trains - start))
+            matrix.write(objects, row, column, generator.normal(size=block).astype("f4"))
     with redis.Redis.from_url(service.redis_url) as client:
         Records(client).update("job", "default", result.id, with_matrix)
     return result.id

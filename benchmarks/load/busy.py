@@ -23,7 +23,14 @@ REQUEST: dict[str, Any] = {
     "model": MODEL,
     "train": {"dataset": ROWS},
     "test": {"dataset": ROWS, "rows": "0:4"},
-    "inversion": {"method": "lissa", "scale": 1e7, "rtol": 1e-15, "maxiter": ENDLESS},
+    # Of some rows a step: over all of them the recursion is summed up, however long it is.
+    "inversion": {
+        "method": "lissa",
+        "batch_size": 100,
+        "scale": 1e7,
+        "rtol": 1e-15,
+        "maxiter": ENDLESS,
+    },
     "hessian_regularization": 1.0,
 }
 
@@ -45,3 +52,6 @@ def busy(environment: Mapping[str, str] | None = None) -> Iterator[tuple[Running
         while client.jobs.get(job.id).state is not JobState.RUNNING:
             time.sleep(0.02)
         yield service, job
+        state = client.jobs.get(job.id).state
+        if state is not JobState.RUNNING:
+            raise SystemExit(f"the worker was not busy to the end: its job is {state}")

@@ -32,7 +32,7 @@ def main() -> None:
         for name in many:
             told(f"{name}, {FEW} queued", [few[name]], "ms")
             told(f"{name}, {MANY} queued", [many[name]], "ms")
-        answer = http.post("/v1/jobs", json=REQUEST)
+        answer = http.post("/v1/jobs", json={**REQUEST, "priority": "low"})
         if answer.status_code != 429 or "retry-after" not in answer.headers:
             raise SystemExit(f"a full queue answered {answer.status_code}")
         print(f"one more: {answer.status_code}, Retry-After {answer.headers['retry-after']} s")

@@ -198,7 +198,7 @@ def _encoder() -> list[Case]:
             n=1400,
             m=20,
             damping=1e-2,
-            contestants=(OURS_CG, PYDVL_CG),
+            contestants=(OURS_CG, PYDVL_CG, KEPT_CG, PYDVL_CG_KEPT),
             target="3 × warm",
         )
     ]
