@@ -70,13 +70,13 @@ class Bounded:
 
     def __enter__(self) -> None:
         tracemalloc.start()
-        self._began = time.monotonic()
+        self._began = time.process_time()  # of a busy machine no more than of an idle one
 
     def __exit__(self, *_: object) -> None:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < MEMORY
-        assert time.monotonic() - self._began < SECONDS
+        assert time.process_time() - self._began < SECONDS
 
 
 @pytest.mark.parametrize("name", LYING_TENSORS)
