@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
+from service.local.keeper import LONGEST_PAUSE
 from service.local.plan import DEFAULT_DATA, DEFAULT_HOST, DEFAULT_PORT, Plan
 from service.local.stack import Stack, chosen_port
 from service.local.terminal import say, stopped_by_signals
@@ -48,6 +49,12 @@ def planned(arguments: Sequence[str] | None) -> Plan:
     )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--data-dir", type=Path, default=DEFAULT_DATA)
+    parser.add_argument(
+        "--longest-pause",
+        type=float,
+        default=LONGEST_PAUSE,
+        help="seconds until a process that died young again and again is started again",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.workers < 1:
         parser.error("--workers must be at least 1: nothing is computed without")
@@ -58,6 +65,7 @@ def planned(arguments: Sequence[str] | None) -> Plan:
         workers=chosen.workers,
         redis_url=os.environ.get("UPWEIGHT_REDIS_URL") or os.environ.get("REDIS_URL") or None,
         storage=os.environ.get("UPWEIGHT_STORAGE") or None,
+        longest_pause=chosen.longest_pause,
     )
 
 

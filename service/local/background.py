@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from service.local.health import is_ready
+from service.local.keeper import LONGEST_PAUSE
 from service.local.process import Process
 from service.local.state import State
 from service.local.trouble import LocalTrouble
@@ -82,13 +83,16 @@ def running(
     port: int = 0,
     environment: Mapping[str, str] | None = None,
     log: Callable[[str], None] | None = None,
+    longest_pause: float = LONGEST_PAUSE,
 ) -> Iterator[Running]:
     """A ready stack with its data in one folder; it has ended, in order, when the block is left.
 
-    `environment` comes on top of this process's own. Every line the processes write goes to `log`.
+    `environment` comes on top of this process's own. Every line the processes write goes to `log`. Who kills them
+    again and again chooses a short `longest_pause`, after which they are started again.
     """
     command = [sys.executable, "-m", "service.local", "--data-dir", str(data)]
     command += ["--port", str(port), "--workers", str(workers)]
+    command += ["--longest-pause", str(longest_pause)]
     with Watchdog(grace_seconds=STOP_SECONDS) as watchdog:
         supervisor = Process(
             "local",

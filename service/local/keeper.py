@@ -15,8 +15,14 @@ OLD_ENOUGH = 60.0  # who lived that long starts with a clean slate
 class Keeper:
     """One process and its restarts."""
 
-    def __init__(self, process: Process, start: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        process: Process,
+        start: Callable[[], None] | None = None,
+        longest_pause: float = LONGEST_PAUSE,
+    ) -> None:
         self.process = process
+        self._longest_pause = longest_pause
         self._start = start or process.start
         self._pause = FIRST_PAUSE
         self._started = 0.0
@@ -39,7 +45,7 @@ class Keeper:
                 self._pause = FIRST_PAUSE
             self._again = now + self._pause
             words = f"ended with code {self.process.returncode}; again in {self._pause:g} s"
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._pause = min(2 * self._pause, self._longest_pause)
             return words
         if now < self._again:
             return None

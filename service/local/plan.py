@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.local.keeper import LONGEST_PAUSE
+
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
 DEFAULT_DATA = Path("upweight-data")
@@ -22,6 +24,7 @@ class Plan:
     workers: int = 1
     redis_url: str | None = None  # None: the embedded one
     storage: str | None = None  # None: the folder `objects`
+    longest_pause: float = LONGEST_PAUSE  # before what died young again and again is started again
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", self.data.resolve())  # children may not share our folder

@@ -64,7 +64,7 @@ class Stack:
             process = Process(
                 name, command, watchdog=self._watchdog, environment=environment, log=self._log
             )
-            self._keepers.append(Keeper(process))
+            self._keepers.append(Keeper(process, longest_pause=plan.longest_pause))
             self._keepers[-1].start()
         self._state = State(
             url=address(plan.host, plan.port),
@@ -113,7 +113,9 @@ class Stack:
 
     def _start_redis(self, watchdog: Watchdog) -> str:
         self._redis = RedisServer(self.plan.data / "redis", watchdog=watchdog, log=self._log)
-        self._keepers.append(Keeper(self._redis.process, self._redis.start))
+        self._keepers.append(
+            Keeper(self._redis.process, self._redis.start, self.plan.longest_pause)
+        )
         self._keepers[-1].start()
         return self._redis.url
 

@@ -16,6 +16,7 @@ SHORT = {
     "UPWEIGHT_HEARTBEAT_SECONDS": "0.5",
     "UPWEIGHT_JANITOR_SECONDS": "1",
 }
+SOON = 0.5  # seconds until what was killed is started again, however often
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +26,11 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with (
         (data / "log").open("w", buffering=1) as log,
         running(
-            data, workers=2, environment=SHORT, log=lambda line: print(line, file=log)
+            data,
+            workers=2,
+            environment=SHORT,
+            log=lambda line: print(line, file=log),
+            longest_pause=SOON,
         ) as service,
     ):
         yield service
