@@ -16,7 +16,7 @@ from service.local.background import Running, running
 from service.local.redis_server import RedisServer
 from service.local.watchdog import Watchdog
 from service.storage.objects import Objects
-from tests.s3_server import CREDENTIALS, S3Server
+from tests.s3_server import S3Server, s3_server
 from tests.scheduling import ByFileOrFolder
 
 hypothesis.settings.register_profile("patient", deadline=None)  # whatever else a machine does
@@ -88,13 +88,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def s3(watchdog: Watchdog) -> Iterator[S3Server]:
     """A server of the S3 protocol, for all tests of one run."""
-    server = S3Server(watchdog)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
+    with s3_server(watchdog) as server:
         yield server
-    server.process.kill()
 
 
 @pytest.fixture(scope="session")

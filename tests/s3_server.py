@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import boto3
+import pytest
 
 from service.local.ports import free_port
 from service.local.process import Process
@@ -86,6 +88,18 @@ class S3Server:
         """The objects of a bucket, a new one when none is named."""
         options = store_options(Settings(**self.settings(**others)))
         return Objects(url or self.bucket(), options)
+
+
+@contextmanager
+def s3_server(watchdog: Watchdog) -> Iterator[S3Server]:
+    """A server, and the credentials for it in this process's environment."""
+    server = S3Server(watchdog)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield server
+    server.process.kill()
 
 
 def unfinished(objects: Objects) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ class CuttingProxy:
         self.mode = "through"  # or "refuse", "slow", "cut": in the middle of what the client sends
         self.cut = 0
         self.to_reset = 0  # so many connections more, each after the first bytes it brought
+        self.answers_to_reset = 0  # as many, each once the server has answered, and nobody is told
         self._live: set[socket.socket] = set()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listening.getsockname()[1])
@@ -97,6 +98,10 @@ class CuttingProxy:
                 if sent_by_client and self.to_reset > 0:
                     self.to_reset -= 1
                     self._reset(source)
+                    break
+                if not sent_by_client and self.answers_to_reset > 0:
+                    self.answers_to_reset -= 1
+                    self._reset(sink)
                     break
                 broken = self.mode == "refuse" or (
                     self.mode == "cut" and sent_by_client and passed > 2 * _PIECE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from service.results.layout import ResultPaths
+from service.storage.objects import Objects
+from tests.faults.slow_jobs import NAMESPACE
 from upweight.schema import JobRecord
 
 Array = np.ndarray[Any, Any]
@@ -21,21 +23,25 @@ Array = np.ndarray[Any, Any]
 class Evidence:
     """Where results lie, and a folder for those that differ, which outlives the run."""
 
-    storage: Path
+    storage: Objects
     kept: Path
 
     def keep(self, record: JobRecord, calm: JobRecord) -> str:
         """Copies both results and their records; answers in words where they are and what differs."""
         folder = self.kept / record.id
         for name, job in (("found", record), ("calm", calm)):
-            shutil.copytree(self._result(job.id), folder / name, dirs_exist_ok=True)
+            self._copy(job.id, folder / name)
             (folder / f"{name}.record.json").write_text(job.model_dump_json(indent=2))
         found = differences(folder / "found", folder / "calm")
         (folder / "differences.json").write_text(json.dumps(found, indent=2))
         return f"{json.dumps(found)}; kept in {folder}"
 
-    def _result(self, id: str) -> Path:
-        return next((self.storage / "results").glob(f"*/{id}"))
+    def _copy(self, id: str, folder: Path) -> None:
+        prefix = ResultPaths(NAMESPACE, id).prefix
+        for meta in self.storage.walk(prefix):
+            file = folder / meta.path.removeprefix(f"{prefix}/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(self.storage.get(meta.path))
 
 
 def differences(found: Path, right: Path) -> dict[str, str]:

@@ -7,26 +7,29 @@ import os
 import random
 import signal
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from service.local.background import Running
+from tests.faults.cutting_proxy import CuttingProxy
 
 _GONE = (ProcessLookupError, KeyError, FileNotFoundError)
 
 
 class Faults:
-    """Kills, stops and cuts, one at a time, and counts them."""
+    """Kills, stops and cuts, one at a time, and counts them. Each kind comes before any comes again."""
 
     def __init__(
         self,
         service: Running,
+        storage: CuttingProxy,
         choice: random.Random,
         cancel: Callable[[], None],
         kinds: Sequence[str] = (),
     ) -> None:
-        self._service, self._choice = service, choice
+        self._service, self._storage, self._choice = service, storage, choice
         self.made: Counter[str] = Counter()
         every: dict[str, Callable[[], None]] = {
             "worker killed": lambda: self._signal(self._a_worker(), signal.SIGKILL),
@@ -37,15 +40,21 @@ class Faults:
             "Redis stalled": lambda: self._stall("redis", self._choice.uniform(1.0, 7.0)),
             "front end killed": lambda: self._signal("front", signal.SIGKILL),
             "front end told to stop": lambda: self._signal("front", signal.SIGTERM),
+            "storage away for seconds": self._storage_away,
+            "storage connections reset": self._storage_reset,
             "upload cut": self._upload_cut,
             "job cancelled": cancel,
         }
-        self._kinds = {name: every[name] for name in kinds or every}
+        self.kinds = {name: every[name] for name in kinds or every}
+        self._next: list[str] = []
+        self._outage: threading.Thread | None = None
 
     def one(self) -> str:
         """Something happens."""
-        name = self._choice.choice(sorted(self._kinds))
-        self._kinds[name]()
+        if not self._next:
+            self._next = self._choice.sample(sorted(self.kinds), len(self.kinds))
+        name = self._next.pop()
+        self.kinds[name]()
         self.made[name] += 1
         return name
 
@@ -73,6 +82,30 @@ class Faults:
             os.kill(pid, signal.SIGCONT)
         except ProcessLookupError:
             return
+
+    def _storage_away(self) -> None:
+        """For longer than the front end is patient, now and then, and never as long as a worker is.
+
+        Jobs are sent and other faults made meanwhile.
+        """
+        self.end()
+        self._outage = threading.Thread(target=self._away, args=(self._choice.uniform(1.0, 12.0),))
+        self._outage.start()
+
+    def _away(self, seconds: float) -> None:
+        with self._storage.away():
+            time.sleep(seconds)
+
+    def end(self) -> None:
+        """Nothing more happens to the storage from now on."""
+        if self._outage is not None:
+            self._outage.join()
+        self._storage.to_reset = self._storage.answers_to_reset = 0
+
+    def _storage_reset(self) -> None:
+        """The next connections break: some with the request on its way, some with the answer, when all is done."""
+        self._storage.to_reset = self._choice.randint(1, 6)
+        self._storage.answers_to_reset = self._choice.randint(1, 6)
 
     def _upload_cut(self) -> None:
         """A sender that says 4 MiB, and is gone after some of them."""
