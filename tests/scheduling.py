@@ -15,6 +15,10 @@ FIRST = (
     "tests/faults/test_chaos.py",
     "tests/faults/",
     "tests/browser/",
+    "tests/journeys/test_models.py",
+    "tests/local/test_stack.py",
+    "tests/security/test_contract.py",
+    "tests/journeys/test_machines.py",
 )
 
 
