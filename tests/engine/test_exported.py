@@ -14,6 +14,7 @@ from workers.engine import (
     Hessian,
     NoSuchParameter,
     Problem,
+    TensorRows,
     TrainingMode,
     make_loss,
     perturb_at,
@@ -127,6 +128,30 @@ def test_the_inside_of_a_program_can_be_perturbed_by_module_name() -> None:
             blocks.append(torch.cat([each for _, each in found], 1))
     assert all(relative(each, blocks[0]) < 1e-11 for each in blocks[1:])
     assert float(blocks[0].abs().max()) > 0
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_was_perturbed_before_leaves_the_bits_of_all_else_as_they_are(begun: bool) -> None:
+    """A worker that has looked inside a program, and one that has only just loaded it, do blocks of one job."""
+    torch.manual_seed(1)
+    x = torch.randn(40, 6)
+    rows = TensorRows(x, (x[:, 0] > 0).long())
+    module = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3)).eval()
+    program = exported(module, (x,))
+    fresh, used = (Problem(program, make_loss("cross_entropy")) for _ in range(2))
+    if begun:
+        used.gradients(next(rows.batches(4)))
+    for name in ("1", "0"):
+        assert list(perturb_at(used, torch.ones(1, used.size), rows, module=name))
+    found = []
+    for problem in (fresh, used):
+        hessian = Hessian(problem, rows, 1.0)
+        vectors = torch.eye(problem.size)[:5]
+        batches = [next(rows.batches(size)) for size in (1, 7)]
+        numbers = [hessian.dense(), hessian.matmat(vectors), *map(problem.gradients, batches)]
+        found.append((problem.gradient_way, hessian.product_name, numbers))
+    assert found[0][:2] == found[1][:2] == ("by_graph", "graph")
+    assert all(map(torch.equal, found[0][2], found[1][2]))
 
 
 def test_an_unknown_inner_module_of_a_program_names_those_there_are() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import pytest
 import redis
 import torch
 from torch import nn
@@ -72,7 +71,7 @@ class GridJobs(Watched):
         }
 
     def assert_same(self, job: JobRecord, calm: JobRecord) -> None:
-        """The same bytes; where they differ (see docs/reliability.md), the numbers must agree all the same."""
+        """The same bytes; where they differ, in which objects and by how much the numbers are apart."""
         one, other = self.digests(job), self.digests(calm)
         if one == other:
             return
@@ -80,10 +79,9 @@ class GridJobs(Watched):
         found, expected = (
             self.client.jobs.result(each.id).influences.numpy() for each in (job, calm)
         )
-        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
         apart = float(np.abs(found - expected).max() / np.abs(expected).max())
         names = sorted(name for name in one if one[name] != other[name])
-        pytest.xfail(f"other bytes in {names}, {apart:.1e} of the largest apart")
+        raise AssertionError(f"other bytes in {names}, {apart:.1e} of the largest apart")
 
     def objects(self, job: JobRecord) -> list[Path]:
         """What lies of it below its own prefix."""

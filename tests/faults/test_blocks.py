@@ -40,7 +40,12 @@ def whole(grid: GridJobs) -> Iterator[GridJobs]:
 
 @pytest.fixture(scope="module")
 def calm(grid: GridJobs) -> JobRecord:
-    """The same job in one task."""
+    """The same job in one task, by one of two workers that have had the model in hand for another kind of job.
+
+    Whoever follows a killed one has not.
+    """
+    inside = {"influence_type": "perturbation", "perturb_at": "1"}
+    assert grid.ended(grid.start(spread=True, **inside)).state is JobState.SUCCEEDED
     return grid.ended(grid.start(spread=False, **DIRECT))
 
 

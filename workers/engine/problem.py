@@ -73,6 +73,7 @@ class Problem:
         }
         self._sizes = [each.size for each in self.layout]
         self.theta = torch.cat([named[name].detach().reshape(-1) for name in selected])  # (p,)
+        self._called = self.module  # or, while it is watched, what shows its inside
         self._ladder = GradientLadder()
         self._found: dict[Hashable, Any] = {}
 
@@ -138,7 +139,7 @@ class Problem:
         if isinstance(self.loss, Program):
             arguments = (*arguments, *batch.target_tensors)
         weights = {**self.frozen, **self.named(theta)}
-        return first_output(functional_call(self.module, weights, arguments))
+        return first_output(functional_call(self._called, weights, arguments))
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
         """(B,) losses at θ, differentiable in θ and in the inputs; the batch must be `placed`."""
@@ -175,12 +176,16 @@ class Problem:
     def watch(self, name: str, change: Callable[[Tensor], Tensor]) -> Callable[[], None]:
         """Apply `change` to the output of the inner module `name`; call the result to stop.
 
-        Raises NoSuchParameter for an unknown module.
+        One at a time. Raises NoSuchParameter for an unknown module.
         """
-        handle = observable(self.module, name).register_forward_hook(
-            lambda _module, _arguments, output: change(output)
-        )
-        return handle.remove
+        self._called, place = self.once(("seen", name), lambda: observable(self.module, name))
+        handle = place.register_forward_hook(lambda _module, _arguments, output: change(output))
+
+        def stop() -> None:
+            handle.remove()
+            self._called = self.module
+
+        return stop
 
     def check(self, batch: Batch) -> None:
         """Forward, backward and second derivative on an example batch, with precise refusals.

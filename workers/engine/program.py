@@ -100,37 +100,37 @@ def _release_dtype(graph_module: fx.GraphModule, old: torch.dtype, new: torch.dt
     graph_module.recompile()
 
 
-def observable(module: nn.Module, name: str) -> nn.Module:
-    """The submodule whose output a hook on it sees, in a plain module or an exported graph.
+def observable(module: nn.Module, name: str) -> tuple[nn.Module, nn.Module]:
+    """What to call in place of the module, and its submodule whose output a hook sees as that of `name`.
 
-    In an exported graph hooks on the original modules never fire, so an identity is put after the
-    last node that came from the module. Raises NoSuchParameter for an unknown name.
+    In an exported graph hooks on the original modules never fire, so an identity is put after the last node that
+    came from the module: in a copy over the same weights, for whoever reads the graph itself must find it as it was,
+    whatever has been looked at before. Raises NoSuchParameter for an unknown name.
     """
-    if not isinstance(module, fx.GraphModule):
-        found = dict(module.named_modules())
-        if not name or name not in found:
-            raise NoSuchParameter(name, [each for each in found if each], kind="module")
-        return found[name]
-    if name in dict(module.named_modules()) and not _nodes_of(module, name):
-        return dict(module.named_modules())[name]
-    return _inserted(module, name)
+    known = dict(module.named_modules())
+    if isinstance(module, fx.GraphModule) and not (name in known and not _nodes_of(module, name)):
+        return _with_identity(module, name)
+    if not name or name not in known:
+        raise NoSuchParameter(name, [each for each in known if each], kind="module")
+    return module, known[name]
 
 
-def _inserted(graph_module: fx.GraphModule, name: str) -> nn.Module:
-    nodes = _nodes_of(graph_module, name)
-    if not nodes:
-        raise NoSuchParameter(name, sorted(_module_names(graph_module)), kind="module")
+def _with_identity(module: fx.GraphModule, name: str) -> tuple[nn.Module, nn.Module]:
+    if not _nodes_of(module, name):
+        raise NoSuchParameter(name, sorted(_module_names(module)), kind="module")
+    tensors = {id(each): each for each in (*module.parameters(), *module.buffers())}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # see `prepared`
+        ours = copy.deepcopy(module, dict[int, Any](tensors))
+    last, watched = _nodes_of(ours, name)[-1], nn.Identity()
     position = "_observed_" + name.replace(".", "_")
-    if hasattr(graph_module, position):
-        return graph_module.get_submodule(position)
-    watched = nn.Identity()
-    graph_module.add_submodule(position, watched)
-    with graph_module.graph.inserting_after(nodes[-1]):
-        seen = graph_module.graph.call_module(position)
-    nodes[-1].replace_all_uses_with(seen)
-    seen.args = (nodes[-1],)
-    graph_module.recompile()
-    return watched
+    ours.add_submodule(position, watched)
+    with ours.graph.inserting_after(last):
+        seen = ours.graph.call_module(position)
+    last.replace_all_uses_with(seen)
+    seen.args = (last,)
+    ours.recompile()
+    return ours, watched
 
 
 def _stack(node: fx.Node) -> list[str]:
