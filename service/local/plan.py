@@ -31,15 +31,23 @@ class Plan:
 
     def environment(self, base: Mapping[str, str], redis_url: str) -> dict[str, str]:
         """What front end and workers are told; whatever else the caller set is theirs too."""
-        told = dict(base)
+        told = side_by_side(base, self.workers)
         told["UPWEIGHT_REDIS_URL"] = redis_url
         told["UPWEIGHT_STORAGE"] = self.storage or str(self.data / "objects")
         told["UPWEIGHT_HOST"] = self.host
         told["UPWEIGHT_PORT"] = str(self.port)
-        told["PYTHONUNBUFFERED"] = "1"
-        if self.workers > 1:  # each would take every core, and all be slower for it
-            told.setdefault("UPWEIGHT_THREADS", str(threads_each(self.workers)))
         return told
+
+
+def side_by_side(base: Mapping[str, str], workers: int) -> dict[str, str]:
+    """What programs on one machine are told, so that they leave each other room; what is set already stays."""
+    told = {**base, "PYTHONUNBUFFERED": "1"}
+    # Threads that wait for each other sleep. Spinning, they would take the cores from whoever they wait for as soon as
+    # the machine has more to do than it has cores.
+    told.setdefault("OMP_WAIT_POLICY", "passive")
+    if workers > 1:  # each would take every core, and all be slower for it
+        told.setdefault("UPWEIGHT_THREADS", str(threads_each(workers)))
+    return told
 
 
 def threads_each(workers: int) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from threading import Event
 
 from service.local.keeper import Keeper
-from service.local.plan import threads_each
+from service.local.plan import side_by_side
 from service.local.process import Process
 from service.local.stack import WORK_SECONDS
 from service.local.terminal import say, stopped_by_signals
@@ -33,8 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--workers must be at least 1")
     stopping = Event()
     stopped_by_signals(stopping)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    environment.setdefault("UPWEIGHT_THREADS", str(threads_each(chosen.workers)))
+    environment = side_by_side(os.environ, chosen.workers)
     with Watchdog() as watchdog:
         command = [sys.executable, "-m", "workers", *passed_on]
         keepers = [
