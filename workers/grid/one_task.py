@@ -94,9 +94,10 @@ class OneTask:
         request = self.work.request
         if isinstance(request, InfluencesJob) and request.keep.top:
             self._tops.setdefault(test, Ranking(request.keep.top)).add_ranked(block.top)
-        if block.mean_sums is not None:
-            before = self._sums.get(train)
-            self._sums[train] = block.mean_sums if before is None else before + block.mean_sums
+        if block.mean_sums is not None and train in self._sums:
+            self._sums[train] += block.mean_sums
+        elif block.mean_sums is not None:
+            self._sums[train] = block.mean_sums
 
     def _self_influences(self) -> list[SelfInfluences]:
         found = []

@@ -28,6 +28,7 @@ CHUNK_BYTES = 32 * 1024**2  # of the matrix: what a contraction holds of its res
 FEWEST_COLUMNS = 32  # of a chunk, before it gets fewer test rows
 VECTORS_ALIVE = 6  # (k, p) blocks that an inversion has at once
 FEWEST_ROWS = 64  # of a block that is a task of its own
+MOST_ROWS = 1 << 20  # training rows of a block: it holds some numbers a row
 MOST_BLOCKS = 100_000
 MOST_SUMS = 16  # partial sums of a Hessian: each is (p, p)
 # Right-hand sides of a block: those of cg share what they find out, so that few blocks are better than many.
@@ -76,7 +77,7 @@ class Planner:
         request, material = self.request, self.material
         test_rows, train_rows = self.rhs_count, len(material.train)
         test = Cut.evenly(test_rows, self._budget // self._vector_bytes or 1)
-        train = Cut.evenly(train_rows, train_rows)
+        train = Cut.evenly(train_rows, MOST_ROWS)
         if self._keeps_matrix:
             most = CHUNK_BYTES // (FEWEST_COLUMNS * self._entry_bytes) or 1
             test = Cut.evenly(test_rows, min(test.step, most))
@@ -125,7 +126,7 @@ class Planner:
         """As far as the job says how it is to be cut, and memory allows."""
         wish = self.request.blocks
         test = _at_most(plan.test, wish.test_rows, self._budget // self._vector_bytes or 1)
-        most = self._columns(test) if self._keeps_matrix else plan.train.total
+        most = self._columns(test) if self._keeps_matrix else MOST_ROWS
         train = _at_most(plan.train, wish.train_rows, most)
         rhs = _at_most(plan.rhs, wish.rhs_rows, self._rhs_most)
         hessian = plan.hessian
