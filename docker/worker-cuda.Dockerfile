@@ -20,7 +20,7 @@ FROM python:${PYTHON}
 RUN groupadd --system --gid 10001 upweight \
  && useradd --system --uid 10001 --gid upweight --no-create-home --shell /usr/sbin/nologin upweight
 COPY --from=build /opt/upweight /opt/upweight
-ENV PATH=/opt/upweight/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_WAIT_POLICY=passive \
+ENV PATH=/opt/upweight/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     UPWEIGHT_DEVICE=cuda:0 UPWEIGHT_SCRATCH=/tmp/upweight
 USER 10001:10001

@@ -24,7 +24,7 @@ FROM python:${PYTHON}
 RUN groupadd --system --gid 10001 upweight \
  && useradd --system --uid 10001 --gid upweight --no-create-home --shell /usr/sbin/nologin upweight
 COPY --from=build /opt/upweight /opt/upweight
-ENV PATH=/opt/upweight/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_WAIT_POLICY=passive \
+ENV PATH=/opt/upweight/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     UPWEIGHT_DEVICE=cpu UPWEIGHT_SCRATCH=/tmp/upweight
 USER 10001:10001
 STOPSIGNAL SIGTERM

@@ -42,11 +42,11 @@ class Plan:
 def side_by_side(base: Mapping[str, str], workers: int) -> dict[str, str]:
     """What programs on one machine are told, so that they leave each other room; what is set already stays."""
     told = {**base, "PYTHONUNBUFFERED": "1"}
-    # Threads that wait for each other sleep. Spinning, they would take the cores from whoever they wait for as soon as
-    # the machine has more to do than it has cores.
-    told.setdefault("OMP_WAIT_POLICY", "passive")
     if workers > 1:  # each would take every core, and all be slower for it
         told.setdefault("UPWEIGHT_THREADS", str(threads_each(workers)))
+        # A worker's threads sleep while they wait for each other: spinning, they would take the cores from the others.
+        # One that has the machine to itself is slower by it.
+        told.setdefault("OMP_WAIT_POLICY", "passive")
     return told
 
 

@@ -14,7 +14,10 @@ def test_workers_share_the_cores_and_sleep_while_they_wait_for_each_other(tmp_pa
     assert told["UPWEIGHT_THREADS"] == str(threads_each(2))
     assert told["OMP_WAIT_POLICY"] == "passive"
     assert told["HOME"] == "/home"
-    assert "UPWEIGHT_THREADS" not in side_by_side({}, 1)
+
+
+def test_a_worker_that_is_alone_is_told_neither() -> None:
+    assert side_by_side({}, 1).keys() == {"PYTHONUNBUFFERED"}
 
 
 @pytest.mark.parametrize("set_already", [{"OMP_WAIT_POLICY": "active"}, {"UPWEIGHT_THREADS": "7"}])
