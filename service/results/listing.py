@@ -49,10 +49,17 @@ def info_array(result: StoredResult, name: str) -> Numbers:
 
 
 def files(result: StoredResult) -> Files:
-    """All objects of the result, with what the manifest says of them."""
-    prefix = f"{result.paths.prefix}/"
+    """All objects of the result, with what the manifest says of them.
+
+    What its end was merged from is deleted only after the job has succeeded, and is none of it.
+    """
+    prefix, merged = f"{result.paths.prefix}/", f"{result.paths.parts}/"
     told = {entry["path"]: entry for entry in _manifest(result)}
-    own = {meta.path.removeprefix(prefix): meta for meta in result.objects.walk(prefix.rstrip("/"))}
+    own = {
+        meta.path.removeprefix(prefix): meta
+        for meta in result.objects.walk(prefix.rstrip("/"))
+        if not meta.path.startswith(merged)
+    }
     shared = {path: entry for path, entry in told.items() if "at" in entry}
     found = [
         ResultFile(

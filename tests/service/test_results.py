@@ -10,7 +10,8 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.service.acting import Acting, field, problem
+from service.results.layout import ResultPaths
+from tests.service.acting import NAMESPACE, Acting, field, problem
 from upweight.errors import ComputationFailed
 
 NPY = {"Accept": "application/x-npy"}
@@ -184,6 +185,18 @@ def test_files_are_listed_below_the_result(get: Get) -> None:
     assert "manifest.json" in paths
     assert any(path.startswith("influences/") for path in paths)
     assert not any("results/" in path for path in paths)
+
+
+def test_what_a_result_was_merged_from_is_not_listed(acting: Acting) -> None:
+    """It lies there for a moment after the job has succeeded."""
+    acting.ready()
+    id = acting.job()["id"]
+    acting.succeed(id, matrix=MATRIX)
+    path = f"/v1/jobs/{id}/files"
+    before = acting.client.get(path).json()
+    left = f"{ResultPaths(NAMESPACE, id).parts}/0.safetensors"
+    assert acting.parts.objects.put_new(left, b"of a block")
+    assert acting.client.get(path).json() == before
 
 
 def test_a_result_that_is_not_there_yet_says_when_to_come_again(acting: Acting) -> None:
