@@ -91,6 +91,8 @@ class Tasks:
                 )
         except LeaseLost as error:
             log("job-taken-away", level="warning", job=id, detail=str(error))
+            with suppress(Unavailable):
+                self._clear_away(namespace, id, holder)
         except Exception as error:
             context.lifecycle.fail(namespace, id, attempt, said(error, id))
             if isinstance(error, MemoryError):
@@ -117,6 +119,15 @@ class Tasks:
             return
         self._discard(namespace, id, holder)
         self._context.lifecycle.cancelled(namespace, id, attempt)
+
+    def _clear_away(self, namespace: str, id: str, holder: str) -> None:
+        """What a worker that was only slow has written since its job ended without it and was cleared away."""
+        context = self._context
+        if not (context.leases.renew(id, holder) or context.leases.take(id, holder)):
+            return  # another attempt is under way, and writes the same objects
+        job = context.records.get("job", namespace, id)
+        if job["state"] in (JobState.FAILED, JobState.CANCELLED) and not job.get("plan"):
+            self._discard(namespace, id, holder)
 
     def _discard(self, namespace: str, id: str, holder: str) -> None:
         """Deletes what is stored so far, unless the job is another worker's by now, and so what is stored.
