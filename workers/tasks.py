@@ -89,6 +89,8 @@ class Tasks:
                 context.queue.enqueue(
                     RUN_JOB, namespace, id, attempt=attempt, priority=request.priority
                 )
+            else:  # cancelled meanwhile
+                self._discard(namespace, id, holder)
         except LeaseLost as error:
             log("job-taken-away", level="warning", job=id, detail=str(error))
             with suppress(Unavailable):
@@ -125,7 +127,11 @@ class Tasks:
         context = self._context
         if not (context.leases.renew(id, holder) or context.leases.take(id, holder)):
             return  # another attempt is under way, and writes the same objects
-        job = context.records.get("job", namespace, id)
+        try:
+            job = context.records.get("job", namespace, id)
+        except NotFound:  # deleted since
+            self._discard(namespace, id, holder)
+            return
         if job["state"] in (JobState.FAILED, JobState.CANCELLED) and not job.get("plan"):
             self._discard(namespace, id, holder)
 

@@ -138,6 +138,31 @@ def test_a_queued_job_is_cancelled_at_once_and_leaves_its_queue(ready: Acting) -
     assert ready.client.post(f"/v1/jobs/{id}/cancel").status_code == 202
 
 
+def test_a_job_that_is_cancelled_while_it_waits_to_begin_again_leaves_nothing(
+    ready: Acting,
+) -> None:
+    id = ready.job()["id"]
+    ready.begin(id)
+    paths = ResultPaths(NAMESPACE, id)
+    ready.parts.objects.put(paths.manifest, b"{}")  # by a worker that was lost
+    ready.parts.lifecycle.give_back(NAMESPACE, id, 1, lost=True)
+    assert ready.client.post(f"/v1/jobs/{id}/cancel").json()["state"] == "cancelled"
+    assert list(ready.parts.objects.walk(paths.prefix)) == []
+    assert ready.client.post(f"/v1/jobs/{id}/cancel").json()["state"] == "cancelled"
+
+
+def test_a_job_that_is_cancelled_while_it_waits_to_be_tried_again_leaves_nothing(
+    ready: Acting,
+) -> None:
+    id = ready.job()["id"]
+    ready.fail(id, ComputationFailed("the Hessian is singular; raise hessian_regularization"))
+    paths = ResultPaths(NAMESPACE, id)
+    ready.parts.objects.put(paths.plan, b"{}")  # finished blocks stay for the retry
+    assert ready.client.post(f"/v1/jobs/{id}/retry").json()["state"] == "queued"
+    assert ready.client.post(f"/v1/jobs/{id}/cancel").json()["state"] == "cancelled"
+    assert list(ready.parts.objects.walk(paths.prefix)) == []
+
+
 def test_a_running_job_is_told_to_stop(ready: Acting) -> None:
     id = ready.job()["id"]
     ready.begin(id)

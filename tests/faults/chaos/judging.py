@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,10 @@ from upweight.schema import JobRecord, JobState
 
 # Of a process after the chaos, against one that has just begun.
 HANDLES_MORE, MEMORY_MORE = 12, 1.35
+# The service deletes what belongs to nothing when it is so old: for what was cut off between a job's end and the
+# deletion of its objects.
+ORPHAN_SECONDS = 60
+SWEPT_SECONDS = 3 * ORPHAN_SECONDS
 
 
 @dataclass
@@ -33,6 +38,7 @@ class Report:
     keys_used_twice: int = 0
     compared: int = 0
     healed_in_seconds: float = 0.0
+    left_to_retention: int = 0  # objects that were there when all jobs had ended, and must not stay
     losses: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,21 +105,35 @@ def judge_storage(
     records: Mapping[str, JobRecord | None],
     answers: Mapping[str, Answer],
 ) -> None:
-    """Nothing of jobs that did not succeed, the bytes that the manifests tell of the others, and no half blob."""
-    for meta in objects.walk("results"):
-        id, _, name = meta.path.partition("/job_")[2].partition("/")
-        id = f"job_{id}"
-        if id not in records:
-            continue
-        told = answers.get(id)
-        if told is None:
-            record = records[id]
-            report.losses.append(f"orphan of a {record and record.state} job: {meta.path}")
-        elif name != "manifest.json" and told.get(name) != objects.digest(meta.path):
-            report.losses.append(f"other bytes than its manifest tells: {meta.path}")
+    """The bytes that the manifests tell, in the end nothing of jobs that did not succeed, and no half blob."""
+    for id, told in answers.items():
+        for meta in objects.walk(f"results/default/{id}"):
+            name = meta.path.partition(f"{id}/")[2]
+            if name != "manifest.json" and told.get(name) != objects.digest(meta.path):
+                report.losses.append(f"other bytes than its manifest tells: {meta.path}")
+    left = _left(objects, records, answers)
+    report.left_to_retention = len(left)
+    deadline = time.monotonic() + SWEPT_SECONDS
+    while left and time.monotonic() < deadline:
+        time.sleep(1)
+        left = _left(objects, records, answers)
+    report.losses += left
     for meta in objects.walk("blobs"):
         if not objects.digest(meta.path).endswith(meta.path.rpartition("/")[2]):
             report.losses.append(f"a blob with other bytes than its name: {meta.path}")
+
+
+def _left(
+    objects: Objects, records: Mapping[str, JobRecord | None], answers: Mapping[str, Answer]
+) -> list[str]:
+    """Objects of jobs without a result."""
+    found = []
+    for id, record in records.items():
+        if id not in answers:
+            state = record and record.state
+            walked = objects.walk(f"results/default/{id}")
+            found += [f"orphan of a {state} job: {meta.path}" for meta in walked]
+    return found
 
 
 def judge_processes(
