@@ -18,10 +18,9 @@ from upweight.schema import JobRecord, JobState
 
 # Of a process after the chaos, against one that has just begun.
 HANDLES_MORE, MEMORY_MORE = 12, 1.35
-# The service deletes what belongs to nothing when it is so old: for what was cut off between a job's end and the
-# deletion of its objects.
-ORPHAN_SECONDS = 60
-SWEPT_SECONDS = 3 * ORPHAN_SECONDS
+# For a worker that was only slow: it clears away what it wrote when it hears of its job's end. Retention does not help
+# here: it is off, see `S3Server.environment`.
+CLEARED_SECONDS = 180
 
 
 @dataclass
@@ -38,7 +37,7 @@ class Report:
     keys_used_twice: int = 0
     compared: int = 0
     healed_in_seconds: float = 0.0
-    left_to_retention: int = 0  # objects that were there when all jobs had ended, and must not stay
+    left_at_first: int = 0  # objects that were there when all jobs had ended, and must not stay
     losses: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,8 +111,8 @@ def judge_storage(
             if name != "manifest.json" and told.get(name) != objects.digest(meta.path):
                 report.losses.append(f"other bytes than its manifest tells: {meta.path}")
     left = _left(objects, records, answers)
-    report.left_to_retention = len(left)
-    deadline = time.monotonic() + SWEPT_SECONDS
+    report.left_at_first = len(left)
+    deadline = time.monotonic() + CLEARED_SECONDS
     while left and time.monotonic() < deadline:
         time.sleep(1)
         left = _left(objects, records, answers)

@@ -13,15 +13,7 @@ from service.local.background import Running, running
 from tests.faults.chaos.evidence import Evidence
 from tests.faults.chaos.faults import Faults
 from tests.faults.chaos.jobs import KINDS, Jobs, register
-from tests.faults.chaos.judging import (
-    ORPHAN_SECONDS,
-    Calm,
-    Report,
-    judge,
-    judge_processes,
-    judge_storage,
-    sizes,
-)
+from tests.faults.chaos.judging import Calm, Report, judge, judge_processes, judge_storage, sizes
 from tests.faults.chaos.storage import CutStorage, cut_storage
 from tests.faults.conftest import SHORT, SOON
 from tests.s3_server import S3Server
@@ -55,13 +47,7 @@ def run(
     lines = log.open("w", buffering=1) if log is not None else None
     try:
         with cut_storage(s3) as storage:
-            environment = {
-                **SHORT,
-                "UPWEIGHT_SCRATCH": str(scratch),
-                "UPWEIGHT_ORPHAN_SECONDS": str(ORPHAN_SECONDS),
-                "UPWEIGHT_RETENTION_PAUSE_SECONDS": "1",
-                **storage.environment,
-            }
+            environment = {**SHORT, "UPWEIGHT_SCRATCH": str(scratch), **storage.environment}
             with running(
                 data / "service",
                 workers=2,
