@@ -63,11 +63,11 @@ class S3Server:
         self._ask("PUT", f"/{name}")
         return f"s3://{name}/some/prefix"
 
-    def environment(self, url: str) -> Mapping[str, str]:
-        """What a process of the service is told to keep its objects there."""
+    def environment(self, url: str, endpoint: str | None = None) -> Mapping[str, str]:
+        """What a process of the service is told to keep its objects there, by way of a proxy at `endpoint`."""
         return {
             "UPWEIGHT_STORAGE": url,
-            "UPWEIGHT_STORAGE_ENDPOINT": self.endpoint,
+            "UPWEIGHT_STORAGE_ENDPOINT": endpoint or self.endpoint,
             "UPWEIGHT_STORAGE_ALLOW_HTTP": "true",
             "UPWEIGHT_STORAGE_REGION": "us-east-1",
             "UPWEIGHT_ORPHAN_SECONDS": "1e10",  # this server dates every multipart upload to 2010

@@ -27,6 +27,11 @@ class CuttingProxy:
         self.port = int(self._listening.getsockname()[1])
         self._listen()
 
+    @property
+    def endpoint(self) -> str:
+        """The address of an HTTP server behind it."""
+        return f"http://127.0.0.1:{self.port}"
+
     @contextmanager
     def away(self) -> Iterator[None]:
         """As when the server's machine is started again: connections are reset, and then refused."""

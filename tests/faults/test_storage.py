@@ -43,8 +43,7 @@ def behind(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[B
     with cutting_proxy(port) as proxy:
         environment = {
             **SHORT,
-            **s3.environment(bucket),
-            "UPWEIGHT_STORAGE_ENDPOINT": f"http://127.0.0.1:{proxy.port}",
+            **s3.environment(bucket, proxy.endpoint),
             "UPWEIGHT_STORAGE_TIMEOUT_SECONDS": "30",
             "UPWEIGHT_STORAGE_RETRY_SECONDS": "4",
             "UPWEIGHT_THREADS": "1",

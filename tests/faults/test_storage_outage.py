@@ -48,7 +48,7 @@ def proxy(s3: S3Server) -> Iterator[CuttingProxy]:
 def objects(s3: S3Server, proxy: CuttingProxy) -> Objects:
     direct = s3.objects()
     direct.put("here", CONTENT)
-    options = replace(direct.options, endpoint=f"http://127.0.0.1:{proxy.port}")
+    options = replace(direct.options, endpoint=proxy.endpoint)
     return Objects(direct.url, options)
 
 
@@ -84,8 +84,7 @@ def test_a_job_in_work_rides_out_an_outage_of_seconds_in_its_first_attempt(
 ) -> None:
     environment = {
         **SHORT,
-        **s3.environment(s3.bucket()),
-        "UPWEIGHT_STORAGE_ENDPOINT": f"http://127.0.0.1:{proxy.port}",
+        **s3.environment(s3.bucket(), proxy.endpoint),
         "UPWEIGHT_THREADS": "1",
     }
     with running(tmp_path, environment=environment) as service, Client(service.url) as client:
@@ -104,8 +103,7 @@ def test_checks_wait_until_the_storage_is_back(
 ) -> None:
     environment = {
         **SHORT,
-        **s3.environment(s3.bucket()),
-        "UPWEIGHT_STORAGE_ENDPOINT": f"http://127.0.0.1:{proxy.port}",
+        **s3.environment(s3.bucket(), proxy.endpoint),
         "UPWEIGHT_STORAGE_RETRY_SECONDS": "1",
     }
     x, said = torch.randn(8, 3), list[str]()

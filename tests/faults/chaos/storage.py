@@ -25,8 +25,4 @@ def cut_storage(s3: S3Server) -> Iterator[CutStorage]:
     """A new bucket of that server."""
     bucket = s3.bucket()
     with cutting_proxy(int(s3.endpoint.rpartition(":")[2])) as proxy:
-        environment = {
-            **s3.environment(bucket),
-            "UPWEIGHT_STORAGE_ENDPOINT": f"http://127.0.0.1:{proxy.port}",
-        }
-        yield CutStorage(environment, proxy, s3.objects(bucket))
+        yield CutStorage(s3.environment(bucket, proxy.endpoint), proxy, s3.objects(bucket))
