@@ -63,7 +63,7 @@ class Computation:
         return succeeded(record)
 
     def _fields(self, bars: Bars) -> Flow[dict[str, Any]]:
-        of_job = JOB_OPTIONS - fields_of(self.method)
+        of_job = JOB_OPTIONS.difference(fields_of(self.method))
         options = {k: v for k, v in self.parameters.items() if k in of_job}
         method = {k: v for k, v in self.parameters.items() if k not in of_job}
         for guess in GUESSES:

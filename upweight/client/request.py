@@ -74,7 +74,7 @@ def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
             f"{name!r} is no inversion method; there are {_words(METHODS)}",
             name,
         )
-    own = [field for field in METHODS[name].model_fields if field != "method"]
+    own = fields_of(name)
     for parameter, value in parameters.items():
         if parameter not in own:
             raise InvalidRequest.field(
@@ -88,14 +88,11 @@ def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {"method": name, **parameters}
 
 
-def fields_of(method: Any) -> frozenset[str]:
+def fields_of(method: Any) -> list[str]:
     """What a method that is named takes by keyword; nothing of one that brings its own."""
-    found = METHODS.get(getattr(method, "value", method)) if _is_named(method) else None
-    return frozenset(found.model_fields) - {"method"} if found else frozenset()
-
-
-def _is_named(method: Any) -> bool:
-    return isinstance(getattr(method, "value", method), str)
+    name = getattr(method, "value", method)
+    found = METHODS.get(name) if isinstance(name, str) else None
+    return [field for field in found.model_fields if field != "method"] if found else []
 
 
 def _name(method: BaseModel) -> Any:
