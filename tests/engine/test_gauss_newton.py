@@ -252,6 +252,17 @@ def test_a_deflation_learns_from_two_solutions() -> None:
     )
 
 
+def test_a_solution_without_the_deflation_leaves_it_as_it_is() -> None:
+    kept, rhs = Recycled(), trained()[2]
+    ConjugateGradients(rtol=1e-5, atol=1e-30).solve(hessian(), rhs[:2], recycled=kept)
+    deflated = kept.deflated
+    assert deflated is not None
+    separate = ConjugateGradients(rtol=1e-5, atol=1e-30, recurrence="separate")
+    separate.solve(hessian(), rhs[2:4], recycled=kept)
+    assert kept.deflated is deflated
+    assert kept.vectors is None
+
+
 def test_products_with_it_are_what_it_divides_by() -> None:
     made_here = hessian().preconditioner_if_cheaper(300.0)
     assert made_here is not None

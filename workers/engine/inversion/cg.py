@@ -119,7 +119,7 @@ class ConjugateGradients:
         # What is refined anyway needs no more than a good start.
         aims = bounds if double is None else torch.where(fine, START * size, bounds)
         run = self._begin(operator, rhs, self.x0, aims, fitted, progress or silent)
-        run.directions = None if recycled is None else recycled.directions()
+        run.directions = None if recycled is None else recycled.directions(fitted)
         x, norms = run.x, self._run(run)
         if run.directions is not None:
             found.learn(run.directions, fitted)

@@ -147,12 +147,14 @@ class Recycled:
             self.own_damping = operator.damping
         return self.deflated or self.own
 
-    def directions(self) -> Directions | None:
-        """Where those of the next solution are wanted, for `learn`; None where enough is known."""
+    def directions(self, preconditioner: Preconditioner) -> Directions | None:
+        """Where those of a solution with it are wanted, for `learn`; None where enough is known."""
         if not self._learns:
             return None
         if self.deflated is None or self.own_damping is None:
             return Directions()
+        if preconditioner is not self.deflated:  # what is met without it is worth less
+            return None
         return Directions.beside(self.deflated, self.own_damping)
 
     @property
@@ -163,7 +165,8 @@ class Recycled:
         """Ritz pairs of the space that these directions span."""
         if not directions.blocks or not self._learns:
             return
-        if self.own is not None and preconditioner in (self.own, self.deflated):
+        # By identity: equality would be that of their tensors.
+        if self.own is not None and (preconditioner is self.own or preconditioner is self.deflated):
             self._deflate(directions, self.own)
             self.lessons += 1
             return
