@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from service.datasets.sources import sources_of
+from service.jobs.ending import postponed_where_away
 from service.jobs.lifecycle import LeaseLost, now
 from service.logs import log
 from service.results.layout import ResultPaths
@@ -136,16 +137,11 @@ class Tasks:
             self._discard(namespace, id, holder)
 
     def _discard(self, namespace: str, id: str, holder: str) -> None:
-        """Deletes what is stored so far, unless the job is another worker's by now, and so what is stored.
-
-        A storage that is away is no reason not to say how the job ended: `retention.orphans` deletes it later.
-        """
+        """Deletes what is stored so far, unless the job is another worker's by now, and so what is stored."""
         if not self._context.leases.renew(id, holder):
             return
-        try:
+        with postponed_where_away(id):
             self._context.objects.delete_prefix(ResultPaths(namespace, id).prefix)
-        except Unavailable as error:
-            log("discard-postponed", level="warning", job=id, detail=error.detail)
 
     def check_model(self, namespace: str, id: str) -> None:
         """Reads and tries out a model in an isolated child; its record becomes ready or rejected."""

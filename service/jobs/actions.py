@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from service.jobs.ending import postponed_where_away
 from service.jobs.submission import enqueue, ensure_enqueued
-from service.logs import log
 from service.parts import Parts
 from service.requests import Trace
 from service.results.layout import ResultPaths
 from service.storage import keys
 from service.storage.keys import Document
 from service.storage.records import Idempotency, not_found
-from upweight.errors import Conflict, Unavailable
+from upweight.errors import Conflict
 from upweight.schema import TERMINAL, JobState
 
 
@@ -37,18 +37,11 @@ def cancel(parts: Parts, namespace: str, id: str) -> Document:
     if after["state"] == JobState.CANCELLED:
         parts.queue.remove(id, before["attempt"], before["request"]["priority"])
         if after["attempt"] > 0:  # it waited to go on, or to begin again, and has stored something
-            _discard(parts, namespace, after)
+            with postponed_where_away(id):
+                parts.ending.discard(namespace, after)
     elif after["state"] == JobState.CANCELLING and after.get("plan"):
         parts.ending.cancelled_if_free(namespace, after)
     return parts.records.get("job", namespace, id)
-
-
-def _discard(parts: Parts, namespace: str, job: Document) -> None:
-    """A storage that is away is no reason not to say that the job is cancelled: retention deletes it later."""
-    try:
-        parts.ending.discard(namespace, job)
-    except Unavailable as error:
-        log("discard-postponed", level="warning", job=job["id"], detail=error.detail)
 
 
 def retry(

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from service.jobs.lifecycle import LeaseLost, Lifecycle
+from service.logs import log
 from service.results.layout import ResultPaths
 from service.storage.grids import Grids
 from service.storage.keys import Document
 from service.storage.objects import Objects
 from service.storage.queue import TaskQueue
 from service.storage.shared import Shared
-from upweight.errors import NotFound, UpweightError
+from upweight.errors import NotFound, Unavailable, UpweightError
+
+
+@contextmanager
+def postponed_where_away(id: str) -> Iterator[None]:
+    """A storage that is away is no reason not to say how a job ended: retention deletes its objects later."""
+    try:
+        yield
+    except Unavailable as error:
+        log("discard-postponed", level="warning", job=id, detail=error.detail)
 
 
 @dataclass(frozen=True)
