@@ -17,6 +17,7 @@ from service.limits.uploads import Uploads
 from service.settings import Settings
 from service.storage.copies import Copies
 from service.storage.grids import Grids
+from service.storage.leases import Leases
 from service.storage.objects import Objects
 from service.storage.queue import TaskQueue
 from service.storage.records import Records
@@ -77,7 +78,15 @@ class Parts:
             queue=queue,
             objects=objects,
             grids=grids,
-            ending=Ending(lifecycle, queue, objects, grids, Shared(redis, objects)),
+            ending=Ending(
+                records,
+                lifecycle,
+                Leases(redis, settings.lease_seconds),
+                queue,
+                objects,
+                grids,
+                Shared(redis, objects),
+            ),
             keys=Keys(redis, objects),
             changes=changes,
             # Slow senders hold these threads and not those that all other routes share.

@@ -29,26 +29,23 @@ class BlockTask:
 
     def run(self, namespace: str, id: str, block: str) -> None:
         """One try at a block, `stage-number`. Delivered twice, it is done once."""
-        try:
-            job = self._context.records.get("job", namespace, id)
-        except NotFound:
-            return
-        if job["state"] == JobState.CANCELLING:
-            self._context.ending.cancelled_if_free(namespace, job)
-        if job["state"] != JobState.RUNNING or not job.get("plan"):
-            return
         context, lease = self._context, lease_of(id, block)
         if not context.leases.take(lease, context.name):
             return
+        # In hand before the job is looked at: who then finds it being cancelled, and nothing in hand, deletes it.
         context.grids.enter(id, block)
-        again = False
+        again: Document | None = None
         try:
-            again = self._tried(namespace, job, block)
+            job = context.records.get("job", namespace, id)
+            if job["state"] == JobState.RUNNING and job.get("plan"):
+                again = job if self._tried(namespace, job, block) else None
+        except NotFound:
+            pass
         finally:
             left = context.grids.leave(id, block)
             context.leases.release(lease, context.name)
-        if again:
-            self._give_back(namespace, job, block)
+        if again is not None:
+            self._give_back(namespace, again, block)
         if not left:
             self._conclude(namespace, id)
 

@@ -68,6 +68,7 @@ class Context:
         cache = DiskCache(scratch / f"upweight-cache-{os.getuid()}", settings.disk_cache_bytes)
         lifecycle, queue = Lifecycle(records), TaskQueue(redis, settings.queue_length)
         grids, shared = Grids(redis), Shared(redis, objects)
+        leases = Leases(redis, settings.lease_seconds)
         return cls(
             settings=settings,
             name=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}",
@@ -77,12 +78,12 @@ class Context:
             records=records,
             copies=Copies(redis, objects),
             lifecycle=lifecycle,
-            leases=Leases(redis, settings.lease_seconds),
+            leases=leases,
             queue=queue,
             objects=objects,
             grids=grids,
             shared=shared,
-            ending=Ending(lifecycle, queue, objects, grids, shared),
+            ending=Ending(records, lifecycle, leases, queue, objects, grids, shared),
             session=Session(objects, scratch, device, settings, cache),
             scratch=scratch,
             cache=cache,

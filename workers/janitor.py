@@ -98,8 +98,8 @@ class Janitor:
         log("job-lost", level="warning", job=job["id"], worker=job.get("worker"))
         if given_back["state"] == JobState.QUEUED:
             self._enqueue_job(namespace, given_back)
-        else:  # cancelled meanwhile
-            self._discard(namespace, job)
+        else:  # it was cancelled meanwhile
+            context.ending.cancelled(namespace, given_back)
 
     def _discard(self, namespace: str, job: Document) -> None:
         self._context.objects.delete_prefix(ResultPaths(namespace, job["id"]).prefix)

@@ -90,8 +90,8 @@ class Tasks:
                 context.queue.enqueue(
                     RUN_JOB, namespace, id, attempt=attempt, priority=request.priority
                 )
-            else:  # cancelled meanwhile
-                self._discard(namespace, id, holder)
+            else:  # it was cancelled meanwhile
+                self._cancelled(namespace, id, holder, attempt)
         except LeaseLost as error:
             log("job-taken-away", level="warning", job=id, detail=str(error))
             with suppress(Unavailable):
@@ -116,12 +116,18 @@ class Tasks:
             raise
 
     def _cancelled(self, namespace: str, id: str, holder: str, attempt: int) -> None:
-        job = self._context.records.get("job", namespace, id)
-        if job.get("plan"):  # its blocks may be in other workers' hands
-            self._context.ending.cancelled_if_free(namespace, job)
+        ending = self._context.ending
+        try:
+            job = self._context.records.get("job", namespace, id)
+        except NotFound:
+            self._clear_away(namespace, id, holder)
             return
-        self._discard(namespace, id, holder)
-        self._context.lifecycle.cancelled(namespace, id, attempt)
+        if job["attempt"] != attempt:
+            return
+        if job.get("plan"):  # its blocks may be in other workers' hands
+            ending.cancelled_if_free(namespace, job)
+        else:
+            ending.cancelled(namespace, job)
 
     def _clear_away(self, namespace: str, id: str, holder: str) -> None:
         """What a worker that was only slow has written since its job ended without it and was cleared away."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from service.jobs.ending import postponed_where_away
 from service.jobs.submission import enqueue, ensure_enqueued
 from service.parts import Parts
 from service.requests import Trace
@@ -34,13 +33,13 @@ def cancel(parts: Parts, namespace: str, id: str) -> Document:
     """Stops a job, at once when it waits. Raises NotFound, Conflict."""
     before = find_job(parts, namespace, id)
     after = parts.lifecycle.request_cancel(namespace, id)
-    if after["state"] == JobState.CANCELLED:
+    if before["state"] == JobState.QUEUED:
         parts.queue.remove(id, before["attempt"], before["request"]["priority"])
-        if after["attempt"] > 0:  # it waited to go on, or to begin again, and has stored something
-            with postponed_where_away(id):
-                parts.ending.discard(namespace, after)
-    elif after["state"] == JobState.CANCELLING and after.get("plan"):
-        parts.ending.cancelled_if_free(namespace, after)
+    if after["state"] == JobState.CANCELLING:
+        if after.get("plan"):
+            parts.ending.cancelled_if_free(namespace, after)
+        elif after["worker"] is None:
+            parts.ending.cancelled(namespace, after)
     return parts.records.get("job", namespace, id)
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from uuid import uuid4
 
 from service.jobs.lifecycle import LeaseLost, Lifecycle
 from service.logs import log
 from service.results.layout import ResultPaths
 from service.storage.grids import Grids
 from service.storage.keys import Document
+from service.storage.leases import Leases
 from service.storage.objects import Objects
 from service.storage.queue import TaskQueue
+from service.storage.records import Records
 from service.storage.shared import Shared
 from upweight.errors import NotFound, Unavailable, UpweightError
+from upweight.schema import JobState
 
 
 @contextmanager
@@ -30,23 +34,54 @@ def postponed_where_away(id: str) -> Iterator[None]:
 class Ending:
     """Of all jobs of all namespaces; any process may do it, and two at once do no harm."""
 
+    records: Records
     lifecycle: Lifecycle
+    leases: Leases
     queue: TaskQueue
     objects: Objects
     grids: Grids
     shared: Shared
 
     def cancelled_if_free(self, namespace: str, job: Document) -> bool:
-        """cancelling → cancelled once no worker has a block of it in hand; says whether that is so."""
+        """cancelling → cancelled once no worker has a block of it in hand; says whether it has ended."""
         self.queue.drop_blocks(job["id"], job["request"]["priority"])
         if self.grids.in_hand(job["id"]):
             return False
-        try:
-            self.lifecycle.cancelled(namespace, job["id"], job["attempt"])
-        except (LeaseLost, NotFound):  # another has been here
-            return True
-        self.discard(namespace, job)
+        return self.cancelled(namespace, job)
+
+    def cancelled(self, namespace: str, job: Document) -> bool:
+        """cancelling → cancelled, of a job in nobody's hand. False when another process is at it, or has to wait.
+
+        What it stored is deleted before it is said to have ended: who then tries it again, or looks, finds nothing of
+        it, and what is cut off in between the janitor begins anew.
+        """
+        id, attempt = job["id"], job["attempt"]
+        with self._alone(id) as alone:
+            if not alone:
+                return False
+            try:
+                now = self.records.get("job", namespace, id)
+                if now["state"] != JobState.CANCELLING or now["attempt"] != attempt:
+                    return True  # another has been here
+                if self.grids.in_hand(id):
+                    return False
+                with postponed_where_away(id):
+                    self.discard(namespace, now)
+                self.lifecycle.cancelled(namespace, id, attempt)
+            except (LeaseLost, NotFound):
+                pass
         return True
+
+    @contextmanager
+    def _alone(self, id: str) -> Iterator[bool]:
+        """Whether nobody else is ending it: a second one would delete what the user's next try stores."""
+        lease, holder = f"{id}.ending", uuid4().hex
+        taken = self.leases.take(lease, holder)
+        try:
+            yield taken
+        finally:
+            if taken:
+                self.leases.release(lease, holder)
 
     def failed(self, namespace: str, job: Document, error: UpweightError) -> None:
         """running → failed. Finished blocks stay, for a retry goes on from them. Raises LeaseLost, NotFound."""

@@ -119,12 +119,12 @@ class Lifecycle:
         return self._move(namespace, id, change)
 
     def give_back(self, namespace: str, id: str, attempt: int, *, lost: bool = False) -> Document:
-        """running → queued: the worker stops, or was lost; cancelling → cancelled."""
+        """running → queued: the worker stops, or was lost. A job that is being cancelled stays so, to be ended."""
 
         def change(job: Document) -> Document | None:
             _require_attempt(job, attempt)
             if job["state"] == JobState.CANCELLING:
-                return {**job, "state": JobState.CANCELLED, "finished_at": now()}
+                return None
             return {
                 **job,
                 "state": JobState.QUEUED,
@@ -147,13 +147,16 @@ class Lifecycle:
         return bool(job["state"] == JobState.CANCELLING)
 
     def request_cancel(self, namespace: str, id: str) -> Document:
-        """queued → cancelled, running → cancelling. Raises Conflict when the job has ended otherwise."""
+        """queued → cancelled, running → cancelling, as is what waits to begin again and may have stored something.
+
+        Raises Conflict when the job has ended otherwise.
+        """
 
         def change(job: Document) -> Document | None:
             match job["state"]:
-                case JobState.QUEUED:
+                case JobState.QUEUED if job["attempt"] == 0:
                     return {**job, "state": JobState.CANCELLED, "finished_at": now()}
-                case JobState.RUNNING:
+                case JobState.QUEUED | JobState.RUNNING:
                     return {**job, "state": JobState.CANCELLING}
                 case JobState.CANCELLING | JobState.CANCELLED:
                     return None

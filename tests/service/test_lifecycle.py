@@ -85,21 +85,33 @@ def test_a_worker_whose_job_was_begun_anew_changes_nothing(
     assert records.get("job", "a", id)["lost"] == 1
 
 
-def test_a_queued_job_is_cancelled_at_once_and_a_running_one_is_told(
-    lifecycle: Lifecycle, records: Records, id: str
-) -> None:
-    lifecycle.begin("a", id, "worker", "cpu")
-    assert lifecycle.request_cancel("a", id)["state"] == "cancelling"
-    assert lifecycle.request_cancel("a", id)["state"] == "cancelling"
-    lifecycle.cancelled("a", id, 1)
-    lifecycle.retry("a", id)
+def test_a_queued_job_is_cancelled_at_once(lifecycle: Lifecycle, id: str) -> None:
     assert lifecycle.request_cancel("a", id)["state"] == "cancelled"
 
 
-def test_a_lost_job_that_was_being_cancelled_is_cancelled(lifecycle: Lifecycle, id: str) -> None:
+def test_a_running_job_is_told_to_stop(lifecycle: Lifecycle, id: str) -> None:
+    lifecycle.begin("a", id, "worker", "cpu")
+    assert lifecycle.request_cancel("a", id)["state"] == "cancelling"
+    assert lifecycle.request_cancel("a", id)["state"] == "cancelling"
+
+
+def test_what_waits_to_begin_again_is_cancelled_once_its_objects_are_deleted(
+    lifecycle: Lifecycle, id: str
+) -> None:
+    lifecycle.begin("a", id, "worker", "cpu")
+    lifecycle.give_back("a", id, 1)
+    assert lifecycle.request_cancel("a", id)["state"] == "cancelling"
+    assert lifecycle.begin("a", id, "another", "cpu") is None
+    assert lifecycle.cancelled("a", id, 1)["state"] == "cancelled"
+
+
+def test_a_lost_job_that_was_being_cancelled_is_not_begun_again(
+    lifecycle: Lifecycle, id: str
+) -> None:
     lifecycle.begin("a", id, "worker", "cpu")
     lifecycle.request_cancel("a", id)
-    assert lifecycle.give_back("a", id, 1, lost=True)["state"] == "cancelled"
+    assert lifecycle.give_back("a", id, 1, lost=True)["state"] == "cancelling"
+    assert lifecycle.begin("a", id, "another", "cpu") is None
 
 
 @pytest.mark.parametrize("state", ["succeeded", "failed"])
