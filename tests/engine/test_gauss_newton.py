@@ -242,11 +242,11 @@ def test_a_deflation_learns_from_two_solutions() -> None:
     assert second is not None
     assert third is second
     assert len(second.weights) > len(first.weights)
-    vectors = second.vectors.T.contiguous()
+    vectors = second.vectors
     assert kept.own is not None
     unit = torch.eye(len(vectors), dtype=torch.float64)
     torch.testing.assert_close(kept.own.products([vectors]), unit, rtol=0.0, atol=1e-6)
-    damped = (hessian().matmat(vectors) @ second.vectors).double()
+    damped = (hessian().matmat(vectors) @ second.vectors.T).double()
     torch.testing.assert_close(
         damped, (1.0 / (second.weights.double() + 1.0)).diag(), rtol=0.0, atol=1e-6
     )

@@ -20,10 +20,11 @@ from workers.engine.finite import refuse_nonfinite_product, refuse_nonfinite_row
 from workers.engine.gauss_newton import dual_gauss_newton
 from workers.engine.inversion.preconditioner import Metric
 from workers.engine.problem import Problem
-from workers.engine.products import Apply, Product
+from workers.engine.products import Adding, Apply, Product
 from workers.engine.products.choice import PROBE_ROWS, chosen
 from workers.engine.products.graph import GraphProduct
 from workers.engine.products.reverse import ReverseLoop
+from workers.engine.products.sums import Sums
 from workers.engine.progress import Progress, silent
 from workers.engine.rows import Batch, Rows
 from workers.engine.second_order import is_out_of_memory, twice_differentiable
@@ -129,11 +130,13 @@ class Hessian:
         batch = self.problem.placed(self.rows.take(indices))
         self._block = self._plan.of(vectors.shape[0])
         total = torch.zeros_like(vectors)
+        sums = _Blocks(total)
         for first in range(0, len(batch), self._block.rows):
             part = batch.narrow(first, min(first + self._block.rows, len(batch)))
             way = self._way(part, vectors)
             with twice_differentiable():
-                _add(self._applied(way, way.prepare(self.problem, part), part, vectors), total)
+                self._apply(way, way.prepare(self.problem, part), part, vectors, sums)
+        sums.settle()
         self.products += vectors.shape[0]
         return total / len(batch) + self.damping * vectors
 
@@ -226,19 +229,33 @@ class Hessian:
         if vectors.shape[0] == 0:
             return total
         self._block = self._plan.of(vectors.shape[0])
-        work = over_rows(
-            self.rows,
-            self._block,
-            lambda batch: self._batch_product(batch, vectors),
-            what="hessian pass",
-            progress=self.progress,
-        )
-        for _, parts in work:
-            _add(parts, total)
+        while not self._summed(vectors, total):
+            total.zero_()
         self.products += vectors.shape[0]
         total /= len(self.rows)
         self._passed(total, vectors)
         return total
+
+    def _summed(self, vectors: Tensor, total: Tensor) -> bool:
+        """All rows' products added to total; False when memory ended in the middle, and a part of a batch is in it."""
+        sums = _Blocks(total)
+        spoilt: list[Batch] = []
+
+        def work(batch: Batch) -> None:
+            try:
+                self._batch_product(batch, vectors, sums)
+            except (RuntimeError, MemoryError):
+                spoilt.append(batch)
+                raise
+
+        passed = over_rows(
+            self.rows, self._block, work, what="hessian pass", progress=self.progress
+        )
+        for _ in passed:
+            if spoilt:
+                return False
+        sums.settle()
+        return True
 
     def _inspected(self, batch: Batch) -> Batch:
         batch = self.problem.placed(batch)
@@ -246,15 +263,15 @@ class Hessian:
             refuse_nonfinite_rows(batch)
         return batch
 
-    def _batch_product(self, batch: Batch, vectors: Tensor) -> list[Tensor]:
-        """The batch's sum times all vectors, some vectors a part."""
+    def _batch_product(self, batch: Batch, vectors: Tensor, sums: _Blocks) -> None:
+        """Adds the batch's sum times all vectors."""
         batch = self._inspected(batch)
         way = self._way(batch, vectors)
         key = (way.name, batch.start, len(batch))
         try:
             with twice_differentiable():
                 apply = self._prepared.get(key) or way.prepare(self.problem, batch)
-                result = self._applied(way, apply, batch, vectors)
+                self._apply(way, apply, batch, vectors, sums)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 self._prepared.clear()
@@ -262,18 +279,22 @@ class Hessian:
             raise
         if self._keeps_prepared:
             self._prepared[key] = apply
-        return result
 
-    def _applied(self, way: Product, apply: Apply, batch: Batch, vectors: Tensor) -> list[Tensor]:
+    def _apply(
+        self, way: Product, apply: Apply, batch: Batch, vectors: Tensor, sums: _Blocks
+    ) -> None:
         # A way that takes one vector at a time gains nothing from many, and would hear of a
         # cancellation late.
         width = LOOPED_VECTORS if isinstance(way, ReverseLoop) else self._block.vectors
-        parts: list[Tensor] = []
-        for part in torch.split(vectors, width):
-            if parts:
+        for first in range(0, len(vectors), width):
+            if first:
                 self._tell(batch)
-            parts.append(apply(part))
-        return parts
+            part = vectors[first : first + width]
+            into = sums.of(first, len(part))
+            if isinstance(apply, Adding):
+                apply.add(part, into)
+            else:
+                into.add(apply(part))
 
     def _way(self, batch: Batch, vectors: Tensor) -> Product:
         several = vectors.shape[0] > 1
@@ -299,7 +320,21 @@ class Hessian:
         refuse_nonfinite_product(result, vectors, self.problem, batches)
 
 
-def _add(parts: list[Tensor], total: Tensor) -> None:
-    """Each where it belongs: to put them together first would be another pass over memory."""
-    for into, part in zip(total.split([len(each) for each in parts]), parts, strict=True):
-        into += part
+class _Blocks:
+    """The sums of blocks of vectors, whose products come to these rows of `total`."""
+
+    def __init__(self, total: Tensor) -> None:
+        self._total = total
+        self._sums: dict[tuple[int, int], Sums] = {}
+
+    def of(self, first: int, count: int) -> Sums:
+        """Of `count` vectors from this one on."""
+        key = first, count
+        if key not in self._sums:
+            self._sums[key] = Sums(self._total[first : first + count])
+        return self._sums[key]
+
+    def settle(self) -> None:
+        """See `Sums`."""
+        for each in self._sums.values():
+            each.settle()

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from workers.engine.dense.build import LayerPairs
@@ -20,6 +19,7 @@ from workers.engine.products.graph import Ready
 from workers.engine.products.graph_trace import Traced
 from workers.engine.products.layers import Embedding, LinearLayer, Scale
 from workers.engine.products.parts import Direction, Part
+from workers.engine.products.sums import Sums
 from workers.engine.progress import Progress
 from workers.engine.rows import Batch
 from workers.engine.second_order import is_out_of_memory, twice_differentiable
@@ -62,10 +62,10 @@ class ByLayers:
                 told("hessian pass", batch.start, rows, "rows")
                 units = result.new_zeros(last - first, len(result))
                 units[:, first:last].fill_diagonal_(1.0)
-                share = torch.zeros_like(units)
+                sums = Sums(result[first:last])
                 direction = Direction(units, frozenset({place.name}))
-                ready.pass_through(direction, share, places[place.name])
-                result[first:last] += share
+                ready.pass_through(direction, sums, places[place.name])
+                sums.settle()
         self.products = sum(each.size for each in moved if each.name in places)
         result /= rows
         _mirror(result, moved, self.problem.layout, places)

@@ -143,19 +143,19 @@ class LowRankPlusIdentity:
 
 @dataclass(frozen=True)
 class Deflated:
-    """M⁻¹ + Z (Θ⁻¹ − I) Zᵀ, where Zᵀ M Z = I and Zᵀ (H + λI) Z = Θ > 0.
+    """M⁻¹ + Zᵀ (Θ⁻¹ − I) Z, where Z M Zᵀ = I and Z (H + λI) Zᵀ = Θ > 0.
 
     Where Z are eigenvectors of M⁻¹ (H + λI), it has 1 for their eigenvalues Θ and leaves the others.
     """
 
     base: Preconditioner  # M⁻¹
-    vectors: Tensor  # Z, (p, r)
+    vectors: Tensor  # Z, (r, p)
     weights: Tensor  # (r,), 1/Θ − 1
 
     def apply(self, residuals: Tensor) -> Tensor:
         """See `Preconditioner`."""
-        along = ((residuals @ self.vectors) * self.weights) @ self.vectors.T
-        return self.base.apply(residuals).add_(along)
+        along = (residuals @ self.vectors.T) * self.weights
+        return self.base.apply(residuals).addmm_(along, self.vectors)
 
     def tensors(self) -> dict[str, Tensor]:
         """For storing."""

@@ -18,6 +18,8 @@ from workers.engine.progress import Progress
 
 # Of the rounding error of a true residual: a recurrence this small has nothing left to give.
 BELOW_ROUNDING = 0.1
+# Least pivot of unit directions that Cholesky's factor orthonormalises.
+WELL_APART = 0.05
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,8 @@ def shared(run: Run, rows: Tensor) -> Tensor:
     """Block CG over these rows: every product serves all of them.
 
     Returns the rows still unfinished when the shared space broke down (curvature that is not
-    positive), with x and the residual as far as they came; empty when all are done.
+    positive), with x and the residual as far as they came; empty when all are done, and x alone is
+    of use.
     """
     r = run.residual[rows]  # (k, p)
     p = _orthonormal(run.preconditioner.apply(r))  # (s, p)
@@ -174,13 +177,13 @@ def shared(run: Run, rows: Tensor) -> Tensor:
         steepest = torch.maximum(steepest, curvatures.diagonal().max())
         factor, failed = torch.linalg.cholesky_ex(curvatures)
         if int(failed):
+            run.residual[rows] = r
             return rows
         alpha = torch.cholesky_solve(p @ r.T, factor)  # (s, k)
-        run.x[rows] += alpha.T @ p
-        r = r - alpha.T @ ap
+        run.x.index_add_(0, rows, alpha.T @ p)
+        r = torch.addmm(r, alpha.T, ap, alpha=-1.0)
         iteration += 1
         run.iterations[rows] += 1
-        run.residual[rows] = r
         arrived = run.within(rows, torch.linalg.vector_norm(r, dim=1), steepest)
         if iteration >= run.limits.maxiter:
             run.finish(rows[~arrived], Status.MAXITER)
@@ -190,7 +193,7 @@ def shared(run: Run, rows: Tensor) -> Tensor:
             break
         z = run.preconditioner.apply(r)
         beta = torch.cholesky_solve(ap @ z.T, factor)  # (s, k)
-        p = _orthonormal(z - beta.T @ p)
+        p = _orthonormal(torch.addmm(z, beta.T, p, alpha=-1.0))
     return rows
 
 
@@ -198,4 +201,8 @@ def _orthonormal(block: Tensor) -> Tensor:
     # Rows scaled to one first: residuals differ by orders of magnitude, their directions count.
     scale = torch.linalg.vector_norm(block, dim=1, keepdim=True)
     directions = block / torch.where(scale > 0, scale, torch.ones_like(scale))
+    factor, failed = torch.linalg.cholesky_ex(directions @ directions.T)
+    if not int(failed) and float(factor.diagonal().min()) > WELL_APART:
+        # Orthonormal to eps/WELL_APART², which is as good as exact here, at a third of the time.
+        return torch.linalg.inv(factor) @ directions
     return torch.linalg.qr(directions.T).Q.T.contiguous()

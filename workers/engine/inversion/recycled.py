@@ -60,8 +60,8 @@ class Directions:
     def beside(cls, deflated: Deflated, damping: float) -> Directions:
         """Begun with the vectors of a deflation, on which H + λI is known."""
         found = cls()
-        found.blocks = [deflated.vectors.T.contiguous()]
-        found.overlaps = (found.blocks[0] @ deflated.vectors).double().cpu()
+        found.blocks = [deflated.vectors]
+        found.overlaps = (deflated.vectors @ deflated.vectors.T).double().cpu()
         damped = 1.0 / (deflated.weights.double().cpu() + 1.0)
         found.projected = damped.diag() - damping * found.overlaps
         return found
@@ -185,7 +185,7 @@ class Recycled:
         values, inner = torch.linalg.eigh(weights.T @ damped @ weights)
         sound = (values > SMALLEST_PAIR * float(values.abs().max())).nonzero()[:, 0]
         far = values[sound].log().abs().argsort(descending=True)[:MOST_PAIRS]
-        vectors = directions.combined(weights @ inner[:, sound[far]])
+        vectors = directions.combined(weights @ inner[:, sound[far]]).T.contiguous()
         self.deflated = Deflated(own, vectors, (1.0 / values[sound[far]] - 1.0).to(vectors))
 
 

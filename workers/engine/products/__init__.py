@@ -7,14 +7,24 @@ A way is prepared once for a batch and then applied to any number of blocks of v
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from workers.engine.problem import Problem
+from workers.engine.products.sums import Sums
 from workers.engine.rows import Batch
 
 Apply = Callable[[Tensor], Tensor]  # (k, p) -> (k, p)
+
+
+@runtime_checkable
+class Adding(Protocol):
+    """An `Apply` that spares a pass over memory where many batches are added up."""
+
+    def add(self, vectors: Tensor, sums: Sums) -> None:
+        """What it would answer, to the sums. Out of memory in the middle leaves a part of it there."""
+        ...
 
 
 class Product(Protocol):

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from workers.engine.problem import ParameterSlice
 from workers.engine.products.affine import moved
 from workers.engine.products.parts import Direction, Entering, Return, part_of
+from workers.engine.products.sums import Sums
 
 # W's matrix over all places has so many times the multiplications of the convolution itself.
 MOST_WASTE = 2.5
@@ -114,7 +115,8 @@ class Convolution:
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
         signal = self._last(back.signal).flatten(1, -2)  # (k, N, out)
-        self._share(back, signal)
+        if back.sums is not None:
+            self._share(back.sums, back, signal)
         if not back.wanted:
             return [None]
         through = self._backwards(back.signal)  # (k, B · places, in)
@@ -124,15 +126,13 @@ class Convolution:
         shape = (len(signal), len(self.inputs), *self.inputs.shape[2:], -1)
         return [_channels_first(through.view(shape), 2)]
 
-    def _share(self, back: Return, signal: Tensor) -> None:
+    def _share(self, sums: Sums, back: Return, signal: Tensor) -> None:
         if self.bias_slice is not None:
-            part_of(back.result, self.bias_slice).add_(signal.sum(1))
+            sums.of(self.bias_slice).add_(signal.sum(1))
         if self.weight_slice is None:
             return
-        count, tangent = len(signal), back.entering[0]
-        place = part_of(back.result, self.weight_slice).view(count, *self.weight.shape)
-        share = torch.bmm(signal.mT, self.windows.expand(count, -1, -1))
-        place.add_(share.view(place.shape))
+        count, tangent, place = len(signal), back.entering[0], sums.of(self.weight_slice)
+        place.flatten(2).baddbmm_(signal.mT, self.windows.expand(count, -1, -1))
         if tangent is not None:
             tangent = self._last(tangent).flatten(1, -2)
             crossed = torch.bmm(tangent.mT, self.reached.expand(count, -1, -1))

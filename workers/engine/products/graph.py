@@ -22,6 +22,7 @@ from workers.engine.products.graph_trace import Traced, traced
 from workers.engine.products.outputs import at_outputs, signals_at_outputs
 from workers.engine.products.parts import Direction, Part, Return
 from workers.engine.products.signals import Signals
+from workers.engine.products.sums import Sums
 from workers.engine.rows import Batch
 
 
@@ -43,12 +44,7 @@ class GraphProduct:
         alone = len(batch) == 1  # a model that squeezes its output would lose the row's axis
         ready = Ready.made(self.graph, problem, doubled(batch) if alone else batch)
 
-        def apply(vectors: Tensor) -> Tensor:
-            result = torch.zeros_like(vectors)
-            ready.pass_through(Direction(vectors), result)
-            return result / 2 if alone else result
-
-        return apply
+        return ready.halved if alone else ready
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class GraphMixed:
         shape = batch.inputs[self.position].shape
 
         def apply(vectors: Tensor) -> Tensor:
-            signals = ready.pass_through(Direction(vectors), torch.zeros_like(vectors))
+            signals = ready.pass_through(Direction(vectors), None)
             found = signals.pop(source)
             if found is None:
                 return vectors.new_zeros(len(vectors), *shape)
@@ -79,7 +75,7 @@ class GraphMixed:
 
 @dataclass
 class Ready:
-    """The parts on one batch, with their error signals."""
+    """The parts on one batch, with their error signals; an `Apply` that is `Adding`."""
 
     parts: Sequence[Part]
     output: str
@@ -125,11 +121,27 @@ class Ready:
             if any(each in self.reaching for each in part.sources):
                 signals.add(part.sources, part.backward(found))
 
-    def pass_through(self, direction: Direction, result: Tensor, lowest: int = 0) -> Signals:
-        """Add H v to result; returns what arrives at the inputs: R of their error signals.
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """H v of the batch, (k, p)."""
+        result = torch.zeros_like(vectors)
+        sums = Sums(result)
+        self.add(vectors, sums)
+        sums.settle()
+        return result
+
+    def halved(self, vectors: Tensor) -> Tensor:
+        """Of a row that was doubled."""
+        return self(vectors).div_(2)
+
+    def add(self, vectors: Tensor, sums: Sums) -> None:
+        """See `Adding`."""
+        self.pass_through(Direction(vectors), sums)
+
+    def pass_through(self, direction: Direction, sums: Sums | None, lowest: int = 0) -> Signals:
+        """Add H v to the sums; returns what arrives at the inputs: R of their error signals.
 
         From the part with this number on, before which v moves nothing: what those before it would
-        add to result is left out.
+        add to the sums is left out.
         """
         parts = self.parts[lowest:]
         tangents: dict[str, Tensor | None] = {}
@@ -148,6 +160,6 @@ class Ready:
                 continue
             wanted = any(each in reaching for each in part.sources)
             entering = [tangents.get(each) for each in part.sources]
-            found = part.r_backward(Return(direction, entering, leaving, signal, result, wanted))
+            found = part.r_backward(Return(direction, entering, leaving, signal, sums, wanted))
             signals.add(part.sources, found)
         return signals

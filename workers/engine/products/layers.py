@@ -16,6 +16,7 @@ from torch import Tensor
 from workers.engine.problem import ParameterSlice
 from workers.engine.products.affine import moved
 from workers.engine.products.parts import Direction, Entering, Return, part_of
+from workers.engine.products.sums import Sums
 
 
 @dataclass
@@ -64,7 +65,8 @@ class LinearLayer:
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
         signal = _flat(back.signal, 1)
-        self._share(back, signal)
+        if back.sums is not None:
+            self._share(back.sums, back, signal)
         if not back.wanted:
             return [None]
         through = signal @ self._weight
@@ -74,18 +76,20 @@ class LinearLayer:
             moved(through, _flat(self.delta, 0), self._lying(self._matrices(weights)), None)
         return [self._shaped(through)]
 
-    def _share(self, back: Return, signal: Tensor) -> None:
+    def _share(self, sums: Sums, back: Return, signal: Tensor) -> None:
         if self.bias_slice is not None:
-            part_of(back.result, self.bias_slice).add_(signal.sum(1))
+            sums.of(self.bias_slice).add_(signal.sum(1))
         if self.weight_slice is None:
             return
-        count, tangent = len(signal), back.entering[0]
-        share = torch.bmm(signal.mT, self._inputs.expand(count, -1, -1))
+        count, tangent, place = len(signal), back.entering[0], sums.of(self.weight_slice)
+        share = place if self.image is None else torch.zeros_like(place)
+        share.baddbmm_(signal.mT, self._inputs.expand(count, -1, -1))
         if tangent is not None:
             assert self.delta is not None
             delta = _flat(self.delta, 0).expand(count, -1, -1)
             share.baddbmm_(delta.mT, self._flat_inputs(tangent, 1))
-        part_of(back.result, self.weight_slice).add_(self._ordered(share).flatten(1))
+        if self.image is not None:
+            place.add_(self._ordered(share).view(place.shape))
 
     def row_gradients(self, result: Tensor) -> None:
         """See `Layer`."""
@@ -164,10 +168,11 @@ class Embedding:
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
-        signal = back.signal if self.padding is None else back.signal * self._learnt(back.signal)
-        share = signal.new_zeros(len(signal), *self.weight.shape)
-        share.index_add_(1, self.tokens.flatten(), _flat(signal, 1))
-        part_of(back.result, self.weight_slice).add_(share.flatten(1))
+        if back.sums is not None:
+            signal = back.signal
+            signal = signal if self.padding is None else signal * self._learnt(signal)
+            place = back.sums.of(self.weight_slice)
+            place.index_add_(1, self.tokens.flatten(), _flat(signal, 1))
         return []
 
     def row_gradients(self, result: Tensor) -> None:
@@ -227,13 +232,13 @@ class Scale:
         """See `Part`."""
         assert self.delta is not None
         signal, tangent = back.signal, back.entering[0] if back.entering else None
-        if self.weight_slice is not None:
+        if back.sums is not None and self.weight_slice is not None:
             share = signal * self.inputs
             if tangent is not None:
                 share.addcmul_(tangent, self.delta)
-            self._add(back.result, self.weight_slice, share)
-        if self.bias_slice is not None:
-            self._add(back.result, self.bias_slice, signal)
+            self._add(back.sums.of(self.weight_slice), share)
+        if back.sums is not None and self.bias_slice is not None:
+            self._add(back.sums.of(self.bias_slice), signal)
         if not back.wanted or not self.sources:
             return [None] * len(self.sources)
         through = signal if self.weight is None else signal * self.weight.view(self.shape)
@@ -246,9 +251,10 @@ class Scale:
         """See `Layer`."""
         assert self.delta is not None
         if self.weight_slice is not None:
-            self._add(result, self.weight_slice, (self.delta * self.inputs).unsqueeze(1))
+            share = (self.delta * self.inputs).unsqueeze(1)
+            self._add(part_of(result, self.weight_slice), share)
         if self.bias_slice is not None:
-            self._add(result, self.bias_slice, self.delta.unsqueeze(1))
+            self._add(part_of(result, self.bias_slice), self.delta.unsqueeze(1))
 
     def _padded(self, value: Tensor) -> Tensor:
         return value.view(len(value), *self._row())
@@ -257,10 +263,10 @@ class Scale:
         """γ's shape against the value's, the row's axis among it."""
         return (1,) * (self.inputs.ndim - len(self.shape)) + self.shape
 
-    def _add(self, result: Tensor, place: ParameterSlice, share: Tensor) -> None:
-        """share (k, B, ...), or (B, 1, ...) for the rows' own."""
+    def _add(self, place: Tensor, share: Tensor) -> None:
+        """share (k, B, ...), or (B, 1, ...) for the rows' own, to (k, ...)."""
         wide = [1 + i for i, size in enumerate(self._row()) if size == 1]
-        part_of(result, place).add_(share.sum(wide).reshape(len(share), -1))
+        place.add_(share.sum(wide).reshape(place.shape))
 
 
 def _flat(value: Tensor, leading: int) -> Tensor:

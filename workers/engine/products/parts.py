@@ -18,6 +18,7 @@ from torch.func import jvp, vjp, vmap
 
 from workers.engine.problem import ParameterSlice
 from workers.engine.products.signals import Piece
+from workers.engine.products.sums import Sums
 
 Entering = Sequence[Tensor | None]  # R of each input, None where it is zero
 
@@ -47,7 +48,7 @@ class Return:
     entering: Entering
     leaving: Tensor | None  # R of its output
     signal: Tensor  # R of δ, (k, ...)
-    result: Tensor  # (k, p), H v so far
+    sums: Sums | None  # H v so far, None where only what arrives at the inputs is wanted
     wanted: bool  # whether R of the sources' error signals is
 
 
@@ -67,7 +68,7 @@ class Part(Protocol):
         ...
 
     def r_backward(self, back: Return) -> Sequence[Tensor | Piece | None]:
-        """R of the error signal of each source if wanted; adds the node's share to the result."""
+        """R of the error signal of each source if wanted; adds the node's share to the sums."""
         ...
 
 

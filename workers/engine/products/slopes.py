@@ -1,7 +1,8 @@
-"""⟨v, ∇θ L⟩ of every row and vector, without a gradient: the written-out pass forward alone.
+"""⟨v, ∇θ L⟩ of every row and vector, without a gradient: layer by layer, v's share of the outputs times δ.
 
-R of a row's loss along v is δᵀ R{outputs}, with δ the derivative of the loss in the outputs, taken in
-its own form that does not cancel. Gradients of all rows would be (B, p) numbers to write and to read.
+A layer with weights W, inputs a and error signal δ has ⟨V, δ aᵀ⟩ = δᵀ V a: half of a pass forward along
+v, which has W's products with R of its inputs, too. Gradients of all rows would be (B, p) numbers to
+write and to read.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from workers.engine.problem import Problem, doubled
 from workers.engine.products import Apply
-from workers.engine.products.graph_parts import Assembly
+from workers.engine.products.graph import Ready
 from workers.engine.products.graph_trace import Traced, traced
-from workers.engine.products.parts import Direction, Smooth
+from workers.engine.products.parts import Direction
 from workers.engine.rows import Batch
 from workers.engine.second_order import is_out_of_memory, twice_differentiable
 
@@ -35,23 +36,16 @@ class Slopes:
         count = len(batch)
         # A model that squeezes its output would lose the axis of a single row.
         given = doubled(batch) if count == 1 else batch
-        assembly = Assembly(problem, self.graph, given, None)
-        if any(isinstance(each, Smooth) for each in assembly.parts):
-            raise ValueError("a node without a rule of its own")
-        outputs = assembly.output.detach().requires_grad_()
-        with torch.enable_grad():
-            total = problem.loss(outputs, given.targets).sum()
-        delta = torch.autograd.grad(total, outputs)[0].flatten(1)  # (B, c)
+        ready = Ready.made(self.graph, problem, given, first_order=True)
+        parts = [part for part in ready.parts if part.target in ready.live]
 
         def apply(vectors: Tensor) -> Tensor:
-            tangents: dict[str, Tensor | None] = {}
-            for part in assembly.parts:
-                entering = [tangents.get(each) for each in part.sources]
-                tangents[part.target] = part.forward(entering, Direction(vectors))
-            leaving = tangents[assembly.output_name]
-            if leaving is None:
-                return vectors.new_zeros(len(vectors), count)
-            return torch.linalg.vecdot(leaving.flatten(2), delta)[:, :count]
+            total, direction = vectors.new_zeros(len(vectors), len(given)), Direction(vectors)
+            for part in parts:  # a part without parameters does not move of its own
+                moved = part.forward([None] * len(part.sources), direction)
+                if moved is not None and part.delta is not None:
+                    total += (moved * part.delta).flatten(2).sum(2)
+            return total[:, :count]
 
         return apply
 
