@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from service.app import create_app, refuse_openness
 from service.logs import configure, log
-from service.one_arena import keep_one_arena
+from service.malloc import keep_one_arena
 from service.settings import Settings
 from upweight.errors import UpweightError
 

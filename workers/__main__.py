@@ -10,7 +10,7 @@ from typing import NoReturn
 import torch
 
 from service.logs import configure, log
-from service.one_arena import keep_one_arena
+from service.malloc import keep_one_arena, keep_what_a_pass_frees
 from service.settings import Settings
 from service.storage.queue import PRIORITIES
 from service.tracing import Tracing
@@ -28,6 +28,7 @@ from workers.worker import WarmWorker
 def main(arguments: list[str] | None = None) -> int:
     """Runs until SIGTERM. Answers the exit status."""
     keep_one_arena()
+    keep_what_a_pass_frees()
     options = _parser().parse_args(arguments)
     overrides = {
         name: value

@@ -23,6 +23,8 @@ from workers.engine import (
 )
 from workers.engine.products import Product
 from workers.engine.products.choice import candidates
+from workers.engine.products.graph import Ready
+from workers.engine.products.sums import Sums
 from workers.engine.second_order import twice_differentiable
 
 from .exact import Exact, relative
@@ -139,6 +141,29 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     rows.sizes.clear()
     hessian.matmat(vectors)
     assert rows.sizes == [4, 4, 4, 4, 4]  # what was learnt is kept
+
+
+def test_a_batch_that_ends_memory_half_way_is_not_counted_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of its products some are in the sums by then."""
+    whole, calls = Ready.add, 0
+
+    def halfway(ready: Ready, vectors: Tensor, sums: Sums) -> None:
+        nonlocal calls
+        calls += 1
+        whole(ready, vectors, sums)
+        if calls == 4:  # the second block of vectors of the second batch
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hessian = Hessian(PROBLEM, PERCEPTRON.train, 0.1, batch_size=8, product="graph")
+    vectors = torch.randn(6, PROBLEM.size, dtype=torch.float64)
+    monkeypatch.setattr("workers.engine.blocks.VECTORS_AT_ONCE", {"cpu": 3})
+    monkeypatch.setattr(Ready, "add", halfway)
+    assert relative(hessian.matmat(vectors), vectors @ EXACT + 0.1 * vectors) < 1e-12
+    assert calls > 4
+    assert hessian.batch_size == 4
+    assert hessian.passes == 1
 
 
 def test_where_not_even_one_row_fits_it_says_so() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workers.engine.errors import BadParameter
 from workers.engine.inversion.explicit import explicit_where_cheaper
-from workers.engine.inversion.lanczos import largest_eigenpairs
+from workers.engine.inversion.lanczos import block_width, largest_eigenpairs
 from workers.engine.inversion.solution import (
     Operator,
     Solution,
@@ -140,7 +140,7 @@ class Arnoldi:
         if self.rank_estimate > size:
             raise BadParameter("rank_estimate", self.rank_estimate, f"at most p = {size}")
         dimension = min(self.krylov_dimension or 2 * self.rank_estimate + 20, size)
-        hessian = explicit_where_cheaper(hessian, dimension, 1)
+        hessian = explicit_where_cheaper(hessian, dimension, block_width(size))
         away = self.eigen_computation_on_gpu is False
         device = torch.device("cpu") if away else hessian.device
         pairs = largest_eigenpairs(

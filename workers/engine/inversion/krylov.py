@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from workers.engine.inversion.orthonormal import orthonormal
 from workers.engine.inversion.solution import Operator
 
 
@@ -52,10 +53,6 @@ class BlockKrylov:
         return len(self._overlap)
 
     def _orthonormal(self, block: Tensor) -> Tensor:
-        # Rows scaled to one first: residuals differ by orders of magnitude, their directions count.
-        # What a Householder decomposition puts where the rank is not full is as good as anything.
         for _ in range(2):  # twice is enough (Parlett, after Kahan)
-            size = torch.linalg.vector_norm(block, dim=1, keepdim=True)
-            block = block / torch.where(size > 0, size, torch.ones_like(size))
-            block = torch.linalg.qr((block - (block @ self.basis.T) @ self.basis).T).Q.T
-        return block.contiguous()
+            block = orthonormal(block - (block @ self.basis.T) @ self.basis)
+        return block

@@ -1,26 +1,35 @@
-"""The eigenpairs of H largest in absolute value: thick-restart Lanczos, fully reorthogonalised.
+"""The eigenpairs of H largest in absolute value: thick-restart block Lanczos, fully reorthogonalised.
 
-Wu and Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems (2000). The
-projected matrix is taken from the orthogonalisation itself, so kept Ritz vectors need no special
-case. Convergence is looked for while the basis grows, not only when it is full. One starting vector
-sees one copy of a repeated eigenvalue, as every linear model with several outputs has: so when all
-pairs have converged, a fresh random vector is let in, and the pairs count only if CONFIRMING further
-steps leave them as they are: a copy that was missed is the largest that those steps can see.
+Wu and Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems (2000); Golub and
+Underwood, The block Lanczos method (1977). The projected matrix is taken from the orthogonalisation
+itself, so kept Ritz vectors need no special case. Convergence is looked for while the basis grows,
+not only when it is full. A starting block sees no more copies of a repeated eigenvalue than it has
+vectors, and every linear model with several outputs has repeated ones: so when all pairs have
+converged, fresh random vectors are let in, and the pairs count only if CONFIRMING further steps
+leave them as they are: a copy that was missed is the largest that those steps can see.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from workers.engine.inversion.orthonormal import orthonormal
 from workers.engine.inversion.solution import Operator
 from workers.engine.progress import Progress
 
 MOST_RESTARTS = 100
 CONFIRMING = 24  # steps
 EARLY = 0.25  # part of tol to be reached before the basis is full: no looser than full ones
+# Vectors multiplied at a time: a pass for several costs little more where it is calls that it costs, but the space then
+# grows by lower powers of H, so that more of them are needed.
+WIDTH, WIDTH_IN_MANY = 4, 2
+MANY_PARAMETERS = 1 << 15
+FEWEST_FREE = 24  # dimensions beyond the rank
+# Of eps |μ₁|: what pairs far below the largest lose to each other is then half of what a floor of one costs them.
+ROUNDING = 0.25
 LOOKED_EVERY = 6  # steps: an eigenproblem of the basis' size costs as much as a product or less
 
 
@@ -44,7 +53,7 @@ class _Krylov:
     projected: Tensor  # (dimension, dimension), in float64
     generator: torch.Generator
     size: int = 0
-    leads_out: float = 0.0  # norm of what follows the last row
+    overlap: Tensor = field(init=False)  # (w, w), of what the last block leads out to
 
     @classmethod
     def of(cls, operator: Operator, dimension: int, seed: int, device: torch.device) -> _Krylov:
@@ -61,34 +70,39 @@ class _Krylov:
         result -= self.operator.damping * vectors.to(self.operator.device)
         return result.to(self.basis.device)
 
-    def random(self) -> Tensor:
-        """A random unit vector (p,) orthogonal to the basis."""
-        drawn = torch.randn(self.basis.shape[1], generator=self.generator, dtype=torch.float64)
-        return self.append_ready(drawn.to(self.basis))[0]
+    def random(self, width: int) -> Tensor:
+        """Random orthonormal vectors (width, p), orthogonal to the basis as far as there is room."""
+        shape = (width, self.basis.shape[1])
+        drawn = torch.randn(shape, generator=self.generator, dtype=torch.float64)
+        return self.orthonormal(drawn.to(self.basis))
 
-    def append_ready(self, vector: Tensor) -> tuple[Tensor, Tensor, float]:
-        """The vector less its part in the basis, to unit norm; that part; the norm it had."""
+    def orthonormal(self, block: Tensor) -> Tensor:
+        """Of the block (w, p), less its part in the basis."""
         used = self.basis[: self.size]
-        part = used @ vector
-        rest = vector - part @ used
-        again = used @ rest  # twice is enough (Parlett, after Kahan)
-        rest = rest - again @ used
-        norm = float(torch.linalg.vector_norm(rest))
-        return rest / norm if norm > 0 else rest, part + again, norm
+        for _ in range(2):  # twice is enough (Parlett, after Kahan)
+            block = orthonormal(block - (block @ used.T) @ used)
+        return block
 
-    def grow(self, vector: Tensor, scale: float) -> Tensor:
-        """Take in a unit vector; returns the next one, random where H leads nowhere new."""
-        self.basis[self.size] = vector
-        image = self.product(vector.unsqueeze(0))[0]
-        self.size += 1
-        following, part, self.leads_out = self.append_ready(image)
-        self.projected[: self.size, self.size - 1] = part
-        self.projected[self.size - 1, : self.size] = part
-        negligible = torch.finfo(image.dtype).eps * self.basis.shape[1] ** 0.5
-        if self.leads_out <= negligible * max(scale, float(part.abs().max())):
-            self.leads_out = 0.0
-            return self.random() if self.size < self.basis.shape[1] else following
-        return following
+    def grow(self, block: Tensor) -> Tensor:
+        """Take in an orthonormal block (w, p); returns the next one."""
+        before, self.size = self.size, self.size + len(block)
+        self.basis[before : self.size] = block
+        image = self.product(block)
+        used = self.basis[: self.size]
+        part = image @ used.T
+        rest = image - part @ used
+        again = rest @ used.T
+        rest.addmm_(again, used, alpha=-1.0)
+        part += again
+        self.projected[: self.size, before : self.size] = part.T.to(self.projected)
+        self.projected[before : self.size, : self.size] = part.to(self.projected)
+        self.overlap = (rest @ rest.T).to(self.projected)
+        return self.orthonormal(rest) if self.size < self.basis.shape[1] else rest
+
+    def leads_out(self, turn: Tensor) -> Tensor:
+        """Norms (r,) of the part outside of the basis of H times vectors with these coordinates."""
+        last = turn[-len(self.overlap) :]
+        return ((self.overlap @ last) * last).sum(0).clamp(min=0.0).sqrt()
 
     def ritz(self) -> tuple[Tensor, Tensor]:
         """Ritz values by falling absolute value, and their coordinates as columns."""
@@ -117,16 +131,21 @@ class _Goal:
     eps: float  # of products
 
     def floor(self, values: Tensor) -> float:
-        """The rounding of the largest."""
-        return self.eps * float(values[0].abs())
+        """The rounding of the largest, which is all that can be seen."""
+        return ROUNDING * self.eps * float(values[0].abs())
 
     def reached(self, krylov: _Krylov, values: Tensor, turn: Tensor, part: float = 1.0) -> bool:
         """Whether all pairs wanted are within this part of it."""
         if len(values) < self.rank:
             return False
-        errors = krylov.leads_out * turn[-1, : self.rank].abs()
+        errors = krylov.leads_out(turn[:, : self.rank])
         bounds = torch.clamp(part * self.tol * values[: self.rank].abs(), min=self.floor(values))
         return bool((errors <= bounds).all())
+
+
+def block_width(size: int) -> int:
+    """Vectors that are multiplied at a time, where there are so many parameters."""
+    return WIDTH if size < MANY_PARAMETERS else WIDTH_IN_MANY
 
 
 def largest_eigenpairs(
@@ -142,17 +161,20 @@ def largest_eigenpairs(
     size = operator.shape[0]
     krylov = _Krylov.of(operator, dimension, seed, device)
     goal = _Goal(rank, tol, torch.finfo(operator.dtype).eps)
-    vector, scale = krylov.random(), 0.0
+    # A narrow space, or all of it, is filled one by one.
+    width = block_width(size) if dimension - rank >= FEWEST_FREE and dimension < size else 1
+    block = krylov.random(width)
     confirmed: Tensor | None = None
     converged = False
     for restart in range(MOST_RESTARTS):
         begun = krylov.size
-        while krylov.size < dimension:
+        while krylov.size + width <= dimension:
             progress("arnoldi", restart, MOST_RESTARTS, "restarts")
-            vector = krylov.grow(vector, scale)
+            block = krylov.grow(block)
             taken = krylov.size - begun
             enough = taken >= CONFIRMING if confirmed is not None else krylov.size > rank
-            if enough and taken % LOOKED_EVERY == 0 and goal.reached(krylov, *krylov.ritz(), EARLY):
+            look = taken % LOOKED_EVERY < width
+            if enough and look and goal.reached(krylov, *krylov.ritz(), EARLY):
                 break
         values, turn = krylov.ritz()
         scale = float(values[0].abs())
@@ -167,10 +189,10 @@ def largest_eigenpairs(
         kept = rank if arrived else rank + (dimension - rank) // 2
         krylov.keep(values, turn, min(kept, dimension - 1, krylov.size))
         if arrived:
-            confirmed, vector = values[:rank].clone(), krylov.random()
+            confirmed, block = values[:rank].clone(), krylov.random(width)
         else:
             # Orthogonal to the whole old basis, hence to what is kept of it.
-            vector = krylov.append_ready(vector)[0]
+            block = krylov.orthonormal(block)
     values, turn = krylov.ritz()
     values = values[:rank].to(operator.dtype)
     vectors = krylov.combined(turn[:, :rank])
@@ -194,9 +216,9 @@ def largest_magnitude(operator: Operator, seed: int, steps: int = 20) -> tuple[f
     """
     steps = min(steps, operator.shape[0])
     krylov = _Krylov.of(operator, steps, seed, operator.device)
-    vector = krylov.random()
+    block = krylov.random(1)
     while krylov.size < steps:
-        vector = krylov.grow(vector, 0.0)
+        block = krylov.grow(block)
     values, turn = torch.linalg.eigh(krylov.projected)
-    error = krylov.leads_out * float(turn[-1, -1].abs())
+    error = float(krylov.leads_out(turn[:, -1:]))
     return float(values[0]), float(values[-1]) + error

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from workers.engine.inversion.orthonormal import orthonormal
 from workers.engine.inversion.preconditioner import Preconditioner
 from workers.engine.inversion.recycled import Directions
 from workers.engine.inversion.solution import Operator, Status
@@ -18,8 +19,6 @@ from workers.engine.progress import Progress
 
 # Of the rounding error of a true residual: a recurrence this small has nothing left to give.
 BELOW_ROUNDING = 0.1
-# Least pivot of unit directions that Cholesky's factor orthonormalises.
-WELL_APART = 0.05
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def shared(run: Run, rows: Tensor) -> Tensor:
     of use.
     """
     r = run.residual[rows]  # (k, p)
-    p = _orthonormal(run.preconditioner.apply(r))  # (s, p)
+    p = orthonormal(run.preconditioner.apply(r))  # (s, p)
     steepest = torch.zeros_like(r[:1, 0])
     iteration = int(run.iterations[rows].max()) if len(rows) else 0
     while len(rows):
@@ -193,16 +192,5 @@ def shared(run: Run, rows: Tensor) -> Tensor:
             break
         z = run.preconditioner.apply(r)
         beta = torch.cholesky_solve(ap @ z.T, factor)  # (s, k)
-        p = _orthonormal(torch.addmm(z, beta.T, p, alpha=-1.0))
+        p = orthonormal(torch.addmm(z, beta.T, p, alpha=-1.0))
     return rows
-
-
-def _orthonormal(block: Tensor) -> Tensor:
-    # Rows scaled to one first: residuals differ by orders of magnitude, their directions count.
-    scale = torch.linalg.vector_norm(block, dim=1, keepdim=True)
-    directions = block / torch.where(scale > 0, scale, torch.ones_like(scale))
-    factor, failed = torch.linalg.cholesky_ex(directions @ directions.T)
-    if not int(failed) and float(factor.diagonal().min()) > WELL_APART:
-        # Orthonormal to eps/WELL_APART², which is as good as exact here, at a third of the time.
-        return torch.linalg.inv(factor) @ directions
-    return torch.linalg.qr(directions.T).Q.T.contiguous()

@@ -11,7 +11,7 @@ import pytest
 # Threads that allocate at the same time; prints how many arenas malloc has then.
 PROGRAM = """
 import ctypes, sys, tempfile, threading
-from service.one_arena import keep_one_arena
+from service.malloc import keep_one_arena
 if sys.argv[1] == "one":
     keep_one_arena()
 libc = ctypes.CDLL(None)
@@ -51,3 +51,40 @@ def test_a_process_has_one_arena_unless_its_environment_says_otherwise() -> None
     assert arenas("as-it-is") > 1
     assert arenas("one") == 1
     assert arenas("one", MALLOC_ARENA_MAX="4") > 1
+
+
+# Arrays of 8 MiB that come and go; prints how many pages the kernel had to give for each.
+PAGES = """
+import resource, sys
+from service.malloc import keep_what_a_pass_frees
+if sys.argv[1] == "kept":
+    keep_what_a_pass_frees()
+def passes(count):
+    for _ in range(count):
+        blocks = [bytearray(8 << 20) for _ in range(4)]
+        for block in blocks:
+            block[:] = bytes(1) * len(block)
+passes(3)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+passes(10)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 10)
+"""
+
+
+def pages(argument: str, **environment: str) -> int:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    ran = subprocess.run(
+        [sys.executable, "-c", PAGES, argument],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(ran.stdout)
+
+
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="glibc's malloc")
+def test_a_worker_gets_no_new_pages_for_what_it_has_just_freed() -> None:
+    assert pages("as-it-is") > 2000
+    assert pages("kept") < 100
+    assert pages("kept", MALLOC_TRIM_THRESHOLD_="1048576") > 2000
