@@ -26,6 +26,7 @@ from workers.engine import (
     self_influence,
     up,
 )
+from workers.engine.products import slopes
 
 from .exact import Exact, relative
 from .models import make
@@ -134,14 +135,14 @@ def test_the_embedding_of_tokens_can_be_perturbed() -> None:
     step = 1e-5  # the change of ⟨factor, ∇θ L⟩ when one entry of one row's embedding is moved
     for row, position, entry in ((0, 0, 0), (7, 3, 2), (15, 1, 1)):
         batch = case.train.take(torch.tensor([row]))
-        slopes = []
+        along = []
         for sign in (1.0, -1.0):
             shift = torch.zeros(1, 4, 3, dtype=torch.float64)
             shift[0, position, entry] = sign * step
             stop = problem.watch("embedding", lambda output, shift=shift: output + shift)
-            slopes.append(factors @ problem.gradients(batch)[0])
+            along.append(factors @ problem.gradients(batch)[0])
             stop()
-        expected = (slopes[0] - slopes[1]) / (2 * step)
+        expected = (along[0] - along[1]) / (2 * step)
         torch.testing.assert_close(found[:, row, position, entry], expected, rtol=1e-6, atol=1e-8)
 
 
@@ -238,7 +239,9 @@ def test_a_pass_forward_gives_what_gradients_give(
     factors = factors_of(problem, count)
     expected = factors @ Exact(case).gradients(range(case.test_count, len(case.targets))).T
     assert relative(joined(up(problem, factors, case.train)), expected) < 1e-12
+    monkeypatch.setattr(influence, "LONG_GRADIENT", 1)
     monkeypatch.setattr(influence, "MANY_GRADIENTS", 1)
+    monkeypatch.setattr(slopes, "MOST_MEETINGS", 1 << 60)
     # Whatever it takes, it takes no gradient of a training row, but for a few to compare with.
     seen: list[int] = []
     gradients = problem.gradients
@@ -251,9 +254,21 @@ def test_a_pass_forward_gives_what_gradients_give(
     assert sum(seen) <= 3 * 4
 
 
+def test_weights_that_a_row_meets_many_times_meet_it_by_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(influence, "LONG_GRADIENT", 1)
+    monkeypatch.setattr(influence, "MANY_GRADIENTS", 1)
+    for name, expected in (("convolutional", False), ("perceptron", True)):
+        case, problem = make(name), problem_of(name)
+        probe = next(iter(case.train.batches(4)))
+        assert (slopes.slopes(problem, probe) is not None) is expected
+
+
 def test_a_model_without_a_known_graph_meets_rows_by_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(influence, "LONG_GRADIENT", 1)
     monkeypatch.setattr(influence, "MANY_GRADIENTS", 1)
     case = make("recurrent")
     problem = Problem(case.module, make_loss(case.loss))
@@ -263,6 +278,7 @@ def test_a_model_without_a_known_graph_meets_rows_by_gradients(
 
 
 def test_a_nan_on_the_way_forward_names_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(influence, "LONG_GRADIENT", 1)
     monkeypatch.setattr(influence, "MANY_GRADIENTS", 1)
     case, problem = make("perceptron"), problem_of("perceptron")
     inputs = case.inputs[0].clone()

@@ -40,9 +40,10 @@ from workers.engine.second_order import twice_differentiable
 
 # Buffers of the size of a block's gradients that are alive at once: result, backward's, the copy.
 GRADIENT_COPIES = 3
-# Up to so many factors a pass forward along each costs less than the gradients of all rows.
-MOST_SLOPES = 256
-MANY_GRADIENTS = 1 << 23  # numbers: fewer cost less than looking for another way
+# Up to so many factors a layer's share of a pass forward along each costs less than gradients of so many numbers.
+MOST_SLOPES = 128
+LONG_GRADIENT = 1 << 15
+MANY_GRADIENTS = 1 << 23  # numbers of all rows: fewer cost less than looking for another way
 FEWEST_ROWS, FEWEST_AT_ONCE = 128, 8  # of a block that stays in cache
 # What low precision is judged by.
 SAMPLED_ROWS = 64
@@ -76,11 +77,11 @@ def up(
     """∇θ L(z_test)ᵀ (H + λI)⁻¹ ∇θ L(z_train): yields (slice of columns, (m, b)).
 
     `factors` (m, p). `precision` is that of the product alone, for problems in float32; see
-    `low_precision_agreement`. Few factors meet the rows by a pass forward along each of them, where
-    the model's graph is known; else, gradients are multiplied. Raises ShapeMismatch, NotFinite.
+    `low_precision_agreement`. Few factors meet the rows layer by layer where the model's graph is
+    known; else, gradients are multiplied. Raises ShapeMismatch, NotFinite.
     """
     factors, precision = _fitting(problem, factors), checked(precision)
-    many = len(rows) * problem.size >= MANY_GRADIENTS
+    many = problem.size >= LONG_GRADIENT and len(rows) * problem.size >= MANY_GRADIENTS
     if precision == "full" and many and 0 < len(factors) <= MOST_SLOPES:
         way = slopes(problem, next(iter(rows.batches(PROBE_ROWS))))
         if way is not None:

@@ -12,11 +12,12 @@ from workers.engine.errors import OutOfMemory
 from workers.engine.gauss_newton.batch import layers_of
 from workers.engine.gauss_newton.columns import Columns
 from workers.engine.gauss_newton.scan import Longest, longest_columns
-from workers.engine.gauss_newton.sizes import Sizes, are_outer, width_of, work_of
+from workers.engine.gauss_newton.sizes import Sizes, are_outer, width_of
 from workers.engine.problem import Problem
 from workers.engine.products.graph_parts import Assembly
 from workers.engine.products.graph_trace import Traced
 from workers.engine.products.outputs import FORMED_OUTPUTS
+from workers.engine.products.work import work_of
 from workers.engine.progress import Progress
 from workers.engine.rows import Rows
 from workers.engine.second_order import is_out_of_memory

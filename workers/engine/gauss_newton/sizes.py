@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workers.engine.gauss_newton.batch import Layer
-from workers.engine.products.convolution import Convolution
 from workers.engine.products.layers import LinearLayer
 
 MOST_COLUMNS = 1024
@@ -50,14 +49,3 @@ def are_outer(layers: Sequence[Layer]) -> bool:
 def width_of(layers: Sequence[Layer]) -> int:
     """Numbers of a column that is kept as inputs and error signals."""
     return sum(sum(each.weight.shape) for each in layers if isinstance(each, LinearLayer))
-
-
-def work_of(layers: Sequence[Layer]) -> int:
-    """Multiplications of a row on its way through the layers."""
-    total = 0
-    for each in layers:
-        if isinstance(each, LinearLayer):
-            total += each.inputs[0].numel() * len(each.weight)
-        elif isinstance(each, Convolution):
-            total += each.space.numel() * each.weight.numel()
-    return total

@@ -17,12 +17,15 @@ from workers.engine.products import Apply
 from workers.engine.products.graph import Ready
 from workers.engine.products.graph_trace import Traced, traced
 from workers.engine.products.parts import Direction
+from workers.engine.products.work import work_of
 from workers.engine.rows import Batch
 from workers.engine.second_order import is_out_of_memory, twice_differentiable
 
 PROBE_ROWS = 4
 PROBE_VECTORS = 2
 AGREEMENT = {torch.float64: 1e-10, torch.float32: 1e-4}
+# Times that a row meets a weight, in the mean, as at every token: its gradient does so once, however many the vectors.
+MOST_MEETINGS = 4
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Slopes:
         count = len(batch)
         # A model that squeezes its output would lose the axis of a single row.
         given = doubled(batch) if count == 1 else batch
-        ready = Ready.made(self.graph, problem, given, first_order=True)
+        ready = self._ready(problem, given)
         parts = [part for part in ready.parts if part.target in ready.live]
 
         def apply(vectors: Tensor) -> Tensor:
@@ -49,9 +52,16 @@ class Slopes:
 
         return apply
 
+    def pays(self, problem: Problem, batch: Batch) -> bool:
+        """Whether few vectors cost less than gradients, given that those are long."""
+        return work_of(self._ready(problem, batch).parts) <= MOST_MEETINGS * problem.size
+
+    def _ready(self, problem: Problem, batch: Batch) -> Ready:
+        return Ready.made(self.graph, problem, batch, first_order=True)
+
 
 def slopes(problem: Problem, probe: Batch) -> Slopes | None:
-    """The way, where it applies to the model and agrees with gradients on a few rows; else None."""
+    """The way, where it pays, and agrees with gradients on a few rows; else None."""
     graph = traced(problem)
     if graph is None:
         return None
@@ -63,6 +73,8 @@ def slopes(problem: Problem, probe: Batch) -> Slopes | None:
     vectors = drawn.to(problem.theta)
     try:
         with twice_differentiable():
+            if not way.pays(problem, doubled(probe) if len(probe) == 1 else probe):
+                return None
             found = way.prepare(problem, probe)(vectors)
         expected = vectors @ problem.gradients(probe).T
     except Exception as error:  # a node without a rule, or a model that fails on few rows
