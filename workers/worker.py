@@ -27,6 +27,7 @@ from upweight.schema.base import CONTRACT
 from workers.contract import Contract
 
 Task = Callable[..., None]
+_LONGEST_WAIT = 1  # seconds for a task, until it is looked whether the worker is to stop
 _HEARTBEAT_SECONDS = 5.0  # of RQ's own registries
 
 
@@ -74,6 +75,19 @@ class WarmWorker(SimpleWorker):
         """SIGTERM: the task at hand is given back at its next checkpoint."""
         self._stopping.set()
         super().handle_warm_shutdown_request()
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> Any:
+        """The next task, None when the worker is to stop.
+
+        RQ waits without end. A SIGTERM that comes after a task, before RQ calls itself idle, would be forgotten there.
+        """
+        while not self._stopping.is_set():
+            found = super().dequeue_job_and_maintain_ttl(timeout, max_idle_time or _LONGEST_WAIT)
+            if found is not None or timeout is None or max_idle_time is not None:
+                return found
+        return None
 
     def perform_job(self, job: Any, queue: Any, execution: Any) -> bool:
         """Runs a task of our table by name. Nothing that a payload names is ever imported."""

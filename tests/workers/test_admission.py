@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rq import Callback
+from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 
 from service.storage.queue import RUN_JOB, DoorbellQueue, TaskQueue
@@ -22,7 +27,8 @@ class Bench:
         self.redis = connect(url)
         self.ran: list[tuple[str, str]] = []
         tasks = {RUN_JOB: lambda namespace, id: self.ran.append((namespace, id))}
-        self.worker = WarmWorker(["high", "default"], self.redis, "bench", tasks, threading.Event())
+        self.stopping = threading.Event()
+        self.worker = WarmWorker(["high", "default"], self.redis, "bench", tasks, self.stopping)
         self.queue = DoorbellQueue("default", connection=self.redis, serializer=JSONSerializer)
 
     def work(self) -> None:
@@ -113,3 +119,37 @@ def test_the_log_of_a_task_carries_the_request_it_came_from(
         assert lines[event]["task"] == "job_x-0"
         assert lines[event]["request_id"] == "req-7"
         assert lines[event]["traceparent"] == "00-abc-def-01"
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """A worker at work replaces them."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_stop_whose_exception_is_lost_ends_the_worker_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RQ's is raised wherever the signal finds the program, also where what is raised is passed over."""
+    set_state, told = bench.worker.set_state, []
+
+    def signalled(state: Any, pipeline: Any = None) -> None:
+        set_state(state, pipeline)
+        if bench.ran and not told:
+            told.append(state)
+            with suppress(StopRequested):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(bench.worker, "set_state", signalled)
+    TaskQueue(bench.redis, 10).enqueue(RUN_JOB, "ns", "job_x")
+    force = threading.Timer(20, os.kill, (os.getpid(), signal.SIGTERM))
+    force.start()
+    bench.worker.work(logging_level="CRITICAL")
+    force.cancel()
+    assert told
+    assert bench.stopping.is_set()
+    assert bench.ran == [("ns", "job_x")]

@@ -24,7 +24,7 @@ from workers.engine.products import Adding, Apply, Product
 from workers.engine.products.choice import PROBE_ROWS, chosen
 from workers.engine.products.graph import GraphProduct
 from workers.engine.products.reverse import ReverseLoop
-from workers.engine.products.sums import Sums
+from workers.engine.products.sums import BlockSums
 from workers.engine.progress import Progress, silent
 from workers.engine.rows import Batch, Rows
 from workers.engine.second_order import is_out_of_memory, twice_differentiable
@@ -130,7 +130,7 @@ class Hessian:
         batch = self.problem.placed(self.rows.take(indices))
         self._block = self._plan.of(vectors.shape[0])
         total = torch.zeros_like(vectors)
-        sums = _Blocks(total)
+        sums = BlockSums(total)
         for first in range(0, len(batch), self._block.rows):
             part = batch.narrow(first, min(first + self._block.rows, len(batch)))
             way = self._way(part, vectors)
@@ -238,7 +238,7 @@ class Hessian:
 
     def _summed(self, vectors: Tensor, total: Tensor) -> bool:
         """All rows' products added to total; False when memory ended in the middle, and a part of a batch is in it."""
-        sums = _Blocks(total)
+        sums = BlockSums(total)
         spoilt: list[Batch] = []
 
         def work(batch: Batch) -> None:
@@ -263,7 +263,7 @@ class Hessian:
             refuse_nonfinite_rows(batch)
         return batch
 
-    def _batch_product(self, batch: Batch, vectors: Tensor, sums: _Blocks) -> None:
+    def _batch_product(self, batch: Batch, vectors: Tensor, sums: BlockSums) -> None:
         """Adds the batch's sum times all vectors."""
         batch = self._inspected(batch)
         way = self._way(batch, vectors)
@@ -281,7 +281,7 @@ class Hessian:
             self._prepared[key] = apply
 
     def _apply(
-        self, way: Product, apply: Apply, batch: Batch, vectors: Tensor, sums: _Blocks
+        self, way: Product, apply: Apply, batch: Batch, vectors: Tensor, sums: BlockSums
     ) -> None:
         # A way that takes one vector at a time gains nothing from many, and would hear of a
         # cancellation late.
@@ -318,23 +318,3 @@ class Hessian:
         self._rows_seen_finite = True
         batches = self.rows.batches(self._block.rows)
         refuse_nonfinite_product(result, vectors, self.problem, batches)
-
-
-class _Blocks:
-    """The sums of blocks of vectors, whose products come to these rows of `total`."""
-
-    def __init__(self, total: Tensor) -> None:
-        self._total = total
-        self._sums: dict[tuple[int, int], Sums] = {}
-
-    def of(self, first: int, count: int) -> Sums:
-        """Of `count` vectors from this one on."""
-        key = first, count
-        if key not in self._sums:
-            self._sums[key] = Sums(self._total[first : first + count])
-        return self._sums[key]
-
-    def settle(self) -> None:
-        """See `Sums`."""
-        for each in self._sums.values():
-            each.settle()

@@ -34,3 +34,23 @@ class Sums:
         for (offset, size), part in self._parts.items():
             self._total[:, offset : offset + size] += part
         self._parts.clear()
+
+
+class BlockSums:
+    """The sums of blocks of vectors, each of which come to some rows of `total`."""
+
+    def __init__(self, total: Tensor) -> None:
+        self._total = total
+        self._sums: dict[tuple[int, int], Sums] = {}
+
+    def of(self, first: int, count: int) -> Sums:
+        """Of `count` vectors from this one on."""
+        key = first, count
+        if key not in self._sums:
+            self._sums[key] = Sums(self._total[first : first + count])
+        return self._sums[key]
+
+    def settle(self) -> None:
+        """See `Sums`."""
+        for each in self._sums.values():
+            each.settle()
