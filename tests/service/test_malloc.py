@@ -9,7 +9,7 @@ import sys
 import pytest
 
 # Threads that allocate at the same time; prints how many arenas malloc has then.
-PROGRAM = """
+ARENAS = """
 import ctypes, sys, tempfile, threading
 from service.malloc import keep_one_arena
 if sys.argv[1] == "one":
@@ -34,10 +34,11 @@ with tempfile.NamedTemporaryFile() as told:
 """
 
 
-def arenas(argument: str, **environment: str) -> int:
-    kept = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+def printed(program: str, argument: str, **environment: str) -> int:
+    """By a process of its own, with no other settings of malloc than these."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, argument],
+        [sys.executable, "-c", program, argument],
         env=kept | environment,
         capture_output=True,
         text=True,
@@ -48,9 +49,9 @@ def arenas(argument: str, **environment: str) -> int:
 
 @pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="glibc's malloc")
 def test_a_process_has_one_arena_unless_its_environment_says_otherwise() -> None:
-    assert arenas("as-it-is") > 1
-    assert arenas("one") == 1
-    assert arenas("one", MALLOC_ARENA_MAX="4") > 1
+    assert printed(ARENAS, "as-it-is") > 1
+    assert printed(ARENAS, "one") == 1
+    assert printed(ARENAS, "one", MALLOC_ARENA_MAX="4") > 1
 
 
 # Arrays of 8 MiB that come and go; prints how many pages the kernel had to give for each.
@@ -71,20 +72,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 10)
 """
 
 
-def pages(argument: str, **environment: str) -> int:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    ran = subprocess.run(
-        [sys.executable, "-c", PAGES, argument],
-        env=kept | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(ran.stdout)
-
-
 @pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="glibc's malloc")
 def test_a_worker_gets_no_new_pages_for_what_it_has_just_freed() -> None:
-    assert pages("as-it-is") > 2000
-    assert pages("kept") < 100
-    assert pages("kept", MALLOC_TRIM_THRESHOLD_="1048576") > 2000
+    assert printed(PAGES, "as-it-is") > 2000
+    assert printed(PAGES, "kept") < 100
+    assert printed(PAGES, "kept", MALLOC_TRIM_THRESHOLD_="1048576") > 2000
