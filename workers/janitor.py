@@ -99,7 +99,7 @@ class Janitor:
         if given_back["state"] == JobState.QUEUED:
             self._enqueue_job(namespace, given_back)
         else:  # it was cancelled meanwhile
-            context.ending.cancelled(namespace, given_back)
+            context.ending.cancelled_if_free(namespace, given_back)
 
     def _discard(self, namespace: str, job: Document) -> None:
         self._context.objects.delete_prefix(ResultPaths(namespace, job["id"]).prefix)

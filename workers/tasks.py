@@ -116,18 +116,13 @@ class Tasks:
             raise
 
     def _cancelled(self, namespace: str, id: str, holder: str, attempt: int) -> None:
-        ending = self._context.ending
         try:
             job = self._context.records.get("job", namespace, id)
         except NotFound:
             self._clear_away(namespace, id, holder)
             return
-        if job["attempt"] != attempt:
-            return
-        if job.get("plan"):  # its blocks may be in other workers' hands
-            ending.cancelled_if_free(namespace, job)
-        else:
-            ending.cancelled(namespace, job)
+        if job["attempt"] == attempt:
+            self._context.ending.cancelled_if_free(namespace, job)
 
     def _clear_away(self, namespace: str, id: str, holder: str) -> None:
         """What a worker that was only slow has written since its job ended without it and was cleared away."""

@@ -35,11 +35,9 @@ def cancel(parts: Parts, namespace: str, id: str) -> Document:
     after = parts.lifecycle.request_cancel(namespace, id)
     if before["state"] == JobState.QUEUED:
         parts.queue.remove(id, before["attempt"], before["request"]["priority"])
-    if after["state"] == JobState.CANCELLING:
-        if after.get("plan"):
-            parts.ending.cancelled_if_free(namespace, after)
-        elif after["worker"] is None:
-            parts.ending.cancelled(namespace, after)
+    waits = after["worker"] is None  # to begin again
+    if after["state"] == JobState.CANCELLING and (waits or after.get("plan")):
+        parts.ending.cancelled_if_free(namespace, after)
     return parts.records.get("job", namespace, id)
 
 

@@ -43,19 +43,16 @@ class Ending:
     shared: Shared
 
     def cancelled_if_free(self, namespace: str, job: Document) -> bool:
-        """cancelling → cancelled once no worker has a block of it in hand; says whether it has ended."""
-        self.queue.drop_blocks(job["id"], job["request"]["priority"])
-        if self.grids.in_hand(job["id"]):
-            return False
-        return self.cancelled(namespace, job)
-
-    def cancelled(self, namespace: str, job: Document) -> bool:
-        """cancelling → cancelled, of a job in nobody's hand. False when another process is at it, or has to wait.
+        """cancelling → cancelled once no worker has a block of it in hand; says whether it has ended.
 
         What it stored is deleted before it is said to have ended: who then tries it again, or looks, finds nothing of
         it, and what is cut off in between the janitor begins anew.
         """
         id, attempt = job["id"], job["attempt"]
+        if job.get("plan"):
+            self.queue.drop_blocks(id, job["request"]["priority"])
+        if self.grids.in_hand(id):
+            return False
         with self._alone(id) as alone:
             if not alone:
                 return False

@@ -50,29 +50,31 @@ def test_who_is_cut_off_has_deleted_and_said_nothing_and_the_next_ends_it(
 ) -> None:
     ending = ready.parts.ending
     with pytest.raises(CutOff):
-        replace(ending, lifecycle=Dying(ready.parts.records)).cancelled(NAMESPACE, cancelling)
+        replace(ending, lifecycle=Dying(ready.parts.records)).cancelled_if_free(
+            NAMESPACE, cancelling
+        )
     assert (stored(ready, cancelling), state(ready, cancelling)) == ([], "cancelling")
-    assert ending.cancelled(NAMESPACE, cancelling)
+    assert ending.cancelled_if_free(NAMESPACE, cancelling)
     assert state(ready, cancelling) == "cancelled"
 
 
 def test_a_second_one_leaves_it_to_the_first(ready: Acting, cancelling: Document) -> None:
     lease = f"{cancelling['id']}.ending"
     assert ready.parts.ending.leases.take(lease, "another process")
-    assert not ready.parts.ending.cancelled(NAMESPACE, cancelling)
+    assert not ready.parts.ending.cancelled_if_free(NAMESPACE, cancelling)
     assert (len(stored(ready, cancelling)), state(ready, cancelling)) == (1, "cancelling")
     ready.parts.ending.leases.release(lease, "another process")
-    assert ready.parts.ending.cancelled(NAMESPACE, cancelling)
+    assert ready.parts.ending.cancelled_if_free(NAMESPACE, cancelling)
     assert (stored(ready, cancelling), state(ready, cancelling)) == ([], "cancelled")
 
 
 def test_who_comes_late_leaves_the_users_next_try_alone(
     ready: Acting, cancelling: Document
 ) -> None:
-    ready.parts.ending.cancelled(NAMESPACE, cancelling)
+    ready.parts.ending.cancelled_if_free(NAMESPACE, cancelling)
     ready.client.post(f"/v1/jobs/{cancelling['id']}/retry")
     ready.parts.objects.put(ResultPaths(NAMESPACE, cancelling["id"]).plan, b"{}")
-    assert ready.parts.ending.cancelled(NAMESPACE, cancelling)
+    assert ready.parts.ending.cancelled_if_free(NAMESPACE, cancelling)
     assert (len(stored(ready, cancelling)), state(ready, cancelling)) == (1, "queued")
 
 
@@ -80,7 +82,6 @@ def test_a_block_in_hand_holds_it_up(ready: Acting, cancelling: Document) -> Non
     grids, id = ready.parts.grids, cancelling["id"]
     grids.enter(id, "solve-0")
     assert not ready.parts.ending.cancelled_if_free(NAMESPACE, cancelling)
-    assert not ready.parts.ending.cancelled(NAMESPACE, cancelling)
     assert (len(stored(ready, cancelling)), state(ready, cancelling)) == (1, "cancelling")
     grids.leave(id, "solve-0")
     assert ready.parts.ending.cancelled_if_free(NAMESPACE, cancelling)
