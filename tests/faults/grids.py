@@ -19,7 +19,7 @@ from service.local.background import Running
 from service.storage.grids import Grids
 from service.storage.keys import PREFIX
 from tests.faults.slow_jobs import NAMESPACE
-from tests.faults.watched import PATIENCE, Watched
+from tests.faults.watched import PATIENCE, Watched, files_below
 from upweight import Client
 from upweight.schema import JobRecord, JobState
 from workers.block_task import lease_of
@@ -85,13 +85,11 @@ class GridJobs(Watched):
 
     def objects(self, job: JobRecord) -> list[Path]:
         """What lies of it below its own prefix."""
-        folder = Path(self.service.storage) / "results" / NAMESPACE / job.id
-        return [path for path in folder.rglob("*") if path.is_file()]
+        return files_below(Path(self.service.storage) / "results" / NAMESPACE / job.id)
 
     def shared(self) -> list[Path]:
         """What lies of fits and factors of all jobs."""
-        folder = Path(self.service.storage) / "shared"
-        return [path for path in folder.rglob("*") if path.is_file()]
+        return files_below(Path(self.service.storage) / "shared")
 
     @contextmanager
     def redis(self) -> Iterator[redis.Redis]:

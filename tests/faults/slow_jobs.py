@@ -15,7 +15,7 @@ from service.local.background import Running
 from service.results.layout import ResultPaths
 from service.settings import Settings
 from service.storage.queue import TaskQueue
-from tests.faults.watched import PATIENCE, Watched
+from tests.faults.watched import PATIENCE, Watched, files_below
 from upweight import Client
 from upweight.schema import JobRecord, JobState, Lissa
 
@@ -71,7 +71,7 @@ class SlowJobs(Watched):
 
     def objects(self, job: JobRecord) -> Sequence[Path]:
         """What of it lies in the object storage."""
-        return [path for path in self._folder(job).rglob("*") if path.is_file()]
+        return files_below(self._folder(job))
 
     def _folder(self, job: JobRecord) -> Path:
         return Path(self.service.storage) / ResultPaths(NAMESPACE, job.id).prefix

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from upweight import Client
 from upweight.schema import JobRecord
@@ -29,3 +31,9 @@ class Watched:
             assert time.monotonic() < deadline, record
             time.sleep(0.02)
         return record
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder that others write into and clear away. os.walk passes over folders that vanish while
+    it looks; Path.rglob raises."""
+    return [Path(where) / name for where, _, names in os.walk(folder) for name in names]
