@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from service.datasets.sources import sources_of
-from service.jobs.ending import postponed_where_away
+from service.jobs.ending import keeps_nothing, postponed_where_away
 from service.jobs.lifecycle import LeaseLost, now
 from service.logs import log
 from service.results.layout import ResultPaths
@@ -134,7 +134,7 @@ class Tasks:
         except NotFound:  # deleted since
             self._discard(namespace, id, holder)
             return
-        if job["state"] in (JobState.FAILED, JobState.CANCELLED) and not job.get("plan"):
+        if keeps_nothing(job):
             self._discard(namespace, id, holder)
 
     def _discard(self, namespace: str, id: str, holder: str) -> None:

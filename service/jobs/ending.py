@@ -30,6 +30,12 @@ def postponed_where_away(id: str) -> Iterator[None]:
         log("discard-postponed", level="warning", job=id, detail=error.detail)
 
 
+def keeps_nothing(job: Document) -> bool:
+    """Whether nothing that it stored stays. Finished blocks of a failed job do, for a retry goes on from them."""
+    state = job["state"]
+    return state == JobState.CANCELLED or (state == JobState.FAILED and not job.get("plan"))
+
+
 @dataclass(frozen=True)
 class Ending:
     """Of all jobs of all namespaces; any process may do it, and two at once do no harm."""

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from service.jobs.ending import keeps_nothing
 from service.settings import Settings
 from service.storage.copies import Copies
-from service.storage.keys import Document
 from service.storage.layout import SELF_TEST, UPLOADS
 from service.storage.leftovers import broken_uploads
 from service.storage.objects import ObjectMeta, Objects
@@ -20,7 +20,6 @@ from service.storage.redis import surely_past
 from service.storage.shared import ROOT as SHARED
 from service.storage.shared import Shared
 from upweight.errors import NotFound
-from upweight.schema import JobState
 
 RESULTS = "results"
 
@@ -96,7 +95,8 @@ class Orphans:
         except NotFound:
             # Redis may have lost the job: it is deleted only when its copy is gone, too.
             return self._copies.there("job", namespace, id)
-        return not job.get("expired_at") and not _came_to_nothing(job)
+        # One that keeps nothing left objects when the storage was away as they should have been deleted.
+        return not job.get("expired_at") and not keeps_nothing(job)
 
     def _deleted(self, meta: ObjectMeta) -> Orphan:
         if not self._dry_run:
@@ -114,12 +114,3 @@ class Orphans:
 
     def _old(self, moment: datetime) -> bool:
         return self._now - moment > timedelta(seconds=self._settings.orphan_seconds)
-
-
-def _came_to_nothing(job: Document) -> bool:
-    """Whether nothing of it is kept: it left objects when the storage was away as they should have been deleted.
-
-    Finished blocks of a failed job stay, for a retry goes on from them.
-    """
-    state = job["state"]
-    return state == JobState.CANCELLED or (state == JobState.FAILED and not job.get("plan"))

@@ -36,28 +36,13 @@ class Slopes:
 
     def prepare(self, problem: Problem, batch: Batch) -> Apply:
         """(k, p) vectors to (k, B), for a batch that is `placed`."""
-        count = len(batch)
+        return _shares(self.ready(problem, batch), len(batch))
+
+    def ready(self, problem: Problem, batch: Batch) -> Ready:
+        """The layers of a batch, with their inputs and error signals."""
         # A model that squeezes its output would lose the axis of a single row.
-        given = doubled(batch) if count == 1 else batch
-        ready = self._ready(problem, given)
-        parts = [part for part in ready.parts if part.target in ready.live]
-
-        def apply(vectors: Tensor) -> Tensor:
-            total, direction = vectors.new_zeros(len(vectors), len(given)), Direction(vectors)
-            for part in parts:  # a part without parameters does not move of its own
-                moved = part.forward([None] * len(part.sources), direction)
-                if moved is not None and part.delta is not None:
-                    total += (moved * part.delta).flatten(2).sum(2)
-            return total[:, :count]
-
-        return apply
-
-    def pays(self, problem: Problem, batch: Batch) -> bool:
-        """Whether few vectors cost less than gradients, given that those are long."""
-        return work_of(self._ready(problem, batch).parts) <= MOST_MEETINGS * problem.size
-
-    def _ready(self, problem: Problem, batch: Batch) -> Ready:
-        return Ready.made(self.graph, problem, batch, first_order=True)
+        given = doubled(batch) if len(batch) == 1 else batch
+        return Ready.made(self.graph, problem, given, first_order=True)
 
 
 def slopes(problem: Problem, probe: Batch) -> Slopes | None:
@@ -73,9 +58,10 @@ def slopes(problem: Problem, probe: Batch) -> Slopes | None:
     vectors = drawn.to(problem.theta)
     try:
         with twice_differentiable():
-            if not way.pays(problem, doubled(probe) if len(probe) == 1 else probe):
+            ready = way.ready(problem, probe)
+            if work_of(ready.parts) > MOST_MEETINGS * problem.size:
                 return None
-            found = way.prepare(problem, probe)(vectors)
+            found = _shares(ready, len(probe))(vectors)
         expected = vectors @ problem.gradients(probe).T
     except Exception as error:  # a node without a rule, or a model that fails on few rows
         if is_out_of_memory(error):
@@ -83,3 +69,18 @@ def slopes(problem: Problem, probe: Batch) -> Slopes | None:
         return None
     bound = AGREEMENT.get(problem.dtype, 1e-3) * expected.abs().max()
     return way if bool((found - expected).abs().max() <= bound) else None
+
+
+def _shares(ready: Ready, count: int) -> Apply:
+    """(k, p) vectors to (k, count): each layer's move of its own along a vector, times its error signal."""
+    parts = [part for part in ready.parts if part.target in ready.live]
+
+    def apply(vectors: Tensor) -> Tensor:
+        total, direction = vectors.new_zeros(len(vectors), count), Direction(vectors)
+        for part in parts:  # a part without parameters does not move of its own
+            moved = part.forward([None] * len(part.sources), direction)
+            if moved is not None and part.delta is not None:
+                total += (moved * part.delta).flatten(2).sum(2)[:, :count]
+        return total
+
+    return apply
