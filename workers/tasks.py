@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
 
 from service.datasets.sources import sources_of
@@ -22,6 +23,7 @@ from workers.block_task import BlockTask
 from workers.context import Context
 from workers.datasets.check import check_dataset
 from workers.datasets.shards import fetched
+from workers.grid.threads import computing_with
 from workers.grid.work import AnyJob
 from workers.job import JobRun
 from workers.models import allowed_programs
@@ -56,7 +58,9 @@ class Tasks:
         if not context.leases.take(id, holder):
             return
         try:
-            job = context.lifecycle.begin(namespace, id, context.name, str(context.device))
+            job = context.lifecycle.begin(
+                namespace, id, context.name, str(context.device), torch.get_num_threads()
+            )
             if job is not None:
                 self._attempt(namespace, job, holder)
         except NotFound:
@@ -71,14 +75,17 @@ class Tasks:
             request.timeout_s or context.settings.job_seconds, context.settings.job_seconds
         )
         try:
-            with self._watch(
-                id,
-                holder,
-                seconds,
-                lambda: context.lifecycle.is_cancelling(namespace, id, attempt),
-                "job",
-                namespace,
-            ) as watch:
+            with (
+                self._watch(
+                    id,
+                    holder,
+                    seconds,
+                    lambda: context.lifecycle.is_cancelling(namespace, id, attempt),
+                    "job",
+                    namespace,
+                ) as watch,
+                computing_with(job["threads"]),
+            ):
                 outcome = self._outcome(JobRun(context, namespace, job, request, watch), holder)
             if outcome is not None:
                 context.lifecycle.succeed(namespace, id, attempt, outcome)

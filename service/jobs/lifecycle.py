@@ -47,8 +47,13 @@ class Lifecycle:
             self._tallies.add(*figures(*moved))
         return after
 
-    def begin(self, namespace: str, id: str, worker: str, device: str) -> Document | None:
-        """queued → running. None when the job is no longer queued (cancelled, or begun by another)."""
+    def begin(
+        self, namespace: str, id: str, worker: str, device: str, threads: int = 1
+    ) -> Document | None:
+        """queued → running. None when the job is no longer queued (cancelled, or begun by another).
+
+        Later attempts compute with the `threads` of the first, so that their bytes are the same.
+        """
 
         def change(job: Document) -> Document | None:
             if job["state"] != JobState.QUEUED:
@@ -59,6 +64,7 @@ class Lifecycle:
                 "attempt": job["attempt"] + 1,
                 "worker": worker,
                 "device": device,
+                "threads": job.get("threads") or threads,
                 "started_at": now(),
                 "plan": None,
             }

@@ -22,14 +22,16 @@ STAGE_SECONDS = 120.0
 
 
 @contextmanager
-def dying_at(service: Running, points: Sequence[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
+def dying_at(
+    service: Running, points: Sequence[str], threads: int = 1
+) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Workers that die at these points, instead of the service's own, which stand still until the block is left."""
     own = [pid for name, pid in service.state().pids.items() if name.startswith("worker")]
     with ExitStack() as stack:
         for pid in own:
             os.kill(pid, signal.SIGSTOP)
             stack.callback(os.kill, pid, signal.SIGCONT)
-        workers = [_started(service, point) for point in points]
+        workers = [_started(service, point, threads) for point in points]
         for worker in workers:
             stack.callback(worker.wait)
             stack.callback(worker.kill)
@@ -42,13 +44,13 @@ def wait_until_dead(workers: Sequence[subprocess.Popen[bytes]]) -> None:
         assert worker.wait(STAGE_SECONDS) == -signal.SIGKILL
 
 
-def _started(service: Running, point: str) -> subprocess.Popen[bytes]:
+def _started(service: Running, point: str, threads: int) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         **SHORT,
         "UPWEIGHT_REDIS_URL": service.redis_url,
         "UPWEIGHT_STORAGE": str(service.storage),
-        "UPWEIGHT_THREADS": "1",
+        "UPWEIGHT_THREADS": str(threads),
     }
     return subprocess.Popen(
         [sys.executable, "-m", "tests.faults.dying_worker", point],

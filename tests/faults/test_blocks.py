@@ -168,8 +168,10 @@ def test_a_job_that_is_out_of_time_goes_on_from_its_finished_blocks(whole: GridJ
         found = finished_after_each_try(whole, job)
         if whole.ended(job).state is not JobState.SUCCEEDED:
             share /= 2  # not enough for a single block
+        elif len(found) == 1 and limit > 1:
+            share *= 1.5  # too much
         elif len(found) == 1:
-            steps *= 2  # too quick
+            steps *= 2  # too quick for a limit in seconds
         else:
             # What was in hand at the end of a try is begun again; nothing else is.
             computed = whole.computed(job)

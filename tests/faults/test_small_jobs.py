@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.dying_worker import POINTS, dying_at, wait_until_dead
 from tests.faults.grids import GridJobs
+from tests.faults.other_threads import THREADS, another_worker
 from upweight.schema import JobRecord, JobState
 
 DIRECT: dict[str, Any] = {
@@ -35,4 +37,17 @@ def test_a_worker_killed_at_any_stage_leaves_the_bytes_as_they_are(
         wait_until_dead(workers)
     done = grid.ended(job, 120)
     assert (done.state, done.attempt) == (JobState.SUCCEEDED, len(points) + 1), done.problem
+    grid.assert_same(job, calm)
+
+
+def test_the_next_worker_computes_with_as_many_threads_as_the_first(
+    grid: GridJobs, tmp_path: Path
+) -> None:
+    """By direct: a factorisation by more threads has other last bits."""
+    with dying_at(grid.service, ["storing"], threads=THREADS) as workers:
+        job = grid.start(spread=False, **DIRECT)
+        wait_until_dead(workers)
+    assert grid.ended(job, 120).attempt == 2
+    with dying_at(grid.service, []), another_worker(grid.service, tmp_path / "log"):
+        calm = grid.ended(grid.start(spread=False, **DIRECT), 120)
     grid.assert_same(job, calm)

@@ -254,6 +254,9 @@ class JobRecord(Record):
     attempt: int = Field(0, description="How often a worker has begun it.")
     worker: str | None = None
     device: str | None = None
+    threads: int | None = Field(
+        None, description="CPU threads of the first attempt; later ones compute with as many."
+    )
     cost: Cost | None = None
     info: dict[str, JsonValue] | None = Field(
         None, description="A summary of the inversion's info; the arrays are under /info."

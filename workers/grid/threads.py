@@ -1,4 +1,4 @@
-"""How many threads a block is computed with: sums are cut among them, so that their number decides the last bits."""
+"""How many threads a job is computed with: sums are cut among them, so that their number decides the last bits."""
 
 from __future__ import annotations
 
