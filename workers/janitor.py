@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+from service.jobs.ending import postponed_where_away
 from service.jobs.lifecycle import LeaseLost
 from service.logs import log, log_exception
 from service.results.layout import ResultPaths
@@ -102,7 +103,8 @@ class Janitor:
             context.ending.cancelled_if_free(namespace, given_back)
 
     def _discard(self, namespace: str, job: Document) -> None:
-        self._context.objects.delete_prefix(ResultPaths(namespace, job["id"]).prefix)
+        with postponed_where_away(job["id"]):
+            self._context.objects.delete_prefix(ResultPaths(namespace, job["id"]).prefix)
 
     def _requeue_missing(self) -> None:
         """Records that wait for a worker but are in no queue, twice in a row, are put into theirs."""
