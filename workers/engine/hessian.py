@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 
@@ -129,16 +131,45 @@ class Hessian:
         """(H_j + λI) v with H_j the mean over the rows with these numbers; counts as no pass."""
         batch = self.problem.placed(self.rows.take(indices))
         self._block = self._plan.of(vectors.shape[0])
+        size = self._block.rows
+        parts = (batch.narrow(at, min(at + size, len(batch))) for at in range(0, len(batch), size))
+        total = self._sum_over(parts, vectors)
+        self.products += vectors.shape[0]
+        return total / len(batch) + self.damping * vectors
+
+    def partial_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
+        """λ v + (1/n) Σ ∇² L(zᵢ) v over the rows with these numbers, ascending; all rows where memory ends.
+
+        Counts as a pass, and as many products as that part of the rows is worth.
+        """
+        self._block = self._plan.of(vectors.shape[0])
+        try:
+            total = self._sum_over(self._taken(indices), vectors)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._prepared.clear()
+            self._keeps_prepared = False
+            return self.matmat(vectors)
+        self.passes += 1
+        self.products += round(vectors.shape[0] * len(indices) / len(self.rows))
+        return total / len(self.rows) + self.damping * vectors
+
+    def _taken(self, indices: Tensor) -> Iterator[Batch]:
+        for numbers in indices.split(self._block.rows):
+            self.progress("hessian pass", int(numbers[0]), len(self.rows), "rows")
+            yield self.problem.placed(self.rows.take(numbers))
+
+    def _sum_over(self, parts: Iterable[Batch], vectors: Tensor) -> Tensor:
+        """∇² L(z) v summed over the rows of these batches, each small enough."""
         total = torch.zeros_like(vectors)
         sums = BlockSums(total)
-        for first in range(0, len(batch), self._block.rows):
-            part = batch.narrow(first, min(first + self._block.rows, len(batch)))
+        for part in parts:
             way = self._way(part, vectors)
             with twice_differentiable():
                 self._apply(way, way.prepare(self.problem, part), part, vectors, sums)
         sums.settle()
-        self.products += vectors.shape[0]
-        return total / len(batch) + self.damping * vectors
+        return total
 
     def dense(self) -> Tensor:
         """H itself, (p, p), WITHOUT λ; symmetric to the last bit. Raises OutOfMemory.

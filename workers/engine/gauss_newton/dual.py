@@ -37,6 +37,7 @@ class DualGaussNewton:
     columns: Columns
     factor: Tensor  # (D, D), lower, of λI + Gᵀ G
     damping: float
+    row_traces: Tensor  # (n,)
 
     def apply(self, residuals: Tensor) -> Tensor:
         """(k, p) -> (k, p)."""
@@ -51,7 +52,11 @@ class DualGaussNewton:
 
     def tensors(self) -> dict[str, Tensor]:
         """For storing."""
-        return {"factor": self.factor, **self.columns.tensors()}
+        return {
+            "factor": self.factor,
+            "row_traces": self.row_traces,
+            **self.columns.tensors(),
+        }
 
     @property
     def info(self) -> dict[str, str | int]:
@@ -93,14 +98,14 @@ def dual_gauss_newton(
         columns = longest_columns(problem, graph, rows, longest, outer=outer, progress=progress)
         if columns is None or longest.share < LEAST_SHARE:
             return None
-        return factorised(columns, damping)
+        return factorised(columns, damping, longest.traces)
     except (RuntimeError, MemoryError, OutOfMemory) as error:
         if not is_out_of_memory(error):
             raise
         return None  # products need less
 
 
-def factorised(columns: Columns, damping: float) -> DualGaussNewton | None:
+def factorised(columns: Columns, damping: float, traces: Tensor) -> DualGaussNewton | None:
     """None where rounding hides λ."""
     gram = columns.gram()
     trace = float(gram.diagonal().sum())
@@ -108,4 +113,4 @@ def factorised(columns: Columns, damping: float) -> DualGaussNewton | None:
         return None
     gram.diagonal().add_(damping)
     factor, failed = torch.linalg.cholesky_ex(gram)
-    return None if int(failed) else DualGaussNewton(columns, factor, damping)
+    return None if int(failed) else DualGaussNewton(columns, factor, damping, traces)

@@ -31,6 +31,7 @@ class Longest:
     total: float = 0.0  # of all columns seen, the short ones too
     squares: list[Tensor] = field(default_factory=list)
     pieces: list[tuple[Tensor, ...]] = field(default_factory=list)
+    rows: list[Tensor] = field(default_factory=list)  # of all columns of each row
 
     def add(self, squares: Tensor, pieces: Sequence[Tensor]) -> None:
         """Columns' squares (B,) and what they are made of, each (B, ...)."""
@@ -45,6 +46,7 @@ class Longest:
     def join(self, other: Longest) -> None:
         """Take in what another has kept."""
         self.total += other.total
+        self.rows += other.rows
         self.squares += other.squares
         self.pieces += other.pieces
         self._bound()
@@ -66,6 +68,11 @@ class Longest:
         """Of the trace of G Gᵀ that is kept."""
         return float(sum(each.sum() for each in self.squares)) / self.total if self.total else 0.0
 
+    @property
+    def traces(self) -> Tensor:
+        """(n,) what each row seen adds to the trace of G Gᵀ."""
+        return torch.cat(self.rows)
+
 
 def longest_columns(
     problem: Problem,
@@ -86,8 +93,12 @@ def longest_columns(
         local = Longest(longest.least, longest.most)
         with twice_differentiable():
             found = ColumnsOfBatch(problem, graph, problem.placed(batch))
+            traces = problem.theta.new_zeros(len(batch))
             for number in range(found.count):
-                local.add(*(found.outer(number, scale) if outer else found.written(number, scale)))
+                squares, pieces = (found.outer if outer else found.written)(number, scale)
+                traces += squares
+                local.add(squares, pieces)
+            local.rows.append(traces)
         if outer and not places:
             places.extend(found.places)
         return local

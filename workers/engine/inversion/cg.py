@@ -19,6 +19,7 @@ from torch import Tensor
 
 from workers.engine.errors import BadParameter, ShapeMismatch
 from workers.engine.inversion.explicit import Explicit
+from workers.engine.inversion.fewer_rows import FewerRows
 from workers.engine.inversion.preconditioner import (
     IDENTITY,
     Factored,
@@ -120,6 +121,8 @@ class ConjugateGradients:
         aims = bounds if double is None else torch.where(fine, START * size, bounds)
         run = self._begin(operator, rhs, self.x0, aims, fitted, progress or silent)
         run.directions = None if recycled is None else recycled.directions(fitted)
+        if run.directions is None:  # what is learned is learned from whole products
+            run.fewer = FewerRows.of(operator, found.row_traces(fitted))
         x, norms = run.x, self._run(run)
         if run.directions is not None:
             found.learn(run.directions, fitted)
@@ -187,6 +190,7 @@ class ConjugateGradients:
         while len(run.unfinished):
             self._iterate(run)
             before, norms = norms, run.restart()
+            run.fewer = None  # what was left out may be what is missing
             restarts += 1
             run.aim = AIM_AFTER_RESTART  # the recurrence flattered itself: leave room for that
             last = restarts > MOST_RESTARTS

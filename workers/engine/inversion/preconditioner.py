@@ -44,7 +44,12 @@ class Preconditionable(Protocol):
 
 
 class Metric(Preconditioner, Protocol):
-    """One that can be multiplied with as well as divided by."""
+    """One that can be multiplied with as well as divided by, and knows which rows it owes most."""
+
+    @property
+    def row_traces(self) -> Tensor:
+        """(n,) what each training row adds to the trace of the Gauss-Newton matrix."""
+        ...
 
     def products(self, blocks: Sequence[Tensor]) -> Tensor:
         """M times these vectors with each other: blocks (s_i, p) to (Σ s, Σ s), float64."""

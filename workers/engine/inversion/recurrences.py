@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from workers.engine.inversion.fewer_rows import FewerRows
 from workers.engine.inversion.orthonormal import orthonormal
 from workers.engine.inversion.preconditioner import Preconditioner
 from workers.engine.inversion.recycled import Directions
@@ -40,6 +41,7 @@ class Run:
     preconditioner: Preconditioner
     progress: Progress
     directions: Directions | None = None  # where those that are met are wanted
+    fewer: FewerRows | None = None  # for late products, where it is known which
     residual: Tensor = field(init=False)  # (k, p)
     iterations: Tensor = field(init=False)  # (k,)
     status: list[Status | None] = field(init=False)
@@ -98,7 +100,17 @@ class Run:
         for row in rows.tolist():
             self.status[row] = status
 
-    def within(self, rows: Tensor, norms: Tensor, curvature: Tensor) -> Tensor:
+    def matmat(self, rows: Tensor, norms: Tensor, p: Tensor, added: float) -> tuple[Tensor, float]:
+        """H + λI times p, and `added` with what it may add to these rows' residuals, in their bounds.
+
+        `norms` are those of the residuals (k,) before.
+        """
+        if self.fewer is None:
+            return self.operator.matmat(p), added
+        slack = float((self.limits.bounds[rows] / norms).min())
+        return self.fewer.matmat(p, slack, added)
+
+    def within(self, rows: Tensor, norms: Tensor, curvature: Tensor, added: float = 0.0) -> Tensor:
         """Which of these rows have arrived by their recurrence, given its residual norms.
 
         Also those whose recurrence is below the rounding of the true residual, eps ‖A‖ ‖x‖, where
@@ -106,7 +118,8 @@ class Run:
         """
         size = torch.linalg.vector_norm(self.x[rows], dim=1)
         rounding = BELOW_ROUNDING * torch.finfo(norms.dtype).eps * curvature * size
-        return norms <= torch.maximum(self.aim * self.limits.bounds[rows], rounding)
+        aim = self.aim * (1.0 - added)
+        return norms <= torch.maximum(aim * self.limits.bounds[rows], rounding)
 
     def tell(self, iteration: int) -> None:
         """Report and, by the caller's will, be cancelled."""
@@ -167,9 +180,10 @@ def shared(run: Run, rows: Tensor) -> Tensor:
     p = orthonormal(run.preconditioner.apply(r))  # (s, p)
     steepest = torch.zeros_like(r[:1, 0])
     iteration = int(run.iterations[rows].max()) if len(rows) else 0
+    norms, added = torch.linalg.vector_norm(r, dim=1), 0.0
     while len(rows):
         run.tell(iteration)
-        ap = run.operator.matmat(p)
+        ap, added = run.matmat(rows, norms, p, added)
         if run.directions is not None:
             run.directions.add(p, ap, run.operator.damping)
         curvatures = p @ ap.T  # (s, s)
@@ -183,11 +197,12 @@ def shared(run: Run, rows: Tensor) -> Tensor:
         r = torch.addmm(r, alpha.T, ap, alpha=-1.0)
         iteration += 1
         run.iterations[rows] += 1
-        arrived = run.within(rows, torch.linalg.vector_norm(r, dim=1), steepest)
+        norms = torch.linalg.vector_norm(r, dim=1)
+        arrived = run.within(rows, norms, steepest, added)
         if iteration >= run.limits.maxiter:
             run.finish(rows[~arrived], Status.MAXITER)
             return rows[:0]
-        rows, r = rows[~arrived], r[~arrived]
+        rows, r, norms = rows[~arrived], r[~arrived], norms[~arrived]
         if not len(rows):
             break
         z = run.preconditioner.apply(r)

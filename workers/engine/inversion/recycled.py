@@ -161,6 +161,12 @@ class Recycled:
     def _learns(self) -> bool:
         return self.vectors is None and self.lessons < MOST_LESSONS
 
+    def row_traces(self, preconditioner: Preconditioner) -> Tensor | None:
+        """(n,) what each training row adds to the trace of H, about; None where that is not known."""
+        if self.own is None or not (preconditioner is self.own or preconditioner is self.deflated):
+            return None
+        return self.own.row_traces
+
     def learn(self, directions: Directions, preconditioner: Preconditioner) -> None:
         """Ritz pairs of the space that these directions span."""
         if not directions.blocks or not self._learns:
