@@ -34,6 +34,8 @@ from workers.engine.second_order import is_out_of_memory, twice_differentiable
 # What a pass prepares for each batch is kept for the next one if it all fits into this part of the
 # byte budget: with few vectors a pass is mostly preparation.
 KEPT_PART = 0.5
+# So much of it stays beside what other batches of rows prepare; more is made anew afterwards.
+KEPT_BESIDE = 1 << 24
 FEWEST_EXPLICIT = 256  # with fewer parameters there is nothing to gain
 LOOPED_VECTORS = 4
 LOOKING_FOR_MEMORY = "use cg, lissa or arnoldi, or select fewer parameters"
@@ -143,6 +145,8 @@ class Hessian:
         Counts as a pass, and as many products as that part of the rows is worth.
         """
         self._block = self._plan.of(vectors.shape[0])
+        if self._row_bytes * len(self.rows) > KEPT_BESIDE:
+            self._prepared.clear()
         try:
             total = self._sum_over(self._taken(indices), vectors)
         except (RuntimeError, MemoryError) as error:
