@@ -10,6 +10,7 @@ from workers.engine import ConjugateGradients, Hessian, Recycled
 from workers.engine.inversion.fewer_rows import FewerRows
 from workers.engine.inversion.recycled import MOST_LESSONS
 from workers.engine.inversion.solution import Operator
+from workers.engine.passes import Passes
 
 from .exact import relative
 from .test_gauss_newton import hessian, trained
@@ -105,7 +106,7 @@ def test_where_memory_ends_all_rows_are_taken_in_smaller_batches(
     def exhausted(*_: object) -> Tensor:
         raise torch.OutOfMemoryError("none left")
 
-    monkeypatch.setattr(Hessian, "_sum_over", exhausted)
+    monkeypatch.setattr(Passes, "_over", exhausted)
     assert relative(operator.partial_matmat(few, vectors), hessian().matmat(vectors)) < 1e-12
 
 

@@ -306,8 +306,8 @@ def test_what_is_prepared_is_kept_only_within_the_budget() -> None:
     for hessian in (kept, dropped):
         for _ in range(2):
             assert relative(hessian.matmat(vectors), vectors @ EXACT) < 1e-12
-    assert kept._prepared
-    assert not dropped._prepared
+    assert kept._sums.prepared
+    assert not dropped._sums.prepared
 
 
 def test_it_is_a_mean_so_rows_given_twice_change_nothing() -> None:

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import torch
 from torch import Tensor
 
 from workers.engine.blocks import (
     DEFAULT_BUDGET,
     BatchSize,
-    BlockPlan,
-    activation_bytes,
-    over_rows,
 )
 from workers.engine.dense.build import LayerPairs, agreeing_graph, layer_pairs
 from workers.engine.dense.by_layers import ByLayers
 from workers.engine.dense.symmetry import symmetrise
 from workers.engine.errors import BadParameter, OutOfMemory, ShapeMismatch
-from workers.engine.finite import refuse_nonfinite_product, refuse_nonfinite_rows
+from workers.engine.finite import refuse_nonfinite_product
 from workers.engine.gauss_newton import dual_gauss_newton
 from workers.engine.inversion.preconditioner import Metric
+from workers.engine.passes import Passes
 from workers.engine.problem import Problem
-from workers.engine.products import Adding, Apply, Product
-from workers.engine.products.choice import PROBE_ROWS, chosen
+from workers.engine.products.choice import PROBE_ROWS
 from workers.engine.products.graph import GraphProduct
-from workers.engine.products.reverse import ReverseLoop
-from workers.engine.products.sums import BlockSums
 from workers.engine.progress import Progress, silent
-from workers.engine.rows import Batch, Rows
-from workers.engine.second_order import is_out_of_memory, twice_differentiable
+from workers.engine.rows import Rows
+from workers.engine.second_order import is_out_of_memory
 
-# What a pass prepares for each batch is kept for the next one if it all fits into this part of the
-# byte budget: with few vectors a pass is mostly preparation.
-KEPT_PART = 0.5
-# So much of it stays beside what other batches of rows prepare; more is made anew afterwards.
-KEPT_BESIDE = 1 << 24
 FEWEST_EXPLICIT = 256  # with fewer parameters there is nothing to gain
-LOOPED_VECTORS = 4
 LOOKING_FOR_MEMORY = "use cg, lissa or arnoldi, or select fewer parameters"
 
 
@@ -76,15 +63,7 @@ class Hessian:
         self.progress: Progress = progress or silent
         self._named = product
         self._batch_size, self._budget = batch_size, budget_bytes
-        self._row_bytes = activation_bytes(problem, rows)
-        self._keeps_prepared = self._row_bytes * len(rows) <= KEPT_PART * budget_bytes
-        self._plan = BlockPlan(
-            problem.device.type, len(rows), self._row_bytes, budget_bytes, batch_size
-        )
-        self._block = self._plan.of(self._plan.widest)
-        self._ways: dict[bool, Product] = {}
-        self._prepared: dict[tuple[str, int, int], Apply] = {}
-        self._rows_seen_finite = False
+        self._sums = Passes(problem, rows, batch_size, budget_bytes, self.progress, product)
         self._matrix: Tensor | None = None
 
     @property
@@ -110,12 +89,13 @@ class Hessian:
     @property
     def batch_size(self) -> int:
         """Rows taken at a time at present; running out of memory lowers it."""
-        return self._block.rows
+        return self._sums.block.rows
 
     @property
     def product_name(self) -> str | None:
         """The way of multiplying in use, None before the first product."""
-        return next(reversed(self._ways.values())).name if self._ways else None
+        ways = self._sums.ways
+        return next(reversed(ways.values())).name if ways else None
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """(H + λI) v for each row v of (k, p), in one pass over the training rows.
@@ -131,49 +111,21 @@ class Hessian:
 
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """(H_j + λI) v with H_j the mean over the rows with these numbers; counts as no pass."""
-        batch = self.problem.placed(self.rows.take(indices))
-        self._block = self._plan.of(vectors.shape[0])
-        size = self._block.rows
-        parts = (batch.narrow(at, min(at + size, len(batch))) for at in range(0, len(batch), size))
-        total = self._sum_over(parts, vectors)
-        self.products += vectors.shape[0]
-        return total / len(batch) + self.damping * vectors
+        total = self._sums.over_sample(indices, vectors)
+        self.products += len(vectors)
+        return total / len(indices) + self.damping * vectors
 
     def partial_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """λ v + (1/n) Σ ∇² L(zᵢ) v over the rows with these numbers, ascending; all rows where memory ends.
 
         Counts as a pass, and as many products as that part of the rows is worth.
         """
-        self._block = self._plan.of(vectors.shape[0])
-        if self._row_bytes * len(self.rows) > KEPT_BESIDE:
-            self._prepared.clear()
-        try:
-            total = self._sum_over(self._taken(indices), vectors)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self._prepared.clear()
-            self._keeps_prepared = False
+        total = self._sums.over_part(indices, vectors)
+        if total is None:
             return self.matmat(vectors)
         self.passes += 1
-        self.products += round(vectors.shape[0] * len(indices) / len(self.rows))
+        self.products += round(len(vectors) * len(indices) / len(self.rows))
         return total / len(self.rows) + self.damping * vectors
-
-    def _taken(self, indices: Tensor) -> Iterator[Batch]:
-        for numbers in indices.split(self._block.rows):
-            self.progress("hessian pass", int(numbers[0]), len(self.rows), "rows")
-            yield self.problem.placed(self.rows.take(numbers))
-
-    def _sum_over(self, parts: Iterable[Batch], vectors: Tensor) -> Tensor:
-        """∇² L(z) v summed over the rows of these batches, each small enough."""
-        total = torch.zeros_like(vectors)
-        sums = BlockSums(total)
-        for part in parts:
-            way = self._way(part, vectors)
-            with twice_differentiable():
-                self._apply(way, way.prepare(self.problem, part), part, vectors, sums)
-        sums.settle()
-        return total
 
     def dense(self) -> Tensor:
         """H itself, (p, p), WITHOUT λ; symmetric to the last bit. Raises OutOfMemory.
@@ -192,7 +144,7 @@ class Hessian:
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(f"a Hessian of {size} × {size}", LOOKING_FOR_MEMORY) from error
-        width = min(size, 4 * self._block.vectors)
+        width = min(size, 4 * self._sums.block.vectors)
         if pairs is not None and self._built_by(pairs, result):
             return symmetrise(result, width) if pairs.tied else result
         if pairs is None and self._built_by_layers(result):
@@ -214,9 +166,9 @@ class Hessian:
         graph = agreeing_graph(self.problem, probe)
         if graph is None:
             return False
-        block = self._plan.of(self._plan.widest)
+        block = self._sums.widest
         built = ByLayers(self.problem, graph, block.vectors)
-        batches = map(self._inspected, self.rows.batches(block.rows))
+        batches = map(self._sums.inspected, self.rows.batches(block.rows))
         if not built.fill(result, batches, len(self.rows), self.progress):
             return False
         self.products += built.products
@@ -235,7 +187,7 @@ class Hessian:
     def preconditioner_if_cheaper(self, products: float) -> Metric | None:
         """See `Preconditionable`. Only where products are written out for the model's graph."""
         probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
-        way = self._way(probe, self.problem.theta.expand(2, -1))
+        way = self._sums.way(probe, self.problem.theta.expand(2, -1))
         if not isinstance(way, GraphProduct):
             return None
         given = self.problem, way.graph, self.rows, self.damping, products
@@ -251,7 +203,7 @@ class Hessian:
         """Whether memory sufficed: if not, result is to be filled by products."""
         asked = self._batch_size
         rows = pairs.rows_at_once(self._budget) if asked == "auto" else asked
-        batches = map(self._inspected, self.rows.batches(rows))
+        batches = map(self._sums.inspected, self.rows.batches(rows))
         if not pairs.fill(result, batches, len(self.rows), self.progress):
             return False
         self._passed(result, result[:0])
@@ -260,96 +212,17 @@ class Hessian:
     def _undamped(self, vectors: Tensor) -> Tensor:
         if vectors.ndim != 2 or vectors.shape[1] != self.problem.size:
             raise ShapeMismatch("vectors", (-1, self.problem.size), vectors.shape, "a row a vector")
-        total = torch.zeros_like(vectors)
-        if vectors.shape[0] == 0:
-            return total
-        self._block = self._plan.of(vectors.shape[0])
-        while not self._summed(vectors, total):
-            total.zero_()
-        self.products += vectors.shape[0]
+        if len(vectors) == 0:
+            return torch.zeros_like(vectors)
+        total = self._sums.over_all(vectors)
+        self.products += len(vectors)
         total /= len(self.rows)
         self._passed(total, vectors)
         return total
 
-    def _summed(self, vectors: Tensor, total: Tensor) -> bool:
-        """All rows' products added to total; False when memory ended in the middle, and a part of a batch is in it."""
-        sums = BlockSums(total)
-        spoilt: list[Batch] = []
-
-        def work(batch: Batch) -> None:
-            try:
-                self._batch_product(batch, vectors, sums)
-            except (RuntimeError, MemoryError):
-                spoilt.append(batch)
-                raise
-
-        passed = over_rows(
-            self.rows, self._block, work, what="hessian pass", progress=self.progress
-        )
-        for _ in passed:
-            if spoilt:
-                return False
-        sums.settle()
-        return True
-
-    def _inspected(self, batch: Batch) -> Batch:
-        batch = self.problem.placed(batch)
-        if not self._rows_seen_finite:
-            refuse_nonfinite_rows(batch)
-        return batch
-
-    def _batch_product(self, batch: Batch, vectors: Tensor, sums: BlockSums) -> None:
-        """Adds the batch's sum times all vectors."""
-        batch = self._inspected(batch)
-        way = self._way(batch, vectors)
-        key = (way.name, batch.start, len(batch))
-        try:
-            with twice_differentiable():
-                apply = self._prepared.get(key) or way.prepare(self.problem, batch)
-                self._apply(way, apply, batch, vectors, sums)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                self._prepared.clear()
-                self._keeps_prepared = False
-            raise
-        if self._keeps_prepared:
-            self._prepared[key] = apply
-
-    def _apply(
-        self, way: Product, apply: Apply, batch: Batch, vectors: Tensor, sums: BlockSums
-    ) -> None:
-        # A way that takes one vector at a time gains nothing from many, and would hear of a
-        # cancellation late.
-        width = LOOPED_VECTORS if isinstance(way, ReverseLoop) else self._block.vectors
-        for first in range(0, len(vectors), width):
-            if first:
-                self._tell(batch)
-            part = vectors[first : first + width]
-            into = sums.of(first, len(part))
-            if isinstance(apply, Adding):
-                apply.add(part, into)
-            else:
-                into.add(apply(part))
-
-    def _way(self, batch: Batch, vectors: Tensor) -> Product:
-        several = vectors.shape[0] > 1
-        if several not in self._ways:
-            self._ways[several] = chosen(
-                self.problem,
-                batch,
-                several=several,
-                row_bytes=self._row_bytes,
-                named=self._named,
-                between=lambda: self._tell(batch),
-            )
-        return self._ways[several]
-
-    def _tell(self, batch: Batch) -> None:
-        self.progress("hessian pass", batch.start, len(self.rows), "rows")
-
     def _passed(self, result: Tensor, vectors: Tensor) -> None:
         """All rows have been gone through, for `vectors`."""
         self.passes += 1
-        self._rows_seen_finite = True
-        batches = self.rows.batches(self._block.rows)
+        self._sums.ended()
+        batches = self.rows.batches(self._sums.block.rows)
         refuse_nonfinite_product(result, vectors, self.problem, batches)

@@ -5,7 +5,8 @@ one search space (block conjugate gradients): the Krylov space of all of them to
 fewer products are needed. `recurrence="separate"` is the textbook algorithm, row by row, batched.
 Where the shared space breaks down (an indefinite H + λI) the rows that are left go on separately,
 so that negative curvature is reported of the rows it concerns. Where the matrix is at hand its
-Cholesky factor is the preconditioner, and one iteration is enough.
+Cholesky factor is the preconditioner, and one iteration is enough. Where it is known which rows count,
+late products are over these alone (`fewer_rows`).
 """
 
 from __future__ import annotations
