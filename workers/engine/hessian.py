@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.engine.blocks import (
-    DEFAULT_BUDGET,
-    BatchSize,
-)
+from workers.engine.blocks import DEFAULT_BUDGET, BatchSize
 from workers.engine.dense.build import LayerPairs, agreeing_graph, layer_pairs
 from workers.engine.dense.by_layers import ByLayers
 from workers.engine.dense.symmetry import symmetrise
