@@ -9,6 +9,7 @@ import torch
 
 from workers.engine import BadParameter, ConjugateGradients, NotFinite, ShapeMismatch, Status
 
+from .exact import worst_row
 from .matrices import Matrix, decaying, with_eigenvalues
 
 Recurrence = Literal["shared", "separate"]
@@ -34,6 +35,31 @@ def test_atol_is_compared_unsquared(recurrence: Recurrence) -> None:
     solution = ConjugateGradients(rtol=0.0, atol=1e-2, recurrence=recurrence).solve(operator, rhs)
     assert bool((solution.residual_norms <= 1e-2).all())
     assert float(solution.residual_norms.max()) > 1e-6  # squared by mistake it would be far below
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_however_small_or_large_a_row_is_it_is_solved_to_the_same_relative_accuracy(
+    recurrence: Recurrence, dtype: torch.dtype
+) -> None:
+    """In float32 the squares of what is below 1e-19 are 0, and of what is above 1e19 infinite."""
+    operator = Matrix(decaying(30, 1e-2).to(dtype), damping=1e-2)
+    sizes = torch.tensor([1e-30, 1e-22, 1e-9, 1e-6, 1.0, 1e22, 1e30], dtype=dtype)
+    rhs = torch.randn(len(sizes), 30, dtype=dtype) * sizes[:, None]
+    solution = ConjugateGradients(rtol=1e-5, recurrence=recurrence).solve(operator, rhs)
+    assert bool(solution.converged.all())
+    assert worst_row(solution.x, operator.inverse(rhs)) < 1e-3
+
+
+@both
+def test_the_solution_for_nothing_is_nothing_whatever_the_start(recurrence: Recurrence) -> None:
+    operator = Matrix(decaying(10, 1e-1))
+    rhs = torch.zeros(2, 10, dtype=torch.float64)
+    rhs[1] = 1.0
+    start = torch.ones(2, 10, dtype=torch.float64)
+    solution = ConjugateGradients(x0=start, recurrence=recurrence).solve(operator, rhs)
+    assert bool((solution.x[0] == 0).all())
+    assert bool(solution.converged.all())
 
 
 def test_it_keeps_conjugacy_and_so_ends_after_p_steps() -> None:

@@ -61,7 +61,9 @@ class ConjugateGradient(Request):
         "2e-6, is reached with residuals in float64; the factors are float64 then.",
     )
     atol: Annotated[float, Field(ge=0.0)] = Field(
-        1e-7, description="Absolute residual at which a right-hand side is done."
+        0.0,
+        description="Absolute residual at which a right-hand side is done, however small it is itself; 0 leaves it to "
+        "`rtol` alone.",
     )
     maxiter: PositiveInt | None = Field(
         None,

@@ -45,6 +45,8 @@ FIRST_PRODUCTS = 43.0
 SHARING = 0.6
 # A factorisation, p³/3 operations, costs as much as p over this many products with the matrix.
 FACTORISATION = 4.5
+# Of a power of two that float32 has, as well as what is left of a row divided by it.
+MOST_EXPONENT = 120
 # A relative residual below this is rounding in float32: it is told, and reached, in float64 ...
 FINEST = 2e-6
 # ... from a solution that is as good as this.
@@ -55,15 +57,16 @@ START = 1e-5
 class ConjugateGradients:
     """Stops each right-hand side when ‖r‖ ≤ max(rtol ‖b‖, atol), judged by the true residual.
 
-    `x0` is a start (k, p), never written to; null starts from zero. `maxiter` null means 10 p, at
-    least 50. `preconditioner` is "jacobi", "nystroem" of the given `rank`, or null for what makes
-    the solution quicker, if anything does; `seed` is that of probes. info has iterations (k,),
-    converged (k,), residual_norms (k,), passes, refined, preconditioner and preconditioner_rank.
+    `x0` is a start (k, p), never written to; null starts from zero, and for b = 0 the answer is 0.
+    `maxiter` null means 10 p, at least 50. `preconditioner` is "jacobi", "nystroem" of the given
+    `rank`, or null for what makes the solution quicker, if anything does; `seed` is that of probes.
+    info has iterations (k,), converged (k,), residual_norms (k,), passes, refined, preconditioner
+    and preconditioner_rank.
     """
 
     x0: Tensor | None = None
     rtol: float = 1e-7
-    atol: float = 1e-7
+    atol: float = 0.0
     maxiter: int | None = None
     preconditioner: Literal["jacobi", "nystroem"] | None = None
     rank: int | None = None
@@ -111,16 +114,18 @@ class ConjugateGradients:
         """
         rhs = checked_rhs(hessian, rhs)
         begun = hessian.passes
+        scale = _powers_of_two(rhs)
+        rhs, start = rhs / scale, self._start(rhs, scale)
         found = recycled or Recycled()
         operator = found.operator(hessian, self._expected_products(len(rhs)), len(rhs))
         fitted = preconditioner or self._fitted(operator, found, len(rhs), progress)
         size = torch.linalg.vector_norm(rhs, dim=1)
-        bounds = torch.clamp(self.rtol * size, min=self.atol)
+        bounds = torch.maximum(self.rtol * size, self.atol / scale[:, 0])
         fine = bounds < FINEST * size
         double = doubled(operator) if bool(fine.any()) else None
         # What is refined anyway needs no more than a good start.
         aims = bounds if double is None else torch.where(fine, START * size, bounds)
-        run = self._begin(operator, rhs, self.x0, aims, fitted, progress or silent)
+        run = self._begin(operator, rhs, start, aims, fitted, progress or silent)
         run.directions = None if recycled is None else recycled.directions(fitted)
         if run.directions is None:  # what is learned is learned from whole products
             run.fewer = FewerRows.of(operator, found.row_traces(fitted))
@@ -131,8 +136,9 @@ class ConjugateGradients:
             double = doubled(operator)
         if double is not None:
             x, norms = self._refined(run, double, bounds, norms)
+        norms = norms * scale[:, 0]
         return Solution(
-            x,
+            x * scale,
             norms,
             run.statuses,
             {
@@ -146,6 +152,14 @@ class ConjugateGradients:
                 **fitted.info,
             },
         )
+
+    def _start(self, rhs: Tensor, scale: Tensor) -> Tensor | None:
+        """A copy of x0 (k, p) in units of `scale` (k, 1), 0 where b is."""
+        if self.x0 is None:
+            return None
+        if self.x0.shape != rhs.shape:
+            raise ShapeMismatch("x0", rhs.shape, self.x0.shape, "a start for each right-hand side")
+        return torch.where((rhs != 0).any(1, keepdim=True), self.x0.detach().to(rhs) / scale, 0.0)
 
     def _expected_products(self, count: int) -> float:
         """A guess: 43 products for one right-hand side, 600 for 100, to a tolerance of 1e-5."""
@@ -174,10 +188,8 @@ class ConjugateGradients:
         fitted: Preconditioner,
         tell: Progress,
     ) -> Run:
-        if x0 is not None and x0.shape != rhs.shape:
-            raise ShapeMismatch("x0", rhs.shape, x0.shape, "a start for each right-hand side")
         maxiter = self.maxiter or max(10 * rhs.shape[1], 50)
-        start = torch.zeros_like(rhs) if x0 is None else x0.detach().to(rhs).clone()
+        start = torch.zeros_like(rhs) if x0 is None else x0
         run = Run(operator, rhs, start, Limits(bounds, maxiter), fitted, tell)
         if x0 is None and isinstance(fitted, Factored):
             run.x = fitted.apply(rhs)
@@ -237,3 +249,12 @@ class ConjugateGradients:
                     separate(run, left)
         else:
             separate(run, run.unfinished)
+
+
+def _powers_of_two(rhs: Tensor) -> Tensor:
+    """(k, 1), a row's largest entry is below its power and at least half of it: dividing by it changes no digit.
+
+    In float32 squares of what is below 1e-19 are 0, and a row of such would have the norm 0.
+    """
+    exponents = torch.frexp(rhs.abs().amax(1, keepdim=True)).exponent
+    return torch.ldexp(torch.ones_like(rhs[:, :1]), exponents.clamp(-MOST_EXPONENT, MOST_EXPONENT))
