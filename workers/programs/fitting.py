@@ -1,7 +1,9 @@
-"""Kernels of torch that don't compare the shapes of what they are given, and read past the end of a tensor instead.
+"""What a graph calls for an operator: mostly itself.
 
-torch's own modules compare them first; a graph calls the kernel itself. So the comparison is made here, before each
-call: the shapes are only known then. `tests/programs/guarded.py` looks for kernels that belong here.
+Some kernels don't compare the shapes of what they are given, and read past the end of a tensor instead. torch's own
+modules compare them first; a graph calls the kernel itself. So the comparison is made here, before each call: the
+shapes are only known then. `tests/programs/guarded.py` looks for kernels that belong here. Others have no right second
+derivative, and are `rewritten`.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from workers.programs.errors import OperatorRefused
+from workers.programs.rewritten import REWRITTEN
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_relu": 1, "rnn_tanh": 1}
 _LARGEST = 1 << 20  # layers
@@ -21,7 +24,7 @@ class ShapesDoNotFit(ValueError):
 
 
 def fitting(op: OpOverload) -> Callable[..., Any]:
-    """What a graph calls in the operator's place: itself, or a function of the same arguments that compares first.
+    """What a graph calls in the operator's place: itself, or a function of the same arguments.
 
     Raises OperatorRefused for an overload on packed sequences, whose sizes are data.
     """
@@ -30,20 +33,22 @@ def fitting(op: OpOverload) -> Callable[..., Any]:
         raise OperatorRefused(
             f"{name}.{op._overloadname} takes packed sequences, which are not supported: pass padded rows to the model"
         )
-    if name not in _CHECKS:
+    if name not in _CHECKS and name not in REWRITTEN:
         return op
-    check = _CHECKS[name]
+    check, rewritten = _CHECKS.get(name), REWRITTEN.get(name)
     names = [each.name for each in op._schema.arguments]
     defaults = {
         each.name: each.default_value for each in op._schema.arguments if each.has_default_value()
     }
 
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        check(name, {**defaults, **dict(zip(names, args, strict=False)), **kwargs})
-        return op(*args, **kwargs)
+    def fitted(*args: Any, **kwargs: Any) -> Any:
+        given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+        if check is not None:
+            check(name, given)
+        return op(*args, **kwargs) if rewritten is None else rewritten(**given)
 
-    checked.__name__ = f"checked_{name}"  # what the graph's text calls it
-    return checked
+    fitted.__name__ = f"fitted_{name}"  # what the graph's text calls it
+    return fitted
 
 
 def _same(name: str, what: str, found: object, wanted: object) -> None:
@@ -70,9 +75,10 @@ def _batch_norm(name: str, given: Mapping[str, Any]) -> None:
 
 def _weight_norm(name: str, given: Mapping[str, Any]) -> None:
     direction, length, dim = given["v"], given["g"], given["dim"]
-    if not 0 <= dim < direction.dim():
-        raise ShapesDoNotFit(f"{name}: dim is {dim}, where 0 to {direction.dim() - 1} fits")
+    if not -1 <= dim < direction.dim():
+        raise ShapesDoNotFit(f"{name}: dim is {dim}, where -1 to {direction.dim() - 1} fits")
     wanted = tuple(size if axis == dim else 1 for axis, size in enumerate(direction.shape))
+    wanted = wanted if dim >= 0 else ()  # the norm of all of it
     _same(name, "the shape of g", tuple(length.shape), wanted)
     _same(name, "the dtype of g", length.dtype, direction.dtype)
     if direction.numel() == 0:
@@ -128,5 +134,6 @@ _CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
     "_native_batch_norm_legit": _batch_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "_weight_norm": _weight_norm,
+    "_weight_norm_interface": _weight_norm,
     **dict.fromkeys(_GATES, _recurrent),
 }

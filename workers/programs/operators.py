@@ -53,7 +53,7 @@ ALLOWED = names(
     _native_batch_norm_legit _native_batch_norm_legit_no_training native_dropout
     native_group_norm native_layer_norm ne neg negative new_full new_ones new_zeros nll_loss
     nll_loss2d nll_loss2d_forward nll_loss_forward nll_loss_nd norm not_equal numpy_T one_hot
-    ones ones_like __or__ outer pad _pad_enum pairwise_distance pdist permute permute_copy
+    ones ones_like __or__ outer pad _pad_enum pairwise_distance pdist _pdist_forward permute permute_copy
     pixel_shuffle pixel_unshuffle polar positive pow prelu _prelu_kernel prod rad2deg ravel real
     reciprocal reflection_pad1d reflection_pad2d reflection_pad3d relu relu6 remainder repeat
     repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape reshape_as
@@ -72,8 +72,8 @@ ALLOWED = names(
     _upsample_bilinear2d_aa upsample_linear1d upsample_nearest1d upsample_nearest2d
     upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
     _upsample_nearest_exact3d upsample_trilinear3d var var_mean vdot view view_as
-    view_as_complex view_as_real view_copy vsplit vstack _weight_norm where xlogy __xor__ zero zeros
-    zeros_like
+    view_as_complex view_as_real view_copy vsplit vstack _weight_norm _weight_norm_interface where
+    xlogy __xor__ zero zeros zeros_like
     """
 )
 

@@ -1,0 +1,108 @@
+"""Where torch has a second derivative wrong, or not at all: H of the program is that of the model."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from upweight.export import exported, save_exported
+from workers.engine import Hessian, Problem, TensorRows, make_loss
+from workers.programs.pt2 import read_pt2
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+STEP = 1e-5
+
+
+class Net(nn.Module):
+    """A layer, the function under test of its output and of a matrix that is a parameter, and a sum."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.layer = nn.Linear(6, 6)
+        self.matrix = nn.Parameter(0.4 * torch.randn(6, 6) + torch.eye(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer(x), self.matrix).flatten(1).sum(1, keepdim=True)
+
+
+def _old(layer: nn.Module, dim: int | None = 0) -> nn.Module:
+    return nn.utils.weight_norm(layer, dim=dim)
+
+
+def _new(layer: nn.Module, dim: int | None = 0) -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(layer, dim=dim)
+
+
+NORMED: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Sequential(
+        _old(nn.Linear(6, 3)),
+        nn.Tanh(),
+        _new(nn.Linear(3, 3)),
+        nn.Tanh(),
+        _new(nn.Linear(3, 2), dim=1),
+        nn.Tanh(),
+        _new(nn.Linear(2, 2), dim=None),
+        nn.Tanh(),
+        _old(nn.Linear(2, 2), dim=None),
+    ),
+    "convolution": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 3)),
+        _new(nn.Conv1d(2, 2, 2)),
+        nn.Tanh(),
+        _old(nn.Conv1d(2, 2, 1), dim=1),
+        nn.Tanh(),
+        _new(nn.ConvTranspose1d(2, 2, 2), dim=2),
+        nn.Unflatten(1, (1, 2)),
+        nn.Tanh(),
+        _new(nn.Conv2d(1, 2, 2), dim=2),
+        nn.Flatten(),
+    ),
+}
+FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "hardsigmoid": lambda x, m: functional.hardsigmoid(x) * x,
+    "hardswish": lambda x, m: functional.hardswish(x),
+    "cdist, 1": lambda x, m: torch.cdist(x, m, p=1.0) ** 2,
+    "cdist, 3": lambda x, m: torch.cdist(x, m, p=3.0),
+    "pdist": lambda x, m: x * functional.pdist(m).sum(),
+}
+MODELS = NORMED | {name: lambda f=each: Net(f) for name, each in FUNCTIONS.items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_h_is_the_difference_of_the_models_gradients(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    x = torch.randn(5, 6)
+    with torch.no_grad():
+        y = torch.randn_like(model(x))
+    save_exported(exported(model, x), tmp_path / "model.pt2")
+    problem = Problem(
+        read_pt2(tmp_path / "model.pt2").module, make_loss("mse"), dtype=torch.float64
+    )
+    found = Hessian(problem, TensorRows(x.double(), y.double())).dense()
+    expected = _differences(model, problem, x.double(), y.double())
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def _differences(model: nn.Module, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
+    """Columns of H from first derivatives of the live module alone."""
+    model = copy.deepcopy(model).double()
+
+    def gradient(theta: Tensor) -> Tensor:
+        theta = theta.detach().requires_grad_()
+        outputs = functional_call(model, problem.named(theta), (x,))
+        losses = (outputs - y).square().flatten(1).mean(1)
+        return torch.autograd.grad(losses.mean(), theta)[0]
+
+    units = STEP * torch.eye(problem.size, dtype=torch.float64)
+    theta = problem.theta
+    return torch.stack(
+        [(gradient(theta + unit) - gradient(theta - unit)) / (2 * STEP) for unit in units], 1
+    )
