@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import os
 import warnings
@@ -49,9 +50,14 @@ def save_exported(program: ExportedProgram, file: str | os.PathLike[str] | IO[by
     """An ExportedProgram of your own into a file, without the example rows that it was traced with."""
     import torch
 
+    if isinstance(file, str | os.PathLike):
+        # Given a path, torch would call the archive's folder after it: the same program, other bytes.
+        with open(file, "wb") as opened:
+            save_exported(program, opened)
+        return
     example, program._example_inputs = program._example_inputs, None
     try:
-        with _quiet():
+        with _uncollected(), _quiet():
             torch.export.save(program, file)
     finally:
         program._example_inputs = example
@@ -62,6 +68,7 @@ def exported(module: nn.Module, example: Any) -> ExportedProgram:
     module = _on_cpu(module)
     args, kwargs = _batched(example)
     with ExitStack() as stack:
+        stack.enter_context(_uncollected())
         stack.enter_context(_evaluating(module))
         stack.enter_context(_twice_differentiable())
         stack.enter_context(_quiet())
@@ -96,10 +103,15 @@ def _traced(
 
 
 def _strip_source(program: ExportedProgram) -> None:
-    """A program is a graph and weights: the tracer's notes of source lines and paths stay at home."""
+    """A program is a graph and weights: the tracer's notes of source lines and paths stay at home.
+
+    So do its notes of which graph a node was copied from, by addresses in memory: without them the same module gives
+    the same bytes, which the service knows again.
+    """
     for part in program.graph_module.modules():
         for node in getattr(getattr(part, "graph", None), "nodes", ()):
             node.meta.pop("stack_trace", None)
+            node.meta.pop("from_node", None)
 
 
 def _takes_any_number(module: nn.Module) -> bool:
@@ -201,6 +213,19 @@ def _twice_differentiable() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: the tracer's imports make a million objects that stay, and it would look through
+    all of them again and again, for a third of the time of a first export."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp, vmap
 
 from upweight import ExportFailed, export_program
+from upweight.export import save_program
 
 
 class Convolution(nn.Module):
@@ -190,6 +192,16 @@ def test_program_holds_no_line_or_path_of_the_source(kind: str) -> None:
     for name, content in members.items():
         for telling in (b"test_export.py", b"self.head", b"site-packages", b"stack_trace"):
             assert telling not in content, name
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_same_module_gives_the_same_bytes_under_any_name(kind: str, tmp_path: Path) -> None:
+    model, rows = program(kind)[0], MODELS[kind][1](2)
+    contents = set()
+    for name in ("one", "another"):
+        save_program(model, rows, tmp_path / f"{name}.pt2")
+        contents.add((tmp_path / f"{name}.pt2").read_bytes())
+    assert len(contents) == 1
 
 
 def test_program_holds_no_rows_of_the_example() -> None:
