@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor
+from torch import Tensor, nn
 
 from upweight.errors import UpweightError
 from upweight.schema import CrossEntropy, Loss, Nll
 from workers.engine import BadParameter, Batch, EngineError, NoSuchParameter, NotFinite, Problem
+from workers.engine.dtypes import half_precision_note, widest_dtype
 from workers.models import described_layout, engine_loss
 from workers.programs.check import ROWS, exercise, made_up_rows
 from workers.programs.factory import read_factory
 from workers.programs.huggingface import read_huggingface
-from workers.programs.program import Program
+from workers.programs.program import Program, dtype_name
 from workers.programs.pt2 import Pt2Policy, read_pt2
 from workers.refusals import refusal
 
@@ -54,7 +55,18 @@ def check_model(
     return report | {
         "selected": described_layout(problem),
         "parameter_count": problem.size,
-        "dtype": str(problem.dtype).removeprefix("torch."),
+        **_precision(program.module, problem),
+    }
+
+
+def _precision(module: nn.Module, problem: Problem) -> dict[str, Any]:
+    """Of the selected parameters as they are stored, and what jobs compute in by default."""
+    given = dict(module.named_parameters())
+    widest = widest_dtype(given[each.name].dtype for each in problem.layout)
+    return {
+        "dtype": dtype_name(widest),
+        "precision": dtype_name(problem.dtype),
+        "precision_note": half_precision_note(module),
     }
 
 

@@ -53,7 +53,7 @@ def engine_method(
             )
 
 
-def low_precision(precision: str) -> Precision:
+def low_precision(precision: str | None) -> Precision:
     """The engine's precision of gradient products; everything else is in the problem's dtype."""
     return precision if precision in ("tf32", "bf16") else "full"  # type: ignore[return-value]
 

@@ -35,8 +35,8 @@ from workers.results import versions
 
 READ_BYTES = 64 * 1024**2
 
-# tf32 and bf16 are those of gradient products alone.
-DTYPES = {
+# tf32 and bf16 are those of gradient products alone. Null is none of them: a job's record has what it stands for.
+DTYPES: dict[str | None, torch.dtype] = {
     "float32": torch.float32,
     "float64": torch.float64,
     "tf32": torch.float32,
@@ -78,6 +78,7 @@ class Gathering:
                 request.hessian_regularization,
             ),
             perturb_input=_input_position(train_set, request),
+            precision_note=_precision_note(model, DTYPES[request.precision]),
         )
 
     def _hessian_on(self) -> Selection:
@@ -245,3 +246,12 @@ def _input_position(train: DatasetRecord, request: AnyJob) -> int:
         number for number, name in enumerate(train.inputs) if dtypes[name].startswith("float")
     ]
     return floating[0] if floating else 0
+
+
+def _precision_note(model: ModelRecord, computed_in: torch.dtype) -> str | None:
+    notes = [model.precision_note] if model.precision_note else []
+    if model.precision == "float64" and computed_in != torch.float64:
+        notes.append(
+            "the model is in float64; this job asked for float32, which keeps some 7 digits"
+        )
+    return "; ".join(notes) or None

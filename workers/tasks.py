@@ -291,7 +291,7 @@ def _model_fields(report: Mapping[str, Any], parameter_limit: int) -> dict[str, 
             f"{report['parameter_count']} parameters are selected; the limit is {parameter_limit}",
         )
     outputs = [{"name": "output", **report["output"]}] if report.get("output") else []
-    fields = ("selected", "parameter_count", "dtype")
+    fields = ("selected", "parameter_count", "dtype", "precision", "precision_note")
     return {
         "inputs": report["inputs"],
         "outputs": outputs,

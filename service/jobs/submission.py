@@ -16,7 +16,7 @@ from service.storage.queue import RUN_JOB
 from service.storage.records import Idempotency
 from service.webhooks.destination import Destination, Refused
 from upweight.errors import InvalidRequest, QueueFull
-from upweight.schema import TERMINAL, JobRecord, JobRequest, JobState
+from upweight.schema import TERMINAL, JobRecord, JobRequest, JobState, ModelRecord, OwnPrecision
 
 
 def submit(
@@ -34,6 +34,7 @@ def submit(
         return earlier
     _refuse_webhook(parts, job)
     inputs = find_inputs(parts, namespace, job)
+    job = job.model_copy(update={"precision": job.precision or own_precision(inputs.model)})
     refuse_misfits(inputs)
     refuse_what_is_not_given(parts, namespace, job, inputs)
     refuse_too_much(parts.settings, job, inputs)
@@ -70,6 +71,13 @@ def ensure_enqueued(parts: Parts, namespace: str, job: Document, trace: Trace) -
         return
     if parts.queue.position(job["id"], job["attempt"], job["request"]["priority"]) is None:
         enqueue(parts, namespace, job, trace)
+
+
+def own_precision(model: ModelRecord) -> OwnPrecision:
+    """What a job with this model computes in that does not say."""
+    if model.precision is not None:
+        return model.precision
+    return "float64" if model.dtype == "float64" else "float32"  # checked by an earlier version
 
 
 def _refuse_webhook(parts: Parts, job: JobRequest) -> None:

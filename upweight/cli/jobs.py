@@ -58,7 +58,9 @@ def submit(
     influence_type: Annotated[str | None, typer.Option(help="up or perturbation.")] = None,
     factors: Annotated[str | None, typer.Option(help="An earlier job, to use its factors.")] = None,
     keep: Annotated[str | None, typer.Option(help="matrix, top=K, mean, factors; commas.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Of the computation.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, float64, tf32 or bf16; by default the model's own.")
+    ] = None,
     batch_size: Annotated[str | None, typer.Option(help="Rows at a time, or auto.")] = None,
     seed: Annotated[int | None, typer.Option(help="For what is random.")] = None,
     priority: Annotated[str | None, typer.Option(help="high, default or low.")] = None,

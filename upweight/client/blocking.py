@@ -84,7 +84,8 @@ class Client:
         with `input_data`, the influence is that of its rows, and the Hessian is over `train`.
         `inversion_method`: `direct`, `cg`, `lissa`, `arnoldi`; `**parameters` are those of the method (`rtol`,
         `maxiter`, …) and of the job: batch_size, labels, precision, priority, reuse, seed, timeout_s, webhook. What
-        both have (`batch_size` and `seed` of `lissa`) is the method's.
+        both have (`batch_size` and `seed` of `lissa`) is the method's. `precision` is by default the model's own:
+        a float64 model is computed in float64, one in half precision in float32.
         `keep`: `{"matrix": True, "top": 0, "mean": False, "factors": False}`, and what differs from that.
         `wait=False` returns at once; `timeout` bounds the waiting, not the job.
         """

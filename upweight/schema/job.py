@@ -81,10 +81,12 @@ class _JobRequest(Request):
         validation_alias=AliasChoices("hessian_regularization", "hessian_perturbation"),
         description="λ in (H + λI)⁻¹. `hessian_perturbation` means the same.",
     )
-    precision: Literal["float32", "float64", "tf32", "bf16"] = Field(
-        "float32",
-        description="`tf32` and `bf16` are those of the product with training gradients alone; a sample is checked "
-        "against float32, and the info has the correlation and a warning below 0.99.",
+    precision: Literal["float32", "float64", "tf32", "bf16"] | None = Field(
+        None,
+        description="Of the computation; null means the model's own, its record's `precision`. `tf32` and `bf16` are "
+        "those of the product with training gradients alone, all else is in float32 then; a sample is checked "
+        "against float32, and the info has the correlation and a warning below 0.99. A job's record has the "
+        "precision that was taken.",
     )
     batch_size: PositiveInt | Literal["auto"] = "auto"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0

@@ -24,6 +24,7 @@ ClassAxis = Annotated[
         description="Where the outputs have their classes: 1 for (rows, classes, …), -1 for (rows, positions, classes)."
     ),
 ]
+OwnPrecision = Literal["float32", "float64"]
 Weight = Annotated[float, Field(ge=0.0)]
 
 
@@ -234,7 +235,15 @@ class ModelRecord(Record):
     outputs: list[TensorSpec] = []
     selected: list[ParameterSpec] = []
     parameter_count: int | None = Field(None, description="p: the number of selected scalars.")
-    dtype: str | None = None
+    dtype: str | None = Field(None, description="Of the selected parameters, the widest of them.")
+    precision: OwnPrecision | None = Field(
+        None,
+        description="What jobs compute in that do not say: the widest type that the model computes in itself, and "
+        "at least `float32`, so that half precision is computed in `float32`.",
+    )
+    precision_note: str | None = Field(
+        None, description="Which of its parts are in half precision, and what they are computed in."
+    )
     contract: Contract = CONTRACT
     used_by: list[str] = Field(
         [], description="Jobs that hold it; it can't be deleted before they are."

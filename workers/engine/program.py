@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from workers.engine.dtypes import own_dtype
 from workers.engine.errors import NoSuchParameter, NotFinite, TrainingMode
 
 _BATCH_COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -40,9 +41,9 @@ def prepared(
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, on copying its tree specs
         ours = copy.deepcopy(module)
     _retie(ours, module)
-    own_dtype = next((each.dtype for each in ours.parameters()), torch.get_default_dtype())
+    dtype = dtype or own_dtype(ours)
     if isinstance(ours, fx.GraphModule):
-        _release_dtype(ours, own_dtype, dtype or own_dtype)
+        _release_dtype(ours, next(ours.parameters()).dtype, dtype)
     ours = ours.to(device=device, dtype=dtype)
     for name, parameter in ours.named_parameters():
         if not bool(torch.isfinite(parameter).all()):

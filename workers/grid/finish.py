@@ -62,7 +62,7 @@ class Finish:
         described: dict[str, Any],
     ) -> dict[str, Any]:
         """Answers `info` and `result` of a record that has succeeded."""
-        summary = self._info(findings)
+        summary = self._info(findings) | self.work.precision_summary()
         if isinstance(self.request, InfluencesJob):
             summary |= self.work.low_precision_summary(first_factors)
             self._tops(parts)

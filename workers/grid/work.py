@@ -51,6 +51,7 @@ class Material:
     guess: Callable[[str, str, slice], Tensor]  # (blob digest, tensor name, right-hand sides)
     fits: Fits
     perturb_input: int = 0
+    precision_note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,13 @@ class Work:
                 first=rows.start,
                 **self._options(),
             )
+
+    def precision_summary(self) -> dict[str, Any]:
+        """What was computed in, and where that is not what the model is stored in."""
+        said: dict[str, Any] = {"precision": self.request.precision}
+        if self.material.precision_note is not None:
+            said["precision_note"] = self.material.precision_note
+        return said
 
     def low_precision_summary(self, factors: Callable[[], Tensor]) -> dict[str, Any]:
         """What a sample of factors and training rows says of low precision; nothing in full precision."""
