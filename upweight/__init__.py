@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from upweight.export import ExportFailed, export_program
     from upweight.extras import MissingPackage
     from upweight.results import FactorsResult, InfluenceResult, SelfInfluenceResult
-    from upweight.tracking import JobCancelled
+    from upweight.tracking import JobCancelled, UntrustedResult
     from upweight.transport import ConnectionFailed
     from upweight.waiting import WaitTimedOut
     from upweight.webhooks import WebhookInvalid, verify_webhook
@@ -47,6 +47,7 @@ _HOME = {
     "RemoteArray": "upweight.array",
     "SelfInfluenceResult": "upweight.results",
     "UnexpectedAnswer": "upweight.exchange",
+    "UntrustedResult": "upweight.tracking",
     "UpweightError": "upweight.errors",
     "WaitTimedOut": "upweight.waiting",
     "WebhookInvalid": "upweight.webhooks",
@@ -70,6 +71,7 @@ __all__ = [
     "RemoteArray",
     "SelfInfluenceResult",
     "UnexpectedAnswer",
+    "UntrustedResult",
     "UpweightError",
     "WaitTimedOut",
     "WebhookInvalid",

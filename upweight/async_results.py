@@ -19,7 +19,7 @@ from upweight.progress import Bars
 from upweight.results import RESULTS
 from upweight.row_choice import RowChoice, rows_text
 from upweight.saving import Labelled, arrow_table, frame, saved_as
-from upweight.schema import ArraySpec, Files, Info, JobRecord, PredictedRows, Ranking
+from upweight.schema import ArraySpec, Files, Info, JobRecord, PredictedRows, Ranking, Verdict
 from upweight.source import ArraySource
 from upweight.stored import Sign
 from upweight.transport import AsyncTransport, Transport
@@ -60,7 +60,7 @@ class AsyncResult:
             progress=progress, hold=hold,
         )  # fmt: skip
         self._job = await self._link.run(flow)
-        tracking.succeeded(self._job)
+        tracking.waited_for(self._job)
         return self
 
     async def cancel(self) -> Self:
@@ -82,6 +82,10 @@ class AsyncResult:
     async def delete(self) -> None:
         """See `Result.delete`."""
         await self._link.run(tracking.delete(self.id))
+
+    async def verdict(self) -> Verdict | None:
+        """See `Result.verdict`."""
+        return (await self._known()).verdict
 
     async def info(self) -> AsyncInversionInfo:
         """See `Result.info`."""

@@ -27,7 +27,17 @@ def html(record: JobRecord, panels: Sequence[Panel | FeaturePanel]) -> str:
         for panel in panels
     )
     hint = f"<p style='font-size:85%'>{_hint(panels[0])}</p>" if panels else ""
-    return f"<div><p>{summary(record)}</p>{tables}{hint}</div>"
+    return f"<div><p>{summary(record)}</p>{_verdict(record)}{tables}{hint}</div>"
+
+
+def _verdict(record: JobRecord) -> str:
+    if record.verdict is None:
+        return ""
+    parts = (("solved", record.verdict.solved), ("applies", record.verdict.applies))
+    lines = "<br>".join(
+        f"<b>{name}: {judgement.level}</b> {escape(judgement.text)}" for name, judgement in parts
+    )
+    return f"<p style='font-size:85%'>{lines}</p>"
 
 
 def _hint(panel: Panel | FeaturePanel) -> str:

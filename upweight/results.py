@@ -21,7 +21,16 @@ from upweight.plot import drawn
 from upweight.progress import Bars
 from upweight.row_choice import RowChoice, rows_text
 from upweight.saving import Labelled, arrow_table, frame, saved_as
-from upweight.schema import ArraySpec, Files, Info, JobRecord, JobState, PredictedRows, Ranking
+from upweight.schema import (
+    ArraySpec,
+    Files,
+    Info,
+    JobRecord,
+    JobState,
+    PredictedRows,
+    Ranking,
+    Verdict,
+)
 from upweight.source import ArraySource
 from upweight.stored import Sign
 from upweight.transport import Transport
@@ -63,7 +72,7 @@ class Result:
             progress=progress, hold=hold,
         )  # fmt: skip
         self._job = self._link.run(flow)
-        tracking.succeeded(self._job)
+        tracking.waited_for(self._job)
         return self
 
     def cancel(self) -> Self:
@@ -86,6 +95,11 @@ class Result:
     def delete(self) -> None:
         """Removes the ended job and what it stored."""
         self._link.run(tracking.delete(self.id))
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the linear system was solved, and whether influence applies here; None before the end."""
+        return self._known().verdict
 
     @property
     def info(self) -> InversionInfo:

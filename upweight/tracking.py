@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import time
+import warnings
 from collections.abc import Callable
 from typing import Literal
 
 from upweight.errors import InternalError, UpweightError, error_from
 from upweight.exchange import Call, Flow, segment
 from upweight.progress import Bar, Bars
-from upweight.schema import TERMINAL, JobRecord, JobState
+from upweight.schema import LEVELS, TERMINAL, JobRecord, JobState
 from upweight.waiting import WaitTimedOut, left, paced
 
 WATCHED_POLL = 1.0  # seconds that a poll is held while someone watches the progress
 
 OnProgress = Callable[[JobRecord], None]
+
+
+class UntrustedResult(UserWarning):
+    """A result whose verdict is below `good`: was the system solved, and does influence apply here."""
 
 
 class JobCancelled(UpweightError):
@@ -102,6 +108,24 @@ def succeeded(record: JobRecord) -> JobRecord:
     if error is not None:
         raise error
     return record
+
+
+def waited_for(record: JobRecord) -> JobRecord:
+    """As `succeeded`, for whoever waited: an UntrustedResult is warned of for each part that is not `good`."""
+    verdict = succeeded(record).verdict
+    for judgement in (verdict.solved, verdict.applies) if verdict is not None else ():
+        if judgement.level != LEVELS[0]:
+            text = f"{record.id}, {judgement.level}: {judgement.text}"
+            warnings.warn(text, UntrustedResult, stacklevel=_callers_level())
+    return record
+
+
+def _callers_level() -> int:
+    """How far up the stack the user's own line is, as `warnings.warn` counts it from our caller."""
+    frame, level = inspect.currentframe(), 0  # our own frame is level 0, our caller's level 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "upweight":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _show(record: JobRecord, bar: Bar) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from upweight.schema import Arnoldi, ConjugateGradient, Direct, Lissa
@@ -56,6 +57,14 @@ def engine_method(
 def low_precision(precision: str | None) -> Precision:
     """The engine's precision of gradient products; everything else is in the problem's dtype."""
     return precision if precision in ("tf32", "bf16") else "full"  # type: ignore[return-value]
+
+
+def curvature_share(rhs: Tensor, x: Tensor, damping: float) -> float:
+    """What H, and not λ, makes of the right-hand sides b (k, p): the mean of ‖b − λx‖ / ‖b‖ of those beside 0."""
+    norms = torch.linalg.vector_norm(rhs, dim=1)
+    rest = torch.linalg.vector_norm(rhs - damping * x, dim=1)
+    some = norms > 0
+    return float((rest[some] / norms[some]).mean()) if bool(some.any()) else 0.0
 
 
 def described(solution: Solution) -> tuple[dict[str, Any], dict[str, Tensor]]:

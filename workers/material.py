@@ -20,12 +20,13 @@ from upweight.schema import (
     DatasetRecord,
     IhvpJob,
     JobRecord,
+    Judgement,
     ModelRecord,
     Selection,
     parse_rows,
 )
 from workers.context import Context
-from workers.engine import Problem, Rows
+from workers.engine import Optimality, Problem, Rows, optimality
 from workers.fits import Fits
 from workers.grid.blocks import StoredFits
 from workers.grid.plan import Plan
@@ -34,6 +35,7 @@ from workers.labels import refuse_labels_out_of_range
 from workers.results import versions
 
 READ_BYTES = 64 * 1024**2
+_OPTIMALITY_BYTES = 1024  # some numbers, counted so that a warm worker lets go of them
 
 # tf32 and bf16 are those of gradient products alone. Null is none of them: a job's record has what it stands for.
 DTYPES: dict[str | None, torch.dtype] = {
@@ -58,13 +60,14 @@ class Gathering:
         rows = _RowsOfJob(self._context, self._namespace, None if trusted else problem)
         train_set = self._dataset("train_id")
         test: Selection | None = getattr(request, "test", None)
+        hessian_rows = rows.of(
+            self._dataset("hessian_id"),
+            self._hessian_on(),
+            "/hessian_on" if request.hessian_on else "/train",
+        )
         return Material(
             problem=problem,
-            hessian_rows=rows.of(
-                self._dataset("hessian_id"),
-                self._hessian_on(),
-                "/hessian_on" if request.hessian_on else "/train",
-            ),
+            hessian_rows=hessian_rows,
             train=rows.of(train_set, request.train, "/train"),
             test=rows.of(self._dataset("test_id"), test, "/test") if test is not None else None,
             rhs=self._right_hand_sides(problem),
@@ -79,7 +82,21 @@ class Gathering:
             ),
             perturb_input=_input_position(train_set, request),
             precision_note=_precision_note(model, DTYPES[request.precision]),
+            optimality=lambda: self._optimality(problem, hessian_rows),
+            factors_solved=self._factors_solved(),
         )
+
+    def _optimality(self, problem: Problem, rows: Rows) -> Optimality:
+        def measured() -> tuple[Optimality, int]:
+            found = optimality(
+                problem,
+                rows,
+                batch_size=self._request.batch_size,
+                budget_bytes=self._context.settings.memory_bytes,
+            )
+            return found, _OPTIMALITY_BYTES
+
+        return self._context.session.kept(("optimality", *self._hessian_identity()), measured)
 
     def _hessian_on(self) -> Selection:
         # By default H is over the whole dataset that `train` selects from.
@@ -176,6 +193,18 @@ class Gathering:
         path = blob_path(self._namespace, digest)
         array = read_entry(self._context.objects, path, entry, rows.start, rows.stop)
         return torch.tensor(array).to(problem.device, problem.dtype)
+
+    def _factors_solved(self) -> Judgement | None:
+        earlier = getattr(self._request, "factors", None)
+        if earlier is None:
+            return None
+        record = JobRecord.model_validate(
+            self._context.records.get("job", self._namespace, earlier)
+        )
+        if record.verdict is None:
+            return None
+        told = record.verdict.solved
+        return Judgement(level=told.level, text=f"Of the factors' job, {earlier}: {told.text}")
 
     def _earlier_factors(self, problem: Problem) -> RowsOf | None:
         earlier = getattr(self._request, "factors", None)

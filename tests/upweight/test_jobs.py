@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 
 from tests.upweight import records
 from tests.upweight.local_server import Server, answer, events, problem
-from upweight import Client, JobCancelled, WaitTimedOut, errors
+from upweight import Client, JobCancelled, UntrustedResult, WaitTimedOut, errors
 from upweight.schema import InfluencesJob
 
 PATH = f"/v1/jobs/{records.JOB}"
@@ -55,6 +56,40 @@ def test_a_failed_job_raises_the_class_of_its_problem(server: Server, client: Cl
     with pytest.raises(errors.ComputationFailed, match="singular") as caught:
         client.jobs.wait(records.JOB)
     assert f"job {records.JOB}, attempt 1 on cuda:0" in caught.value.__notes__
+
+
+VERDICT = {
+    "solved": {"level": "fair", "text": "3 of 20 right-hand sides did not converge"},
+    "applies": {"level": "good", "text": "θ is near an optimum"},
+}
+
+
+def test_a_result_below_the_best_level_is_warned_of_where_it_is_waited_for(
+    server: Server, client: Client
+) -> None:
+    server.on("GET", PATH, answer(200, records.job("succeeded", verdict=VERDICT)))
+    with pytest.warns(UntrustedResult, match="3 of 20 right-hand sides") as caught:
+        record = client.jobs.wait(records.JOB)
+    assert [each.filename for each in caught] == [__file__]
+    assert record.verdict is not None
+    assert record.verdict.level == "fair"
+
+
+def test_a_good_result_warns_of_nothing(server: Server, client: Client) -> None:
+    good = {"solved": VERDICT["applies"], "applies": VERDICT["applies"]}
+    server.on("GET", PATH, answer(200, records.job("succeeded", verdict=good)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UntrustedResult)
+        client.jobs.wait(records.JOB)
+
+
+def test_the_warning_can_be_filtered_away(server: Server, client: Client) -> None:
+    server.on("GET", PATH, answer(200, records.job("succeeded", verdict=VERDICT)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.simplefilter("ignore", UntrustedResult)
+        client.jobs.wait(records.JOB)
+    assert caught == []
 
 
 def test_a_cancelled_job_raises_that_it_was_cancelled(server: Server, client: Client) -> None:

@@ -14,7 +14,7 @@ from upweight.cli.submission import Submission
 from upweight.cli.verb import group, verb
 
 if TYPE_CHECKING:
-    from upweight.schema import Delivery, JobRecord
+    from upweight.schema import Delivery, JobRecord, Judgement
 
 jobs = group("Jobs: start them, watch them, stop them.")
 
@@ -198,6 +198,10 @@ def _delivered(delivery: Delivery) -> tuple[str, ...]:
     )
 
 
+def _judged(judgement: Judgement) -> str:
+    return f"{judgement.level}: {judgement.text}"
+
+
 def _row(record: JobRecord) -> tuple[str, ...]:
     result = record.result
     return (
@@ -253,6 +257,8 @@ def _show(shell: Shell, record: JobRecord) -> None:
                 "stored",
                 f"{', '.join(result.stored)} ({units.size(result.size_bytes)})" if result else "",
             ),
+            ("solved", _judged(record.verdict.solved) if record.verdict else ""),
+            ("applies", _judged(record.verdict.applies) if record.verdict else ""),
             ("labels", ", ".join(f"{key}={value}" for key, value in record.labels.items())),
             ("created", units.age(record.created_at)),
         ],

@@ -14,7 +14,7 @@ from upweight.exchange import Flow
 from upweight.progress import Bars
 from upweight.row_choice import RowChoice
 from upweight.schema import JobRecord, ModelRecord
-from upweight.tracking import succeeded, until_ended
+from upweight.tracking import until_ended, waited_for
 
 Model = str | ModelRecord
 # Fields of the job itself; any other keyword is the inversion method's, and so is one that both have.
@@ -60,7 +60,7 @@ class Computation:
         record = yield from until_ended(
             record.id, bars, record=record, timeout=self.timeout, progress=self.progress, hold=hold
         )
-        return succeeded(record)
+        return waited_for(record)
 
     def _fields(self, bars: Bars) -> Flow[dict[str, Any]]:
         of_job = JOB_OPTIONS.difference(fields_of(self.method))

@@ -55,7 +55,7 @@ def wait(
     record = yield from tracking.until_ended(
         reference(job), bars, timeout=timeout, on_progress=on_progress, progress=progress, hold=hold
     )
-    return tracking.succeeded(record)
+    return tracking.waited_for(record)
 
 
 def _listing(

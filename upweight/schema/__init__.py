@@ -63,6 +63,7 @@ from upweight.schema.result import (
     ResultFile,
 )
 from upweight.schema.rows import Rows, RowSelection, parse_rows
+from upweight.schema.verdict import LEVELS, Judgement, Level, Verdict
 from upweight.schema.webhook import (
     Deliveries,
     Delivery,
@@ -73,6 +74,7 @@ from upweight.schema.webhook import (
 )
 
 __all__ = [
+    "LEVELS",
     "TERMINAL",
     "Access",
     "Arnoldi",
@@ -109,8 +111,10 @@ __all__ = [
     "JobRecord",
     "JobRequest",
     "JobState",
+    "Judgement",
     "Keep",
     "Labels",
+    "Level",
     "Lissa",
     "Loss",
     "ModelRecord",
@@ -141,6 +145,7 @@ __all__ = [
     "TablePreview",
     "TensorSpec",
     "TextPreview",
+    "Verdict",
     "Webhook",
     "WebhookEvent",
     "WebhookSecret",

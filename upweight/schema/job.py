@@ -22,6 +22,7 @@ from upweight.schema.display import Record
 from upweight.schema.inversion import Inversion, PositiveInt
 from upweight.schema.problem import Problem, Progress
 from upweight.schema.rows import RowSelection
+from upweight.schema.verdict import Verdict
 from upweight.schema.webhook import Webhook
 
 
@@ -264,6 +265,9 @@ class JobRecord(Record):
         None, description="A summary of the inversion's info; the arrays are under /info."
     )
     result: ResultSummary | None = None
+    verdict: Verdict | None = Field(
+        None, description="What the result is worth; null until there is one."
+    )
     expired_at: datetime | None = Field(
         None, description="When retention deleted what it had stored; the record stays."
     )

@@ -28,6 +28,7 @@ from workers.engine.inversion.lissa import Lissa
 from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.solution import Inverse, Operator, Solution, Status
 from workers.engine.losses import Loss, make_loss
+from workers.engine.optimality import Optimality, optimality
 from workers.engine.precision import Agreement, Precision
 from workers.engine.predictions import Predictions, row_predictions
 from workers.engine.problem import ParameterSlice, Problem
@@ -53,6 +54,7 @@ __all__ = [
     "NoSuchParameter",
     "NotFinite",
     "Operator",
+    "Optimality",
     "OutOfMemory",
     "ParameterSlice",
     "Precision",
@@ -71,6 +73,7 @@ __all__ = [
     "is_out_of_memory",
     "low_precision_agreement",
     "make_loss",
+    "optimality",
     "perturb_at",
     "perturbation",
     "row_gradients",

@@ -12,7 +12,9 @@ from torch import Tensor
 from service.storage.cuts import Cut
 from service.storage.objects import ObjectMeta
 from service.storage.row_blocks import block_path
-from upweight.schema import InfluencesJob, SelfInfluencesJob
+from upweight.schema import InfluencesJob, SelfInfluencesJob, Verdict
+from workers import verdict
+from workers.engine import EngineError
 from workers.grid.merge import Ranking, mean_of, merged_summary
 from workers.grid.plan import Plan
 from workers.grid.work import AnyJob, Tensors, Work
@@ -42,6 +44,16 @@ class Findings:
     of_rows: Sequence[Tensors] = ()
     of_fit: Tensors = field(default_factory=dict)
 
+    @property
+    def eigenvalues(self) -> Tensor | None:
+        """(k,) those of H that are known: all, the largest, or both ends."""
+        ends = [
+            self.summaries[-1][each]
+            for each in ("smallest_eigenvalue", "largest_eigenvalue")
+            if each in self.summaries[-1]
+        ]
+        return self.of_fit.get("eigenvalues", torch.tensor(ends) if ends else None)
+
 
 @dataclass(frozen=True)
 class Finish:
@@ -61,7 +73,7 @@ class Finish:
         shared: Iterable[ObjectMeta],
         described: dict[str, Any],
     ) -> dict[str, Any]:
-        """Answers `info` and `result` of a record that has succeeded."""
+        """Answers `info`, `result` and `verdict` of a record that has succeeded."""
         summary = self._info(findings) | self.work.precision_summary()
         if isinstance(self.request, InfluencesJob):
             summary |= self.work.low_precision_summary(first_factors)
@@ -70,7 +82,11 @@ class Finish:
         problem, result = self.work.material.problem, self._described()
         told = {**described, "stored": result["stored"], "plan": self.plan.to_json()}
         size = self.writer.commit(described_layout(problem), told, shared)
-        return {"info": summary, "result": {**result, "size_bytes": size}}
+        return {
+            "info": summary,
+            "result": {**result, "size_bytes": size},
+            "verdict": self._verdict(summary, findings).model_dump(mode="json"),
+        }
 
     @property
     def keeps_factors(self) -> bool:
@@ -78,6 +94,23 @@ class Finish:
         request = self.request
         return not isinstance(request, SelfInfluencesJob) and (
             not isinstance(request, InfluencesJob) or request.keep.factors
+        )
+
+    def _verdict(self, summary: dict[str, Any], findings: Findings | None) -> Verdict:
+        material = self.work.material
+        if material.factors is None:
+            system = verdict.solved(self.request, summary, material.problem.dtype)
+        else:
+            system = material.factors_solved or verdict.not_told_of_factors()
+        try:
+            found = material.optimality()
+        except EngineError as error:
+            return Verdict(solved=system, applies=verdict.not_measured(str(error)))
+        known = None if findings is None else findings.eigenvalues
+        damping = self.request.hessian_regularization
+        return Verdict(
+            solved=system,
+            applies=verdict.applies(damping, found, summary, known, material.problem.size),
         )
 
     def _info(self, findings: Findings | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _SUMMED = ("right_hand_sides", "passes")
-_WEIGHED = ("mean_change_percent",)
+_WEIGHED = ("mean_change_percent", "curvature_share")
 _GROWTH = 3  # columns looked at together, against those before
 _ROWS_AT_ONCE = 32
 _MANY = 8  # times k: more in the mean of the rows are sorted as they are

@@ -18,19 +18,20 @@ from upweight.schema import (
     ConjugateGradient,
     Direct,
     InfluencesJob,
+    Judgement,
     Lissa,
     SelfInfluencesJob,
 )
 from upweight.schema import job as contract
 from workers import engine
-from workers.engine import Hessian, Operator, Problem, Progress, Rows, Solution
+from workers.engine import Hessian, Operator, Optimality, Problem, Progress, Rows, Solution
 from workers.fits import Fits, Solve
 from workers.grid.memory import peak_memory
 from workers.grid.merge import Ranking, merged_summary, sum_of_rows
 from workers.grid.plan import Plan
 from workers.grid.summed import SummedHessian
 from workers.grid.window import Window, numbered_from
-from workers.inversions import Method, described, engine_method, low_precision
+from workers.inversions import Method, curvature_share, described, engine_method, low_precision
 from workers.predictions import store_predictions
 
 AnyJob = InfluencesJob | contract.FactorsJob | contract.IhvpJob | SelfInfluencesJob
@@ -50,8 +51,10 @@ class Material:
     factors: RowsOf | None
     guess: Callable[[str, str, slice], Tensor]  # (blob digest, tensor name, right-hand sides)
     fits: Fits
+    optimality: Callable[[], Optimality]
     perturb_input: int = 0
     precision_note: str | None = None
+    factors_solved: Judgement | None = None  # the verdict of the job that `factors` are of
 
 
 @dataclass(frozen=True)
@@ -156,13 +159,13 @@ class Work:
             return {}
         problem = self.material.problem
         rhs = torch.zeros((1, problem.size), dtype=problem.dtype, device=problem.device)
-        return self._described(self._solver(slice(0, 0))(rhs)).of_fit
+        return self._described(self._solver(slice(0, 0))(rhs), rhs).of_fit
 
     def solve(self, number: int) -> Solved:
         """One block of right-hand sides."""
         rows = self.plan.rhs.block(number)
         rhs = self._right_hand_sides(rows)
-        return self._described(self._solver(rows)(rhs))
+        return self._described(self._solver(rows)(rhs), rhs)
 
     def _solver(self, rows: slice) -> Solve:
         return self.material.fits.solver(self._method(rows), self._hessian, self._progress)
@@ -176,8 +179,11 @@ class Work:
             lambda digest, name: guess(digest, name, rows),
         )
 
-    def _described(self, solution: Solution) -> Solved:
+    def _described(self, solution: Solution, rhs: Tensor) -> Solved:
         summary, arrays = described(solution)
+        summary["curvature_share"] = curvature_share(
+            rhs, solution.x, self.request.hessian_regularization
+        )
         rowwise = isinstance(self.request.inversion, ConjugateGradient | Lissa)
         of_rows = {
             name: value for name, value in arrays.items() if rowwise or name == "residual_norms"
@@ -242,7 +248,7 @@ class Work:
 
         def remembered(rhs: Tensor) -> Solution:
             solution = solve(rhs)
-            found.append(self._described(solution))
+            found.append(self._described(solution, rhs))
             return solution
 
         values = torch.empty(len(train), dtype=problem.dtype, device=problem.device)

@@ -1,4 +1,4 @@
-// How the inverse Hessian was applied: plots of what the method tells of itself, and whether to trust it.
+// How the inverse Hessian was applied: plots of what the method tells of itself, and the verdict on it.
 
 import { json, npy, path } from "../api.js";
 import { course, histogram, points, spectrum } from "../charts/plots.js";
@@ -7,9 +7,11 @@ import { h } from "../dom.js";
 import { notice } from "../failure.js";
 import { bytes, count, number } from "../format.js";
 import { facts } from "./overview.js";
-import { epsilon, trust } from "./trust.js";
 
 const GOVERNED = "Directions below the line are governed by λ, not by the data.";
+const QUESTIONS = { solved: "Was the linear system solved?", applies: "Does influence apply here?" };
+const LEVELS = { good: "Yes. ", fair: "Look before you rely on it. ", bad: "No. " };
+const EPSILON = { float32: 1.2e-7, float64: 2.2e-16 };
 const MOST_NUMBERS = 1_000_000; // of an array that is drawn
 
 export async function open(job, route, { signal }) {
@@ -19,19 +21,24 @@ export async function open(job, route, { signal }) {
   await Promise.all(
     info.arrays.filter(isDrawn).map(async ({ name }) => arrays.set(name, (await npy(path(`/v1/jobs/${job.id}/info`, { array: name }), { signal })).values)),
   );
-  const { level, text } = trust(job);
   const plots = drawn(job, info.summary, arrays);
   return {
     element: h(
       "div",
       {},
-      h("p", { class: `trust ${level}`, role: "note" }, h("strong", {}, { good: "This can be trusted. ", fair: "Look twice. ", bad: "Not to be trusted as it is. " }[level]), text),
+      verdict(job),
       plots.length ? h("div", { class: "plots" }, plots) : notice("The method left no arrays to draw."),
       h("div", { class: "columns" },
         h("section", {}, h("h2", {}, "Summary"), facts(Object.entries(info.summary).map(([name, value]) => [name.replaceAll("_", " "), shown(value)]))),
         info.arrays.length ? h("section", {}, h("h2", {}, "Arrays"), arrayTable(info.arrays)) : null),
     ),
   };
+}
+
+/** Both parts of the service's verdict, in its own words. */
+function verdict({ verdict: told }) {
+  if (!told) return notice("This result is of a version that gave no verdict.");
+  return Object.entries(QUESTIONS).map(([part, question]) => h("section", { class: `trust ${told[part].level}`, role: "note" }, h("h2", {}, question), h("p", {}, h("strong", {}, LEVELS[told[part].level]), told[part].text)));
 }
 
 function isDrawn({ name, shape }) {
@@ -102,7 +109,7 @@ function spectrumPlot(job, summary, arrays) {
 
 /** What eigenvalues of a matrix of this precision can't tell from 0. */
 function rounding(job, values) {
-  return Math.sqrt(values.length) * epsilon(job.request.precision) * Math.max(Math.abs(values[0]), Math.abs(values.at(-1)));
+  return Math.sqrt(values.length) * (EPSILON[job.result.dtype] ?? EPSILON.float32) * Math.max(Math.abs(values[0]), Math.abs(values.at(-1)));
 }
 
 function aboutSizes(values, damping, floor) {
