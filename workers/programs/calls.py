@@ -12,7 +12,7 @@ from workers.programs.errors import GraphInvalid, OperatorRefused
 from workers.programs.fitting import fitting
 from workers.programs.limits import Limits
 from workers.programs.operators import ASSERTIONS, SYMBOLIC, resolve, resolve_in_place
-from workers.programs.origins import last_node, note_origin
+from workers.programs.origins import last_node, module_of, note_origin
 from workers.programs.rules import check_arguments
 from workers.programs.scalars import dtype_of
 from workers.programs.schema import Argument, Graph, Node, Subgraph
@@ -41,7 +41,10 @@ class CallBuilder:
             if self._nodes > self._limits.nodes:
                 raise GraphInvalid(f"more than {self._limits.nodes} nodes")
             before = last_node(self._graph)
-            self._append_node(node, exported, scope, depth)
+            try:
+                self._append_node(node, exported, scope, depth)
+            except OperatorRefused as exc:
+                raise exc.within(module_of(node.metadata)) from exc
             note_origin(self._graph, before, node.metadata)
 
     def _append_node(self, node: Node, exported: Graph, scope: Scope, depth: int) -> None:

@@ -24,7 +24,7 @@ ProgramError
         └── CheckDied
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 EXPORT_LINE = (
     "torch.export.save(torch.export.export(model.eval(), (x,), "
@@ -89,6 +89,15 @@ class OperatorRefused(ProgramError):
     """An operator which is not on the list."""
 
     code = "program-operator"
+    place: str | None = None
+
+    def within(self, place: str) -> Self:
+        """The same, saying where in the user's model it is; the innermost place stays."""
+        if self.place is not None:
+            return self
+        error = type(self)(f"in {place}: {self.message}", field=self.field)
+        error.place = place
+        return error
 
 
 class RandomOperator(OperatorRefused):

@@ -16,6 +16,7 @@ from workers.programs.errors import OperatorRefused
 from workers.programs.rewritten import REWRITTEN
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_relu": 1, "rnn_tanh": 1}
+_FITTED = "fitted_"
 _LARGEST = 1 << 20  # layers
 
 
@@ -47,8 +48,15 @@ def fitting(op: OpOverload) -> Callable[..., Any]:
             check(name, given)
         return op(*args, **kwargs) if rewritten is None else rewritten(**given)
 
-    fitted.__name__ = f"fitted_{name}"  # what the graph's text calls it
+    fitted.__name__ = _FITTED + name  # what the graph's text calls it
     return fitted
+
+
+def called(target: Any) -> str:
+    """The operator's name of what `fitting` returned."""
+    if isinstance(target, OpOverload):
+        return target._schema.name.removeprefix("aten::")
+    return str(getattr(target, "__name__", "")).removeprefix(_FITTED)
 
 
 def _same(name: str, what: str, found: object, wanted: object) -> None:

@@ -5,13 +5,16 @@ names, which the schema holds to letters, digits and underscores, and literals, 
 """
 
 import keyword
+import operator
 
 import torch
 from torch import fx, nn
 
 from workers.programs.calls import CallBuilder
-from workers.programs.errors import GraphInvalid
+from workers.programs.errors import GraphInvalid, OperatorRefused
+from workers.programs.fitting import called
 from workers.programs.limits import Limits
+from workers.programs.operators import FIRST_ALONE
 from workers.programs.schema import Graph
 from workers.programs.signature import Binding, Interface
 from workers.programs.values import Memory, Scope, Value
@@ -38,6 +41,7 @@ def build_module(exported: Graph, interface: Interface, state: State, limits: Li
     CallBuilder(graph, limits).append(exported, scope)
     graph.output(scope.find(interface.output, "tensor").node)
     _drop_unused(graph)
+    _refuse_side_results(graph)
     module.graph = graph
     return module.eval()
 
@@ -93,3 +97,14 @@ def _drop_unused(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and not node.users:
             graph.erase_node(node)
+
+
+def _refuse_side_results(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        if node.target is operator.getitem and node.args[1] > 0:
+            name = called(node.args[0].target)
+            if name in FIRST_ALONE:
+                raise OperatorRefused(
+                    f"torch.ops.aten.{name}: the model uses what it returns beside its result, "
+                    "which torch does not differentiate: compute that from the operator's input"
+                )

@@ -19,6 +19,19 @@ def note_origin(graph: fx.Graph, before: fx.Node | None, metadata: Mapping[str, 
         node.meta.setdefault(STACK, {path: (path, "") for path in paths})
 
 
+def module_of(metadata: Mapping[str, str]) -> str:
+    """The innermost module that a node came from, in words: its path and type, or the model itself."""
+    text = metadata.get(STACK, "")
+    entries = [each.split(",") for each in text.split(";")] if len(text) <= _LONGEST else []
+    inner = next(
+        (each for each in reversed(entries) if len(each) > 2 and _PATH.match(each[1])), None
+    )
+    if inner is None:
+        return "the model's own forward"
+    kind = inner[2].rpartition(".")[2]
+    return f"module {inner[1]!r}" + (f" ({kind})" if _PATH.match(kind) else "")
+
+
 def last_node(graph: fx.Graph) -> fx.Node | None:
     """The node that the next one will follow."""
     return next(iter(reversed(graph.nodes)), None)

@@ -35,6 +35,68 @@ def _pdist(self: Tensor, p: float = 2.0) -> Tensor:
     return _length(self.index_select(0, first) - self.index_select(0, second), p)
 
 
+def _copy(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+    return src.to(self.dtype).expand(self.shape)
+
+
+def _view_as_complex(self: Tensor) -> Tensor:
+    # torch's is a view, of memory that begins at an even place alone: a parameter begins anywhere in θ.
+    return torch.complex(*self.unbind(-1))
+
+
+def _polar(abs: Tensor, angle: Tensor) -> Tensor:
+    # torch's first derivative has the wrong sign where the length is negative.
+    return torch.complex(abs * angle.cos(), abs * angle.sin())
+
+
+def _scatter(
+    self: Tensor,
+    dim: int,
+    index: Tensor,
+    src: Tensor | None = None,
+    value: float = 0.0,
+    reduce: str | None = None,
+) -> Tensor:
+    if src is None:
+        src = torch.full(index.shape, value, dtype=self.dtype, device=self.device)
+    if reduce is None:
+        return torch.scatter(self, dim, index, src)
+    return torch.scatter_reduce(self, dim, index, src, {"add": "sum", "multiply": "prod"}[reduce])
+
+
+def _embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> tuple[Tensor, ...]:
+    """Of each bag the sum, the mean or the largest; what torch returns besides is for its own backward."""
+    indices, offsets = indices.reshape(-1), offsets[: len(offsets) - include_last_offset]
+    places = torch.arange(len(indices), dtype=offsets.dtype, device=indices.device)
+    bags = torch.searchsorted(offsets, places, right=True) - 1
+    rows = torch.nn.functional.embedding(indices, weight)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.reshape(-1, 1)
+    counted = torch.ones_like(indices, dtype=torch.bool)
+    if padding_idx is not None and padding_idx >= 0:
+        counted = indices != padding_idx
+    shape = (len(offsets), weight.shape[1])
+    sizes = torch.zeros_like(offsets).index_add(0, bags, counted.to(offsets.dtype)).unsqueeze(1)
+    if mode == 2:
+        least = torch.full(shape, -torch.inf, dtype=rows.dtype, device=rows.device)
+        rows = torch.where(counted.unsqueeze(1), rows, -torch.inf)
+        found = least.scatter_reduce(0, bags.unsqueeze(1).expand_as(rows), rows, "amax")
+        return torch.where(sizes > 0, found, 0.0), bags, sizes, bags
+    rows = torch.where(counted.unsqueeze(1), rows, 0.0)
+    found = torch.zeros(shape, dtype=rows.dtype, device=rows.device).index_add(0, bags, rows)
+    return found / sizes.clamp_min(1) if mode == 1 else found, bags, sizes, bags
+
+
 def _length(difference: Tensor, p: float) -> Tensor:
     """The p-norm along the last axis. A difference of zero has no derivative: 0, as torch's first one is."""
     if p == 0.0:
@@ -52,4 +114,10 @@ REWRITTEN: dict[str, Callable[..., Any]] = {
     "_cdist_forward": _cdist,
     "pdist": _pdist,
     "_pdist_forward": _pdist,
+    "copy": _copy,
+    "embedding_bag": _embedding_bag,
+    "_embedding_bag": _embedding_bag,
+    "polar": _polar,
+    "scatter": _scatter,
+    "view_as_complex": _view_as_complex,
 }

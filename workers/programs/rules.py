@@ -1,4 +1,4 @@
-"""Arguments that change what an allowed operator is: training, randomness, sparse gradients."""
+"""Arguments that change what an allowed operator is: training, randomness, gradients of no loss."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -50,11 +50,17 @@ def _no_noise(name: str, arguments: Arguments) -> None:
         raise RandomOperator(f"{name} is random in training mode: call model.eval() first")
 
 
-def _dense_gradient(name: str, arguments: Arguments) -> None:
+def _gradient_of_a_loss(name: str, arguments: Arguments) -> None:
     if arguments.get("sparse", False) is not False:
         raise OperatorRefused(
             f"{name} has sparse gradients, which have no second derivative: build it with "
-            "sparse=False"
+            "sparse=False (set it on the trained module, its output stays the same)"
+        )
+    if arguments.get("scale_grad_by_freq", False) is not False:
+        raise OperatorRefused(
+            f"{name} divides its gradient by how often a row is looked up in the batch "
+            "(scale_grad_by_freq=True), which is the gradient of no loss: set "
+            "scale_grad_by_freq=False on the trained module, its output stays the same"
         )
 
 
@@ -75,6 +81,8 @@ _RULES: dict[str, Callable[[str, Arguments], None]] = {
     "instance_norm": _no_statistics,
     "native_batch_norm": _no_statistics,
     "_native_batch_norm_legit": _no_statistics,
-    "embedding": _dense_gradient,
+    "embedding": _gradient_of_a_loss,
+    "embedding_bag": _gradient_of_a_loss,
+    "_embedding_bag": _gradient_of_a_loss,
     "rrelu": _no_noise,
 }

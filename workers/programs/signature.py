@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from workers.programs.errors import GraphInvalid, InputUnsupported, OutputUnsupported, TrainMode
+from workers.programs.errors import (
+    GraphInvalid,
+    InputUnsupported,
+    OperatorRefused,
+    OutputUnsupported,
+    TrainMode,
+)
+from workers.programs.origins import module_of
 from workers.programs.schema import Argument, GraphModule
 
 Role = Literal["parameter", "buffer", "constant", "data"]
@@ -71,7 +78,7 @@ def _with_output(module: GraphModule, bindings: tuple[Binding, ...]) -> Interfac
     if len(specs) != len(outputs):
         raise GraphInvalid(f"{len(outputs)} graph outputs, {len(specs)} in the signature")
     for spec in specs:
-        _check_pure(spec.kind)
+        _check_pure(spec.kind, module)
     tensors = [one.as_tensor.name for one in outputs if one.kind == "as_tensor"]
     if not tensors:
         raise OutputUnsupported(
@@ -81,11 +88,18 @@ def _with_output(module: GraphModule, bindings: tuple[Binding, ...]) -> Interfac
     return Interface(bindings, tensors[0], len(outputs) - 1)
 
 
-def _check_pure(kind: str) -> None:
+def _check_pure(kind: str, module: GraphModule) -> None:
     if kind == "buffer_mutation":
         raise TrainMode(
             "the model updates a buffer in forward, as batch normalisation does in training mode: "
             "call model.eval() before torch.export.export"
+        )
+    renorm = next((one for one in module.graph.nodes if "embedding_renorm" in one.target), None)
+    if kind == "parameter_mutation" and renorm is not None:
+        raise OperatorRefused(
+            f"in {module_of(renorm.metadata)}: max_norm changes the embedding's weights in forward: "
+            "scale the rows of the trained weight once (torch.renorm(weight, 2, 0, max_norm)), and "
+            "set max_norm=None on the module"
         )
     if kind != "user_output":
         raise OutputUnsupported(
