@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from service.jobs.columns import match_columns
+from service.jobs.fit import floating_inputs
+from service.jobs.inputs import Chosen
 from service.results.layout import ResultPaths, blob_path
 from service.storage.cuts import Cut
 from service.storage.keys import Document
@@ -17,6 +21,7 @@ from service.storage.tensors import BadTensors, TensorEntry, read_entry, read_he
 from upweight.errors import InvalidRequest, NotStored, UpweightError
 from upweight.schema import (
     Blocks,
+    ColumnMatch,
     DatasetRecord,
     IhvpJob,
     JobRecord,
@@ -26,6 +31,7 @@ from upweight.schema import (
     parse_rows,
 )
 from workers.context import Context
+from workers.datasets.columns import Columns
 from workers.engine import Optimality, Problem, Rows, optimality
 from workers.fits import Fits
 from workers.grid.blocks import StoredFits
@@ -55,21 +61,20 @@ class Gathering:
     def material(self, *, trusted: bool = False) -> Material:
         """Raises UpweightError. `trusted`: an earlier task of the job has looked at the labels already."""
         request = self._request
-        model = ModelRecord.model_validate(self._record("model", "model_id"))
+        model = self._model()
         problem = self._context.session.problem(self._namespace, model, DTYPES[request.precision])
         rows = _RowsOfJob(self._context, self._namespace, None if trusted else problem)
-        train_set = self._dataset("train_id")
         test: Selection | None = getattr(request, "test", None)
         hessian_rows = rows.of(
-            self._dataset("hessian_id"),
+            *self._arranged("hessian_id"),
             self._hessian_on(),
             "/hessian_on" if request.hessian_on else "/train",
         )
         return Material(
             problem=problem,
             hessian_rows=hessian_rows,
-            train=rows.of(train_set, request.train, "/train"),
-            test=rows.of(self._dataset("test_id"), test, "/test") if test is not None else None,
+            train=rows.of(*self._arranged("train_id"), request.train, "/train"),
+            test=rows.of(*self._arranged("test_id"), test, "/test") if test is not None else None,
             rhs=self._right_hand_sides(problem),
             factors=self._earlier_factors(problem),
             guess=lambda digest, name, rows: self._tensor(
@@ -80,7 +85,7 @@ class Gathering:
                 ("fit", *self._hessian_identity()),
                 request.hessian_regularization,
             ),
-            perturb_input=_input_position(train_set, request),
+            perturb_input=_input_position(*self._arranged("train_id"), request),
             precision_note=_precision_note(model, DTYPES[request.precision]),
             optimality=lambda: self._optimality(problem, hessian_rows),
             factors_solved=self._factors_solved(),
@@ -128,13 +133,15 @@ class Gathering:
                 request.hessian_regularization,
                 request.seed,
                 getattr(request, "rhs", None),
-                [self._job["test_id"], test.rows] if test is not None else None,
+                [self._job["test_id"], test.rows, self._arrangement("test_id")]
+                if test is not None
+                else None,
                 asdict(plan.rhs),
             ]
         )
 
     def _hessian_identity(self) -> tuple[str, ...]:
-        """Names model, precision and rows of H; and the job itself, if it must not use what others made."""
+        """Names model, precision, rows and columns of H; and the job itself, if it must not use what others made."""
         request = self._request
         identity = (
             self._namespace,
@@ -143,6 +150,7 @@ class Gathering:
             self._job["hessian_id"],
             self._hessian_on().rows or "all",
             str(request.batch_size),
+            digest_of(self._arrangement("hessian_id")),
         )
         return identity if request.reuse else (*identity, self._job["id"])
 
@@ -151,6 +159,32 @@ class Gathering:
 
     def _dataset(self, field: str) -> DatasetRecord:
         return DatasetRecord.model_validate(self._record("dataset", field))
+
+    def _model(self) -> ModelRecord:
+        return ModelRecord.model_validate(self._record("model", "model_id"))
+
+    def _arranged(self, field: str) -> tuple[DatasetRecord, ColumnMatch]:
+        """A dataset, and how its columns meet the model's inputs."""
+        dataset = self._dataset(field)
+        return dataset, next(match for match in self._matched if match.dataset == dataset.id)
+
+    def _arrangement(self, field: str) -> list[object]:
+        """Of a dataset's columns: all of it that numbers depend on."""
+        _, match = self._arranged(field)
+        return [match.inputs, match.targets, match.features]
+
+    @cached_property
+    def _matched(self) -> list[ColumnMatch]:
+        """As the job's record says; of a job that was submitted before records did, as they would."""
+        if self._job.get("matched"):
+            return [ColumnMatch.model_validate(match) for match in self._job["matched"]]
+        fields = {"train_id": "/train", "test_id": "/test", "hessian_id": "/hessian_on"}
+        chosen = [
+            Chosen(pointer, self._dataset(field), parse_rows(None, 0))
+            for field, pointer in fields.items()
+            if self._job[field]
+        ]
+        return match_columns(self._model(), chosen, {})
 
     def _right_hand_sides(self, problem: Problem) -> RowsOf | None:
         if not isinstance(self._request, IhvpJob):
@@ -244,9 +278,13 @@ class _RowsOfJob:
     namespace: str
     problem: Problem | None
 
-    def of(self, dataset: DatasetRecord, selection: Selection, pointer: str) -> Rows:
+    def of(
+        self, dataset: DatasetRecord, match: ColumnMatch, selection: Selection, pointer: str
+    ) -> Rows:
         chosen = parse_rows(selection.rows, dataset.rows or 0)
-        rows = self.context.session.rows(self.namespace, dataset, chosen)
+        rows = self.context.session.rows(
+            self.namespace, dataset, Columns.of(dataset, match), chosen
+        )
         if self.problem is not None:
             self.context.session.require_unchanged(self.namespace, dataset)
             refuse_labels_out_of_range(self.problem, rows, f"{pointer}/dataset")
@@ -261,20 +299,17 @@ def _bad_tensor(pointer: str, name: str, digest: str, error: Exception) -> Upwei
     return InvalidRequest.field(pointer, f"the blob is not a safetensors file: {error}", digest)
 
 
-def _input_position(train: DatasetRecord, request: AnyJob) -> int:
-    """Where the input to perturb stands: the one named, else the first floating-point one."""
+def _input_position(train: DatasetRecord, match: ColumnMatch, request: AnyJob) -> int:
+    """Where the input to perturb stands among the model's: the one named, else the floating-point one."""
     wish = getattr(request, "perturb_input", None)
     if wish is not None:
         if wish not in train.inputs:
             raise InvalidRequest.field(
                 "/perturb_input", f"the inputs are {', '.join(train.inputs)}", wish
             )
-        return train.inputs.index(wish)
-    dtypes = {column.name: column.dtype for column in train.columns}
-    floating = [
-        number for number, name in enumerate(train.inputs) if dtypes[name].startswith("float")
-    ]
-    return floating[0] if floating else 0
+        return match.inputs.index(wish)
+    floating = floating_inputs(train)
+    return match.inputs.index(floating[0]) if floating else 0
 
 
 def _precision_note(model: ModelRecord, computed_in: torch.dtype) -> str | None:

@@ -14,6 +14,7 @@ from service.datasets.sources import sources_of
 from service.settings import Settings
 from service.storage.objects import Objects
 from upweight.schema import DatasetRecord, ModelRecord, Rows
+from workers.datasets.columns import Columns
 from workers.datasets.disk_cache import BlockCache
 from workers.datasets.load import load_columns
 from workers.datasets.reader import DatasetReader
@@ -57,7 +58,9 @@ class Session:
 
         return self.kept(("model", namespace, model.id, str(dtype)), load)
 
-    def rows(self, namespace: str, dataset: DatasetRecord, selection: Rows) -> EngineRows:
+    def rows(
+        self, namespace: str, dataset: DatasetRecord, columns: Columns, selection: Rows
+    ) -> EngineRows:
         """Selected rows of a dataset as the engine takes them: of one that fits, views of what the device holds.
 
         One that would fill more than half of `cache_bytes` is read anew, through the cache on disk, in each pass.
@@ -65,10 +68,12 @@ class Session:
         reader = self._reader(namespace, dataset)
         if reader.rows * reader.row_bytes > self._settings.cache_bytes // 2:
             window = self._settings.memory_bytes // _WINDOWS
-            return StreamedRows(reader, selection, self._device, window)
-        columns = self._columns(namespace, reader)
-        inputs = [_selected(columns[name], selection) for name in dataset.inputs]
-        targets = [_selected(columns[name], selection) for name in dataset.targets]
+            return StreamedRows(reader, columns, selection, self._device, window)
+        held = self._columns(namespace, reader)
+        inputs, targets = (
+            [columns.arranged(name, _selected(held[name], selection)) for name in names]
+            for names in (columns.inputs, columns.targets)
+        )
         return TensorRows(inputs, targets[0] if len(targets) == 1 else tuple(targets) or None)
 
     def require_unchanged(self, namespace: str, dataset: DatasetRecord) -> None:

@@ -17,7 +17,13 @@ from service.requests import Trace
 from service.storage.keys import Document, new_id
 from service.storage.records import Idempotency
 from upweight.errors import InvalidRequest
-from upweight.schema import CheckState, DatasetFile, DatasetRecord, DatasetRequest, FieldError
+from upweight.schema import (
+    CheckState,
+    DatasetFile,
+    DatasetRecord,
+    DatasetRequest,
+    FieldError,
+)
 
 ASKED_AT_ONCE = 16  # a store far away takes tens of milliseconds for each of thousands of shards
 ERRORS_SHOWN = 20
@@ -91,6 +97,8 @@ def _digest(request: DatasetRequest, files: Sequence[DatasetFile]) -> str:
     decides = request.model_dump(
         mode="json", include={"format", "blobs", "uri", "inputs", "targets"}
     )
+    if request.features:
+        decides["features"] = {name: list(each) for name, each in request.features.items()}
     if files:
         decides["files"] = [file.model_dump(mode="json") for file in files]
     return digest_of(decides)

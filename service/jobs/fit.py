@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from service.jobs.columns import match_columns
 from service.jobs.inputs import Chosen, Inputs
 from service.jobs.labels import refuse_labels_out_of_range
 from upweight.errors import InvalidRequest
-from upweight.schema import DatasetRecord, ModelRecord, TensorSpec
+from upweight.schema import ColumnMatch, DatasetRecord, ModelRecord, TensorSpec
 
 _CLASS_LOSSES = ("cross_entropy", "nll")
 _VALUE_LOSSES = ("mse", "huber", "bce_with_logits", "poisson_nll")
 
 
-def refuse_misfits(inputs: Inputs) -> None:
-    """Raises InvalidRequest naming the dataset's field, the column, and what the model takes."""
+def fitted(inputs: Inputs, given: Mapping[str, str]) -> list[ColumnMatch]:
+    """How each dataset's columns meet the model's inputs. `given`: what the job says of it; see `match_columns`.
+
+    Raises InvalidRequest naming the dataset's field, the column, and what the model takes.
+    """
     for chosen in inputs.chosen:
-        _inputs_fit(inputs.model, chosen)
+        _as_many_as_inputs(inputs.model, chosen)
+    found = match_columns(inputs.model, inputs.chosen, given)
+    matches = {match.dataset: match for match in found}
+    for chosen in inputs.chosen:
+        _inputs_fit(inputs.model, chosen, matches[chosen.dataset.id])
         _targets_fit(inputs.model, chosen)
         refuse_labels_out_of_range(inputs.model, chosen)
+    return found
 
 
-def _inputs_fit(model: ModelRecord, chosen: Chosen) -> None:
+def _as_many_as_inputs(model: ModelRecord, chosen: Chosen) -> None:
     if not model.inputs:
         return  # a factory does not say; the worker finds out
     dataset = chosen.dataset
@@ -34,7 +43,11 @@ def _inputs_fit(model: ModelRecord, chosen: Chosen) -> None:
             f"model {model.name!r} takes {_described(model.inputs, batch=True)}, "
             f"and dataset {dataset.name!r} gives {_described(columns, batch=False)}",
         )
-    for spec, column in zip(model.inputs, columns, strict=True):
+
+
+def _inputs_fit(model: ModelRecord, chosen: Chosen, match: ColumnMatch) -> None:
+    names = [*match.inputs, *(match.targets if model.loss.name == "program" else ())]
+    for spec, column in zip(model.inputs, _columns(chosen.dataset, names), strict=False):
         _one_fits(chosen, spec, column)
 
 
@@ -90,7 +103,7 @@ def floating_inputs(dataset: DatasetRecord) -> list[str]:
 
 def is_floating(dtype: str) -> bool:
     """Whether a dtype, as records name it, is of real numbers."""
-    return "float" in dtype or dtype in ("half", "double")
+    return "float" in dtype or dtype in ("half", "double") or dtype[:2] in ("<f", ">f")
 
 
 def _columns(dataset: DatasetRecord, names: Sequence[str]) -> list[TensorSpec]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from service.blobs.records import find_blob
 from service.jobs.inputs import Chosen, Inputs
 from service.parts import Parts
 from service.storage import keys
 from service.storage.keys import Document
 from upweight.errors import InvalidRequest, NotFound, NotReady, NotStored, ResultExpired
-from upweight.schema import TERMINAL, JobRequest, JobState, parse_rows
+from upweight.schema import TERMINAL, ColumnMatch, JobRequest, JobState, parse_rows
 
 
-def refuse_what_is_not_given(parts: Parts, namespace: str, job: JobRequest, inputs: Inputs) -> None:
+def refuse_what_is_not_given(
+    parts: Parts,
+    namespace: str,
+    job: JobRequest,
+    inputs: Inputs,
+    matched: Sequence[ColumnMatch],
+) -> None:
     """Raises InvalidRequest, NotFound, NotReady, NotStored, ResultExpired, each naming its field."""
     digests = {
         "/rhs": getattr(job, "rhs", None),
@@ -24,7 +32,7 @@ def refuse_what_is_not_given(parts: Parts, namespace: str, job: JobRequest, inpu
             raise InvalidRequest.field(pointer, words, digest)
     earlier = getattr(job, "factors", None)
     if earlier is not None:
-        _factors_fit(_job_with_factors(parts, namespace, earlier), inputs)
+        _factors_fit(_job_with_factors(parts, namespace, earlier), inputs, matched)
 
 
 def _job_with_factors(parts: Parts, namespace: str, id: str) -> Document:
@@ -48,7 +56,7 @@ def _job_with_factors(parts: Parts, namespace: str, id: str) -> Document:
     return job
 
 
-def _factors_fit(earlier: Document, inputs: Inputs) -> None:
+def _factors_fit(earlier: Document, inputs: Inputs, matched: Sequence[ColumnMatch]) -> None:
     id = earlier["id"]
     if earlier["model_id"] != inputs.model.id:
         words = f"the factors of {id} are of model {earlier['model_id']}, and this job's is {inputs.model.id}"
@@ -57,6 +65,20 @@ def _factors_fit(earlier: Document, inputs: Inputs) -> None:
         rows = earlier["request"]["test"]["rows"]
         words = f"the factors of {id} are of rows {rows or 'all'} of dataset {earlier['test_id']}"
         raise InvalidRequest.field("/factors", f"{words}; give these as 'test', or solve anew", id)
+    arranged = {match["dataset"]: _arrangement(match) for match in earlier.get("matched", ())}
+    for match in matched:
+        own = _arrangement(match.model_dump(mode="json"))
+        if arranged.get(match.dataset, own) != own:
+            words = (
+                f"the factors of {id} take the columns of dataset {match.dataset} in another order"
+            )
+            raise InvalidRequest.field(
+                "/factors", f"{words}; give the same 'columns', or solve anew", id
+            )
+
+
+def _arrangement(match: Document) -> list[object]:
+    return [match[field] for field in ("inputs", "targets", "features")]
 
 
 def _same_rows(earlier: Document, test: Chosen) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.auth import Caller
-from service.jobs.fit import refuse_misfits
+from service.jobs.fit import fitted
 from service.jobs.given import refuse_what_is_not_given
 from service.jobs.inputs import Inputs, find_inputs
 from service.jobs.lifecycle import now
@@ -16,7 +16,15 @@ from service.storage.queue import RUN_JOB
 from service.storage.records import Idempotency
 from service.webhooks.destination import Destination, Refused
 from upweight.errors import InvalidRequest, QueueFull
-from upweight.schema import TERMINAL, JobRecord, JobRequest, JobState, ModelRecord, OwnPrecision
+from upweight.schema import (
+    TERMINAL,
+    ColumnMatch,
+    JobRecord,
+    JobRequest,
+    JobState,
+    ModelRecord,
+    OwnPrecision,
+)
 
 
 def submit(
@@ -35,13 +43,13 @@ def submit(
     _refuse_webhook(parts, job)
     inputs = find_inputs(parts, namespace, job)
     job = job.model_copy(update={"precision": job.precision or own_precision(inputs.model)})
-    refuse_misfits(inputs)
-    refuse_what_is_not_given(parts, namespace, job, inputs)
+    matched = fitted(inputs, job.columns)
+    refuse_what_is_not_given(parts, namespace, job, inputs, matched)
     refuse_too_much(parts.settings, job, inputs)
     parts.queue.refuse_if_full(job.priority)
     _refuse_over_quota(parts, namespace)
     parts.quota.refuse_over(namespace)
-    document = _record(job, inputs).model_dump(mode="json")
+    document = _record(job, inputs, matched).model_dump(mode="json")
     id, made = parts.records.create(
         "job", namespace, document, idempotency=idempotency, requires=_requires(document)
     )
@@ -101,7 +109,7 @@ def _refuse_over_quota(parts: Parts, namespace: str) -> None:
         )
 
 
-def _record(job: JobRequest, inputs: Inputs) -> JobRecord:
+def _record(job: JobRequest, inputs: Inputs, matched: list[ColumnMatch]) -> JobRecord:
     return JobRecord(
         id=new_id("job"),
         state=JobState.QUEUED,
@@ -111,6 +119,7 @@ def _record(job: JobRequest, inputs: Inputs) -> JobRecord:
         train_id=inputs.train.dataset.id,
         test_id=inputs.test.dataset.id if inputs.test is not None else None,
         hessian_id=inputs.hessian.dataset.id,
+        matched=matched,
         created_at=now(),
     )
 

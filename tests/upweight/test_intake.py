@@ -201,6 +201,7 @@ def test_a_frames_features_are_one_matrix_with_their_names(server: Server, regis
     assert asked["preview"] == {
         "kind": "table", "column": "x", "names": ["length", "legs", "tame"],
     }  # fmt: skip
+    assert asked["features"] == {"x": ["length", "legs", "tame"]}
 
 
 def test_a_frames_list_of_targets_is_a_matrix(registered: Any) -> None:

@@ -25,6 +25,7 @@ from service.storage.objects import Objects
 from tests.s3_server import S3Server
 from upweight.schema import DatasetRecord, parse_rows
 from workers.datasets.check import check_dataset
+from workers.datasets.columns import Columns
 from workers.datasets.disk_cache import DiskCache
 from workers.datasets.reader import DatasetReader
 from workers.datasets.streamed_rows import StreamedRows
@@ -82,7 +83,9 @@ class Kept:
 
     def rows(self, selection: str = ":", window: int = 40_000) -> StreamedRows:
         reader = DatasetReader(self.record, self.sources, self.cache)
-        return StreamedRows(reader, parse_rows(selection, ROWS), torch.device("cpu"), window)
+        columns = Columns(("x",), ("y",), {})
+        chosen = parse_rows(selection, ROWS)
+        return StreamedRows(reader, columns, chosen, torch.device("cpu"), window)
 
     def on_disk(self) -> int:
         return sum(each.stat().st_size for each in self.folder.rglob("*") if each.is_file())

@@ -57,6 +57,10 @@ def submit(
     regularization: Annotated[float | None, typer.Option(help="λ, added to the Hessian.")] = None,
     influence_type: Annotated[str | None, typer.Option(help="up or perturbation.")] = None,
     factors: Annotated[str | None, typer.Option(help="An earlier job, to use its factors.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="INPUT=COLUMN where a model's input has another name. Repeatable."),
+    ] = None,
     keep: Annotated[str | None, typer.Option(help="matrix, top=K, mean, factors; commas.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, float64, tf32 or bf16; by default the model's own.")
@@ -86,6 +90,7 @@ def submit(
         batch_size=None if batch_size is None else choices.value(batch_size),
         priority=priority, timeout_s=time_limit, reuse=reuse,
         labels=choices.pairs(label, "--label") or None,
+        columns=choices.pairs(column, "--column") or None,
         webhook=None if webhook is None else {"url": webhook},
     )  # fmt: skip
     fields = submission.checked()
@@ -241,6 +246,7 @@ def _show(shell: Shell, record: JobRecord) -> None:
             ("kind", request.kind),
             ("model", request.model),
             *selections,
+            ("columns", "; ".join(dict.fromkeys(match.how for match in record.matched))),
             (
                 "inversion",
                 " ".join([request.inversion.method, *(f"{k}={v}" for k, v in parameters.items())]),

@@ -22,6 +22,7 @@ JOB_OPTIONS = frozenset(
     {
         "batch_size",
         "blocks",
+        "columns",
         "labels",
         "precision",
         "priority",

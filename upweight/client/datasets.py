@@ -57,7 +57,7 @@ def register_rows(
     came: Incoming = yield Work(
         lambda: incoming(data, arrays, about.inputs, about.targets, about.class_names)
     )
-    about = about.filled(came.preview, came.class_names)
+    about = about.filled(came.preview, came.class_names, came.features)
     digests: list[str] = []
     inputs: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
@@ -107,7 +107,8 @@ def _elsewhere(about: Description, uri: str, format: str | None, too_much: bool)
 
 
 def _registered(bars: Bars, about: Description, request: DatasetRequest) -> Flow[DatasetRecord]:
-    body = request.model_dump(mode="json")
+    # An older service does not know of features.
+    body = request.model_dump(mode="json", exclude=None if request.features else {"features"})
     reply = yield Call("POST", DATASETS.path, json=body, creates=True)
     record = reply.read(DatasetRecord)
     if not about.wait:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from upweight.client.request import validated
@@ -23,11 +23,17 @@ class Description:
     wait: bool
     timeout: float | None
     hold: float
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def filled(self, preview: Any, class_names: Sequence[str]) -> Description:
+    def filled(
+        self, preview: Any, class_names: Sequence[str], features: Mapping[str, tuple[str, ...]]
+    ) -> Description:
         """With what the data says of itself, where the caller said nothing."""
         return replace(
-            self, preview=self.preview or preview, class_names=self.class_names or class_names
+            self,
+            preview=self.preview or preview,
+            class_names=self.class_names or class_names,
+            features=features,
         )
 
     def request(self, **source: Any) -> DatasetRequest:
@@ -38,6 +44,7 @@ class Description:
             "targets": self.targets,
             "preview": self.preview,
             "class_names": tuple(self.class_names),
+            "features": dict(self.features),
             "labels": dict(self.labels or {}),
             **source,
         }

@@ -74,7 +74,12 @@ def _laid_out(
     """As the pixels of the row's picture, or in a row with names."""
     preview: Any = dataset.preview
     request: Any = record.request
-    column = request.perturb_input or dataset.inputs[0]
+    floating = [
+        each.name
+        for each in dataset.columns
+        if each.name in dataset.inputs and "float" in each.dtype
+    ]
+    column = request.perturb_input or next(iter(floating), dataset.inputs[0])
     at_input = request.perturb_at is None and preview is not None and preview.column == column
     if at_input and isinstance(preview, ImagePreview):
         image = values.reshape(preview.shape or values.shape)

@@ -17,6 +17,7 @@ from upweight.schema.inversion import Arnoldi, ConjugateGradient, Direct, Invers
 from upweight.schema.job import (
     TERMINAL,
     Blocks,
+    ColumnMatch,
     Cost,
     FactorsJob,
     IhvpJob,
@@ -82,6 +83,7 @@ __all__ = [
     "BlobRecord",
     "Blocks",
     "CheckState",
+    "ColumnMatch",
     "ColumnSpec",
     "ComponentHealth",
     "ConjugateGradient",

@@ -13,6 +13,7 @@ from upweight.schema.model import CheckState, TensorSpec
 from upweight.schema.problem import Problem
 
 MAXIMUM_SHARDS = 10_000
+MAXIMUM_FEATURES = 100_000  # names, of all columns
 
 
 class ImagePreview(Request):
@@ -38,7 +39,7 @@ class TablePreview(Request):
 
     kind: Literal["table"] = "table"
     column: Text
-    names: Annotated[tuple[Text, ...], Field(max_length=10_000)] = ()
+    names: Annotated[tuple[Text, ...], Field(max_length=MAXIMUM_FEATURES)] = ()
 
 
 Preview = Annotated[ImagePreview | TextPreview | TablePreview, Field(discriminator="kind")]
@@ -57,7 +58,25 @@ class DatasetRequest(Request):
     targets: Annotated[tuple[Text, ...], Field(max_length=64)] = ("y",)
     preview: Preview | None = None
     class_names: Annotated[tuple[Text, ...], Field(max_length=100_000)] = ()
+    features: Annotated[dict[Text, tuple[Text, ...]], Field(max_length=128)] = Field(
+        {},
+        description="Names of the numbers along a column's last axis, by column. A job matches its datasets by them.",
+    )
     labels: Labels = {}
+
+    @model_validator(mode="after")
+    def _features_have_columns(self) -> Self:
+        for column, names in self.features.items():
+            if column not in (*self.inputs, *self.targets):
+                raise ValueError(
+                    f"'features' names those of {column!r}, which is no column of this dataset"
+                )
+            if len(set(names)) != len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ValueError(f"'features' of column {column!r} names {twice!r} twice")
+        if sum(map(len, self.features.values())) > MAXIMUM_FEATURES:
+            raise ValueError(f"'features' may have {MAXIMUM_FEATURES} names in all")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -107,6 +126,7 @@ class DatasetRecord(Record):
     targets: list[str]
     preview: Preview | None = None
     class_names: list[str] = []
+    features: dict[str, list[str]] = {}
     labels: dict[str, str] = {}
     digest: str = Field(
         description="Of all that decides results: shards in order, format, columns."
@@ -121,6 +141,17 @@ class DatasetRecord(Record):
     used_by: list[str] = Field(
         [], description="Jobs that hold it; it can't be deleted before they are."
     )
+
+    def features_of(self, column: str) -> list[str]:
+        """The names along a column's last axis, of `features` or of a table's preview; empty where there are none."""
+        if column in self.features:
+            return self.features[column]
+        preview = self.preview
+        if not isinstance(preview, TablePreview) or preview.column != column:
+            return []
+        shape = next((each.shape for each in self.columns if each.name == column), [])
+        whole = bool(shape) and len(set(preview.names)) == len(preview.names) == shape[-1]
+        return list(preview.names) if whole else []
 
 
 class DatasetRows(Answer):

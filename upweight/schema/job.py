@@ -98,6 +98,11 @@ class _JobRequest(Request):
     reuse: bool = Field(True, description="Use what earlier jobs with the same digest have stored.")
     blocks: Blocks = Blocks()
     webhook: Webhook | None = None
+    columns: Annotated[dict[Text, Text], Field(max_length=128)] = Field(
+        {},
+        description="Which column an input of the model takes, by the input's name, where the names differ: "
+        '`{"volume": "vol"}`. Datasets with such a column follow; the other inputs take the columns of their names.',
+    )
     labels: Labels = {}
 
     @model_validator(mode="after")
@@ -231,6 +236,25 @@ class ResultSummary(Answer):
     )
 
 
+class ColumnMatch(Answer):
+    """How a dataset's columns meet the model's inputs."""
+
+    dataset: str = Field(description="Id of the dataset.")
+    inputs: list[str] = Field(
+        description="The columns that the model takes, in the order of its inputs."
+    )
+    targets: list[str] = Field(description="The columns that the loss takes.")
+    features: dict[str, list[str]] = Field(
+        {},
+        description="Of columns whose numbers lie in another order than those of the job's other data: the order in "
+        "which the job takes them.",
+    )
+    how: str = Field(
+        description="`by name`, or `by place` and why; `as 'columns' says`.",
+        examples=["by name", "by place: the model has one input"],
+    )
+
+
 class JobRecord(Record):
     """A job as it stands."""
 
@@ -242,6 +266,9 @@ class JobRecord(Record):
     train_id: str
     test_id: str | None = None
     hessian_id: str
+    matched: list[ColumnMatch] = Field(
+        [], description="How the columns of each of its datasets meet the model's inputs."
+    )
     stage: str | None = Field(None, description="What the worker is doing, in a word.")
     progress: Progress | None = None
     queue_position: int | None = Field(

@@ -56,6 +56,8 @@ def check_dataset(
                 column.read(shard, sum(shard_rows), rows, partial(checkpoint, number, len(sources)))
         shard_rows.append(rows)
     pointer = sources[0].pointer if record.uri else "/blobs"
+    for name, features in record.features.items():
+        found[name].require_features(features)
     if sum(shard_rows) == 0:
         raise Rejected.field(pointer, "the dataset has no rows", None)
     if sum(shard_rows) > row_limit:
@@ -128,6 +130,15 @@ class _Column:
                 f"{'here' if source.file is None else f'in {source.label!r}'}, "
                 f"but {self.dtype} {list(self.shape)} in the first shard",
                 None,
+            )
+
+    def require_features(self, names: Sequence[str]) -> None:
+        if not self.shape or self.shape[-1] != len(names):
+            raise Rejected.field(
+                "/features",
+                f"column {self.name!r} has {len(names)} names of features, and its rows have shape "
+                f"{list(self.shape)}; name each number along the last axis, or none",
+                len(names),
             )
 
     def read(self, shard: Shard, before: int, rows: int, checkpoint: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from service.storage.read_ahead import read_ahead
 from upweight.schema import Rows as Selection
+from workers.datasets.columns import Columns
 from workers.datasets.reader import DatasetReader
 from workers.engine import BadParameter, Batch
 
@@ -26,11 +27,13 @@ class StreamedRows:
     def __init__(
         self,
         reader: DatasetReader,
+        columns: Columns,
         selection: Selection,
         device: torch.device,
         window_bytes: int,
     ) -> None:
         self._reader = reader
+        self._columns = columns
         self._parts = [range(part.start, part.stop, part.step) for part in selection.parts]
         self._ends = list(accumulate(map(len, self._parts), initial=0))
         self._device = device
@@ -69,8 +72,7 @@ class StreamedRows:
 
     @property
     def _names(self) -> list[str]:
-        record = self._reader.record
-        return [*record.inputs, *record.targets]
+        return [*self._columns.inputs, *self._columns.targets]
 
     def _window(self, start: int, stop: int) -> Batch:
         """Rows start to stop of the selection."""
@@ -122,7 +124,8 @@ class StreamedRows:
         return found[back]
 
     def _batch(self, columns: dict[str, Tensor], start: int) -> Batch:
-        record = self._reader.record
-        inputs = tuple(columns[name].to(self._device) for name in record.inputs)
-        targets = tuple(columns[name].to(self._device) for name in record.targets)
+        inputs, targets = (
+            tuple(self._columns.arranged(name, columns[name]).to(self._device) for name in names)
+            for names in (self._columns.inputs, self._columns.targets)
+        )
         return Batch(inputs, targets[0] if len(targets) == 1 else targets or None, start)

@@ -1,4 +1,4 @@
-"""pandas DataFrames: feature columns become one matrix `x`, as models take it; their names head the preview."""
+"""pandas DataFrames: feature columns become one matrix `x`, as models take it; their names go along."""
 
 from __future__ import annotations
 
@@ -39,17 +39,20 @@ def from_frame(
     if not features:
         raise InvalidRequest("all columns are targets; a dataset needs inputs")
     columns: dict[str, Any] = {"x": np.column_stack([_numbers(frame, name) for name in features])}
+    kept = {"x": tuple(features)}
     found: tuple[str, ...] = ()
     if isinstance(targets, str):
         columns[targets if targets != "x" else "y"], found = _target(frame, targets, class_names)
     elif wanted:
         columns["y"] = np.column_stack([_numbers(frame, name) for name in wanted])
+        kept["y"] = tuple(wanted)
     return replace(
         whole(columns_of(columns)),
         inputs=("x",),
         targets=tuple(name for name in columns if name != "x"),
         preview={"kind": "table", "column": "x", "names": tuple(features)},
         class_names=found,
+        features=kept,
     )
 
 
@@ -81,9 +84,9 @@ def _target(
     """Numbers as they are; categories and words as class numbers, with the classes' names."""
     column = frame[name]
     _refuse_missing(column, name)
-    if hasattr(column, "cat"):
+    if hasattr(column, "cat") and not class_names:
         return column.cat.codes.to_numpy(np.int64), tuple(str(c) for c in column.cat.categories)
-    if column.dtype.kind in "iufb":
+    if getattr(column.dtype, "kind", "O") in "iufb":
         return column.to_numpy(column.dtype.name.lower()), ()
     numbers = {str(label): at for at, label in enumerate(class_names)}
     unknown = sorted({str(label) for label in column} - set(numbers))

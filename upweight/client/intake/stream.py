@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ Columns = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Incoming:
-    """Shards in order. `inputs`, `targets`, `preview`, `class_names`: what the source itself says of its columns."""
+    """Shards in order. The rest is what the source itself says of its columns."""
 
     shards: Iterator[Columns]
     count: int | None = None  # of the shards, where it is known
@@ -27,6 +27,7 @@ class Incoming:
     targets: tuple[str, ...] | None = None
     preview: Any = None
     class_names: tuple[str, ...] = ()
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def whole(columns: Columns) -> Incoming:

@@ -8,7 +8,7 @@ import { notice } from "../failure.js";
 import { go } from "../router.js";
 
 // Folded away: what most people leave as it is.
-const ASIDE = new Set(["hessian_on", "precision", "batch_size", "seed", "priority", "timeout_s", "reuse", "webhook", "labels", "perturb_at", "perturb_input", "factors", "x0", "h0", "krylov_dimension", "eigen_computation_on_gpu"]);
+const ASIDE = new Set(["hessian_on", "precision", "batch_size", "seed", "priority", "timeout_s", "reuse", "webhook", "labels", "perturb_at", "perturb_input", "columns", "factors", "x0", "h0", "krylov_dimension", "eigen_computation_on_gpu"]);
 // In this order, then the rest as the document has it.
 const ORDER = ["model", "train", "test", "influence_type", "hessian_regularization", "inversion", "keep"];
 const FIRST = { kind: "influences", method: "cg" };

@@ -31,8 +31,15 @@ function course(job) {
     ["Hessian passes", cost ? number(cost.hessian_passes, 4) : "–"],
     ["Peak memory", bytes(cost?.peak_memory_bytes)],
     ["Result", bytes(job.result?.size_bytes)],
+    ...matches(job),
     ...Object.entries(job.labels ?? {}),
   ];
+}
+
+/** How the columns of each dataset met the model's inputs. */
+function matches(job) {
+  const field = (id) => [["train", job.train_id], ["test", job.test_id], ["Hessian", job.hessian_id]].filter(([, each]) => each === id).map(([name]) => name).join(", ");
+  return job.matched.map(({ dataset, how }) => [`Columns of ${field(dataset)}`, how]);
 }
 
 export function facts(pairs) {

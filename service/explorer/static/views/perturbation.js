@@ -146,7 +146,8 @@ class Perturbation {
 
   async drawing(values, trainRow) {
     const most = Math.max(...values.map(Math.abs));
-    const preview = this.job.request.perturb_at ? null : previewOf(this.trainSet);
+    const shown = this.job.request.perturb_at ? null : previewOf(this.trainSet);
+    const preview = shown?.column === this.perturbed() ? shown : null;
     const total = values.reduce((sum, value) => sum + value, 0);
     const facts = h("p", { class: "help strongest" }, `${plural(values.length, "feature")}; the strongest ${signed(values.find((value) => Math.abs(value) === most))}, their sum ${signed(total)}.`);
     if (preview?.kind === "image") return [await this.picture(values, preview, trainRow, most), facts];
@@ -173,6 +174,12 @@ class Perturbation {
         caption(heatMap({ ...common, label: "Influence of each pixel" }), "influence"),
         caption(heatMap({ ...common, under: grey, label: "Influence of each pixel over the picture" }), "over the picture")),
       colourScale(strongest, ENDS));
+  }
+
+  /** The input column whose features these are: the one that was asked for, else the only floating-point one. */
+  perturbed() {
+    const { columns, inputs } = this.trainSet;
+    return this.job.request.perturb_input ?? columns.find(({ name, dtype }) => inputs.includes(name) && /float/.test(dtype))?.name;
   }
 
   /** One number for each feature, or for each position where a module's output has several. */
