@@ -6,21 +6,35 @@ import copy
 import gc
 import io
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import IO, TYPE_CHECKING, Any
 
-from upweight.blame import explain
+from upweight.blame import explain, misfit
+from upweight.culprit import culprit, own_backward
 from upweight.errors import UpweightError
+from upweight.proof import Call, Chosen, Difference, NoGradient, first_difference
+from upweight.tracing import as_exported, as_graph, quiet, strip_source, traced
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from torch.export import ExportedProgram
 
-# Between the exported program and the module: different kernels round differently, nothing else may differ.
-TOLERANCE = 1e-4
+PROVEN_ROWS = 3  # unlike the rows that the tracer sees: what it froze by accident shows
+REWRITE = (
+    "Write it so that torch's own derivative is the one you mean: a straight-through estimator as "
+    "x + (f(x) - x).detach(), a reversed gradient as (1 + a) * x.detach() - a * x; or remove it from the module that "
+    "you register, where it serves training alone (clipping, logging)"
+)
+UNSEEN = (
+    "a hook on a tensor in forward, or a tensor written to under torch.no_grad or through .data"
+)
+FROZEN = (
+    "forward depends on something that is fixed at export (random numbers, Python state, the batch size); "
+    "compute it from the inputs with torch operations"
+)
 
 
 class ExportFailed(UpweightError):
@@ -29,21 +43,33 @@ class ExportFailed(UpweightError):
     type, title, status = "export-failed", "The model could not be exported", 0
 
 
-def export_program(module: nn.Module, example: Any) -> bytes:
+def export_program(
+    module: nn.Module, example: Any, *, parameters: Sequence[str] | None = None
+) -> bytes:
     """The module as pt2 bytes, in evaluation mode, for batches of any size.
 
     `example`: one tensor, a tuple of positional inputs, or a dict of keyword inputs; dimension 0 is the batch.
     The module is left as it was. Attention is exported as plain arithmetic, since fused kernels have no second
-    derivative; operators that write to their arguments are replaced by ones that do not.
+    derivative; operators that write to their arguments are replaced by ones that do not. What runs without gradients
+    in the module (`torch.no_grad`) is detached in the program.
+
+    The program's outputs and gradients are compared with the module's, for the parameters that train, or those that
+    the globs `parameters` choose. Raises ExportFailed, which names the part.
     """
     buffer = io.BytesIO()
-    save_program(module, example, buffer)
+    save_program(module, example, buffer, parameters=parameters)
     return buffer.getvalue()
 
 
-def save_program(module: nn.Module, example: Any, file: str | os.PathLike[str] | IO[bytes]) -> None:
+def save_program(
+    module: nn.Module,
+    example: Any,
+    file: str | os.PathLike[str] | IO[bytes],
+    *,
+    parameters: Sequence[str] | None = None,
+) -> None:
     """`export_program` into a file."""
-    save_exported(exported(module, example), file)
+    save_exported(exported(module, example, parameters), file)
 
 
 def save_exported(program: ExportedProgram, file: str | os.PathLike[str] | IO[bytes]) -> None:
@@ -57,26 +83,25 @@ def save_exported(program: ExportedProgram, file: str | os.PathLike[str] | IO[by
         return
     example, program._example_inputs = program._example_inputs, None
     try:
-        with _uncollected(), _quiet():
+        with _uncollected(), quiet():
             torch.export.save(program, file)
     finally:
         program._example_inputs = example
 
 
-def exported(module: nn.Module, example: Any) -> ExportedProgram:
-    """The module as an ExportedProgram with a free batch dimension, proven on one more batch size."""
+def exported(
+    module: nn.Module, example: Any, parameters: Sequence[str] | None = None
+) -> ExportedProgram:
+    """The module as an ExportedProgram with a free batch dimension, compared with it on other rows."""
     module = _on_cpu(module)
     args, kwargs = _batched(example)
-    with ExitStack() as stack:
-        stack.enter_context(_uncollected())
-        stack.enter_context(_evaluating(module))
-        stack.enter_context(_twice_differentiable())
-        stack.enter_context(_quiet())
+    with _uncollected(), as_exported(module):
         _refuse_batch_statistics(module)
+        _run_once(module, args, kwargs)
         try:
-            program = _traced(module, args, kwargs)
-            _prove(program, module, args, kwargs)
-            _strip_source(program)
+            program = traced(module, args, kwargs)
+            _prove(program, module, _proven(example), parameters)
+            strip_source(program)
         except ExportFailed:
             raise
         except Exception as exc:
@@ -84,67 +109,60 @@ def exported(module: nn.Module, example: Any) -> ExportedProgram:
     return program
 
 
-def _traced(
+def _run_once(
     module: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
-) -> ExportedProgram:
-    from torch.export import Dim, default_decompositions, export
+) -> None:
+    """An example that the module does not take is told from a module that can't be exported."""
+    import torch
 
-    batch = {0: Dim("batch")}
-    shapes: Any = dict.fromkeys(kwargs, batch) if kwargs else (batch,) * len(args)
-    if args and _takes_any_number(module):
-        shapes = (shapes,)
-    program = export(module, args, kwargs or None, dynamic_shapes=shapes)
-    attention = {
-        operator: rule
-        for operator, rule in default_decompositions().items()  # type: ignore[no-untyped-call]
-        if "scaled_dot_product" in str(operator)
-    }
-    return program.run_decompositions(attention)
-
-
-def _strip_source(program: ExportedProgram) -> None:
-    """A program is a graph and weights: the tracer's notes of source lines and paths stay at home.
-
-    So do its notes of which graph a node was copied from, by addresses in memory: without them the same module gives
-    the same bytes, which the service knows again.
-    """
-    for part in program.graph_module.modules():
-        for node in getattr(getattr(part, "graph", None), "nodes", ()):
-            node.meta.pop("stack_trace", None)
-            node.meta.pop("from_node", None)
-
-
-def _takes_any_number(module: nn.Module) -> bool:
-    import inspect
-
-    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
-    return kinds[:1] == [inspect.Parameter.VAR_POSITIONAL]
+    with torch.no_grad():
+        try:
+            module(*(one.clone() for one in args), **{n: one.clone() for n, one in kwargs.items()})
+        except Exception as exc:
+            raise ExportFailed(misfit(exc, module, [*args, *kwargs.values()])) from exc
 
 
 def _prove(
-    program: ExportedProgram,
-    module: nn.Module,
-    args: tuple[torch.Tensor, ...],
-    kwargs: dict[str, torch.Tensor],
+    program: ExportedProgram, module: nn.Module, call: Call, parameters: Sequence[str] | None
 ) -> None:
-    """Three rows through both: what the tracer froze by accident shows here."""
-    import torch
-    from torch.utils import _pytree as pytree
+    def chosen(name: str, value: nn.Parameter) -> bool:
+        if parameters is None:
+            return value.requires_grad
+        return any(fnmatchcase(name, glob) for glob in parameters)
 
-    rows = [0, 1, 0]
-    args = tuple(value[rows] for value in args)
-    kwargs = {name: value[rows] for name, value in kwargs.items()}
-    with torch.no_grad():
-        wanted, _ = pytree.tree_flatten(module(*args, **kwargs))
-        got, _ = pytree.tree_flatten(program.module()(*args, **kwargs))
-    for want, have in zip(wanted, got, strict=True):
-        if not torch.allclose(want, have, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
-            difference = (want - have).abs().max().item()
-            raise ExportFailed(
-                f"the exported program differs from the module by {difference:.2g} on another batch; forward "
-                "depends on something that is fixed at export (random numbers, Python state, the batch size); "
-                "compute it from the inputs with torch operations"
+    try:
+        found = first_difference(program.module(), module, call, chosen)
+    except NoGradient as exc:
+        raise ExportFailed(f"{type(module).__name__} has no gradient of its own ({exc})") from exc
+    if found is not None:
+        raise ExportFailed(_told(found, module, call, chosen))
+
+
+def _told(found: Difference, module: nn.Module, call: Call, chosen: Chosen) -> str:
+    def differs(part: nn.Module, call: Call) -> bool:
+        try:
+            alone = as_graph(part, call)
+            return (
+                first_difference(alone, part, call, lambda _, value: value.requires_grad)
+                is not None
             )
+        except Exception:
+            return False  # not to be exported alone: the part around it is named
+
+    name, part = culprit(module, call, differs)
+    where = f"{name} ({type(part).__name__})" if name else type(module).__name__
+    by = "" if found.size == float("inf") else f" by {found.size:.2g} of its size"
+    if found.kind == "failure":
+        return f"{where}: the exported program fails on another batch ({found.what}); {FROZEN}"
+    if found.kind == "output":
+        return (
+            f"{where}: {found.what} of the exported program differs{by} on another batch; {FROZEN}"
+        )
+    own = ", ".join(own_backward(part, call)) or UNSEEN
+    return (
+        f"{where}: its backward is not the derivative of what its forward computes ({own}), and a program holds "
+        f"forward alone: the gradient of {found.what} differs{by}. {REWRITE}"
+    )
 
 
 def _batched(example: Any) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
@@ -160,6 +178,18 @@ def _batched(example: Any) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Te
         )
     tensors = [tensor[:2].repeat(2, *[1] * (tensor.ndim - 1)) for tensor in tensors]
     return ((), dict(zip(names, tensors, strict=True))) if named else (tuple(tensors), {})
+
+
+def _proven(example: Any) -> Call:
+    """Rows of the example, in a number that the tracer has not seen."""
+    named = isinstance(example, Mapping)
+    values: dict[Any, Any] = dict(example) if named else dict(enumerate(_positional(example)))
+    chosen: dict[Any, Any] = {
+        name: tensor[[at % len(tensor) for at in range(PROVEN_ROWS)]]
+        for name, value in values.items()
+        for tensor in [_tensor(str(name), value)]
+    }
+    return ((), chosen) if named else (tuple(chosen.values()), {})
 
 
 def _positional(example: Any) -> Sequence[Any]:
@@ -186,33 +216,11 @@ def _on_cpu(module: nn.Module) -> nn.Module:
     tensors = [*module.parameters(), *module.buffers()]
     if all(tensor.device.type == "cpu" for tensor in tensors):
         return module
-    return copy.deepcopy(module).cpu()
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    before = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in before.items():
-            part.training = training
-
-
-@contextmanager
-def _twice_differentiable() -> Iterator[None]:
-    """Attention as arithmetic: the fused kernels and torch's fast path know no second derivative."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    copied = copy.deepcopy(module).cpu()
+    for original, parameter in zip(module.parameters(), copied.parameters(), strict=True):
+        for hook in (original._backward_hooks or {}).values():  # copying leaves them behind
+            parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+    return copied
 
 
 @contextmanager
@@ -226,13 +234,6 @@ def _uncollected() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations, nothing a user can act on
-        yield
 
 
 def _refuse_batch_statistics(module: nn.Module) -> None:

@@ -76,6 +76,17 @@ class FixesBatch(nn.Module):
         return x.view(2, 3)
 
 
+class BatchSecond(nn.Module):
+    """Gives the rows' states to a module that takes dimension 1 for the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x, torch.zeros(1, x.shape[0], 2))[0]
+
+
 class Draws(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -227,9 +238,35 @@ def test_program_holds_no_rows_of_the_example() -> None:
         (nn.Linear(3, 2), torch.tensor(1.0), "dimension 0 must be the batch"),
         (nn.Linear(3, 2), torch.randn(0, 3), "at least one"),
         (TwoInputs(), (torch.zeros(2, 3), torch.zeros(3, 3)), "same number of rows"),
-        (nn.Linear(3, 2), np.zeros((2, 4), np.float32), "Linear"),
+        (nn.Linear(3, 2), np.zeros((2, 4), np.float32), "takes 3 features, the example has 4"),
+        (Convolution(), torch.zeros(2, 3, 8, 8), "takes 1 channels, the example has 3"),
+        (
+            Convolution(),
+            torch.zeros(2, 1, 9, 9),
+            r"head \(Linear\) takes 144 features and gets 196",
+        ),
+        (TwoInputs(), (torch.tensor([[10]]), torch.zeros(1, 3)), "takes 10 different tokens"),
+        (nn.Linear(3, 2), np.zeros((2, 3)), "takes float32 and gets float64"),
+        (TwoInputs(), torch.zeros(2, 3).long(), "missing 1 required positional argument: 'x'"),
+        (BatchSecond(), torch.zeros(3, 5, 3), r"rnn \(RNN\) needs batch_first=True"),
     ],
-    ids=["value", "batch", "random", "statistics", "text", "scalar", "empty", "ragged", "shape"],
+    ids=[
+        "value",
+        "batch",
+        "random",
+        "statistics",
+        "text",
+        "scalar",
+        "empty",
+        "ragged",
+        "features",
+        "channels",
+        "size",
+        "tokens",
+        "dtype",
+        "arguments",
+        "batch second",
+    ],
 )
 def test_what_cannot_be_exported_names_the_part_and_the_way_out(
     model: nn.Module, example: Any, words: str
