@@ -33,7 +33,7 @@ from upweight.schema import (
 from workers.context import Context
 from workers.datasets.columns import Columns
 from workers.engine import Optimality, Problem, Rows, optimality
-from workers.fits import Fits
+from workers.fits import REVISION, Fits
 from workers.grid.blocks import StoredFits
 from workers.grid.plan import Plan
 from workers.grid.work import AnyJob, Material, RowsOf
@@ -121,7 +121,7 @@ class Gathering:
     def fit_digest(self, plan: Plan) -> str:
         """Of all that goes into what is found out about H."""
         cut = asdict(plan.hessian) if plan.hessian else None
-        return digest_of([self._hessian_identity(), cut, plan.budget_bytes, versions()])
+        return digest_of([REVISION, self._hessian_identity(), cut, plan.budget_bytes, versions()])
 
     def factors_digest(self, plan: Plan) -> str:
         """Of all that goes into the factors."""

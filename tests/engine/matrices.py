@@ -39,6 +39,11 @@ class Matrix:
         self.widths.append(len(vectors))
         return vectors @ self.mean + self.damping * vectors
 
+    def undamped(self, vectors: Tensor) -> Tensor:
+        self.passes += 1
+        self.widths.append(len(vectors))
+        return vectors @ self.mean
+
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         return vectors @ self.rows[indices].mean(0) + self.damping * vectors
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from workers.engine import Arnoldi, BadParameter, LowRank, Status
 
+from .exact import worst_row
 from .matrices import Matrix, decaying, with_eigenvalues
 
 
@@ -137,9 +140,70 @@ def test_impossible_parameters_are_refused_at_construction(bad: dict[str, object
         Arnoldi(**bad)  # type: ignore[arg-type]
 
 
-def test_more_eigenpairs_than_parameters_are_refused() -> None:
-    with pytest.raises(BadParameter, match="at most p = 4"):
-        Arnoldi(5).fit(Matrix(decaying(4, 0.1)))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("damping", [1e-3, 1.0, 1e3, 1e5])
+@pytest.mark.parametrize(("size", "nonzero"), [(2, 1), (8, 4), (14, 7), (14, 1), (40, 20), (60, 3)])
+def test_with_all_eigenpairs_it_is_exact_whatever_the_rank_of_the_hessian(
+    size: int, nonzero: int, damping: float, dtype: torch.dtype
+) -> None:
+    """Softmax with two classes has half rank: the Krylov space is exhausted before it is full."""
+    spectrum = [0.8**each for each in range(nonzero)] + [0.0] * (size - nonzero)
+    operator = Matrix(with_eigenvalues(spectrum).to(dtype), damping)
+    rhs = torch.randn(3, size, dtype=dtype)
+    solution = Arnoldi(size).solve(operator, rhs)
+    rounding = 20 * size * torch.finfo(dtype).eps * (1 + 1 / damping)
+    assert worst_row(solution.x, operator.inverse(rhs)) < rounding
+    assert solution.info["converged"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rank", [7, 10, 13])
+def test_eigenpairs_that_are_zero_leave_those_that_are_not_as_they_are(
+    rank: int, dtype: torch.dtype
+) -> None:
+    turn, damping = with_eigenvalues([0.8**each for each in range(7)] + [0.0] * 7), 0.1
+    operator = Matrix(turn.to(dtype), damping)
+    rhs = torch.randn(3, 14, dtype=dtype) @ operator.mean  # in the range of H
+    solution = Arnoldi(rank).solve(operator, rhs)
+    bound = 1e4 * torch.finfo(dtype).eps
+    assert worst_row(solution.x, operator.inverse(rhs)) < bound
+
+
+@pytest.mark.parametrize("diagonal", [True, False])
+@pytest.mark.parametrize("rank", [1, 5, 12])
+def test_a_hessian_of_fewer_training_rows_than_a_block_has_vectors(
+    diagonal: bool, rank: int
+) -> None:
+    spectrum = [3.0, 2.0] + [0.0] * 98
+    matrix = torch.diag(torch.tensor(spectrum).double()) if diagonal else with_eigenvalues(spectrum)
+    fitted = Arnoldi(rank).fit(Matrix(matrix))
+    expected = torch.tensor([3.0, 2.0] + [0.0] * 98, dtype=torch.float64)[:rank]
+    torch.testing.assert_close(fitted.eigenvalues, expected, rtol=1e-12, atol=1e-12)
+    turned = fitted.eigenvectors.T @ fitted.eigenvectors
+    torch.testing.assert_close(turned, torch.eye(rank, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert fitted.converged
+
+
+@pytest.mark.parametrize("damping", [1e-2, 1e1, 1e3, 1e5])
+def test_eigenpairs_have_no_rounding_of_the_damping_in_them(damping: float) -> None:
+    """They are kept for jobs with other dampings."""
+    matrix = decaying(55, 1e-3).float()
+    fitted = replace(Arnoldi(20).fit(Matrix(matrix, damping)), damping=1e-2)
+    rhs = torch.randn(4, 55)
+    exact = projected(matrix.double(), 20, 1e-2, rhs.double())
+    assert worst_row(fitted.solve(rhs).x, exact) < 1e-4
+
+
+def test_of_more_eigenpairs_than_there_are_parameters_all_are_taken_and_it_says_so() -> None:
+    operator = Matrix(decaying(4, 0.1), damping=1e-2)
+    rhs = torch.randn(3, 4, dtype=torch.float64)
+    solution = Arnoldi(10).solve(operator, rhs)
+    torch.testing.assert_close(solution.x, operator.inverse(rhs))
+    assert solution.info["rank"] == 4
+    assert solution.info["note"] == (
+        "rank_estimate 10 is more than the 4 parameters: all 4 eigenpairs were taken"
+    )
+    assert "note" not in Arnoldi(4).solve(operator, rhs).info
 
 
 def test_complement_without_damping_is_refused() -> None:

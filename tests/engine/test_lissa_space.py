@@ -45,6 +45,10 @@ class Counted(Explicit):
         self.calls.append(len(vectors))
         return super().matmat(vectors)
 
+    def undamped(self, vectors: Tensor) -> Tensor:
+        self.calls.append(len(vectors))
+        return super().undamped(vectors)
+
     @property
     def products(self) -> int:
         return len(self.calls)

@@ -243,11 +243,6 @@ REFUSED: list[tuple[Json, str, tuple[str, ...]]] = [
     ({"hessian_regularisation": 1}, "/hessian_regularisation", ("'hessian_regularization'",)),
     ({"train": {"dataset": "softmax-iris-train", "rows": "0:9:0"}}, "/train/rows", ("step of 0",)),
     ({"test": {"dataset": "softmax-iris-test", "rows": "30"}}, "/test/rows", ("0 to 29",)),
-    (
-        {"inversion": {"method": "arnoldi", "rank_estimate": 16}},
-        "/inversion/rank_estimate",
-        ("15 eigenpairs",),
-    ),
     ({"keep": {"top": 121}}, "/keep/top", ("120 training rows",)),
 ]
 

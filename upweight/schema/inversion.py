@@ -113,7 +113,10 @@ class Arnoldi(Request):
     """The eigenpairs of H largest in absolute value: x ≈ V (D + λ)⁻¹ Vᵀ b."""
 
     method: Literal["arnoldi"] = "arnoldi"
-    rank_estimate: PositiveInt = Field(10, description="Number of eigenpairs.")
+    rank_estimate: PositiveInt = Field(
+        10,
+        description="Number of eigenpairs; more than there are parameters means all of them, and the info says so.",
+    )
     tol: PositiveTolerance = Field(
         1e-6, description="Relative residual at which an eigenpair is done."
     )

@@ -99,7 +99,19 @@ class Hessian:
 
         Raises ShapeMismatch, NotFinite, UnsupportedOperator, OutOfMemory.
         """
-        return self._undamped(vectors) + self.damping * vectors
+        return self.undamped(vectors) + self.damping * vectors
+
+    def undamped(self, vectors: Tensor) -> Tensor:
+        """H v for each row v of (k, p), λ not included; raises what `matmat` does."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.problem.size:
+            raise ShapeMismatch("vectors", (-1, self.problem.size), vectors.shape, "a row a vector")
+        if len(vectors) == 0:
+            return torch.zeros_like(vectors)
+        total = self._sums.over_all(vectors)
+        self.products += len(vectors)
+        total /= len(self.rows)
+        self._passed(total, vectors)
+        return total
 
     def in_double(self) -> Hessian:
         """The same operator in float64, for residuals that rounding would hide."""
@@ -151,7 +163,7 @@ class Hessian:
             last = min(first + width, size)
             units = torch.zeros(last - first, size, dtype=self.dtype, device=self.device)
             units[:, first:last].fill_diagonal_(1.0)
-            result[first:last] = self._undamped(units)
+            result[first:last] = self.undamped(units)
             self.progress("hessian", last, size, "parameters")
         return symmetrise(result, width)
 
@@ -205,17 +217,6 @@ class Hessian:
             return False
         self._passed(result, result[:0])
         return True
-
-    def _undamped(self, vectors: Tensor) -> Tensor:
-        if vectors.ndim != 2 or vectors.shape[1] != self.problem.size:
-            raise ShapeMismatch("vectors", (-1, self.problem.size), vectors.shape, "a row a vector")
-        if len(vectors) == 0:
-            return torch.zeros_like(vectors)
-        total = self._sums.over_all(vectors)
-        self.products += len(vectors)
-        total /= len(self.rows)
-        self._passed(total, vectors)
-        return total
 
     def _passed(self, result: Tensor, vectors: Tensor) -> None:
         """All rows have been gone through, for `vectors`."""

@@ -35,6 +35,7 @@ class LowRank:
     complement: bool
     converged: bool
     images: Tensor | None = None  # (rank, p), H V: not stored
+    asked: int | None = None  # rank_estimate: no more than p pairs are found
 
     @property
     def kept(self) -> Tensor:
@@ -73,12 +74,17 @@ class LowRank:
         return tuple(Status.CONVERGED if each else Status.TRUNCATED for each in exact.tolist())
 
     def _info(self) -> dict[str, object]:
+        size, rank = self.eigenvectors.shape
+        clamped = self.asked is not None and self.asked > size
+        note = f"rank_estimate {self.asked} is more than the {size} parameters: all {rank} eigenpairs were taken"
         return {
             "eigenvalues": self.eigenvalues,
             "eigenvectors": self.eigenvectors,
             "residuals": self.residuals,
             "dropped": self.eigenvalues[~self.kept],
+            "rank": rank,
             "converged": self.converged,
+            **({"note": note} if clamped else {}),
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -107,7 +113,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Arnoldi:
-    """The `rank_estimate` eigenpairs of H largest in absolute value, to `tol`, then x from them.
+    """The `rank_estimate` eigenpairs of H largest in absolute value, to `tol`, then x from them; all p of p at most.
 
     `krylov_dimension` is the largest basis, null for 2 rank + 20; more than the rank, and at most
     p. With `eigen_computation_on_gpu` false the basis is kept in the host's memory; null means
@@ -137,15 +143,14 @@ class Arnoldi:
             raise BadParameter(
                 "hessian_regularization", hessian.damping, "must be positive with complement"
             )
-        if self.rank_estimate > size:
-            raise BadParameter("rank_estimate", self.rank_estimate, f"at most p = {size}")
-        dimension = min(self.krylov_dimension or 2 * self.rank_estimate + 20, size)
+        rank = min(self.rank_estimate, size)
+        dimension = min(self.krylov_dimension or 2 * rank + 20, size)
         hessian = explicit_where_cheaper(hessian, dimension, block_width(size))
         away = self.eigen_computation_on_gpu is False
         device = torch.device("cpu") if away else hessian.device
         pairs = largest_eigenpairs(
             hessian,
-            self.rank_estimate,
+            rank,
             dimension,
             self.tol,
             self.seed,
@@ -160,6 +165,7 @@ class Arnoldi:
             self.complement,
             pairs.converged,
             pairs.images,
+            self.rank_estimate,
         )
 
     def solve(self, hessian: Operator, rhs: Tensor, progress: Progress | None = None) -> Solution:

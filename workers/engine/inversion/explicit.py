@@ -54,6 +54,10 @@ class Explicit:
         """(k, p) -> (k, p), λ included."""
         return torch.addmm(vectors, vectors, self.matrix, beta=self.damping)
 
+    def undamped(self, vectors: Tensor) -> Tensor:
+        """(k, p) -> (k, p), λ not included."""
+        return vectors @ self.matrix
+
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """With the mean over these rows alone: the matrix is of no use for that."""
         return self.hessian.sampled_matmat(indices, vectors)

@@ -28,9 +28,9 @@ class BlockKrylov:
         return self.basis.shape[1] - len(self.basis)
 
     def grow(self) -> None:
-        """One product with the next block, λ taken off."""
+        """One product of H with the next block."""
         block = self._orthonormal(self._following)[: self.room]
-        image = self._operator.matmat(block) - self._operator.damping * block
+        image = self._operator.undamped(block)
         before, self.basis = len(self.basis), torch.cat([self.basis, block])
         part = image @ self.basis.T  # (k, s)
         wider = torch.zeros(len(self.basis), len(self.basis)).to(self.projected)

@@ -30,6 +30,9 @@ MANY_PARAMETERS = 1 << 15
 FEWEST_FREE = 24  # dimensions beyond the rank
 # Of eps |μ₁|: what pairs far below the largest lose to each other is then half of what a floor of one costs them.
 ROUNDING = 0.25
+# Of the norm of a row that was made orthogonal to the basis and of norm one, what doing so again leaves: below SOUND
+# it was rounding, which is anywhere; below GONE it lies in the basis.
+SOUND, GONE, MOST_PASSES = 0.9, 1e-3, 6
 LOOKED_EVERY = 6  # steps: an eigenproblem of the basis' size costs as much as a product or less
 
 
@@ -65,22 +68,35 @@ class _Krylov:
         return cls(operator, basis, projected, torch.Generator().manual_seed(seed))
 
     def product(self, vectors: Tensor) -> Tensor:
-        """H v, λ taken off."""
-        result = self.operator.matmat(vectors.to(self.operator.device))
-        result -= self.operator.damping * vectors.to(self.operator.device)
-        return result.to(self.basis.device)
+        """H v."""
+        return self.operator.undamped(vectors.to(self.operator.device)).to(self.basis.device)
 
     def random(self, width: int) -> Tensor:
         """Random orthonormal vectors (width, p), orthogonal to the basis as far as there is room."""
+        return self.orthonormal(self._drawn(width))
+
+    def _drawn(self, width: int) -> Tensor:
         shape = (width, self.basis.shape[1])
         drawn = torch.randn(shape, generator=self.generator, dtype=torch.float64)
-        return self.orthonormal(drawn.to(self.basis))
+        return drawn.to(self.basis)
 
     def orthonormal(self, block: Tensor) -> Tensor:
-        """Of the block (w, p), less its part in the basis."""
+        """Of the block (w, p), less its part in the basis; random where nothing is left of a row.
+
+        Nothing, or rounding, is left where the Krylov space is exhausted: H maps it into itself, as
+        it does soon where the rank of H is small.
+        """
         used = self.basis[: self.size]
-        for _ in range(2):  # twice is enough (Parlett, after Kahan)
-            block = orthonormal(block - (block @ used.T) @ used)
+        block = orthonormal(block - (block @ used.T) @ used)
+        for _ in range(MOST_PASSES):  # one is enough (Parlett, after Kahan) of what was no rounding
+            rest = block - (block @ used.T) @ used
+            left = torch.linalg.vector_norm(rest, dim=1)
+            gone = left <= GONE
+            if bool(gone.any()):
+                rest[gone] = self._drawn(len(block))[gone]
+            block = orthonormal(rest)
+            if bool((left > SOUND).all()):
+                break
         return block
 
     def grow(self, block: Tensor) -> Tensor:
@@ -124,7 +140,10 @@ class _Krylov:
 
 @dataclass(frozen=True)
 class _Goal:
-    """A pair has converged when ‖Hv − μv‖ ≤ tol |μ|, or is at the rounding of the largest."""
+    """A pair has converged when ‖Hv − μv‖ ≤ tol |μ|, or is at the rounding of the largest.
+
+    A μ that is itself no more than what a product rounds is 0 for all that can be seen.
+    """
 
     rank: int
     tol: float
@@ -139,7 +158,10 @@ class _Goal:
         if len(values) < self.rank:
             return False
         errors = krylov.leads_out(turn[:, : self.rank])
-        bounds = torch.clamp(part * self.tol * values[: self.rank].abs(), min=self.floor(values))
+        sizes = values[: self.rank].abs()
+        bounds = torch.clamp(part * self.tol * sizes, min=self.floor(values))
+        rounding = self.eps * krylov.basis.shape[1] ** 0.5 * sizes[0]
+        bounds = torch.where(sizes <= rounding, bounds.clamp(min=float(rounding)), bounds)
         return bool((errors <= bounds).all())
 
 
@@ -178,12 +200,13 @@ def largest_eigenpairs(
                 break
         values, turn = krylov.ritz()
         scale = float(values[0].abs())
-        arrived = goal.reached(krylov, values, turn)
+        whole = krylov.size == size  # then these are all pairs, whatever rounding says
+        arrived = whole or goal.reached(krylov, values, turn)
         unchanged = confirmed is not None and bool(
             (values[:rank].abs() - confirmed.abs()).abs().max()
             <= max(tol * scale, 8 * goal.floor(values))
         )
-        if arrived and (unchanged or krylov.size == size):
+        if arrived and (unchanged or whole):
             converged = True
             break
         kept = rank if arrived else rank + (dimension - rank) // 2

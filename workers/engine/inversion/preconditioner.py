@@ -202,7 +202,7 @@ def nystroem(operator: Operator, rank: int, seed: int, progress: Progress) -> Lo
     rank = min(rank, operator.shape[0])
     progress("nystroem", 0, 1, "blocks")
     probes = torch.linalg.qr(_gaussian(rank, operator, seed).T).Q  # (p, r)
-    sketch = operator.matmat(probes.T.contiguous()).T - operator.damping * probes
+    sketch = operator.undamped(probes.T.contiguous()).T
     values, vectors = _eigenpairs(probes, sketch)
     progress("nystroem", 1, 1, "blocks")
     return LowRankPlusIdentity.of(values, vectors, operator.damping)

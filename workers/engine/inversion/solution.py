@@ -41,6 +41,10 @@ class Operator(Protocol):
         """(k, p) -> (k, p), λ included."""
         ...
 
+    def undamped(self, vectors: Tensor) -> Tensor:
+        """(k, p) -> (k, p), λ not included: what (H + λI) v − λ v is but for rounding of λ v."""
+        ...
+
     def dense(self) -> Tensor:
         """(p, p), λ not included."""
         ...

@@ -1,0 +1,132 @@
+"""What a method cannot solve it says, and what it solves is what numpy says, in one task and spread over workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.journeys.test_numbers import distance
+from upweight import Client
+
+SPREAD: list[dict[str, Any]] = [{}, {"blocks": {"spread": True, "rhs_rows": 2, "train_rows": 20}}]
+everywhere = pytest.mark.parametrize("cut", SPREAD, ids=["one task", "spread"])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A registered model and its only dataset, both of this name; its gradients (n, p) and H by formula."""
+
+    name: str
+    gradients: np.ndarray[Any, Any]
+    hessian: np.ndarray[Any, Any]
+
+    def factors(self, damping: float) -> np.ndarray[Any, Any]:
+        """(H + λI)⁻¹ ∇L, (n, p)."""
+        damped = self.hessian + damping * np.eye(len(self.hessian))
+        return np.linalg.solve(damped, self.gradients.T).T
+
+
+@pytest.fixture(scope="module", params=[1e-6, 1e-12])
+def small(online: Client, request: pytest.FixtureRequest) -> Problem:
+    """A fitted linear regression with targets of this size."""
+    generator = np.random.default_rng(2)
+    x = generator.normal(size=(60, 3)).astype("f4")
+    noise = 0.1 * generator.normal(size=60)
+    y = (request.param * (x @ [1.0, -2.0, 0.5] + noise)).astype("f4")[:, None]
+    design = np.c_[x, np.ones(60)].astype(float)
+    weights = np.linalg.lstsq(design, y.astype(float))[0].astype("f4")
+    net = nn.Linear(3, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor(weights[:3].T))
+        net.bias.copy_(torch.tensor(weights[3]))
+    name = f"small-losses-{request.param}"
+    online.models.register(name, net, example=torch.tensor(x[:2]), loss="mse")
+    online.datasets.register(name, x=x, y=y)
+    gradients = 2 * (design @ weights.astype(float) - y) * design
+    return Problem(name, gradients, 2 * design.T @ design / 60)
+
+
+@pytest.mark.parametrize("method", ["direct", "cg"])
+@everywhere
+def test_small_losses_are_solved_to_the_same_relative_accuracy(
+    online: Client, small: Problem, cut: dict[str, Any], method: str
+) -> None:
+    found = online.compute_influences(
+        *[small.name] * 3, test_rows="0:5", inversion_method=method, hessian_regularization=0.01, **cut
+    ).numpy()  # fmt: skip
+    exact = small.factors(0.01)[:5] @ small.gradients.T
+    for row, expected in zip(found, exact, strict=True):
+        # The residuals of the fit, a tenth of the targets and less, are differences in float32.
+        assert distance(row, expected) < 1e-4
+
+
+def test_eigenpairs_found_under_a_large_damping_serve_a_small_one(online: Client) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(200, 10, generator=generator), torch.randint(0, 5, (200,))
+    net = nn.Linear(10, 5)
+    online.models.register("large-damping", net, example=x[:2], loss="cross_entropy")
+    online.datasets.register("large-damping", x=x, y=y)
+    with torch.no_grad():
+        p = torch.softmax(net(x).double(), 1)
+    design = torch.cat([x, torch.ones(200, 1)], 1).double()
+    inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    blocks = torch.einsum("nij,nk,nl->ikjl", inner, design, design) / 200
+    # θ is all weights, output by output, then all biases.
+    order = [11 * i + k for i in range(5) for k in range(10)] + [11 * i + 10 for i in range(5)]
+    hessian = blocks.reshape(55, 55)[order][:, order].numpy()
+    values, vectors = np.linalg.eigh(hessian)
+    b = np.random.default_rng(0).normal(size=(8, 55))
+    for rank, first in ((20, 1e1), (21, 1e3), (22, 1e5)):
+        for damping in (first, 1e-2):
+            result = online.solve_hvp(
+                "arnoldi",
+                "large-damping",
+                "large-damping",
+                b,
+                hessian_regularization=damping,
+                rank_estimate=rank,
+            )
+            top = np.abs(values).argsort()[::-1][:rank]
+            exact = (b @ vectors[:, top] / (values[top] + damping)) @ vectors[:, top].T
+            assert distance(result.x.numpy(), exact) < 1e-4
+            assert result.info["converged"]
+
+
+@pytest.fixture(scope="module")
+def two_classes(online: Client) -> Problem:
+    """Softmax regression on two classes: H has half rank, and gradients lie in its range."""
+    x = torch.rand(20, 6, generator=torch.Generator().manual_seed(24))
+    y = torch.arange(20) % 2
+    torch.manual_seed(24)
+    net = nn.Linear(6, 2)
+    online.models.register("two-classes", net, example=x[:2], loss="cross_entropy")
+    online.datasets.register("two-classes", x=x, y=y)
+    design = torch.cat([x, torch.ones(20, 1)], 1).double().numpy()
+    with torch.no_grad():
+        p = torch.softmax(net.double()(x.double()), 1).numpy()
+    order = [7 * i + k for i in range(2) for k in range(6)] + [6, 13]
+    gradients = np.einsum("ni,nk->nik", p - np.eye(2)[y.numpy()], design).reshape(20, 14)
+    inner = np.einsum("ni,ij->nij", p, np.eye(2)) - p[:, :, None] * p[:, None, :]
+    hessian = np.einsum("nij,nk,nl->ikjl", inner, design, design).reshape(14, 14) / 20
+    return Problem("two-classes", gradients[:, order], hessian[order][:, order])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("rank", [7, 13, 14, 50])
+def test_arnoldi_is_exact_on_two_classes(
+    online: Client, two_classes: Problem, rank: int, precision: str
+) -> None:
+    """50 is more than the 14 eigenpairs there are."""
+    for damping in (1e-2, 1.0, 1e3):
+        result = online.compute_influences(
+            *["two-classes"] * 3, inversion_method="arnoldi", rank_estimate=rank,
+            hessian_regularization=damping, precision=precision, reuse=False,
+        )  # fmt: skip
+        exact = two_classes.factors(damping) @ two_classes.gradients.T
+        assert distance(result.numpy(), exact) < (1e-4 if precision == "float32" else 1e-8)
+    assert ("note" in result.info) == (rank == 50)
