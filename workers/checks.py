@@ -15,10 +15,11 @@ from upweight.schema import CrossEntropy, Loss, Nll
 from workers.engine import BadParameter, Batch, EngineError, NoSuchParameter, NotFinite, Problem
 from workers.engine.dtypes import half_precision_note, widest_dtype
 from workers.models import described_layout, engine_loss
-from workers.programs.check import ROWS, exercise, made_up_rows
+from workers.programs.check import exercise
+from workers.programs.example import read_example
 from workers.programs.factory import read_factory
 from workers.programs.huggingface import read_huggingface
-from workers.programs.program import Program, dtype_name
+from workers.programs.program import dtype_name
 from workers.programs.pt2 import Pt2Policy, read_pt2
 from workers.refusals import refusal
 
@@ -35,6 +36,7 @@ def check_model(
     task: str = "",
     inputs: Sequence[str] = (),
     allowed: Collection[str] = (),
+    example: str = "",
 ) -> dict[str, Any]:
     """What the record says of a good model, or `{"refusal": problem}`. Raises ProgramError for a bad program."""
     contract_loss: Loss = TypeAdapter(Loss).validate_python(loss)
@@ -48,8 +50,9 @@ def check_model(
     try:
         problem = Problem(program.module, engine_loss(contract_loss), parameters)
         if format != "factory":
-            report |= exercise(program)
-            _try_out(problem, program, contract_loss)
+            found, rows = exercise(program, read_example(example, program) if example else None)
+            report |= found
+            _try_out(problem, rows, contract_loss)
     except EngineError as error:
         return {"refusal": _refused(error, parameters).problem().model_dump(mode="json")}
     return report | {
@@ -79,10 +82,8 @@ def _refused(error: EngineError, parameters: Sequence[str]) -> UpweightError:
     return refusal(error, pointer)
 
 
-def _try_out(problem: Problem, program: Program, loss: Loss) -> None:
-    """One forward, one backward and one second derivative on made-up rows."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = tuple(made_up_rows(spec, generator) for spec in program.inputs)
+def _try_out(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> None:
+    """One forward, one backward and one second derivative on rows to try, and whether these see each other."""
     targets = None if loss.name == "program" else _targets(problem, inputs, loss)
     try:
         problem.check(Batch(inputs, targets, 0))
@@ -101,4 +102,4 @@ def _targets(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> Tensor
     if not isinstance(loss, CrossEntropy | Nll):
         return torch.zeros_like(first)
     positions = first.shape[2:] if loss.class_axis == 1 else first.shape[1:-1]
-    return torch.zeros((ROWS, *positions), dtype=torch.int64, device=first.device)
+    return torch.zeros((len(first), *positions), dtype=torch.int64, device=first.device)

@@ -13,6 +13,7 @@ from workers.engine import (
     NoSuchParameter,
     NotFinite,
     Problem,
+    RowsMixed,
     ShapeMismatch,
     TensorRows,
     TrainingMode,
@@ -120,7 +121,7 @@ def test_rows_that_depend_on_each_other_are_found() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x - x.mean(0))
 
-    with pytest.raises(TrainingMode, match="other rows"):
+    with pytest.raises(RowsMixed, match="other rows"):
         Problem(Centred(4, 3).eval(), CROSS_ENTROPY).check(batch())
 
 

@@ -6,6 +6,7 @@ EngineError
 ├── ShapeMismatch      tensors that meet do not fit
 ├── UnsupportedOperator  the model has an operator without the derivative needed
 ├── TrainingMode       the model would behave as in training (dropout, batch statistics)
+├── RowsMixed          what the model gives for a row depends on the other rows of its batch
 ├── NotFinite          NaN or Inf in weights, data, loss or result
 ├── SingularHessian    H + λI has no Cholesky factor
 ├── Diverged           an iteration grows without bound
@@ -86,6 +87,64 @@ class TrainingMode(EngineError):
             f"{module} is in training mode, where a row's loss depends on chance or on the other "
             "rows; call model.eval() before exporting or passing it"
         )
+
+
+class RowsMixed(EngineError):
+    """A row's loss, output or gradient depends on the other rows; says in which node of the graph they meet."""
+
+    code = "rows_mixed"
+
+    def __init__(self, what: str, node: str = "", operator: str = "", module: str = "") -> None:
+        self.what = what
+        self.node = node
+        self.operator = operator
+        self.module = module
+        named = f"node {node!r} ({operator})" if node else operator
+        place = " in ".join(
+            each for each in (named, f"module {module!r}" if module else "") if each
+        )
+        where = f": rows meet in {place}" if place else ""
+        super().__init__(
+            f"a row's {what} depends on the other rows of its batch, so it has no influence of its own{where}. "
+            f"{_way_out(operator or module)}"
+        )
+
+
+# Words in an operator's name, and what to do about it.
+_WAYS_OUT = (
+    (
+        ("softmax", "attention", "bmm"),
+        "Build attention with batch_first=True; where rows of a batch are compared with each other (contrastive "
+        "losses), give each row its own candidates as an input, (rows, candidates, …)",
+    ),
+    (
+        ("lstm", "gru", "rnn", "transformer"),
+        "Build it with batch_first=True, and give it inputs of (rows, positions, …)",
+    ),
+    (
+        ("cumsum", "logcumsumexp", "cummax", "cummin", "cumprod", "sort", "topk", "flip", "roll"),
+        "Give each row the whole set that it is compared with (its risk set, its window) as an input of its own, "
+        "(rows, members, …), and take sums and orders over dimension 1",
+    ),
+    (
+        ("batch_norm", "batchnorm"),
+        "Use running statistics (track_running_stats=True, and eval mode), or GroupNorm or LayerNorm",
+    ),
+    (
+        ("mean", "sum", "std", "var", "max", "min", "norm", "prod", "median"),
+        "Take it within a row (dim=1 and up), or use fixed numbers, such as the training set's, kept in a buffer",
+    ),
+)
+
+
+def _way_out(operator: str) -> str:
+    for words, advice in _WAYS_OUT:
+        if any(word in operator.lower() for word in words):
+            return advice
+    return (
+        "Let forward treat each row by itself: dimension 0 is the row in every operator, and attention and "
+        "recurrent layers need batch_first=True"
+    )
 
 
 class NotFinite(EngineError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from workers.engine.errors import (
 )
 from workers.engine.finite import refuse_nonfinite_losses, refuse_nonfinite_rows
 from workers.engine.gradients import GradientLadder
+from workers.engine.independence import RowTest, Tensors
 from workers.engine.losses import Loss, Program
 from workers.engine.program import first_output, observable, prepared
 from workers.engine.rows import Batch
@@ -27,6 +29,7 @@ from workers.engine.second_order import explained, twice_differentiable
 
 Found = TypeVar("Found")
 _ALIGNED_BYTES = 64  # as torch lays out what it makes
+_DOUBLED_BYTES = 512 * 1024**2  # weights above are not held once more, in float64
 
 
 @dataclass(frozen=True)
@@ -141,10 +144,14 @@ class Problem:
         weights = {**self.frozen, **self.named(theta)}
         return first_output(functional_call(self._called, weights, arguments))
 
-    def losses(self, theta: Tensor, batch: Batch) -> Tensor:
-        """(B,) losses at θ, differentiable in θ and in the inputs; the batch must be `placed`."""
+    def losses(self, theta: Tensor, batch: Batch, outputs: object = None) -> Tensor:
+        """(B,) losses at θ, differentiable in θ and in the inputs; the batch must be `placed`.
+
+        `outputs`: what the model returns for these rows, where that is known already.
+        """
         try:
-            losses = self.loss(self.outputs(theta, batch), batch.targets)
+            found = self.outputs(theta, batch) if outputs is None else outputs
+            losses = self.loss(found, batch.targets)
         except (ShapeMismatch, IndexError):
             if len(batch) != 1:
                 raise
@@ -191,7 +198,7 @@ class Problem:
         """Forward, backward and second derivative on an example batch, with precise refusals.
 
         Raises NotFinite (naming the row), ShapeMismatch, BadParameter (targets), TrainingMode for
-        a random forward pass, UnsupportedOperator for a missing derivative.
+        a random forward pass, RowsMixed, UnsupportedOperator for a missing derivative.
         """
         batch = self.placed(batch)
         refuse_nonfinite_rows(batch)
@@ -202,15 +209,57 @@ class Problem:
             if not torch.equal(losses, self.losses(self.theta, batch)):
                 raise TrainingMode("the forward pass is random: something in the model")
         refuse_nonfinite_losses(losses, batch)
-        self._check_rows_independent(batch, losses)
+        self._check_rows_in_double(batch)
         self._check_derivatives(batch.narrow(0, min(2, len(batch))))
 
-    def _check_rows_independent(self, batch: Batch, losses: Tensor) -> None:
-        with twice_differentiable(), torch.no_grad():
-            alone = self.losses(self.theta, batch.narrow(0, 1))
-        gap = (alone[0] - losses[0]).abs()
-        if bool(gap > 1e-2 * losses[0].abs() + 1e-3):
-            raise TrainingMode("a row's loss depends on the other rows of its batch: the model")
+    def refuse_mixed_rows(self, batch: Batch, *, elsewhere: bool = True) -> None:
+        """Each row beside different ones, in its place; `elsewhere`: in other orders and batch sizes too.
+
+        The batch has few rows that differ, at least two. Raises RowsMixed.
+        """
+        batch = self.placed(batch)
+        rows = (*batch.inputs, *batch.target_tensors)
+
+        def again(tensors: Tensors) -> Batch:
+            goals = tensors[len(batch.inputs) :]
+            targets = goals[0] if isinstance(batch.targets, Tensor) else (goals or None)
+            return Batch(tensors[: len(batch.inputs)], targets, 0)
+
+        def evaluate(tensors: Tensors) -> Tensors:
+            given = again(tensors)
+            with torch.no_grad():
+                outputs = self.outputs(self.theta, given)
+                losses = self.losses(self.theta, given, outputs)
+            if isinstance(outputs, Tensor) and outputs.shape[:1] == losses.shape:
+                return losses, outputs
+            return (losses,)
+
+        def gradient(tensors: Tensors, weights: Tensor) -> Sequence[Tensor]:
+            theta = self.theta.clone().requires_grad_()
+            losses = self.losses(theta, again(tensors))
+            kept = weights.to(device=losses.device, dtype=losses.dtype)
+            (found,) = torch.autograd.grad((kept * losses).sum(), theta)
+            return torch.split(found, self._sizes)
+
+        arguments = len(rows) if isinstance(self.loss, Program) else len(batch.inputs)
+        test = RowTest(evaluate, self.module, arguments, gradient)
+        with twice_differentiable():
+            test.beside_others(rows)
+            if elsewhere:
+                test.elsewhere(rows)
+            with torch.enable_grad():
+                test.in_gradients(rows)
+
+    def _check_rows_in_double(self, batch: Batch) -> None:
+        """In float64, where rounding can neither hide what rows do to each other nor look like it."""
+        problem = self
+        if self.theta.nbytes + sum(each.nbytes for each in self.frozen.values()) < _DOUBLED_BYTES:
+            with suppress(RuntimeError, TypeError, ValueError), twice_differentiable():
+                double = self.in_double()
+                with torch.no_grad():
+                    double.losses(double.theta, double.placed(batch))
+                problem = double
+        problem.refuse_mixed_rows(batch)
 
     def _check_derivatives(self, batch: Batch) -> None:
         self.gradients(batch)

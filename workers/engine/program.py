@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,18 +14,10 @@ from torch import fx, nn
 
 from workers.engine.dtypes import own_dtype
 from workers.engine.errors import NoSuchParameter, NotFinite, TrainingMode
+from workers.engine.training import training_nodes
 
 _BATCH_COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 _RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU)
-# Position of the flag "train" among the arguments of an operator in an exported graph.
-_TRAINING_FLAGS = {
-    "aten.dropout.default": 2,
-    "aten.feature_dropout.default": 2,
-    "aten.alpha_dropout.default": 2,
-    "aten.native_dropout.default": 2,
-    "aten.batch_norm.default": 5,
-    "aten.instance_norm.default": 5,
-}
 
 
 def prepared(
@@ -67,7 +58,7 @@ def refuse_training(module: nn.Module) -> None:
     """Raises TrainingMode for dropout or batch statistics that are switched on."""
     for name, each in module.named_modules():
         if isinstance(each, fx.GraphModule):
-            for node in _training_nodes(each):
+            for node in training_nodes(each.graph):
                 raise TrainingMode(f"node {node.name} ({node.target})")
         if each.training and _depends_on_training(each):
             raise TrainingMode(f"{type(each).__name__} at {name or 'the top'}")
@@ -80,13 +71,6 @@ def _depends_on_training(module: nn.Module) -> bool:
         chance = getattr(module, "dropout", getattr(module, "p", 1.0))
         return not isinstance(chance, float | int) or chance > 0
     return isinstance(module, _BATCH_COUPLED)
-
-
-def _training_nodes(graph_module: fx.GraphModule) -> Iterator[fx.Node]:
-    for node in graph_module.graph.nodes:
-        position = _TRAINING_FLAGS.get(str(node.target))
-        if position is not None and len(node.args) > position and node.args[position] is True:
-            yield node
 
 
 def _release_dtype(graph_module: fx.GraphModule, old: torch.dtype, new: torch.dtype) -> None:
@@ -134,7 +118,8 @@ def _with_identity(module: fx.GraphModule, name: str) -> tuple[nn.Module, nn.Mod
     return ours, watched
 
 
-def _stack(node: fx.Node) -> list[str]:
+def modules_of(node: fx.Node) -> list[str]:
+    """The paths of the modules that a node came from, outermost first."""
     return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
 
 
@@ -142,12 +127,12 @@ def _nodes_of(graph_module: fx.GraphModule, name: str) -> list[fx.Node]:
     return [
         node
         for node in graph_module.graph.nodes
-        if node.op == "call_function" and name in _stack(node)
+        if node.op == "call_function" and name in modules_of(node)
     ]
 
 
 def _module_names(graph_module: fx.GraphModule) -> set[str]:
-    return {path for node in graph_module.graph.nodes for path in _stack(node) if path}
+    return {path for node in graph_module.graph.nodes for path in modules_of(node) if path}
 
 
 def first_output(value: Any) -> Any:

@@ -11,15 +11,15 @@ import torch
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from workers.engine import RowsMixed
+from workers.engine.independence import RowTest
 from workers.programs.errors import EXPORT_LINE, GraphInvalid, OutputUnsupported
 from workers.programs.factory import read_factory
-from workers.programs.program import InputSpec, Program
+from workers.programs.made_up import rows_to_try
+from workers.programs.program import Program, dtype_name
 from workers.programs.pt2 import Pt2Policy, read_pt2
 
-ROWS = 3
-# Rows computed alone and in a batch differ by the order of sums, more so in 16 bits.
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3}
-_COARSE = 5e-2
+_ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
 
 
 def check_program(
@@ -35,49 +35,86 @@ def check_program(
         program = read_factory(factory, kwargs or {}, Path(path), allowed=allowed)
         return program.describe()
     program = read_pt2(Path(path), policy=Pt2Policy(pt2_policy))
-    return {**program.describe(), **exercise(program)}
+    report, rows = exercise(program)
+    refuse_mixed_outputs(program, rows)
+    return {**program.describe(), **report}
 
 
-def exercise(program: Program) -> dict[str, Any]:
-    """Runs the program on made-up rows. Says which transforms it takes; None means it does."""
-    generator = torch.Generator().manual_seed(0)
-    rows = [made_up_rows(spec, generator) for spec in program.inputs]
-    try:
-        _check_rows(program, rows)
-    except (RuntimeError, TypeError, ValueError, IndexError) as exc:
-        raise GraphInvalid(
-            f"the program fails on rows of the declared shape ({str(exc)[:300]}): does it hold "
-            f"for every batch size? Export with: {EXPORT_LINE}"
-        ) from exc
-    return {"transforms": _transforms(program, rows)}
+def exercise(
+    program: Program, example: Mapping[str, torch.Tensor] | None = None
+) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
+    """Runs the program on the example's rows, or on made-up ones. Answers its report, and the rows.
 
-
-def made_up_rows(spec: InputSpec, generator: torch.Generator) -> torch.Tensor:
-    """A few rows of an input: normal numbers, or zeros where it takes integers."""
-    dtype: torch.dtype = getattr(torch, spec.dtype)
-    shape = (ROWS, *spec.example[1:])
-    if dtype.is_floating_point:
-        return torch.randn(shape, generator=generator).to(dtype)
-    return torch.zeros(shape, dtype=dtype)
-
-
-def _check_rows(program: Program, rows: list[torch.Tensor]) -> None:
+    The report says which transforms it takes; None means it does.
+    """
+    rows = _rows_that_run(program, example)
     with torch.no_grad():
         together = program.module(*rows)
-        pairs = program.module(*(row[:2] for row in rows))
-        alone = torch.cat([program.module(*(row[i : i + 1] for row in rows)) for i in range(ROWS)])
-    if together.shape[:1] != (ROWS,) or alone.shape != together.shape or len(pairs) != 2:
-        raise OutputUnsupported(
-            f"of {ROWS} rows the program makes {list(together.shape)}: its output must have one "
-            "row per example"
+    count = len(rows[0])
+    for size in (1, 2, count):
+        with torch.no_grad():
+            shape = program.module(*(each[:size] for each in rows)).shape
+        if tuple(shape) != (size, *together.shape[1:]):
+            raise OutputUnsupported(
+                f"of {size} rows the program makes {list(shape)}: its output must have one row per example, in "
+                "front (for a loss: one number per example, reduction='none'), first in a tuple or dict"
+            )
+    shape = program.output.shape if program.output else ()
+    if len(shape) != together.ndim:  # torch's own notes of shapes are wrong for some losses
+        shape = (None, *together.shape[1:])
+    output = {"dtype": dtype_name(together.dtype), "shape": list(shape)}
+    return {"output": output, "transforms": _transforms(program, list(rows))}, rows
+
+
+def _rows_that_run(
+    program: Program, example: Mapping[str, torch.Tensor] | None
+) -> tuple[torch.Tensor, ...]:
+    """The first set of rows for which all the program's numbers are finite; else that with the most."""
+    best: tuple[float, tuple[torch.Tensor, ...]] | None = None
+    failed: Exception | None = None
+    for made in rows_to_try(program, example):
+        try:
+            with torch.no_grad():
+                output = program.module(*made.rows)
+        except _ERRORS as exc:
+            failed = exc if failed is None or made.of_example else failed
+            continue
+        share = float(torch.isfinite(output).double().mean()) if output.numel() else 1.0
+        if best is None or share > best[0]:
+            best = share, made.rows
+        if share == 1.0:
+            break
+    if best is None:
+        raise _fails(failed, of_example=bool(example)) from failed
+    return best[1]
+
+
+def _fails(failed: Exception | None, *, of_example: bool) -> GraphInvalid:
+    if of_example:
+        return GraphInvalid(
+            f"the program fails on its example's rows ({str(failed)[:300]}): does it hold for every batch size? "
+            f"Export with: {EXPORT_LINE}"
         )
-    tolerance = _TOLERANCE.get(together.dtype, _COARSE)
-    if not torch.allclose(together, alone, rtol=tolerance, atol=tolerance, equal_nan=True):
-        raise OutputUnsupported(
-            "an example's output depends on the other examples in its batch, so it has no "
-            "influence of its own: call model.eval() before exporting, and take no means over "
-            "the batch in forward"
-        )
+    return GraphInvalid(
+        f"the program fails on rows made up for the declared shapes ({str(failed)[:300]}). If it takes certain values "
+        "only, register it with an example (client.models.register(name, net, example=(x[:8], y[:8]), …) sends the "
+        f"example's rows along). Otherwise: does it hold for every batch size? Export with: {EXPORT_LINE}"
+    )
+
+
+def refuse_mixed_outputs(program: Program, rows: tuple[torch.Tensor, ...]) -> None:
+    """Raises OutputUnsupported where what the program gives for a row depends on the other rows."""
+
+    def evaluate(given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            return (program.module(*given),)
+
+    test = RowTest(evaluate, program.module, len(rows))
+    try:
+        test.beside_others(rows)
+        test.elsewhere(rows)
+    except RowsMixed as error:
+        raise OutputUnsupported(str(error)) from error
 
 
 def _transforms(program: Program, rows: list[torch.Tensor]) -> dict[str, str | None]:

@@ -72,7 +72,7 @@ def _read_sanitized(path: Path, limits: Limits) -> Program:
     return Program(
         module=module,
         inputs=tuple(spec for spec, _ in inputs),
-        output=output_spec(graph, interface.output, batches),
+        output=output_spec(graph, interface.output),
         parameters=parameter_specs(module),
         format="pt2",
         batch_maximum=batch_maximum(exported, batches),

@@ -5,7 +5,6 @@ from workers.programs.errors import (
     BatchNotDynamic,
     GraphInvalid,
     InputUnsupported,
-    OutputUnsupported,
 )
 from workers.programs.expressions import Symbolic, parse_expression
 from workers.programs.limits import Limits
@@ -48,16 +47,9 @@ def input_spec(graph: Graph, name: str) -> tuple[InputSpec, str]:
     return spec, next(iter(batch.symbols))
 
 
-def output_spec(graph: Graph, name: str, batches: frozenset[str]) -> OutputSpec:
-    """What the model returns, checked to have one row per example."""
+def output_spec(graph: Graph, name: str) -> OutputSpec:
+    """What the graph says that the model returns. Whether that has one row per example, running it shows."""
     meta = _meta(graph, name)
-    first = _symbolic(meta.sizes[0]) if meta.sizes else None
-    if first is None or not first.bare or not first.symbols <= batches:
-        raise OutputUnsupported(
-            "the model's first output has no batch dimension in front: forward must return one "
-            "row per example (for a loss: one number per example, reduction='none'), first in a "
-            "tuple or dict"
-        )
     return OutputSpec(dtype_name(dtype_of(meta.dtype)), _shape(meta))
 
 
