@@ -12,7 +12,7 @@ import numpy as np
 from service.storage.npz import NpzFile
 from service.storage.object_bytes import ObjectBytes
 from service.storage.ranged import ranged
-from service.storage.tensors import TensorEntry, entries_of
+from service.storage.tensors import TensorEntry, entries_of, numbers_of
 
 Array = np.ndarray[Any, Any]
 
@@ -40,7 +40,8 @@ class PlainColumn:
             (self.entry.start + int(run[0]) * row_bytes, len(run) * row_bytes) for run in runs
         ]
         data = b"".join(self.content.read_many(ranges)) if row_bytes else b""
-        return np.frombuffer(data, self.entry.dtype).reshape(len(rows), *self.entry.shape[1:])
+        numbers = numbers_of(data, self.entry.dtype, self.entry.bfloat16)
+        return numbers.reshape(len(rows), *self.entry.shape[1:])
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,11 @@ class ShardedRows:
         dtype = np.dtype(column.dtype)
         row_bytes = max(1, prod(shape) * dtype.itemsize)
         step = max(1, self.parts.settings.slice_bytes // row_bytes)
-        return Numbers((len(rows), *shape), dtype, self._blocks(column.name, rows, step))
+        blocks = (
+            block.astype(dtype, copy=False)  # in this machine's byte order
+            for block in self._blocks(column.name, rows, step)
+        )
+        return Numbers((len(rows), *shape), dtype, blocks)
 
     def as_json(self, columns: Sequence[ColumnSpec], rows: Sequence[int]) -> DatasetRows:
         """Rows of several columns, for few numbers."""

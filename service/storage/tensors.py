@@ -27,6 +27,7 @@ DTYPES = {
     "U8": "|u1",
     "BOOL": "|b1",
 }
+_BFLOAT16 = "BF16"  # NumPy has no such type: the upper half of a float32
 HEADER_BYTES = 100 * 1024**2  # the format's own limit
 _LENGTH_BYTES = 8
 
@@ -37,12 +38,20 @@ class BadTensors(Unreadable):
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file: [start, stop) are bytes of the object."""
+    """One tensor of a file: [start, stop) are bytes of the object. `bfloat16`: it is so stored, and read as float32."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     start: int
     stop: int
+    bfloat16: bool = False
+
+
+def numbers_of(data: bytes, dtype: np.dtype[Any], bfloat16: bool = False) -> np.ndarray[Any, Any]:
+    """The numbers that some bytes are, one after the other; of bfloat16 the same numbers as float32."""
+    if not bfloat16:
+        return np.frombuffer(data, dtype)
+    return (np.frombuffer(data, "<u2").astype("<u4") << 16).view(dtype)
 
 
 def write_tensors(
@@ -114,16 +123,18 @@ def _entry(name: str, entry: Any, base: int, size: int) -> TensorEntry:
         whole = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
     except (KeyError, TypeError, ValueError):
         raise BadTensors(f"tensor {name!r} is described wrongly in the header") from None
-    if dtype not in DTYPES:
-        raise BadTensors(f"tensor {name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
-    expected = np.dtype(DTYPES[dtype]).itemsize
+    if dtype not in DTYPES and dtype != _BFLOAT16:
+        known = ", ".join((*DTYPES, _BFLOAT16))
+        raise BadTensors(f"tensor {name!r} has dtype {dtype!r}; known are {known}")
+    expected = 2 if dtype == _BFLOAT16 else np.dtype(DTYPES[dtype]).itemsize
     for length in shape if whole else ():
         expected *= length
     if not whole or stop - start != expected or base + stop > size:
         raise BadTensors(
             f"tensor {name!r} claims shape {shape} in bytes {start} to {stop}, which are not there"
         )
-    return TensorEntry(np.dtype(DTYPES[dtype]), shape, base + start, base + stop)
+    kind = np.dtype(DTYPES["F32" if dtype == _BFLOAT16 else dtype])
+    return TensorEntry(kind, shape, base + start, base + stop, dtype == _BFLOAT16)
 
 
 def read_tensor(
@@ -138,12 +149,11 @@ def read_entry(
 ) -> np.ndarray[Any, Any]:
     """Rows [start, stop) of a tensor whose header has been read; a scalar is read whole."""
     if not entry.shape:
-        return np.frombuffer(
-            objects.get_range(path, entry.start, entry.stop - entry.start), entry.dtype
-        ).reshape(())
+        data = objects.get_range(path, entry.start, entry.stop - entry.start)
+        return numbers_of(data, entry.dtype, entry.bfloat16).reshape(())
     rows = entry.shape[0]
     first, last, _ = slice(start, stop).indices(rows)
     row_bytes = (entry.stop - entry.start) // rows if rows else 0
     count = max(0, last - first)
     data = objects.get_range(path, entry.start + first * row_bytes, count * row_bytes)
-    return np.frombuffer(data, entry.dtype).reshape(count, *entry.shape[1:])
+    return numbers_of(data, entry.dtype, entry.bfloat16).reshape(count, *entry.shape[1:])

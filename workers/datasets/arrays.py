@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from service.storage.object_bytes import Bytes
+from service.storage.tensors import numbers_of
 from workers.datasets.disk_cache import BlockCache
 from workers.datasets.unpacking import UnpackedBytes
 
@@ -19,23 +20,24 @@ _TURNED_BYTES = 32 * 1024**2
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array (rows, …) from byte `start` on."""
+    """An array (rows, …) from byte `start` on. `bfloat16`: it is so stored, and read as `dtype`, float32."""
 
     content: Bytes
     start: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    bfloat16: bool = False
 
     def read(self, start: int, stop: int) -> Array:
         """Rows [start, stop)."""
         row_bytes, count = self.row_bytes, stop - start
         data = self.content.read(self.start + start * row_bytes, count * row_bytes)
-        return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+        return numbers_of(data, self.dtype, self.bfloat16).reshape(count, *self.shape[1:])
 
     @property
     def row_bytes(self) -> int:
-        """Of one row."""
-        return prod(self.shape[1:]) * self.dtype.itemsize
+        """Of one row, as it is stored."""
+        return prod(self.shape[1:]) * (2 if self.bfloat16 else self.dtype.itemsize)
 
 
 def turned(array: StoredArray, identity: str, cache: BlockCache | None) -> StoredArray:

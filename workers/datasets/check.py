@@ -20,6 +20,8 @@ from workers.datasets.shards import Shard, open_shard, rejecting
 _BLOCK_BYTES = 8 * 1024**2  # what is looked at takes a few times as much
 _NAMES_SHOWN = 100
 _KINDS = "fiub"  # floats, signed and unsigned integers, booleans
+_ITEM_BYTES = 8
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -113,17 +115,18 @@ class _Column:
     @classmethod
     def first(cls, shard: Shard, name: str, pointer: str) -> _Column:
         column = shard.shape(name)
-        if column.dtype.kind not in _KINDS:
+        dtype = column.dtype.newbyteorder("=")
+        if dtype.kind not in _KINDS or dtype.itemsize > _ITEM_BYTES:
             raise Rejected.field(
                 pointer,
-                f"column {name!r} is of {column.dtype}; numbers are needed",
-                str(column.dtype),
+                f"column {name!r} is of {dtype}; numbers are needed{_way_out(dtype)}",
+                str(dtype),
             )
-        return cls(name, pointer, column.dtype, column.shape[1:])
+        return cls(name, pointer, dtype, column.shape[1:])
 
     def require_alike(self, shard: Shard, source: Source) -> None:
         column = shard.shape(self.name)
-        if (column.dtype, column.shape[1:]) != (self.dtype, self.shape):
+        if (column.dtype.newbyteorder("="), column.shape[1:]) != (self.dtype, self.shape):
             raise Rejected.field(
                 source.pointer,
                 f"column {self.name!r} is {column.dtype} {list(column.shape[1:])} a row "
@@ -148,6 +151,7 @@ class _Column:
             checkpoint()
             block = shard.read(self.name, start, min(start + step, rows))
             self._require_finite(block, before + start)
+            self._require_signed(block, before + start)
             self._widen(block)
 
     def _require_finite(self, block: Array, before: int) -> None:
@@ -160,6 +164,16 @@ class _Column:
                 f"column {self.name!r} has NaN or infinity in row {row}; remove or mend these rows",
                 row,
             )
+
+    def _require_signed(self, block: Array, before: int) -> None:
+        """Workers compute with signed whole numbers."""
+        if self.dtype != np.uint64 or not block.size or int(block.max()) <= _LARGEST:
+            return
+        row = before + int(np.argmax((block > _LARGEST).reshape(len(block), -1).any(axis=1)))
+        raise self._refused(
+            f"column {self.name!r} has a number over {_LARGEST} in row {row}; store it as float64, or mend it",
+            row,
+        )
 
     def _widen(self, block: Array) -> None:
         if block.size == 0:
@@ -179,3 +193,13 @@ class _Column:
             minimum=self.minimum,
             maximum=self.maximum,
         )
+
+
+def _way_out(dtype: np.dtype[Any]) -> str:
+    if dtype.kind in "US":
+        return ": words are stored as class numbers (with 'class_names') or token ids"
+    if dtype.kind == "c":
+        return ": store real and imaginary parts along an axis, or as columns of their own"
+    if dtype.kind == "f":
+        return ": store it as float64"
+    return ""

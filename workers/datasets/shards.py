@@ -113,7 +113,7 @@ class ParquetShard:
 def _safetensors(content: Bytes, identity: str, cache: BlockCache | None) -> Shard:
     return ArraysShard(
         {
-            name: StoredArray(content, entry.start, entry.dtype, entry.shape)
+            name: StoredArray(content, entry.start, entry.dtype, entry.shape, entry.bfloat16)
             for name, entry in entries_of(content).items()
         }
     )
