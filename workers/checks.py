@@ -12,9 +12,17 @@ from torch import Tensor, nn
 
 from upweight.errors import UpweightError
 from upweight.schema import CrossEntropy, Loss, Nll
-from workers.engine import BadParameter, Batch, EngineError, NoSuchParameter, NotFinite, Problem
+from workers.engine import (
+    BadParameter,
+    Batch,
+    EngineError,
+    NoSuchParameter,
+    NotFinite,
+    NothingTrains,
+    Problem,
+)
 from workers.engine.dtypes import half_precision_note, widest_dtype
-from workers.models import described_layout, engine_loss
+from workers.models import described_frozen, described_layout, engine_loss
 from workers.programs.check import exercise
 from workers.programs.example import read_example
 from workers.programs.factory import read_factory
@@ -28,7 +36,7 @@ def check_model(
     format: str,
     path: str,
     loss: Mapping[str, Any],
-    parameters: Sequence[str],
+    parameters: Sequence[str] | None,
     pt2_policy: str,
     factory: str = "",
     kwargs: Mapping[str, Any] | None = None,
@@ -37,13 +45,16 @@ def check_model(
     inputs: Sequence[str] = (),
     allowed: Collection[str] = (),
     example: str = "",
+    frozen: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """What the record says of a good model, or `{"refusal": problem}`. Raises ProgramError for a bad program."""
     contract_loss: Loss = TypeAdapter(Loss).validate_python(loss)
     if format == "factory":
         program = read_factory(factory, kwargs or {}, Path(path), allowed=allowed)
     elif format == "huggingface":
-        program = read_huggingface(config or {}, task, inputs, Path(path), allowed=allowed)
+        program = read_huggingface(
+            config or {}, task, inputs, Path(path), allowed=allowed, frozen=frozen
+        )
     else:
         program = read_pt2(Path(path), policy=Pt2Policy(pt2_policy))
     report = program.describe()
@@ -54,10 +65,11 @@ def check_model(
             report |= found
             _try_out(problem, rows, contract_loss)
     except EngineError as error:
-        return {"refusal": _refused(error, parameters).problem().model_dump(mode="json")}
+        return {"refusal": _refused(error, parameters or ()).problem().model_dump(mode="json")}
     return report | {
         "selected": described_layout(problem),
         "parameter_count": problem.size,
+        "held_fixed": described_frozen(problem, parameters),
         **_precision(program.module, problem),
     }
 
@@ -77,6 +89,8 @@ def _refused(error: EngineError, parameters: Sequence[str]) -> UpweightError:
     pointer = "/program"
     if isinstance(error, NoSuchParameter) and error.glob in parameters:
         pointer = f"/parameters/{list(parameters).index(error.glob)}"
+    elif isinstance(error, NothingTrains):
+        pointer = "/parameters"
     elif isinstance(error, BadParameter):
         pointer = "/loss"
     return refusal(error, pointer)

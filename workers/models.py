@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,12 @@ def _read(contract: ContractProgram, path: Path, settings: Settings) -> Program:
             return read_factory(contract.factory, contract.kwargs, path, allowed=allowed)
         case HuggingFaceProgram():
             return read_huggingface(
-                contract.config, contract.task, contract.inputs, path, allowed=allowed
+                contract.config,
+                contract.task,
+                contract.inputs,
+                path,
+                allowed=allowed,
+                frozen=contract.frozen,
             )
 
 
@@ -78,6 +84,15 @@ def loss_parameters(loss: Loss) -> dict[str, Any]:
     renamed = {"class_weights": "weight", "positions": "reduction"}
     given = loss.model_dump(exclude={"name"}, exclude_none=True)
     return {renamed.get(name, name): value for name, value in given.items()}
+
+
+def described_frozen(problem: Problem, globs: Sequence[str] | None) -> dict[str, Any] | None:
+    """The parameters that are held fixed as records have them; null where there are none."""
+    if not problem.frozen:
+        return None
+    reason = "requires_grad is False" if globs is None else "not matched by the globs"
+    count = sum(each.numel() for each in problem.frozen.values())
+    return {"parameter_count": count, "parameters": list(problem.frozen), "reason": reason}
 
 
 def described_layout(problem: Problem) -> list[dict[str, Any]]:

@@ -226,13 +226,14 @@ class Tasks:
                         "format": program["format"],
                         "path": str(path),
                         "loss": model.loss.model_dump(mode="json"),
-                        "parameters": list(model.parameters),
+                        "parameters": model.parameters,
                         "pt2_policy": context.settings.pt2_policy,
                         "factory": program.get("factory", ""),
                         "kwargs": program.get("kwargs"),
                         "config": program.get("config"),
                         "task": program.get("task", ""),
                         "inputs": program.get("inputs", []),
+                        "frozen": program.get("frozen"),
                         "allowed": allowed_programs(program["format"], context.settings),
                     },
                 },
@@ -291,7 +292,7 @@ def _model_fields(report: Mapping[str, Any], parameter_limit: int) -> dict[str, 
             f"{report['parameter_count']} parameters are selected; the limit is {parameter_limit}",
         )
     outputs = [{"name": "output", **report["output"]}] if report.get("output") else []
-    fields = ("selected", "parameter_count", "dtype", "precision", "precision_note")
+    fields = ("selected", "parameter_count", "held_fixed", "dtype", "precision", "precision_note")
     return {
         "inputs": report["inputs"],
         "outputs": outputs,

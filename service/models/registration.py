@@ -44,7 +44,7 @@ def register_model(
         created_at=now(),
         program=request.program,
         loss=request.loss,
-        parameters=list(request.parameters),
+        parameters=list(request.parameters) if request.parameters is not None else None,
         labels=request.labels,
         digest=_digest(request),
         size_bytes=size,

@@ -44,7 +44,6 @@ _EXAMPLES: Any = {
             "name": "digits-mlp",
             "program": {"format": "pt2", "blob": MODEL_BLOB},
             "loss": {"name": "cross_entropy"},
-            "parameters": ["*"],
             "labels": {"team": "demo"},
         },
     },

@@ -248,7 +248,7 @@ def test_a_model_that_squeezes_its_output_works_with_any_batch_size(batch_size: 
     problem = Problem(Squeezing().double().eval(), MSE)
     x, y = torch.randn(7, 4).double(), torch.randn(7).double()
     problem.check(Batch((x,), y, 0))
-    kept = Problem(problem.module.layers, MSE)  # the same without the squeeze
+    kept = Problem(problem.module.layers, MSE, ("*",))  # the same without the squeeze
     found = Hessian(problem, TensorRows(x, y), batch_size=batch_size).dense()
     assert relative(found, Hessian(kept, TensorRows(x, y[:, None])).dense()) < 1e-12
     gradients = problem.gradients(Batch((x,), y, 0))

@@ -13,8 +13,9 @@ from upweight.cli.shell import Shell
 from upweight.cli.verb import group, verb
 
 if TYPE_CHECKING:
-    from upweight.schema import ModelRecord
+    from upweight.schema import HeldFixed, ModelRecord
 
+_SHOWN = 8  # names
 models = group("Models: a program, its loss, and the parameters that influence is taken over.")
 
 
@@ -27,13 +28,24 @@ def _details(record: ModelRecord) -> list[tuple[str, str]]:
         (what, ", ".join(f"{each.name} ({units.shape(each.shape)}) {each.dtype}" for each in specs))
         for what, specs in (("inputs", record.inputs), ("outputs", record.outputs))
     ]
-    chosen = f"{units.count(record.parameter_count)} of {', '.join(record.parameters)}"
+    count = units.count(record.parameter_count)
+    if record.parameters is None:
+        chosen = f"{count} that train" if count else "those that train"
+    else:
+        chosen = f"{count} of {', '.join(record.parameters)}"
+    fixed = record.held_fixed
     return [
         ("program", record.program.format),
         ("loss", record.loss.name),
         *signature,
         ("parameters", chosen),
+        ("held fixed", _fixed(fixed) if fixed else ""),
     ]
+
+
+def _fixed(fixed: HeldFixed) -> str:
+    names = ", ".join(fixed.parameters[:_SHOWN]) + (", …" if len(fixed.parameters) > _SHOWN else "")
+    return f"{units.count(fixed.parameter_count)} ({fixed.reason}): {names}"
 
 
 REGISTERED = Registered("models", "digits-mlp", ("LOSS", "PARAMETERS"), _cells, _details)
@@ -59,7 +71,9 @@ def register(
     ] = ...,  # type: ignore[assignment]
     parameter: Annotated[
         list[str] | None,
-        typer.Option(help="Glob of parameters that influence is taken over: 'head.*'. Repeatable."),
+        typer.Option(
+            help="Glob of parameters that influence is taken over: 'head.*'. Repeatable. By default those that train."
+        ),
     ] = None,
     factory: Annotated[
         str | None, typer.Option(help="Dotted name that the operator allows, in place of a file.")
@@ -80,7 +94,7 @@ def register(
         name,
         program,
         loss=choices.value(loss),
-        parameters=parameter or ["*"],
+        parameters=parameter or None,
         factory=factory,
         kwargs=choices.document(kwargs, "--kwargs"),
         config=choices.document(config, "--config"),

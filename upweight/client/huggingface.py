@@ -25,6 +25,9 @@ class LiveModel:
     task: str
     inputs: tuple[str, ...]
     weights: Mapping[str, Any]
+    frozen: tuple[
+        str, ...
+    ]  # names of the parameters that do not train, which the weights do not say
 
     @classmethod
     def of(cls, model: Any, example: Any) -> LiveModel:
@@ -32,16 +35,22 @@ class LiveModel:
 
         Raises InvalidRequest for an architecture with another head.
         """
-        name = type(model).__name__
-        task = next((task for ending, task in _TASKS.items() if name.endswith(ending)), None)
+        kind = type(model).__name__
+        task = next((task for ending, task in _TASKS.items() if kind.endswith(ending)), None)
         if task is None:
             raise InvalidRequest(
-                f"{name} is no classifier of sequences and no causal language model; export it to a pt2 program: "
+                f"{kind} is no classifier of sequences and no causal language model; export it to a pt2 program: "
                 "torch.export.export(model.eval(), (x,), …)"
             )
         written = json.loads(model.config.to_json_string(use_diff=False))
         config = {key: value for key, value in written.items() if not key.startswith("_")}
-        return cls({**config, "architectures": [name]}, task, _inputs(example), model.state_dict())
+        frozen = tuple(
+            name
+            for name, each in model.named_parameters(remove_duplicate=False)
+            if not each.requires_grad
+        )
+        described = {**config, "architectures": [kind]}
+        return cls(described, task, _inputs(example), model.state_dict(), frozen)
 
     def loss(self, loss: Any) -> Any:
         """A language model's classes are in the last axis of its output."""

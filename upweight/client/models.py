@@ -37,7 +37,7 @@ def register(
     *,
     example: Any,
     loss: Any,
-    parameters: tuple[str, ...] | list[str] | str,
+    parameters: tuple[str, ...] | list[str] | str | None,
     labels: Mapping[str, str] | None,
     factory: str | None,
     kwargs: Mapping[str, Any] | None,
@@ -54,11 +54,16 @@ def register(
             "give one of: a module or pt2 file as the second argument, 'factory' (a dotted name that the "
             "operator allows), or 'config' (of a Hugging Face model)"
         )
+    if parameters is None and _is_live(program):
+        refuse_untrained(program)
     if is_huggingface(program):
         live = LiveModel.of(program, example)
         loss = live.loss(loss)
         blob = yield from _weights(live.weights, name, bars)
-        described = _by_name(None, None, live.config, live.task, live.inputs, blob)
+        described = {
+            **_by_name(None, None, live.config, live.task, live.inputs, blob),
+            "frozen": live.frozen,
+        }
     elif program is not None:
         described = yield from _pt2(program, example, name, bars)
     else:
@@ -71,7 +76,9 @@ def register(
             "name": name,
             "program": described,
             "loss": loss,
-            "parameters": (parameters,) if isinstance(parameters, str) else tuple(parameters),
+            "parameters": (parameters,)
+            if isinstance(parameters, str)
+            else parameters and list(parameters),
             "labels": dict(labels or {}),
         },
     )
@@ -80,6 +87,19 @@ def register(
     if not wait:
         return record
     return (yield from until_checked(MODELS, record.id, record, bars, timeout, hold))
+
+
+def refuse_untrained(program: Any) -> None:
+    """Raises InvalidRequest for a live module, or an ExportedProgram, none of whose parameters require gradients."""
+    held = list(program.parameters())
+    if not any(each.requires_grad for each in held):
+        raise InvalidRequest.field(
+            "/parameters",
+            f"none of the {len(held)} parameters of the model requires gradients, and influence is taken over those "
+            "that do unless 'parameters' says otherwise: give globs, such as parameters=['*'] for all, or call "
+            "requires_grad_() on those that were trained",
+            None,
+        )
 
 
 def _by_name(
@@ -172,7 +192,7 @@ class Models:
         *,
         loss: Any,
         example: Any = None,
-        parameters: tuple[str, ...] | list[str] | str = ("*",),
+        parameters: tuple[str, ...] | list[str] | str | None = None,
         labels: Mapping[str, str] | None = None,
         factory: str | None = None,
         kwargs: Mapping[str, Any] | None = None,
@@ -188,7 +208,8 @@ class Models:
         `ExportedProgram`, or a pt2 file (path, bytes, open file). A `PreTrainedModel` of transformers is sent as its
         config and weights; a dict as its `example` names the rows' columns. Instead of it: `factory` with `kwargs`,
         or a Hugging Face `config` with `task`; both with `weights` (a state_dict, a safetensors file, or a digest).
-        `loss`: a name (`"cross_entropy"`) or `{"name": …, …}`. `parameters`: globs; the rest is frozen.
+        `loss`: a name (`"cross_entropy"`) or `{"name": …, …}`. Influence is taken over the parameters that train
+        (`requires_grad`), or over those of all that match `parameters`, globs; the rest is held fixed.
         """
         return self.link.run(
             register(
@@ -239,7 +260,7 @@ class AsyncModels:
         *,
         loss: Any,
         example: Any = None,
-        parameters: tuple[str, ...] | list[str] | str = ("*",),
+        parameters: tuple[str, ...] | list[str] | str | None = None,
         labels: Mapping[str, str] | None = None,
         factory: str | None = None,
         kwargs: Mapping[str, Any] | None = None,

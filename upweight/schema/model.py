@@ -148,6 +148,11 @@ class HuggingFaceProgram(Request):
         Field(min_length=1, max_length=3, description="What a row's columns are, in their order."),
     ] = ("input_ids",)
     weights: Digest
+    frozen: Annotated[tuple[Text, ...], Field(max_length=100_000)] | None = Field(
+        None,
+        description="Names of the parameters that do not train, whose `requires_grad` is False; safetensors do not "
+        "say. By default as the architecture has it: as a rule, none.",
+    )
 
 
 def _no_pickle(value: Any) -> Any:
@@ -168,8 +173,8 @@ Program = Annotated[
 ]
 
 
-def _globs(globs: tuple[str, ...]) -> tuple[str, ...]:
-    for glob in globs:
+def _globs(globs: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    for glob in globs or ():
         if glob.strip() != glob:
             raise ValueError(
                 f"{glob!r} begins or ends with a space; parameter globs look like 'head.*'"
@@ -184,8 +189,13 @@ class ModelRequest(Request):
     program: Program
     loss: Loss
     parameters: Annotated[
-        tuple[Text, ...], Field(min_length=1, max_length=256), AfterValidator(_globs)
-    ] = Field(("*",), description="Globs over parameter names; the rest are frozen.")
+        Annotated[tuple[Text, ...], Field(min_length=1, max_length=256)] | None,
+        AfterValidator(_globs),
+    ] = Field(
+        None,
+        description="Globs over the names of all parameters; the rest is held fixed. By default, null, those that "
+        "train: whose `requires_grad` is true in the program.",
+    )
     labels: Labels = {}
 
 
@@ -213,6 +223,14 @@ class ParameterSpec(Answer):
     offset: int
 
 
+class HeldFixed(Answer):
+    """The parameters that influence is not taken over: their values count, as they are."""
+
+    parameter_count: int = Field(description="The number of their scalars.")
+    parameters: list[str] = Field(description="Their names.")
+    reason: str = Field(description="`requires_grad is False`, or `not matched by the globs`.")
+
+
 class ModelRecord(Record):
     """A registered model."""
 
@@ -225,7 +243,9 @@ class ModelRecord(Record):
     checked_at: datetime | None = None
     program: Program
     loss: Loss
-    parameters: list[str]
+    parameters: list[str] | None = Field(
+        None, description="Globs, as asked for; null for the parameters that train."
+    )
     labels: dict[str, str] = {}
     digest: str = Field(
         description="Of all that decides results: program, weights, loss, selected parameters."
@@ -235,6 +255,9 @@ class ModelRecord(Record):
     outputs: list[TensorSpec] = []
     selected: list[ParameterSpec] = []
     parameter_count: int | None = Field(None, description="p: the number of selected scalars.")
+    held_fixed: HeldFixed | None = Field(
+        None, description="What is not selected, and why; null where everything is."
+    )
     dtype: str | None = Field(None, description="Of the selected parameters, the widest of them.")
     precision: OwnPrecision | None = Field(
         None,

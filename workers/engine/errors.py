@@ -3,6 +3,7 @@
 EngineError
 ├── BadParameter       a field of a method or of a call has a value it cannot have
 ├── NoSuchParameter    a glob selects no parameter, or a name no module
+├── NothingTrains      no parameter of the model requires gradients, and none is selected
 ├── ShapeMismatch      tensors that meet do not fit
 ├── UnsupportedOperator  the model has an operator without the derivative needed
 ├── TrainingMode       the model would behave as in training (dropout, batch statistics)
@@ -48,6 +49,21 @@ class NoSuchParameter(EngineError):
         self.available = tuple(available)
         shown = ", ".join(self.available[:20]) + (", …" if len(self.available) > 20 else "")
         super().__init__(f"no {kind} matches {glob!r}; the model has: {shown}")
+
+
+class NothingTrains(EngineError):
+    """Without globs θ is what requires gradients, and that is nothing."""
+
+    code = "nothing_trains"
+
+    def __init__(self, available: Sequence[str]) -> None:
+        self.available = tuple(available)
+        shown = ", ".join(self.available[:20]) + (", …" if len(self.available) > 20 else "")
+        super().__init__(
+            "no parameter of the model requires gradients, and influence is taken over those that do unless "
+            "'parameters' says otherwise. Select some by globs, such as ['*'] for all, or call requires_grad_() on "
+            f"those that were trained; the model has: {shown or 'no parameter at all'}"
+        )
 
 
 class ShapeMismatch(EngineError):

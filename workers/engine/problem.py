@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from glob import escape
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from workers.engine.errors import (
     BadParameter,
     NoSuchParameter,
     NotFinite,
+    NothingTrains,
     ShapeMismatch,
     TrainingMode,
 )
@@ -49,27 +51,27 @@ class ParameterSlice:
 class Problem:
     """The loss of each row as a function of θ, the selected parameters laid end to end.
 
-    `parameters` are globs over `named_parameters()`; what matches none of them is held fixed. Tied
-    weights are one parameter under their first name. `dtype` and `device` default to the model's.
-    The model is copied; it must be in eval mode.
+    `parameters` are globs over `named_parameters()`, by default the parameters with `requires_grad`;
+    the others are held fixed. Tied weights are one parameter under their first name. `dtype` and
+    `device` default to the model's. The model is copied; it must be in eval mode.
 
-    Raises NoSuchParameter, TrainingMode, NotFinite.
+    Raises NoSuchParameter, NothingTrains, TrainingMode, NotFinite.
     """
 
     def __init__(
         self,
         module: nn.Module,
         loss: Loss,
-        parameters: Sequence[str] = ("*",),
+        parameters: Sequence[str] | None = None,
         *,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         self.loss = loss
-        self._parameters = tuple(parameters)
         self.module = prepared(module, dtype, device)
         named = dict(self.module.named_parameters())
-        selected = _select(_all_names(self.module), parameters)
+        names = _all_names(self.module)
+        selected = _trained(module, names) if parameters is None else _select(names, parameters)
         self.layout = _layout({name: named[name] for name in selected})
         self.frozen = {
             name: value.detach() for name, value in named.items() if name not in selected
@@ -104,7 +106,8 @@ class Problem:
 
     def in_double(self) -> Problem:
         """The same in float64: weights as they are, so that only the rounding of sums is less."""
-        return Problem(self.module, self.loss, self._parameters, dtype=torch.float64)
+        names = [escape(each.name) for each in self.layout]
+        return Problem(self.module, self.loss, names, dtype=torch.float64)
 
     def named(self, theta: Tensor) -> dict[str, Tensor]:
         """The selected parameters as views of θ."""
@@ -292,6 +295,17 @@ def _all_names(module: nn.Module) -> dict[str, list[str]]:
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(first.setdefault(parameter, name), []).append(name)
     return names
+
+
+def _trained(module: nn.Module, names: dict[str, list[str]]) -> list[str]:
+    """First names of the parameters that require gradients, in the model's order."""
+    flags = {
+        name: each.requires_grad for name, each in module.named_parameters(remove_duplicate=False)
+    }
+    trained = [first for first, every in names.items() if any(flags[name] for name in every)]
+    if not trained:
+        raise NothingTrains(list(names))
+    return trained
 
 
 def _select(names: dict[str, list[str]], globs: Sequence[str]) -> list[str]:

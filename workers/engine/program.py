@@ -48,7 +48,13 @@ def _retie(ours: nn.Module, original: nn.Module) -> None:
     for name, parameter in original.named_parameters(remove_duplicate=False):
         if not parameter.numel():
             continue
-        place = (parameter.data_ptr(), parameter.shape, parameter.stride(), parameter.dtype)
+        place = (
+            parameter.data_ptr(),
+            parameter.shape,
+            parameter.stride(),
+            parameter.dtype,
+            parameter.requires_grad,  # to torch a frozen one is another, whatever memory it shares
+        )
         path, _, last = name.rpartition(".")
         owner = ours.get_submodule(path)
         owner.register_parameter(last, first.setdefault(place, owner.get_parameter(last)))

@@ -36,9 +36,11 @@ def read_huggingface(
     weights: Path,
     *,
     allowed: Collection[str],
+    frozen: Sequence[str] | None = None,
 ) -> Program:
     """The model of this config, in float32, attention written out ("eager"). Raises nothing but ProgramError.
 
+    `frozen` names the parameters that do not train; None leaves them as the architecture has them.
     `inputs` names the columns that rows have, in their order. A classifier's output is (B, classes), a language model's
     (B, positions, vocabulary): the scores of the token that follows each position.
     """
@@ -51,6 +53,8 @@ def read_huggingface(
         )
     try:
         module = _built(config, task, weights)
+        if frozen is not None:
+            _freeze(module, frozen)
         _take_columns(module, inputs)
         module.register_forward_hook(_logits)
         if "attention_mask" in inputs:
@@ -70,6 +74,19 @@ def read_huggingface(
         parameters=parameter_specs(module),
         format="huggingface",
     )
+
+
+def _freeze(module: nn.Module, frozen: Sequence[str]) -> None:
+    held = dict(module.named_parameters(remove_duplicate=False))
+    for at, name in enumerate(frozen):
+        if name not in held:
+            raise ConfigRefused(
+                f"the model has no parameter {name!r} to be frozen: send the names that named_parameters() gives",
+                field=f"/program/frozen/{at}",
+            )
+    module.requires_grad_(True)
+    for name in frozen:
+        held[name].requires_grad_(False)
 
 
 def _output_shape(module: Any, task: str) -> tuple[int | None, ...]:
