@@ -98,7 +98,12 @@ def tensor_of(name: str, value: Any) -> Tensor:
         raise _refusal(name, f"can't be read as an array: {exc}") from exc
     dtype = NAMES.get(array.dtype.name)
     if dtype is None:
-        raise _refusal(name, f"has type {array.dtype}; numbers and booleans can be stored")
+        words = (
+            "; encode words first: as token ids, or a number for each category (pandas.get_dummies)"
+            if array.dtype.kind in "OSU"
+            else ""
+        )
+        raise _refusal(name, f"has type {array.dtype}; numbers and booleans can be stored{words}")
     return Tensor(array, dtype)
 
 

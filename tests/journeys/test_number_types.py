@@ -101,7 +101,10 @@ def test_shards_in_either_byte_order_are_one_dataset(online: Client, fresh_name:
     ("x", "words"),
     [
         (np.full((9, 3), 2**63, "u8"), r"over 9223372036854775807 in row 0"),
-        (ROWS.numpy().astype("c16"), r"complex128; store real and imaginary parts"),
+        (
+            ROWS.numpy().astype("c16"),
+            r"complex128; numbers are needed: store real and imaginary parts",
+        ),
         (np.full((9, 3), "word"), r"words are stored as class numbers"),
     ],
 )

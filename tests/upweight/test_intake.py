@@ -215,6 +215,48 @@ def test_a_frames_words_become_class_numbers(server: Server, registered: Any) ->
     assert posted(server)["class_names"] == ["bird", "cat", "fish", "dog"]
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array(["cat", "bird", "cat", "fish"]),
+        np.array(["cat", "bird", "cat", "fish"], object),
+        np.array([b"cat", b"bird", b"cat", b"fish"]),
+        ["cat", "bird", "cat", "fish"],
+        pd.Series(["cat", "bird", "cat", "fish"], dtype="category"),
+    ],
+)
+def test_words_of_arrays_become_class_numbers(
+    server: Server, client: Client, registered: Any, labels: Any
+) -> None:
+    names = ["bird", "cat", "fish"]
+    columns = registered(x=np.eye(4), y=labels, class_names=names)
+    assert columns["y"].tolist() == [1, 0, 1, 2]
+    assert posted(server)["class_names"] == names
+    asked = len(server.asked)
+    with pytest.raises(
+        errors.InvalidRequest, match="'y' holds words, and 'bird' is not among class_names; give"
+    ):
+        client.datasets.register("d", x=np.eye(4), y=labels)
+    with pytest.raises(
+        errors.InvalidRequest, match=r"'words' has type .*encode words first: as token"
+    ):
+        client.datasets.register("d", words=labels, y=np.arange(4))
+    assert len(server.asked) == asked
+
+
+def test_words_of_rows_become_class_numbers(registered: Any) -> None:
+    rows = [{"x": X[0], "kind": "cat"}, {"kind": "bird", "x": X[1]}]
+    columns = registered(rows, targets="kind", class_names=["bird", "cat"])
+    assert columns["kind"].tolist() == [1, 0]
+    np.testing.assert_array_equal(columns["x"], X[:2])
+
+
+def test_categories_are_numbered_as_class_names_say(registered: Any) -> None:
+    frame = FRAME.assign(kind=FRAME["kind"].astype("category"))
+    columns = registered(frame, targets="kind", class_names=["fish", "cat", "bird"])
+    assert columns["kind"].tolist() == [1, 2, 0]
+
+
 def test_a_frames_categories_name_their_classes(server: Server, registered: Any) -> None:
     frame = FRAME.assign(kind=FRAME["kind"].astype("category"))
     assert registered(frame, targets="kind")["kind"].tolist() == [1, 0, 2]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from upweight.client.intake.classes import Classes
 from upweight.client.intake.stream import Incoming, columns_of, whole
 from upweight.errors import InvalidRequest
 
@@ -88,14 +89,7 @@ def _target(
         return column.cat.codes.to_numpy(np.int64), tuple(str(c) for c in column.cat.categories)
     if getattr(column.dtype, "kind", "O") in "iufb":
         return column.to_numpy(column.dtype.name.lower()), ()
-    numbers = {str(label): at for at, label in enumerate(class_names)}
-    unknown = sorted({str(label) for label in column} - set(numbers))
-    if unknown:
-        raise InvalidRequest(
-            f"target {name!r} holds words, and {unknown[0]!r} is not among class_names; give "
-            "class_names=[…] in the order of the model's outputs"
-        )
-    return np.array([numbers[str(label)] for label in column], np.int64), ()
+    return Classes((name,), class_names).numbers(name, column), ()
 
 
 def _refuse_missing(column: Any, name: str) -> None:

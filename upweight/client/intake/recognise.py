@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from upweight.client.intake import frames, torch_data
+from upweight.client.intake.classes import Classes
 from upweight.client.intake.rows import batches_of_rows, batches_of_table, items
 from upweight.client.intake.stream import Incoming, columns_of, streamed, whole
 from upweight.errors import InvalidRequest
@@ -24,8 +25,9 @@ def incoming(
     class_names: Sequence[str],
 ) -> Incoming:
     """The columns of whatever it is. Raises InvalidRequest."""
+    classes = Classes.of(targets, class_names)
     if data is None or isinstance(data, Mapping):
-        return whole(columns_of({**(data or {}), **arrays}))
+        return whole(columns_of({**(data or {}), **arrays}, classes))
     if arrays:
         raise InvalidRequest(
             f"columns are given twice: as {type(data).__name__} and as {', '.join(arrays)}; give one of them"
@@ -34,16 +36,16 @@ def incoming(
     if frames.is_frame(data):
         return frames.from_frame(data, inputs, targets, class_names)
     if torch_data.is_loader(data):
-        return torch_data.from_loader(data, names)
+        return torch_data.from_loader(data, names, classes)
     if torch_data.is_dataset(data):
-        return torch_data.from_dataset(data, names)
+        return torch_data.from_dataset(data, names, classes)
     if hasattr(data, "column_names"):
-        return streamed(batches_of_table(data))
+        return streamed(batches_of_table(data), classes)
     if hasattr(data, "dtype") and hasattr(data, "shape"):
         return whole(columns_of({"x": data}))
     if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
         raise InvalidRequest(f"{type(data).__name__} is no dataset; give {TAKEN}")
-    return streamed(batches_of_rows(items(data), names))
+    return streamed(batches_of_rows(items(data), names), classes)
 
 
 def _tuple(names: Sequence[str] | str | None) -> tuple[str, ...]:

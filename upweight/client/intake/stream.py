@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from upweight.client.intake.classes import Classes
 from upweight.errors import InvalidRequest
 from upweight.safetensors_file import Tensor, tensor_of
 
@@ -41,18 +42,18 @@ def whole(columns: Columns) -> Incoming:
     return Incoming(parts, -(-total // rows))
 
 
-def streamed(batches: Iterable[Mapping[str, Any]]) -> Incoming:
+def streamed(batches: Iterable[Mapping[str, Any]], classes: Classes) -> Incoming:
     """Batches of rows, gathered until a shard is full."""
-    return Incoming(_gathered(batches))
+    return Incoming(_gathered(batches, classes))
 
 
-def _gathered(batches: Iterable[Mapping[str, Any]]) -> Iterator[Columns]:
+def _gathered(batches: Iterable[Mapping[str, Any]], classes: Classes) -> Iterator[Columns]:
     waiting: list[Columns] = []
     pieces: list[Columns] = []
     first: Columns | None = None
     size = row = 0
     for batch in batches:
-        columns = columns_of(batch)
+        columns = columns_of(batch, classes)
         first = first or columns
         _refuse_change(first, columns, row)
         row += len(next(iter(columns.values())).array)
@@ -92,11 +93,14 @@ def _refuse_change(first: Columns, now: Columns, row: int) -> None:
                 )
 
 
-def columns_of(arrays: Mapping[str, Any]) -> Columns:
-    """The columns as tensors, all with the same number of rows."""
+def columns_of(arrays: Mapping[str, Any], classes: Classes | None = None) -> Columns:
+    """The columns as tensors, all with the same number of rows; words of targets as numbers of their classes."""
     if not arrays:
         raise InvalidRequest("a dataset needs columns: register(name, x=x_train, y=y_train)")
-    columns = {str(name): tensor_of(str(name), value) for name, value in arrays.items()}
+    named = {str(name): value for name, value in arrays.items()}
+    if classes is not None:
+        named = {name: classes.numbered(name, value) for name, value in named.items()}
+    columns = {name: tensor_of(name, value) for name, value in named.items()}
     flat = [name for name, column in columns.items() if column.array.ndim == 0]
     if flat:
         raise InvalidRequest(f"{flat[0]!r} is a single number; a column has one entry a row")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from upweight.client.intake.classes import Classes
 from upweight.client.intake.rows import batches_of_rows, items, named
 from upweight.client.intake.stream import Incoming, columns_of, streamed, whole
 from upweight.errors import InvalidRequest
@@ -24,20 +25,20 @@ def is_dataset(data: Any) -> bool:
     return isinstance(data, _class("Dataset"))
 
 
-def from_loader(loader: Any, names: Sequence[str]) -> Incoming:
+def from_loader(loader: Any, names: Sequence[str], classes: Classes) -> Incoming:
     """The rows in the order in which the loader gives them, which must be the same every time."""
     _refuse_shuffling(loader)
     _refuse_drop(loader)
     _refuse_randomness(loader.dataset, names)
-    return streamed(_batches(loader, names))
+    return streamed(_batches(loader, names), classes)
 
 
-def from_dataset(dataset: Any, names: Sequence[str]) -> Incoming:
+def from_dataset(dataset: Any, names: Sequence[str], classes: Classes) -> Incoming:
     """The rows in the dataset's own order."""
     if isinstance(dataset, _class("TensorDataset")):
         return whole(columns_of(named(tuple(dataset.tensors), names)))
     _refuse_randomness(dataset, names)
-    return streamed(batches_of_rows(items(dataset), names))
+    return streamed(batches_of_rows(items(dataset), names), classes)
 
 
 def _batches(loader: Any, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
