@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from upweight.substitutes import instead
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -112,6 +114,9 @@ def _sizes(part: Any, given: Tensor) -> tuple[str, int, int] | None:
 def _advice(exc: BaseException) -> str:
     for cause in _causes(exc):
         text = f"{type(cause).__name__} {cause}"
+        other = instead(text)
+        if other is not None:
+            return other
         if any(mark in text for mark in ("DataDependent", "data-dependent", "GuardOnData")):
             return DATA_DEPENDENT
         if any(

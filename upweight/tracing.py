@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from upweight.substitutes import exportable
+
 if TYPE_CHECKING:
     import torch
     from torch import fx, nn
@@ -222,6 +224,7 @@ def _twice_differentiable() -> Iterator[None]:
             sdpa_kernel(SDPBackend.MATH),
             torch.enable_grad(),
             torch.autocast("cpu", enabled=False),
+            exportable(),
         ):
             yield
     finally:

@@ -1,6 +1,7 @@
 """Where torch has a second derivative wrong, or not at all: H of the program is that of the model."""
 
 import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,19 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self.layer(x), self.matrix).flatten(1).sum(1, keepdim=True)
+
+
+class Filter(nn.Module):
+    """A complex filter kept as real pairs, which begin at an odd place among the parameters (GFNet, FNO)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.pairs = nn.Parameter(torch.randn(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        filtered = torch.fft.rfft(x) * torch.view_as_complex(self.pairs)
+        return self.scale * torch.fft.irfft(filtered, n=6).tanh()
 
 
 def _old(layer: nn.Module, dim: int | None = 0) -> nn.Module:
@@ -64,14 +78,51 @@ NORMED: dict[str, Callable[[], nn.Module]] = {
         nn.Flatten(),
     ),
 }
+
+
+def _warp(x: Tensor, m: Tensor) -> Tensor:
+    """A spatial transformer."""
+    size = [x.shape[0], 1, 3, 3]
+    grid = functional.affine_grid(x.view(-1, 2, 3), size, align_corners=False)
+    image = m.view(1, 1, 6, 6).expand(x.shape[0], 1, 6, 6)
+    return functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+
+
+def _bags(x: Tensor, m: Tensor) -> Tensor:
+    """All modes of an embedding bag: rows of numbers, and one long row with offsets."""
+    bags = functools.partial(functional.embedding_bag, weight=m)
+    ids = torch.tensor([[0, 1, 1, 5, 0], [3, 0, 0, 0, 4], [0, 0, 0, 0, 0]])
+    offsets = torch.tensor([0, 5, 10])
+    found = (
+        bags(ids, mode="mean", padding_idx=0),
+        bags(ids, mode="max", padding_idx=0),
+        bags(ids, mode="sum", per_sample_weights=m[:3, :5]),
+        bags(ids.flatten(), offsets=offsets),
+        bags(ids.flatten(), offsets=torch.tensor([0, 4, 4, 15]), include_last_offset=True),
+    )
+    return x @ torch.cat(found).sin().sum(0).diag()
+
+
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "hardsigmoid": lambda x, m: functional.hardsigmoid(x) * x,
     "hardswish": lambda x, m: functional.hardswish(x),
+    "cdist": lambda x, m: torch.cdist(x, m),
+    "cdist of rows": lambda x, m: torch.cdist(x.view(-1, 2, 3), m.view(-1, 3)),
     "cdist, 1": lambda x, m: torch.cdist(x, m, p=1.0) ** 2,
     "cdist, 3": lambda x, m: torch.cdist(x, m, p=3.0),
     "pdist": lambda x, m: x * functional.pdist(m).sum(),
+    "warp": _warp,
+    "spectrogram": lambda x, m: torch.stft(
+        x, 4, 2, window=m[0, :4], center=False, return_complex=True
+    ).abs(),
+    "matrices": lambda x, m: (
+        x @ torch.matrix_exp(m) + torch.linalg.solve(m, x.unsqueeze(-1)).squeeze(-1).tanh()
+    ),
+    "bags": _bags,
 }
-MODELS = NORMED | {name: lambda f=each: Net(f) for name, each in FUNCTIONS.items()}
+MODELS = (
+    NORMED | {"filter": Filter} | {name: lambda f=each: Net(f) for name, each in FUNCTIONS.items()}
+)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -97,7 +148,8 @@ def _differences(model: nn.Module, problem: Problem, x: Tensor, y: Tensor) -> Te
 
     def gradient(theta: Tensor) -> Tensor:
         theta = theta.detach().requires_grad_()
-        outputs = functional_call(model, problem.named(theta), (x,))
+        weights = {name: each.clone() for name, each in problem.named(theta).items()}
+        outputs = functional_call(model, weights, (x,))
         losses = (outputs - y).square().flatten(1).mean(1)
         return torch.autograd.grad(losses.mean(), theta)[0]
 
