@@ -38,6 +38,7 @@ from workers.grid.blocks import StoredFits
 from workers.grid.plan import Plan
 from workers.grid.work import AnyJob, Material, RowsOf
 from workers.labels import refuse_labels_out_of_range
+from workers.mixing import refuse_mixed_rows
 from workers.results import versions
 
 READ_BYTES = 64 * 1024**2
@@ -59,11 +60,17 @@ class Gathering:
         self._context, self._namespace, self._job, self._request = context, namespace, job, request
 
     def material(self, *, trusted: bool = False) -> Material:
-        """Raises UpweightError. `trusted`: an earlier task of the job has looked at the labels already."""
+        """Raises UpweightError. `trusted`: an earlier task of the job has looked at the rows already."""
         request = self._request
         model = self._model()
         problem = self._context.session.problem(self._namespace, model, DTYPES[request.precision])
-        rows = _RowsOfJob(self._context, self._namespace, None if trusted else problem)
+        rows = _RowsOfJob(
+            self._context,
+            self._namespace,
+            model,
+            None if trusted else problem,
+            request.batch_size if isinstance(request.batch_size, int) else None,
+        )
         test: Selection | None = getattr(request, "test", None)
         hessian_rows = rows.of(
             *self._arranged("hessian_id"),
@@ -272,11 +279,13 @@ def stored_rows(kept: RowBlocks, rows: slice, problem: Problem) -> Tensor:
 
 @dataclass(frozen=True)
 class _RowsOfJob:
-    """Selected rows; labels are held against `problem`, where it is given."""
+    """Selected rows; labels are held against `problem`, where it is given, and the first rows against each other."""
 
     context: Context
     namespace: str
+    model: ModelRecord
     problem: Problem | None
+    batch_size: int | None
 
     def of(
         self, dataset: DatasetRecord, match: ColumnMatch, selection: Selection, pointer: str
@@ -288,7 +297,20 @@ class _RowsOfJob:
         if self.problem is not None:
             self.context.session.require_unchanged(self.namespace, dataset)
             refuse_labels_out_of_range(self.problem, rows, f"{pointer}/dataset")
+            self._refuse_mixed(self.problem, dataset, rows)
         return rows
+
+    def _refuse_mixed(self, problem: Problem, dataset: DatasetRecord, rows: Rows) -> None:
+        """Once for a model and a dataset."""
+        self.context.session.once(
+            ("independent", self.namespace, self.model.id, dataset.id, str(problem.dtype)),
+            lambda: refuse_mixed_rows(
+                problem,
+                rows,
+                elsewhere=self.model.program.format == "factory",
+                batch_size=self.batch_size,
+            ),
+        )
 
 
 def _bad_tensor(pointer: str, name: str, digest: str, error: Exception) -> UpweightError:

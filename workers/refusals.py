@@ -37,6 +37,8 @@ def failure(error: EngineError) -> UpweightError:
             return ComputationFailed.field("/batch_size", str(error), None)
         case engine.BadParameter():
             return ComputationFailed.field(_parameter_pointer(error.field), str(error), error.value)
+        case engine.RowsMixed():
+            return ComputationFailed.field("/model", str(error), None)
         case engine.NotFinite(row=int(row)):
             return ComputationFailed(f"{error} (row {row} of the rows the job selects)")
         case _:

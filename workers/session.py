@@ -109,6 +109,11 @@ class Session:
         self._shrink()
         return value
 
+    def once(self, key: tuple[str, ...], holds: Callable[[], bool]) -> None:
+        """Asks whether something holds until the answer is yes, which is remembered."""
+        if key not in self._held and holds():
+            self.kept(key, lambda: (True, 0))
+
     def resize(self, key: tuple[str, ...], size: int) -> None:
         """Tells the bytes of what has grown since it was kept."""
         if key in self._held:
