@@ -204,6 +204,38 @@ def test_a_frames_features_are_one_matrix_with_their_names(server: Server, regis
     assert asked["features"] == {"x": ["length", "legs", "tame"]}
 
 
+def test_a_frame_as_a_column_is_a_matrix_with_its_features_names(
+    server: Server, registered: Any
+) -> None:
+    features = FRAME[["legs", "length"]]
+    columns = registered(x=features, y=FRAME["weight"])
+    np.testing.assert_array_equal(columns["x"], features.to_numpy())
+    asked = posted(server)
+    assert asked["features"] == {"x": ["legs", "length"]}
+    assert asked["preview"]["names"] == ["legs", "length"]
+
+
+def test_whole_numbers_of_a_frame_as_a_column_stay_whole(registered: Any) -> None:
+    assert registered(tokens=FRAME[["legs"]], y=FRAME["weight"])["tokens"].dtype == np.int64
+
+
+def test_frames_are_joined_by_the_names_of_their_columns(
+    server: Server, client: Client, registered: Any
+) -> None:
+    parts = [
+        FRAME[["length", "legs", "weight"]].head(2),
+        FRAME[["weight", "legs", "length"]].tail(1),
+    ]
+    columns = registered(parts, targets="weight")
+    np.testing.assert_array_equal(columns["x"], FRAME[["length", "legs"]].to_numpy())
+    np.testing.assert_array_equal(columns["weight"], FRAME["weight"])
+    with pytest.raises(
+        errors.InvalidRequest,
+        match=r"frame 1 are \['weight', 'legs'\], those of frame 0 \['length'",
+    ):
+        client.datasets.register("d", [parts[0], parts[1][["weight", "legs"]]], targets="weight")
+
+
 def test_a_frames_list_of_targets_is_a_matrix(registered: Any) -> None:
     columns = registered(FRAME, inputs=["length"], targets=["weight"])
     assert (columns["x"].shape, columns["y"].shape) == ((3, 1), (3, 1))
@@ -272,6 +304,8 @@ def test_a_frames_categories_name_their_classes(server: Server, registered: Any)
         (FRAME, {"targets": "kind"}, "'kind' holds words.*class_names"),
         (FRAME.assign(legs=[1, None, 2]), {"targets": "weight"}, "'legs' has 1 missing"),
         (FRAME, {"targets": "weight", "x": X}, "given twice"),
+        (None, {"x": FRAME[["kind"]], "y": Y}, "'kind' holds .*not numbers; encode"),
+        (None, {"x": FRAME[["legs"]].replace(2, np.nan), "y": Y}, "'legs' has 1 missing"),
     ],
 )
 def test_mistakes_in_frames_name_the_column(

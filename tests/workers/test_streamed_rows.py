@@ -81,9 +81,12 @@ class Kept:
             update={"rows": ROWS, "shard_rows": report.shard_rows, "columns": report.columns}
         )
 
-    def rows(self, selection: str = ":", window: int = 40_000) -> StreamedRows:
+    def rows(
+        self, selection: str = ":", window: int = 40_000, features: list[int] | None = None
+    ) -> StreamedRows:
         reader = DatasetReader(self.record, self.sources, self.cache)
-        columns = Columns(("x",), ("y",), {})
+        order = {} if features is None else {"x": torch.tensor(features)}
+        columns = Columns(("x",), ("y",), order)
         chosen = parse_rows(selection, ROWS)
         return StreamedRows(reader, columns, chosen, torch.device("cpu"), window)
 
@@ -110,6 +113,15 @@ def same(found: Batch, expected: Batch) -> bool:
         and torch.equal(found.inputs[0], expected.inputs[0])
         and torch.equal(found.targets, expected.targets)
     )
+
+
+def test_features_are_taken_in_the_order_of_the_job(kept: Kept) -> None:
+    order = list(range(WIDTH))[::-1]
+    rows = kept.rows("3990:4000,5:9", features=order)
+    expected = torch.from_numpy(np.concatenate([X[3990:4000], X[5:9]])[:, ::-1].copy())
+    found = torch.cat([batch.inputs[0] for batch in rows.batches(4)])
+    assert torch.equal(found, expected)
+    assert torch.equal(rows.take(torch.tensor([11, 0])).inputs[0], expected[[11, 0]])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ weights are raw bytes; the graph is JSON which must follow a strict schema and u
 operators alone.
 """
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from workers.programs.errors import GraphInvalid, PolicyRefused, ProgramError
 from workers.programs.graph import build_module
 from workers.programs.limits import Limits
 from workers.programs.program import Program, parameter_specs
-from workers.programs.schema import ExportedProgram
+from workers.programs.schema import ExportedProgram, GraphModule
 from workers.programs.shapes import batch_maximum, check_expressions, input_spec, output_spec
-from workers.programs.signature import read_interface
+from workers.programs.signature import forward_names, read_interface
 from workers.programs.trusted import load_trusted
 from workers.programs.weights import read_state
 
@@ -67,14 +68,27 @@ def _read_sanitized(path: Path, limits: Limits) -> Program:
     interface = read_interface(exported.graph_module)
     data = [one.name for one in interface.bindings if one.role == "data"]
     inputs = [input_spec(graph, name) for name in data]
+    spelt = forward_names(*_arguments(exported.graph_module))
     batches = frozenset(symbol for _, symbol in inputs)
     module = build_module(graph, interface, state, limits)
     return Program(
         module=module,
-        inputs=tuple(spec for spec, _ in inputs),
+        inputs=tuple(replace(spec, name=spelt.get(spec.name, spec.name)) for spec, _ in inputs),
         output=output_spec(graph, interface.output),
         parameters=parameter_specs(module),
         format="pt2",
         batch_maximum=batch_maximum(exported, batches),
         dropped_outputs=interface.dropped,
     )
+
+
+def _arguments(module: GraphModule) -> tuple[list[str], list[str] | None]:
+    """The graph's inputs that are arguments of forward, constants among them, and their names there."""
+    given = [
+        spec.value.name if spec.kind == "constant_input" else spec.value.arg.value.name
+        for spec in module.signature.input_specs
+        if spec.kind == "constant_input"
+        or (spec.kind == "user_input" and spec.value.arg.kind == "as_tensor")
+    ]
+    whole = next((entry.signature for entry in module.module_call_graph if not entry.fqn), None)
+    return given, whole.forward_arg_names if whole else None

@@ -1,5 +1,7 @@
 """What the graph's inputs and outputs are: parameters, buffers, data, results."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +52,24 @@ def read_interface(module: GraphModule) -> Interface:
     if not any(binding.role == "data" for binding in bindings):
         raise InputUnsupported("the model takes no tensor; it needs the examples as an argument")
     return _with_output(module, tuple(bindings))
+
+
+def forward_names(graph_names: Sequence[str], arguments: Sequence[str] | None) -> dict[str, str]:
+    """What forward calls the inputs that have these names in the graph, where torch writes them in small letters.
+
+    `arguments`: those of forward, in order, as the archive says. One that is not the graph's name is passed over.
+    """
+    if arguments is None or len(arguments) != len(graph_names):
+        return {}
+    return {
+        name: wish
+        for name, wish in zip(graph_names, arguments, strict=True)
+        if wish.isidentifier() and _plain(wish) == _plain(name)
+    }
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]+", "_", name.lower())
 
 
 def _binding(kind: str, spec: object) -> Binding:

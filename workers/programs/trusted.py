@@ -12,6 +12,7 @@ from torch.export.graph_signature import InputKind
 from workers.programs.errors import EXPORT_LINE, BatchNotDynamic, GraphInvalid, OutputUnsupported
 from workers.programs.outputs import return_first_tensor
 from workers.programs.program import InputSpec, OutputSpec, Program, dtype_name, parameter_specs
+from workers.programs.signature import forward_names
 
 
 def load_trusted(path: Path) -> Program:
@@ -34,9 +35,16 @@ def load_trusted(path: Path) -> Program:
     if first is None:
         raise OutputUnsupported("the model returns no tensor")
     return_first_tensor(module)
+    given = [
+        spec.arg.name
+        for spec in exported.graph_signature.input_specs
+        if spec.kind is InputKind.USER_INPUT
+    ]
+    called = exported.module_call_graph[0].signature
+    spelt = forward_names(given, called.forward_arg_names if called else None)
     return Program(
         module=module,
-        inputs=tuple(_input(name, values[name]) for name in names),
+        inputs=tuple(_input(spelt.get(name, name), values[name]) for name in names),
         output=OutputSpec(dtype_name(first.dtype), _shape(first)),
         parameters=parameter_specs(module),
         format="pt2",

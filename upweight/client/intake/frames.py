@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +55,49 @@ def from_frame(
         class_names=found,
         features=kept,
     )
+
+
+def with_features(arrays: Mapping[str, Any], classes: Classes) -> Incoming:
+    """Columns by name; one that is a frame is a matrix whose features have the frame's names."""
+    features = {
+        str(name): tuple(str(each) for each in value.columns)
+        for name, value in arrays.items()
+        if is_frame(value)
+    }
+    named = {name: _matrix(value) if is_frame(value) else value for name, value in arrays.items()}
+    found = replace(whole(columns_of(named, classes)), features=features)
+    shown = next((name for name in features if name not in classes.targets), None)
+    if shown is None:
+        return found
+    return replace(found, preview={"kind": "table", "column": shown, "names": features[shown]})
+
+
+def joined(frames: Sequence[Any]) -> Any:
+    """Several frames with the same columns as one, by name. Raises InvalidRequest."""
+    import pandas as pd  # type: ignore[import-untyped]
+
+    first = [str(name) for name in frames[0].columns]
+    for at, frame in enumerate(frames):
+        names = [str(name) for name in frame.columns]
+        if sorted(names) != sorted(first):
+            raise InvalidRequest(
+                f"the columns of frame {at} are {names}, those of frame 0 {first}; all need the same"
+            )
+    return pd.concat([frame.set_axis(map(str, frame.columns), axis="columns") for frame in frames])
+
+
+def _matrix(frame: Any) -> NDArray[Any]:
+    """The frame's numbers in the type that they have in common; words and missing values are refused by column."""
+    names = [str(name) for name in frame.columns]
+    _refuse_unknown(names, names)
+    kinds = {getattr(dtype, "kind", "O") for dtype in frame.dtypes}
+    values = frame.to_numpy()
+    if len(kinds) == 1 and kinds <= set("iuf") and values.dtype.kind in "iuf":
+        for name in frame.columns:
+            _refuse_missing(frame[name], str(name))
+        return np.asarray(values)
+    renamed = frame.set_axis(names, axis="columns")
+    return np.column_stack([_numbers(renamed, name) for name in names])
 
 
 def _refuse_unknown(wanted: Sequence[str], names: Sequence[str]) -> None:

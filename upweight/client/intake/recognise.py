@@ -27,12 +27,14 @@ def incoming(
     """The columns of whatever it is. Raises InvalidRequest."""
     classes = Classes.of(targets, class_names)
     if data is None or isinstance(data, Mapping):
-        return whole(columns_of({**(data or {}), **arrays}, classes))
+        return frames.with_features({**(data or {}), **arrays}, classes)
     if arrays:
         raise InvalidRequest(
             f"columns are given twice: as {type(data).__name__} and as {', '.join(arrays)}; give one of them"
         )
     names = (*_tuple(inputs), *_tuple(targets))
+    if isinstance(data, list | tuple) and data and all(map(frames.is_frame, data)):
+        data = frames.joined(data)
     if frames.is_frame(data):
         return frames.from_frame(data, inputs, targets, class_names)
     if torch_data.is_loader(data):
