@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor, nn
+from torch import Tensor
 
 from upweight.errors import UpweightError
 from upweight.schema import CrossEntropy, Loss, Nll
@@ -21,14 +21,15 @@ from workers.engine import (
     NothingTrains,
     Problem,
 )
-from workers.engine.dtypes import half_precision_note, widest_dtype
+from workers.engine.dtypes import half_precision_note, is_half, refuse_mixed, widest_dtype
 from workers.models import described_frozen, described_layout, engine_loss
 from workers.programs.check import exercise
 from workers.programs.example import read_example
 from workers.programs.factory import read_factory
 from workers.programs.huggingface import read_huggingface
-from workers.programs.program import dtype_name
+from workers.programs.program import InputSpec, Program, dtype_name
 from workers.programs.pt2 import Pt2Policy, read_pt2
+from workers.programs.state import stored_dtypes
 from workers.refusals import refusal
 
 
@@ -59,6 +60,7 @@ def check_model(
         program = read_pt2(Path(path), policy=Pt2Policy(pt2_policy))
     report = program.describe()
     try:
+        refuse_mixed(program.module, [_one_row(spec) for spec in program.inputs])
         problem = Problem(program.module, engine_loss(contract_loss), parameters)
         if format != "factory":
             found, rows = exercise(program, read_example(example, program) if example else None)
@@ -70,18 +72,20 @@ def check_model(
         "selected": described_layout(problem),
         "parameter_count": problem.size,
         "held_fixed": described_frozen(problem, parameters),
-        **_precision(program.module, problem),
+        **_precision(program, Path(path), problem),
     }
 
 
-def _precision(module: nn.Module, problem: Problem) -> dict[str, Any]:
+def _precision(program: Program, path: Path, problem: Problem) -> dict[str, Any]:
     """Of the selected parameters as they are stored, and what jobs compute in by default."""
-    given = dict(module.named_parameters())
-    widest = widest_dtype(given[each.name].dtype for each in problem.layout)
+    given = dict(program.module.named_parameters())
+    note = half_precision_note(program.module)
+    if note is None and program.format != "pt2" and any(map(is_half, stored_dtypes(path))):
+        note = "the weights are in half precision, computed in float32 or float64"
     return {
-        "dtype": dtype_name(widest),
+        "dtype": dtype_name(widest_dtype(given[each.name].dtype for each in problem.layout)),
         "precision": dtype_name(problem.dtype),
-        "precision_note": half_precision_note(module),
+        "precision_note": note,
     }
 
 
@@ -94,6 +98,10 @@ def _refused(error: EngineError, parameters: Sequence[str]) -> UpweightError:
     elif isinstance(error, BadParameter):
         pointer = "/loss"
     return refusal(error, pointer)
+
+
+def _one_row(spec: InputSpec) -> Tensor:
+    return torch.zeros((2, *spec.example[1:]), dtype=getattr(torch, spec.dtype))
 
 
 def _try_out(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> None:

@@ -35,6 +35,8 @@ def failure(error: EngineError) -> UpweightError:
             return ComputationFailed.field("/inversion/scale", str(error), error.scale)
         case engine.OutOfMemory():
             return ComputationFailed.field("/batch_size", str(error), None)
+        case engine.MixedPrecision():
+            return ComputationFailed.field("/precision", str(error), None)
         case engine.BadParameter():
             return ComputationFailed.field(_parameter_pointer(error.field), str(error), error.value)
         case engine.RowsMixed():
@@ -71,6 +73,8 @@ def said(error: Exception, id: str) -> UpweightError:
             return Rejected("a blob it needs has gone from the object storage; upload it again")
         case _ if engine.is_out_of_memory(error):
             return ComputationFailed.field("/batch_size", NO_MEMORY, None)
+        case _ if engine.is_mixed(error):
+            return failure(engine.mixed(error))
         case _:
             log_exception("unexpected-failure", record=id)
             return InternalError(

@@ -131,9 +131,19 @@ def test_other_shapes_are_told(weights: Path) -> None:
 
 def test_a_lossy_dtype_is_told(weights: Path, tmp_path: Path) -> None:
     tensors = load_file(weights)
-    tensors["norm.weight"] = tensors["norm.weight"].double()
+    tensors["norm.num_batches_tracked"] = tensors["norm.num_batches_tracked"].float()
     save_file(tensors, tmp_path / "t.safetensors")
-    refusal(StateMismatch, TIED, {}, tmp_path / "t.safetensors", allowed=[TIED])
+    error = refusal(StateMismatch, TIED, {}, tmp_path / "t.safetensors", allowed=[TIED])
+    assert "norm.num_batches_tracked is torch.float32" in error.message
+
+
+def test_float64_weights_make_a_float64_model(weights: Path, tmp_path: Path) -> None:
+    tensors = load_file(weights)
+    tensors["norm.weight"] = tensors["norm.weight"].double() / 3
+    save_file(tensors, tmp_path / "t.safetensors")
+    module = read_factory(TIED, {}, tmp_path / "t.safetensors", allowed=[TIED]).module
+    assert torch.equal(module.get_parameter("norm.weight"), tensors["norm.weight"])
+    assert {each.dtype for each in module.parameters()} == {torch.float64}
 
 
 def test_tied_names_with_two_values_are_told(weights: Path, tmp_path: Path) -> None:

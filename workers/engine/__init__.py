@@ -1,9 +1,11 @@
 """Influence functions of torch models: imports torch and nothing of the service."""
 
+from workers.engine.dtypes import is_mixed, mixed
 from workers.engine.errors import (
     BadParameter,
     Diverged,
     EngineError,
+    MixedPrecision,
     NoSuchParameter,
     NotFinite,
     NothingTrains,
@@ -53,6 +55,7 @@ __all__ = [
     "Lissa",
     "Loss",
     "LowRank",
+    "MixedPrecision",
     "NoSuchParameter",
     "NotFinite",
     "NothingTrains",
@@ -74,9 +77,11 @@ __all__ = [
     "TensorRows",
     "TrainingMode",
     "UnsupportedOperator",
+    "is_mixed",
     "is_out_of_memory",
     "low_precision_agreement",
     "make_loss",
+    "mixed",
     "optimality",
     "perturb_at",
     "perturbation",

@@ -6,6 +6,7 @@ EngineError
 ├── NothingTrains      no parameter of the model requires gradients, and none is selected
 ├── ShapeMismatch      tensors that meet do not fit
 ├── UnsupportedOperator  the model has an operator without the derivative needed
+├── MixedPrecision     tensors of several floating-point types meet, and do not follow one
 ├── TrainingMode       the model would behave as in training (dropout, batch statistics)
 ├── RowsMixed          what the model gives for a row depends on the other rows of its batch
 ├── NotFinite          NaN or Inf in weights, data, loss or result
@@ -90,6 +91,21 @@ class UnsupportedOperator(EngineError):
         self.operator = operator
         self.reason = reason
         super().__init__(f"operator {operator}: {reason}")
+
+
+class MixedPrecision(EngineError):
+    """A part of the model does not follow the precision that it is computed in."""
+
+    code = "mixed_precision"
+
+    def __init__(self, where: str | None, dtype: object, reason: str) -> None:
+        self.where = where
+        wanted = str(dtype).removeprefix("torch.") if dtype is not None else "one precision"
+        super().__init__(
+            f"{where or 'a part of the model'} can't be computed in {wanted}: {reason}; give the "
+            "model's parameters, buffers and inputs one floating-point type (model.float() or "
+            "model.double()), and take casts such as .to(torch.float16) out of that part"
+        )
 
 
 class TrainingMode(EngineError):

@@ -114,8 +114,14 @@ class Hessian:
         return total
 
     def in_double(self) -> Hessian:
-        """The same operator in float64, for residuals that rounding would hide."""
-        given = self.problem.in_double(), self.rows, self.damping
+        """The same operator in float64, for residuals that rounding would hide.
+
+        Raises what the model does where it can't be computed in float64.
+        """
+        problem = self.problem.in_double()
+        with torch.no_grad():
+            problem.losses(problem.theta, problem.placed(next(iter(self.rows.batches(1)))))
+        given = problem, self.rows, self.damping
         return Hessian(*given, budget_bytes=self._budget, progress=self.progress)
 
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import escape
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from workers.engine.dtypes import Following, needs_following
 from workers.engine.errors import (
     BadParameter,
     NoSuchParameter,
@@ -79,6 +80,10 @@ class Problem:
         self._sizes = [each.size for each in self.layout]
         self.theta = torch.cat([named[name].detach().reshape(-1) for name in selected])  # (p,)
         self._called = self.module  # or, while it is watched, what shows its inside
+        # What it was stored as decides: its copy is in one type already, and its casts are in its code.
+        self._following = (
+            Following(self.dtype) if needs_following(module, self.theta.dtype) else None
+        )
         self._ladder = GradientLadder()
         self._found: dict[Hashable, Any] = {}
 
@@ -145,7 +150,8 @@ class Problem:
         if isinstance(self.loss, Program):
             arguments = (*arguments, *batch.target_tensors)
         weights = {**self.frozen, **self.named(theta)}
-        return first_output(functional_call(self._called, weights, arguments))
+        with self._following or nullcontext():
+            return first_output(functional_call(self._called, weights, arguments))
 
     def losses(self, theta: Tensor, batch: Batch, outputs: object = None) -> Tensor:
         """(B,) losses at θ, differentiable in θ and in the inputs; the batch must be `placed`.

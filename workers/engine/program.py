@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from workers.engine.dtypes import own_dtype
+from workers.engine.dtypes import cast, follow, own_dtype
 from workers.engine.errors import NoSuchParameter, NotFinite, TrainingMode
 from workers.engine.training import training_nodes
 
@@ -34,8 +34,8 @@ def prepared(
     _retie(ours, module)
     dtype = dtype or own_dtype(ours)
     if isinstance(ours, fx.GraphModule):
-        _release_dtype(ours, next(ours.parameters()).dtype, dtype)
-    ours = ours.to(device=device, dtype=dtype)
+        follow(ours, dtype)
+    ours = cast(ours, dtype, device)
     for name, parameter in ours.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise NotFinite("the weights", parameter=name)
@@ -77,18 +77,6 @@ def _depends_on_training(module: nn.Module) -> bool:
         chance = getattr(module, "dropout", getattr(module, "p", 1.0))
         return not isinstance(chance, float | int) or chance > 0
     return isinstance(module, _BATCH_COUPLED)
-
-
-def _release_dtype(graph_module: fx.GraphModule, old: torch.dtype, new: torch.dtype) -> None:
-    # Export writes its example's dtype into the graph, as assertions and as arguments.
-    graph = graph_module.graph
-    for node in list(graph.nodes):
-        if "_assert_tensor_metadata" in str(node.target):
-            graph.erase_node(node)
-        elif old != new and node.op == "call_function":
-            node.args = fx.node.map_aggregate(node.args, lambda a: new if a == old else a)
-            node.kwargs = fx.node.map_aggregate(node.kwargs, lambda a: new if a == old else a)
-    graph_module.recompile()
 
 
 def observable(module: nn.Module, name: str) -> tuple[nn.Module, nn.Module]:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from workers.engine.errors import OutOfMemory, UnsupportedOperator
+from workers.engine.dtypes import is_mixed, mixed
+from workers.engine.errors import EngineError, OutOfMemory, UnsupportedOperator
 
 # What torch says of an operator without a derivative or a batching rule; the group is its name.
 _COMPLAINTS = (
@@ -47,8 +48,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error)))
 
 
-def explained(error: Exception, doing: str) -> UnsupportedOperator:
-    """Torch's complaint as an UnsupportedOperator, with the operator's name if torch gives it."""
+def explained(error: Exception, doing: str) -> EngineError:
+    """Torch's complaint as an UnsupportedOperator, with the operator's name if torch gives it, or as MixedPrecision."""
     for pattern in _COMPLAINTS:
         found = pattern.search(str(error))
         if found:
@@ -56,5 +57,7 @@ def explained(error: Exception, doing: str) -> UnsupportedOperator:
                 found.group(1).strip("'\"."),
                 f"torch has no rule for it when {doing}; replace it by elementary operations",
             )
+    if is_mixed(error):
+        return mixed(error)
     words = str(error).strip().partition("\n")[0]
     return UnsupportedOperator("unknown", f"{doing} failed: {words}")

@@ -7,6 +7,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from workers.engine.dtypes import RECORDED
 from workers.programs.arguments import ArgumentReader
 from workers.programs.errors import GraphInvalid, OperatorRefused
 from workers.programs.fitting import fitting
@@ -46,6 +47,7 @@ class CallBuilder:
             except OperatorRefused as exc:
                 raise exc.within(module_of(node.metadata)) from exc
             note_origin(self._graph, before, node.metadata)
+            _note_dtypes(node, exported, scope)
 
     def _append_node(self, node: Node, exported: Graph, scope: Scope, depth: int) -> None:
         if node.target in ASSERTIONS:
@@ -108,7 +110,7 @@ class CallBuilder:
             scope.bind(name, Value(item, "tensor", memory))
 
     def _inline(self, node: Node, scope: Scope, depth: int) -> None:
-        """A region of `torch.no_grad` or of disabled autocast, written out where it stands."""
+        """A region of `torch.no_grad` or of autocast, written out where it stands."""
         inner, passed = _region(node)
         names = [_tensor_or_symbol(argument) for argument in inner.graph.inputs]
         if len(names) != len(passed):
@@ -129,6 +131,14 @@ class CallBuilder:
             return value
         node = self._graph.call_function(torch.ops.aten.detach.default, (value.node,))
         return Value(node, "tensor", value.memory)
+
+
+def _note_dtypes(node: Node, exported: Graph, scope: Scope) -> None:
+    for output in _flat(node.outputs):
+        meta = exported.tensor_values.get(output.as_tensor.name)
+        if output.kind == "as_tensor" and meta is not None:
+            made = scope.find(output.as_tensor.name, "tensor").node
+            made.meta.setdefault(RECORDED, dtype_of(meta.dtype))
 
 
 def _arguments(
@@ -175,11 +185,12 @@ def _region(node: Node) -> tuple[Subgraph, list[Argument]]:
     if at is None or arguments[at].as_graph is None:
         raise GraphInvalid(f"{node.target} has no graph")
     switches = [one.as_bool for one in arguments[:at] if one.kind == "as_bool"]
-    # The first switch of either says whether gradients, or autocast, are on.
-    if not switches or switches[0]:
+    # The first switch of either says whether gradients, or autocast, are on. Autocast is passed over: all is computed
+    # in one type, and what it would have rounded to half precision is not rounded.
+    if not switches or (switches[0] and node.target != _AUTOCAST):
         raise OperatorRefused(
-            f"{node.target} switches gradients or autocast on inside the model, which the reader "
-            "can't follow: export the model without torch.autocast and torch.enable_grad"
+            f"{node.target} switches gradients on inside the model, which the reader can't follow: export the "
+            "model without torch.enable_grad"
         )
     inner = arguments[at].as_graph
     assert inner is not None

@@ -10,11 +10,13 @@ import operator
 import torch
 from torch import fx, nn
 
+from workers.engine.dtypes import RECORDED
 from workers.programs.calls import CallBuilder
 from workers.programs.errors import GraphInvalid, OperatorRefused
 from workers.programs.fitting import called
 from workers.programs.limits import Limits
 from workers.programs.operators import FIRST_ALONE
+from workers.programs.scalars import dtype_of
 from workers.programs.schema import Graph
 from workers.programs.signature import Binding, Interface
 from workers.programs.values import Memory, Scope, Value
@@ -33,6 +35,8 @@ def build_module(exported: Graph, interface: Interface, state: State, limits: Li
         if binding.role == "data":
             node = graph.placeholder(_placeholder_name(binding.name))
             memory = Memory(owner=f"input {binding.name!r}")
+            if binding.name in exported.tensor_values:
+                node.meta[RECORDED] = dtype_of(exported.tensor_values[binding.name].dtype)
             scope.bind(binding.name, Value(node, "tensor", (memory,)))
     for binding in held:
         node = graph.get_attr(binding.path)

@@ -28,6 +28,8 @@ def check_arguments(op: OpOverload, arguments: Arguments) -> None:
             )
     if name in _TABLES:
         _refuse_gradient_of_no_loss(name, arguments)
+    if name in ("view", "view_copy"):
+        _refuse_another_reading(name, arguments)
 
 
 _TABLES = frozenset({"embedding", "embedding_bag", "_embedding_bag"})
@@ -44,4 +46,12 @@ def _refuse_gradient_of_no_loss(name: str, arguments: Arguments) -> None:
             f"{name} divides its gradient by how often a row is looked up in the batch "
             "(scale_grad_by_freq=True), which is the gradient of no loss: set "
             "scale_grad_by_freq=False on the trained module, its output stays the same"
+        )
+
+
+def _refuse_another_reading(name: str, arguments: Arguments) -> None:
+    if "dtype" in arguments:
+        raise OperatorRefused(
+            f"{name} reads the bytes of a tensor as {arguments['dtype']}, which has a meaning in one precision alone: "
+            "compute the values instead, or convert them with .to(...)"
         )

@@ -14,10 +14,18 @@ from workers.programs.pickles import refuse_bare_pickle
 
 _SHOWN = 10
 _FIELD = "/program/weights"
+_FLOATING = {  # by their names in safetensors
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 
 
 def load_state(module: nn.Module, weights: Path) -> None:
-    """Copies the file's tensors into the module's, by name, shape and dtype."""
+    """Copies the file's tensors into the module's, by name, shape and dtype; float64 ones make it a float64 module."""
+    if torch.float64 in stored_dtypes(weights):
+        module.double()
     targets = module.state_dict(keep_vars=True)
     tensors = _read(weights)
     _check_names(_groups(targets), tensors.keys(), targets.keys())
@@ -27,6 +35,13 @@ def load_state(module: nn.Module, weights: Path) -> None:
             targets[name].copy_(tensor)
     for name, tensor in tensors.items():
         _check_ties(name, tensor, targets[name])
+
+
+def stored_dtypes(weights: Path) -> set[torch.dtype]:
+    """Of the tensors in the file that are of real numbers."""
+    with _opened(weights) as file:
+        found = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return {_FLOATING[each] for each in found if each in _FLOATING}
 
 
 def check_state(outline: nn.Module, weights: Path) -> None:
