@@ -59,8 +59,8 @@ class Fits:
 
     def _name(self, method: Method) -> tuple[str, ...]:
         match method:
-            case engine.Direct():
-                return ("direct",)  # of any λ
+            case engine.Direct(unsolved=unsolved):  # of any λ
+                return ("direct",) if unsolved == "fail" else ("direct", unsolved)
             case engine.Arnoldi(rank_estimate=rank, tol=tol, krylov_dimension=dimension, seed=seed):
                 return ("arnoldi", *map(str, (rank, tol, dimension, seed)))
             case engine.ConjugateGradients(preconditioner=str(kind), rank=rank, seed=seed):
@@ -122,13 +122,14 @@ class Fits:
 
         fitted = self._found(self._name(method), fit, Factorisation.from_tensors)
         if method.wants_all(len(fitted.hessian)) and fitted.spectrum.eigenvalues is None:
-            key, found = (*self.key, "direct", "spectrum"), fitted
+            key, found = (*self.key, *self._name(method), "spectrum"), fitted
             fitted = self.session.kept(key, lambda: _sized(found.with_all_eigenvalues()))
         if fitted.damping == self.damping:
             return fitted
         # Another λ needs no pass over the data: only the factorisation is made again.
-        key, kept = (*self.key, "direct", method.spectrum, str(self.damping)), fitted
-        return self.session.kept(key, lambda: _sized(kept.damped(self.damping)))
+        key = (*self.key, *self._name(method), method.spectrum, str(self.damping))
+        kept = fitted
+        return self.session.kept(key, lambda: _sized(kept.damped(self.damping, method.unsolved)))
 
     def _pairs(
         self, method: engine.Arnoldi, hessian: Callable[[], Operator], progress: Progress
@@ -139,6 +140,7 @@ class Fits:
             damping=self.damping,
             complement=method.complement,
             asked=method.rank_estimate,
+            unsolved=method.unsolved,
         )
 
     def _preconditioner(

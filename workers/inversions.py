@@ -22,7 +22,7 @@ def engine_method(
     """The engine's method with the contract's parameters; first guesses are fetched by `guess`."""
     match inversion:
         case Direct():
-            return engine.Direct(spectrum=inversion.spectrum)
+            return engine.Direct(spectrum=inversion.spectrum, unsolved=inversion.unsolved)
         case ConjugateGradient():
             return engine.ConjugateGradients(
                 x0=guess(inversion.x0, "x0") if inversion.x0 else None,
@@ -32,6 +32,7 @@ def engine_method(
                 preconditioner=inversion.preconditioner.name if inversion.preconditioner else None,
                 rank=getattr(inversion.preconditioner, "rank", None),
                 seed=seed,
+                unsolved=inversion.unsolved,
             )
         case Lissa():
             return engine.Lissa(
@@ -42,6 +43,7 @@ def engine_method(
                 rtol=inversion.rtol,
                 batch_size=inversion.batch_size,
                 seed=seed if inversion.seed is None else inversion.seed,
+                unsolved=inversion.unsolved,
             )
         case Arnoldi():
             return engine.Arnoldi(
@@ -51,6 +53,7 @@ def engine_method(
                 eigen_computation_on_gpu=inversion.eigen_computation_on_gpu,
                 complement=inversion.complement,
                 seed=seed,
+                unsolved=inversion.unsolved,
             )
 
 

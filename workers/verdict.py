@@ -31,7 +31,9 @@ ADVICE = {
 def solved(request: JobRequest, summary: Summary, dtype: torch.dtype) -> Judgement:
     """Of the info's summary: whether (H + λI) x = b was solved for each right-hand side b."""
     judge: Callable[[JobRequest, Summary, torch.dtype], Judgement] = _iterative
-    if isinstance(request.inversion, Direct) and "smallest_eigenvalue" in summary:
+    if "negative_curvature" in _unsolved(summary):
+        judge = _iterative
+    elif isinstance(request.inversion, Direct) and "smallest_eigenvalue" in summary:
         judge = _factorised
     elif isinstance(request.inversion, Arnoldi) and _unsolved(summary):
         judge = _low_rank

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from workers.engine import Arnoldi, BadParameter, LowRank, Status
+from workers.engine import Arnoldi, BadParameter, LowRank, SingularHessian, Status
 
 from .exact import worst_row
 from .matrices import Matrix, decaying, with_eigenvalues
@@ -89,7 +89,9 @@ def test_what_lies_outside_is_dropped_or_divided_by_the_damping() -> None:
 def test_a_shifted_eigenvalue_at_zero_is_dropped_and_named() -> None:
     operator = Matrix(with_eigenvalues([3.0, -1.0, 0.2, 0.1]), damping=1.0)
     rhs = torch.randn(2, 4, dtype=torch.float64)
-    solution = Arnoldi(3).solve(operator, rhs)
+    with pytest.raises(SingularHessian, match=r"a hessian_regularization of 1\.3 would do"):
+        Arnoldi(3).solve(operator, rhs)
+    solution = Arnoldi(3, unsolved="keep").solve(operator, rhs)
     torch.testing.assert_close(solution.info["dropped"], torch.tensor([-1.0], dtype=torch.float64))
     assert float(solution.x.abs().max()) < 100
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from workers.engine import BadParameter, Diverged, Lissa, Status
+from workers.engine import BadParameter, Diverged, Lissa, SingularHessian, Status
 
 from .matrices import Matrix, decaying, with_eigenvalues
 
@@ -55,7 +55,7 @@ def test_too_small_a_scale_is_an_error_that_names_one_that_works(scale: float) -
 
 def test_where_no_scale_converges_the_error_names_a_damping() -> None:
     operator = Matrix(with_eigenvalues([-0.5, 1.0, 3.0]))
-    with pytest.raises(Diverged, match=r"hessian_regularization of 0\.6"):
+    with pytest.raises(SingularHessian, match=r"hessian_regularization of 0\.61 would do"):
         Lissa(scale=5.0).solve(operator, rhs_for(operator))
 
 

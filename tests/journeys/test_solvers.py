@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.journeys.test_numbers import distance
-from upweight import Client
+from upweight import Client, errors
 
 SPREAD: list[dict[str, Any]] = [{}, {"blocks": {"spread": True, "rhs_rows": 2, "train_rows": 20}}]
 everywhere = pytest.mark.parametrize("cut", SPREAD, ids=["one task", "spread"])
@@ -130,3 +131,81 @@ def test_arnoldi_is_exact_on_two_classes(
         exact = two_classes.factors(damping) @ two_classes.gradients.T
         assert distance(result.numpy(), exact) < (1e-4 if precision == "float32" else 1e-8)
     assert ("note" in result.info) == (rank == 50)
+
+
+NEGATIVE: dict[str, dict[str, Any]] = {
+    "direct": {},
+    "cg": {"rtol": 1e-5},
+    "lissa": {"scale": "auto", "maxiter": 5000},
+    "arnoldi": {"rank_estimate": 10_000},
+}
+
+
+class Sine(nn.Module):
+    """H is diag(−sin w): as far from a minimum as can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0139, 0.8988]))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.sin(self.w).sum() * x[:, 0]
+
+
+@pytest.fixture(scope="module")
+def sine(online: Client) -> None:
+    """The model and its only dataset are called sine."""
+    ones = torch.ones(40, 1)
+    online.models.register("sine", Sine(), example=(ones[:2], ones[:2]), loss="program")
+    online.datasets.register("sine", x=ones, y=ones)
+
+
+@pytest.mark.parametrize("method", ["direct", "arnoldi", "cg"])
+def test_negative_curvature_is_kept_where_that_is_asked_for(
+    online: Client, sine: None, method: str
+) -> None:
+    kept = online.solve_hvp(
+        method, "sine", "sine", np.ones((1, 2)), unsolved="keep", **NEGATIVE[method]
+    )
+    assert kept.info["statuses"] == {"negative_curvature": 1}
+    exact = -1 / np.sin([1.0139, 0.8988])
+    assert (distance(kept.x.numpy()[0], exact) < 1e-5) == (method != "cg")
+
+
+@pytest.mark.parametrize("method", NEGATIVE)
+@pytest.mark.parametrize(
+    ("kind", "cut"),
+    [
+        ("influences", {}),
+        ("influences", SPREAD[1]),
+        ("perturbation", {}),
+        ("factors", SPREAD[1]),
+        ("ihvp", {}),
+        ("ihvp", SPREAD[1]),
+        ("self_influences", {}),
+        ("self_influences", SPREAD[1]),
+    ],
+)
+def test_negative_curvature_fails_a_job_with_a_damping_that_does(
+    online: Client, sine: None, method: str, kind: str, cut: dict[str, Any]
+) -> None:
+
+    def run(damping: float, **more: Any) -> Any:
+        given = {"hessian_regularization": damping, "precision": "float64"} | NEGATIVE[method]
+        given |= more | cut
+        if kind == "ihvp":
+            return online.solve_hvp(method, *["sine"] * 2, np.ones((4, 2)), **given)
+        given["inversion_method"] = method
+        if kind == "self_influences":
+            return online.self_influences(*["sine"] * 2, train_rows="0:4", **given)
+        if kind == "factors":
+            return online.compute_influence_factors(*["sine"] * 3, test_rows="0:4", **given)
+        more = {"influence_type": "perturbation"} if kind == "perturbation" else {}
+        return online.compute_influences(*["sine"] * 3, test_rows="0:4", **given, **more)
+
+    with pytest.raises(errors.ComputationFailed, match="indefinite") as caught:
+        run(0.1)
+    named = re.search(r"a hessian_regularization of (\S+) (?:would|should) do", str(caught.value))
+    assert named is not None
+    assert "/hessian_regularization" in str(caught.value.errors)
+    assert np.isfinite(np.asarray(run(float(named[1])).info["worst_residual_norm"]))

@@ -13,7 +13,18 @@ Tolerance = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveTolerance = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
-class Direct(Request):
+class Method(Request):
+    """What every method has."""
+
+    unsolved: Literal["fail", "keep"] = Field(
+        "fail",
+        description="Where H + λI has negative curvature: `fail` ends the job and names a λ that would do; `keep` "
+        "stores what the method came to, with the status `negative_curvature`. A right-hand side that is out of "
+        "iterations, or at what rounding allows, never fails a job: its status says so.",
+    )
+
+
+class Direct(Method):
     """The full Hessian, factorised. Exact; for models up to about 10,000 selected parameters."""
 
     method: Literal["direct"] = "direct"
@@ -46,7 +57,7 @@ Preconditioner = Annotated[
 ]
 
 
-class ConjugateGradient(Request):
+class ConjugateGradient(Method):
     """Conjugate gradient on all right-hand sides at once. Stops a right-hand side at ‖r‖ ≤ max(rtol ‖b‖, atol)."""
 
     method: Literal["cg"] = "cg"
@@ -82,7 +93,7 @@ class ConjugateGradient(Request):
         return self
 
 
-class Lissa(Request):
+class Lissa(Method):
     """Stochastic Neumann series: h ← b + (1 − dampen) h − (H_j + λI) h / scale; the answer is h / scale."""
 
     method: Literal["lissa"] = "lissa"
@@ -109,7 +120,7 @@ class Lissa(Request):
     )
 
 
-class Arnoldi(Request):
+class Arnoldi(Method):
     """The eigenpairs of H largest in absolute value: x ≈ V (D + λ)⁻¹ Vᵀ b."""
 
     method: Literal["arnoldi"] = "arnoldi"
@@ -132,7 +143,7 @@ class Arnoldi(Request):
     )
 
 
-METHODS: dict[str, type[Request]] = {
+METHODS: dict[str, type[Method]] = {
     "direct": Direct,
     "cg": ConjugateGradient,
     "lissa": Lissa,

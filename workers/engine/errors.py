@@ -194,12 +194,17 @@ class NotFinite(EngineError):
 
 
 class SingularHessian(EngineError):
-    """H + λI is singular or indefinite."""
+    """H + λI is singular or indefinite. With `bound` its smallest eigenvalue is known from above only."""
 
     code = "singular_hessian"
 
     def __init__(
-        self, smallest_eigenvalue: float, damping: float, suggested_damping: float
+        self,
+        smallest_eigenvalue: float,
+        damping: float,
+        suggested_damping: float,
+        *,
+        bound: bool = False,
     ) -> None:
         self.smallest_eigenvalue = smallest_eigenvalue
         self.damping = damping
@@ -207,8 +212,8 @@ class SingularHessian(EngineError):
         kind = "indefinite" if smallest_eigenvalue < 0 else "singular"
         super().__init__(
             f"H + λI is {kind} to working precision: its smallest eigenvalue is "
-            f"{smallest_eigenvalue:.4g} at λ = {damping:.4g}; "
-            f"a hessian_regularization of {suggested_damping:.4g} would do"
+            f"{'at most ' if bound else ''}{smallest_eigenvalue:.4g} at λ = {damping:.4g}; "
+            f"a hessian_regularization of {suggested_damping:.4g} {'should' if bound else 'would'} do"
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workers.engine.errors import BadParameter
 from workers.engine.inversion.explicit import explicit_where_cheaper
+from workers.engine.inversion.indefinite import Unsolved, singular
 from workers.engine.inversion.lanczos import block_width, largest_eigenpairs
 from workers.engine.inversion.solution import (
     Operator,
@@ -36,21 +37,42 @@ class LowRank:
     converged: bool
     images: Tensor | None = None  # (rank, p), H V: not stored
     asked: int | None = None  # rank_estimate: no more than p pairs are found
+    unsolved: Unsolved = "fail"
 
     @property
     def kept(self) -> Tensor:
         """(rank,) booleans: where D + λ is farther from zero than its own error."""
         shifted = self.eigenvalues + self.damping
+        return shifted.abs() > self._errors
+
+    @property
+    def _errors(self) -> Tensor:
+        """(rank,) of D + λ."""
+        shifted = self.eigenvalues + self.damping
         eps = torch.finfo(shifted.dtype).eps * self.eigenvectors.shape[0] ** 0.5
-        return shifted.abs() > torch.clamp(self.residuals, min=eps * float(shifted.abs().max()))
+        return torch.clamp(self.residuals, min=eps * float(shifted.abs().max()))
+
+    @property
+    def _negative(self) -> bool:
+        """Whether a negative eigenvalue is left in H + λI, or exactly undone by λ."""
+        errors = self._errors
+        below = (self.eigenvalues < -errors) & (self.eigenvalues + self.damping <= errors)
+        return bool(below.any())
 
     def solve(
         self, rhs: Tensor, progress: Progress | None = None, operator: Operator | None = None
     ) -> Solution:
-        """Solve for all (k, p) at once. Without `operator`, residual norms are NaN: not measured."""
+        """Solve for all (k, p) at once. Without `operator`, residual norms are NaN: not measured.
+
+        Raises SingularHessian where a pair is negative with λ, and that is not kept.
+        """
         size = self.eigenvectors.shape[0]
         rhs = checked_rows(rhs, size, self.eigenvectors.dtype, self.eigenvectors.device)
-        kept = self.kept
+        kept, negative = self.kept, self._negative
+        if negative and self.unsolved == "fail":
+            # What is not among the largest in absolute value is less negative than this.
+            scale = max(float(self.eigenvalues.abs().max()), self.damping)
+            raise singular(float(self.eigenvalues.min()), self.damping, scale)
         vectors, values = self.eigenvectors[:, kept], self.eigenvalues[kept]
         inside = rhs @ vectors
         parts = inside / (values + self.damping)
@@ -67,7 +89,10 @@ class LowRank:
             norms = torch.linalg.vector_norm(rhs - product, dim=1)
         if progress is not None:
             progress("arnoldi", rhs.shape[0], rhs.shape[0], "right-hand sides")
-        return Solution(x, norms, self._status(rhs, norms), self._info())
+        status = self._status(rhs, norms)
+        if negative:
+            status = (Status.NEGATIVE_CURVATURE,) * len(rhs)
+        return Solution(x, norms, status, self._info())
 
     def _status(self, rhs: Tensor, norms: Tensor) -> tuple[Status, ...]:
         exact = norms <= torch.finfo(rhs.dtype).eps ** 0.5 * torch.linalg.vector_norm(rhs, dim=1)
@@ -127,6 +152,7 @@ class Arnoldi:
     eigen_computation_on_gpu: bool | None = None
     complement: bool = False
     seed: int = 0
+    unsolved: Unsolved = "fail"
 
     def __post_init__(self) -> None:
         if self.rank_estimate < 1:
@@ -166,6 +192,7 @@ class Arnoldi:
             pairs.converged,
             pairs.images,
             self.rank_estimate,
+            self.unsolved,
         )
 
     def solve(self, hessian: Operator, rhs: Tensor, progress: Progress | None = None) -> Solution:

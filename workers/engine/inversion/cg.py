@@ -21,6 +21,7 @@ from torch import Tensor
 from workers.engine.errors import BadParameter, ShapeMismatch
 from workers.engine.inversion.explicit import Explicit
 from workers.engine.inversion.fewer_rows import FewerRows
+from workers.engine.inversion.indefinite import Unsolved, indefinite
 from workers.engine.inversion.preconditioner import (
     IDENTITY,
     Factored,
@@ -72,6 +73,7 @@ class ConjugateGradients:
     rank: int | None = None
     recurrence: Literal["shared", "separate"] = "shared"
     seed: int = 0
+    unsolved: Unsolved = "fail"
 
     def __post_init__(self) -> None:
         if not self.rtol >= 0.0 or not self.atol >= 0.0 or not self.rtol + self.atol > 0.0:
@@ -107,7 +109,7 @@ class ConjugateGradients:
         preconditioner: Preconditioner | None = None,
         recycled: Recycled | None = None,
     ) -> Solution:
-        """Solve for all rows of rhs (k, p). Raises ShapeMismatch, NotFinite, and what H raises.
+        """Solve for all rows of rhs (k, p). Raises SingularHessian, ShapeMismatch, NotFinite, and what H raises.
 
         `recycled` is what earlier solutions with this H have left, and is added to. Where float32
         cannot tell that a row is within its bound, all rows come in float64; see `refinement`.
@@ -245,10 +247,17 @@ class ConjugateGradients:
         if self.recurrence == "shared":
             for rows in torch.split(run.unfinished, SHARED_ROWS):
                 left = shared(run, rows)
+                self._refuse_descent(run)
                 if len(left):
                     separate(run, left)
         else:
             separate(run, run.unfinished)
+        self._refuse_descent(run)
+
+    def _refuse_descent(self, run: Run) -> None:
+        """Raises SingularHessian where a direction of curvature that is not positive was met, unless that is kept."""
+        if run.downhill is not None and self.unsolved == "fail":
+            raise indefinite(run.operator, run.downhill, self.seed)
 
 
 def _powers_of_two(rhs: Tensor) -> Tensor:

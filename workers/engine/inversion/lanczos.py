@@ -33,6 +33,8 @@ ROUNDING = 0.25
 # Of the norm of a row that was made orthogonal to the basis and of norm one, what doing so again leaves: below SOUND
 # it was rounding, which is anywhere; below GONE it lies in the basis.
 SOUND, GONE, MOST_PASSES = 0.9, 1e-3, 6
+# Of the ends of a spectrum: the random part of a start that is given, steps at least, and the error of a Ritz value.
+BESIDE, FEWEST_OF_ENDS, SETTLED = 0.3, 20, 0.01
 LOOKED_EVERY = 6  # steps: an eigenproblem of the basis' size costs as much as a product or less
 
 
@@ -232,16 +234,42 @@ def largest_eigenpairs(
     )
 
 
+@dataclass(frozen=True)
+class Ends:
+    """The ends of the spectrum of H, as far as Lanczos steps tell: all from inside unless `exact`."""
+
+    smallest: float
+    largest: float
+    largest_error: float
+    exact: bool
+
+
+def ends(operator: Operator, seed: int, start: Tensor | None = None, steps: int = 60) -> Ends:
+    """Rough smallest and largest eigenvalue of H (λ not included), by some Lanczos steps.
+
+    They begin at random, or near `start` (1, p), until the smallest eigenvalue has settled to a per cent.
+    """
+    steps = min(steps, operator.shape[0])
+    krylov = _Krylov.of(operator, steps, seed, operator.device)
+    block = krylov.random(1)
+    if start is not None:
+        unit = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
+        block = krylov.orthonormal(unit.to(block) + BESIDE * block)
+    while krylov.size < steps:
+        block = krylov.grow(block)
+        values, turn = torch.linalg.eigh(krylov.projected[: krylov.size, : krylov.size])
+        settled = float(krylov.leads_out(turn[:, :1])) <= SETTLED * abs(float(values[0]))
+        if start is not None and krylov.size >= FEWEST_OF_ENDS and settled:
+            break
+    error = float(krylov.leads_out(turn[:, -1:]))
+    exact = krylov.size == operator.shape[0]
+    return Ends(float(values[0]), float(values[-1]), error, exact)
+
+
 def largest_magnitude(operator: Operator, seed: int, steps: int = 20) -> tuple[float, float]:
     """Rough smallest and largest eigenvalue of H (λ not included), by a few Lanczos steps.
 
     The largest is from below, typically to a per cent; its Ritz error is added for safety.
     """
-    steps = min(steps, operator.shape[0])
-    krylov = _Krylov.of(operator, steps, seed, operator.device)
-    block = krylov.random(1)
-    while krylov.size < steps:
-        block = krylov.grow(block)
-    values, turn = torch.linalg.eigh(krylov.projected)
-    error = float(krylov.leads_out(turn[:, -1:]))
-    return float(values[0]), float(values[-1]) + error
+    found = ends(operator, seed, steps=steps)
+    return found.smallest, found.largest + found.largest_error

@@ -17,9 +17,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from workers.engine.errors import BadParameter, Diverged, ShapeMismatch
+from workers.engine.errors import (
+    BadParameter,
+    Diverged,
+    EngineError,
+    ShapeMismatch,
+    SingularHessian,
+)
 from workers.engine.inversion.course import course_of, course_steps
-from workers.engine.inversion.lanczos import largest_magnitude
+from workers.engine.inversion.indefinite import Unsolved, clearly_negative, singular
+from workers.engine.inversion.lanczos import ends, largest_magnitude
 from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.solution import (
     SampledOperator,
@@ -36,6 +43,8 @@ MARGIN = 1.1
 MARGIN_OF_BATCHES = 2.0
 # In a convergent recursion over all rows steps never grow; over batches they fluctuate.
 GROWTH = 1e3
+# Lanczos steps that look for a negative eigenvalue.
+STEPS_OF_ENDS = 20
 # What a matrix is built for: the products of a small space.
 EXPECTED_STEPS = 8
 # More rows than this make the small dense algebra of a shared space cost more than it saves.
@@ -60,6 +69,7 @@ class Lissa:
     rtol: float = 1e-4
     batch_size: int | None = None
     seed: int = 0
+    unsolved: Unsolved = "fail"
 
     def __post_init__(self) -> None:
         if self.maxiter < 1:
@@ -80,7 +90,7 @@ class Lissa:
         progress: Progress | None = None,
         recycled: Recycled | None = None,
     ) -> Solution:
-        """Solve for all rows of rhs (k, p). Raises Diverged with a scale to try.
+        """Solve for all rows of rhs (k, p). Raises Diverged with a scale to try, SingularHessian with a λ.
 
         `recycled` is what earlier solutions with this H have left, and is added to.
         """
@@ -92,10 +102,18 @@ class Lissa:
             found = recycled or Recycled()
             hessian = found.operator(hessian, steps * len(rhs), len(rhs))
         scale = self._safe_scale(hessian) if self.scale == "auto" else float(self.scale)
-        iterate, changes, iterations, course = self._all(hessian, rhs, scale, progress or silent)
+        iterate, changes, iterations, course, contracts = self._all(
+            hessian, rhs, scale, progress or silent
+        )
         x = iterate / scale
         settled = (changes <= self.rtol).all(1)
         status = tuple(Status.CONVERGED if each else Status.MAXITER for each in settled.tolist())
+        # Steps along a negative eigenvalue grow, but by little where it is small against the scale.
+        indefinite = None if contracts else self._indefinite(hessian, scale)
+        if indefinite is not None and self.unsolved == "fail":
+            raise indefinite
+        if indefinite is not None:
+            status = (Status.NEGATIVE_CURVATURE,) * len(rhs)
         info = {
             "maximum_change_percent": 100.0 * float(changes.max()) if changes.numel() else 0.0,
             "mean_change_percent": 100.0 * float(changes.mean()) if changes.numel() else 0.0,
@@ -109,14 +127,17 @@ class Lissa:
 
     def _all(
         self, hessian: SampledOperator, rhs: Tensor, scale: float, tell: Progress
-    ) -> tuple[Tensor, Tensor, int, Tensor]:
-        """As `_iterate`; without sampling from a small space or from H's spectrum, where that pays."""
+    ) -> tuple[Tensor, Tensor, int, Tensor, bool]:
+        """As `_iterate`; without sampling from a small space or from H's spectrum, where that pays.
+
+        The last says whether all came from such, where every step was seen to make vectors shorter.
+        """
         if self.h0 is not None or self._takes_samples(hessian):
-            return self._iterate(hessian, rhs, scale, tell)
+            return *self._iterate(hessian, rhs, scale, tell), False
         h, changes, done = torch.zeros_like(rhs), torch.zeros_like(rhs), 0
         course = rhs.new_zeros(len(rhs), len(course_steps(self.maxiter)))
         rows = (rhs != 0).any(1).nonzero()[:, 0]
-        step, spectrum = Step(hessian.damping, self.dampen, scale), None
+        step, spectrum, contracts = Step(hessian.damping, self.dampen, scale), None, True
         for part in torch.split(rows, ROWS_OF_A_SPACE) if len(rows) else ():
             found = None
             if spectrum is None:
@@ -125,6 +146,7 @@ class Lissa:
                 spectrum = spectrum or Spectrum.where_cheaper(hessian, len(rows), self.maxiter)
                 found = spectrum.iterates(rhs[part], step) if spectrum else None
             if found is None:
+                contracts = False
                 h[part], changes[part], steps, course[part] = self._iterate(
                     hessian, rhs[part], scale, tell
                 )
@@ -135,7 +157,7 @@ class Lissa:
                 course[part] = course_of(found, count, self.maxiter).to(course)
                 steps = int(count.max())
             done = max(done, steps)
-        return h, changes, done, course
+        return h, changes, done, course, contracts
 
     def _iterate(
         self, hessian: SampledOperator, rhs: Tensor, scale: float, tell: Progress
@@ -198,17 +220,20 @@ class Lissa:
         margin = MARGIN_OF_BATCHES if self._takes_samples(hessian) else MARGIN
         top = largest + hessian.damping
         if top <= 0.0:
-            raise Diverged(1.0, None, "H + λI has no positive eigenvalue; raise λ")
+            raise self._indefinite(hessian, 0.0) or singular(0.0, hessian.damping, 0.0)
         return margin * top / (2.0 - self.dampen)
 
-    def _diverged(self, hessian: SampledOperator, scale: float) -> Diverged:
-        smallest, largest = largest_magnitude(hessian, self.seed)
-        if smallest + hessian.damping + self.dampen * scale <= 0.0:
-            needed = -smallest + max(abs(smallest), 1e-3 * largest) * 0.2
-            return Diverged(
-                scale,
-                None,
-                f"H + λI has the eigenvalue {smallest + hessian.damping:.4g}, for which no scale "
-                f"converges; a hessian_regularization of {needed:.4g} would do",
-            )
+    def _indefinite(self, hessian: SampledOperator, scale: float) -> SingularHessian | None:
+        """What is to be said where H + λI, dampened, has a negative eigenvalue, as far as Lanczos steps tell."""
+        found = ends(hessian, self.seed, steps=STEPS_OF_ENDS)
+        top = max(abs(found.smallest), abs(found.largest), hessian.damping)
+        least = found.smallest + hessian.damping + self.dampen * scale
+        if not clearly_negative(least, top, hessian.shape[0], hessian.dtype):
+            return None
+        return singular(found.smallest, hessian.damping, top, bound=not found.exact)
+
+    def _diverged(self, hessian: SampledOperator, scale: float) -> EngineError:
+        indefinite = self._indefinite(hessian, scale)
+        if indefinite is not None:
+            return indefinite
         return Diverged(scale, max(self._safe_scale(hessian), 1.1 * scale), "the steps grow")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.inversion.fewer_rows import FewerRows
+from workers.engine.inversion.indefinite import ROUNDING, clearly_negative
 from workers.engine.inversion.orthonormal import orthonormal
 from workers.engine.inversion.preconditioner import Preconditioner
 from workers.engine.inversion.recycled import Directions
@@ -45,6 +46,10 @@ class Run:
     residual: Tensor = field(init=False)  # (k, p)
     iterations: Tensor = field(init=False)  # (k,)
     status: list[Status | None] = field(init=False)
+    downhill: Tensor | None = (
+        None  # (p,) a direction of curvature that is not positive, if one was met
+    )
+    quotient: float = 0.0  # its Rayleigh quotient with H + λI
     aim: float = 1.0  # part of the bound that the recurrences go for
 
     def __post_init__(self) -> None:
@@ -121,6 +126,27 @@ class Run:
         aim = self.aim * (1.0 - added)
         return norms <= torch.maximum(aim * self.limits.bounds[rows], rounding)
 
+    def flat(self, rows: Tensor, directions: Tensor, quotients: Tensor, steepest: Tensor) -> None:
+        """End rows along whose direction (j, p) there is no positive curvature (j,).
+
+        A quotient that is rounding of `steepest` (j,) is what is left to be met where the residual is, too.
+        """
+        size = torch.linalg.vector_norm(self.rhs[rows], dim=1)
+        left = torch.linalg.vector_norm(self.residual[rows], dim=1)
+        eps, worst = torch.finfo(size.dtype).eps, int(quotients.argmin())
+        nothing = quotients.abs() <= ROUNDING * eps * self.rhs.shape[1] ** 0.5 * steepest
+        rounded = nothing & (left <= eps**0.5 * size)
+        self.finish(rows[rounded], Status.STAGNATED)
+        self.finish(rows[~rounded], Status.NEGATIVE_CURVATURE)
+        if not bool(rounded[worst]):
+            self.descend(directions[worst], float(quotients[worst]))
+
+    def descend(self, direction: Tensor, quotient: float) -> None:
+        """Remember the direction (p,) of the least curvature met."""
+        if self.downhill is None or quotient < self.quotient:
+            size = torch.linalg.vector_norm(direction)
+            self.downhill, self.quotient = direction / size, quotient
+
     def tell(self, iteration: int) -> None:
         """Report and, by the caller's will, be cancelled."""
         self.progress("cg", iteration, self.limits.maxiter, "iterations")
@@ -145,7 +171,8 @@ def separate(run: Run, rows: Tensor) -> None:
         steepest = torch.maximum(steepest, pap / pp)
         flat = pap <= torch.finfo(pap.dtype).eps * steepest * pp
         if bool(flat.any()):
-            run.finish(rows[flat], Status.NEGATIVE_CURVATURE)
+            run.residual[rows] = r
+            run.flat(rows[flat], p[flat], (pap / pp)[flat], steepest[flat])
             keep = ~flat
             rows, r, p, rz, steepest = rows[keep], r[keep], p[keep], rz[keep], steepest[keep]
             ap, pap = ap[keep], pap[keep]
@@ -191,6 +218,7 @@ def shared(run: Run, rows: Tensor) -> Tensor:
         factor, failed = torch.linalg.cholesky_ex(curvatures)
         if int(failed):
             run.residual[rows] = r
+            _descend(run, p, curvatures, float(steepest))
             return rows
         alpha = torch.cholesky_solve(p @ r.T, factor)  # (s, k)
         run.x.index_add_(0, rows, alpha.T @ p)
@@ -209,3 +237,12 @@ def shared(run: Run, rows: Tensor) -> Tensor:
         beta = torch.cholesky_solve(ap @ z.T, factor)  # (s, k)
         p = orthonormal(torch.addmm(z, beta.T, p, alpha=-1.0))
     return rows
+
+
+def _descend(run: Run, p: Tensor, curvatures: Tensor, steepest: float) -> None:
+    """Remember the direction of least curvature in an orthonormal block (s, p), if a whole product has it negative."""
+    turn = torch.linalg.eigh(curvatures.double())[1]
+    direction = turn[:, :1].T.to(p) @ p
+    quotient = float((run.operator.matmat(direction) * direction).sum())
+    if clearly_negative(quotient, steepest, p.shape[1], p.dtype):
+        run.descend(direction[0], quotient)

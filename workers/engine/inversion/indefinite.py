@@ -1,0 +1,52 @@
+"""What a method does where H + λI is not positive definite: how far from it H is, and the λ that would do.
+
+Influence is defined by the inverse of a positive H + λI: elsewhere an answer to the linear system, even an exact one,
+is no minimum of anything, and what an iteration comes to is chance.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from workers.engine.errors import SingularHessian
+from workers.engine.inversion.lanczos import Ends, ends
+from workers.engine.inversion.solution import Operator
+
+# Whether negative curvature is an error, or results are kept with a status each.
+Unsolved = Literal["fail", "keep"]
+# A damping that works lifts the smallest eigenvalue to this part of the largest.
+LIFT = 1e-4
+# Rounding of a Rayleigh quotient, in units of eps √p ‖H + λI‖.
+ROUNDING = 10.0
+
+
+def singular(
+    smallest: float, damping: float, scale: float, *, bound: bool = False
+) -> SingularHessian:
+    """The error, given H's smallest eigenvalue, or with `bound` what it is at most, and the size of the largest."""
+    needed = max(-1.2 * smallest, 0.0) + LIFT * (scale or 1.0)
+    return SingularHessian(smallest + damping, damping, _rounded_up(needed), bound=bound)
+
+
+def indefinite(operator: Operator, direction: Tensor, seed: int) -> SingularHessian:
+    """The error where conjugate gradients met this direction (p,) of curvature that is not positive.
+
+    The smallest eigenvalue comes from Lanczos steps that begin there.
+    """
+    found: Ends = ends(operator, seed, start=direction[None])
+    scale = max(abs(found.smallest), abs(found.largest), operator.damping)
+    return singular(found.smallest, operator.damping, scale, bound=not found.exact)
+
+
+def clearly_negative(quotient: float, steepest: float, size: int, dtype: torch.dtype) -> bool:
+    """Whether a Rayleigh quotient of H + λI, of this many parameters, is negative beyond its rounding."""
+    return quotient < -ROUNDING * torch.finfo(dtype).eps * size**0.5 * abs(steepest)
+
+
+def _rounded_up(value: float) -> float:
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(value / unit) * unit
