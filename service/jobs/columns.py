@@ -207,10 +207,11 @@ def _disagreement(
     without = [name for name in wanted if name not in names]
     left = [column for column, name in zip(columns, names, strict=True) if name not in wanted]
     example = dict(zip(without, left, strict=False))
+    such_as = f", such as columns={example}" if example else " (columns={…})"
     return (
         f"the inputs of model {model.name!r} are {_listed(wanted)}, the columns of dataset {dataset.name!r} "
         f"{_listed(columns)}: several are matched by name. Register the data under the model's names, or say in the "
-        f"job which column each input takes, such as columns={example}"
+        f"job which column each input takes{such_as}"
     )
 
 

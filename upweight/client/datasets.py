@@ -167,11 +167,15 @@ class Datasets:
         are inputs, unless `inputs` or `targets` name others. Instead of them, `data` is one of these:
 
         - a dict of columns, for names that are parameters here;
-        - a pandas DataFrame: its feature columns become one matrix `x`; `targets="label"` is (rows,),
-          `targets=["price"]` a matrix `y`; words and categories become class numbers;
+        - a pandas DataFrame, or several in a list: its feature columns become one matrix `x`, whose names are
+          kept and matched with those of a job's other data; `targets="label"` is (rows,), `targets=["price"]` a
+          matrix `y`;
         - a torch Dataset or an unshuffled DataLoader, Hugging Face's datasets, or any rows as dicts or tuples,
           (x, y) unless `inputs` and `targets` name the parts: sent in shards, never in memory whole;
         - paths of safetensors, npz or parquet files, shards in order; or of .npy files, one a column.
+
+        A target's words become class numbers, by `class_names` or by a DataFrame's categories. A job finds columns
+        by name, in whatever order they are here.
 
         `uri`: a prefix of the object storage that the operator allows, with what `format` is there.
         """

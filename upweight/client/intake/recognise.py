@@ -12,7 +12,7 @@ from upweight.client.intake.stream import Incoming, columns_of, streamed, whole
 from upweight.errors import InvalidRequest
 
 TAKEN = (
-    "arrays by name (x=…, y=…), a dict of them, a pandas DataFrame, a torch Dataset or DataLoader, rows as dicts "
+    "arrays by name (x=…, y=…), a dict of them, pandas DataFrames, a torch Dataset or DataLoader, rows as dicts "
     "or tuples, or paths of files"
 )
 
