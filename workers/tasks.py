@@ -295,6 +295,7 @@ def _model_fields(report: Mapping[str, Any], parameter_limit: int) -> dict[str, 
     fields = ("selected", "parameter_count", "held_fixed", "dtype", "precision", "precision_note")
     return {
         "inputs": report["inputs"],
+        "arguments": report["arguments"],
         "outputs": outputs,
         **{name: report[name] for name in fields},
     }

@@ -1,7 +1,7 @@
 """Which column of each dataset goes to which input of the model: by name, so that no dataset's order decides.
 
 A model's inputs are called as its forward's arguments. `torch.export` numbers those of `*args` (`xs_0`, `xs_1`), and
-`numpy.savez` arrays without a name (`arr_0`): these are places, not names, and a factory does not tell its own.
+`numpy.savez` arrays without a name (`arr_0`): these are places, not names.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def _match(
     first: Chosen,
     first_match: ColumnMatch | None,
 ) -> ColumnMatch:
-    dataset, wanted = one.dataset, [spec.name for spec in model.inputs]
-    takes_targets = model.loss.name == "program"
+    dataset, takes_targets = one.dataset, model.loss.name == "program"
     columns = [*dataset.inputs, *(dataset.targets if takes_targets else ())]
+    wanted = _names(model)[: len(columns)]  # what a factory's forward need not be given comes last
     inputs = {column: name for name, column in given.items() if column in columns}
     names = [inputs.get(column, column) for column in columns]
     if sorted(names) == sorted(wanted):
@@ -52,7 +52,7 @@ def _match(
         return _split(dataset, ordered, takes_targets, "as 'columns' says" if inputs else "by name")
     if len(columns) == 1:
         return _split(dataset, columns, takes_targets, "by place: the model has one input")
-    if not wanted or _are_places(wanted):
+    if len(wanted) != len(columns) or _are_places(wanted):
         return _like_the_first(one, first, first_match)
     if _are_places(dataset.inputs):
         how = "by place: the dataset's columns have no names"
@@ -61,6 +61,11 @@ def _match(
     if by_role is None:
         raise _refused(one, _disagreement(model, dataset, wanted, names, columns))
     return _split(dataset, by_role[0], takes_targets, by_role[1])
+
+
+def _names(model: ModelRecord) -> list[str]:
+    """Of the model's inputs; empty where they are not known."""
+    return [spec.name for spec in model.inputs] or model.arguments
 
 
 def _split(
@@ -174,7 +179,7 @@ def _refuse_other_classes(apart: Sequence[Chosen]) -> None:
 def _refuse_unknown(model: ModelRecord, chosen: Sequence[Chosen], given: Mapping[str, str]) -> None:
     if not given:
         return
-    wanted = [spec.name for spec in model.inputs]
+    wanted = _names(model)
     there = {
         column: one.dataset.name
         for one in chosen

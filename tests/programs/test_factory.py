@@ -51,6 +51,7 @@ def test_allowed_factory_gives_the_users_model(model: Tied, weights: Path) -> No
         "norm.weight",
         "norm.bias",
     ]
+    assert program.arguments == ("x",)
     assert program.module.get_parameter("head.weight") is program.module.get_parameter(
         "embed.weight"
     )

@@ -80,7 +80,7 @@ def test_columns_that_numpy_has_numbered_are_places() -> None:
     assert "'arr_1', 'arr_0'" in refused(model("q", "a"), data("arr_1", "arr_0"))
 
 
-def test_a_factory_tells_no_names_so_that_the_datasets_agree_with_the_first() -> None:
+def test_where_the_model_tells_no_names_the_datasets_agree_with_the_first() -> None:
     train, test = data("q", "a", name="train"), data("a", "q", name="test")
     matches = match_columns(model(), [train, test], {})
     assert [match.inputs for match in matches] == [["q", "a"], ["q", "a"]]
@@ -123,6 +123,18 @@ def test_a_program_takes_targets_by_name_or_the_one_there_is(
 )
 def test_a_programs_columns_that_could_be_swapped_are_refused(takes: str, given: Chosen) -> None:
     assert "matched by name" in refused(model(*takes.split(), loss="program"), given)
+
+
+def test_inputs_of_a_factory_are_the_first_arguments_of_its_forward() -> None:
+    takes = model().model_copy(update={"arguments": ["query", "key", "mask"]})
+    assert only(takes, data("key", "query")).inputs == ["query", "key"]
+    assert only(takes, data("pixels")).inputs == ["pixels"]
+    assert "'query', 'key', the columns of dataset 'rows' 'q', 'k'" in refused(
+        takes, data("q", "k")
+    )
+    assert only(takes, data("q", "key"), query="q").inputs == ["q", "key"]
+    nameless = only(takes, data("a", "b", "c", "d"))
+    assert nameless.how == "by place: the model's inputs have no names"
 
 
 def test_a_column_goes_to_one_input_only() -> None:

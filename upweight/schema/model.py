@@ -252,6 +252,10 @@ class ModelRecord(Record):
     )
     size_bytes: int
     inputs: list[TensorSpec] = []
+    arguments: list[str] = Field(
+        [],
+        description="Of a factory's model, whose `inputs` are not known: what its forward calls them.",
+    )
     outputs: list[TensorSpec] = []
     selected: list[ParameterSpec] = []
     parameter_count: int | None = Field(None, description="p: the number of selected scalars.")

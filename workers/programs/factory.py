@@ -1,6 +1,7 @@
 """Builds a model by an allowed factory, and gives it the user's safetensors weights."""
 
 import importlib
+import inspect
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -48,6 +49,19 @@ def read_factory(
         output=None,
         parameters=parameter_specs(module),
         format="factory",
+        arguments=_arguments(module),
+    )
+
+
+def _arguments(module: nn.Module) -> tuple[str, ...]:
+    """What forward calls the inputs that it takes by place; none where it takes any number of them."""
+    taken = list(inspect.signature(module.forward).parameters.values())
+    if any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in taken):
+        return ()
+    return tuple(
+        each.name
+        for each in taken
+        if each.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     )
 
 

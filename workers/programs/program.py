@@ -44,9 +44,9 @@ class Program:
     """A program in evaluation mode on the CPU: `module(*inputs)` is one tensor, a row per example.
 
     `inputs` is empty and `output` None where the format does not say (factories): they are then
-    known only once a dataset is there. `batch_maximum` is the largest batch for which the user
-    exported the graph, None without bound. `dropped_outputs` counts what the user's model returned
-    besides the first tensor.
+    known only once a dataset is there, and `arguments` holds what forward calls its inputs.
+    `batch_maximum` is the largest batch for which the user exported the graph, None without bound.
+    `dropped_outputs` counts what the user's model returned besides the first tensor.
     """
 
     module: nn.Module
@@ -56,12 +56,14 @@ class Program:
     format: ProgramFormat
     batch_maximum: int | None = None
     dropped_outputs: int = 0
+    arguments: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """All but the module, as JSON."""
         return {
             "format": self.format,
             "inputs": [asdict(spec) for spec in self.inputs],
+            "arguments": list(self.arguments),
             "output": asdict(self.output) if self.output else None,
             "parameters": [asdict(spec) for spec in self.parameters],
             "batch_maximum": self.batch_maximum,
