@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -42,6 +43,7 @@ from workers.mixing import refuse_mixed_rows
 from workers.results import versions
 
 READ_BYTES = 64 * 1024**2
+MOST_LOSS = 1e-3  # of a column's range: what float32 may round a value by without a word
 _OPTIMALITY_BYTES = 1024  # some numbers, counted so that a warm worker lets go of them
 
 # tf32 and bf16 are those of gradient products alone. Null is none of them: a job's record has what it stands for.
@@ -93,7 +95,7 @@ class Gathering:
                 request.hessian_regularization,
             ),
             perturb_input=_input_position(*self._arranged("train_id"), request),
-            precision_note=_precision_note(model, DTYPES[request.precision]),
+            precision_note=self._precision_note(model),
             optimality=lambda: self._optimality(problem, hessian_rows),
             factors_solved=self._factors_solved(),
         )
@@ -163,6 +165,11 @@ class Gathering:
 
     def _record(self, kind: Any, field: str) -> Document:
         return self._context.records.get(kind, self._namespace, self._job[field])
+
+    def _precision_note(self, model: ModelRecord) -> str | None:
+        fields = [each for each in ("train_id", "test_id", "hessian_id") if self._job.get(each)]
+        datasets = {self._job[each]: self._dataset(each) for each in fields}
+        return _precision_note(model, DTYPES[self._request.precision], datasets.values())
 
     def _dataset(self, field: str) -> DatasetRecord:
         return DatasetRecord.model_validate(self._record("dataset", field))
@@ -334,10 +341,25 @@ def _input_position(train: DatasetRecord, match: ColumnMatch, request: AnyJob) -
     return match.inputs.index(floating[0]) if floating else 0
 
 
-def _precision_note(model: ModelRecord, computed_in: torch.dtype) -> str | None:
+def _precision_note(
+    model: ModelRecord, computed_in: torch.dtype, datasets: Iterable[DatasetRecord]
+) -> str | None:
+    """What a reader of the numbers should know of their precision; None if nothing."""
     notes = [model.precision_note] if model.precision_note else []
-    if model.precision == "float64" and computed_in != torch.float64:
-        notes.append(
-            "the model is in float64; this job asked for float32, which keeps some 7 digits"
-        )
+    if computed_in != torch.float64:
+        if model.precision == "float64":
+            notes.append(
+                "the model is in float64; this job asked for float32, which keeps some 7 digits"
+            )
+        losses = {
+            f"column {column.name!r} of {dataset.name!r}": column.float32_loss
+            for dataset in datasets
+            for column in dataset.columns
+            if column.float32_loss is not None and column.float32_loss > MOST_LOSS
+        }
+        notes += [
+            f"{column} is float64, and float32 rounds its values by up to {loss:.2g} of their range; ask for "
+            "precision 'float64', or take their offset off before they are stored"
+            for column, loss in losses.items()
+        ]
     return "; ".join(notes) or None

@@ -103,3 +103,65 @@ def test_a_model_in_half_precision_is_computed_in_float32_and_told(
     result = computed(online, fresh_name)
     assert off(result.numpy(), exact) < IN_FLOAT32
     assert "stored in half precision, computed in float32" in result.info["precision_note"]
+
+
+class Mixed(nn.Module):
+    """A trunk, and a head in another type; the twin for the formula casts nothing."""
+
+    def __init__(self, between: torch.dtype | None, head: torch.dtype | None) -> None:
+        super().__init__()
+        self.trunk, self.head = nn.Linear(3, 4).to(between), nn.Linear(4, 3).to(head)
+        self.between, self.cast = between, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.between is None:
+            return self.head(torch.tanh(self.trunk(x)) @ torch.tril(torch.ones(4, 4).to(x.dtype)))
+        hidden = torch.tanh(self.trunk(x.to(self.between))).to(self.cast)
+        return self.head(hidden @ torch.tril(torch.ones(4, 4)).to(self.cast))
+
+
+@pytest.mark.parametrize(
+    ("trunk", "head", "own"),
+    [
+        (torch.float32, torch.float64, "float64"),
+        (torch.bfloat16, torch.float32, "float32"),
+    ],
+)
+def test_a_model_in_two_types_is_computed_in_the_wider_or_in_the_one_asked_for(
+    online: Client, fresh_name: str, trunk: torch.dtype, head: torch.dtype, own: str
+) -> None:
+    torch.manual_seed(2)
+    module, twin = Mixed(trunk, head), Mixed(None, None).double()
+    twin.load_state_dict(module.state_dict())
+    x, y = torch.randn(ROWS, 3), torch.arange(ROWS) % 3
+    model = online.models.register(fresh_name, module, example=x[:2], loss="cross_entropy")
+    online.datasets.register(fresh_name, x=x, y=y)
+    assert model.precision == own
+    double = x.double()
+    formula = Formula(twin, F.cross_entropy, double, y, DAMPING)
+    exact = formula.up(formula.factors(double[:4], y[:4]), double, y)
+    assert computed(online, fresh_name).dtype == own
+    for precision, bound in (("float64", IN_FLOAT64), ("float32", IN_FLOAT32)):
+        assert off(computed(online, fresh_name, precision=precision).numpy(), exact) < bound
+    tight = {"inversion_method": "cg", "rtol": 1e-9}
+    result = computed(online, fresh_name, precision="float32", **tight)
+    assert result.info["statuses"] == {"converged": 4}
+    assert off(result.numpy(), exact) < IN_FLOAT32
+
+
+def test_a_column_that_float32_cannot_tell_apart_is_named(
+    online: Client, clock: tuple[str, Tensor], fresh_name: str
+) -> None:
+    torch.manual_seed(3)
+    example = torch.ones(2, 1)
+    online.models.register(fresh_name, Clock(), example=example, loss="mse")
+    result = online.compute_influences(
+        fresh_name, clock[0], clock[0], hessian_regularization=DAMPING, progress=False
+    )
+    assert result.dtype == np.float32
+    assert "float32 rounds its values by up to 0.0" in result.info["precision_note"]
+    wider = online.compute_influences(
+        fresh_name, clock[0], clock[0], hessian_regularization=DAMPING, precision="float64",
+        progress=False,
+    )  # fmt: skip
+    assert "precision_note" not in wider.info

@@ -177,3 +177,15 @@ def test_a_blob_that_has_gone_is_said_so(shop: Shop) -> None:
     shop.objects.delete_prefix("blobs")
     with pytest.raises(Rejected, match="upload it again"):
         shop.check(record)
+
+
+def test_what_float32_takes_from_a_float64_column_is_found_feature_by_feature(
+    shop: Shop,
+) -> None:
+    seconds = 1.7e9 + np.linspace(0, 3600, 7)
+    x = np.stack([np.linspace(-1, 1, 7), seconds, np.full(7, 1e9 + 0.1)], 1)
+    shards = [save({"x": each, "y": Y[: len(each)]}) for each in (x[:3], x[3:])]
+    report = shop.check(shop.record(*shards))
+    worst = np.abs(seconds - seconds.astype("f4")).max() / np.ptp(seconds)
+    assert report.columns[0].float32_loss == pytest.approx(worst)
+    assert report.columns[1].float32_loss is None

@@ -96,6 +96,11 @@ class ColumnSpec(TensorSpec):
 
     minimum: float | None = None
     maximum: float | None = None
+    float32_loss: float | None = Field(
+        None,
+        description="Of a float64 column: the most that float32 rounds a value by, as a part of the range of its "
+        "feature (the place in a row).",
+    )
 
 
 class DatasetFile(Answer):

@@ -111,6 +111,7 @@ class _Column:
         self.name, self.pointer, self.dtype, self.shape = name, pointer, dtype, shape
         self.minimum: float | None = None
         self.maximum: float | None = None
+        self._rounding = _Rounding() if dtype == np.float64 else None
 
     @classmethod
     def first(cls, shard: Shard, name: str, pointer: str) -> _Column:
@@ -153,6 +154,8 @@ class _Column:
             self._require_finite(block, before + start)
             self._require_signed(block, before + start)
             self._widen(block)
+            if self._rounding is not None:
+                self._rounding.look(block)
 
     def _require_finite(self, block: Array, before: int) -> None:
         if self.dtype.kind != "f":
@@ -192,7 +195,39 @@ class _Column:
             shape=list(self.shape),
             minimum=self.minimum,
             maximum=self.maximum,
+            float32_loss=None if self._rounding is None else self._rounding.worst(),
         )
+
+
+class _Rounding:
+    """What float32 would take from a float64 column, feature by feature."""
+
+    def __init__(self) -> None:
+        self._low: Array | None = None
+        self._high: Array | None = None
+        self._most: Array | None = None
+
+    def look(self, block: Array) -> None:
+        """At some rows (b, …) more."""
+        if not block.size:
+            return
+        rows = block.reshape(len(block), -1)
+        with np.errstate(over="ignore"):
+            most = np.abs(rows - rows.astype(np.float32)).max(0)
+        low, high = rows.min(0), rows.max(0)
+        self._low = low if self._low is None else np.minimum(low, self._low)
+        self._high = high if self._high is None else np.maximum(high, self._high)
+        self._most = most if self._most is None else np.maximum(most, self._most)
+
+    def worst(self) -> float | None:
+        """The most that a value is rounded by, as a part of its feature's range; None where nothing varies."""
+        if self._low is None or self._high is None or self._most is None:
+            return None
+        spread = self._high - self._low
+        varies = (spread > 0) & np.isfinite(spread)
+        if not varies.any():
+            return None
+        return float(min((self._most[varies] / spread[varies]).max(), 1.0))
 
 
 def _way_out(dtype: np.dtype[Any]) -> str:
