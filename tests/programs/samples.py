@@ -572,6 +572,10 @@ SAMPLES |= {
     "gru": [of(x(2, 3, 3), x(1, 2, 2), *_recurrent(3))],
     "rnn_tanh": [of(x(2, 3, 3), x(1, 2, 2), *_recurrent(1))],
     "rnn_relu": [of(x(2, 3, 3), x(1, 2, 2), *_recurrent(1))],
+    "gru_cell": [of(x(3, 3), x(3, 2), *_recurrent(3)[0]), of(x(3, 3), x(3, 2), x(6, 3), x(6, 2))],
+    "lstm_cell": [of(x(3, 3), [x(3, 2), x(3, 2)], *_recurrent(4)[0])],
+    "rnn_tanh_cell": [of(x(3, 3), x(3, 2), *_recurrent(1)[0])],
+    "rnn_relu_cell": [of(x(3, 3), x(3, 2), *_recurrent(1)[0])],
 }
 
 

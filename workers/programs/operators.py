@@ -41,38 +41,38 @@ ALLOWED = names(
     fft_ifft2 fft_ifftn fft_ifftshift fft_ihfft fft_ihfft2 fft_ihfftn fft_irfft fft_irfft2
     fft_irfftn fft_rfft fft_rfft2 fft_rfftn fill flatten flip fliplr flipud float_power floor
     floor_divide fmax fmin fmod frac full full_like _fused_rms_norm gather ge gelu ger glu greater
-    greater_equal grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru gt hamming_window
-    hann_window hardshrink hardsigmoid hardswish hardtanh heaviside hinge_embedding_loss hsplit
-    hstack huber_loss hypot i0 im2col imag index index_add index_copy index_fill index_put
-    index_select inner instance_norm inverse isclose isfinite isinf isnan isneginf isposinf istft
-    kaiser_window kl_div kron kthvalue l1_loss layer_norm le leaky_relu lerp less less_equal lgamma
-    lift_fresh lift_fresh_copy linalg_cholesky linalg_cholesky_ex linalg_cross linalg_det
-    linalg_eigh linalg_eigvalsh linalg_householder_product linalg_inv linalg_inv_ex linalg_matmul
-    linalg_matrix_exp linalg_matrix_norm linalg_matrix_power linalg_multi_dot linalg_norm
-    linalg_pinv linalg_qr linalg_slogdet linalg_solve _linalg_solve_ex linalg_solve_ex
-    linalg_solve_triangular linalg_svd linalg_svdvals linalg_vander linalg_vecdot
+    greater_equal grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru gru_cell gt
+    hamming_window hann_window hardshrink hardsigmoid hardswish hardtanh heaviside
+    hinge_embedding_loss hsplit hstack huber_loss hypot i0 im2col imag index index_add index_copy
+    index_fill index_put index_select inner instance_norm inverse isclose isfinite isinf isnan
+    isneginf isposinf istft kaiser_window kl_div kron kthvalue l1_loss layer_norm le leaky_relu
+    lerp less less_equal lgamma lift_fresh lift_fresh_copy linalg_cholesky linalg_cholesky_ex
+    linalg_cross linalg_det linalg_eigh linalg_eigvalsh linalg_householder_product linalg_inv
+    linalg_inv_ex linalg_matmul linalg_matrix_exp linalg_matrix_norm linalg_matrix_power
+    linalg_multi_dot linalg_norm linalg_pinv linalg_qr linalg_slogdet linalg_solve _linalg_solve_ex
+    linalg_solve_ex linalg_solve_triangular linalg_svd linalg_svdvals linalg_vander linalg_vecdot
     linalg_vector_norm linear linspace log log10 log1p log2 log_sigmoid log_sigmoid_forward
     log_softmax _log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not
-    logical_or logical_xor logit logspace logsumexp lstm lt mT margin_ranking_loss masked_fill
-    masked_scatter matmul matrix_H matrix_exp matrix_power max max_pool1d max_pool1d_with_indices
-    max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices max_unpool2d max_unpool3d
-    maximum mean median meshgrid min minimum mish mm moveaxis movedim mse_loss msort mul multiply
-    mv mvlgamma nan_to_num nanmean nanmedian nanquantile nansum narrow narrow_copy
-    native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training native_dropout
-    native_group_norm native_layer_norm ne neg negative new_full new_ones new_zeros nll_loss
-    nll_loss2d nll_loss2d_forward nll_loss_forward nll_loss_nd norm not_equal numpy_T one_hot ones
-    ones_like __or__ outer pad _pad_enum pairwise_distance pdist _pdist_forward permute
-    permute_copy pinverse pixel_shuffle pixel_unshuffle poisson_nll_loss polar polygamma positive
-    pow prelu _prelu_kernel prod quantile rad2deg ravel real reciprocal reflection_pad1d
+    logical_or logical_xor logit logspace logsumexp lstm lstm_cell lt mT margin_ranking_loss
+    masked_fill masked_scatter matmul matrix_H matrix_exp matrix_power max max_pool1d
+    max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices
+    max_unpool2d max_unpool3d maximum mean median meshgrid min minimum mish mm moveaxis movedim
+    mse_loss msort mul multiply mv mvlgamma nan_to_num nanmean nanmedian nanquantile nansum narrow
+    narrow_copy native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
+    native_dropout native_group_norm native_layer_norm ne neg negative new_full new_ones new_zeros
+    nll_loss nll_loss2d nll_loss2d_forward nll_loss_forward nll_loss_nd norm not_equal numpy_T
+    one_hot ones ones_like __or__ outer pad _pad_enum pairwise_distance pdist _pdist_forward
+    permute permute_copy pinverse pixel_shuffle pixel_unshuffle poisson_nll_loss polar polygamma
+    positive pow prelu _prelu_kernel prod quantile rad2deg ravel real reciprocal reflection_pad1d
     reflection_pad2d reflection_pad3d relu relu6 remainder renorm repeat repeat_interleave
     replication_pad1d replication_pad2d replication_pad3d reshape reshape_as resolve_conj
-    resolve_neg rms_norm rnn_relu rnn_tanh roll rot90 round rrelu rsqrt rsub _safe_softmax
-    scalar_tensor scaled_dot_product_attention scatter scatter_add scatter_reduce searchsorted
-    select select_copy select_scatter selu sgn sigmoid sign signbit silu sin sinc sinh slice
-    slice_copy slice_scatter slogdet smooth_l1_loss soft_margin_loss _softmax softmax softplus
-    softshrink sort special_digamma special_entr special_erf special_erfc special_erfcx
-    special_exp2 special_expit special_expm1 special_gammaln special_i0e special_i1 special_i1e
-    special_log1p special_log_ndtr special_log_softmax special_logit special_logsumexp
+    resolve_neg rms_norm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell roll rot90 round rrelu rsqrt
+    rsub _safe_softmax scalar_tensor scaled_dot_product_attention scatter scatter_add
+    scatter_reduce searchsorted select select_copy select_scatter selu sgn sigmoid sign signbit
+    silu sin sinc sinh slice slice_copy slice_scatter slogdet smooth_l1_loss soft_margin_loss
+    _softmax softmax softplus softshrink sort special_digamma special_entr special_erf special_erfc
+    special_erfcx special_exp2 special_expit special_expm1 special_gammaln special_i0e special_i1
+    special_i1e special_log1p special_log_ndtr special_log_softmax special_logit special_logsumexp
     special_multigammaln special_ndtr special_ndtri special_polygamma special_psi special_round
     special_sinc special_softmax special_xlog1py special_xlogy split split_copy split_with_sizes
     split_with_sizes_copy sqrt square squeeze squeeze_copy stack std std_mean stft sub subtract sum

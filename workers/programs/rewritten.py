@@ -97,6 +97,52 @@ def _embedding_bag(
     return found / sizes.clamp_min(1) if mode == 1 else found, bags, sizes, bags
 
 
+def _gates(
+    input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    # On a device torch fuses what follows, and knows no second derivative of that.
+    linear = torch.nn.functional.linear
+    return linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh)
+
+
+def _gru_cell(
+    input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    given, kept = _gates(input, hx, w_ih, w_hh, b_ih, b_hh)
+    (reset, update, new), (reset_h, update_h, new_h) = given.chunk(3, -1), kept.chunk(3, -1)
+    update = torch.sigmoid(update + update_h)
+    new = torch.tanh(new + torch.sigmoid(reset + reset_h) * new_h)
+    return new + update * (hx - new)
+
+
+def _lstm_cell(
+    input: Tensor, hx: tuple[Tensor, Tensor], w_ih: Tensor, w_hh: Tensor,
+    b_ih: Tensor | None = None, b_hh: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    state, cell = hx
+    given, kept = _gates(input, state, w_ih, w_hh, b_ih, b_hh)
+    enter, forget, new, leave = (given + kept).chunk(4, -1)
+    cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(new)
+    return torch.sigmoid(leave) * torch.tanh(cell), cell
+
+
+def _rnn_tanh_cell(
+    input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    given, kept = _gates(input, hx, w_ih, w_hh, b_ih, b_hh)
+    return torch.tanh(given + kept)
+
+
+def _rnn_relu_cell(
+    input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    given, kept = _gates(input, hx, w_ih, w_hh, b_ih, b_hh)
+    return torch.relu(given + kept)
+
+
 def _length(difference: Tensor, p: float) -> Tensor:
     """The p-norm along the last axis. A difference of zero has no derivative: 0, as torch's first one is."""
     if p == 0.0:
@@ -117,7 +163,11 @@ REWRITTEN: dict[str, Callable[..., Any]] = {
     "copy": _copy,
     "embedding_bag": _embedding_bag,
     "_embedding_bag": _embedding_bag,
+    "gru_cell": _gru_cell,
+    "lstm_cell": _lstm_cell,
     "polar": _polar,
+    "rnn_relu_cell": _rnn_relu_cell,
+    "rnn_tanh_cell": _rnn_tanh_cell,
     "scatter": _scatter,
     "view_as_complex": _view_as_complex,
 }
