@@ -67,24 +67,33 @@ def save_program(
     file: str | os.PathLike[str] | IO[bytes],
     *,
     parameters: Sequence[str] | None = None,
+    with_rows: bool = False,
 ) -> None:
-    """`export_program` into a file."""
-    save_exported(exported(module, example, parameters), file)
+    """`export_program` into a file; `with_rows`: and the example's first rows, for the service to try it on."""
+    save_exported(exported(module, example, parameters), file, example if with_rows else None)
 
 
-def save_exported(program: ExportedProgram, file: str | os.PathLike[str] | IO[bytes]) -> None:
-    """An ExportedProgram of your own into a file, without the example rows that it was traced with."""
+def save_exported(
+    program: ExportedProgram, file: str | os.PathLike[str] | IO[bytes], sent: Any = None
+) -> None:
+    """An ExportedProgram of your own into a file, without the example rows that it was traced with.
+
+    The first rows of the example `sent` go with it.
+    """
     import torch
+
+    from upweight.sent_example import MEMBER, encoded_rows
 
     if isinstance(file, str | os.PathLike):
         # Given a path, torch would call the archive's folder after it: the same program, other bytes.
         with open(file, "wb") as opened:
-            save_exported(program, opened)
+            save_exported(program, opened, sent)
         return
+    rows = encoded_rows(program, sent) if sent is not None else None
     example, program._example_inputs = program._example_inputs, None
     try:
         with _uncollected(), quiet():
-            torch.export.save(program, file)
+            torch.export.save(program, file, extra_files={MEMBER: rows} if rows else None)
     finally:
         program._example_inputs = example
 

@@ -24,7 +24,6 @@ from workers.engine import (
 from workers.engine.dtypes import half_precision_note, is_half, refuse_mixed, widest_dtype
 from workers.models import described_frozen, described_layout, engine_loss
 from workers.programs.check import exercise
-from workers.programs.example import read_example
 from workers.programs.factory import read_factory
 from workers.programs.huggingface import read_huggingface
 from workers.programs.program import InputSpec, Program, dtype_name
@@ -45,7 +44,6 @@ def check_model(
     task: str = "",
     inputs: Sequence[str] = (),
     allowed: Collection[str] = (),
-    example: str = "",
     frozen: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """What the record says of a good model, or `{"refusal": problem}`. Raises ProgramError for a bad program."""
@@ -63,7 +61,7 @@ def check_model(
         refuse_mixed(program.module, [_one_row(spec) for spec in program.inputs])
         problem = Problem(program.module, engine_loss(contract_loss), parameters)
         if format != "factory":
-            found, rows = exercise(program, read_example(example, program) if example else None)
+            found, rows = exercise(program)
             report |= found
             _try_out(problem, rows, contract_loss)
     except EngineError as error:

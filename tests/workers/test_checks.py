@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upweight.export import export_program
+from upweight.export import exported, save_program
+from upweight.sent_example import MEMBER, encoded_rows
 from workers.checks import check_model
 from workers.programs.errors import GraphInvalid, InputUnsupported, OutputUnsupported
 
@@ -48,12 +49,11 @@ def check(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         module: nn.Module,
         *example: Tensor,
         loss: str = "mse",
-        sent: Mapping[str, Tensor] | None = None,
+        sent: bool = False,
     ) -> dict[str, Any]:
         path = tmp_path / "m.pt2"
-        path.write_bytes(export_program(module, example))
-        encoded = base64.b64encode(save(dict(sent))).decode() if sent else ""
-        return check_model("pt2", str(path), {"name": loss}, ["*"], "sanitized", example=encoded)
+        save_program(module, example, path, with_rows=sent)
+        return check_model("pt2", str(path), {"name": loss}, ["*"], "sanitized")
 
     return of
 
@@ -141,7 +141,7 @@ def test_targets_between_0_and_1_are_found(
         l=nn.Linear(6, 1),
     )
     x, y = torch.randn(4, 6), torch.ones(4)
-    report = check(module, x, y, loss="program", sent={"x": x, "y": y} if sent else None)
+    report = check(module, x, y, loss="program", sent=sent)
     assert "refusal" not in report
 
 
@@ -157,19 +157,59 @@ def test_the_example_is_taken_where_no_made_up_row_would_do(
 
     module = with_inputs(1, forward, l=nn.Linear(2, 2))
     t = torch.tensor([[17, 4, 4], [4, 17, 17], [17, 17, 4]])
-    report = check(module, t, sent={"x": t})
+    report = check(module, t, sent=True)
     assert "mean" in refusal(report)
 
 
-def test_an_example_that_the_program_can_not_take_is_named(
-    check: Callable[..., dict[str, Any]],
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"x": torch.randn(2, 4)}, r"float32 \[2, 4\].*\[None, 3\]"),
+        ({"x": torch.randn(2, 3).double()}, "float64"),
+        ({"z": torch.randn(2, 3)}, "'z'"),
+        ({"x": torch.randn(0, 3)}, "same number of rows"),
+        (None, "not a whole safetensors file"),
+    ],
+)
+def test_an_example_that_the_program_can_not_take_is_refused(
+    tensors: dict[str, Tensor] | None, words: str, tmp_path: Path
 ) -> None:
+    program = exported(with_inputs(1, lambda m, x: m.l(x), l=nn.Linear(3, 2)), torch.randn(2, 3))
+    content = base64.b64encode(save(tensors)).decode() if tensors else "Zm9yZ2Vk"
+    torch.export.save(program, tmp_path / "m.pt2", extra_files={MEMBER: content})
+    with pytest.raises(InputUnsupported, match=words):
+        check_model("pt2", str(tmp_path / "m.pt2"), {"name": "mse"}, ["*"], "sanitized")
+
+
+def test_of_a_long_example_the_first_rows_are_sent() -> None:
     module = with_inputs(1, lambda m, x: m.l(x), l=nn.Linear(3, 2))
-    with pytest.raises(InputUnsupported, match=r"float32 \[2, 4\].*\[None, 3\]") as caught:
-        check(module, torch.randn(2, 3), sent={"x": torch.randn(2, 4)})
-    assert caught.value.field == "/example"
-    with pytest.raises(InputUnsupported, match="'z'"):
-        check(module, torch.randn(2, 3), sent={"z": torch.randn(2, 3)})
+    x = torch.randn(100, 3)
+    sent = encoded_rows(exported(module, x), x)
+    assert sent is not None
+    assert torch.equal(load(base64.b64decode(sent))["x"], x[:16])
+    wide = torch.randn(3, 30_000)
+    module = with_inputs(1, lambda m, x: m.l(x), l=nn.Linear(30_000, 2))
+    sent = encoded_rows(exported(module, wide), {"x": wide})
+    assert sent is not None
+    assert len(load(base64.b64decode(sent))["x"]) == 2
+    assert encoded_rows(exported(module, wide), wide.repeat(1, 3)) is None
+
+
+def test_rows_are_sent_under_the_names_of_a_dict_example() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.l = nn.Linear(3, 2)
+
+        def forward(self, X: Tensor, scale: Tensor) -> Tensor:
+            return self.l(X) * scale
+
+    given = {"scale": torch.rand(4, 1), "X": torch.randn(4, 3)}
+    sent = encoded_rows(exported(Net(), given), given)
+    assert sent is not None
+    found = load(base64.b64decode(sent))
+    assert {name.lower() for name in found} == {"x", "scale"}
+    assert torch.equal(found["scale"], given["scale"])
 
 
 def test_rows_that_no_made_up_value_fits_are_told_apart_from_a_wrong_batch(
@@ -181,4 +221,4 @@ def test_rows_that_no_made_up_value_fits_are_told_apart_from_a_wrong_batch(
         GraphInvalid, match="takes certain values only, register it with an example"
     ):
         check(module, t)
-    assert "refusal" not in check(module, t, sent={"x": t})
+    assert "refusal" not in check(module, t, sent=True)

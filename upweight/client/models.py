@@ -151,13 +151,13 @@ def _export(program: Any, example: Any, path: Path) -> None:
     from upweight.export import save_exported, save_program
 
     if hasattr(program, "graph_signature"):
-        save_exported(program, path)
+        save_exported(program, path, example)
         return
     if example is None:
         raise InvalidRequest(
             "a live module needs an example to be traced with: example=x[:2], or a tuple of inputs"
         )
-    save_program(program, example, path)
+    save_program(program, example, path, with_rows=True)
 
 
 def _weights(weights: Any, name: str, bars: Bars) -> Flow[BlobRecord]:

@@ -12,19 +12,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from upweight.sent_example import MEMBER
 from workers.programs.errors import EXPORT_LINE, ArchiveInvalid, TooLarge
 from workers.programs.limits import Limits
 from workers.programs.pickles import refuse_bare_pickle, refuse_pickled_archive
 
 GRAPH = "models/model.json"
 WEIGHTS_CONFIG = "data/weights/model_weights_config.json"
+EXAMPLE = f"extra/{MEMBER}"
 CONSTANTS_CONFIG = "data/constants/model_constants_config.json"
 
 _REQUIRED = frozenset(
     {GRAPH, WEIGHTS_CONFIG, CONSTANTS_CONFIG, "archive_format", "archive_version", "byteorder"}
 )
-# `sample_inputs` is a pickle which torch always writes; `extra` is whatever the user added.
-# Neither is ever opened.
+# `sample_inputs` is a pickle which torch always writes; `extra` is whatever the user added. Neither is ever opened,
+# but for the example's rows that our SDK puts into `extra`.
 _EXPECTED = re.compile(
     r"archive_format|archive_version|byteorder|\.data/(?:version|serialization_id)"
     r"|models/model\.json"

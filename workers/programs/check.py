@@ -41,13 +41,13 @@ def check_program(
 
 
 def exercise(
-    program: Program, example: Mapping[str, torch.Tensor] | None = None
+    program: Program,
 ) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
     """Runs the program on the example's rows, or on made-up ones. Answers its report, and the rows.
 
     The report says which transforms it takes; None means it does.
     """
-    rows = _rows_that_run(program, example)
+    rows = _rows_that_run(program)
     with torch.no_grad():
         together = program.module(*rows)
     count = len(rows[0])
@@ -66,13 +66,11 @@ def exercise(
     return {"output": output, "transforms": _transforms(program, list(rows))}, rows
 
 
-def _rows_that_run(
-    program: Program, example: Mapping[str, torch.Tensor] | None
-) -> tuple[torch.Tensor, ...]:
+def _rows_that_run(program: Program) -> tuple[torch.Tensor, ...]:
     """The first set of rows for which all the program's numbers are finite; else that with the most."""
     best: tuple[float, tuple[torch.Tensor, ...]] | None = None
     failed: Exception | None = None
-    for made in rows_to_try(program, example):
+    for made in rows_to_try(program):
         try:
             with torch.no_grad():
                 output = program.module(*made.rows)
@@ -85,7 +83,7 @@ def _rows_that_run(
         if share == 1.0:
             break
     if best is None:
-        raise _fails(failed, of_example=bool(example)) from failed
+        raise _fails(failed, of_example=bool(program.example)) from failed
     return best[1]
 
 

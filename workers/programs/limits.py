@@ -12,6 +12,7 @@ class Limits:
     name_bytes: int = 512
     config_bytes: int = 32 << 20
     graph_bytes: int = 256 << 20
+    example_bytes: int = 1 << 20
     nodes: int = 200_000
     graph_depth: int = 8
     tensor_rank: int = 16

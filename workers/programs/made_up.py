@@ -40,9 +40,9 @@ class MadeUp:
     of_example: bool
 
 
-def rows_to_try(program: Program, example: Mapping[str, Tensor] | None = None) -> Iterator[MadeUp]:
-    """Sets of rows, the likeliest first; the same ones for the same program and example."""
-    specs = program.inputs
+def rows_to_try(program: Program) -> Iterator[MadeUp]:
+    """Sets of rows, the likeliest first; the same ones for the same program."""
+    specs, example = program.inputs, program.example
     sizes = [size for spec in specs for size in spec.example[1:]]
     sizes += [size for value in program.module.parameters() for size in value.shape]
     count = unlike_sizes(sizes, _LEAST_ROWS)

@@ -1,9 +1,10 @@
 """What a reader hands over: a module that computes, and the shape of what goes in and comes out."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 ProgramFormat = Literal["pt2", "factory", "huggingface"]
 
@@ -47,6 +48,7 @@ class Program:
     known only once a dataset is there, and `arguments` holds what forward calls its inputs.
     `batch_maximum` is the largest batch for which the user exported the graph, None without bound.
     `dropped_outputs` counts what the user's model returned besides the first tensor.
+    `example` has rows that the user gave, by the names of the inputs.
     """
 
     module: nn.Module
@@ -57,6 +59,7 @@ class Program:
     batch_maximum: int | None = None
     dropped_outputs: int = 0
     arguments: tuple[str, ...] = ()
+    example: Mapping[str, Tensor] | None = None
 
     def describe(self) -> dict[str, Any]:
         """All but the module, as JSON."""

@@ -9,9 +9,10 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
-from workers.programs.archive import GRAPH, Archive
+from workers.programs.archive import EXAMPLE, GRAPH, Archive
 from workers.programs.documents import parse
 from workers.programs.errors import GraphInvalid, PolicyRefused, ProgramError
+from workers.programs.example import read_example
 from workers.programs.graph import build_module
 from workers.programs.limits import Limits
 from workers.programs.program import Program, parameter_specs
@@ -63,11 +64,13 @@ def _read_sanitized(path: Path, limits: Limits) -> Program:
     with Archive(path, limits) as archive:
         exported = parse(ExportedProgram, archive.read(GRAPH, limits.graph_bytes), GRAPH)
         state = read_state(archive, limits)
+        sent = archive.read(EXAMPLE, limits.example_bytes) if EXAMPLE in archive else None
     graph = exported.graph_module.graph
     check_expressions(graph, limits)
     interface = read_interface(exported.graph_module)
     data = [one.name for one in interface.bindings if one.role == "data"]
     inputs = [input_spec(graph, name) for name in data]
+    rows = read_example(bytes(sent), [spec for spec, _ in inputs]) if sent is not None else {}
     spelt = forward_names(*_arguments(exported.graph_module))
     batches = frozenset(symbol for _, symbol in inputs)
     module = build_module(graph, interface, state, limits)
@@ -79,6 +82,7 @@ def _read_sanitized(path: Path, limits: Limits) -> Program:
         format="pt2",
         batch_maximum=batch_maximum(exported, batches),
         dropped_outputs=interface.dropped,
+        example={spelt.get(name, name): each for name, each in rows.items()} or None,
     )
 
 
