@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from service.blobs.records import find_blob
 from service.jobs.inputs import Chosen, Inputs
@@ -10,7 +13,20 @@ from service.parts import Parts
 from service.storage import keys
 from service.storage.keys import Document
 from upweight.errors import InvalidRequest, NotFound, NotReady, NotStored, ResultExpired
-from upweight.schema import TERMINAL, ColumnMatch, JobRequest, JobState, parse_rows
+from upweight.schema import (
+    TERMINAL,
+    ColumnMatch,
+    FactorsOf,
+    InfluencesJob,
+    Inversion,
+    JobRequest,
+    JobState,
+    Selection,
+    parse_rows,
+)
+
+LEFT_OUT = "leave this out to take the factors as they are, or leave out 'factors' to solve anew"
+_INVERSION: TypeAdapter[Any] = TypeAdapter(Inversion)
 
 
 def refuse_what_is_not_given(
@@ -20,22 +36,72 @@ def refuse_what_is_not_given(
     inputs: Inputs,
     matched: Sequence[ColumnMatch],
 ) -> None:
-    """Raises InvalidRequest, NotFound, NotReady, NotStored, ResultExpired, each naming its field."""
+    """Raises InvalidRequest, NotFound, each naming its field."""
     digests = {
         "/rhs": getattr(job, "rhs", None),
         "/inversion/x0": getattr(job.inversion, "x0", None),
         "/inversion/h0": getattr(job.inversion, "h0", None),
     }
+    if getattr(job, "factors", None) is not None:
+        digests = {}  # what the factors were solved from has been used
     for pointer, digest in digests.items():
         if digest is not None and find_blob(parts.objects, namespace, digest) is None:
             words = f"there is no such blob here; upload it first: PUT /v1/blobs/{digest}"
             raise InvalidRequest.field(pointer, words, digest)
     earlier = getattr(job, "factors", None)
     if earlier is not None:
-        _factors_fit(_job_with_factors(parts, namespace, earlier), inputs, matched)
+        _factors_fit(parts.records.get("job", namespace, earlier), inputs, matched)
 
 
-def _job_with_factors(parts: Parts, namespace: str, id: str) -> Document:
+def as_solved(job: InfluencesJob, earlier: Document, inputs: Inputs) -> InfluencesJob:
+    """The job with λ, method and rows of the Hessian of the factors that it takes. Raises InvalidRequest where it names
+    others."""
+    id, request, given = earlier["id"], earlier["request"], job.model_fields_set
+    damping, inversion = request["hessian_regularization"], request["inversion"]
+    if "hessian_regularization" in given and job.hessian_regularization != damping:
+        words = f"the factors of {id} were solved for with λ {damping:g}, not {job.hessian_regularization:g}"
+        raise InvalidRequest.field(
+            "/hessian_regularization", f"{words}; {LEFT_OUT}", job.hessian_regularization
+        )
+    if "inversion" in given:
+        asked = job.inversion.model_dump(mode="json")
+        for name in ("method", *sorted(job.inversion.model_fields_set - {"method"})):
+            if asked[name] != inversion.get(name, asked[name]):
+                words = f"the factors of {id} were solved for with {name} {inversion[name]!r}, not {asked[name]!r}"
+                raise InvalidRequest.field(
+                    f"/inversion/{name}", f"{words}; {LEFT_OUT}", asked[name]
+                )
+    update: dict[str, Any] = {
+        "hessian_regularization": damping,
+        "inversion": _INVERSION.validate_python(inversion),
+    }
+    rows = (request["hessian_on"] or {"rows": None})["rows"]
+    if not _same_rows(earlier["hessian_id"], rows, inputs.hessian):
+        if job.hessian_on is not None:
+            words = f"the Hessian of the factors of {id} is over rows {rows or 'all'} of {earlier['hessian_id']}"
+            raise InvalidRequest.field(
+                "/hessian_on", f"{words}; {LEFT_OUT}", job.hessian_on.dataset
+            )
+        update["hessian_on"] = Selection(dataset=earlier["hessian_id"], rows=rows)
+    return job.model_copy(update=update)
+
+
+def factors_of(earlier: Document) -> FactorsOf:
+    """What the record says of them."""
+    request, info = earlier["request"], earlier["info"] or {}
+    before = earlier.get("factors_of") or {}
+    return FactorsOf(
+        job=earlier["id"],
+        kind=earlier["request"]["kind"],
+        method=request["inversion"]["method"],
+        hessian_regularization=request["hessian_regularization"],
+        rows=before.get("rows", "right-hand sides" if request["kind"] == "ihvp" else "test rows"),
+        statuses=info.get("statuses") or before.get("statuses"),
+    )
+
+
+def job_with_factors(parts: Parts, namespace: str, id: str) -> Document:
+    """The record. Raises NotFound, NotReady, NotStored, ResultExpired, naming the field."""
     try:
         if not keys.is_id("job", id):
             raise NotFound(id)
@@ -50,8 +116,10 @@ def _job_with_factors(parts: Parts, namespace: str, id: str) -> Document:
     if job.get("expired_at"):
         words = f"the result of job {id} has expired, and its factors with it; compute them again"
         raise ResultExpired.field("/factors", words, id)
-    if "factors" not in job["result"]["stored"] or job["test_id"] is None:
-        words = f"job {id} stored no factors of test rows; run it as kind 'factors', or with keep.factors"
+    if "factors" not in job["result"]["stored"]:
+        words = (
+            f"job {id} stored no factors; run it as kind 'factors' or 'ihvp', or with keep.factors"
+        )
         raise NotStored.field("/factors", words, id)
     return job
 
@@ -61,7 +129,22 @@ def _factors_fit(earlier: Document, inputs: Inputs, matched: Sequence[ColumnMatc
     if earlier["model_id"] != inputs.model.id:
         words = f"the factors of {id} are of model {earlier['model_id']}, and this job's is {inputs.model.id}"
         raise InvalidRequest.field("/factors", f"{words}; take the same model, or solve anew", id)
-    if inputs.test is not None and not _same_rows(earlier, inputs.test):
+    if inputs.test is not None and earlier["test_id"] is None:
+        count, chosen = earlier["result"]["factor_shape"][0], len(inputs.test.rows)
+        if chosen != count:
+            words = (
+                f"the factors of {id} are solutions for {count} right-hand sides of its own, and 'test' chooses "
+                f"{chosen} rows"
+            )
+            raise InvalidRequest.field(
+                "/test/rows",
+                f"{words}; choose {count}, one to stand for each: its label is shown beside the result, and no "
+                "number comes from it",
+                earlier["id"],
+            )
+    elif inputs.test is not None and not _same_rows(
+        earlier["test_id"], earlier["request"]["test"]["rows"], inputs.test
+    ):
         rows = earlier["request"]["test"]["rows"]
         words = f"the factors of {id} are of rows {rows or 'all'} of dataset {earlier['test_id']}"
         raise InvalidRequest.field("/factors", f"{words}; give these as 'test', or solve anew", id)
@@ -81,8 +164,8 @@ def _arrangement(match: Document) -> list[object]:
     return [match[field] for field in ("inputs", "targets", "features")]
 
 
-def _same_rows(earlier: Document, test: Chosen) -> bool:
-    if earlier["test_id"] != test.dataset.id:
+def _same_rows(dataset: str, rows: Any, chosen: Chosen) -> bool:
+    if dataset != chosen.dataset.id:
         return False
-    before = parse_rows(earlier["request"]["test"]["rows"], test.dataset.rows or 0)
-    return before == test.rows or list(before) == list(test.rows)
+    before = parse_rows(rows, chosen.dataset.rows or 0)
+    return before == chosen.rows or list(before) == list(chosen.rows)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from service.auth import Caller
 from service.jobs.fit import fitted
-from service.jobs.given import refuse_what_is_not_given
+from service.jobs.given import (
+    as_solved,
+    factors_of,
+    job_with_factors,
+    refuse_what_is_not_given,
+)
 from service.jobs.inputs import Inputs, find_inputs
 from service.jobs.lifecycle import now
 from service.jobs.size import refuse_too_much
@@ -19,6 +24,7 @@ from upweight.errors import InvalidRequest, QueueFull
 from upweight.schema import (
     TERMINAL,
     ColumnMatch,
+    InfluencesJob,
     JobRecord,
     JobRequest,
     JobState,
@@ -43,13 +49,18 @@ def submit(
     _refuse_webhook(parts, job)
     inputs = find_inputs(parts, namespace, job)
     job = job.model_copy(update={"precision": job.precision or own_precision(inputs.model)})
+    earlier_factors = None
+    if isinstance(job, InfluencesJob) and job.factors is not None:
+        earlier_factors = job_with_factors(parts, namespace, job.factors)
+        job = as_solved(job, earlier_factors, inputs)
+        inputs = find_inputs(parts, namespace, job)
     matched = fitted(inputs, job.columns)
     refuse_what_is_not_given(parts, namespace, job, inputs, matched)
     refuse_too_much(parts.settings, job, inputs)
     parts.queue.refuse_if_full(job.priority)
     _refuse_over_quota(parts, namespace)
     parts.quota.refuse_over(namespace)
-    document = _record(job, inputs, matched).model_dump(mode="json")
+    document = _record(job, inputs, matched, earlier_factors).model_dump(mode="json")
     id, made = parts.records.create(
         "job", namespace, document, idempotency=idempotency, requires=_requires(document)
     )
@@ -109,7 +120,9 @@ def _refuse_over_quota(parts: Parts, namespace: str) -> None:
         )
 
 
-def _record(job: JobRequest, inputs: Inputs, matched: list[ColumnMatch]) -> JobRecord:
+def _record(
+    job: JobRequest, inputs: Inputs, matched: list[ColumnMatch], earlier: Document | None
+) -> JobRecord:
     return JobRecord(
         id=new_id("job"),
         state=JobState.QUEUED,
@@ -120,6 +133,7 @@ def _record(job: JobRequest, inputs: Inputs, matched: list[ColumnMatch]) -> JobR
         test_id=inputs.test.dataset.id if inputs.test is not None else None,
         hessian_id=inputs.hessian.dataset.id,
         matched=matched,
+        factors_of=None if earlier is None else factors_of(earlier),
         created_at=now(),
     )
 

@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.journeys.test_numbers import distance
-from upweight import Client, errors
+from upweight import Client, FactorsResult, errors
 
 SPREAD: list[dict[str, Any]] = [{}, {"blocks": {"spread": True, "rhs_rows": 2, "train_rows": 20}}]
 everywhere = pytest.mark.parametrize("cut", SPREAD, ids=["one task", "spread"])
@@ -209,3 +210,100 @@ def test_negative_curvature_fails_a_job_with_a_damping_that_does(
     assert named is not None
     assert "/hessian_regularization" in str(caught.value.errors)
     assert np.isfinite(np.asarray(run(float(named[1])).info["worst_residual_norm"]))
+
+
+@pytest.fixture(scope="module")
+def solved(online: Client, two_classes: Problem) -> FactorsResult:
+    """Factors of five rows, by cg with λ 0.006."""
+    return online.compute_influence_factors(
+        *["two-classes"] * 3, test_rows="0:5", inversion_method="cg", rtol=1e-6,
+        hessian_regularization=0.006, precision="float64",
+    )  # fmt: skip
+
+
+@everywhere
+def test_a_job_with_factors_of_another_says_with_which_damping_and_method_they_were_solved(
+    online: Client, two_classes: Problem, solved: FactorsResult, cut: dict[str, Any]
+) -> None:
+    result = online.compute_influences(
+        *["two-classes"] * 3, test_rows="0:5", factors=solved, precision="float64", **cut
+    )
+    exact = two_classes.factors(0.006)[:5] @ two_classes.gradients.T
+    assert distance(result.numpy(), exact) < 1e-4
+    request = result.job.request
+    assert request.hessian_regularization == 0.006
+    assert request.inversion == solved.job.request.inversion
+    told = result.job.factors_of
+    assert told is not None
+    assert (told.job, told.kind, told.method) == (solved.id, "factors", "cg")
+    assert (told.rows, told.statuses) == ("test rows", {"converged": 5})
+    # What "start one like it" sends.
+    again = online.jobs.create(request.model_dump(mode="json"))
+    assert again.request == request
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer", "words"),
+    [
+        ({"hessian_regularization": 0.1}, "/hessian_regularization", "with λ 0.006, not 0.1"),
+        ({"hessian_regularization": 0.0}, "/hessian_regularization", "with λ 0.006, not 0"),
+        ({"inversion_method": "direct"}, "/inversion/method", "with method 'cg', not 'direct'"),
+        (
+            {"inversion_method": "cg", "rtol": 1e-3},
+            "/inversion/rtol",
+            "with rtol 1e-06, not 0.001",
+        ),
+        ({"hessian_on": {"dataset": "two-classes", "rows": "0:9"}}, "/hessian_on", "over rows all"),
+        ({"test_rows": "0:4"}, "/factors", "rows 0:5"),
+    ],
+)
+def test_what_disagrees_with_the_factors_is_refused(
+    online: Client, solved: FactorsResult, given: dict[str, Any], pointer: str, words: str
+) -> None:
+    with pytest.raises(errors.InvalidRequest) as caught:
+        online.compute_influences(
+            *["two-classes"] * 3, factors=solved, **({"test_rows": "0:5"} | given)
+        )
+    assert words in str(caught.value)
+    assert caught.value.errors[0].pointer == pointer
+
+
+def test_what_agrees_with_the_factors_may_be_given(online: Client, solved: FactorsResult) -> None:
+    result = online.compute_influences(
+        *["two-classes"] * 3, test_rows="0:5", factors=solved, inversion_method="cg",
+        hessian_regularization=0.006,
+    )  # fmt: skip
+    assert result.job.request.hessian_regularization == 0.006
+
+
+@everywhere
+def test_a_measurement_of_ones_own_meets_training_rows(
+    online: Client, two_classes: Problem, cut: dict[str, Any]
+) -> None:
+    """b is the gradient of whatever one likes at θ; the answer is bᵀ (H + λI)⁻¹ ∇L(z_train)."""
+    b = np.random.default_rng(3).normal(size=(3, 14))
+    factors = online.solve_hvp(
+        "direct", "two-classes", "two-classes", b, hessian_regularization=0.1, precision="float64"
+    )
+    exact = np.linalg.solve(two_classes.hessian + 0.1 * np.eye(14), b.T).T @ two_classes.gradients.T
+    result = online.compute_influences(
+        *["two-classes"] * 3, test_rows="0:3", factors=factors, precision="float64",
+        keep={"matrix": True, "top": 4, "mean": True}, **cut,
+    )  # fmt: skip
+    assert distance(result.numpy(), exact) < 1e-8
+    assert distance(result.mean(), exact.mean(0)) < 1e-8
+    told = result.job.factors_of
+    assert told is not None
+    assert (told.kind, told.rows) == ("ihvp", "right-hand sides")
+    with pytest.raises(errors.InvalidRequest, match="solutions for 3 right-hand sides") as caught:
+        online.compute_influences(*["two-classes"] * 3, factors=factors)
+    assert caught.value.errors[0].pointer == "/test/rows"
+
+
+def test_an_inversion_is_left_out_with_factors_alone(http: httpx2.Client) -> None:
+    rows = {"dataset": "two-classes"}
+    answer = http.post(
+        "/v1/jobs", json={"kind": "influences", "model": "two-classes", "train": rows, "test": rows}
+    )
+    assert answer.status_code == 422
+    assert "'inversion' is required" in answer.text

@@ -14,7 +14,7 @@ from upweight.cli.submission import Submission
 from upweight.cli.verb import group, verb
 
 if TYPE_CHECKING:
-    from upweight.schema import Delivery, JobRecord, Judgement
+    from upweight.schema import Delivery, FactorsOf, JobRecord, Judgement
 
 jobs = group("Jobs: start them, watch them, stop them.")
 
@@ -203,6 +203,11 @@ def _delivered(delivery: Delivery) -> tuple[str, ...]:
     )
 
 
+def _factors_of(earlier: FactorsOf) -> str:
+    counted = ", ".join(f"{count} {status}" for status, count in (earlier.statuses or {}).items())
+    return f"{earlier.job}: {earlier.rows}, by {earlier.method}{f': {counted}' if counted else ''}"
+
+
 def _judged(judgement: Judgement) -> str:
     return f"{judgement.level}: {judgement.text}"
 
@@ -252,6 +257,7 @@ def _show(shell: Shell, record: JobRecord) -> None:
                 " ".join([request.inversion.method, *(f"{k}={v}" for k, v in parameters.items())]),
             ),
             ("λ", f"{request.hessian_regularization:g}"),
+            ("factors of", _factors_of(record.factors_of) if record.factors_of else ""),
             ("device", record.device or ""),
             ("attempt", units.count(record.attempt or None)),
             ("seconds", units.seconds(cost.seconds) if cost else ""),

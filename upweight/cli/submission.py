@@ -45,7 +45,9 @@ class Submission:
         self._fields[name] = chosen
 
     def invert(self, method: str | None, parameters: dict[str, Any]) -> None:
-        """The inversion; another method begins with its own defaults."""
+        """The inversion; another method begins with its own defaults. Nothing leaves it to `checked`."""
+        if method is None and not parameters and "inversion" not in self._fields:
+            return
         before = self._fields.get("inversion", {})
         before = dict(before) if isinstance(before, dict) else {"method": before}
         if method is not None and method != before.get("method"):
@@ -68,8 +70,9 @@ class Submission:
         from upweight.client.request import inversion
 
         given = {"kind": "influences", **self._fields}
-        method = dict(given["inversion"])
-        given["inversion"] = inversion(method.pop("method"), method)
+        if "inversion" in given or not given.get("factors"):  # whose job's it is then
+            method = dict(given.get("inversion", {"method": "direct"}))
+            given["inversion"] = inversion(method.pop("method"), method)
         rhs = given.get("rhs")
         if isinstance(rhs, str) and not rhs.startswith("sha256:"):
             choices.existing([rhs])

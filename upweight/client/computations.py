@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from upweight.client.blobs import put_array
@@ -42,8 +42,8 @@ class Computation:
     kind: str
     model: Model
     train: Choice
-    method: Any
-    regularization: float
+    method: Any  # None: that of `factors` which are taken, else direct
+    regularization: float | None
     parameters: Mapping[str, Any]
     perturbation: float | None = None  # another name of the regularization
     train_rows: RowChoice | None = None
@@ -51,6 +51,7 @@ class Computation:
     wait: bool = True
     timeout: float | None = None
     progress: bool | None = None
+    solved: bool = False  # an earlier job has
 
     def run(self, bars: Bars, hold: float, **own: Any) -> Flow[JobRecord]:
         """Creates the job, and waits until it has succeeded if that is wanted."""
@@ -64,29 +65,40 @@ class Computation:
         return waited_for(record)
 
     def _fields(self, bars: Bars) -> Flow[dict[str, Any]]:
-        of_job = JOB_OPTIONS.difference(fields_of(self.method))
+        taken = self.method is None and self.solved
+        chosen = "direct" if self.method is None and not taken else self.method
+        of_job = JOB_OPTIONS.difference(fields_of(chosen))
         options = {k: v for k, v in self.parameters.items() if k in of_job}
         method = {k: v for k, v in self.parameters.items() if k not in of_job}
+        if taken and method:
+            name = next(iter(method))
+            raise InvalidRequest.field(
+                f"/inversion/{name}",
+                "is of an inversion method, and factors of an earlier job are solved for; leave it out",
+                method[name],
+            )
         for guess in GUESSES:
             if guess in method and not isinstance(method[guess], str | None):
-                inversion(self.method, {k: v for k, v in method.items() if k not in GUESSES})
+                inversion(chosen, {k: v for k, v in method.items() if k not in GUESSES})
                 method[guess] = yield from put_array(guess, method[guess], bars)
         fields = {
             "kind": self.kind,
             "model": reference(self.model),
             "train": selection(self.train, self.train_rows),
-            "inversion": inversion(self.method, method),
-            "hessian_regularization": self._lambda(),
+            **({} if taken else {"inversion": inversion(chosen, method)}),
             **options,
         }
+        damping = self._lambda()
+        if damping is not None:
+            fields["hessian_regularization"] = damping
         if self.hessian_on is not None:
             fields["hessian_on"] = selection(self.hessian_on)
         return fields
 
-    def _lambda(self) -> float:
+    def _lambda(self) -> float | None:
         if self.perturbation is None:
             return self.regularization
-        if self.regularization not in (0.0, self.perturbation):
+        if self.regularization not in (None, 0.0, self.perturbation):
             raise InvalidRequest(
                 "hessian_perturbation and hessian_regularization mean the same; give one of them"
             )
@@ -116,6 +128,7 @@ def influences(
     keep: Mapping[str, Any] | None,
 ) -> Flow[JobRecord]:
     """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train)."""
+    computation = replace(computation, solved=factors is not None)
     return (
         yield from computation.run(
             bars,

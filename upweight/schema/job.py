@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, JsonValue, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, JsonValue, model_validator
 
 from upweight.schema.base import (
     CONTRACT,
@@ -19,7 +20,7 @@ from upweight.schema.base import (
     Text,
 )
 from upweight.schema.display import Record
-from upweight.schema.inversion import Inversion, PositiveInt
+from upweight.schema.inversion import METHODS, Direct, Inversion, PositiveInt
 from upweight.schema.problem import Problem, Progress
 from upweight.schema.rows import RowSelection
 from upweight.schema.verdict import Verdict
@@ -66,6 +67,13 @@ class Blocks(Request):
         None,
         description="Whether the blocks are spread over all workers; false: one does them all, in order.",
     )
+
+
+def _requiring(name: str) -> Callable[[dict[str, Any]], None]:
+    def require(schema: dict[str, Any]) -> None:
+        schema["required"] = [*schema.get("required", []), name]
+
+    return require
 
 
 class _JobRequest(Request):
@@ -125,6 +133,9 @@ class _JobRequest(Request):
 class InfluencesJob(_JobRequest):
     """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train), or with ∇ₓ∇L(z_train) for `perturbation`. Positive means helpful."""
 
+    # Forms ask for it; it may be left out with `factors` alone.
+    model_config = ConfigDict(json_schema_extra=_requiring("inversion"))
+
     kind: Literal["influences"] = "influences"
     test: Selection
     influence_type: Literal["up", "perturbation"] = "up"
@@ -134,10 +145,25 @@ class InfluencesJob(_JobRequest):
     perturb_input: Text | None = Field(
         None, description="The input column to perturb; null means the only floating-point one."
     )
+    inversion: Inversion = Field(
+        Direct(), description="Must be given, except with `factors`: their job's is taken then."
+    )
     factors: Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")] | None = Field(
-        None, description="An earlier job whose factors are used instead of solving again."
+        None,
+        description="An earlier job whose factors are used instead of solving again, with its λ, method and rows of "
+        "the Hessian; another one of these is refused. Of an `ihvp` job they are the solutions for right-hand sides of "
+        "its own, say the gradient of a margin: row i of the result is then that of right-hand side i, and `test` must "
+        "choose as many rows, for their labels alone.",
     )
     keep: Keep = Keep()
+
+    @model_validator(mode="after")
+    def _has_an_inversion(self) -> Self:
+        if self.factors is None and "inversion" not in self.model_fields_set:
+            raise ValueError(
+                f"'inversion' is required: {{'method': …}}, one of {', '.join(METHODS)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_is_kept(self) -> Self:
@@ -255,6 +281,21 @@ class ColumnMatch(Answer):
     )
 
 
+class FactorsOf(Answer):
+    """Where a job has its factors from that did not solve for them itself."""
+
+    job: str
+    kind: Literal["influences", "factors", "ihvp"]
+    method: str
+    hessian_regularization: float
+    rows: Literal["test rows", "right-hand sides"] = Field(
+        description="What they are the solutions for: gradients of the test rows, or right-hand sides of the job's own."
+    )
+    statuses: dict[str, int] | None = Field(
+        None, description="How many of its right-hand sides ended in which status."
+    )
+
+
 class JobRecord(Record):
     """A job as it stands."""
 
@@ -303,6 +344,9 @@ class JobRecord(Record):
     )
     shared: list[str] = Field(
         [], description="Fits and factors in the object storage that it may share with other jobs."
+    )
+    factors_of: FactorsOf | None = Field(
+        None, description="The earlier job whose factors are used; `request` has its λ and method."
     )
     problem: Problem | None = None
     revision: int = Field(0, description="Grows with every change; the id of the newest event.")

@@ -6,6 +6,7 @@ import { extent } from "../charts/scales.js";
 import { h } from "../dom.js";
 import { notice } from "../failure.js";
 import { bytes, count, number } from "../format.js";
+import { link } from "../router.js";
 import { facts } from "./overview.js";
 
 const GOVERNED = "Directions below the line are governed by λ, not by the data.";
@@ -27,7 +28,8 @@ export async function open(job, route, { signal }) {
       "div",
       {},
       verdict(job),
-      plots.length ? h("div", { class: "plots" }, plots) : notice("The method left no arrays to draw."),
+      factorsOf(job),
+      plots.length ? h("div", { class: "plots" }, plots) : job.factors_of ? null : notice("The method left no arrays to draw."),
       h("div", { class: "columns" },
         h("section", {}, h("h2", {}, "Summary"), facts(Object.entries(info.summary).map(([name, value]) => [name.replaceAll("_", " "), shown(value)]))),
         info.arrays.length ? h("section", {}, h("h2", {}, "Arrays"), arrayTable(info.arrays)) : null),
@@ -39,6 +41,13 @@ export async function open(job, route, { signal }) {
 function verdict({ verdict: told }) {
   if (!told) return notice("This result is of a version that gave no verdict.");
   return Object.entries(QUESTIONS).map(([part, question]) => h("section", { class: `trust ${told[part].level}`, role: "note" }, h("h2", {}, question), h("p", {}, h("strong", {}, LEVELS[told[part].level]), told[part].text)));
+}
+
+/** Where the factors are from, if the job did not solve for them: a link, and how those solutions ended. */
+function factorsOf({ factors_of: earlier }) {
+  if (!earlier) return null;
+  const ended = Object.entries(earlier.statuses ?? {}).map(([status, each]) => `${count(each)} ${status.replaceAll("_", " ")}`).join(", ");
+  return h("p", {}, "The factors are those of ", h("a", { href: link(["jobs", earlier.job]) }, earlier.job), `: solutions for its ${earlier.rows} by ${earlier.method} with λ\u00a0${earlier.hessian_regularization}${ended ? `; ${ended}` : ""}.`);
 }
 
 function isDrawn({ name, shape }) {
