@@ -16,13 +16,11 @@ from service.parts import Parts
 from service.requests import Trace
 from service.storage import keys
 from service.storage.keys import Document, Kind
-from service.storage.queue import CHECKS
+from service.storage.queue import CHECK_PRIORITY, CHECKS
 from service.storage.records import Idempotency, not_found
 from upweight.errors import InvalidRequest
 from upweight.schema import CheckState
 from upweight.schema.base import REFERENCE_PATTERN
-
-CHECK_PRIORITY = "high"  # a check is short, and somebody waits for it
 
 
 def digest_of(parts: Any) -> str:

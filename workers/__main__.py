@@ -12,7 +12,7 @@ import torch
 from service.logs import configure, log
 from service.malloc import keep_one_arena, keep_what_a_pass_frees
 from service.settings import Settings
-from service.storage.queue import PRIORITIES
+from service.storage.queue import CHECK_PRIORITY, PRIORITIES
 from service.tracing import Tracing
 from upweight.errors import UpweightError
 from workers.context import Context
@@ -20,6 +20,7 @@ from workers.copyist import Copyist
 from workers.housekeeper import Housekeeper
 from workers.janitor import Janitor
 from workers.presence import Presence
+from workers.programs.fork_server import ForkServer
 from workers.tasks import Tasks
 from workers.warm_up import warm_up
 from workers.worker import WarmWorker
@@ -52,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     warm_up(context.device)
     Presence(context, names).start()
+    server = ForkServer("workers.checks:prepare") if CHECK_PRIORITY in names else None
+    if server is not None:
+        server.start()
     Janitor(context).start()
     Copyist(context).start()
     Housekeeper(context).start()
@@ -59,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         names,
         context.redis,
         context.name,
-        Tasks(context).table(),
+        Tasks(context, server).table(),
         context.stopping,
         understood=settings.contract,
         tracing=tracing,

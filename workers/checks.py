@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor
+from torch import Tensor, nn
 
 from upweight.errors import UpweightError
 from upweight.schema import CrossEntropy, Loss, Nll
@@ -26,7 +26,13 @@ from workers.models import described_frozen, described_layout, engine_loss
 from workers.programs.check import exercise
 from workers.programs.factory import read_factory
 from workers.programs.huggingface import read_huggingface
-from workers.programs.program import InputSpec, Program, dtype_name
+from workers.programs.program import (
+    InputSpec,
+    OutputSpec,
+    Program,
+    dtype_name,
+    parameter_specs,
+)
 from workers.programs.pt2 import Pt2Policy, read_pt2
 from workers.programs.state import stored_dtypes
 from workers.refusals import refusal
@@ -56,21 +62,36 @@ def check_model(
         )
     else:
         program = read_pt2(Path(path), policy=Pt2Policy(pt2_policy))
+    return _judged(program, contract_loss, parameters, Path(path))
+
+
+def prepare() -> None:
+    """All that a check does for the first time, most of it imports of torch's, on a small network of our own."""
+    network = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)).eval()
+    inputs = (InputSpec("input", "float32", (None, 3), (2, 3)),)
+    output = OutputSpec("float32", (None, 2))
+    program = Program(network, inputs, output, parameter_specs(network), "pt2")
+    _judged(program, CrossEntropy(name="cross_entropy"), None, Path())
+
+
+def _judged(
+    program: Program, loss: Loss, parameters: Sequence[str] | None, path: Path
+) -> dict[str, Any]:
     report = program.describe()
     try:
         refuse_mixed(program.module, [_one_row(spec) for spec in program.inputs])
-        problem = Problem(program.module, engine_loss(contract_loss), parameters)
-        if format != "factory":
+        problem = Problem(program.module, engine_loss(loss), parameters)
+        if program.format != "factory":
             found, rows = exercise(program)
             report |= found
-            _try_out(problem, rows, contract_loss)
+            _try_out(problem, rows, loss)
     except EngineError as error:
         return {"refusal": _refused(error, parameters or ()).problem().model_dump(mode="json")}
     return report | {
         "selected": described_layout(problem),
         "parameter_count": problem.size,
         "held_fixed": described_frozen(problem, parameters),
-        **_precision(program, Path(path), problem),
+        **_precision(program, path, problem),
     }
 
 

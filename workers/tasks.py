@@ -27,6 +27,7 @@ from workers.grid.threads import computing_with
 from workers.grid.work import AnyJob
 from workers.job import JobRun
 from workers.models import allowed_programs
+from workers.programs.fork_server import ForkServer
 from workers.programs.isolation import run_isolated
 from workers.refusals import said
 from workers.watch import Cancelled, GivenBack, Watch
@@ -38,8 +39,10 @@ _REQUEST: TypeAdapter[AnyJob] = TypeAdapter(AnyJob)
 class Tasks:
     """The tasks of one worker."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, server: ForkServer | None = None) -> None:
+        """`server` forks the children that check models."""
         self._context = context
+        self._server = server
         self._blocks = BlockTask(context)
 
     def table(self) -> Mapping[str, Task]:
@@ -239,6 +242,7 @@ class Tasks:
                 },
                 timeout_s=context.settings.check_seconds,
                 memory_bytes=context.settings.check_memory_bytes,
+                server=self._server,
             )
         watch.checkpoint()
         return _model_fields(report, context.settings.model_parameters)

@@ -17,13 +17,12 @@ from redis import Redis
 
 from service.auth import Keys
 from service.jobs.lifecycle import now
-from service.registry import CHECK_PRIORITY
 from service.results.layout import ResultPaths
 from service.storage import keys, scripts
 from service.storage.copies import Copies, Copy, LastVersion
 from service.storage.keys import Document, Kind
 from service.storage.objects import Objects
-from service.storage.queue import CHECKS, RUN_JOB, TaskQueue
+from service.storage.queue import CHECK_PRIORITY, CHECKS, RUN_JOB, TaskQueue
 from service.storage.redis import reachable
 from service.storage.shared import Shared
 from upweight.schema import CheckState, JobState

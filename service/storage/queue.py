@@ -31,6 +31,7 @@ RUN_BLOCK = "workers.tasks.run_block"
 CHECK_MODEL = "workers.tasks.check_model"
 CHECK_DATASET = "workers.tasks.check_dataset"
 CHECKS: dict[Kind, str] = {"model": CHECK_MODEL, "dataset": CHECK_DATASET}
+CHECK_PRIORITY = "high"  # a check is short, and somebody waits for it
 
 DOORBELL = f"{PREFIX}:doorbell"
 _DOORBELL_LENGTH = 64  # more rings than workers are of no use

@@ -1,12 +1,13 @@
 """Archives of the zoo's models, each exported once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.programs.zoo import CASES, export
+from workers.programs.fork_server import ForkServer
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,12 @@ def archive_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 def mlp(archive_of: Callable[[str], Path]) -> Path:
     """The smallest archive."""
     return archive_of("mlp")
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """As a worker has it: forks the children that check models."""
+    server = ForkServer("workers.checks:prepare")
+    server.start()
+    yield server
+    server.stop()

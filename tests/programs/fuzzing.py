@@ -2,9 +2,8 @@
 
     python -m tests.programs.fuzzing --first 0 --count 2000
 
-reads so many mutants, many in one child for speed. One that ends its child is read again in a child of its own, which
-must end with a problem in words. Prints what became of how many, and each finding with its number, by which it can
-be made again (`--first NUMBER --count 1`).
+reads so many mutants, each in a child of its own, which must end with a report or a problem in words. Prints what
+became of how many, and each finding with its number, by which it can be made again (`--first NUMBER --count 1`).
 """
 
 import argparse
@@ -15,39 +14,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tests.programs.mutants import mutant
 from tests.programs.tampering import Members, members_of
 from tests.programs.zoo import CASES, export
 from workers.programs.errors import CheckCrashed, CheckDied, CheckFailed, ProgramError
+from workers.programs.fork_server import ForkServer
 from workers.programs.isolation import run_isolated
 
 ZOO = ("mlp", "cnn", "attention", "residual-decomposed", "recurrent")
 MEMORY = 4 << 30
-SECONDS = 60.0
+SECONDS = 10.0  # some ask for operations on 2²⁴ numbers: they need not be waited for
 LOSS = {"name": "cross_entropy"}
-_AT_ONCE = 100
-
-
-def check_each(path: str, names: Sequence[str]) -> dict[str, Any]:
-    """In the child: what becomes of each archive of a folder, and the seconds that it took."""
-    from workers.checks import check_model
-
-    found: dict[str, tuple[str, float]] = {}
-    for name in names:
-        began = time.monotonic()
-        try:
-            report = check_model("pt2", f"{path}/{name}", LOSS, ["*"], "sanitized")
-            outcome = "refused with its loss" if "refusal" in report else "ready"
-        except ProgramError as error:
-            outcome = error.code
-        except MemoryError:
-            outcome = "program-check-memory"
-        except BaseException as error:
-            outcome = f"unforeseen: {type(error).__name__}: {str(error)[:200]}"
-        found[name] = (outcome, time.monotonic() - began)
-    return {"found": found}
+SERVER = ForkServer("workers.checks:prepare")  # as a worker has it
 
 
 @dataclass
@@ -67,37 +46,12 @@ class Campaign:
 
     def run(self, first: int, count: int) -> None:
         """Reads the mutants of these numbers."""
-        for start in range(first, first + count, _AT_ONCE):
-            self._together(range(start, min(start + _AT_ONCE, first + count)))
-
-    def _together(self, numbers: range) -> None:
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            for number in numbers:
-                Path(folder, str(number)).write_bytes(mutant(number, self.bases))
-            self._read(folder, list(numbers))
-
-    def _read(self, folder: str, numbers: list[int]) -> None:
-        """Halves those among which one ends the child, until it is alone."""
-        try:
-            found = check_together(folder, [str(number) for number in numbers])
-        except CheckFailed as error:
-            if len(numbers) > 1:
-                half = len(numbers) // 2
-                self._read(folder, numbers[:half])
-                self._read(folder, numbers[half:])
-                return
-            self._alone(Path(folder, str(numbers[0])), numbers[0], error)
-            return
-        for name, (outcome, seconds) in found.items():
-            self._note(int(name), outcome, seconds)
-
-    def _alone(self, path: Path, number: int, error: CheckFailed) -> None:
-        try:
-            check_alone(path)
-        except ProgramError as problem:
-            self._note(number, f"{problem.code}: {problem.message[:120]}", 0.0)
-        else:
-            self.findings.append(f"{number}: ended its child ({error}) among others, but not alone")
+        for number in range(first, first + count):
+            path = self.folder / str(number)
+            path.write_bytes(mutant(number, self.bases))
+            began = time.monotonic()
+            self._note(number, outcome_of(path), time.monotonic() - began)
+            path.unlink()
 
     def _note(self, number: int, outcome: str, seconds: float) -> None:
         self.outcomes[outcome.partition(":")[0]] += 1
@@ -106,20 +60,8 @@ class Campaign:
             self.findings.append(f"{number}: {outcome}")
 
 
-def check_together(folder: str, names: Sequence[str]) -> dict[str, tuple[str, float]]:
-    """`check_each` in one isolated child; raises CheckFailed when one of them ends it."""
-    command = {
-        "call": "tests.programs.fuzzing:check_each",
-        "arguments": {"path": folder, "names": list(names)},
-    }
-    found: dict[str, tuple[str, float]] = run_isolated(
-        command, timeout_s=SECONDS, memory_bytes=MEMORY
-    )["found"]
-    return found
-
-
-def check_alone(path: Path, timeout_s: float = SECONDS) -> dict[str, Any]:
-    """What a worker does with an archive; raises ProgramError."""
+def outcome_of(path: Path) -> str:
+    """What becomes of an archive: what a worker does with it, in a child of its own."""
     arguments = {
         "format": "pt2",
         "path": str(path),
@@ -128,7 +70,13 @@ def check_alone(path: Path, timeout_s: float = SECONDS) -> dict[str, Any]:
         "pt2_policy": "sanitized",
     }
     command = {"call": "workers.checks:check_model", "arguments": arguments}
-    return run_isolated(command, timeout_s=timeout_s, memory_bytes=MEMORY)
+    try:
+        report = run_isolated(command, timeout_s=SECONDS, memory_bytes=MEMORY, server=SERVER)
+    except CheckFailed as error:
+        return f"{error.code}: {error.message[:200]}"
+    except ProgramError as error:
+        return error.code
+    return "refused with its loss" if "refusal" in report else "ready"
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +19,37 @@ def answer(**arguments: Any) -> dict[str, Any]:
         "arguments": arguments,
         "environment": dict(os.environ),
         "files": os.listdir("/proc/self/fd"),
+        "has_torch": "torch" in sys.modules,
     }
+
+
+def leave_a_mark() -> dict[str, Any]:
+    """What it finds of those before it, where a child could leave something, and leaves for those after it."""
+    found = [name for name in ("marked", "MARKED") if hasattr(os, name) or name in os.environ]
+    os.marked, os.environ["MARKED"] = True, "yes"  # type: ignore[attr-defined]
+    return {"found": found}
+
+
+def signal(processes: list[int]) -> dict[str, Any]:
+    """Those processes that it could kill."""
+    reached = []
+    for each in processes:
+        try:
+            os.kill(each, 9)
+            reached.append(each)
+        except (ProcessLookupError, PermissionError):
+            continue
+    return {"reached": reached}
+
+
+def start_a_thread() -> None:
+    """A preparation after which nothing can be forked."""
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+
+
+def crash() -> None:
+    """A preparation that ends the server."""
+    os._exit(1)
 
 
 def import_late() -> dict[str, Any]:
@@ -45,6 +76,11 @@ def allocate_tensor(size: int) -> dict[str, Any]:
 def sleep() -> dict[str, Any]:
     time.sleep(60)
     return {}
+
+
+def nap() -> dict[str, Any]:
+    time.sleep(2)
+    return {"rested": True}
 
 
 def spin() -> dict[str, Any]:

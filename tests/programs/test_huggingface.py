@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tests import huggingface_models
 from upweight.client.huggingface import LiveModel, is_huggingface
 from workers.programs.errors import ConfigRefused, ProgramError, StateMismatch
+from workers.programs.fork_server import ForkServer
 from workers.programs.huggingface import read_huggingface
 from workers.programs.isolation import run_isolated
 
@@ -75,20 +76,17 @@ def test_a_language_model_computes_as_transformers_does(gpt2: Any, saved: Any) -
 CROSS_ENTROPY = {"name": "cross_entropy"}
 
 
-def in_the_child(config: dict[str, Any], weights: Path, **changes: Any) -> dict[str, Any]:
-    """As a worker checks it."""
+def test_the_isolated_check_takes_it_with_all_its_derivatives(
+    bert: Any, saved: Any, fork_server: ForkServer
+) -> None:
+    config, weights = saved(bert)
     arguments = {
         "format": "huggingface", "path": str(weights), "loss": CROSS_ENTROPY, "parameters": ["*"],
         "pt2_policy": "reject", "config": config, "task": SEQUENCE, "inputs": ["input_ids", "attention_mask"],
-        "allowed": ["bert", "gpt2"], **changes,
+        "allowed": ["bert", "gpt2"],
     }  # fmt: skip
     command = {"call": "workers.checks:check_model", "arguments": arguments}
-    return run_isolated(command, timeout_s=120, memory_bytes=8 << 30)
-
-
-def test_the_isolated_check_takes_it_with_all_its_derivatives(bert: Any, saved: Any) -> None:
-    config, weights = saved(bert)
-    report = in_the_child(config, weights)
+    report = run_isolated(command, timeout_s=120, memory_bytes=8 << 30, server=fork_server)
     assert set(report["transforms"].values()) == {None}
     assert report["parameter_count"] == sum(each.numel() for each in bert.parameters())
     assert [spec["name"] for spec in report["inputs"]] == ["input_ids", "attention_mask"]

@@ -3,6 +3,8 @@
 import os
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +19,45 @@ from workers.programs.errors import (
     OutputUnsupported,
     PickleRefused,
 )
+from workers.programs.fork_server import ForkServer
 from workers.programs.isolation import run_isolated
 
 MEMORY = 4 << 30
 
 
-def run(name: str, *, timeout_s: float = 30, **arguments: Any) -> dict[str, Any]:
+Run = Callable[..., dict[str, Any]]
+Check = Callable[[Path], dict[str, Any]]
+
+
+@pytest.fixture(params=["fork", "fresh interpreter"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Calls a misbehaving function in the child, which is made in both ways."""
+    forks = request.param == "fork"
+    server: ForkServer | None = request.getfixturevalue("fork_server") if forks else None
+    return partial(misbehave, server)
+
+
+def misbehave(
+    server: ForkServer | None, name: str, *, timeout_s: float = 30, **arguments: Any
+) -> dict[str, Any]:
     """Calls a misbehaving function in the child."""
     command = {"call": f"tests.programs.misbehaviour:{name}", "arguments": arguments}
-    return run_isolated(command, timeout_s=timeout_s, memory_bytes=MEMORY)
+    return run_isolated(command, timeout_s=timeout_s, memory_bytes=MEMORY, server=server)
 
 
-def check(path: Path) -> dict[str, Any]:
+@pytest.fixture
+def check(fork_server: ForkServer) -> Check:
     """Checks an archive in the child."""
-    command = {
-        "call": "workers.programs.check:check_program",
-        "arguments": {"format": "pt2", "path": str(path)},
-    }
-    return run_isolated(command, timeout_s=60, memory_bytes=MEMORY)
+
+    def checked(path: Path) -> dict[str, Any]:
+        arguments = {"format": "pt2", "path": str(path)}
+        command = {"call": "workers.programs.check:check_program", "arguments": arguments}
+        return run_isolated(command, timeout_s=60, memory_bytes=MEMORY, server=fork_server)
+
+    return checked
 
 
-def test_child_gets_no_environment_and_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_gets_no_environment_and_no_files(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", "hunter2")
     with open(__file__) as held:
         os.set_inheritable(held.fileno(), True)
@@ -49,25 +69,26 @@ def test_child_gets_no_environment_and_no_files(monkeypatch: pytest.MonkeyPatch)
     assert report["isolation"]["memory"] is True
 
 
-def test_packages_are_found_although_the_folder_around_them_changes() -> None:
+def test_packages_are_found_although_the_folder_around_them_changes(run: Run) -> None:
     assert run("import_late")["found"] == ["service.settings", "upweight.schema"]
 
 
 @pytest.mark.parametrize("name", ["allocate", "allocate_tensor"])
-def test_too_much_memory_is_told(name: str) -> None:
+def test_too_much_memory_is_told(run: Run, name: str) -> None:
     with pytest.raises(CheckOutOfMemory, match="memory"):
         run(name, size=8 << 30)
 
 
 @pytest.mark.parametrize("name", ["sleep", "spin"])
-def test_too_much_time_is_told(name: str) -> None:
+def test_too_much_time_is_told(run: Run, name: str) -> None:
+    run("answer")  # the server is ready
     start = time.monotonic()
     with pytest.raises(CheckTimedOut, match="longer than 1 s"):
         run(name, timeout_s=1)
     assert time.monotonic() - start < 4
 
 
-def test_nothing_the_child_started_outlives_it(tmp_path: Path) -> None:
+def test_nothing_the_child_started_outlives_it(run: Run, tmp_path: Path) -> None:
     report = run("linger", path=str(tmp_path / "alive"))
     if not report["isolation"]["processes"]:
         pytest.skip("namespaces are not permitted here; the report says processes: false")
@@ -75,20 +96,20 @@ def test_nothing_the_child_started_outlives_it(tmp_path: Path) -> None:
     assert not (tmp_path / "alive").exists()
 
 
-def test_child_can_write_no_file(tmp_path: Path) -> None:
+def test_child_can_write_no_file(run: Run, tmp_path: Path) -> None:
     with pytest.raises(CheckCrashed, match=r"OSError|PermissionError"):
         run("write", path=str(tmp_path / "written"))
     written = tmp_path / "written"
     assert not written.exists() or written.stat().st_size == 0
 
 
-def confined() -> None:
+def confined(run: Run) -> None:
     if not run("answer")["isolation"]["files"]:
         pytest.skip("this kernel has no Landlock; the report says files: false")
 
 
-def test_child_reads_code_and_its_file_and_nothing_else(tmp_path: Path) -> None:
-    confined()
+def test_child_reads_code_and_its_file_and_nothing_else(run: Run, tmp_path: Path) -> None:
+    confined(run)
     given, other = tmp_path / "given", tmp_path / "credentials"
     given.write_text("program")
     other.write_text("secret")
@@ -102,22 +123,22 @@ def test_child_reads_code_and_its_file_and_nothing_else(tmp_path: Path) -> None:
         run("read", path=str(given), target=str(link))
 
 
-def test_child_can_not_look_into_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_can_not_look_into_the_worker(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its environment has the credentials of the object storage."""
-    confined()
+    confined(run)
     for name in ("environ", "mem", "maps"):
         with pytest.raises(CheckCrashed, match=r"PermissionError|OSError"):
             run("read", target=f"/proc/{os.getpid()}/{name}")
 
 
-def test_child_makes_no_folder(tmp_path: Path) -> None:
-    confined()
+def test_child_makes_no_folder(run: Run, tmp_path: Path) -> None:
+    confined(run)
     with pytest.raises(CheckCrashed, match="PermissionError"):
         run("make_folder", target=str(tmp_path / "made"))
     assert not (tmp_path / "made").exists()
 
 
-def test_child_has_no_network_where_the_report_says_so() -> None:
+def test_child_has_no_network_where_the_report_says_so(run: Run) -> None:
     isolated = run("answer")["isolation"]["network"]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -135,27 +156,29 @@ def test_child_has_no_network_where_the_report_says_so() -> None:
         ("fail", {}, "KeyError"),
     ],
 )
-def test_death_of_the_child_is_told(name: str, arguments: dict[str, Any], words: str) -> None:
+def test_death_of_the_child_is_told(
+    run: Run, name: str, arguments: dict[str, Any], words: str
+) -> None:
     with pytest.raises(CheckCrashed, match=words):
         run(name, **arguments)
 
 
-def test_a_killed_child_is_told_as_short_of_memory() -> None:
+def test_a_killed_child_is_told_as_short_of_memory(run: Run) -> None:
     with pytest.raises(CheckOutOfMemory):
         run("overrun")
 
 
 @pytest.mark.parametrize("size", [1, 100])
-def test_a_child_that_babbles_is_not_believed(size: int) -> None:
+def test_a_child_that_babbles_is_not_believed(run: Run, size: int) -> None:
     with pytest.raises((CheckCrashed, CheckOutOfMemory, CheckTimedOut)):
         run("babble", size=size, timeout_s=10)
 
 
-def test_prints_are_no_answer() -> None:
+def test_prints_are_no_answer(run: Run) -> None:
     assert "forged" not in run("chatter")
 
 
-def test_report_describes_the_program(mlp: Path) -> None:
+def test_report_describes_the_program(check: Check, mlp: Path) -> None:
     report = check(mlp)
     assert report["inputs"] == [
         {"name": "input", "dtype": "float32", "shape": [None, 4], "example": [4, 4]}
@@ -165,14 +188,16 @@ def test_report_describes_the_program(mlp: Path) -> None:
     assert set(report["transforms"].values()) == {None}
 
 
-def test_problem_comes_back_as_the_same_error(tmp_path: Path) -> None:
+def test_problem_comes_back_as_the_same_error(check: Check, tmp_path: Path) -> None:
     (tmp_path / "m.pkl").write_bytes(b"\x80\x04")
     with pytest.raises(PickleRefused) as caught:
         check(tmp_path / "m.pkl")
     assert caught.value.field == "/program/blob"
 
 
-def test_rows_that_depend_on_each_other_are_refused(mlp: Path, tmp_path: Path) -> None:
+def test_rows_that_depend_on_each_other_are_refused(
+    check: Check, mlp: Path, tmp_path: Path
+) -> None:
     def change(document: dict[str, Any]) -> None:
         node = first_node(document, "torch.ops.aten.tanh.default")
         node["target"] = "torch.ops.aten.softmax.int"
@@ -184,7 +209,7 @@ def test_rows_that_depend_on_each_other_are_refused(mlp: Path, tmp_path: Path) -
         check(edit(mlp, tmp_path / "m.pt2", GRAPH, change))
 
 
-def test_a_graph_that_fails_when_run_is_refused(mlp: Path, tmp_path: Path) -> None:
+def test_a_graph_that_fails_when_run_is_refused(check: Check, mlp: Path, tmp_path: Path) -> None:
     def change(document: dict[str, Any]) -> None:
         node = first_node(document, "torch.ops.aten.tanh.default")
         node["target"] = "torch.ops.aten.reshape.default"
@@ -194,7 +219,7 @@ def test_a_graph_that_fails_when_run_is_refused(mlp: Path, tmp_path: Path) -> No
         check(edit(mlp, tmp_path / "m.pt2", GRAPH, change))
 
 
-def test_a_graph_that_wants_all_memory_is_refused(mlp: Path, tmp_path: Path) -> None:
+def test_a_graph_that_wants_all_memory_is_refused(check: Check, mlp: Path, tmp_path: Path) -> None:
     def change(document: dict[str, Any]) -> None:
         node = first_node(document, "torch.ops.aten.tanh.default")
         node["target"] = "torch.ops.aten.repeat.default"

@@ -1,6 +1,7 @@
-"""The isolated child: `python -m workers.programs.child`, a question on stdin, an answer on stdout.
+"""The isolated child, a question on stdin, an answer on stdout: a fork of the fork server, which calls `main`, or
+`python -m workers.programs.child`.
 
-Nothing untrusted is touched before the limits are set, and torch is imported after them.
+Nothing untrusted is touched before the limits are set.
 """
 
 import ctypes
@@ -9,7 +10,6 @@ import json
 import os
 import resource
 import signal
-import sys
 import tempfile
 from typing import Any
 
@@ -27,9 +27,9 @@ def main() -> None:
     answer = os.fdopen(os.dup(1), "wb")
     # Libraries print; the answer's pipe is ours alone.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    question = json.loads(sys.stdin.buffer.read())
-    # It can write nowhere, so looking for a folder to write to would fail, and so would making torch's cache.
-    tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.sep
+    with open(0, "rb", closefd=False) as stdin:
+        question = json.loads(stdin.read())
+    write_nowhere()
     readable = [str(question["arguments"]["path"])] if "path" in question["arguments"] else []
     # Their folder can't be listed afterwards, and Python lists it anew whenever anything beside them changes.
     for package in ("upweight", "service", question["call"].partition(".")[0]):
@@ -42,6 +42,11 @@ def main() -> None:
     answer.flush()
     # Without the interpreter's shutdown, which a tampered torch could hang.
     os._exit(0)
+
+
+def write_nowhere() -> None:
+    """A child can't write, so looking for a folder to write to would fail, and so would making torch's cache."""
+    tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.sep
 
 
 def _isolate(memory_bytes: int, cpu_s: int, readable: list[str]) -> dict[str, bool]:
@@ -74,7 +79,7 @@ def _isolate(memory_bytes: int, cpu_s: int, readable: list[str]) -> dict[str, bo
 def _become_first_process() -> None:
     """Goes on as the first process of the new namespace: with it, all that it started ends.
 
-    Nothing but the standard library has been imported, and no thread started, so forking is safe.
+    No thread has been started, so forking is safe.
     """
     child = os.fork()
     if child == 0:

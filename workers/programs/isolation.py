@@ -1,9 +1,10 @@
 """Runs a check of something untrusted in a process of its own, which is given nothing to steal.
 
-The child is a fresh interpreter (never a fork: torch's threads do not survive one) with an empty
-environment but for the import path, no open files but its pipes, and limits on address space,
+The child has an empty environment but for the import path, no open files but its pipes, and limits on address space,
 processor time, file size (nothing can be written) and core dumps. It dies with its parent, and is
-killed, with all its process group, when its time is over.
+killed, with all its process group, when its time is over. It is a fork of a `ForkServer`, which has imported torch, has
+one thread and holds nothing; never of the worker, whose memory has credentials and whose threads do not survive a
+fork. Where there is no such server it is a fresh interpreter.
 
 Where the kernel lets an ordinary process make namespaces, the child has no network, and everything it
 started dies with it. Where it has Landlock (`confinement`), the child reads nothing but code and the
@@ -17,7 +18,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -31,6 +31,7 @@ from workers.programs.errors import (
     CheckTimedOut,
     from_dict,
 )
+from workers.programs.fork_server import Forked, ForkServer, clean_interpreter
 
 _ANSWER_BYTES = 64 << 20
 _CHILD = "workers.programs.child"
@@ -38,14 +39,18 @@ _LAST_WORDS_S = 0.2
 
 
 def run_isolated(
-    command: Mapping[str, Any], *, timeout_s: float, memory_bytes: int
+    command: Mapping[str, Any],
+    *,
+    timeout_s: float,
+    memory_bytes: int,
+    server: ForkServer | None = None,
 ) -> dict[str, Any]:
     """The report which a function gives for arguments that are not to be trusted.
 
     `command` is `{"call": "workers.programs.check:check_program", "arguments": {...}}`: the call
     comes from our own code, the arguments and the report are JSON. `memory_bytes` bounds the whole
-    address space, of which Python with torch takes 0.7 GB. A problem in the child is raised here as
-    the same ProgramError; its death is a CheckFailed.
+    address space, of which Python with torch takes 0.7 GB. `server` forks the child, if it can. A
+    problem in the child is raised here as the same ProgramError; its death is a CheckFailed.
     """
     question = {
         "call": command["call"],
@@ -53,70 +58,71 @@ def run_isolated(
         "memory_bytes": memory_bytes,
         "cpu_s": max(1, int(timeout_s) + 1),
     }
-    process = _start()
-    try:
-        answer = _converse(process, json.dumps(question).encode(), timeout_s)
-    finally:
-        _end(process)
-    return _report(answer, process.returncode)
+    said = json.dumps(question).encode()
+    forked = server.fork() if server is not None else None
+    if forked is not None:
+        answer, status = _converse(forked, said, timeout_s)
+        if status is not None:
+            if server is not None and status < 0:
+                server.retire()
+            return _report(answer, status)
+    # There is no server, or it has died, and the child with it.
+    answer, status = _converse(_Fresh(), said, timeout_s)
+    assert status is not None
+    return _report(answer, status)
 
 
-def _start() -> subprocess.Popen[bytes]:
-    environment = {
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        # Arenas reserve address space, which is what the limit counts.
-        "MALLOC_ARENA_MAX": "2",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-B", "-s", "-P", "-m", _CHILD],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        cwd="/",
-        close_fds=True,
-        start_new_session=True,
-    )
+class _Fresh:
+    """A child that is an interpreter of its own; as `Forked`."""
+
+    def __init__(self) -> None:
+        pipe = subprocess.PIPE
+        self._process = clean_interpreter(_CHILD, stdin=pipe, stdout=pipe)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self.stdin, self.stdout = self._process.stdin, self._process.stdout
+
+    def end(self) -> int:
+        """Kills what is left of the child and of all it started; a child that ended loses nothing."""
+        process = self._process
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_LAST_WORDS_S)
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            process.kill()
+        return process.wait()
 
 
-def _converse(process: subprocess.Popen[bytes], question: bytes, timeout_s: float) -> bytes:
+def _converse(
+    child: Forked | _Fresh, question: bytes, timeout_s: float
+) -> tuple[bytes, int | None]:
+    """What the child answers, and its status."""
     answer: list[bytes] = []
-    stdin, stdout = process.stdin, process.stdout
-    assert stdin is not None
-    assert stdout is not None
-    talk = threading.Thread(target=_talk, args=(stdin, stdout, question, answer), daemon=True)
-    talk.start()
-    talk.join(timeout_s)
-    if talk.is_alive():
-        _end(process)
-        talk.join()
+    talk = threading.Thread(
+        target=_talk, args=(child.stdin, child.stdout, question, answer), daemon=True
+    )
+    try:
+        talk.start()
+        talk.join(timeout_s)
+        timed_out = talk.is_alive()
+    finally:
+        status = child.end()
+    if timed_out:
+        talk.join(_LAST_WORDS_S)
         raise CheckTimedOut(
             f"the check took longer than {timeout_s:g} s and was stopped: the program is too "
             "large or too slow for the limits of this service"
         )
-    return answer[0]
+    return answer[0], status
 
 
 def _talk(stdin: BinaryIO, stdout: BinaryIO, question: bytes, answer: list[bytes]) -> None:
     # A child that died before it listened shows in the missing answer.
     with suppress(BrokenPipeError), stdin:
         stdin.write(question)
-    answer.append(stdout.read(_ANSWER_BYTES + 1))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kills what is left of the child and of all it started; a child that ended loses nothing."""
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_LAST_WORDS_S)
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        process.kill()
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    with stdout:
+        answer.append(stdout.read(_ANSWER_BYTES + 1))
 
 
 def _report(answer: bytes, status: int) -> dict[str, Any]:
