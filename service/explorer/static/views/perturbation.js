@@ -146,8 +146,8 @@ class Perturbation {
 
   async drawing(values, trainRow) {
     const most = Math.max(...values.map(Math.abs));
-    const shown = this.job.request.perturb_at ? null : previewOf(this.trainSet);
-    const preview = shown?.column === this.perturbed() ? shown : null;
+    const own = this.job.request.perturb_at ? null : previewOf(this.trainSet);
+    const preview = own?.column === this.perturbed() ? own : null;
     const total = values.reduce((sum, value) => sum + value, 0);
     const facts = h("p", { class: "help strongest" }, `${plural(values.length, "feature")}; the strongest ${signed(values.find((value) => Math.abs(value) === most))}, their sum ${signed(total)}.`);
     if (preview?.kind === "image") return [await this.picture(values, preview, trainRow, most), facts];
