@@ -26,9 +26,9 @@ STORAGES = ("folder", "s3")
 SERVICES = ("stack", "front")  # fixtures of a session that lie on one
 LOG_LINES = 60  # of the service, shown under a failed test
 ONE_THREAD = {"UPWEIGHT_THREADS": "1"}  # see tests/__init__.py
-# With a factory that the operator has allowed, and types of Hugging Face models.
+# With factories that the operator has allowed, and types of Hugging Face models.
 SETTINGS = {
-    "UPWEIGHT_FACTORIES": "torch.nn:Linear",
+    "UPWEIGHT_FACTORIES": "torch.nn:Linear,tests.programs.factories:weight_normed",
     "UPWEIGHT_HUGGINGFACE": "bert,gpt2",
     **ONE_THREAD,
 }

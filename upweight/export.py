@@ -106,6 +106,7 @@ def exported(
     args, kwargs = _batched(example)
     with _uncollected(), as_exported(module):
         _refuse_batch_statistics(module)
+        _refuse_scaled_gradients(module)
         _run_once(module, args, kwargs)
         try:
             program = traced(module, args, kwargs)
@@ -222,10 +223,19 @@ def _tensor(name: str, value: Any) -> torch.Tensor:
 
 def _on_cpu(module: nn.Module) -> nn.Module:
     """The module itself, or a copy of it if it lies on an accelerator: a program names the devices it was traced on."""
+    import torch
+
     tensors = [*module.parameters(), *module.buffers()]
     if all(tensor.device.type == "cpu" for tensor in tensors):
         return module
-    copied = copy.deepcopy(module).cpu()
+    # `nn.utils.weight_norm` keeps the weight that it computed, which torch does not copy.
+    computed = {
+        id(each): each.detach().clone()
+        for part in module.modules()
+        for each in vars(part).values()
+        if isinstance(each, torch.Tensor) and not each.is_leaf
+    }
+    copied = copy.deepcopy(module, computed).cpu()
     for original, parameter in zip(module.parameters(), copied.parameters(), strict=True):
         for hook in (original._backward_hooks or {}).values():  # copying leaves them behind
             parameter.register_hook(hook)  # type: ignore[no-untyped-call]
@@ -260,3 +270,26 @@ def _refuse_batch_statistics(module: nn.Module) -> None:
                 f"{name or 'the module'} ({type(part).__name__}, track_running_stats=False) normalises by the "
                 "statistics of the batch, so no example has a loss of its own; use running statistics, or GroupNorm"
             )
+
+
+def _refuse_scaled_gradients(module: nn.Module) -> None:
+    from torch import nn
+
+    options = (
+        ("sparse", False, "its gradients are sparse, which have no second derivative"),
+        ("scale_grad_by_freq", False, "its gradient depends on the batch, and is that of no loss"),
+        (
+            "max_norm",
+            None,
+            "forward changes its weights; scale them once, weight.data = torch.renorm(weight.data, 2, 0, max_norm)",
+        ),
+    )
+    for name, part in module.named_modules():
+        if not isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            continue
+        for option, none, why in options:
+            if getattr(part, option):
+                raise ExportFailed(
+                    f"{name or 'the module'} ({type(part).__name__}) has {option}={getattr(part, option)}: {why}. "
+                    f"Set {option}={none} on the trained module before registering it; what it computes stays"
+                )

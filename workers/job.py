@@ -40,6 +40,7 @@ class JobRun:
         self.watch.progress("load", 0, 1, "models")
         gathering = Gathering(self.context, self.namespace, self.job, self.request)
         material = gathering.material()
+        material.derivatives()
         plan = self._plan(gathering, material)
         if plan.spread:
             self._spread(gathering, material, plan)

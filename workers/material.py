@@ -33,18 +33,28 @@ from upweight.schema import (
 )
 from workers.context import Context
 from workers.datasets.columns import Columns
-from workers.engine import Optimality, Problem, Rows, optimality
+from workers.engine import (
+    VERIFIED,
+    DerivativeCheck,
+    Optimality,
+    Problem,
+    Rows,
+    check_derivatives,
+    optimality,
+)
 from workers.fits import REVISION, Fits
 from workers.grid.blocks import StoredFits
 from workers.grid.plan import Plan
 from workers.grid.work import AnyJob, Material, RowsOf
 from workers.labels import refuse_labels_out_of_range
 from workers.mixing import refuse_mixed_rows
+from workers.programs.fitting import only_verified
 from workers.results import versions
 
 READ_BYTES = 64 * 1024**2
 MOST_LOSS = 1e-3  # of a column's range: what float32 may round a value by without a word
-_OPTIMALITY_BYTES = 1024  # some numbers, counted so that a warm worker lets go of them
+FEWEST_ROWS = 2  # of a check that needs some
+_SOME_NUMBERS_BYTES = 1024  # counted so that a warm worker lets go of them
 
 # tf32 and bf16 are those of gradient products alone. Null is none of them: a job's record has what it stands for.
 DTYPES: dict[str | None, torch.dtype] = {
@@ -97,6 +107,7 @@ class Gathering:
             perturb_input=_input_position(*self._arranged("train_id"), request),
             precision_note=self._precision_note(model),
             optimality=lambda: self._optimality(problem, hessian_rows),
+            derivatives=lambda: self._derivatives(problem, hessian_rows),
             factors_solved=self._factors_solved(),
         )
 
@@ -108,9 +119,19 @@ class Gathering:
                 batch_size=self._request.batch_size,
                 budget_bytes=self._context.settings.memory_bytes,
             )
-            return found, _OPTIMALITY_BYTES
+            return found, _SOME_NUMBERS_BYTES
 
         return self._context.session.kept(("optimality", *self._hessian_identity()), measured)
+
+    def _derivatives(self, problem: Problem, rows: Rows) -> DerivativeCheck:
+        """Once a model: raises WrongDerivative where torch's second derivative can't be believed."""
+        if only_verified(problem.module):
+            return VERIFIED
+        key = ("derivatives", self._namespace, self._job["model_id"])
+        batches = rows.batches(FEWEST_ROWS)
+        return self._context.session.kept(
+            key, lambda: (check_derivatives(problem, next(iter(batches))), _SOME_NUMBERS_BYTES)
+        )
 
     def _hessian_on(self) -> Selection:
         # By default H is over the whole dataset that `train` selects from.

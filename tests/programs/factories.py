@@ -32,3 +32,10 @@ def forbidden(path: str) -> nn.Module:
     """Shows that it ran."""
     Path(path).touch()
     return nn.Linear(1, 1)
+
+
+def weight_normed() -> nn.Module:
+    """A network whose second derivative torch has wrong, as nothing writes its operators out."""
+    torch.manual_seed(0)
+    normed = nn.utils.parametrizations.weight_norm
+    return nn.Sequential(normed(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 2))

@@ -1,10 +1,13 @@
 """Influence functions of torch models: imports torch and nothing of the service."""
 
+from workers.engine.derivative_check import VERIFIED, DerivativeCheck, check_derivatives
 from workers.engine.dtypes import is_mixed, mixed
 from workers.engine.errors import (
     BadParameter,
+    ComplexParameter,
     Diverged,
     EngineError,
+    GradientOfNoLoss,
     MixedPrecision,
     NoSuchParameter,
     NotFinite,
@@ -15,6 +18,7 @@ from workers.engine.errors import (
     SingularHessian,
     TrainingMode,
     UnsupportedOperator,
+    WrongDerivative,
 )
 from workers.engine.hessian import Hessian
 from workers.engine.influence import (
@@ -41,15 +45,19 @@ from workers.engine.rows import Batch, Rows, TensorRows
 from workers.engine.second_order import is_out_of_memory
 
 __all__ = [
+    "VERIFIED",
     "Agreement",
     "Arnoldi",
     "BadParameter",
     "Batch",
+    "ComplexParameter",
     "ConjugateGradients",
+    "DerivativeCheck",
     "Direct",
     "Diverged",
     "EngineError",
     "Factorisation",
+    "GradientOfNoLoss",
     "Hessian",
     "Inverse",
     "Lissa",
@@ -77,6 +85,8 @@ __all__ = [
     "TensorRows",
     "TrainingMode",
     "UnsupportedOperator",
+    "WrongDerivative",
+    "check_derivatives",
     "is_mixed",
     "is_out_of_memory",
     "low_precision_agreement",

@@ -7,6 +7,9 @@ EngineError
 ├── ShapeMismatch      tensors that meet do not fit
 ├── UnsupportedOperator  the model has an operator without the derivative needed
 ├── MixedPrecision     tensors of several floating-point types meet, and do not follow one
+├── WrongDerivative    autograd's second derivative of the model is not that of its gradient
+├── GradientOfNoLoss   an embedding changes its gradient, or its weights in forward
+├── ComplexParameter   a selected parameter is complex
 ├── TrainingMode       the model would behave as in training (dropout, batch statistics)
 ├── RowsMixed          what the model gives for a row depends on the other rows of its batch
 ├── NotFinite          NaN or Inf in weights, data, loss or result
@@ -105,6 +108,54 @@ class MixedPrecision(EngineError):
             f"{where or 'a part of the model'} can't be computed in {wanted}: {reason}; give the "
             "model's parameters, buffers and inputs one floating-point type (model.float() or "
             "model.double()), and take casts such as .to(torch.float16) out of that part"
+        )
+
+
+class WrongDerivative(EngineError):
+    """A product with H by autograd is not the change of the gradient."""
+
+    code = "wrong_derivative"
+
+    def __init__(self, module: str | None, relative_error: float) -> None:
+        self.module = module
+        self.relative_error = relative_error
+        place = f"in the module {module}" if module else "somewhere in the model"
+        super().__init__(
+            f"torch's second derivative is wrong {place}: a random product with the Hessian is "
+            f"{relative_error:.2g} (relative) off the difference of gradients, so influences would be wrong. "
+            "Register the live module instead (client.models.register(name, module, ...) exports it, and "
+            "operators that torch has wrong, such as weight_norm, are then written out), or write that part in "
+            "elementary operations"
+        )
+
+
+class GradientOfNoLoss(EngineError):
+    """An option of an embedding by which its gradient is the gradient of nothing."""
+
+    code = "gradient_of_no_loss"
+
+    def __init__(self, module: str, option: str, wanted: object) -> None:
+        self.module = module
+        self.value = option
+        super().__init__(
+            f"the module {module} has {option} set, with which its gradient is not that of the loss; set "
+            f"{option}={wanted} on the trained module"
+        )
+
+
+class ComplexParameter(EngineError):
+    """Influence is taken over real parameters."""
+
+    code = "complex_parameter"
+
+    def __init__(self, name: str, dtype: object) -> None:
+        self.value = name
+        kind = str(dtype).removeprefix("torch.")
+        super().__init__(
+            f"the parameter {name} is {kind}, and influence is over real parameters: keep its real and imaginary "
+            f"parts as one real parameter, nn.Parameter(torch.view_as_real({name.rpartition('.')[2]}.detach())), and "
+            "write torch.view_as_complex(...) of it in forward; or hold it fixed (requires_grad_(False), or globs "
+            "that leave it out)"
         )
 
 

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from workers.engine.dtypes import Following, needs_following
 from workers.engine.errors import (
     BadParameter,
+    ComplexParameter,
     NoSuchParameter,
     NotFinite,
     NothingTrains,
@@ -56,7 +57,7 @@ class Problem:
     the others are held fixed. Tied weights are one parameter under their first name. `dtype` and
     `device` default to the model's. The model is copied; it must be in eval mode.
 
-    Raises NoSuchParameter, NothingTrains, TrainingMode, NotFinite.
+    Raises ComplexParameter, NoSuchParameter, NothingTrains, TrainingMode, NotFinite.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Problem:
         named = dict(self.module.named_parameters())
         names = _all_names(self.module)
         selected = _trained(module, names) if parameters is None else _select(names, parameters)
+        _refuse_complex(module, selected)
         self.layout = _layout({name: named[name] for name in selected})
         self.frozen = {
             name: value.detach() for name, value in named.items() if name not in selected
@@ -329,6 +331,13 @@ def _select(names: dict[str, list[str]], globs: Sequence[str]) -> list[str]:
     if not chosen:
         raise BadParameter("parameters", tuple(globs), "at least one glob, such as *")
     return [name for name in names if name in chosen]
+
+
+def _refuse_complex(module: nn.Module, selected: Sequence[str]) -> None:
+    given = dict(module.named_parameters(remove_duplicate=False))
+    for name in selected:
+        if given[name].is_complex():
+            raise ComplexParameter(name, given[name].dtype)
 
 
 def _layout(named: dict[str, Tensor]) -> tuple[ParameterSlice, ...]:

@@ -30,7 +30,7 @@ def prepared(
     refuse_training(module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, on copying its tree specs
-        ours = copy.deepcopy(module)
+        ours = copy.deepcopy(module, _computed(module))
     _retie(ours, module)
     dtype = dtype or own_dtype(ours)
     if isinstance(ours, fx.GraphModule):
@@ -40,6 +40,16 @@ def prepared(
         if not bool(torch.isfinite(parameter).all()):
             raise NotFinite("the weights", parameter=name)
     return ours.requires_grad_(False)
+
+
+def _computed(module: nn.Module) -> dict[int, Any]:
+    # `nn.utils.weight_norm` keeps the weight that it computed, which torch does not copy.
+    return {
+        id(each): each.detach().clone()
+        for part in module.modules()
+        for each in vars(part).values()
+        if isinstance(each, torch.Tensor) and not each.is_leaf
+    }
 
 
 def _retie(ours: nn.Module, original: nn.Module) -> None:

@@ -75,6 +75,7 @@ class Finish:
     ) -> dict[str, Any]:
         """Answers `info`, `result` and `verdict` of a record that has succeeded."""
         summary = self._info(findings) | self.work.precision_summary()
+        summary["derivative_check"] = self.work.material.derivatives().as_info()
         if isinstance(self.request, InfluencesJob):
             summary |= self.work.low_precision_summary(first_factors)
             self._tops(parts)

@@ -24,7 +24,16 @@ from upweight.schema import (
 )
 from upweight.schema import job as contract
 from workers import engine
-from workers.engine import Hessian, Operator, Optimality, Problem, Progress, Rows, Solution
+from workers.engine import (
+    DerivativeCheck,
+    Hessian,
+    Operator,
+    Optimality,
+    Problem,
+    Progress,
+    Rows,
+    Solution,
+)
 from workers.fits import Fits, Solve
 from workers.grid.memory import peak_memory
 from workers.grid.merge import Ranking, merged_summary, sum_of_rows
@@ -52,6 +61,7 @@ class Material:
     guess: Callable[[str, str, slice], Tensor]  # (blob digest, tensor name, right-hand sides)
     fits: Fits
     optimality: Callable[[], Optimality]
+    derivatives: Callable[[], DerivativeCheck]  # raises WrongDerivative
     perturb_input: int = 0
     precision_note: str | None = None
     factors_solved: Judgement | None = None  # the verdict of the job that `factors` are of

@@ -6,17 +6,20 @@ shapes are only known then. `tests/programs/guarded.py` looks for kernels that b
 derivative, and are `rewritten`.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from workers.programs.errors import OperatorRefused
+from workers.programs.operators import ALLOWED, SIZES, SYMBOLIC
 from workers.programs.rewritten import REWRITTEN
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_relu": 1, "rnn_tanh": 1}
 _FITTED = "fitted_"
+_OF_SIZES = frozenset(SYMBOLIC.values()) | frozenset(SIZES.values())
 _LARGEST = 1 << 20  # layers
 
 
@@ -48,6 +51,7 @@ def fitting(op: OpOverload) -> Callable[..., Any]:
             check(name, given)
         return op(*args, **kwargs) if rewritten is None else rewritten(**given)
 
+    fitted.fitted = True  # type: ignore[attr-defined]
     fitted.__name__ = _FITTED + name  # what the graph's text calls it
     return fitted
 
@@ -57,6 +61,24 @@ def called(target: Any) -> str:
     if isinstance(target, OpOverload):
         return target._schema.name.removeprefix("aten::")
     return str(getattr(target, "__name__", "")).removeprefix(_FITTED)
+
+
+def only_verified(module: nn.Module) -> bool:
+    """Whether the module is a graph that calls only operators whose second derivatives are tested."""
+    if not isinstance(module, fx.GraphModule):
+        return False
+    return all(_is_verified(node) for node in module.graph.nodes)
+
+
+def _is_verified(node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return False
+    if node.op != "call_function":
+        return node.op in ("placeholder", "get_attr", "output")
+    if node.target is operator.getitem or node.target in _OF_SIZES:
+        return True
+    ours = isinstance(node.target, OpOverload) or getattr(node.target, "fitted", False)
+    return ours and called(node.target) in ALLOWED
 
 
 def _same(name: str, what: str, found: object, wanted: object) -> None:

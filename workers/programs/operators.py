@@ -151,7 +151,7 @@ SYMBOLIC: dict[str, Callable[..., Any]] = {
     "torch.sym_not": torch.sym_not,
     "torch.sym_sqrt": torch.sym_sqrt,
 }
-_SIZES = {
+SIZES = {
     "torch.ops.aten.sym_size.int": torch.ops.aten.sym_size.int,
     "torch.ops.aten.sym_numel.default": torch.ops.aten.sym_numel.default,
 }
@@ -159,8 +159,8 @@ _SIZES = {
 
 def resolve(target: str) -> OpOverload:
     """The overload which `target` names, if it is allowed and writes to no argument."""
-    if target in _SIZES:
-        size: OpOverload = _SIZES[target]
+    if target in SIZES:
+        size: OpOverload = SIZES[target]
         return size
     name, overload = _parts(target)
     if name not in ALLOWED:
