@@ -92,6 +92,7 @@ def as_exported(module: nn.Module) -> Iterator[None]:
         stack.enter_context(_evaluating(module))
         stack.enter_context(_twice_differentiable())
         stack.enter_context(_plain_regions())
+        stack.enter_context(_without_caches(module))
         yield
 
 
@@ -209,6 +210,22 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in before.items():
             part.training = training
+
+
+@contextmanager
+def _without_caches(module: nn.Module) -> Iterator[None]:
+    """transformers' language models would return what generating further tokens needs, which is no tensor."""
+    configs = {
+        id(config): config for part in module.modules() if (config := vars(part).get("config"))
+    }
+    caching = [each for each in configs.values() if getattr(each, "use_cache", None) is True]
+    for each in caching:
+        each.use_cache = False
+    try:
+        yield
+    finally:
+        for each in caching:
+            each.use_cache = True
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests import huggingface_models
 from tests.journeys.formulas import Formula
@@ -42,14 +43,25 @@ class Masked(nn.Module):
 
 
 class Scores(nn.Module):
-    """A language model's scores alone."""
+    """The scores alone, of tokens."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.model(input_ids=ids, use_cache=False).logits
+        return self.model(input_ids=ids).logits
+
+
+class Pictured(nn.Module):
+    """An image classifier's scores alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(pixel_values=images).logits
 
 
 def selecting(module: nn.Module, *parts: str) -> nn.Module:
@@ -118,6 +130,83 @@ def test_a_language_model_gives_the_influences_of_the_formula(
 
     formula = Formula(selecting(Scores(language), "attn.c_attn"), mean_loss, ids, targets, DAMPING)
     exact = formula.up(formula.factors(ids[:TEST], targets[:TEST]), ids, targets)
+    assert np.abs(influences(online, fresh_name) - exact.numpy()).max() < 1e-9
+
+
+def test_a_live_model_with_another_head_is_exported_like_any_module(
+    online: Client, fresh_name: str
+) -> None:
+    """A classifier of tokens, of a type that the operator has not allowed; its classes are in the last axis."""
+    from transformers import DistilBertConfig, DistilBertForTokenClassification
+
+    torch.manual_seed(0)
+    tagger = DistilBertForTokenClassification(
+        DistilBertConfig(
+            vocab_size=9, dim=4, n_layers=1, n_heads=2, hidden_dim=5, max_position_embeddings=5, num_labels=5
+        )
+    ).train()  # fmt: skip
+    ids, tags = tokens(), torch.randint(0, 5, (ROWS, 5), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(5)[None] < lengths()).long()
+    columns = {"input_ids": ids, "attention_mask": mask}
+    model = online.models.register(
+        fresh_name, tagger, example={name: each[:2] for name, each in columns.items()},
+        loss="cross_entropy", parameters=["classifier.*", "*.q_lin.*"],
+    )  # fmt: skip
+    assert model.program.format == "pt2"
+    assert tagger.training
+    online.datasets.register(fresh_name, **columns, y=tags, inputs=list(columns), targets=["y"])
+
+    def mean_loss(scores: Tensor, goal: Tensor) -> Tensor:
+        return F.cross_entropy(scores.transpose(1, 2), goal)
+
+    both = torch.stack([ids, mask], dim=1)
+    reference = selecting(Masked(tagger), "classifier", "q_lin").eval()
+    formula = Formula(reference, mean_loss, both, tags, DAMPING)
+    with sdpa_kernel(SDPBackend.MATH):
+        exact = formula.up(formula.factors(both[:TEST], tags[:TEST]), both, tags)
+    assert np.abs(influences(online, fresh_name) - exact.numpy()).max() < 1e-9
+
+
+def test_a_live_image_classifier_gives_the_influences_of_the_formula(
+    online: Client, fresh_name: str
+) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    vit = ViTForImageClassification(
+        ViTConfig(
+            hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=5, image_size=8,
+            patch_size=4, num_channels=1, num_labels=3,
+        )
+    )  # fmt: skip
+    images = torch.randn(ROWS, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(ROWS) % 3
+    chosen = ["classifier.*", "*.layernorm_after.*"]
+    online.models.register(
+        fresh_name, vit, example=images[:2], loss="cross_entropy", parameters=chosen
+    )
+    online.datasets.register(fresh_name, x=images, y=labels)
+    reference = selecting(Pictured(vit), "classifier", "layernorm_after").eval()
+    formula = Formula(reference, F.cross_entropy, images, labels, DAMPING)
+    exact = formula.up(formula.factors(images[:TEST], labels[:TEST]), images, labels)
+    assert np.abs(influences(online, fresh_name) - exact.numpy()).max() < 1e-9
+
+
+def test_a_classifier_that_was_changed_is_sent_as_it_is_now(
+    online: Client, fresh_name: str, classifier: Any
+) -> None:
+    """Its config would bring back another model."""
+    changed = copy.deepcopy(classifier)
+    changed.classifier.register_forward_hook(lambda _part, _given, scores: scores.tanh())
+    ids, labels = tokens(), torch.arange(ROWS) % 3
+    model = online.models.register(
+        fresh_name, changed, example=ids[:2], loss="cross_entropy", parameters=["classifier.*"]
+    )
+    assert model.program.format == "pt2"
+    online.datasets.register(fresh_name, x=ids, y=labels)
+    reference = selecting(Scores(changed), "classifier")
+    formula = Formula(reference, F.cross_entropy, ids, labels, DAMPING)
+    exact = formula.up(formula.factors(ids[:TEST], labels[:TEST]), ids, labels)
     assert np.abs(influences(online, fresh_name) - exact.numpy()).max() < 1e-9
 
 

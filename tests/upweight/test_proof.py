@@ -147,7 +147,7 @@ def _partly(net: Net, x: Tensor) -> Tensor:
 def _temporal_difference(net: Net, x: Tensor) -> Tensor:
     with torch.no_grad():
         target = 0.9 * net.head(torch.tanh(net.body(x.flip(1)))).amax(1)
-    return (net.head(torch.tanh(net.body(x)))[:, 0] - target)[:, None] * torch.ones(3)
+    return (net.head(torch.tanh(net.body(x))) - target[:, None]).square()
 
 
 def _data(net: Net, x: Tensor) -> Tensor:

@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from upweight.errors import InvalidRequest
-
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _TASKS = {
     "ForSequenceClassification": "sequence-classification",
     "ForCausalLM": "causal-lm",
     "LMHeadModel": "causal-lm",
 }
+_OF_TOKENS = (
+    "ForCausalLM",
+    "LMHeadModel",
+    "ForTokenClassification",
+    "ForMaskedLM",
+    "ForConditionalGeneration",
+)
 
 
 @dataclass(frozen=True)
@@ -31,17 +36,8 @@ class LiveModel:
 
     @classmethod
     def of(cls, model: Any, example: Any) -> LiveModel:
-        """`example` says which inputs rows have: a dict of them, or a tuple in transformers' order.
-
-        Raises InvalidRequest for an architecture with another head.
-        """
+        """`example` says which inputs rows have: a dict of them, or a tuple in transformers' order."""
         kind = type(model).__name__
-        task = next((task for ending, task in _TASKS.items() if kind.endswith(ending)), None)
-        if task is None:
-            raise InvalidRequest(
-                f"{kind} is no classifier of sequences and no causal language model; export it to a pt2 program: "
-                "torch.export.export(model.eval(), (x,), …)"
-            )
         written = json.loads(model.config.to_json_string(use_diff=False))
         config = {key: value for key, value in written.items() if not key.startswith("_")}
         frozen = tuple(
@@ -50,16 +46,50 @@ class LiveModel:
             if not each.requires_grad
         )
         described = {**config, "architectures": [kind]}
-        return cls(described, task, _inputs(example), model.state_dict(), frozen)
-
-    def loss(self, loss: Any) -> Any:
-        """A language model's classes are in the last axis of its output."""
-        if self.task == "causal-lm" and loss == "cross_entropy":
-            return {"name": "cross_entropy", "class_axis": -1}
-        return loss
+        return cls(described, _task(model) or "", _inputs(example), model.state_dict(), frozen)
 
 
-def is_huggingface(program: Any) -> bool:
+def is_described(program: Any, example: Any) -> bool:
+    """Whether a config and weights say all of a live model: it has a head that workers build, and nothing of its own.
+
+    Any other is exported like every module.
+    """
+    return (
+        _is_huggingface(program)
+        and _task(program) is not None
+        and program.main_input_name == INPUTS[0]
+        and set(_inputs(example)) <= set(INPUTS)
+        and _as_it_was_built(program)
+    )
+
+
+def loss_of(program: Any, loss: Any) -> Any:
+    """The classes of transformers' models of tokens are in the last axis of their outputs."""
+    of_tokens = _is_huggingface(program) and type(program).__name__.endswith(_OF_TOKENS)
+    if of_tokens and loss in ("cross_entropy", "nll"):
+        return {"name": loss, "class_axis": -1}
+    return loss
+
+
+def _task(model: Any) -> str | None:
+    kind = type(model).__name__
+    return next((task for ending, task in _TASKS.items() if kind.endswith(ending)), None)
+
+
+def _as_it_was_built(model: Any) -> bool:
+    """No part of another library, no other forward, no hook: nothing that the config would not bring back."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return not any(
+        not type(part).__module__.startswith(("torch.", "transformers."))
+        or "forward" in vars(part)
+        or hasattr(part, "parametrizations")
+        or any(getattr(part, name) for name in hooks)
+        or any(each._backward_hooks for each in part.parameters(recurse=False))
+        for part in model.modules()
+    )
+
+
+def _is_huggingface(program: Any) -> bool:
     """Whether it is a transformers.PreTrainedModel, told without importing transformers."""
     kinds = type(program).__mro__
     return any(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from upweight.client.blobs import put, put_source
 from upweight.client.checking import Checked, until_checked
 from upweight.client.content import Content, arrays_content, content_of
-from upweight.client.huggingface import LiveModel, is_huggingface
+from upweight.client.huggingface import LiveModel, is_described, loss_of
 from upweight.client.paging import items, items_async, listing
 from upweight.client.request import reference, validated
 from upweight.errors import InvalidRequest
@@ -26,6 +28,11 @@ PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".joblib"})
 EXPORT_LINE = (
     "client.models.register(name, net, example=x[:2], loss=…) exports a live module itself"
 )
+NOT_YET = {
+    "format": "pt2",
+    "blob": f"sha256:{'0' * 64}",
+}  # stands for a program that has no digest yet
+NAMES_SHOWN = 20
 
 Reference = str | ModelRecord
 
@@ -54,34 +61,26 @@ def register(
             "give one of: a module or pt2 file as the second argument, 'factory' (a dotted name that the "
             "operator allows), or 'config' (of a Hugging Face model)"
         )
-    if parameters is None and _is_live(program):
-        refuse_untrained(program)
-    if is_huggingface(program):
+    globs = _globs(parameters)
+    said = {"name": name, "parameters": globs, "labels": dict(labels or {})}
+    # Before the export and the upload, which take their time: what is misspelt is told at once.
+    validated(ModelRequest, MODELS.path, {**said, "program": NOT_YET, "loss": loss})
+    if _is_live(program):
+        refuse_untrained(program) if globs is None else refuse_unmatched(program, globs)
+    if is_described(program, example):
         live = LiveModel.of(program, example)
-        loss = live.loss(loss)
         blob = yield from _weights(live.weights, name, bars)
         described = {
             **_by_name(None, None, live.config, live.task, live.inputs, blob),
             "frozen": live.frozen,
         }
     elif program is not None:
-        described = yield from _pt2(program, example, name, bars)
+        described = yield from _pt2(program, example, globs, name, bars)
     else:
         blob = yield from _weights(weights, name, bars)
         described = _by_name(factory, kwargs, config, task, None, blob)
-    request = validated(
-        ModelRequest,
-        MODELS.path,
-        {
-            "name": name,
-            "program": described,
-            "loss": loss,
-            "parameters": (parameters,)
-            if isinstance(parameters, str)
-            else parameters and list(parameters),
-            "labels": dict(labels or {}),
-        },
-    )
+    loss = loss_of(program, loss)
+    request = validated(ModelRequest, MODELS.path, {**said, "program": described, "loss": loss})
     reply = yield Call("POST", MODELS.path, json=request.model_dump(mode="json"), creates=True)
     record = reply.read(ModelRecord)
     if not wait:
@@ -100,6 +99,38 @@ def refuse_untrained(program: Any) -> None:
             "requires_grad_() on those that were trained",
             None,
         )
+
+
+def refuse_unmatched(program: Any, globs: tuple[str, ...]) -> None:
+    """Raises InvalidRequest for a glob that matches no parameter of a live module, or of an ExportedProgram."""
+    names = _parameter_names(program)
+    for glob in globs:
+        if any(fnmatchcase(name, glob) for name in names):
+            continue
+        near = difflib.get_close_matches(glob, _glob_suggestions(names), n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        shown = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
+        raise InvalidRequest.field(
+            "/parameters", f"no parameter matches {glob!r}{hint}; the model has: {shown}", glob
+        )
+
+
+def _parameter_names(program: Any) -> list[str]:
+    if hasattr(program, "graph_signature"):
+        return list(program.graph_signature.parameters)
+    return [name for name, _ in program.named_parameters(remove_duplicate=False)]
+
+
+def _glob_suggestions(names: list[str]) -> list[str]:
+    """The names, and a glob for each module that has some."""
+    modules = dict.fromkeys(name.rpartition(".")[0] for name in names)
+    return [*names, *(f"{module}.*" for module in modules if module)]
+
+
+def _globs(parameters: tuple[str, ...] | list[str] | str | None) -> tuple[str, ...] | None:
+    if parameters is None:
+        return None
+    return (parameters,) if isinstance(parameters, str) else tuple(parameters)
 
 
 def _by_name(
@@ -126,7 +157,9 @@ def _by_name(
     }
 
 
-def _pt2(program: Any, example: Any, name: str, bars: Bars) -> Flow[dict[str, Any]]:
+def _pt2(
+    program: Any, example: Any, globs: tuple[str, ...] | None, name: str, bars: Bars
+) -> Flow[dict[str, Any]]:
     if isinstance(program, str | os.PathLike) and Path(program).suffix in PICKLES:
         raise InvalidRequest(
             f"{Path(program).name} is a pickle by its name, which can run code when it is loaded and is never "
@@ -137,7 +170,7 @@ def _pt2(program: Any, example: Any, name: str, bars: Bars) -> Flow[dict[str, An
         return {"format": "pt2", "blob": record.digest}
     with tempfile.TemporaryDirectory(prefix="upweight-") as folder:
         path = Path(folder) / f"{name}.pt2"
-        yield Work(lambda: _export(program, example, path))
+        yield Work(lambda: _export(program, example, globs, path))
         content: Content = yield Work(lambda: content_of(path))
         record = yield from put(content, bars)
     return {"format": "pt2", "blob": record.digest}
@@ -147,7 +180,7 @@ def _is_live(program: Any) -> bool:
     return hasattr(program, "state_dict")  # nn.Module and ExportedProgram both have one
 
 
-def _export(program: Any, example: Any, path: Path) -> None:
+def _export(program: Any, example: Any, globs: tuple[str, ...] | None, path: Path) -> None:
     from upweight.export import save_exported, save_program
 
     if hasattr(program, "graph_signature"):
@@ -157,7 +190,7 @@ def _export(program: Any, example: Any, path: Path) -> None:
         raise InvalidRequest(
             "a live module needs an example to be traced with: example=x[:2], or a tuple of inputs"
         )
-    save_program(program, example, path, with_rows=True)
+    save_program(program, example, path, parameters=globs, with_rows=True)
 
 
 def _weights(weights: Any, name: str, bars: Bars) -> Flow[BlobRecord]:
@@ -205,8 +238,9 @@ class Models:
         """Registers a model and waits for its check; a refused one raises Rejected.
 
         `program`: a live `nn.Module` (with `example`: one tensor, a tuple, or a dict of inputs, batch first), an
-        `ExportedProgram`, or a pt2 file (path, bytes, open file). A `PreTrainedModel` of transformers is sent as its
-        config and weights; a dict as its `example` names the rows' columns. Instead of it: `factory` with `kwargs`,
+        `ExportedProgram`, or a pt2 file (path, bytes, open file). A classifier of sequences or a causal
+        language model of transformers is sent as its config and weights, if nothing in it was changed; a dict as its
+        `example` names the rows' columns. Instead of it: `factory` with `kwargs`,
         or a Hugging Face `config` with `task`; both with `weights` (a state_dict, a safetensors file, or a digest).
         `loss`: a name (`"cross_entropy"`) or `{"name": …, …}`. Influence is taken over the parameters that train
         (`requires_grad`), or over those of all that match `parameters`, globs; the rest is held fixed.
