@@ -26,6 +26,7 @@ from workers.datasets.shards import fetched
 from workers.grid.threads import computing_with
 from workers.grid.work import AnyJob
 from workers.job import JobRun
+from workers.kept_reports import KeptReports
 from workers.models import allowed_programs
 from workers.programs.fork_server import ForkServer
 from workers.programs.isolation import run_isolated
@@ -43,6 +44,7 @@ class Tasks:
         """`server` forks the children that check models."""
         self._context = context
         self._server = server
+        self._reports = KeptReports(context.redis)
         self._blocks = BlockTask(context)
 
     def table(self) -> Mapping[str, Task]:
@@ -221,29 +223,36 @@ class Tasks:
         context, model = self._context, ModelRecord.model_validate(record)
         program = model.program.model_dump(mode="json")
         blob = program.get("blob") or program["weights"]
-        with _blob(context, namespace, blob) as path:
-            report = run_isolated(
-                {
+        arguments = {
+            "format": program["format"],
+            "loss": model.loss.model_dump(mode="json"),
+            "parameters": model.parameters,
+            "pt2_policy": context.settings.pt2_policy,
+            "factory": program.get("factory", ""),
+            "kwargs": program.get("kwargs"),
+            "config": program.get("config"),
+            "task": program.get("task", ""),
+            "inputs": program.get("inputs", []),
+            "frozen": program.get("frozen"),
+            "allowed": allowed_programs(program["format"], context.settings),
+        }
+        seconds, memory = context.settings.check_seconds, context.settings.check_memory_bytes
+
+        def check() -> dict[str, Any]:
+            with _blob(context, namespace, blob) as path:
+                command = {
                     "call": "workers.checks:check_model",
-                    "arguments": {
-                        "format": program["format"],
-                        "path": str(path),
-                        "loss": model.loss.model_dump(mode="json"),
-                        "parameters": model.parameters,
-                        "pt2_policy": context.settings.pt2_policy,
-                        "factory": program.get("factory", ""),
-                        "kwargs": program.get("kwargs"),
-                        "config": program.get("config"),
-                        "task": program.get("task", ""),
-                        "inputs": program.get("inputs", []),
-                        "frozen": program.get("frozen"),
-                        "allowed": allowed_programs(program["format"], context.settings),
-                    },
-                },
-                timeout_s=context.settings.check_seconds,
-                memory_bytes=context.settings.check_memory_bytes,
-                server=self._server,
-            )
+                    "arguments": {**arguments, "path": str(path)},
+                }
+                return run_isolated(
+                    command, timeout_s=seconds, memory_bytes=memory, server=self._server
+                )
+
+        if program["format"] == "factory":  # its code has no version that is known here
+            report = check()
+        else:
+            said = {**arguments, "blob": blob, "limits": [seconds, memory]}
+            report = self._reports.report(namespace, said, check)
         watch.checkpoint()
         return _model_fields(report, context.settings.model_parameters)
 
