@@ -306,4 +306,4 @@ def test_an_inversion_is_left_out_with_factors_alone(http: httpx2.Client) -> Non
         "/v1/jobs", json={"kind": "influences", "model": "two-classes", "train": rows, "test": rows}
     )
     assert answer.status_code == 422
-    assert "'inversion' is required" in answer.text
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/inversion"]

@@ -13,18 +13,17 @@ Tolerance = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveTolerance = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
-class Method(Request):
-    """What every method has."""
-
-    unsolved: Literal["fail", "keep"] = Field(
-        "fail",
+Unsolved = Annotated[
+    Literal["fail", "keep"],
+    Field(
         description="Where H + λI has negative curvature: `fail` ends the job and names a λ that would do; `keep` "
         "stores what the method came to, with the status `negative_curvature`. A right-hand side that is out of "
-        "iterations, or at what rounding allows, never fails a job: its status says so.",
-    )
+        "iterations, or at what rounding allows, never fails a job: its status says so."
+    ),
+]
 
 
-class Direct(Method):
+class Direct(Request):
     """The full Hessian, factorised. Exact; for models up to about 10,000 selected parameters."""
 
     method: Literal["direct"] = "direct"
@@ -33,6 +32,7 @@ class Direct(Method):
         description="Which eigenvalues of H the info has: the smallest and the largest, or `all` of them, in "
         "4/3 p³ operations more. `auto` means all up to 1,000 parameters.",
     )
+    unsolved: Unsolved = "fail"
 
 
 class Jacobi(Request):
@@ -57,7 +57,7 @@ Preconditioner = Annotated[
 ]
 
 
-class ConjugateGradient(Method):
+class ConjugateGradient(Request):
     """Conjugate gradient on all right-hand sides at once. Stops a right-hand side at ‖r‖ ≤ max(rtol ‖b‖, atol)."""
 
     method: Literal["cg"] = "cg"
@@ -83,6 +83,7 @@ class ConjugateGradient(Method):
     preconditioner: Preconditioner | None = Field(
         None, description="`jacobi`, or `nystroem` with a `rank`."
     )
+    unsolved: Unsolved = "fail"
 
     @model_validator(mode="after")
     def _some_tolerance(self) -> Self:
@@ -93,7 +94,7 @@ class ConjugateGradient(Method):
         return self
 
 
-class Lissa(Method):
+class Lissa(Request):
     """Stochastic Neumann series: h ← b + (1 − dampen) h − (H_j + λI) h / scale; the answer is h / scale."""
 
     method: Literal["lissa"] = "lissa"
@@ -118,9 +119,10 @@ class Lissa(Method):
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(
         None, description="Seed of the batches; null means the job's seed."
     )
+    unsolved: Unsolved = "fail"
 
 
-class Arnoldi(Method):
+class Arnoldi(Request):
     """The eigenpairs of H largest in absolute value: x ≈ V (D + λ)⁻¹ Vᵀ b."""
 
     method: Literal["arnoldi"] = "arnoldi"
@@ -141,9 +143,10 @@ class Arnoldi(Method):
         False,
         description="Divide the part of b outside the eigenvectors by λ instead of dropping it (needs λ > 0).",
     )
+    unsolved: Unsolved = "fail"
 
 
-METHODS: dict[str, type[Method]] = {
+METHODS: dict[str, type[Request]] = {
     "direct": Direct,
     "cg": ConjugateGradient,
     "lissa": Lissa,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AliasChoices, Field, JsonValue, ModelWrapValidatorHandler, model_validator
 
 from upweight.schema.base import (
     CONTRACT,
@@ -20,7 +19,7 @@ from upweight.schema.base import (
     Text,
 )
 from upweight.schema.display import Record
-from upweight.schema.inversion import METHODS, Direct, Inversion, PositiveInt
+from upweight.schema.inversion import Direct, Inversion, PositiveInt
 from upweight.schema.problem import Problem, Progress
 from upweight.schema.rows import RowSelection
 from upweight.schema.verdict import Verdict
@@ -67,13 +66,6 @@ class Blocks(Request):
         None,
         description="Whether the blocks are spread over all workers; false: one does them all, in order.",
     )
-
-
-def _requiring(name: str) -> Callable[[dict[str, Any]], None]:
-    def require(schema: dict[str, Any]) -> None:
-        schema["required"] = [*schema.get("required", []), name]
-
-    return require
 
 
 class _JobRequest(Request):
@@ -133,9 +125,6 @@ class _JobRequest(Request):
 class InfluencesJob(_JobRequest):
     """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train), or with ∇ₓ∇L(z_train) for `perturbation`. Positive means helpful."""
 
-    # Forms ask for it; it may be left out with `factors` alone.
-    model_config = ConfigDict(json_schema_extra=_requiring("inversion"))
-
     kind: Literal["influences"] = "influences"
     test: Selection
     influence_type: Literal["up", "perturbation"] = "up"
@@ -145,25 +134,24 @@ class InfluencesJob(_JobRequest):
     perturb_input: Text | None = Field(
         None, description="The input column to perturb; null means the only floating-point one."
     )
-    inversion: Inversion = Field(
-        Direct(), description="Must be given, except with `factors`: their job's is taken then."
-    )
     factors: Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")] | None = Field(
         None,
         description="An earlier job whose factors are used instead of solving again, with its λ, method and rows of "
         "the Hessian; another one of these is refused. Of an `ihvp` job they are the solutions for right-hand sides of "
         "its own, say the gradient of a margin: row i of the result is then that of right-hand side i, and `test` must "
-        "choose as many rows, for their labels alone.",
+        "choose as many rows, for their labels alone. With it `inversion` may be left out.",
     )
     keep: Keep = Keep()
 
-    @model_validator(mode="after")
-    def _has_an_inversion(self) -> Self:
-        if self.factors is None and "inversion" not in self.model_fields_set:
-            raise ValueError(
-                f"'inversion' is required: {{'method': …}}, one of {', '.join(METHODS)}"
-            )
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _inversion_of_factors(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """With `factors` their job's inversion is taken: `model_fields_set` says whether one was given all the same."""
+        left_out = isinstance(data, dict) and data.get("factors") and "inversion" not in data
+        job = handler({**data, "inversion": Direct()} if left_out else data)
+        if left_out:
+            job.model_fields_set.discard("inversion")
+        return job
 
     @model_validator(mode="after")
     def _something_is_kept(self) -> Self:
