@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
+OLDEST_TORCH = (2, 9)  # the first whose archives the service was seen to read; the newest is 2.15
 PROVEN_ROWS = 3  # unlike the rows that the tracer sees: what it froze by accident shows
 REWRITE = (
     "Write it so that torch's own derivative is the one you mean: a straight-through estimator as "
@@ -89,6 +90,7 @@ def save_exported(
         with open(file, "wb") as opened:
             save_exported(program, opened, sent)
         return
+    _require_torch()
     rows = encoded_rows(program, sent) if sent is not None else None
     example, program._example_inputs = program._example_inputs, None
     try:
@@ -102,6 +104,7 @@ def exported(
     module: nn.Module, example: Any, parameters: Sequence[str] | None = None
 ) -> ExportedProgram:
     """The module as an ExportedProgram with a free batch dimension, compared with it on other rows."""
+    _require_torch()
     module = _on_cpu(module)
     args, kwargs = _batched(example)
     with _uncollected(), as_exported(module):
@@ -117,6 +120,19 @@ def exported(
         except Exception as exc:
             raise ExportFailed(explain(exc, module)) from exc
     return program
+
+
+def _require_torch() -> None:
+    """Raises ExportFailed where torch is too old to write archives that the service reads."""
+    import torch
+
+    version = tuple(int(each) for each in torch.__version__.split(".")[:2])
+    if version < OLDEST_TORCH:
+        needed = ".".join(map(str, OLDEST_TORCH))
+        raise ExportFailed(
+            f"this is torch {torch.__version__}, whose archives hold pickles and are never read; exporting needs torch "
+            f"{needed} or newer: pip install 'torch>={needed}'"
+        )
 
 
 def _run_once(

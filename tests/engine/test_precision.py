@@ -51,7 +51,7 @@ def test_scores_without_meaning_are_warned_of() -> None:
 
 def test_double_precision_is_never_lowered() -> None:
     problem, rows = problem_and_rows()
-    wide = Problem(problem.module, make_loss("cross_entropy"), dtype=torch.float64)
+    wide = Problem(problem.module, make_loss("cross_entropy"), ("*",), dtype=torch.float64)
     factors = torch.randn(2, wide.size, dtype=torch.float64)
     for (_, low), (_, full) in zip(
         up(wide, factors, rows, precision="bf16"), up(wide, factors, rows), strict=True

@@ -133,6 +133,14 @@ def test_a_second_top_folder_is_refused(mlp: Path, tmp_path: Path) -> None:
     assert "top folders" in refusal(ArchiveInvalid, path)
 
 
+def test_an_archive_of_an_older_torch_is_refused_with_the_versions_that_do(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt2"
+    with zipfile.ZipFile(path, "w") as zipped:
+        for name in ("serialized_exported_program.json", "serialized_state_dict.pt", "version"):
+            zipped.writestr(name, b"8.7")
+    assert "torch 2.9 to 2.15" in refusal(ArchiveInvalid, path)
+
+
 def test_duplicate_members_are_refused(mlp: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "m.pt2", members_of(mlp))
     with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as zipped:

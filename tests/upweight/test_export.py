@@ -215,6 +215,14 @@ def test_the_same_module_gives_the_same_bytes_under_any_name(kind: str, tmp_path
     assert len(contents) == 1
 
 
+def test_a_torch_whose_archives_are_pickles_is_told_before_anything_is_exported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.7.1+cu126")
+    with pytest.raises(ExportFailed, match=r"torch 2\.7\.1.*pip install 'torch>=2\.9'"):
+        export_program(nn.Linear(2, 1), torch.zeros(2, 2))
+
+
 def test_program_holds_no_rows_of_the_example() -> None:
     secret = torch.full((2, 3), 0.123456789)
     content = export_program(nn.Linear(3, 2), secret)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from upweight.sent_example import MEMBER
-from workers.programs.errors import EXPORT_LINE, ArchiveInvalid, TooLarge
+from workers.programs.errors import EXPORT_LINE, TORCH, ArchiveInvalid, TooLarge
 from workers.programs.limits import Limits
 from workers.programs.pickles import refuse_bare_pickle, refuse_pickled_archive
 
@@ -41,10 +41,11 @@ _REFUSED = {
     "data/executorch/": "an ExecuTorch program; save the exported program itself",
     "data/constants/custom_obj_": "a pickled object; models may hold tensors only",
     "data/constants/opaque_obj_": "a pickled object; models may hold tensors only",
-    "data/weights/model.pt": "pickled weights of an older torch; export again with torch 2.13",
-    "data/constants/model.pt": "pickled constants of an older torch; export again with torch 2.13",
+    "data/weights/model.pt": f"pickled weights of an older torch; export again with {TORCH}",
+    "data/constants/model.pt": f"pickled constants of an older torch; export again with {TORCH}",
     "models/": "a second model; save one model to a file",
 }
+_BEFORE_FOLDERS = "serialized_exported_program.json"  # of the older layout
 _SIGNATURE = b"PK\x03\x04"
 _END = struct.Struct("<4s4H2LH")
 _END_SIGNATURE = b"PK\x05\x06"
@@ -126,7 +127,7 @@ class Archive:
         for member, expected in _MARKERS.items():
             if bytes(self.read(member, 64)).strip() != expected:
                 raise ArchiveInvalid(
-                    f"{member} is not {expected.decode()!r}; export again with torch 2.13"
+                    f"{member} is not {expected.decode()!r}; export again with {TORCH}"
                 )
 
 
@@ -188,6 +189,10 @@ def _check_no_overlap(infos: list[zipfile.ZipInfo], size: int) -> None:
 
 
 def _by_member(infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+    if any(info.filename == _BEFORE_FOLDERS for info in infos):
+        raise ArchiveInvalid(
+            f"it was written by torch 2.8 or older, which pickles the weights; export and save it with {TORCH}"
+        )
     roots = {info.filename.partition("/")[0] for info in infos}
     if len(roots) != 1:
         raise ArchiveInvalid(f"the archive has {len(roots)} top folders; torch writes one")

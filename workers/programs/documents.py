@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from workers.programs.errors import GraphInvalid
+from workers.programs.errors import TORCH, GraphInvalid
 from workers.programs.schema import Strict
 
 Document = TypeVar("Document", bound=Strict)
@@ -18,5 +18,5 @@ def parse(kind: type[Document], content: bytes | bytearray, member: str) -> Docu
         first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
         where = "/".join(str(part) for part in first["loc"])[:300]
         raise GraphInvalid(
-            f"{member}: {first['msg']} at {where or 'the top'}. Export again with torch 2.13"
+            f"{member}: {first['msg']} at {where or 'the top'}. Export again with {TORCH}"
         ) from exc

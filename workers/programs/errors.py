@@ -26,6 +26,7 @@ ProgramError
 
 from typing import ClassVar, Self
 
+TORCH = "torch 2.9 to 2.15"  # whose archives were read in our tests
 EXPORT_LINE = (
     "torch.export.save(torch.export.export(model.eval(), (x,), "
     'dynamic_shapes=({0: torch.export.Dim("batch")},)), "model.pt2")'

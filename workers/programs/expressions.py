@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import NoReturn
 
-from workers.programs.errors import GraphInvalid
+from workers.programs.errors import TORCH, GraphInvalid
 from workers.programs.names import names
 
 _TOKEN = re.compile(
@@ -136,4 +136,4 @@ class _Parser:
 
 
 def _refuse(text: str) -> NoReturn:
-    raise GraphInvalid(f"{text[:120]!r} is not a symbolic size; export again with torch 2.13")
+    raise GraphInvalid(f"{text[:120]!r} is not a symbolic size; export again with {TORCH}")

@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 from workers.programs.errors import (
+    TORCH,
     CheckCrashed,
     CheckDied,
     CheckFailed,
@@ -152,6 +153,6 @@ def _death(status: int) -> CheckFailed:
     if status < 0:
         return CheckDied(
             f"running the program ended the check's process ({signal.Signals(-status).name}): one of its operators "
-            "gets shapes or values that torch can't take. Export the model as it is, with torch 2.13"
+            f"gets shapes or values that torch can't take. Export the model as it is, with {TORCH}"
         )
     return CheckCrashed(f"the check of the program died (exit status {status}): it is refused")

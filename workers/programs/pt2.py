@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workers.programs.archive import EXAMPLE, GRAPH, Archive
 from workers.programs.documents import parse
-from workers.programs.errors import GraphInvalid, PolicyRefused, ProgramError
+from workers.programs.errors import TORCH, GraphInvalid, PolicyRefused, ProgramError
 from workers.programs.example import read_example
 from workers.programs.graph import build_module
 from workers.programs.limits import Limits
@@ -56,7 +56,7 @@ def read_pt2(
     except Exception as exc:
         raise GraphInvalid(
             f"the program can't be built ({type(exc).__name__}: {str(exc)[:300]}). "
-            "Export again with torch 2.13"
+            f"Export again with {TORCH}"
         ) from exc
 
 
