@@ -12,8 +12,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from upweight.export import exported, save_exported
-from workers.engine import Hessian, Problem, TensorRows, make_loss
-from workers.programs.pt2 import read_pt2
+from workers.engine import Batch, Hessian, Problem, TensorRows, check_derivatives, make_loss
+from workers.programs.pt2 import Pt2Policy, read_pt2
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STEP = 1e-5
@@ -159,3 +159,14 @@ def _differences(model: nn.Module, problem: Problem, x: Tensor, y: Tensor) -> Te
     return torch.stack(
         [(gradient(theta + unit) - gradient(theta - unit)) / (2 * STEP) for unit in units], 1
     )
+
+
+def test_a_trusted_archive_is_written_out_as_well(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer, x = _new(nn.Linear(4, 3)), torch.randn(4, 4)
+    save_exported(exported(layer, x), tmp_path / "model.pt2")
+    batch = Batch((x.double(),), torch.randn(4, 3).double(), 0)
+    for policy in (Pt2Policy.SANITIZED, Pt2Policy.TRUSTED):
+        module = read_pt2(tmp_path / "model.pt2", policy=policy).module
+        problem = Problem(module, make_loss("mse"), dtype=torch.float64)
+        assert check_derivatives(problem, batch).checked

@@ -56,6 +56,14 @@ def fitting(op: OpOverload) -> Callable[..., Any]:
     return fitted
 
 
+def write_out(module: fx.GraphModule) -> None:
+    """Has a graph of torch's own call what is `rewritten`, in place."""
+    for node in module.graph.nodes:
+        if isinstance(node.target, OpOverload) and called(node.target) in REWRITTEN:
+            node.target = fitting(node.target)
+    module.recompile()
+
+
 def called(target: Any) -> str:
     """The operator's name of what `fitting` returned."""
     if isinstance(target, OpOverload):

@@ -7,9 +7,11 @@ refuses. Nothing here protects from the archive.
 from pathlib import Path
 
 import torch
+from torch import fx
 from torch.export.graph_signature import InputKind
 
 from workers.programs.errors import EXPORT_LINE, BatchNotDynamic, GraphInvalid, OutputUnsupported
+from workers.programs.fitting import write_out
 from workers.programs.outputs import return_first_tensor
 from workers.programs.program import InputSpec, OutputSpec, Program, dtype_name, parameter_specs
 from workers.programs.signature import forward_names
@@ -20,6 +22,8 @@ def load_trusted(path: Path) -> Program:
     try:
         exported = torch.export.load(str(path))
         module = exported.module()
+        if isinstance(module, fx.GraphModule):
+            write_out(module)
     except Exception as exc:
         raise GraphInvalid(f"torch.export.load refuses the archive: {str(exc)[:300]}") from exc
     values = {node.name: node.meta.get("val") for node in exported.graph.nodes}
