@@ -139,13 +139,10 @@ def _run_once(
     module: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
 ) -> None:
     """An example that the module does not take is told from a module that can't be exported."""
-    import torch
-
-    with torch.no_grad():
-        try:
-            module(*(one.clone() for one in args), **{n: one.clone() for n, one in kwargs.items()})
-        except Exception as exc:
-            raise ExportFailed(misfit(exc, module, [*args, *kwargs.values()])) from exc
+    try:
+        module(*(one.clone() for one in args), **{n: one.clone() for n, one in kwargs.items()})
+    except Exception as exc:
+        raise ExportFailed(misfit(exc, module, [*args, *kwargs.values()])) from exc
 
 
 def _prove(
@@ -159,7 +156,10 @@ def _prove(
     try:
         found = first_difference(program.module(), module, call, chosen)
     except NoGradient as exc:
-        raise ExportFailed(f"{type(module).__name__} has no gradient of its own ({exc})") from exc
+        raise ExportFailed(
+            f"{type(module).__name__} runs on its example, but its backward fails ({exc}): it could not be trained "
+            "like this either; mend forward, or choose by 'parameters' those that it can be differentiated for"
+        ) from exc
     if found is not None:
         raise ExportFailed(_told(found, module, call, chosen))
 

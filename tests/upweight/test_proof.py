@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from upweight import ExportFailed, export_program
+from upweight.export import save_exported
+from workers.programs.pt2 import read_pt2
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -273,6 +276,30 @@ def test_gradient_and_hessian_of_the_program_are_those_of_the_module(kind: str) 
     names = [name for name, _ in net.named_parameters()]
     held = torch.export.load(io.BytesIO(export_program(net, rows(dtype=torch.float64)))).module()
     torch.testing.assert_close(hessian(held, names), hessian(net, names), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["no_grad around the body", "gradients within no_grad"])
+def test_a_program_of_ones_own_keeps_its_regions_where_a_worker_reads_it(
+    kind: str, tmp_path: Path
+) -> None:
+    net = Net(HELD[kind]).double().eval()
+    shapes = ({0: torch.export.Dim("batch")},)
+    own = torch.export.export(net, (rows(dtype=torch.float64),), dynamic_shapes=shapes)
+    save_exported(own, tmp_path / "own.pt2")
+    names = [name for name, _ in net.named_parameters()]
+    held = read_pt2(tmp_path / "own.pt2").module
+    torch.testing.assert_close(hessian(held, names), hessian(net, names), rtol=1e-12, atol=1e-12)
+
+
+def test_a_backward_that_fails_is_told() -> None:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        hidden = net.body(x).sigmoid()
+        seen = net.head(hidden)
+        hidden.mul_(2)
+        return seen
+
+    with pytest.raises(ExportFailed, match=r"its backward fails.*modified by an inplace operation"):
+        export_program(Net(forward), rows())
 
 
 @pytest.mark.parametrize("kind", LOST)
