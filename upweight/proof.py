@@ -221,7 +221,8 @@ def _of_its_own(program: nn.Module) -> dict[str, nn.Parameter]:
     made: dict[nn.Parameter, nn.Parameter] = {}
     found = dict(program.named_parameters(remove_duplicate=False))
     for name, value in found.items():
-        made.setdefault(value, nn.Parameter(value.detach(), requires_grad=True))
+        trains = value.is_floating_point() or value.is_complex()
+        made.setdefault(value, nn.Parameter(value.detach(), requires_grad=trains))
         owner, _, last = name.rpartition(".")
         program.get_submodule(owner)._parameters[last] = made[value]
     return {name: made[value] for name, value in found.items()}

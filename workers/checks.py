@@ -115,7 +115,7 @@ def _refused(error: EngineError, parameters: Sequence[str]) -> UpweightError:
     elif isinstance(error, NothingTrains):
         pointer = "/parameters"
     elif isinstance(error, BadParameter):
-        pointer = "/loss"
+        pointer = "/parameters" if error.field == "parameters" else "/loss"
     return refusal(error, pointer)
 
 

@@ -190,7 +190,7 @@ class Gathering:
     def _precision_note(self, model: ModelRecord) -> str | None:
         fields = [each for each in ("train_id", "test_id", "hessian_id") if self._job.get(each)]
         datasets = {self._job[each]: self._dataset(each) for each in fields}
-        return _precision_note(model, DTYPES[self._request.precision], datasets.values())
+        return _precision_note(model, self._request.precision, datasets.values())
 
     def _dataset(self, field: str) -> DatasetRecord:
         return DatasetRecord.model_validate(self._record("dataset", field))
@@ -363,14 +363,14 @@ def _input_position(train: DatasetRecord, match: ColumnMatch, request: AnyJob) -
 
 
 def _precision_note(
-    model: ModelRecord, computed_in: torch.dtype, datasets: Iterable[DatasetRecord]
+    model: ModelRecord, precision: str | None, datasets: Iterable[DatasetRecord]
 ) -> str | None:
     """What a reader of the numbers should know of their precision; None if nothing."""
     notes = [model.precision_note] if model.precision_note else []
-    if computed_in != torch.float64:
+    if DTYPES[precision] != torch.float64:
         if model.precision == "float64":
             notes.append(
-                "the model is in float64; this job asked for float32, which keeps some 7 digits"
+                f"the model is in float64; this job asked for {precision}, and float32 keeps some 7 digits"
             )
         losses = {
             f"column {column.name!r} of {dataset.name!r}": column.float32_loss

@@ -351,3 +351,27 @@ def test_a_live_modules_casts_and_factories_follow_too() -> None:
         found = problem.gradients(next(rows.batches(ROWS)))
         assert off(found, gradients) < TOLERANCE[dtype]
         assert off(Hessian(problem, rows).dense(), hessian) < TOLERANCE[dtype]
+
+
+class Selecting(nn.Module):
+    """Has whole numbers among its parameters, as quantised layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(2, CLASSES)
+        self.kept = nn.Parameter(torch.tensor([1, 0]), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a((x * self.kept).mean(1))
+
+
+def test_whole_numbers_among_the_parameters_are_held_fixed_or_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model.pt2"
+    save_program(Selecting(), torch.randn(2, 3, 2), path)
+    report = check_model("pt2", str(path), {"name": "cross_entropy"}, None, "sanitized")
+    assert (report["precision"], report["parameter_count"]) == ("float32", 9)
+    refused = checked(path)["refusal"]
+    assert "parameters = 'kept': it is of int64" in refused["detail"]
+    assert refused["errors"][0]["pointer"] == "/parameters"

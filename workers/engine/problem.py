@@ -74,7 +74,7 @@ class Problem:
         named = dict(self.module.named_parameters())
         names = _all_names(self.module)
         selected = _trained(module, names) if parameters is None else _select(names, parameters)
-        _refuse_complex(module, selected)
+        _refuse_other_numbers(module, selected)
         self.layout = _layout({name: named[name] for name in selected})
         self.frozen = {
             name: value.detach() for name, value in named.items() if name not in selected
@@ -333,11 +333,18 @@ def _select(names: dict[str, list[str]], globs: Sequence[str]) -> list[str]:
     return [name for name in names if name in chosen]
 
 
-def _refuse_complex(module: nn.Module, selected: Sequence[str]) -> None:
+def _refuse_other_numbers(module: nn.Module, selected: Sequence[str]) -> None:
     given = dict(module.named_parameters(remove_duplicate=False))
     for name in selected:
         if given[name].is_complex():
             raise ComplexParameter(name, given[name].dtype)
+        if not given[name].is_floating_point():
+            dtype = str(given[name].dtype).removeprefix("torch.")
+            raise BadParameter(
+                "parameters",
+                name,
+                f"it is of {dtype}, which has no derivative; give globs that leave it out",
+            )
 
 
 def _layout(named: dict[str, Tensor]) -> tuple[ParameterSlice, ...]:
