@@ -222,3 +222,29 @@ def test_rows_that_no_made_up_value_fits_are_told_apart_from_a_wrong_batch(
     ):
         check(module, t)
     assert "refusal" not in check(module, t, sent=True)
+
+
+def test_rows_without_a_value_are_left_out_and_are_not_taken_for_chance(
+    check: Callable[..., dict[str, Any]],
+) -> None:
+    def forward(m: Any, x: Tensor, count: Tensor) -> Tensor:
+        inside = (torch.arange(x.shape[1]) < count[:, None])[..., None]
+        h = m.l((x * inside).sum(1) / count[:, None])  # of no members: 0/0
+        return h - m.mix * h.nan_to_num().mean(0)
+
+    for mixing in (0.0, 1e-3):
+        module = with_inputs(2, forward, l=nn.Linear(4, 1))
+        module.register_buffer("mix", torch.tensor(mixing))
+        report = check(module, torch.randn(3, 6, 4), torch.tensor([3, 2, 6]))
+        assert ("refusal" in report) == (mixing > 0), report
+
+
+def test_an_operation_over_rows_that_fails_on_one_row_is_named(
+    check: Callable[..., dict[str, Any]],
+) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.l(x)
+        return h * (h >= h.topk(2, 0).values[-1])
+
+    with pytest.raises(OutputUnsupported, match=r"topk.*risk set"):
+        check(with_inputs(1, forward, l=nn.Linear(4, 3)), torch.randn(4, 4))

@@ -50,13 +50,11 @@ def exercise(
     rows = _rows_that_run(program)
     with torch.no_grad():
         together = program.module(*rows)
-    count = len(rows[0])
-    for size in (1, 2, count):
-        with torch.no_grad():
-            shape = program.module(*(each[:size] for each in rows)).shape
-        if tuple(shape) != (size, *together.shape[1:]):
+    for size in (1, 2, len(rows[0])):
+        made = tuple(_shape_of(program, rows, size))
+        if made != (size, *together.shape[1:]):
             raise OutputUnsupported(
-                f"of {size} rows the program makes {list(shape)}: its output must have one row per example, in "
+                f"of {size} rows the program makes {list(made)}: its output must have one row per example, in "
                 "front (for a loss: one number per example, reduction='none'), first in a tuple or dict"
             )
     shape = program.output.shape if program.output else ()
@@ -66,8 +64,24 @@ def exercise(
     return {"output": output, "transforms": _transforms(program, list(rows))}, rows
 
 
+def _shape_of(program: Program, rows: tuple[torch.Tensor, ...], size: int) -> torch.Size:
+    """Of what the program makes of the first rows."""
+    try:
+        with torch.no_grad():
+            found: torch.Tensor = program.module(*(each[:size] for each in rows))
+    except _ERRORS as exc:
+        refuse_mixed_outputs(
+            program, rows, elsewhere=False
+        )  # names the node, where that is the cause
+        raise GraphInvalid(
+            f"the program takes {len(rows[0])} rows, but not {size} ({str(exc)[:300]}): each row is computed alone, "
+            f"too. Let forward take the batch size from its input. Export with: {EXPORT_LINE}"
+        ) from exc
+    return found.shape
+
+
 def _rows_that_run(program: Program) -> tuple[torch.Tensor, ...]:
-    """The first set of rows for which all the program's numbers are finite; else that with the most."""
+    """The first set of rows for which all the program's numbers are finite; else those of the set with the most."""
     best: tuple[float, tuple[torch.Tensor, ...]] | None = None
     failed: Exception | None = None
     for made in rows_to_try(program):
@@ -77,9 +91,12 @@ def _rows_that_run(program: Program) -> tuple[torch.Tensor, ...]:
         except _ERRORS as exc:
             failed = exc if failed is None or made.of_example else failed
             continue
-        share = float(torch.isfinite(output).double().mean()) if output.numel() else 1.0
+        finite = torch.isfinite(output.reshape(len(output), -1)).all(1) if output.ndim else None
+        share = 1.0 if finite is None else float(finite.double().mean())
         if best is None or share > best[0]:
-            best = share, made.rows
+            # Rows that have no value for the model (a set of none, a logarithm of 0) show nothing.
+            some = finite is not None and len(finite) == len(made.rows[0]) and int(finite.sum()) > 1
+            best = share, tuple(each[finite] for each in made.rows) if some else made.rows
         if share == 1.0:
             break
     if best is None:
@@ -100,7 +117,9 @@ def _fails(failed: Exception | None, *, of_example: bool) -> GraphInvalid:
     )
 
 
-def refuse_mixed_outputs(program: Program, rows: tuple[torch.Tensor, ...]) -> None:
+def refuse_mixed_outputs(
+    program: Program, rows: tuple[torch.Tensor, ...], *, elsewhere: bool = True
+) -> None:
     """Raises OutputUnsupported where what the program gives for a row depends on the other rows."""
 
     def evaluate(given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -110,7 +129,8 @@ def refuse_mixed_outputs(program: Program, rows: tuple[torch.Tensor, ...]) -> No
     test = RowTest(evaluate, program.module, len(rows))
     try:
         test.beside_others(rows)
-        test.elsewhere(rows)
+        if elsewhere:
+            test.elsewhere(rows)
     except RowsMixed as error:
         raise OutputUnsupported(str(error)) from error
 
