@@ -64,6 +64,14 @@ def test_options_go_before_what_the_json_says(
     assert ended.documents[-1]["request"]["inversion"]["method"] == "direct"
 
 
+def test_how_columns_met_the_models_inputs_is_shown(
+    online: Upweight, registered: tuple[str, ...], job: str
+) -> None:
+    assert "by place: the model has one input" in online("jobs", "show", job).out
+    asked = online("jobs", "submit", *registered, "--column", "input=x", "--dry-run").document
+    assert asked["columns"] == {"input": "x"}
+
+
 def test_right_hand_sides_are_uploaded_from_a_file(
     online: Upweight, registered: tuple[str, ...], tmp_path: Path
 ) -> None:
