@@ -16,3 +16,20 @@ def test_an_allocation_that_fails_names_what_to_change() -> None:
     assert isinstance(error, ComputationFailed)
     assert "smaller batch_size" in error.detail
     assert error.errors[0].pointer == "/batch_size"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "mat1 and mat2 must have the same dtype, but got Double and Float",
+        "expected m1 and m2 to have the same dtype, but got: double != float",
+        "expected scalar type Double but found Float",
+        "Input type (double) and bias type (float) should be the same",
+        "scatter(): Expected self.dtype to be equal to src.dtype",
+    ],
+)
+def test_types_that_do_not_meet_are_a_matter_of_precision(words: str) -> None:
+    error = said(RuntimeError(words), "job_x")
+    assert isinstance(error, ComputationFailed)
+    assert error.errors[0].pointer == "/precision"
+    assert words in error.detail
