@@ -6,7 +6,7 @@ import copy
 import gc
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import IO, TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from upweight.blame import explain, misfit
 from upweight.culprit import culprit, own_backward
 from upweight.errors import UpweightError
+from upweight.outputs import Output, choose, tensors_of
 from upweight.proof import Call, Chosen, Difference, NoGradient, first_difference
 from upweight.tracing import as_exported, as_graph, quiet, strip_source, traced
 
@@ -45,7 +46,11 @@ class ExportFailed(UpweightError):
 
 
 def export_program(
-    module: nn.Module, example: Any, *, parameters: Sequence[str] | None = None
+    module: nn.Module,
+    example: Any,
+    *,
+    parameters: Sequence[str] | None = None,
+    output: Output = None,
 ) -> bytes:
     """The module as pt2 bytes, in evaluation mode, for batches of any size.
 
@@ -55,10 +60,11 @@ def export_program(
     in the module (`torch.no_grad`) is detached in the program.
 
     The program's outputs and gradients are compared with the module's, for the parameters that train, or those that
-    the globs `parameters` choose. Raises ExportFailed, which names the part.
+    the globs `parameters` choose. Of a module that returns several tensors the program has those that `output` names,
+    one or two, as a dict. Raises ExportFailed, which names the part, and OutputUnclear.
     """
     buffer = io.BytesIO()
-    save_program(module, example, buffer, parameters=parameters)
+    save_program(module, example, buffer, parameters=parameters, output=output)
     return buffer.getvalue()
 
 
@@ -68,10 +74,12 @@ def save_program(
     file: str | os.PathLike[str] | IO[bytes],
     *,
     parameters: Sequence[str] | None = None,
+    output: Output = None,
     with_rows: bool = False,
 ) -> None:
     """`export_program` into a file; `with_rows`: and the example's first rows, for the service to try it on."""
-    save_exported(exported(module, example, parameters), file, example if with_rows else None)
+    sent = example if with_rows else None
+    save_exported(exported(module, example, parameters, output), file, sent)
 
 
 def save_exported(
@@ -101,16 +109,25 @@ def save_exported(
 
 
 def exported(
-    module: nn.Module, example: Any, parameters: Sequence[str] | None = None
+    module: nn.Module,
+    example: Any,
+    parameters: Sequence[str] | None = None,
+    output: Output = None,
 ) -> ExportedProgram:
-    """The module as an ExportedProgram with a free batch dimension, compared with it on other rows."""
+    """The module as an ExportedProgram with a free batch dimension, compared with it on other rows.
+
+    Raises ExportFailed, and OutputUnclear where the module returns several tensors and `output` names none.
+    """
     _require_torch()
     module = _on_cpu(module)
     args, kwargs = _batched(example)
     with _uncollected(), as_exported(module):
         _refuse_batch_statistics(module)
         _refuse_scaled_gradients(module)
-        _run_once(module, args, kwargs)
+        result = _run_once(module, args, kwargs)
+        rows = len(next(iter((*args, *kwargs.values()))))
+        chosen = choose(tensors_of(result, rows), output)
+        returning = _returning(module, [each.name for each in chosen], output)
         try:
             program = traced(module, args, kwargs)
             _prove(program, module, _proven(example), parameters)
@@ -119,7 +136,23 @@ def exported(
             raise
         except Exception as exc:
             raise ExportFailed(explain(exc, module)) from exc
+        finally:
+            returning()
     return program
+
+
+def _returning(module: nn.Module, names: list[str], output: Output) -> Callable[[], None]:
+    """Has the module return what is chosen alone: as it is, or by the names asked for. Call the result to end that.
+
+    A program can hold any tensors, but not every kind of object around them; and what is not in it can't refuse it.
+    """
+
+    def alone(_module: nn.Module, _inputs: Any, result: Any) -> Any:
+        found = [each.value for each in choose(tensors_of(result), output)]
+        return found[0] if output is None else dict(zip(names, found, strict=True))
+
+    handle = module.register_forward_hook(alone)
+    return handle.remove
 
 
 def _require_torch() -> None:
@@ -137,10 +170,12 @@ def _require_torch() -> None:
 
 def _run_once(
     module: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
-) -> None:
-    """An example that the module does not take is told from a module that can't be exported."""
+) -> Any:
+    """What the module returns. An example that it does not take is told from a module that can't be exported."""
     try:
-        module(*(one.clone() for one in args), **{n: one.clone() for n, one in kwargs.items()})
+        return module(
+            *(one.clone() for one in args), **{n: one.clone() for n, one in kwargs.items()}
+        )
     except Exception as exc:
         raise ExportFailed(misfit(exc, module, [*args, *kwargs.values()])) from exc
 

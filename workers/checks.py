@@ -51,17 +51,18 @@ def check_model(
     inputs: Sequence[str] = (),
     allowed: Collection[str] = (),
     frozen: Sequence[str] | None = None,
+    output: str | int | Sequence[str | int] | None = None,
 ) -> dict[str, Any]:
     """What the record says of a good model, or `{"refusal": problem}`. Raises ProgramError for a bad program."""
     contract_loss: Loss = TypeAdapter(Loss).validate_python(loss)
     if format == "factory":
-        program = read_factory(factory, kwargs or {}, Path(path), allowed=allowed)
+        program = read_factory(factory, kwargs or {}, Path(path), allowed=allowed, output=output)
     elif format == "huggingface":
         program = read_huggingface(
-            config or {}, task, inputs, Path(path), allowed=allowed, frozen=frozen
+            config or {}, task, inputs, Path(path), allowed=allowed, frozen=frozen, output=output
         )
     else:
-        program = read_pt2(Path(path), policy=Pt2Policy(pt2_policy))
+        program = read_pt2(Path(path), output=output, policy=Pt2Policy(pt2_policy))
     return _judged(program, contract_loss, parameters, Path(path))
 
 
@@ -69,8 +70,8 @@ def prepare() -> None:
     """All that a check does for the first time, most of it imports of torch's, on a small network of our own."""
     network = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)).eval()
     inputs = (InputSpec("input", "float32", (None, 3), (2, 3)),)
-    output = OutputSpec("float32", (None, 2))
-    program = Program(network, inputs, output, parameter_specs(network), "pt2")
+    outputs = (OutputSpec("output", "float32", (None, 2)),)
+    program = Program(network, inputs, outputs, parameter_specs(network), "pt2")
     _judged(program, CrossEntropy(name="cross_entropy"), None, Path())
 
 
@@ -137,7 +138,10 @@ def _try_out(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> None:
 def _targets(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> Tensor | None:
     with torch.no_grad():
         outputs = problem.outputs(problem.theta, problem.placed(Batch(inputs, None, 0)))
-    first = outputs if isinstance(outputs, Tensor) else next(iter(outputs))  # type: ignore[call-overload]
+    if isinstance(outputs, tuple):  # of mean and variance
+        return torch.zeros_like(outputs[0])
+    first = outputs
+    assert isinstance(first, Tensor)
     if loss.name == "gaussian_nll":
         return torch.zeros_like(first[..., : first.shape[-1] // 2])
     if not isinstance(loss, CrossEntropy | Nll):

@@ -11,6 +11,7 @@ import torch
 from service.settings import Settings
 from service.storage.objects import Objects
 from upweight.errors import Rejected
+from upweight.outputs import Output
 from upweight.schema import FactoryProgram, HuggingFaceProgram, Loss, ModelRecord, Pt2Program
 from upweight.schema import Program as ContractProgram
 from workers.datasets.shards import fetched
@@ -38,7 +39,7 @@ def load_problem(
     blob = program.blob if isinstance(program, Pt2Program) else program.weights
     try:
         with fetched(objects, namespace, blob, scratch) as path:
-            read = _read(program, path, settings)
+            read = _read(program, model.output, path, settings)
             module = place(read.module, device)
             return Problem(
                 module, engine_loss(model.loss), model.parameters, dtype=dtype, device=device
@@ -51,13 +52,15 @@ def load_problem(
         ) from None
 
 
-def _read(contract: ContractProgram, path: Path, settings: Settings) -> Program:
+def _read(contract: ContractProgram, output: Output, path: Path, settings: Settings) -> Program:
     allowed = allowed_programs(contract.format, settings)
     match contract:
         case Pt2Program():
-            return read_pt2(path, policy=Pt2Policy(settings.pt2_policy))
+            return read_pt2(path, output=output, policy=Pt2Policy(settings.pt2_policy))
         case FactoryProgram():
-            return read_factory(contract.factory, contract.kwargs, path, allowed=allowed)
+            return read_factory(
+                contract.factory, contract.kwargs, path, allowed=allowed, output=output
+            )
         case HuggingFaceProgram():
             return read_huggingface(
                 contract.config,
@@ -66,6 +69,7 @@ def _read(contract: ContractProgram, path: Path, settings: Settings) -> Program:
                 path,
                 allowed=allowed,
                 frozen=contract.frozen,
+                output=output,
             )
 
 

@@ -234,6 +234,7 @@ class Tasks:
             "task": program.get("task", ""),
             "inputs": program.get("inputs", []),
             "frozen": program.get("frozen"),
+            "output": model.output,
             "allowed": allowed_programs(program["format"], context.settings),
         }
         seconds, memory = context.settings.check_seconds, context.settings.check_memory_bytes
@@ -304,11 +305,10 @@ def _model_fields(report: Mapping[str, Any], parameter_limit: int) -> dict[str, 
             "/parameters",
             f"{report['parameter_count']} parameters are selected; the limit is {parameter_limit}",
         )
-    outputs = [{"name": "output", **report["output"]}] if report.get("output") else []
     fields = ("selected", "parameter_count", "held_fixed", "dtype", "precision", "precision_note")
     return {
         "inputs": report["inputs"],
         "arguments": report["arguments"],
-        "outputs": outputs,
+        "outputs": report["outputs"],
         **{name: report[name] for name in fields},
     }

@@ -44,6 +44,7 @@ def register_model(
         created_at=now(),
         program=request.program,
         loss=request.loss,
+        output=request.output,
         parameters=list(request.parameters) if request.parameters is not None else None,
         labels=request.labels,
         digest=_digest(request),
@@ -100,4 +101,5 @@ def _size_of(parts: Parts, namespace: str, digest: str, at: str) -> int:
 
 
 def _digest(request: ModelRequest) -> str:
-    return digest_of(request.model_dump(mode="json", include={"program", "loss", "parameters"}))
+    decides = {"program", "loss", "output", "parameters"}
+    return digest_of(request.model_dump(mode="json", include=decides))

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests import huggingface_models
-from upweight.client.huggingface import LiveModel, is_huggingface
+from upweight.client.huggingface import LiveModel, is_described
 from workers.programs.errors import ConfigRefused, ProgramError, StateMismatch
 from workers.programs.fork_server import ForkServer
 from workers.programs.huggingface import read_huggingface
@@ -62,8 +62,7 @@ def test_a_classifier_computes_as_transformers_does(bert: Any, saved: Any) -> No
     ids, mask = tokens(4), masks(4)
     expected = bert(input_ids=ids, attention_mask=mask).logits
     assert torch.allclose(program.module(ids, mask), expected, atol=1e-6)
-    assert program.output is not None
-    assert program.output.shape == (None, 3)
+    assert [(each.name, each.shape) for each in program.outputs] == [("logits", (None, 3))]
     assert {spec.name for spec in program.parameters} == {n for n, _ in bert.named_parameters()}
 
 
@@ -153,8 +152,8 @@ def test_a_mask_is_refused_where_tokens_look_back_alone(gpt2: Any, saved: Any) -
 
 
 def test_a_live_model_is_told_from_others_by_its_class(bert: Any) -> None:
-    assert is_huggingface(bert)
-    assert not is_huggingface(nn.Linear(1, 1))
+    assert is_described(bert, None)
+    assert not is_described(nn.Linear(1, 1), None)
     assert LiveModel.of(bert, {"input_ids": 0, "attention_mask": 0}).inputs == (
         "input_ids", "attention_mask",
     )  # fmt: skip

@@ -183,7 +183,7 @@ def test_report_describes_the_program(check: Check, mlp: Path) -> None:
     assert report["inputs"] == [
         {"name": "input", "dtype": "float32", "shape": [None, 4], "example": [4, 4]}
     ]
-    assert report["output"] == {"dtype": "float32", "shape": [None, 3]}
+    assert report["outputs"] == [{"name": "output", "dtype": "float32", "shape": [None, 3]}]
     assert [spec["name"] for spec in report["parameters"]][:2] == ["0.weight", "0.bias"]
     assert set(report["transforms"].values()) == {None}
 

@@ -14,7 +14,7 @@ from tests.programs.tampering import GRAPH, edit
 from tests.programs.zoo import CASES
 from workers.engine import NoSuchParameter
 from workers.engine.program import observable
-from workers.programs.outputs import return_first_tensor
+from workers.programs.outputs import return_chosen
 from workers.programs.program import Program
 from workers.programs.pt2 import read_pt2
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def _eager(name: str) -> nn.Module:
     model = CASES[name].model()
-    return_first_tensor(model)
+    return_chosen(model, None)
     return model
 
 
@@ -95,16 +95,14 @@ def test_interface_is_described(archive_of: ArchiveOf) -> None:
     program: Program = read_pt2(archive_of("attention"))
     (ids,) = program.inputs
     assert (ids.name, ids.dtype, ids.shape, ids.example) == ("ids", "int64", (None, None), (4, 7))
-    assert program.output is not None
-    assert program.output.shape == (None, None, 20)
-    assert program.dropped_outputs == 2
+    (output,) = program.outputs
+    assert (output.name, output.shape) == ("logits", (None, None, 20))
 
 
 def test_several_inputs_keep_names_and_order(archive_of: ArchiveOf) -> None:
     program = read_pt2(archive_of("loss"))
     assert [spec.name for spec in program.inputs] == ["input", "target"]
-    assert program.output is not None
-    assert program.output.shape == (None,)
+    assert [each.shape for each in program.outputs] == [(None,)]
     assert [spec.trainable for spec in program.parameters] == [False, True, True, True, True]
 
 

@@ -226,8 +226,8 @@ def test_policy_trusted_gives_the_same_program(mlp: Path) -> None:
     ours, theirs = read_pt2(mlp), read_pt2(mlp, policy=Pt2Policy.TRUSTED)
     x = torch.randn(5, 4)
     assert torch.equal(ours.module(x), theirs.module(x))
-    assert (ours.inputs, ours.output, ours.parameters) == (
+    assert (ours.inputs, ours.outputs, ours.parameters) == (
         theirs.inputs,
-        theirs.output,
+        theirs.outputs,
         theirs.parameters,
     )

@@ -113,7 +113,7 @@ def test_losses_without_reduction_are_programs(
     module = with_inputs(2, function, l=nn.Linear(6, 3))
     report = check(module, torch.randn(4, 6), torch.tensor([0, 1, 2, 0]), loss="program")
     assert "refusal" not in report
-    assert report["output"]["shape"] == [None]
+    assert report["outputs"][0]["shape"] == [None]
 
 
 @pytest.mark.parametrize(

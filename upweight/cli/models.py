@@ -75,6 +75,12 @@ def register(
             help="Glob of parameters that influence is taken over: 'head.*'. Repeatable. By default those that train."
         ),
     ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the loss takes of a model that returns several tensors: a name or place; for gaussian_nll two."
+        ),
+    ] = None,
     factory: Annotated[
         str | None, typer.Option(help="Dotted name that the operator allows, in place of a file.")
     ] = None,
@@ -95,6 +101,7 @@ def register(
         program,
         loss=choices.value(loss),
         parameters=parameter or None,
+        output=output[0] if output and len(output) == 1 else output or None,
         factory=factory,
         kwargs=choices.document(kwargs, "--kwargs"),
         config=choices.document(config, "--config"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+LOGITS = "logits"  # what the loss takes of its output
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _TASKS = {
     "ForSequenceClassification": "sequence-classification",

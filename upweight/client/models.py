@@ -14,11 +14,12 @@ from typing import Any
 from upweight.client.blobs import put, put_source
 from upweight.client.checking import Checked, until_checked
 from upweight.client.content import Content, arrays_content, content_of
-from upweight.client.huggingface import LiveModel, is_described, loss_of
+from upweight.client.huggingface import LOGITS, LiveModel, is_described, loss_of
 from upweight.client.paging import items, items_async, listing
 from upweight.client.request import reference, validated
 from upweight.errors import InvalidRequest
 from upweight.exchange import Call, Flow, Work, segment
+from upweight.outputs import Output, OutputUnclear, choose, spelt, tensors_of_program
 from upweight.progress import Bars
 from upweight.schema import BlobRecord, ModelRecord, ModelRequest
 from upweight.transport import AsyncTransport, Transport
@@ -45,6 +46,7 @@ def register(
     example: Any,
     loss: Any,
     parameters: tuple[str, ...] | list[str] | str | None,
+    output: Output,
     labels: Mapping[str, str] | None,
     factory: str | None,
     kwargs: Mapping[str, Any] | None,
@@ -62,12 +64,12 @@ def register(
             "operator allows), or 'config' (of a Hugging Face model)"
         )
     globs = _globs(parameters)
-    said = {"name": name, "parameters": globs, "labels": dict(labels or {})}
+    said = {"name": name, "output": output, "parameters": globs, "labels": dict(labels or {})}
     # Before the export and the upload, which take their time: what is misspelt is told at once.
     validated(ModelRequest, MODELS.path, {**said, "program": NOT_YET, "loss": loss})
     if _is_live(program):
         refuse_untrained(program) if globs is None else refuse_unmatched(program, globs)
-    if is_described(program, example):
+    if is_described(program, example) and output in (None, LOGITS):
         live = LiveModel.of(program, example)
         blob = yield from _weights(live.weights, name, bars)
         described = {
@@ -75,7 +77,7 @@ def register(
             "frozen": live.frozen,
         }
     elif program is not None:
-        described = yield from _pt2(program, example, globs, name, bars)
+        described, said["output"] = yield from _pt2(program, example, globs, output, name, bars)
     else:
         blob = yield from _weights(weights, name, bars)
         described = _by_name(factory, kwargs, config, task, None, blob)
@@ -158,8 +160,14 @@ def _by_name(
 
 
 def _pt2(
-    program: Any, example: Any, globs: tuple[str, ...] | None, name: str, bars: Bars
-) -> Flow[dict[str, Any]]:
+    program: Any,
+    example: Any,
+    globs: tuple[str, ...] | None,
+    output: Output,
+    name: str,
+    bars: Bars,
+) -> Flow[tuple[dict[str, Any], Output]]:
+    """What is sent of it, and `output` by the name that it has there."""
     if isinstance(program, str | os.PathLike) and Path(program).suffix in PICKLES:
         raise InvalidRequest(
             f"{Path(program).name} is a pickle by its name, which can run code when it is loaded and is never "
@@ -167,30 +175,38 @@ def _pt2(
         )
     if not _is_live(program):
         record = yield from put_source(program, bars)
-        return {"format": "pt2", "blob": record.digest}
+        return {"format": "pt2", "blob": record.digest}, output
     with tempfile.TemporaryDirectory(prefix="upweight-") as folder:
         path = Path(folder) / f"{name}.pt2"
-        yield Work(lambda: _export(program, example, globs, path))
+        output = yield Work(lambda: _export(program, example, globs, output, path))
         content: Content = yield Work(lambda: content_of(path))
         record = yield from put(content, bars)
-    return {"format": "pt2", "blob": record.digest}
+    return {"format": "pt2", "blob": record.digest}, output
 
 
 def _is_live(program: Any) -> bool:
     return hasattr(program, "state_dict")  # nn.Module and ExportedProgram both have one
 
 
-def _export(program: Any, example: Any, globs: tuple[str, ...] | None, path: Path) -> None:
-    from upweight.export import save_exported, save_program
+def _export(
+    program: Any, example: Any, globs: tuple[str, ...] | None, output: Output, path: Path
+) -> Output:
+    from upweight.export import exported, save_exported
 
-    if hasattr(program, "graph_signature"):
-        save_exported(program, path, example)
-        return
-    if example is None:
-        raise InvalidRequest(
-            "a live module needs an example to be traced with: example=x[:2], or a tuple of inputs"
-        )
-    save_program(program, example, path, parameters=globs, with_rows=True)
+    try:
+        if hasattr(program, "graph_signature"):
+            chosen = choose(tensors_of_program(program), output)
+            save_exported(program, path, example)
+            return spelt(chosen, output)
+        if example is None:
+            raise InvalidRequest(
+                "a live module needs an example to be traced with: example=x[:2], or a tuple of inputs"
+            )
+        made = exported(program, example, globs, output)
+    except OutputUnclear as error:
+        raise InvalidRequest.field("/output", str(error), output) from error
+    save_exported(made, path, example)
+    return spelt(tensors_of_program(made), output)
 
 
 def _weights(weights: Any, name: str, bars: Bars) -> Flow[BlobRecord]:
@@ -226,6 +242,7 @@ class Models:
         loss: Any,
         example: Any = None,
         parameters: tuple[str, ...] | list[str] | str | None = None,
+        output: Output = None,
         labels: Mapping[str, str] | None = None,
         factory: str | None = None,
         kwargs: Mapping[str, Any] | None = None,
@@ -243,12 +260,13 @@ class Models:
         `example` names the rows' columns. Instead of it: `factory` with `kwargs`,
         or a Hugging Face `config` with `task`; both with `weights` (a state_dict, a safetensors file, or a digest).
         `loss`: a name (`"cross_entropy"`) or `{"name": …, …}`. Influence is taken over the parameters that train
-        (`requires_grad`), or over those of all that match `parameters`, globs; the rest is held fixed.
+        (`requires_grad`), or over those of all that match `parameters`, globs; the rest is held fixed. `output`: what
+        the loss takes of a model that returns several tensors, by name or place; for gaussian_nll two.
         """
         return self.link.run(
             register(
                 self.bars, name, program, example=example, loss=loss, parameters=parameters,
-                labels=labels, factory=factory, kwargs=kwargs, config=config, task=task,
+                output=output, labels=labels, factory=factory, kwargs=kwargs, config=config, task=task,
                 weights=weights, wait=wait, timeout=timeout, hold=self.link.connection.hold,
             )
         )  # fmt: skip
@@ -295,6 +313,7 @@ class AsyncModels:
         loss: Any,
         example: Any = None,
         parameters: tuple[str, ...] | list[str] | str | None = None,
+        output: Output = None,
         labels: Mapping[str, str] | None = None,
         factory: str | None = None,
         kwargs: Mapping[str, Any] | None = None,
@@ -308,7 +327,7 @@ class AsyncModels:
         return await self.link.run(
             register(
                 self.bars, name, program, example=example, loss=loss, parameters=parameters,
-                labels=labels, factory=factory, kwargs=kwargs, config=config, task=task,
+                output=output, labels=labels, factory=factory, kwargs=kwargs, config=config, task=task,
                 weights=weights, wait=wait, timeout=timeout, hold=self.link.connection.hold,
             )
         )  # fmt: skip

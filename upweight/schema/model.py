@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationInfo
 
 from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Labels, Name, Request, Text
 from upweight.schema.display import Record
@@ -81,7 +81,11 @@ class PoissonNll(Request):
 
 
 class GaussianNll(Request):
-    """Outputs: the mean and the log-variance, concatenated in the last dimension."""
+    """One output: the mean and the log-variance, concatenated in the last dimension.
+
+    Two, `output: ["mean", "variance"]`: the mean, and the variance itself, which must not be negative and is floored
+    at 1e-6, as `torch.nn.GaussianNLLLoss` has it.
+    """
 
     name: Literal["gaussian_nll"] = "gaussian_nll"
     full: bool = False
@@ -182,12 +186,34 @@ def _globs(globs: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return globs
 
 
+OutputName = Text | Annotated[int, Field(ge=0, strict=True)]
+Outputs = OutputName | Annotated[tuple[OutputName, ...], Field(min_length=2, max_length=2)]
+
+
+def _output(output: Outputs | None, info: ValidationInfo) -> Outputs | None:
+    if isinstance(output, tuple):
+        loss = info.data.get("loss")
+        if loss is not None and loss.name != "gaussian_nll":
+            raise ValueError(
+                f"{loss.name} takes one output; two, the mean and the variance, are for gaussian_nll"
+            )
+        if output[0] == output[1]:
+            raise ValueError("name two outputs: the mean, then the variance")
+    return output
+
+
 class ModelRequest(Request):
     """Registers a model. A worker checks it before its state goes from `checking` to `ready` or `rejected`."""
 
     name: Name
     program: Program
     loss: Loss
+    output: Annotated[Outputs | None, AfterValidator(_output)] = Field(
+        None,
+        description="What the loss takes of a model that returns several tensors: a name (`logits`, "
+        "`heads.first`: keys and fields, with dots between them), or the place in a tuple. For `gaussian_nll` also "
+        "two, the mean and the variance.",
+    )
     parameters: Annotated[
         Annotated[tuple[Text, ...], Field(min_length=1, max_length=256)] | None,
         AfterValidator(_globs),
@@ -243,6 +269,9 @@ class ModelRecord(Record):
     checked_at: datetime | None = None
     program: Program
     loss: Loss
+    output: Outputs | None = Field(
+        None, description="As asked for; null for a model that returns one tensor."
+    )
     parameters: list[str] | None = Field(
         None, description="Globs, as asked for; null for the parameters that train."
     )
@@ -256,7 +285,7 @@ class ModelRecord(Record):
         [],
         description="Of a factory's model, whose `inputs` are not known: what its forward calls them.",
     )
-    outputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = Field([], description="What the loss takes of the model.")
     selected: list[ParameterSpec] = []
     parameter_count: int | None = Field(None, description="p: the number of selected scalars.")
     held_fixed: HeldFixed | None = Field(

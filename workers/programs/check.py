@@ -11,12 +11,14 @@ import torch
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from upweight.outputs import Output
 from workers.engine import RowsMixed
 from workers.engine.independence import RowTest
 from workers.programs.errors import EXPORT_LINE, GraphInvalid, OutputUnsupported
 from workers.programs.factory import read_factory
 from workers.programs.made_up import rows_to_try
-from workers.programs.program import Program, dtype_name
+from workers.programs.outputs import as_tuple
+from workers.programs.program import OutputSpec, Program, dtype_name
 from workers.programs.pt2 import Pt2Policy, read_pt2
 
 _ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
@@ -29,12 +31,13 @@ def check_program(
     factory: str = "",
     kwargs: Mapping[str, Any] | None = None,
     allowed: Collection[str] = (),
+    output: Output = None,
 ) -> dict[str, Any]:
     """Reads the program and exercises it; `path` is the archive or, for a factory, the weights."""
     if format == "factory":
-        program = read_factory(factory, kwargs or {}, Path(path), allowed=allowed)
+        program = read_factory(factory, kwargs or {}, Path(path), allowed=allowed, output=output)
         return program.describe()
-    program = read_pt2(Path(path), policy=Pt2Policy(pt2_policy))
+    program = read_pt2(Path(path), output=output, policy=Pt2Policy(pt2_policy))
     report, rows = exercise(program)
     refuse_mixed_outputs(program, rows)
     return {**program.describe(), **report}
@@ -49,26 +52,39 @@ def exercise(
     """
     rows = _rows_that_run(program)
     with torch.no_grad():
-        together = program.module(*rows)
+        together = as_tuple(program.module(*rows))
     for size in (1, 2, len(rows[0])):
-        made = tuple(_shape_of(program, rows, size))
-        if made != (size, *together.shape[1:]):
-            raise OutputUnsupported(
-                f"of {size} rows the program makes {list(made)}: its output must have one row per example, in "
-                "front (for a loss: one number per example, reduction='none'), first in a tuple or dict"
-            )
-    shape = program.output.shape if program.output else ()
-    if len(shape) != together.ndim:  # torch's own notes of shapes are wrong for some losses
-        shape = (None, *together.shape[1:])
-    output = {"dtype": dtype_name(together.dtype), "shape": list(shape)}
-    return {"output": output, "transforms": _transforms(program, list(rows))}, rows
+        shapes = _shapes_of(program, rows, size)
+        for spec, made, whole in zip(program.outputs, shapes, together, strict=True):
+            if made != (size, *whole.shape[1:]):
+                raise OutputUnsupported(
+                    f"of {size} rows the program makes {list(made)} as {spec.name!r}: what the loss takes must "
+                    "have one row per example, in front (for a loss: one number per example, reduction='none')"
+                )
+    outputs = [_seen(*each) for each in zip(program.outputs, together, strict=True)]
+    return {"outputs": outputs, "transforms": _transforms(program, list(rows))}, rows
 
 
-def _shape_of(program: Program, rows: tuple[torch.Tensor, ...], size: int) -> torch.Size:
+def _seen(spec: OutputSpec, found: torch.Tensor) -> dict[str, Any]:
+    if not found.is_floating_point():
+        raise OutputUnsupported(
+            f"the output {spec.name!r} is {dtype_name(found.dtype)}, and a loss takes floating-point numbers: return "
+            "scores, not the classes that they choose",
+            field="/output",
+        )
+    shape = spec.shape
+    if len(shape) != found.ndim:  # torch's own notes of shapes are wrong for some losses
+        shape = (None, *found.shape[1:])
+    return {"name": spec.name, "dtype": dtype_name(found.dtype), "shape": list(shape)}
+
+
+def _shapes_of(
+    program: Program, rows: tuple[torch.Tensor, ...], size: int
+) -> list[tuple[int, ...]]:
     """Of what the program makes of the first rows."""
     try:
         with torch.no_grad():
-            found: torch.Tensor = program.module(*(each[:size] for each in rows))
+            found = as_tuple(program.module(*(each[:size] for each in rows)))
     except _ERRORS as exc:
         refuse_mixed_outputs(
             program, rows, elsewhere=False
@@ -77,7 +93,16 @@ def _shape_of(program: Program, rows: tuple[torch.Tensor, ...], size: int) -> to
             f"the program takes {len(rows[0])} rows, but not {size} ({str(exc)[:300]}): each row is computed alone, "
             f"too. Let forward take the batch size from its input. Export with: {EXPORT_LINE}"
         ) from exc
-    return found.shape
+    return [tuple(each.shape) for each in found]
+
+
+def _finite_rows(outputs: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
+    """Which rows have finite numbers alone; None where what the program makes has no rows."""
+    if not all(each.ndim for each in outputs) or len({len(each) for each in outputs}) != 1:
+        return None
+    return torch.stack(
+        [torch.isfinite(each.reshape(len(each), -1)).all(1) for each in outputs]
+    ).all(0)
 
 
 def _rows_that_run(program: Program) -> tuple[torch.Tensor, ...]:
@@ -87,11 +112,11 @@ def _rows_that_run(program: Program) -> tuple[torch.Tensor, ...]:
     for made in rows_to_try(program):
         try:
             with torch.no_grad():
-                output = program.module(*made.rows)
+                outputs = as_tuple(program.module(*made.rows))
         except _ERRORS as exc:
             failed = exc if failed is None or made.of_example else failed
             continue
-        finite = torch.isfinite(output.reshape(len(output), -1)).all(1) if output.ndim else None
+        finite = _finite_rows(outputs)
         share = 1.0 if finite is None else float(finite.double().mean())
         if best is None or share > best[0]:
             # Rows that have no value for the model (a set of none, a logarithm of 0) show nothing.
@@ -124,7 +149,7 @@ def refuse_mixed_outputs(
 
     def evaluate(given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         with torch.no_grad():
-            return (program.module(*given),)
+            return as_tuple(program.module(*given))
 
     test = RowTest(evaluate, program.module, len(rows))
     try:
@@ -142,14 +167,10 @@ def _transforms(program: Program, rows: list[torch.Tensor]) -> dict[str, str | N
     }
 
     def total(parameters: dict[str, torch.Tensor], *row: torch.Tensor) -> torch.Tensor:
-        output = functional_call(module, parameters, tuple(one.unsqueeze(0) for one in row))
-        result: torch.Tensor = output.float().square().sum()
-        return result
+        return _squared(functional_call(module, parameters, tuple(one.unsqueeze(0) for one in row)))
 
     def whole(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
-        output = functional_call(module, parameters, tuple(rows))
-        result: torch.Tensor = output.float().square().sum()
-        return result
+        return _squared(functional_call(module, parameters, tuple(rows)))
 
     attempts = {
         "per_example_gradients": lambda: vmap(grad(total), (None, *(0 for _ in rows)))(
@@ -159,6 +180,10 @@ def _transforms(program: Program, rows: list[torch.Tensor]) -> dict[str, str | N
         "reverse_over_reverse": lambda: grad(lambda one: _summed(grad(whole)(one)))(trainable),
     }
     return {name: _complaint(attempt) for name, attempt in attempts.items()}
+
+
+def _squared(outputs: Any) -> torch.Tensor:
+    return torch.stack([each.float().square().sum() for each in as_tuple(outputs)]).sum()
 
 
 def _summed(tensors: dict[str, torch.Tensor]) -> torch.Tensor:

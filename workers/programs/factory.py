@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from upweight.outputs import Output
 from workers.programs.errors import FactoryFailed, FactoryRefused, ProgramError
-from workers.programs.outputs import return_first_tensor
+from workers.programs.outputs import return_chosen
 from workers.programs.program import Program, parameter_specs
 from workers.programs.state import load_state
 
@@ -19,12 +20,18 @@ _DEPTH = 8
 
 
 def read_factory(
-    factory: str, kwargs: Mapping[str, Any], weights: Path, *, allowed: Collection[str]
+    factory: str,
+    kwargs: Mapping[str, Any],
+    weights: Path,
+    *,
+    allowed: Collection[str],
+    output: Output = None,
 ) -> Program:
     """The model which `module:attribute` makes of `kwargs`, with the weights in it.
 
     `allowed` holds exact names, the operator's choice. The factory's own code runs, and nothing of
-    the user's. Raises nothing but ProgramError.
+    the user's. What the model returns is known once it runs: it raises OutputUnsupported then, where it
+    returns several tensors and `output` names none. Raises nothing but ProgramError.
     """
     if factory not in allowed or not _NAME.fullmatch(factory):
         raise FactoryRefused(
@@ -42,11 +49,11 @@ def read_factory(
     except Exception as exc:
         raise _failed(factory, exc) from exc
     module.eval()
-    return_first_tensor(module)
+    return_chosen(module, output)
     return Program(
         module=module,
         inputs=(),
-        output=None,
+        outputs=(),
         parameters=parameter_specs(module),
         format="factory",
         arguments=_arguments(module),

@@ -24,7 +24,7 @@ from workers.programs.weights import State
 
 
 def build_module(exported: Graph, interface: Interface, state: State, limits: Limits) -> nn.Module:
-    """The program as a module in evaluation mode that returns the interface's output."""
+    """The program as a module in evaluation mode that returns the interface's outputs."""
     module = fx.GraphModule(nn.Module(), fx.Graph())
     # The parameters first: named_parameters() then has the order of the user's model.
     held = [one for one in interface.bindings if one.role != "data"]
@@ -43,7 +43,8 @@ def build_module(exported: Graph, interface: Interface, state: State, limits: Li
         memory = Memory(owner=f"{binding.role} {binding.path!r}")
         scope.bind(binding.name, Value(node, "tensor", (memory,)))
     CallBuilder(graph, limits).append(exported, scope)
-    graph.output(scope.find(interface.output, "tensor").node)
+    found = tuple(scope.find(each.value, "tensor").node for each in interface.outputs)
+    graph.output(found[0] if len(found) == 1 else found)
     _drop_unused(graph)
     _refuse_side_results(graph)
     module.graph = graph

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upweight.outputs import Output
 from workers.programs.errors import ConfigRefused, OutputUnsupported, ProgramError
 from workers.programs.program import InputSpec, OutputSpec, Program, parameter_specs
 from workers.programs.state import check_state, load_state
 
+LOGITS = "logits"
 _TASKS = {
     "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
@@ -37,6 +39,7 @@ def read_huggingface(
     *,
     allowed: Collection[str],
     frozen: Sequence[str] | None = None,
+    output: Output = None,
 ) -> Program:
     """The model of this config, in float32, attention written out ("eager"). Raises nothing but ProgramError.
 
@@ -44,6 +47,12 @@ def read_huggingface(
     `inputs` names the columns that rows have, in their order. A classifier's output is (B, classes), a language model's
     (B, positions, vocabulary): the scores of the token that follows each position.
     """
+    if output not in (None, LOGITS):
+        raise OutputUnsupported(
+            f"there is no output {output!r}: a model from its config gives {LOGITS!r}, whatever else "
+            "transformers returns; for another register the live model, which is exported then",
+            field="/output",
+        )
     kind = config.get("model_type")
     if kind not in allowed:
         raise ConfigRefused(
@@ -70,7 +79,7 @@ def read_huggingface(
     return Program(
         module=module,
         inputs=tuple(InputSpec(name, "int64", (None, None), (2, _TOKENS)) for name in inputs),
-        output=OutputSpec("float32", _output_shape(module, task)),
+        outputs=(OutputSpec(LOGITS, "float32", _output_shape(module, task)),),
         parameters=parameter_specs(module),
         format="huggingface",
     )
@@ -171,7 +180,7 @@ def _spread(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _logits(_module: nn.Module, _inputs: Any, result: Any) -> Tensor:
-    found = getattr(result, "logits", None)
+    found = getattr(result, LOGITS, None)
     if not isinstance(found, Tensor):
         raise OutputUnsupported("the model returns no logits")
     return found

@@ -1,25 +1,114 @@
-"""Which part of what a model returns counts: its first tensor."""
+"""Which part of what a model returns the loss takes: the one that is named, and never the first by chance."""
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree
 
-from workers.programs.errors import OutputUnsupported
+from upweight.outputs import Output, OutputUnclear, Returned, choose, tensors_of
+from workers.programs.errors import GraphInvalid, OutputUnsupported
+from workers.programs.schema import GraphModule, NamedTuple, TensorMeta
+
+_DEEPEST = 32
+Path = tuple[tuple[str, ...], tuple[int, ...]]  # by names and by places
 
 
-def return_first_tensor(module: nn.Module) -> None:
-    """Makes the module return the first tensor of its tuple or dict."""
-    module.register_forward_hook(lambda _module, _inputs, result: _first_tensor(result))
-
-
-def _first_tensor(result: Any) -> torch.Tensor:
-    leaves = (result,) if isinstance(result, torch.Tensor) else _pytree.tree_leaves(result)
-    found = next((leaf for leaf in leaves if isinstance(leaf, torch.Tensor)), None)
-    if found is None:
+def chosen(returned: Sequence[Returned], output: Output) -> tuple[Returned, ...]:
+    """What the loss takes. Raises OutputUnsupported with what there is."""
+    if not returned:
         raise OutputUnsupported(
             "the model returns no tensor: its forward must return a tensor with one row per "
-            "example, alone or first in a tuple or dict"
+            "example, alone or in a tuple, a dict or a dataclass"
         )
+    try:
+        return choose(returned, output)
+    except OutputUnclear as error:
+        raise OutputUnsupported(str(error), field="/output") from error
+
+
+def return_chosen(module: nn.Module, output: Output) -> None:
+    """Makes the module return the tensor that the loss takes, or a tuple of two."""
+
+    def choice(_module: nn.Module, _inputs: Any, result: Any) -> Any:
+        if isinstance(result, torch.Tensor) and output is None:
+            return result
+        found = tuple(each.value for each in chosen(tensors_of(result), output))
+        return found[0] if len(found) == 1 else found
+
+    module.register_forward_hook(choice)
+
+
+def as_tuple(result: Any) -> tuple[torch.Tensor, ...]:
+    """What a program's module returns: one tensor or several."""
+    return (result,) if isinstance(result, torch.Tensor) else tuple(result)
+
+
+def returned_by(module: GraphModule) -> list[Returned]:
+    """The tensors that an archive's graph returns, under the names that its own description gives them."""
+    outputs = module.graph.outputs
+    paths = _paths(module, len(outputs))
+    found = []
+    for (path, places), argument in zip(paths, outputs, strict=True):
+        if argument.kind == "as_tensor":
+            name = argument.as_tensor.name
+            meta = module.graph.tensor_values.get(name)
+            found.append(Returned(path, places, *_described(meta), name))
     return found
+
+
+def _described(meta: TensorMeta | None) -> tuple[str, tuple[int | None, ...]]:
+    from workers.programs.program import dtype_name
+    from workers.programs.scalars import dtype_of
+
+    if meta is None:
+        return "?", ()
+    sizes = tuple(size.as_int if size.kind == "as_int" else None for size in meta.sizes)
+    return dtype_name(dtype_of(meta.dtype)), sizes
+
+
+def _paths(module: GraphModule, count: int) -> list[Path]:
+    entry = next((each for each in module.module_call_graph if not each.fqn), None)
+    if entry is None or entry.signature is None:
+        return [((), ())] if count == 1 else [((str(at),), (at,)) for at in range(count)]
+    try:
+        _protocol, spec = json.loads(entry.signature.out_spec)
+        paths = _leaves(spec, (), (), module.treespec_namedtuple_fields)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise GraphInvalid("what the model returns is not described as torch does it") from error
+    if len(paths) != count:
+        raise GraphInvalid(f"{len(paths)} outputs are described, {count} are in the graph")
+    return paths
+
+
+def _leaves(
+    spec: Any, path: tuple[str, ...], places: tuple[int, ...], tuples: Mapping[str, NamedTuple]
+) -> list[Path]:
+    kind, inner = spec["type"], spec["children_spec"]
+    if kind is None:
+        return [(path, places)]
+    if len(path) >= _DEEPEST:
+        raise ValueError("nested too deep")
+    names = _names(kind, spec["context"], len(inner), tuples)
+    return [
+        leaf
+        for place, (name, each) in enumerate(zip(names, inner, strict=True))
+        for leaf in _leaves(each, (*path, name), (*places, place), tuples)
+    ]
+
+
+def _names(kind: str, context: Any, count: int, tuples: Mapping[str, NamedTuple]) -> list[str]:
+    """Of a container's parts: a dict's keys, the fields of a dataclass or named tuple; else their places."""
+    told = json.loads(context) if isinstance(context, str) else context
+    if isinstance(told, dict):  # a defaultdict's
+        told = told.get("dict_context")
+    if kind == "collections.namedtuple" and isinstance(told, str) and told in tuples:
+        told = tuples[told].field_names
+    if isinstance(told, list) and told and isinstance(told[0], list):  # with those that are None
+        told = told[0]
+    if isinstance(told, list) and len(told) == count:
+        names = [str(each)[:300] for each in told if isinstance(each, str | int)]
+        if len(set(names)) == count:
+            return names
+    return [str(place) for place in range(count)]

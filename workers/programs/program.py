@@ -24,8 +24,9 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """The tensor which the module returns. A dimension of None is dynamic; the batch is first."""
+    """A tensor which the module returns. A dimension of None is dynamic; the batch is first."""
 
+    name: str
     dtype: str
     shape: tuple[int | None, ...]
 
@@ -42,22 +43,21 @@ class ParameterSpec:
 
 @dataclass(frozen=True)
 class Program:
-    """A program in evaluation mode on the CPU: `module(*inputs)` is one tensor, a row per example.
+    """A program in evaluation mode on the CPU: `module(*inputs)` is one tensor, a row per example, or two of them.
 
-    `inputs` is empty and `output` None where the format does not say (factories): they are then
+    `inputs` and `outputs` are empty where the format does not say (factories): they are then
     known only once a dataset is there, and `arguments` holds what forward calls its inputs.
     `batch_maximum` is the largest batch for which the user exported the graph, None without bound.
-    `dropped_outputs` counts what the user's model returned besides the first tensor.
-    `example` has rows that the user gave, by the names of the inputs.
+    `outputs` are what the loss takes, of all that the user's model returns. `example` has rows that the
+    user gave, by the names of the inputs.
     """
 
     module: nn.Module
     inputs: tuple[InputSpec, ...]
-    output: OutputSpec | None
+    outputs: tuple[OutputSpec, ...]
     parameters: tuple[ParameterSpec, ...]
     format: ProgramFormat
     batch_maximum: int | None = None
-    dropped_outputs: int = 0
     arguments: tuple[str, ...] = ()
     example: Mapping[str, Tensor] | None = None
 
@@ -67,10 +67,9 @@ class Program:
             "format": self.format,
             "inputs": [asdict(spec) for spec in self.inputs],
             "arguments": list(self.arguments),
-            "output": asdict(self.output) if self.output else None,
+            "outputs": [asdict(spec) for spec in self.outputs],
             "parameters": [asdict(spec) for spec in self.parameters],
             "batch_maximum": self.batch_maximum,
-            "dropped_outputs": self.dropped_outputs,
         }
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
+from upweight.outputs import Output
 from workers.programs.archive import EXAMPLE, GRAPH, Archive
 from workers.programs.documents import parse
 from workers.programs.errors import TORCH, GraphInvalid, PolicyRefused, ProgramError
@@ -36,9 +37,16 @@ class Pt2Policy(StrEnum):
 
 
 def read_pt2(
-    path: Path, *, policy: Pt2Policy = Pt2Policy.SANITIZED, limits: Limits | None = None
+    path: Path,
+    *,
+    output: Output = None,
+    policy: Pt2Policy = Pt2Policy.SANITIZED,
+    limits: Limits | None = None,
 ) -> Program:
-    """The program in the archive; raises nothing but ProgramError, whatever the bytes."""
+    """The program in the archive; raises nothing but ProgramError, whatever the bytes.
+
+    `output` names what the loss takes of a model that returns several tensors.
+    """
     try:
         match Pt2Policy(policy):
             case Pt2Policy.REJECT:
@@ -47,9 +55,9 @@ def read_pt2(
                     "and safetensors weights"
                 )
             case Pt2Policy.TRUSTED:
-                return load_trusted(path)
+                return load_trusted(path, output)
             case Pt2Policy.SANITIZED:
-                return _read_sanitized(path, limits or Limits())
+                return _read_sanitized(path, output, limits or Limits())
     except ProgramError:
         raise
     # torch and fx raise errors of many kinds on graphs that only look right.
@@ -60,14 +68,14 @@ def read_pt2(
         ) from exc
 
 
-def _read_sanitized(path: Path, limits: Limits) -> Program:
+def _read_sanitized(path: Path, output: Output, limits: Limits) -> Program:
     with Archive(path, limits) as archive:
         exported = parse(ExportedProgram, archive.read(GRAPH, limits.graph_bytes), GRAPH)
         state = read_state(archive, limits)
         sent = archive.read(EXAMPLE, limits.example_bytes) if EXAMPLE in archive else None
     graph = exported.graph_module.graph
     check_expressions(graph, limits)
-    interface = read_interface(exported.graph_module)
+    interface = read_interface(exported.graph_module, output)
     data = [one.name for one in interface.bindings if one.role == "data"]
     inputs = [input_spec(graph, name) for name in data]
     rows = read_example(bytes(sent), [spec for spec, _ in inputs]) if sent is not None else {}
@@ -77,11 +85,10 @@ def _read_sanitized(path: Path, limits: Limits) -> Program:
     return Program(
         module=module,
         inputs=tuple(replace(spec, name=spelt.get(spec.name, spec.name)) for spec, _ in inputs),
-        output=output_spec(graph, interface.output),
+        outputs=tuple(output_spec(graph, each) for each in interface.outputs),
         parameters=parameter_specs(module),
         format="pt2",
         batch_maximum=batch_maximum(exported, batches),
-        dropped_outputs=interface.dropped,
         example={spelt.get(name, name): each for name, each in rows.items()} or None,
     )
 

@@ -1,5 +1,6 @@
 """Shapes of inputs and outputs, and which of their dimensions are dynamic."""
 
+from upweight.outputs import Returned
 from workers.programs.errors import (
     EXPORT_LINE,
     BatchNotDynamic,
@@ -47,10 +48,10 @@ def input_spec(graph: Graph, name: str) -> tuple[InputSpec, str]:
     return spec, next(iter(batch.symbols))
 
 
-def output_spec(graph: Graph, name: str) -> OutputSpec:
+def output_spec(graph: Graph, returned: Returned) -> OutputSpec:
     """What the graph says that the model returns. Whether that has one row per example, running it shows."""
-    meta = _meta(graph, name)
-    return OutputSpec(dtype_name(dtype_of(meta.dtype)), _shape(meta))
+    meta = _meta(graph, returned.value)
+    return OutputSpec(returned.name, dtype_name(dtype_of(meta.dtype)), _shape(meta))
 
 
 def batch_maximum(program: ExportedProgram, batches: frozenset[str]) -> int | None:

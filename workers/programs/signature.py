@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from upweight.outputs import Output, Returned
 from workers.programs.errors import (
     GraphInvalid,
     InputUnsupported,
@@ -13,6 +14,7 @@ from workers.programs.errors import (
     TrainMode,
 )
 from workers.programs.origins import module_of
+from workers.programs.outputs import chosen, returned_by
 from workers.programs.schema import Argument, GraphModule
 
 Role = Literal["parameter", "buffer", "constant", "data"]
@@ -29,14 +31,13 @@ class Binding:
 
 @dataclass(frozen=True)
 class Interface:
-    """The graph's inputs in order, the output that is returned, and how many are not."""
+    """The graph's inputs in order, and the outputs that the loss takes; an output's value is its name in the graph."""
 
     bindings: tuple[Binding, ...]
-    output: str
-    dropped: int
+    outputs: tuple[Returned, ...]
 
 
-def read_interface(module: GraphModule) -> Interface:
+def read_interface(module: GraphModule, output: Output) -> Interface:
     """The signature, checked against the graph that it describes."""
     specs, inputs = module.signature.input_specs, module.graph.inputs
     if len(specs) != len(inputs):
@@ -51,7 +52,8 @@ def read_interface(module: GraphModule) -> Interface:
         bindings.append(binding)
     if not any(binding.role == "data" for binding in bindings):
         raise InputUnsupported("the model takes no tensor; it needs the examples as an argument")
-    return _with_output(module, tuple(bindings))
+    _check_outputs(module)
+    return Interface(tuple(bindings), chosen(returned_by(module), output))
 
 
 def forward_names(graph_names: Sequence[str], arguments: Sequence[str] | None) -> dict[str, str]:
@@ -93,19 +95,12 @@ def _data_name(argument: Argument) -> str:
     return argument.as_tensor.name
 
 
-def _with_output(module: GraphModule, bindings: tuple[Binding, ...]) -> Interface:
+def _check_outputs(module: GraphModule) -> None:
     specs, outputs = module.signature.output_specs, module.graph.outputs
     if len(specs) != len(outputs):
         raise GraphInvalid(f"{len(outputs)} graph outputs, {len(specs)} in the signature")
     for spec in specs:
         _check_pure(spec.kind, module)
-    tensors = [one.as_tensor.name for one in outputs if one.kind == "as_tensor"]
-    if not tensors:
-        raise OutputUnsupported(
-            "the model returns no tensor: its forward must return a tensor with one row per "
-            "example, alone or first in a tuple or dict"
-        )
-    return Interface(bindings, tensors[0], len(outputs) - 1)
 
 
 def _check_pure(kind: str, module: GraphModule) -> None:

@@ -10,14 +10,15 @@ import torch
 from torch import fx
 from torch.export.graph_signature import InputKind
 
-from workers.programs.errors import EXPORT_LINE, BatchNotDynamic, GraphInvalid, OutputUnsupported
+from upweight.outputs import Output, tensors_of_program
+from workers.programs.errors import EXPORT_LINE, BatchNotDynamic, GraphInvalid
 from workers.programs.fitting import write_out
-from workers.programs.outputs import return_first_tensor
+from workers.programs.outputs import chosen, return_chosen
 from workers.programs.program import InputSpec, OutputSpec, Program, dtype_name, parameter_specs
 from workers.programs.signature import forward_names
 
 
-def load_trusted(path: Path) -> Program:
+def load_trusted(path: Path, output: Output = None) -> Program:
     """The program as torch itself loads it. RUNS CODE from the archive."""
     try:
         exported = torch.export.load(str(path))
@@ -32,13 +33,8 @@ def load_trusted(path: Path) -> Program:
         for spec in exported.graph_signature.input_specs
         if spec.kind is InputKind.USER_INPUT and isinstance(values.get(spec.arg.name), torch.Tensor)
     ]
-    outputs = [
-        values.get(name) for name in exported.graph_signature.user_outputs if isinstance(name, str)
-    ]
-    first = next((one for one in outputs if isinstance(one, torch.Tensor)), None)
-    if first is None:
-        raise OutputUnsupported("the model returns no tensor")
-    return_first_tensor(module)
+    found = chosen(tensors_of_program(exported), output)
+    return_chosen(module, output)
     given = [
         spec.arg.name
         for spec in exported.graph_signature.input_specs
@@ -49,10 +45,9 @@ def load_trusted(path: Path) -> Program:
     return Program(
         module=module,
         inputs=tuple(_input(spelt.get(name, name), values[name]) for name in names),
-        output=OutputSpec(dtype_name(first.dtype), _shape(first)),
+        outputs=tuple(OutputSpec(each.name, each.dtype, each.shape) for each in found),
         parameters=parameter_specs(module),
         format="pt2",
-        dropped_outputs=len(outputs) - 1,
     )
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -61,10 +62,10 @@ class Poisson(PerRow):
 
 @dataclass(frozen=True)
 class Gaussian(PerRow):
-    """The model returns (mean, variance), both of the target's shape; variance is floored at eps.
+    """The model returns (mean, variance), both of the target's shape, as torch.nn.GaussianNLLLoss takes them.
 
-    Or one tensor with mean and log-variance side by side in its last axis, as a program that can
-    return but one tensor does.
+    A variance below eps counts as eps, and its derivatives are those at eps, as torch's are; one below 0 makes the
+    loss NaN, which is refused. Or one tensor with mean and log-variance side by side in its last axis.
     """
 
     full: bool = False
@@ -77,9 +78,25 @@ class Gaussian(PerRow):
             raise BadParameter("outputs", type(outputs).__name__, "must be (mean, variance)")
         mean, goal = same_shape(outputs[0], targets)
         variance, _ = same_shape(outputs[1], targets)
-        variance = variance.clamp(min=self.eps)
+        variance = _floored(variance, self.eps)
         losses = 0.5 * (variance.log() + (mean - goal).square() / variance)
         return self.reduced(losses + (0.5 * math.log(2 * math.pi) if self.full else 0.0))
+
+    def check(self, outputs: Any, targets: Targets) -> None:
+        """A variance must not be negative. Raises BadParameter."""
+        super().check(outputs, targets)
+        if not isinstance(outputs, Tensor) and bool((outputs[1] < 0).any()):
+            raise BadParameter(
+                "outputs",
+                float(outputs[1].min()),
+                "the second is the variance, which can't be negative: return log_variance.exp() where it is a "
+                "logarithm, or softplus of it",
+            )
+
+
+def _floored(variance: Tensor, eps: float) -> Tensor:
+    floored = torch.where(variance < eps, variance - variance.detach() + eps, variance)
+    return torch.where(variance < 0, torch.full_like(variance, math.nan), floored)
 
 
 def _halves(outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
