@@ -47,6 +47,11 @@ class Returned:
 
 def choose(returned: Sequence[Returned], output: Output) -> tuple[Returned, ...]:
     """The tensors that the loss takes, one for each name or place in `output`. Raises OutputUnclear."""
+    if not returned:
+        raise OutputUnclear(
+            "the model returns no tensor: its forward must return a tensor with one row per example, alone or in a "
+            "tuple, a dict or a dataclass"
+        )
     if output is None:
         if len(returned) == 1:
             return tuple(returned)
@@ -83,7 +88,8 @@ def _ways(returned: Sequence[Returned], wanted: str | int) -> Iterator[list[Retu
 
 
 def _example(returned: Sequence[Returned]) -> str | int:
-    name = returned[-1].name if returned else ALONE
+    likely = [each for each in returned if each.dtype.startswith("float") and each.shape]
+    name = (likely or list(returned))[-1].name
     return int(name) if name.isdigit() else name
 
 

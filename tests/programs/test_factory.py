@@ -43,7 +43,7 @@ def refusal(kind: type[ProgramError], *args: Any, **options: Any) -> ProgramErro
 
 
 def test_allowed_factory_gives_the_users_model(model: Tied, weights: Path) -> None:
-    program = read_factory(TIED, {"width": 4}, weights, allowed=[TIED])
+    program = read_factory(TIED, {"width": 4}, weights, allowed=[TIED], output="logits")
     x = torch.arange(5)
     assert torch.equal(program.module(x), model(x)["logits"])
     assert [spec.name for spec in program.parameters] == [

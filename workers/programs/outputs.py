@@ -17,11 +17,6 @@ Path = tuple[tuple[str, ...], tuple[int, ...]]  # by names and by places
 
 def chosen(returned: Sequence[Returned], output: Output) -> tuple[Returned, ...]:
     """What the loss takes. Raises OutputUnsupported with what there is."""
-    if not returned:
-        raise OutputUnsupported(
-            "the model returns no tensor: its forward must return a tensor with one row per "
-            "example, alone or in a tuple, a dict or a dataclass"
-        )
     try:
         return choose(returned, output)
     except OutputUnclear as error:
