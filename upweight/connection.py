@@ -60,7 +60,8 @@ class Connection:
         if not isinstance(timeout, httpx2.Timeout):
             read = READ_TIMEOUT if timeout is None else timeout
             timeout = httpx2.Timeout(read, connect=min(CONNECT_TIMEOUT, read))
-        return cls(url.rstrip("/"), api_key, timeout, Retries(retries))
+        # As examples with curl have it; every path of ours begins with it.
+        return cls(url.rstrip("/").removesuffix("/v1"), api_key, timeout, Retries(retries))
 
     @property
     def hold(self) -> float:

@@ -41,6 +41,8 @@ def _verdict(record: JobRecord) -> str:
 
 
 def _hint(panel: Panel | FeaturePanel) -> str:
+    if isinstance(panel, Panel) and panel.doubtful:
+        return "large: the model fits this row by itself, as it does outliers, rare cases and wrong labels"
     if isinstance(panel, Panel):
         return "positive: the training row lowers the test loss"
     some = (
@@ -71,14 +73,11 @@ def summary(record: JobRecord) -> str:
 
 
 def _panel(panel: Panel) -> str:
-    title = "all test rows, by mean" if panel.test is None else ""
+    title = "largest influence on itself" if panel.doubtful else "all test rows, by mean"
     itself = _cell(panel.test) if panel.test is not None else f"<td style='{TEXT}'>{title}</td>"
     lines = [
         f"<tr>{itself if first else '<td></td>'}<th style='{TEXT}'>{name}</th>{''.join(map(_cell, examples))}</tr>"
-        for first, name, examples in (
-            (True, "helpful", panel.helpful),
-            (False, "harmful", panel.harmful),
-        )
+        for first, (name, examples) in zip((True, False), panel.lines, strict=False)
     ]
     return f"<table style='margin:4px 0'>{''.join(lines)}</table>"
 

@@ -81,9 +81,8 @@ def _ready(
 ) -> dict[str, object]:
     try:
         found = resolve(parts, kind, namespace, reference)
-    except NotFound:
-        words = f"there is no {kind} {reference!r} here; GET /v1/{kind}s lists what there is"
-        raise NotFound.field(pointer, words, reference) from None
+    except NotFound as missing:
+        raise NotFound.field(pointer, missing.detail, reference) from None
     if found["state"] == CheckState.READY:
         return found
     name = f"{kind} {found['name']}@{found['version']}"

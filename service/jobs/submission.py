@@ -24,6 +24,7 @@ from upweight.errors import InvalidRequest, QueueFull
 from upweight.schema import (
     TERMINAL,
     ColumnMatch,
+    Direct,
     InfluencesJob,
     JobRecord,
     JobRequest,
@@ -57,6 +58,7 @@ def submit(
     matched = fitted(inputs, job.columns)
     refuse_what_is_not_given(parts, namespace, job, inputs, matched)
     refuse_too_much(parts.settings, job, inputs)
+    _refuse_singular(job, inputs.model)
     parts.queue.refuse_if_full(job.priority)
     _refuse_over_quota(parts, namespace)
     parts.quota.refuse_over(namespace)
@@ -97,6 +99,21 @@ def own_precision(model: ModelRecord) -> OwnPrecision:
     if model.precision is not None:
         return model.precision
     return "float64" if model.dtype == "float64" else "float32"  # checked by an earlier version
+
+
+def _refuse_singular(job: JobRequest, model: ModelRecord) -> None:
+    """λ that was left out is 0, and a softmax's Hessian is singular: one number added to all logits changes nothing."""
+    left_out = "hessian_regularization" not in job.model_fields_set
+    if (
+        left_out
+        and isinstance(job.inversion, Direct)
+        and model.loss.name in ("cross_entropy", "nll")
+    ):
+        raise InvalidRequest.field(
+            "/hessian_regularization",
+            f"is left out, and H of {model.loss.name} is singular where one number can be added to all logits: give λ, "
+            "such as the weight decay of training or 0.01; or 0, if you know that H is positive definite",
+        )
 
 
 def _refuse_webhook(parts: Parts, job: JobRequest) -> None:

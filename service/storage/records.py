@@ -8,6 +8,7 @@ step for its copy (`copies.py`); `running` alone is not, for what was running is
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from upweight.schema import JobState
 Change = Callable[[Document], Document | None]
 Announce = Callable[[Document, Document], Announcement]
 _silently: Announce = lambda before, after: Announcement()  # noqa: E731
+_NAMES_COMPARED = 1000  # the newest records, for what a misspelt name may mean
 _TRIES = 50  # of a compare-and-set against other writers
 
 
@@ -268,12 +270,22 @@ class Records:
         newest = self._walk(
             f"{keys.list_key(kind, namespace)}:{keys.by_name(name)}", None, True, 1000
         )
-        found = self.get_many(kind, namespace, newest)
-        if version:
-            found = [document for document in found if document["version"] == int(version)]
+        every = self.get_many(kind, namespace, newest)
+        found = [each for each in every if not version or each["version"] == int(version)]
         if not found:
-            raise not_found(kind, reference)
+            raise not_found(kind, reference, self._meant(kind, namespace, name, every))
         return max(found, key=lambda document: int(document["version"]))
+
+    def _meant(self, kind: Kind, namespace: str, name: str, versions: Sequence[Document]) -> str:
+        """What somebody may have meant by a name or a version that is not there; empty where nothing is like it."""
+        if versions:
+            return (
+                f"{name!r} has versions {', '.join(str(each['version']) for each in versions[:9])}"
+            )
+        newest = self._walk(keys.list_key(kind, namespace), None, True, _NAMES_COMPARED)
+        names = {each["name"] for each in self.get_many(kind, namespace, newest)}
+        near = difflib.get_close_matches(name, sorted(names), n=3)
+        return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
 
     def namespaces(self) -> set[str]:
         """Namespaces that have ever had a record."""
@@ -290,10 +302,12 @@ def _used_otherwise() -> IdempotencyConflict:
     return IdempotencyConflict("this Idempotency-Key was used with another request; use a new key")
 
 
-def not_found(kind: str, reference: str) -> NotFound:
+def not_found(kind: str, reference: str, meant: str = "") -> NotFound:
     """The same words whether it never was, is gone, or is another namespace's."""
+    meant = f"{meant} " if meant.endswith("?") else f"{meant}; " if meant else ""
     return NotFound(
-        f"there is no {kind} {shown(reference)!r} here; GET /v1/{kind}s lists what there is"
+        f"there is no {kind} {shown(reference)!r} here; {meant}client.{kind}s.list(), `upweight {kind}s list` and "
+        f"GET /v1/{kind}s list what there is"
     )
 
 

@@ -270,7 +270,7 @@ def test_an_unknown_name_is_not_found_where_it_stands(
     http: httpx2.Client, iris: Subject, values: Json, pointer: str
 ) -> None:
     answer = http.post("/v1/jobs", json=job(iris, **values))
-    assert "lists what there is" in refused(answer, 404, "not-found", pointer)
+    assert "list what there is" in refused(answer, 404, "not-found", pointer)
 
 
 @pytest.mark.parametrize(

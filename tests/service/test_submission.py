@@ -37,7 +37,29 @@ def test_unknown_names_are_not_found_where_they_were_written(ready: Acting) -> N
     ):
         answer = submitted(ready, **values)
         problem(answer, 404, "not-found")
-        assert "lists what there is" in field(answer, pointer)
+        assert "list what there is" in field(answer, pointer)
+
+
+@pytest.mark.parametrize(
+    ("values", "pointer", "words"),
+    [
+        ({"model": "ent"}, "/model", "did you mean 'net'?"),
+        ({"model": "net@7"}, "/model", "'net' has versions 1"),
+        ({"train": {"dataset": "trian"}}, "/train/dataset", "did you mean 'train'?"),
+    ],
+)
+def test_a_misspelt_name_is_told_what_is_like_it(
+    ready: Acting, values: Any, pointer: str, words: str
+) -> None:
+    assert words in field(submitted(ready, **values), pointer)
+
+
+def test_a_softmax_without_lambda_is_refused_before_it_is_computed(ready: Acting) -> None:
+    direct = {"method": "direct"}
+    answer = submitted(ready, inversion=direct)
+    assert "singular" in field(answer, "/hessian_regularization")
+    assert submitted(ready, inversion=direct, hessian_regularization=0).status_code == 202
+    assert submitted(ready, inversion={"method": "cg"}).status_code == 202
 
 
 def test_a_model_that_is_still_checked_is_not_ready_yet(ready: Acting) -> None:
@@ -160,7 +182,8 @@ def test_jobs_of_every_kind_type_and_method_are_queued(ready: Acting) -> None:
     methods = [{"method": name} for name in ("direct", "cg", "lissa", "arnoldi")]
     methods += [{"method": "cg", "x0": rhs}, {"method": "lissa", "h0": rhs}]
     for inversion in methods:
-        assert submitted(ready, inversion=inversion).status_code == 202
+        answer = submitted(ready, inversion=inversion, hessian_regularization=0.1)
+        assert answer.status_code == 202
     assert submitted(ready, kind="factors").status_code == 202
     assert without_test(ready, kind="ihvp", rhs=rhs).status_code == 202
     assert without_test(ready, kind="self_influences").status_code == 202

@@ -240,7 +240,12 @@ def test_a_notebook_shows_pictures_and_escapes_names(result: InfluenceResult) ->
 def test_a_notebook_shows_self_influences_and_factors_too(
     online: Client, pictures: Any, itself: SelfInfluenceResult
 ) -> None:
-    assert f"row {itself.suspects()[0]}" in itself._repr_html_()
+    shown = itself._repr_html_()
+    assert f"row {itself.suspects()[0]}" in shown
+    assert "largest influence on itself" in shown
+    assert "doubtful" in shown
+    assert "helpful" not in shown  # there is no test row that they could help
+    assert "harmful" not in shown
     model, dataset = pictures
     factors = online.compute_influence_factors(
         model, dataset, dataset, test_rows="0:2", hessian_regularization=LAMBDA

@@ -195,3 +195,23 @@ def test_records_stand_for_their_ids(server: Server, client: Client) -> None:
     server.on("GET", "/v1/models/digits-cnn@1", answer(200, records.model()))
     server.on("DELETE", f"/v1/models/{records.MODEL}", gone)
     client.models.delete(client.models.get("digits-cnn@1"))
+
+
+class Regressor:
+    """As scikit-learn's estimators look from outside."""
+
+    def get_params(self) -> dict[str, float]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("program", "words"), [(Regressor(), "torch.nn.Linear"), (len, "pt2 file")]
+)
+def test_what_is_no_program_is_refused_by_its_class(
+    client: Client, program: Any, words: str
+) -> None:
+    with pytest.raises(
+        errors.InvalidRequest, match=r"is no program: give a torch\.nn\.Module"
+    ) as caught:
+        client.models.register("m", program, loss="mse", example=torch.zeros(2, 3))
+    assert words in str(caught.value)

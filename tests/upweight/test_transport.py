@@ -172,6 +172,11 @@ def test_the_environment_names_service_and_key(monkeypatch: pytest.MonkeyPatch) 
     assert "secret" not in repr(connection)
 
 
+@pytest.mark.parametrize("url", ["https://up.example/v1", "https://up.example/v1/"])
+def test_the_version_may_be_in_the_address(url: str) -> None:
+    assert Connection.of(url).url == "https://up.example"
+
+
 def test_a_url_without_a_scheme_is_refused() -> None:
     with pytest.raises(ValueError, match="http://"):
         Client("127.0.0.1:8765")

@@ -174,6 +174,7 @@ def _pt2(
             f"accepted; {EXPORT_LINE}"
         )
     if not _is_live(program):
+        _refuse_foreign(program)
         record = yield from put_source(program, bars)
         return {"format": "pt2", "blob": record.digest}, output
     with tempfile.TemporaryDirectory(prefix="upweight-") as folder:
@@ -182,6 +183,20 @@ def _pt2(
         content: Content = yield Work(lambda: content_of(path))
         record = yield from put(content, bars)
     return {"format": "pt2", "blob": record.digest}, output
+
+
+def _refuse_foreign(program: Any) -> None:
+    if isinstance(program, str | os.PathLike | bytes | bytearray) or hasattr(program, "read"):
+        return
+    way = (
+        "put its weights into a torch.nn.Linear, or a module of that form"
+        if callable(getattr(program, "get_params", None))
+        else "wrap what it computes in one"
+    )
+    raise InvalidRequest(
+        f"{type(program).__module__}.{type(program).__qualname__} is no program: give a torch.nn.Module, an "
+        f"ExportedProgram, or a pt2 file (path, bytes, open file); {way}"
+    )
 
 
 def _is_live(program: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -10,11 +11,24 @@ from pydantic import BaseModel, ValidationError
 from upweight.complaints import field_errors
 from upweight.errors import InvalidRequest
 from upweight.row_choice import RowChoice, rows_text
-from upweight.schema import DatasetRecord, FieldError, JobRecord, ModelRecord, Selection
+from upweight.schema import (
+    DatasetRecord,
+    FieldError,
+    InfluencesJob,
+    JobRecord,
+    ModelRecord,
+    Selection,
+)
 from upweight.schema.inversion import METHODS, owners_of
 
 M = TypeVar("M", bound=BaseModel)
 FIELDS_SHOWN = 5
+# What the computations take beside the parameters of their methods.
+_KEYWORDS = [
+    *InfluencesJob.model_fields,
+    *("test_rows", "train_rows", "input_data", "inversion_method", "hessian_perturbation"),
+    *("wait", "timeout", "progress"),
+]
 Referable = str | ModelRecord | DatasetRecord | JobRecord
 Choice = str | DatasetRecord | Selection | Mapping[str, Any]
 
@@ -101,6 +115,9 @@ def _name(method: BaseModel) -> Any:
 
 def _not_taken(parameter: str, method: str, own: list[str]) -> str:
     owners = owners_of(parameter)
+    near = difflib.get_close_matches(parameter, [*own, *_KEYWORDS], n=1)
+    if near and not owners:
+        return f"{parameter!r} is no parameter; did you mean {near[0]!r}?"
     elsewhere = f"it belongs to {_words(owners)}" if owners else "no method takes it"
     takes = f"takes {_words(own)}" if own else "takes no parameters"
     return f"{parameter!r} is not a parameter of {method!r}, which {takes}; {elsewhere}"

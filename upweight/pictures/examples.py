@@ -34,20 +34,31 @@ class Example:
 
 @dataclass(frozen=True)
 class Panel:
-    """A test row, or None for the mean over all; the strongest training rows of both signs."""
+    """A test row, or None for the mean over all; the strongest training rows of both signs.
+
+    Of self-influences: the training rows with the largest, as `doubtful`, and nothing else.
+    """
 
     test: Example | None
-    helpful: tuple[Example, ...]
-    harmful: tuple[Example, ...]
+    helpful: tuple[Example, ...] = ()
+    harmful: tuple[Example, ...] = ()
+    doubtful: tuple[Example, ...] = ()
+
+    @property
+    def lines(self) -> tuple[tuple[str, tuple[Example, ...]], ...]:
+        """Its rows under their titles."""
+        if self.doubtful:
+            return (("doubtful", self.doubtful),)
+        return (("helpful", self.helpful), ("harmful", self.harmful))
 
 
 def panels(record: JobRecord, tests: Sequence[int] | None, k: int) -> Flow[list[Panel]]:
     """A panel a test row of the matrix; None: those of the largest loss. Raises NotStored."""
     train = yield from record_of(record.train_id)
     if record.request.kind == "self_influences":
-        ranked = yield from _ranked(record, None, k)
-        shown = yield from _examples(train, ranked, {})
-        return [Panel(None, *shown)]
+        largest = yield from stored.top(record, None, k, "helpful")
+        doubtful, _ = yield from _examples(train, (largest.items, []), {})
+        return [Panel(None, doubtful=doubtful)]
     if tests is None:
         tests = yield from hardest(record)
     test = yield from record_of(record.test_id or record.train_id)

@@ -27,11 +27,14 @@ def examples(result: RankedResult, test: int | Sequence[int] | None = None, k: i
     width, height = columns[-1] + 1, len(panels)
     figure = Figure(figsize=(width * CELL, height * CELL * 1.5 + 0.55))
     top = 0.55 / (height * CELL * 1.5 + 0.55)
-    for title, at, colour in (
+    titles = [
         ("test", MARGIN, PLAIN),
         ("helped most", columns[1], HELPFUL),
         ("harmed most", harmful, HARMFUL),
-    ):
+    ]
+    if any(panel.doubtful for panel in panels):
+        titles = [("largest influence on itself", columns[1], PLAIN)]
+    for title, at, colour in titles:
         figure.text(at / width, 1 - top * 0.55, title, color=colour, weight="bold", size=10)
     for line, panel in enumerate(panels):
         for example, at, colour in _cells(panel, columns, k):
@@ -48,6 +51,7 @@ def examples(result: RankedResult, test: int | Sequence[int] | None = None, k: i
 
 def _cells(panel: Panel, columns: list[float], k: int) -> list[tuple[Example, float, str]]:
     cells = [] if panel.test is None else [(panel.test, columns[0], PLAIN)]
+    cells += [(example, columns[1 + at], PLAIN) for at, example in enumerate(panel.doubtful)]
     cells += [(example, columns[1 + at], HELPFUL) for at, example in enumerate(panel.helpful)]
     cells += [(example, columns[1 + k + at], HARMFUL) for at, example in enumerate(panel.harmful)]
     return cells
