@@ -20,7 +20,8 @@ def chosen(returned: Sequence[Returned], output: Output) -> tuple[Returned, ...]
     try:
         return choose(returned, output)
     except OutputUnclear as error:
-        raise OutputUnsupported(str(error), field="/output") from error
+        field = "/output" if returned else None
+        raise OutputUnsupported(str(error), field=field) from error
 
 
 def return_chosen(module: nn.Module, output: Output) -> None:
