@@ -36,6 +36,45 @@ def test_dampening_is_extra_damping_of_dampen_times_scale(scale: float) -> None:
     torch.testing.assert_close(solution.x, exact, rtol=1e-8, atol=1e-9)
 
 
+def test_the_scale_is_estimated_where_none_is_given() -> None:
+    operator = Matrix(with_eigenvalues([200.0 * each for each in SPECTRUM]), damping=20.0)
+    rhs = rhs_for(operator)
+    solution = Lissa(rtol=1e-10, maxiter=3000).solve(operator, rhs)
+    torch.testing.assert_close(solution.x, operator.inverse(rhs), rtol=1e-7, atol=1e-10)
+    assert 620.0 / 2 < solution.info["scale"] < 620.0
+
+
+def rows_of_which_one_is_large(count: int = 40) -> torch.Tensor:
+    """Rows' Hessians, all of them of one direction each, and one a hundred times as large."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(count, 5, generator=generator, dtype=torch.float64)
+    directions[7] *= 10.0
+    return directions[:, :, None] * directions[:, None, :]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 10])
+def test_auto_converges_where_batches_have_larger_eigenvalues_than_the_mean(
+    batch_size: int,
+) -> None:
+    operator = Matrix(rows_of_which_one_is_large(), damping=1.0)
+    rhs = rhs_for(operator)
+    method = Lissa(batch_size=batch_size, maxiter=6000, rtol=1e-12)
+    found = method.solve(operator, rhs)
+    exact = operator.inverse(rhs)
+    assert float((found.x - exact).norm() / exact.norm()) < 0.3
+    mean_top = float(torch.linalg.eigvalsh(operator.mean)[-1])
+    assert found.info["scale"] > mean_top + 1.0
+
+
+def test_an_estimate_that_was_too_small_is_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lissa, "_safe_scale", lambda _self, _hessian: 0.3)
+    operator = Matrix(with_eigenvalues(SPECTRUM), damping=0.1)
+    rhs = rhs_for(operator)
+    found = Lissa(rtol=1e-10, maxiter=3000).solve(operator, rhs)
+    assert found.info["scale"] == pytest.approx(2.4)
+    torch.testing.assert_close(found.x, operator.inverse(rhs), rtol=1e-7, atol=1e-8)
+
+
 def test_auto_takes_the_smallest_safe_scale() -> None:
     operator = Matrix(with_eigenvalues(SPECTRUM), damping=0.1)
     scale = Lissa(scale="auto").solve(operator, rhs_for(operator)).info["scale"]
@@ -62,7 +101,7 @@ def test_where_no_scale_converges_the_error_names_a_damping() -> None:
 def test_the_residual_is_the_true_one() -> None:
     operator = Matrix(with_eigenvalues(SPECTRUM), damping=0.1)
     rhs = rhs_for(operator)
-    solution = Lissa(maxiter=5).solve(operator, rhs)
+    solution = Lissa(scale=10.0, maxiter=5).solve(operator, rhs)
     true = torch.linalg.vector_norm(rhs - operator.matmat(solution.x), dim=1)
     torch.testing.assert_close(solution.residual_norms, true)
     assert set(solution.status) == {Status.MAXITER}
@@ -85,7 +124,7 @@ def test_dead_units_and_zero_rows_do_not_stop_it_from_stopping() -> None:
 def test_changes_are_reported_in_per_cent() -> None:
     operator = Matrix(torch.eye(1, dtype=torch.float64))
     # One step from h = b = 1 with scale 10: h = 1 + 1 − 1/10, a change of 0.9/1.9.
-    info = Lissa(maxiter=1).solve(operator, torch.ones(1, 1, dtype=torch.float64)).info
+    info = Lissa(scale=10.0, maxiter=1).solve(operator, torch.ones(1, 1, dtype=torch.float64)).info
     assert info["maximum_change_percent"] == pytest.approx(100 * 0.9 / 1.9)
     assert info["mean_change_percent"] == pytest.approx(100 * 0.9 / 1.9)
 
@@ -108,7 +147,7 @@ def test_h0_is_a_start_in_units_of_scale_and_is_never_written_to() -> None:
     rhs = rhs_for(operator)
     start = 10.0 * operator.inverse(rhs)
     before = start.clone()
-    solution = Lissa(h0=start, rtol=1e-9).solve(operator, rhs)
+    solution = Lissa(scale=10.0, h0=start, rtol=1e-9).solve(operator, rhs)
     assert solution.info["iterations"] == 1
     assert torch.equal(start, before)
 

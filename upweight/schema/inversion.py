@@ -103,12 +103,14 @@ class Lissa(Request):
         0.0, description="Extra damping: the fixed point is (H + (λ + dampen·scale) I)⁻¹ b."
     )
     scale: Annotated[float, Field(gt=0.0)] | Literal["auto"] = Field(
-        10.0, description="Must exceed half the largest eigenvalue of H + λI; `auto` estimates it."
+        "auto",
+        description="Must exceed half the largest eigenvalue of H + λI, with random batches of a batch's; `auto` "
+        "estimates a safe one, which the info tells.",
     )
     h0: Digest | None = Field(
         None,
         description="First guess: a safetensors blob with one tensor `h0` of shape "
-        "(right-hand sides, parameters), in units of scale · x. Null begins at b.",
+        "(right-hand sides, parameters), in units of scale · x: choose `scale` with it. Null begins at b.",
     )
     rtol: PositiveTolerance = Field(
         1e-4, description="Largest relative change at which the course stops."

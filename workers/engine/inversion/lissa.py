@@ -39,8 +39,12 @@ from workers.engine.progress import Progress, silent
 
 # A safe scale keeps this much distance from the bound, for the error of the estimate ...
 MARGIN = 1.1
-# ... and this much where batches are random, whose largest eigenvalues scatter above the mean's.
+# ... and this much from the largest that was met in so many random batches, as others' may be larger: with 2 no step
+# overshoots along any direction of a batch that is like those.
 MARGIN_OF_BATCHES = 2.0
+BATCHES_LOOKED_AT, STEPS_IN_A_BATCH = 8, 10
+# A scale that was estimated and under which the steps grow all the same is doubled, so often at most.
+MOST_DOUBLINGS = 8
 # In a convergent recursion over all rows steps never grow; over batches they fluctuate.
 GROWTH = 1e3
 # Lanczos steps that look for a negative eigenvalue.
@@ -52,10 +56,56 @@ ROWS_OF_A_SPACE = 128
 
 
 @dataclass(frozen=True)
+class OfBatch:
+    """H_j + λI, of some rows: what Lanczos steps ask of an operator."""
+
+    hessian: SampledOperator
+    indices: Tensor
+
+    @property
+    def damping(self) -> float:
+        """λ."""
+        return self.hessian.damping
+
+    @property
+    def passes(self) -> int:
+        """Over all training rows: none is made here."""
+        return self.hessian.passes
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(p, p)."""
+        return self.hessian.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors it multiplies."""
+        return self.hessian.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.hessian.device
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """(k, p) -> (k, p), λ included."""
+        return self.hessian.sampled_matmat(self.indices, vectors)
+
+    def undamped(self, vectors: Tensor) -> Tensor:
+        """(k, p) -> (k, p), λ not included."""
+        return self.matmat(vectors) - self.damping * vectors
+
+    def dense(self) -> Tensor:
+        """(p, p), λ not included."""
+        return self.undamped(torch.eye(self.shape[0], dtype=self.dtype, device=self.device))
+
+
+@dataclass(frozen=True)
 class Lissa:
     """Runs until the largest relative change of an entry is below rtol, or `maxiter`.
 
-    `scale` "auto" takes the smallest safe one from a few Lanczos steps. `h0` (k, p) replaces b as
+    `scale` "auto" takes a safe one from a few Lanczos steps, with H and with some random batches' own Hessians,
+    and doubles it where the steps grow all the same. `h0` (k, p) replaces b as
     the start, in units of scale · x, and is never written to. `batch_size` null takes all rows every
     time, which makes the recursion deterministic. info has course_percent (k, t), the relative change
     of each solution in norm at `course_steps`, maximum_change_percent and
@@ -64,7 +114,7 @@ class Lissa:
 
     maxiter: int = 1000
     dampen: float = 0.0
-    scale: float | Literal["auto"] = 10.0
+    scale: float | Literal["auto"] = "auto"
     h0: Tensor | None = None
     rtol: float = 1e-4
     batch_size: int | None = None
@@ -99,12 +149,17 @@ class Lissa:
             raise ShapeMismatch("h0", rhs.shape, self.h0.shape, "a start for each right-hand side")
         if not self._takes_samples(hessian):
             steps = min(self.maxiter, EXPECTED_STEPS)
-            found = recycled or Recycled()
-            hessian = found.operator(hessian, steps * len(rhs), len(rhs))
+            hessian = (recycled or Recycled()).operator(hessian, steps * len(rhs), len(rhs))
         scale = self._safe_scale(hessian) if self.scale == "auto" else float(self.scale)
-        iterate, changes, iterations, course, contracts = self._all(
-            hessian, rhs, scale, progress or silent
-        )
+        for doublings in range(MOST_DOUBLINGS + 1):
+            try:
+                found = self._all(hessian, rhs, scale, progress or silent)
+                break
+            except Diverged:
+                if self.scale != "auto" or doublings == MOST_DOUBLINGS:
+                    raise
+                scale *= 2.0
+        iterate, changes, iterations, course, contracts = found
         x = iterate / scale
         settled = (changes <= self.rtol).all(1)
         status = tuple(Status.CONVERGED if each else Status.MAXITER for each in settled.tolist())
@@ -199,11 +254,14 @@ class Lissa:
     def _product(
         self, hessian: SampledOperator, vectors: Tensor, generator: torch.Generator
     ) -> Tensor:
-        count = hessian.row_count
         if not self._takes_samples(hessian):
             return hessian.matmat(vectors)
-        drawn = torch.randperm(count, generator=generator)[: self.batch_size]
-        return hessian.sampled_matmat(drawn.to(vectors.device), vectors)
+        return hessian.sampled_matmat(self._drawn(hessian, generator), vectors)
+
+    def _drawn(self, hessian: SampledOperator, generator: torch.Generator) -> Tensor:
+        """The row numbers of a random batch, without replacement."""
+        drawn = torch.randperm(hessian.row_count, generator=generator)[: self.batch_size]
+        return drawn.to(hessian.device)
 
     def _takes_samples(self, hessian: SampledOperator) -> bool:
         return self.batch_size is not None and self.batch_size < hessian.row_count
@@ -217,11 +275,17 @@ class Lissa:
 
     def _safe_scale(self, hessian: SampledOperator) -> float:
         _, largest = largest_magnitude(hessian, self.seed)
-        margin = MARGIN_OF_BATCHES if self._takes_samples(hessian) else MARGIN
         top = largest + hessian.damping
         if top <= 0.0:
             raise self._indefinite(hessian, 0.0) or singular(0.0, hessian.damping, 0.0)
-        return margin * top / (2.0 - self.dampen)
+        if not self._takes_samples(hessian):
+            return MARGIN * top / (2.0 - self.dampen)
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(BATCHES_LOOKED_AT):
+            batch = OfBatch(hessian, self._drawn(hessian, generator))
+            _, largest = largest_magnitude(batch, self.seed, STEPS_IN_A_BATCH)
+            top = max(top, largest + hessian.damping)
+        return MARGIN_OF_BATCHES * top / (2.0 - self.dampen)
 
     def _indefinite(self, hessian: SampledOperator, scale: float) -> SingularHessian | None:
         """What is to be said where H + λI, dampened, has a negative eigenvalue, as far as Lanczos steps tell."""
