@@ -55,7 +55,8 @@ def misfit(exc: BaseException, module: nn.Module, example: Sequence[Tensor]) -> 
             what, takes, gets = sizes
             if any(gets in one.shape for one in example):
                 return f"the model takes {takes} {what}, the example has {gets} ({where}; the example: {shapes})"
-            return f"{where} takes {takes} {what} and gets {gets} from an example of {shapes}"
+            rows = _one_row(example, takes)
+            return f"{where} takes {takes} {what} and gets {gets} from an example of {shapes}{rows}"
         if getattr(part, "batch_first", True) is False:
             return f"the model does not run on its example of {shapes}: " + _paragraph(
                 exc, where, _batch_second(part, name)
@@ -68,6 +69,12 @@ def misfit(exc: BaseException, module: nn.Module, example: Sequence[Tensor]) -> 
     return f"the model does not run on its example of {shapes}: " + _paragraph(
         exc, _part(exc, module), "" if advice == UNKNOWN else advice
     )
+
+
+def _one_row(example: Sequence[Tensor], takes: int) -> str:
+    """The way out for an example that is one row, without the dimension of rows before it."""
+    alone = any(tuple(one.shape) == (takes,) for one in example)
+    return "; dimension 0 is the batch: give one row as x[None]" if alone else ""
 
 
 def _innermost(exc: BaseException, module: nn.Module) -> tuple[str, nn.Module, Tensor] | None:

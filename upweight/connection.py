@@ -56,7 +56,9 @@ class Connection:
         url = url or os.environ.get("UPWEIGHT_URL") or DEFAULT_URL
         api_key = api_key or os.environ.get("UPWEIGHT_API_KEY") or None
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"url must begin with http:// or https://; it is {url!r}")
+            raise ValueError(
+                f"url must begin with http:// or https://, as in 'http://127.0.0.1:8765'; it is {url!r}"
+            )
         if not isinstance(timeout, httpx2.Timeout):
             read = READ_TIMEOUT if timeout is None else timeout
             timeout = httpx2.Timeout(read, connect=min(CONNECT_TIMEOUT, read))

@@ -124,7 +124,7 @@ def exported(
     with _uncollected(), as_exported(module):
         _refuse_batch_statistics(module)
         _refuse_scaled_gradients(module)
-        result = _run_once(module, args, kwargs)
+        result = _run_once(module, args, kwargs, _given(example))
         rows = len(next(iter((*args, *kwargs.values()))))
         chosen = choose(tensors_of(result, rows), output)
         returning = _returning(module, [each.name for each in chosen], output)
@@ -169,15 +169,21 @@ def _require_torch() -> None:
 
 
 def _run_once(
-    module: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
+    module: nn.Module,
+    args: tuple[torch.Tensor, ...],
+    kwargs: dict[str, torch.Tensor],
+    given: list[torch.Tensor],
 ) -> Any:
-    """What the module returns. An example that it does not take is told from a module that can't be exported."""
+    """What the module returns. An example that it does not take is told from a module that can't be exported.
+
+    `given`: the example as it was given, whose shapes the words name.
+    """
     try:
         return module(
             *(one.clone() for one in args), **{n: one.clone() for n, one in kwargs.items()}
         )
     except Exception as exc:
-        raise ExportFailed(misfit(exc, module, [*args, *kwargs.values()])) from exc
+        raise ExportFailed(misfit(exc, module, given)) from exc
 
 
 def _prove(
@@ -241,6 +247,11 @@ def _batched(example: Any) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Te
         )
     tensors = [tensor[:2].repeat(2, *[1] * (tensor.ndim - 1)) for tensor in tensors]
     return ((), dict(zip(names, tensors, strict=True))) if named else (tuple(tensors), {})
+
+
+def _given(example: Any) -> list[torch.Tensor]:
+    values = example.values() if isinstance(example, Mapping) else _positional(example)
+    return [_tensor(f"input {at}", value) for at, value in enumerate(values)]
 
 
 def _proven(example: Any) -> Call:

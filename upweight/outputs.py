@@ -5,6 +5,7 @@ torch is imported when called, not before.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,11 @@ def _one(returned: Sequence[Returned], wanted: str | int) -> Returned:
             raise OutputUnclear(
                 f"output={wanted!r} is {len(matches)} tensors: name one. The model returns {_listed(returned)}"
             )
-    raise OutputUnclear(f"there is no output {wanted!r}. The model returns {_listed(returned)}")
+    near = difflib.get_close_matches(str(wanted), [each.name for each in returned], n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else "."
+    raise OutputUnclear(
+        f"there is no output {wanted!r}{meant} The model returns {_listed(returned)}"
+    )
 
 
 def _ways(returned: Sequence[Returned], wanted: str | int) -> Iterator[list[Returned]]:

@@ -95,7 +95,7 @@ def tensor_of(name: str, value: Any) -> Tensor:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as exc:
-        raise _refusal(name, f"can't be read as an array: {exc}") from exc
+        raise _refusal(name, _uneven(value) or f"can't be read as an array: {exc}") from exc
     dtype = NAMES.get(array.dtype.name)
     if dtype is None:
         words = (
@@ -112,6 +112,18 @@ def _bits(tensor: Any) -> NDArray[Any]:
 
     bits: NDArray[Any] = tensor.contiguous().view(torch.int16).numpy()
     return bits
+
+
+def _uneven(value: Any) -> str | None:
+    """Of lists of different lengths, the first two that differ; None of anything else."""
+    if not isinstance(value, list | tuple):
+        return None
+    lengths = [len(row) if hasattr(row, "__len__") else None for row in value]
+    odd = next((at for at, length in enumerate(lengths) if length != lengths[0]), None)
+    if odd is None or lengths[0] is None or lengths[odd] is None:
+        return None
+    first, other = lengths[0], lengths[odd]
+    return f"has rows of different lengths: row 0 has {first}, row {odd} has {other}; pad them to one length"
 
 
 def _refusal(name: str, words: str) -> InvalidRequest:

@@ -111,8 +111,9 @@ def _refuse_singular(job: JobRequest, model: ModelRecord) -> None:
     ):
         raise InvalidRequest.field(
             "/hessian_regularization",
-            f"is left out, and H of {model.loss.name} is singular where one number can be added to all logits: give λ, "
-            "such as the weight decay of training or 0.01; or 0, if you know that H is positive definite",
+            f"hessian_regularization (λ) is left out, and H of {model.loss.name} is singular where one number can be "
+            "added to all logits: give λ, such as the weight decay of training or 0.01; or 0, if you know that H is "
+            "positive definite",
         )
 
 

@@ -279,9 +279,8 @@ class Records:
     def _meant(self, kind: Kind, namespace: str, name: str, versions: Sequence[Document]) -> str:
         """What somebody may have meant by a name or a version that is not there; empty where nothing is like it."""
         if versions:
-            return (
-                f"{name!r} has versions {', '.join(str(each['version']) for each in versions[:9])}"
-            )
+            known = ", ".join(str(each["version"]) for each in versions[:9])
+            return f"{name!r} has version{'s' if len(versions) > 1 else ''} {known}"
         newest = self._walk(keys.list_key(kind, namespace), None, True, _NAMES_COMPARED)
         names = {each["name"] for each in self.get_many(kind, namespace, newest)}
         near = difflib.get_close_matches(name, sorted(names), n=3)

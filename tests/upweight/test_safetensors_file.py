@@ -82,3 +82,8 @@ def test_a_large_array_is_not_copied_whole() -> None:
     array = np.zeros((64, 1 << 17), np.float64)
     sizes = [len(chunk) for chunk in SafetensorsFile({"x": tensor_of("x", array)}).chunks()]
     assert max(sizes) <= 1 << 20
+
+
+def test_lists_of_different_lengths_are_told_by_their_rows() -> None:
+    with pytest.raises(InvalidRequest, match="row 0 has 2, row 2 has 1; pad them"):
+        tensor_of("x", [[1, 2], [3, 4], [5]])

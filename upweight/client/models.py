@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import BaseModel
 
 from upweight.client.blobs import put, put_source
 from upweight.client.checking import Checked, until_checked
@@ -22,6 +24,7 @@ from upweight.exchange import Call, Flow, Work, segment
 from upweight.outputs import Output, OutputUnclear, choose, spelt, tensors_of_program
 from upweight.progress import Bars
 from upweight.schema import BlobRecord, ModelRecord, ModelRequest
+from upweight.schema.model import Loss
 from upweight.transport import AsyncTransport, Transport
 
 MODELS = Checked("/v1/models", ModelRecord)
@@ -33,6 +36,7 @@ NOT_YET = {
     "format": "pt2",
     "blob": f"sha256:{'0' * 64}",
 }  # stands for a program that has no digest yet
+LOSSES = [each.model_fields["name"].default for each in get_args(get_args(Loss)[0])]
 NAMES_SHOWN = 20
 
 Reference = str | ModelRecord
@@ -66,6 +70,7 @@ def register(
     globs = _globs(parameters)
     said = {"name": name, "output": output, "parameters": globs, "labels": dict(labels or {})}
     # Before the export and the upload, which take their time: what is misspelt is told at once.
+    _refuse_loss_object(loss)
     validated(ModelRequest, MODELS.path, {**said, "program": NOT_YET, "loss": loss})
     if _is_live(program):
         refuse_untrained(program) if globs is None else refuse_unmatched(program, globs)
@@ -193,14 +198,35 @@ def _refuse_foreign(program: Any) -> None:
         if callable(getattr(program, "get_params", None))
         else "wrap what it computes in one"
     )
+    if isinstance(program, type):
+        raise InvalidRequest(
+            f"{program.__qualname__} is a class, and no program: give an instance of it that has been trained"
+        )
     raise InvalidRequest(
         f"{type(program).__module__}.{type(program).__qualname__} is no program: give a torch.nn.Module, an "
         f"ExportedProgram, or a pt2 file (path, bytes, open file); {way}"
     )
 
 
+def _refuse_loss_object(loss: Any) -> None:
+    """Raises InvalidRequest for a loss module or function, with the name of the loss that it is."""
+    if loss is None or isinstance(loss, str | Mapping | BaseModel):
+        return
+    called = getattr(loss, "__name__", type(loss).__name__)
+    plain = called.lower().replace("_", "").removesuffix("loss")
+    name = next((each for each in LOSSES if each.replace("_", "") == plain), None)
+    known = f"loss={name!r}" if name else f"the name of one: {', '.join(LOSSES)}"
+    raise InvalidRequest.field(
+        "/loss",
+        f"loss: {called} is an object; give {known}, or a dict of the name and its options ({{'name': …}}), or let the "
+        "model compute its loss (loss='program')",
+    )
+
+
 def _is_live(program: Any) -> bool:
-    return hasattr(program, "state_dict")  # nn.Module and ExportedProgram both have one
+    return hasattr(program, "state_dict") and not isinstance(
+        program, type
+    )  # nn.Module and ExportedProgram both have one
 
 
 def _export(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -29,6 +29,8 @@ _KEYWORDS = [
     *("test_rows", "train_rows", "input_data", "inversion_method", "hessian_perturbation"),
     *("wait", "timeout", "progress"),
 ]
+_OF_METHODS = sorted({field for method in METHODS.values() for field in method.model_fields})
+_LAMBDAS = ("lambda", "lam", "damping", "damp", "lmbda", "λ")  # as other libraries call it
 Referable = str | ModelRecord | DatasetRecord | JobRecord
 Choice = str | DatasetRecord | Selection | Mapping[str, Any]
 
@@ -85,7 +87,7 @@ def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
     if name not in METHODS:
         raise InvalidRequest.field(
             "/inversion/method",
-            f"{name!r} is no inversion method; there are {_words(METHODS)}",
+            f"{name!r} is no inversion method{_meant(name, METHODS)}; there are {_words(METHODS)}",
             name,
         )
     own = fields_of(name)
@@ -115,12 +117,21 @@ def _name(method: BaseModel) -> Any:
 
 def _not_taken(parameter: str, method: str, own: list[str]) -> str:
     owners = owners_of(parameter)
-    near = difflib.get_close_matches(parameter, [*own, *_KEYWORDS], n=1)
-    if near and not owners:
-        return f"{parameter!r} is no parameter; did you mean {near[0]!r}?"
+    named = "hessian_regularization" if parameter.strip("_").lower() in _LAMBDAS else parameter
+    meant = _meant(named, [*own, *_KEYWORDS]) or _meant(named, _OF_METHODS)
+    if meant and not owners:
+        return f"{parameter!r} is no parameter{meant}"
     elsewhere = f"it belongs to {_words(owners)}" if owners else "no method takes it"
     takes = f"takes {_words(own)}" if own else "takes no parameters"
     return f"{parameter!r} is not a parameter of {method!r}, which {takes}; {elsewhere}"
+
+
+def _meant(given: Any, known: Iterable[str]) -> str:
+    """What is like it, as a question, with the methods that take it where not all do; empty where nothing is."""
+    near = difflib.get_close_matches(str(given), list(known), n=1)
+    owners = owners_of(near[0]) if near else []
+    of = f", of {_words(owners)}" if owners and len(owners) < len(METHODS) else ""
+    return f"; did you mean {near[0]!r}{of}?" if near else ""
 
 
 def _words(names: Any) -> str:

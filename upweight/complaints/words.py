@@ -163,6 +163,8 @@ def _pattern(error: Found, place: Place) -> str:
 def _no_object(error: Found, place: Place) -> str:
     if not place.pointer:
         return "the body must be a JSON object"
+    if place.pointer == "/loss":
+        return "must be a name, such as 'cross_entropy', or a JSON object such as {'name': 'huber', 'delta': 2}"
     return "must be a JSON object"
 
 
