@@ -133,6 +133,11 @@ class Settings(BaseSettings):
     check_memory_bytes: int = Field(
         8 * GIB, description="Address space of the process that checks a model.", gt=0
     )
+    fork_ahead: bool = Field(
+        True,
+        description="Whether a worker starts the process that its checks are forked from when it starts, and not "
+        "with its first check: some 4 s of a core, so that the first model is checked in a fraction of a second.",
+    )
 
     # Workers
     device: str = Field("auto", description="`auto`, `cpu`, `cuda:0`, …")

@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     warm_up(context.device)
     Presence(context, names).start()
     server = ForkServer("workers.checks:prepare") if CHECK_PRIORITY in names else None
-    if server is not None:
+    if server is not None and settings.fork_ahead:
         server.start()
     Janitor(context).start()
     Copyist(context).start()
