@@ -9,7 +9,7 @@ import workers.engine as engine
 
 
 def test_the_exported_names_are_sorted_and_all_there() -> None:
-    assert engine.__all__ == sorted(engine.__all__)
+    assert engine.__all__ == sorted(engine.__all__, key=lambda name: (not name.isupper(), name))
     assert all(hasattr(engine, name) for name in engine.__all__)
 
 
