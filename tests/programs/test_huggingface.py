@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,39 @@ def test_a_mask_is_refused_where_tokens_look_back_alone(gpt2: Any, saved: Any) -
     config, weights = saved(gpt2)
     changes = {"task": LANGUAGE, "allowed": ["gpt2"], "inputs": ("input_ids", "attention_mask")}
     assert refusal(config, weights, **changes).field == "/program/inputs"
+
+
+def exchange_the_activation(model: Any) -> None:
+    model.bert.pooler.activation = nn.Identity()
+
+
+def change_an_epsilon(model: Any) -> None:
+    model.bert.embeddings.LayerNorm.eps = 0.5
+
+
+def change_the_config_alone(model: Any) -> None:
+    model.config.hidden_act = "relu"
+
+
+def replace_the_head(model: Any) -> None:
+    model.classifier = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [exchange_the_activation, change_an_epsilon, change_the_config_alone, replace_the_head],
+)
+def test_a_model_that_its_config_would_build_otherwise_is_exported(change: Any, bert: Any) -> None:
+    model = deepcopy(bert)
+    change(model)
+    assert not is_described(model, None)
+
+
+def test_a_model_whose_tied_weights_came_apart_is_exported(gpt2: Any) -> None:
+    model = deepcopy(gpt2)
+    assert is_described(model, None)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach() + 1)
+    assert not is_described(model, None)
 
 
 def test_a_live_model_is_told_from_others_by_its_class(bert: Any) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 LOGITS = "logits"  # what the loss takes of its output
@@ -21,6 +23,8 @@ _OF_TOKENS = (
     "ForMaskedLM",
     "ForConditionalGeneration",
 )
+# What a part has that does not change what it computes in evaluation mode.
+_NO_SETTINGS = frozenset({"training", "gradient_checkpointing", "name_or_path"})
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,13 @@ class LiveModel:
     @classmethod
     def of(cls, model: Any, example: Any) -> LiveModel:
         """`example` says which inputs rows have: a dict of them, or a tuple in transformers' order."""
-        kind = type(model).__name__
-        written = json.loads(model.config.to_json_string(use_diff=False))
-        config = {key: value for key, value in written.items() if not key.startswith("_")}
+        config = {**_config(model), "architectures": [type(model).__name__]}
         frozen = tuple(
             name
             for name, each in model.named_parameters(remove_duplicate=False)
             if not each.requires_grad
         )
-        described = {**config, "architectures": [kind]}
-        return cls(described, _task(model) or "", _inputs(example), model.state_dict(), frozen)
+        return cls(config, _task(model) or "", _inputs(example), model.state_dict(), frozen)
 
 
 def is_described(program: Any, example: Any) -> bool:
@@ -61,6 +62,7 @@ def is_described(program: Any, example: Any) -> bool:
         and program.main_input_name == INPUTS[0]
         and set(_inputs(example)) <= set(INPUTS)
         and _as_it_was_built(program)
+        and _as_its_config_builds_it(program)
     )
 
 
@@ -88,6 +90,52 @@ def _as_it_was_built(model: Any) -> bool:
         or any(each._backward_hooks for each in part.parameters(recurse=False))
         for part in model.modules()
     )
+
+
+def _config(model: Any) -> dict[str, Any]:
+    written = json.loads(model.config.to_json_string(use_diff=False))
+    return {key: value for key, value in written.items() if not key.startswith("_")}
+
+
+def _as_its_config_builds_it(model: Any) -> bool:
+    """Whether its config, as it is now, builds the same parts with the same settings: weights say nothing of them.
+
+    An activation may have been exchanged since, an epsilon or the config changed, a weight tied or untied.
+    """
+    import torch
+
+    # What can't be built without values is exported, which looks at the model itself.
+    with suppress(Exception), torch.device("meta"):
+        built = type(model)(type(model.config).from_dict(_config(model)))
+        return _parts(built) == _parts(model) and _tied(built) == _tied(model)
+    return False
+
+
+def _parts(model: Any) -> dict[str, tuple[type, dict[str, Any]]]:
+    """The type and the settings of each part by its name."""
+    return {
+        name: (
+            type(part),
+            {key: value for key, value in vars(part).items() if _is_setting(key, value)},
+        )
+        for name, part in model.named_modules()
+    }
+
+
+def _is_setting(key: str, value: Any) -> bool:
+    if key.startswith("_") or key in _NO_SETTINGS:
+        return False
+    if isinstance(value, tuple | list):
+        return all(_is_setting("", each) for each in value)
+    return value is None or isinstance(value, bool | int | float | str | FunctionType)
+
+
+def _tied(model: Any) -> set[frozenset[str]]:
+    """Names of parameters that are one."""
+    names: dict[int, set[str]] = {}
+    for name, each in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(each), set()).add(name)
+    return {frozenset(each) for each in names.values()}
 
 
 def _is_huggingface(program: Any) -> bool:
