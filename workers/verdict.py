@@ -55,7 +55,7 @@ def _iterative(request: JobRequest, summary: Summary, dtype: torch.dtype) -> Jud
         residual += f", and the last step changed an entry by at most {change:.2g} %"
     if not unsolved:
         steps = summary.get("iterations")
-        within = "" if steps is None else f" within {steps:,} iterations"
+        within = "" if steps is None else f" within {steps:,} iteration{'s' if steps != 1 else ''}"
         return Judgement(
             level="good",
             text=f"The linear system was solved: all {total:,} right-hand sides converged{within}; {residual}.",

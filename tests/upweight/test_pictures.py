@@ -288,3 +288,12 @@ def test_records_are_tables_in_notebooks() -> None:
         assert record.id in shown
         assert "&lt;script&gt;" in shown
         assert "<script>" not in shown
+
+
+def test_records_are_a_line_at_a_prompt() -> None:
+    model, job = records.model(), records.job("queued")
+    told = repr(ModelRecord.model_validate(model))
+    assert (
+        told == f"<ModelRecord {model['name']}@{model['version']} {model['id']} {model['state']}>"
+    )
+    assert repr(JobRecord.model_validate(job)) == f"<JobRecord {job['id']} queued>"

@@ -40,7 +40,14 @@ def _details(record: ModelRecord) -> list[tuple[str, str]]:
         *signature,
         ("parameters", chosen),
         ("held fixed", _fixed(fixed) if fixed else ""),
+        ("precision", _precision(record)),
     ]
+
+
+def _precision(record: ModelRecord) -> str:
+    """What jobs compute in, and why, where that is not what the parameters are."""
+    note = f": {record.precision_note}" if record.precision and record.precision_note else ""
+    return f"{record.precision or ''}{note}"
 
 
 def _fixed(fixed: HeldFixed) -> str:

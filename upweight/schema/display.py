@@ -1,4 +1,4 @@
-"""Records in notebooks: a table of the fields that say something. Everything is escaped."""
+"""Records at a prompt: a line; in notebooks: a table of the fields that say something. Everything is escaped."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ CELL = "text-align:left;padding:1px 8px;vertical-align:top"
 
 class Record(Answer):
     """A resource as it stands."""
+
+    def __repr__(self) -> str:
+        held = vars(self)
+        known = " ".join(str(held[name]) for name in ("id", "state") if held.get(name))
+        name = f"{held['name']}@{held['version']} " if "version" in held else ""
+        return f"<{type(self).__name__} {name}{known}>"
+
+    __str__ = __repr__
 
     def _repr_html_(self) -> str:
         fields = self.model_dump(mode="json")

@@ -26,6 +26,7 @@ function course(job) {
     ["Ended", isOver(job) ? clock(job.finished_at) : "–"],
     ["Attempt", count(job.attempt)],
     ["Device", job.device ?? "–"],
+    ["Precision", [job.request.precision, job.info?.precision_note].filter(Boolean).join(": ") || "–"],
     ["Seconds in all", duration(cost?.seconds)],
     ["Seconds in the engine", duration(cost?.engine_seconds)],
     ["Hessian passes", cost ? number(cost.hessian_passes, 4) : "–"],
