@@ -7,7 +7,7 @@ from typing import Any
 
 from upweight.errors import UpweightError
 
-EXTRAS = {"matplotlib": "plot", "pandas": "pandas", "pyarrow": "arrow"}
+EXTRAS = {"matplotlib": "plot", "mlflow": "mlflow", "pandas": "pandas", "pyarrow": "arrow"}
 
 
 class MissingPackage(UpweightError, ImportError):

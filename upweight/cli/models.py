@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -65,6 +65,7 @@ REGISTERED.add_verbs(models)
     """
     upweight models register digits-mlp digits.pt2 --loss cross_entropy
     upweight models register r18 --factory torchvision.models:resnet18 --weights r18.safetensors --loss cross_entropy
+    upweight models register digits-mlp --mlflow models:/digits/1 --loss cross_entropy
     """,
 )
 def register(
@@ -88,6 +89,13 @@ def register(
             help="What the loss takes of a model that returns several tensors: a name or place; for gaussian_nll two."
         ),
     ] = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="A torch model that MLflow has as pt2, in place of a file: models:/digits/1.",
+        ),
+    ] = None,
     factory: Annotated[
         str | None, typer.Option(help="Dotted name that the operator allows, in place of a file.")
     ] = None,
@@ -103,19 +111,29 @@ def register(
     for path in (program, weights):
         if path is not None and not path.startswith("sha256:"):
             choices.existing([path])
+    said: dict[str, Any] = {
+        "loss": choices.value(loss),
+        "parameters": parameter or None,
+        "output": output[0] if output and len(output) == 1 else output or None,
+        "labels": choices.pairs(label, "--label"),
+        "wait": wait,
+        "timeout": timeout,
+    }
+    if mlflow is not None:
+        if any(each is not None for each in (program, factory, kwargs, config, task, weights)):
+            raise typer.BadParameter(
+                "it stands in place of a file, a factory or a config", param_hint="--mlflow"
+            )
+        REGISTERED.show(shell, shell.client.models.register_mlflow(mlflow, name, **said))
+        return
     record = shell.client.models.register(
         name,
         program,
-        loss=choices.value(loss),
-        parameters=parameter or None,
-        output=output[0] if output and len(output) == 1 else output or None,
         factory=factory,
         kwargs=choices.document(kwargs, "--kwargs"),
         config=choices.document(config, "--config"),
         task=task,
         weights=weights,
-        labels=choices.pairs(label, "--label"),
-        wait=wait,
-        timeout=timeout,
+        **said,
     )
     REGISTERED.show(shell, record)

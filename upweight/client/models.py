@@ -17,6 +17,7 @@ from upweight.client.blobs import put, put_source
 from upweight.client.checking import Checked, until_checked
 from upweight.client.content import Content, arrays_content, content_of
 from upweight.client.huggingface import LOGITS, LiveModel, is_described, loss_of
+from upweight.client.mlflow_models import archive_of, name_of
 from upweight.client.paging import items, items_async, listing
 from upweight.client.request import reference, validated
 from upweight.errors import InvalidRequest
@@ -93,6 +94,40 @@ def register(
     if not wait:
         return record
     return (yield from until_checked(MODELS, record.id, record, bars, timeout, hold))
+
+
+def register_mlflow(
+    bars: Bars,
+    uri: str | os.PathLike[str],
+    name: str | None,
+    *,
+    loss: Any,
+    parameters: tuple[str, ...] | list[str] | str | None,
+    output: Output,
+    labels: Mapping[str, str] | None,
+    wait: bool,
+    timeout: float | None,
+    hold: float,
+) -> Flow[ModelRecord]:
+    """Finds the model's archive in MLflow, looks at it, and registers it."""
+    name = name_of(uri) if name is None else name
+    # Before the download, which takes its time.
+    said = {
+        "name": name,
+        "output": output,
+        "parameters": _globs(parameters),
+        "labels": labels or {},
+    }
+    validated(ModelRequest, MODELS.path, {**said, "program": NOT_YET, "loss": loss})
+    with tempfile.TemporaryDirectory(prefix="upweight-") as folder:
+        archive = yield Work(lambda: archive_of(uri, Path(folder)))
+        return (
+            yield from register(
+                bars, name, archive, example=None, loss=loss, parameters=parameters, output=output,
+                labels=labels, factory=None, kwargs=None, config=None, task=None, weights=None,
+                wait=wait, timeout=timeout, hold=hold,
+            )
+        )  # fmt: skip
 
 
 def refuse_untrained(program: Any) -> None:
@@ -312,6 +347,33 @@ class Models:
             )
         )  # fmt: skip
 
+    def register_mlflow(
+        self,
+        uri: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        loss: Any,
+        parameters: tuple[str, ...] | list[str] | str | None = None,
+        output: Output = None,
+        labels: Mapping[str, str] | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> ModelRecord:
+        """Registers a torch model that `mlflow.pytorch` logged as pt2, as MLflow 3.17 and newer do by default.
+
+        `uri`: `models:/digits/1`, `models:/digits@champion`, `runs:/…/model`, or a folder; MLflow finds it as it is set
+        up here (`pip install 'upweight[mlflow]'`). `name`: by default as MLflow's registry calls the model, or the last
+        part of the uri. The rest is as for `register`. The archive alone is sent; pickles are refused unopened. Log the
+        model with an input example of two rows or more, and after `net.eval()`: MLflow freezes the batch of an
+        example of one row, and saves the mode that the module is in.
+        """
+        return self.link.run(
+            register_mlflow(
+                self.bars, uri, name, loss=loss, parameters=parameters, output=output, labels=labels,
+                wait=wait, timeout=timeout, hold=self.link.connection.hold,
+            )
+        )  # fmt: skip
+
     def get(self, model: Reference) -> ModelRecord:
         """The record of an id or a name (`digits-cnn`, `digits-cnn@3`)."""
         return self.link.run(MODELS.get(reference(model)))
@@ -370,6 +432,26 @@ class AsyncModels:
                 self.bars, name, program, example=example, loss=loss, parameters=parameters,
                 output=output, labels=labels, factory=factory, kwargs=kwargs, config=config, task=task,
                 weights=weights, wait=wait, timeout=timeout, hold=self.link.connection.hold,
+            )
+        )  # fmt: skip
+
+    async def register_mlflow(
+        self,
+        uri: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        loss: Any,
+        parameters: tuple[str, ...] | list[str] | str | None = None,
+        output: Output = None,
+        labels: Mapping[str, str] | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> ModelRecord:
+        """See `Models.register_mlflow`."""
+        return await self.link.run(
+            register_mlflow(
+                self.bars, uri, name, loss=loss, parameters=parameters, output=output, labels=labels,
+                wait=wait, timeout=timeout, hold=self.link.connection.hold,
             )
         )  # fmt: skip
 
