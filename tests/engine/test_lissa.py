@@ -9,6 +9,7 @@ import torch
 
 from workers.engine import BadParameter, Diverged, Lissa, SingularHessian, Status
 
+from .exact import worst_row
 from .matrices import Matrix, decaying, with_eigenvalues
 
 SPECTRUM = [0.2, 0.5, 1.0, 2.0, 3.0]
@@ -164,6 +165,43 @@ def test_going_on_at_the_rounding_of_single_precision_is_no_divergence() -> None
     rhs = torch.randn(8, 5)
     solution = Lissa(scale=3.2, rtol=1e-12, maxiter=2000).solve(operator, rhs)
     torch.testing.assert_close(solution.x.double(), operator.inverse(rhs), rtol=1e-4, atol=1e-5)
+
+
+class Rounding(Matrix):
+    """Products in which many sums were rounded, as those of a network over many rows."""
+
+    def matmat(self, vectors: torch.Tensor) -> torch.Tensor:
+        exact = super().matmat(vectors)
+        size = torch.linalg.vector_norm(exact, dim=1, keepdim=True) / exact.shape[1] ** 0.5
+        return exact + 1e-5 * size * torch.randn_like(exact)
+
+
+@pytest.mark.parametrize("scale", [0.56, 1.0, 3.0, "auto"])
+def test_it_stops_where_rounding_is_all_that_changes_the_solution(scale: float) -> None:
+    operator = Rounding(decaying(200, 1e-2).float(), damping=0.02)
+    rhs = torch.randn(4, 200)
+    found = Lissa(scale=scale, h0=rhs, rtol=1e-9, maxiter=20_000).solve(operator, rhs)
+    assert set(found.status) == {Status.STAGNATED}
+    assert not bool(found.converged.any())
+    assert found.info["iterations"] < 4000
+    # No worse than what all steps would have come to.
+    assert worst_row(found.x, operator.inverse(rhs.double())) < 1e-4
+
+
+def test_slow_progress_in_steps_near_rounding_is_not_taken_for_rounding() -> None:
+    operator = Matrix(with_eigenvalues([1e-3, 0.5, 1.0]).float())
+    rhs = torch.randn(3, 3)
+    # A step changes h by 5e-6 of it, not much more than its rounding, for thousands of steps.
+    found = Lissa(scale=200.0, h0=rhs, rtol=1e-12, maxiter=3000).solve(operator, rhs)
+    assert set(found.status) == {Status.MAXITER}
+
+
+def test_the_noise_of_random_batches_is_not_taken_for_rounding() -> None:
+    rows = torch.stack([with_eigenvalues(SPECTRUM) * (1 + each * 1e-3) for each in range(-5, 6)])
+    operator = Matrix(rows.float(), damping=0.5)
+    found = Lissa(batch_size=3, rtol=1e-6, maxiter=500).solve(operator, torch.randn(2, 5))
+    assert found.info["iterations"] == 500
+    assert set(found.status) == {Status.MAXITER}
 
 
 @pytest.mark.parametrize(

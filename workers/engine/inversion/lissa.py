@@ -47,6 +47,10 @@ BATCHES_LOOKED_AT, STEPS_IN_A_BATCH = 8, 10
 MOST_DOUBLINGS = 8
 # In a convergent recursion over all rows steps never grow; over batches they fluctuate.
 GROWTH = 1e3
+# Steps of a recursion over all rows become shorter with each, and lead somewhere. Where in so many of them, each below
+# this times the rounding of h, neither is so, they are rounding.
+WINDOW, NOISE = 32, 1024.0
+SHORTER, LED = 0.9, 0.5
 # Lanczos steps that look for a negative eigenvalue.
 STEPS_OF_ENDS = 20
 # What a matrix is built for: the products of a small space.
@@ -100,9 +104,40 @@ class OfBatch:
         return self.undamped(torch.eye(self.shape[0], dtype=self.dtype, device=self.device))
 
 
+class RoundingWatch:
+    """Tells, of a recursion over all rows, where rounding is all that still changes h (k, p).
+
+    Exact steps become shorter, by a constant factor in the end, and where that is near 1 they add up; rounding does
+    neither. Steps over random batches do neither as well: nothing can be told of those.
+    """
+
+    def __init__(self, h: Tensor) -> None:
+        self.rounded = torch.zeros_like(h[:, 0], dtype=torch.bool)
+        self._begun = h.clone()  # the iterate when the window began
+        # The shortest step of the last window, and of this one.
+        self._before = torch.full_like(h[:, 0], float("inf"))
+        self._shortest, self._longest = self._before.clone(), torch.zeros_like(self._before)
+
+    def stuck(self, rows: Tensor, h: Tensor, size: Tensor, done: int) -> Tensor:
+        """Which of `rows` (j,), whose last step was of norm `size` (j,), after `done` steps."""
+        self._shortest[rows] = torch.minimum(self._shortest[rows], size)
+        self._longest[rows] = torch.maximum(self._longest[rows], size)
+        if done % WINDOW:
+            return self.rounded[rows]
+        current, before = h[rows], self._before[rows]
+        shortest, longest = self._shortest[rows], self._longest[rows]
+        noise = NOISE * torch.finfo(h.dtype).eps * torch.linalg.vector_norm(current, dim=1)
+        led = torch.linalg.vector_norm(current - self._begun[rows], dim=1)
+        unchanged = (shortest > SHORTER * before) & (shortest < before / SHORTER**4)
+        self.rounded[rows] = unchanged & (longest <= noise) & (led <= LED * WINDOW * shortest)
+        self._begun[rows], self._before[rows] = current, shortest
+        self._shortest[rows], self._longest[rows] = float("inf"), 0.0
+        return self.rounded[rows]
+
+
 @dataclass(frozen=True)
 class Lissa:
-    """Runs until the largest relative change of an entry is below rtol, or `maxiter`.
+    """Runs until the largest relative change of an entry is below rtol, rounding is all that changes it, or `maxiter`.
 
     `scale` "auto" takes a safe one from a few Lanczos steps, with H and with some random batches' own Hessians,
     and doubles it where the steps grow all the same. `h0` (k, p) replaces b as
@@ -159,10 +194,13 @@ class Lissa:
                 if self.scale != "auto" or doublings == MOST_DOUBLINGS:
                     raise
                 scale *= 2.0
-        iterate, changes, iterations, course, contracts = found
+        iterate, changes, iterations, course, contracts, rounded = found
         x = iterate / scale
         settled = (changes <= self.rtol).all(1)
-        status = tuple(Status.CONVERGED if each else Status.MAXITER for each in settled.tolist())
+        status = tuple(
+            Status.CONVERGED if done else Status.STAGNATED if stuck else Status.MAXITER
+            for done, stuck in zip(settled.tolist(), rounded.tolist(), strict=True)
+        )
         # Steps along a negative eigenvalue grow, but by little where it is small against the scale.
         indefinite = None if contracts else self._indefinite(hessian, scale)
         if indefinite is not None and self.unsolved == "fail":
@@ -182,15 +220,17 @@ class Lissa:
 
     def _all(
         self, hessian: SampledOperator, rhs: Tensor, scale: float, tell: Progress
-    ) -> tuple[Tensor, Tensor, int, Tensor, bool]:
+    ) -> tuple[Tensor, Tensor, int, Tensor, bool, Tensor]:
         """As `_iterate`; without sampling from a small space or from H's spectrum, where that pays.
 
-        The last says whether all came from such, where every step was seen to make vectors shorter.
+        The last but one says whether all came from such, where every step was seen to make vectors shorter.
         """
         if self.h0 is not None or self._takes_samples(hessian):
-            return *self._iterate(hessian, rhs, scale, tell), False
+            h, changes, done, course, rounded = self._iterate(hessian, rhs, scale, tell)
+            return h, changes, done, course, False, rounded
         h, changes, done = torch.zeros_like(rhs), torch.zeros_like(rhs), 0
         course = rhs.new_zeros(len(rhs), len(course_steps(self.maxiter)))
+        rounded = torch.zeros_like(rhs[:, 0], dtype=torch.bool)
         rows = (rhs != 0).any(1).nonzero()[:, 0]
         step, spectrum, contracts = Step(hessian.damping, self.dampen, scale), None, True
         for part in torch.split(rows, ROWS_OF_A_SPACE) if len(rows) else ():
@@ -202,7 +242,7 @@ class Lissa:
                 found = spectrum.iterates(rhs[part], step) if spectrum else None
             if found is None:
                 contracts = False
-                h[part], changes[part], steps, course[part] = self._iterate(
+                h[part], changes[part], steps, course[part], rounded[part] = self._iterate(
                     hessian, rhs[part], scale, tell
                 )
             else:
@@ -212,19 +252,20 @@ class Lissa:
                 course[part] = course_of(found, count, self.maxiter).to(course)
                 steps = int(count.max())
             done = max(done, steps)
-        return h, changes, done, course, contracts
+        return h, changes, done, course, contracts, rounded
 
     def _iterate(
         self, hessian: SampledOperator, rhs: Tensor, scale: float, tell: Progress
-    ) -> tuple[Tensor, Tensor, int, Tensor]:
-        """The iterate h, its last relative changes (both (k, p)), the steps taken, and the course (k, t)."""
+    ) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
+        """The iterate h, its last relative changes (both (k, p)), the steps taken, the course (k, t), and which
+        rows (k,) ended as rounding was all that changed them."""
         h = rhs.clone() if self.h0 is None else self.h0.detach().to(rhs).clone()
         changes = torch.zeros_like(rhs)
         generator = torch.Generator().manual_seed(self.seed)
         rows = ((rhs != 0).any(1) | (h != 0).any(1)).nonzero()[:, 0]
         smallest_step = torch.full_like(rhs[rows, 0], float("inf"))
         marks, norms, course = set(course_steps(self.maxiter)), torch.zeros_like(rhs[:, 0]), []
-        done = 0
+        done, watch = 0, None if self._takes_samples(hessian) else RoundingWatch(h)
         while len(rows) and done < self.maxiter:
             tell("lissa", done, self.maxiter, "iterations")
             current = h[rows]
@@ -247,9 +288,12 @@ class Lissa:
             if done in marks:
                 course.append(norms.clone())
             going = (changes[rows] > self.rtol).any(1)
+            if watch is not None:
+                going &= ~watch.stuck(rows, h, size, done)
             rows, smallest_step = rows[going], smallest_step[going]
         course += [norms] * (len(marks) - len(course))  # what has ended changes no more
-        return h, changes, done, torch.stack(course, 1)
+        none = torch.zeros_like(norms, dtype=torch.bool)
+        return h, changes, done, torch.stack(course, 1), none if watch is None else watch.rounded
 
     def _product(
         self, hessian: SampledOperator, vectors: Tensor, generator: torch.Generator
