@@ -8,9 +8,10 @@ from torch import Tensor
 
 from workers.engine import ConjugateGradients, Hessian, Lissa, Problem, Recycled, make_loss
 from workers.engine.inversion import recycled as module
+from workers.engine.inversion import stationary
 from workers.engine.inversion.recycled import Directions
 
-from .matrices import Matrix, decaying
+from .matrices import Matrix, decaying, with_eigenvalues
 from .test_explicit import hessian, parts
 
 
@@ -75,6 +76,23 @@ def test_lissa_takes_the_matrix_that_conjugate_gradients_left() -> None:
     found = method.solve(operator, rhs, recycled=recycled)
     assert operator.passes == 0
     torch.testing.assert_close(found.x, method.solve(hessian(), rhs).x, rtol=1e-8, atol=1e-8)
+
+
+def test_lissa_decomposes_a_matrix_once_for_all_blocks_and_every_damping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stationary, "MOST_DIRECTIONS", 12)
+    matrix = with_eigenvalues(torch.linspace(0.0, 1.0, 150).tolist())
+    recycled, asked, found = Recycled(matrix=matrix), many(12, 150, 0), []
+    for damping, part in ((0.01, asked[:6]), (0.01, asked[6:]), (0.05, asked[:6])):
+        operator = Matrix(matrix, damping=damping)
+        method = Lissa(maxiter=9000, scale=0.6, rtol=1e-10)
+        solution = method.solve(operator, part, recycled=recycled)
+        torch.testing.assert_close(solution.x, operator.inverse(part), rtol=1e-6, atol=1e-7)
+        found.append(recycled.spectrum)
+    assert found[0] is not None
+    assert found[0] is found[1] is found[2]
+    assert not found[0].serves(10**6)
 
 
 def test_where_the_factor_fails_negative_curvature_is_reported_as_ever() -> None:

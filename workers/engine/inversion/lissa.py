@@ -182,13 +182,14 @@ class Lissa:
         rhs = checked_rhs(hessian, rhs)
         if self.h0 is not None and self.h0.shape != rhs.shape:
             raise ShapeMismatch("h0", rhs.shape, self.h0.shape, "a start for each right-hand side")
+        recycled = recycled or Recycled()
         if not self._takes_samples(hessian):
             steps = min(self.maxiter, EXPECTED_STEPS)
-            hessian = (recycled or Recycled()).operator(hessian, steps * len(rhs), len(rhs))
+            hessian = recycled.operator(hessian, steps * len(rhs), len(rhs))
         scale = self._safe_scale(hessian) if self.scale == "auto" else float(self.scale)
         for doublings in range(MOST_DOUBLINGS + 1):
             try:
-                found = self._all(hessian, rhs, scale, progress or silent)
+                found = self._all(hessian, rhs, scale, progress or silent, recycled)
                 break
             except Diverged:
                 if self.scale != "auto" or doublings == MOST_DOUBLINGS:
@@ -219,7 +220,12 @@ class Lissa:
         return Solution(x, torch.linalg.vector_norm(residual, dim=1), status, info)
 
     def _all(
-        self, hessian: SampledOperator, rhs: Tensor, scale: float, tell: Progress
+        self,
+        hessian: SampledOperator,
+        rhs: Tensor,
+        scale: float,
+        tell: Progress,
+        recycled: Recycled,
     ) -> tuple[Tensor, Tensor, int, Tensor, bool, Tensor]:
         """As `_iterate`; without sampling from a small space or from H's spectrum, where that pays.
 
@@ -232,7 +238,9 @@ class Lissa:
         course = rhs.new_zeros(len(rhs), len(course_steps(self.maxiter)))
         rounded = torch.zeros_like(rhs[:, 0], dtype=torch.bool)
         rows = (rhs != 0).any(1).nonzero()[:, 0]
-        step, spectrum, contracts = Step(hessian.damping, self.dampen, scale), None, True
+        step, contracts = Step(hessian.damping, self.dampen, scale), True
+        kept = recycled.spectrum
+        spectrum = kept if kept is not None and kept.serves(self.maxiter) else None
         for part in torch.split(rows, ROWS_OF_A_SPACE) if len(rows) else ():
             found = None
             if spectrum is None:
@@ -240,6 +248,7 @@ class Lissa:
             if found is None:
                 spectrum = spectrum or Spectrum.where_cheaper(hessian, len(rows), self.maxiter)
                 found = spectrum.iterates(rhs[part], step) if spectrum else None
+                recycled.spectrum = spectrum or kept
             if found is None:
                 contracts = False
                 h[part], changes[part], steps, course[part], rounded[part] = self._iterate(

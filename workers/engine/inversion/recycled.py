@@ -24,6 +24,7 @@ from workers.engine.inversion.preconditioner import (
     Preconditioner,
 )
 from workers.engine.inversion.solution import Operator, SampledOperator
+from workers.engine.inversion.stationary import Spectrum
 
 # That Ritz pairs are taken from, and what they may take.
 MOST_DIRECTIONS = 256
@@ -91,6 +92,7 @@ class Recycled:
     matrix: Tensor | None = None  # (p, p), λ not included
     factor: Tensor | None = None  # (p, p), lower, of H + `factor_damping` I
     factor_damping: float = 0.0
+    spectrum: Spectrum | None = None  # of `matrix`, where LiSSA needed it
     values: Tensor | None = None  # (r,) Ritz values of H
     vectors: Tensor | None = None  # (p, r)
     own: Metric | None = None  # what the operator knows, for `own_damping`
@@ -105,6 +107,7 @@ class Recycled:
         kept = [self.matrix, self.factor, self.values, self.vectors]
         own = self.deflated or self.own
         kept += [] if own is None else own.tensors().values()
+        kept += [] if self.spectrum is None else [self.spectrum.values, self.spectrum.vectors]
         return sum(each.nbytes for each in kept if each is not None)
 
     def operator(self, hessian: AnyOperator, vectors: float, width: int) -> AnyOperator:

@@ -25,6 +25,8 @@ from workers.engine.progress import Progress
 BOUND = {torch.float32: 1e-6, torch.float64: 1e-12}
 FEWEST_STEPS, MOST_STEPS = 12, 10_000  # of LiSSA: fewer are quickly made
 FEWEST_BLOCKS = 3
+# The bound takes an eigenproblem of the space's size: of a large one, only when it has grown by so much.
+LARGE_SPACE, GROWN = 256, 1.25
 SAMPLED_STEPS = 12  # that the bound is computed at
 MOST_DIRECTIONS = 1024
 # An eigendecomposition in float64 costs as much as products of H with this times p vectors in float32.
@@ -81,10 +83,13 @@ class Spectrum:
         """Of an operator with its matrix at hand, if that pays for `maxiter` steps of so many rows."""
         size = operator.shape[0]
         pays = rows * maxiter >= DECOMPOSITION * size
-        fits = maxiter <= MOST_STEPS and maxiter * size <= MOST_NUMBERS
-        if not isinstance(operator, Explicit) or not pays or not fits:
+        if not isinstance(operator, Explicit) or not pays or not _fits(maxiter, size):
             return None
         return cls(*torch.linalg.eigh(operator.matrix.double()))
+
+    def serves(self, maxiter: int) -> bool:
+        """Whether so many steps can be looked through."""
+        return _fits(maxiter, len(self.values))
 
     def iterates(self, rhs: Tensor, step: Step) -> Iterates | None:
         """Those of these right-hand sides (k, p); None where the recursion does not converge."""
@@ -92,6 +97,10 @@ class Spectrum:
         if not bool((multipliers.abs() < 1.0).all()):
             return None
         return Iterates(multipliers, rhs.double() @ self.vectors, self.vectors.T.to(rhs))
+
+
+def _fits(maxiter: int, size: int) -> bool:
+    return maxiter <= MOST_STEPS and maxiter * size <= MOST_NUMBERS
 
 
 def iterates(
@@ -102,12 +111,15 @@ def iterates(
     blocks = min(maxiter // 2, MOST_DIRECTIONS // max(len(rhs), 1))
     if not FEWEST_STEPS <= maxiter <= MOST_STEPS or blocks < FEWEST_BLOCKS:
         return None
-    space = BlockKrylov(operator, rhs)
+    space, looked_at = BlockKrylov(operator, rhs), 0
     for number in range(1, blocks + 1):
         progress("lissa", number - 1, blocks, "blocks")
         space.grow()
-        if number < FEWEST_BLOCKS and space.room:
+        size, last = len(space.basis), number == blocks or not space.room
+        soon = number < FEWEST_BLOCKS or (size > LARGE_SPACE and size < GROWN * looked_at)
+        if soon and not last:
             continue
+        looked_at = size
         found = _projected(space, rhs, step)
         if found is None:
             return None
