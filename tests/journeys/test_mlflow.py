@@ -231,7 +231,18 @@ def test_other_flavors_are_named(tracking: Tracking, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["models:/nobody/1", "runs:/abc/model", "no-such-folder", "odd://x/y"])  # fmt: skip
 def test_a_uri_that_leads_nowhere_is_told(tracking: Tracking, uri: str) -> None:
-    assert f"{uri}: MLflow finds no model there" in refused(uri)
+    assert f"{uri}: MLflow has no model there" in refused(uri)
+
+
+def test_a_database_is_told_to_need_mlflow_whole(tracking: Tracking) -> None:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    try:
+        mlflow.set_tracking_uri(f"sqlite:///{tracking.folder}/mlflow.db")
+        assert "pip install mlflow" in refused("models:/digits/1")
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def test_a_folder_without_a_model_is_told(tracking: Tracking, tmp_path: Path) -> None:

@@ -62,11 +62,12 @@ def _found(uri: str | os.PathLike[str], folder: Path) -> Path:
     artifacts = needed("mlflow.artifacts", "register_mlflow()")
     try:
         return Path(artifacts.download_artifacts(artifact_uri=os.fspath(uri), dst_path=str(folder)))
-    except (needed("mlflow.exceptions", "register_mlflow()").MlflowException, OSError) as error:
+    except Exception as error:  # MLflow's own, or those of a storage's client
         raise _refused(
             uri,
-            f"MLflow finds no model there ({str(error).strip()[:500]}); a uri is models:/name/1, models:/name@alias, "
-            "runs:/run/model, or a folder's path, and MLFLOW_TRACKING_URI names the server",
+            f"MLflow has no model there ({type(error).__name__}: {str(error).strip()[:500]}); uris are "
+            "models:/name/1, models:/name@alias, runs:/run/model, or a folder's path, and MLFLOW_TRACKING_URI "
+            "names the server; a database in place of one (sqlite:) needs MLflow whole: pip install mlflow",
         ) from error
 
 
