@@ -41,7 +41,7 @@ def one_line(text: str) -> str:
         (["jobs", "submit", *JOB, "--method", "gc"], "'gc' is no inversion method"),
         (["jobs", "submit", *JOB, "--set", "rtol=1"], "'rtol' is not a parameter of 'direct'"),
         (["jobs", "submit", *JOB, "--method", "cg", "--set", "rtol=2"], "must be at most 1; it is 2"),
-        (["jobs", "submit", *JOB, "--regularization", "-1"], "λ must be at least 0; it is -1"),
+        (["jobs", "submit", *JOB, "--lambda", "-1"], "λ must be at least 0; it is -1"),
         (["jobs", "submit", *JOB, "--test-rows", "a:b"], "'a:b' is not a row"),
         (["jobs", "submit", *JOB, "--keep", "matrxi"], "did you mean 'matrix'?"),
         (["jobs", "submit", *JOB, "--priority", "urgent"], "'high', 'default' or 'low'"),

@@ -26,6 +26,10 @@ def test_a_misspelt_field_is_refused_with_the_nearest_known(ready: Acting) -> No
     assert "did you mean 'top'?" in field(answer, "/keep/topp")
 
 
+def test_a_dataset_by_its_bare_name_is_told_the_form(ready: Acting) -> None:
+    assert '{"dataset": "digits-train"}' in field(submitted(ready, train="train"), "/train")
+
+
 @pytest.mark.parametrize("name", ["hessian_regularization", "hessian_perturbation"])
 def test_a_negative_lambda_is_refused(ready: Acting, name: str) -> None:
     answer = submitted(ready, **{name: -0.5})

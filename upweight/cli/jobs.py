@@ -54,7 +54,9 @@ def submit(
     set: Annotated[
         list[str] | None, typer.Option(help="The method's PARAMETER=VALUE. Repeatable.")
     ] = None,
-    regularization: Annotated[float | None, typer.Option(help="λ, added to the Hessian.")] = None,
+    regularization: Annotated[
+        float | None, typer.Option("--regularization", "--lambda", help="λ, added to the Hessian.")
+    ] = None,
     influence_type: Annotated[str | None, typer.Option(help="up or perturbation.")] = None,
     factors: Annotated[str | None, typer.Option(help="An earlier job, to use its factors.")] = None,
     column: Annotated[
@@ -203,6 +205,12 @@ def _delivered(delivery: Delivery) -> tuple[str, ...]:
     )
 
 
+def _precision(record: JobRecord) -> str:
+    """What it computes in, and what there is to say of that."""
+    note = (record.info or {}).get("precision_note")
+    return f"{record.request.precision or ''}{f': {note}' if note else ''}"
+
+
 def _factors_of(earlier: FactorsOf) -> str:
     counted = ", ".join(f"{count} {status}" for status, count in (earlier.statuses or {}).items())
     return f"{earlier.job}: {earlier.rows}, by {earlier.method}{f': {counted}' if counted else ''}"
@@ -257,6 +265,7 @@ def _show(shell: Shell, record: JobRecord) -> None:
                 " ".join([request.inversion.method, *(f"{k}={v}" for k, v in parameters.items())]),
             ),
             ("λ", f"{request.hessian_regularization:g}"),
+            ("precision", _precision(record)),
             ("factors of", _factors_of(record.factors_of) if record.factors_of else ""),
             ("device", record.device or ""),
             ("attempt", units.count(record.attempt or None)),

@@ -87,7 +87,7 @@ def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
     if name not in METHODS:
         raise InvalidRequest.field(
             "/inversion/method",
-            f"{name!r} is no inversion method{_meant(name, METHODS)}; there are {_words(METHODS)}",
+            f"{name!r} is no inversion method{_meant(name, METHODS) or '.'} There are {_words(METHODS)}",
             name,
         )
     own = fields_of(name)

@@ -165,6 +165,8 @@ def _no_object(error: Found, place: Place) -> str:
         return "the body must be a JSON object"
     if place.pointer == "/loss":
         return "must be a name, such as 'cross_entropy', or a JSON object such as {'name': 'huber', 'delta': 2}"
+    if place.pointer in ("/train", "/test", "/hessian_on"):
+        return 'must be a JSON object, such as {"dataset": "digits-train"}, with "rows" where only some are meant'
     return "must be a JSON object"
 
 
