@@ -24,6 +24,7 @@ from workers.engine import (
 from workers.engine.products import Product
 from workers.engine.products.choice import candidates
 from workers.engine.products.graph import Ready
+from workers.engine.products.parts import Return, Smooth
 from workers.engine.products.sums import Sums
 from workers.engine.second_order import twice_differentiable
 
@@ -324,3 +325,15 @@ def test_reducing_within_a_row_never_reduces_over_rows(reduction: str) -> None:
     # Closed form: 2 E[xxᵀ] for each output, over 3 of them where the mean is taken.
     expected = 2 * torch.kron(torch.eye(3).double(), x.T @ x / 12)
     assert relative(dense[:6, :6], expected / (3 if reduction == "mean" else 1)) < 1e-12
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_a_function_of_expanded_tensors_is_moved_along_with_the_signal_into_it() -> None:
+    value = torch.randn(3, 1, dtype=torch.float64).expand(3, 4)
+    delta = torch.randn(1, 4, dtype=torch.float64).expand(3, 4)
+    moved, signal = torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    part = Smooth("node", ("x",), torch.exp, (value,), delta)
+    back = Return({}, [moved], None, signal, {}, wanted=True)
+    (found,) = part.r_backward(back)
+    torch.testing.assert_close(found, value.exp() * (moved * delta + signal))
+    torch.testing.assert_close(part.forward([moved], {"w": moved}), value.exp() * moved)

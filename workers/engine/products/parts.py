@@ -211,7 +211,7 @@ class Smooth:
             return None
 
         def along(*tangents: Tensor) -> Tensor:
-            moved: Tensor = jvp(self.function, self.values, tangents)[1]
+            moved: Tensor = jvp(self.function, self._at(), tangents)[1]
             return moved
 
         result: Tensor = vmap(along)(*self._filled(entering, len(direction)))
@@ -232,19 +232,29 @@ class Smooth:
             return signals
 
         def along(*tangents: Tensor) -> tuple[Tensor, ...]:
-            moved: tuple[Tensor, ...] = jvp(pulled, (*self.values, self.delta), tangents)[1]
+            moved: tuple[Tensor, ...] = jvp(pulled, (*self._at(), delta), tangents)[1]
             return moved
 
+        assert self.delta is not None
+        delta = _with_memory(self.delta)
         results: tuple[Tensor, ...] = vmap(along)(
             *self._filled(back.entering, len(back.signal)), back.signal
         )
         return results
+
+    def _at(self) -> tuple[Tensor, ...]:
+        return tuple(map(_with_memory, self.values))
 
     def _filled(self, entering: Entering, count: int) -> list[Tensor]:
         return [
             value.new_zeros(count, *value.shape) if each is None else each
             for value, each in zip(self.values, entering, strict=True)
         ]
+
+
+def _with_memory(value: Tensor) -> Tensor:
+    """An expanded tensor with memory of its own: torch lays tangents out as their primals, and can't write to those."""
+    return value.contiguous() if 0 in value.stride() else value
 
 
 def adjoint(function: Callable[[Tensor], Tensor], before: Sequence[int], signal: Tensor) -> Tensor:
