@@ -6,6 +6,7 @@ A model's inputs are called as its forward's arguments. `torch.export` numbers t
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -211,13 +212,27 @@ def _disagreement(
 ) -> str:
     without = [name for name in wanted if name not in names]
     left = [column for column, name in zip(columns, names, strict=True) if name not in wanted]
-    example = dict(zip(without, left, strict=False))
-    such_as = f", such as columns={example}" if example else " (columns={…})"
+    such_as = f", such as columns={example}" if (example := _alike(without, left)) else ""
     return (
         f"the inputs of model {model.name!r} are {_listed(wanted)}, the columns of dataset {dataset.name!r} "
         f"{_listed(columns)}: several are matched by name. Register the data under the model's names, or say in the "
-        f"job which column each input takes{such_as}"
+        f"job which column each input takes{such_as or f', as columns={{{without[0]!r}: …}}'}"
     )
+
+
+def _alike(wanted: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    """Each input with the column that is meant: the only one left, or the one spelt alike. Empty where one is unclear.
+
+    A pair by place would be copied from the error into a job, and might be the wrong one.
+    """
+    if len(wanted) == len(columns) == 1:
+        return {wanted[0]: columns[0]}
+    spelt = {column.casefold(): column for column in columns}
+    near = {
+        name: difflib.get_close_matches(name.casefold(), spelt, n=1, cutoff=0.6) for name in wanted
+    }
+    found = {name: spelt[each[0]] for name, each in near.items() if each}
+    return found if len({*found.values()}) == len(wanted) else {}
 
 
 def _other_features(

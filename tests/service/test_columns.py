@@ -173,3 +173,18 @@ def test_classes_may_be_fewer_but_not_others() -> None:
     match_columns(model("x"), [train, data("x", name="test")], {})
     words = refused(model("x"), train, data("x", name="test", class_names=["b", "c"]))
     assert "'b', 'c', those of 'train' 'a', 'b', 'c'" in words
+
+
+@pytest.mark.parametrize(
+    ("columns", "advice"),
+    [
+        ("Price Volume", "columns={'volume': 'Volume', 'price': 'Price'}"),
+        ("prices vol", "columns={'volume': 'vol', 'price': 'prices'}"),
+        ("price vol", "columns={'volume': 'vol'}"),
+        ("x0 x1", "columns={'volume': …}"),
+    ],
+)
+def test_an_error_pairs_inputs_with_columns_that_are_spelt_alike_and_never_by_place(
+    columns: str, advice: str
+) -> None:
+    assert refused(model("volume", "price"), data(*columns.split())).endswith(advice)
