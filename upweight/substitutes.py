@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # By what torch calls the operator at which it gives up.
 INSTEAD = {
@@ -27,9 +31,36 @@ def instead(words: str) -> str | None:
     return None
 
 
+def _gaussian_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """torch's own, without its look at whether a variance is negative, by whose answer no graph can go on."""
+    import torch
+
+    variance = torch.full_like(input, var) if isinstance(var, float | int) else var
+    if variance.ndim == input.ndim - 1:
+        variance = variance.unsqueeze(-1)
+    # As torch has it: what lies below eps is held there, and its gradient is let through.
+    variance = variance + (variance.clamp(min=eps) - variance).detach()
+    losses = 0.5 * (variance.log() + (input - target) ** 2 / variance)
+    if full:
+        losses = losses + 0.5 * math.log(2 * math.pi)
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else losses.mean()
+
+
 @contextmanager
 def exportable() -> Iterator[None]:
-    """`torch.cdist` decides by the number of rows how it computes; here, as with few of them, by differences."""
+    """What torch decides by values or by the number of rows is computed in one way.
+
+    `torch.cdist`, as with few rows, by differences; `gaussian_nll_loss` without a look at the variances' signs.
+    """
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -38,6 +69,8 @@ def exportable() -> Iterator[None]:
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             kwargs = dict(kwargs or {})
+            if function is torch.nn.functional.gaussian_nll_loss:
+                return _gaussian_nll_loss(*args, **kwargs)
             if function is torch.cdist and len(args) < 4:
                 kwargs["compute_mode"] = "donot_use_mm_for_euclid_dist"
             return function(*args, **kwargs)

@@ -286,3 +286,28 @@ def test_what_cannot_be_exported_names_the_part_and_the_way_out(
     with pytest.raises(ExportFailed, match=words):
         export_program(model, example)
     assert model.training
+
+
+class OwnLikelihood(nn.Module):
+    """Its own loss by torch's function, which looks at the sign of the variances; here, of a row below eps, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.variance = nn.Linear(3, 1), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        variance = nn.functional.softplus(self.variance(x)) * (x[:, :1] != 0)
+        return nn.functional.gaussian_nll_loss(
+            self.mean(x), y, variance, full=True, eps=1e-2, reduction="none"
+        )[:, 0]
+
+
+def test_a_gaussian_likelihood_within_forward_is_exported_as_torch_computes_it() -> None:
+    torch.manual_seed(0)
+    module, x, y = OwnLikelihood(), torch.randn(5, 3), torch.randn(5, 1)
+    x[2, 0] = 0
+    program = torch.export.load(io.BytesIO(export_program(module, (x[:3], y[:3])))).module()
+    torch.testing.assert_close(program(x, y), module(x, y))
+    wanted = torch.autograd.grad(module(x, y).sum(), list(module.parameters()))
+    found = torch.autograd.grad(program(x, y).sum(), list(program.parameters()))
+    torch.testing.assert_close(found, wanted)
