@@ -29,8 +29,15 @@ _KEYWORDS = [
     *("test_rows", "train_rows", "input_data", "inversion_method", "hessian_perturbation"),
     *("wait", "timeout", "progress"),
 ]
-_OF_METHODS = sorted({field for method in METHODS.values() for field in method.model_fields})
-_LAMBDAS = ("lambda", "lam", "damping", "damp", "lmbda", "λ")  # as other libraries call it
+_OF_METHODS = sorted(
+    {field for method in METHODS.values() for field in method.model_fields} - {"method"}
+)
+# As HTTP and other libraries call them.
+_ALIASES = {
+    **dict.fromkeys(("lambda", "lam", "damping", "damp", "λ"), "hessian_regularization"),
+    **dict.fromkeys(("method", "solver"), "inversion_method"),
+    "rank": "rank_estimate",
+}
 Referable = str | ModelRecord | DatasetRecord | JobRecord
 Choice = str | DatasetRecord | Selection | Mapping[str, Any]
 
@@ -117,8 +124,9 @@ def _name(method: BaseModel) -> Any:
 
 def _not_taken(parameter: str, method: str, own: list[str]) -> str:
     owners = owners_of(parameter)
-    named = "hessian_regularization" if parameter.strip("_").lower() in _LAMBDAS else parameter
-    meant = _meant(named, [*own, *_KEYWORDS]) or _meant(named, _OF_METHODS)
+    alias = difflib.get_close_matches(parameter.strip("_").lower(), _ALIASES, n=1, cutoff=0.75)
+    named = _ALIASES[alias[0]] if alias else parameter
+    meant = _meant(parameter, own) or _meant(named, _KEYWORDS) or _meant(named, _OF_METHODS)
     if meant and not owners:
         return f"{parameter!r} is no parameter{meant}"
     elsewhere = f"it belongs to {_words(owners)}" if owners else "no method takes it"

@@ -57,6 +57,7 @@ function isDrawn({ name, shape }) {
 
 function shown(value) {
   if (typeof value === "number") return number(value, 5);
+  if (value?.checked === false) return `not compared: ${value.reason}`;
   if (value !== null && typeof value === "object") return Object.entries(value).map(([name, each]) => `${name}: ${each}`).join(", ") || "–";
   return String(value);
 }
