@@ -170,3 +170,16 @@ def test_pickled_weights_are_never_opened(model: Tied, tmp_path: Path) -> None:
     refusal(PickleRefused, TIED, {}, tmp_path / "w", allowed=[TIED])
     torch.save(model.state_dict(), tmp_path / "w")
     refusal(WeightsInvalid, TIED, {}, tmp_path / "w", allowed=[TIED])
+
+
+def test_weights_whose_length_begins_as_a_pickle_does_are_read(
+    model: Tied, weights: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "w"
+    for length in range(0, 256, 8):
+        save_file(load_file(weights), path, {"note": "x" * length})
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    program = read_factory(TIED, {}, path, allowed=[TIED])
+    assert torch.equal(program.module.get_parameter("embed.weight"), model.embed.weight)

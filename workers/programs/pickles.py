@@ -10,9 +10,13 @@ _PICKLED_MEMBERS = frozenset({"data.pkl", "constants.pkl", "attributes.pkl"})
 
 
 def refuse_bare_pickle(path: Path) -> None:
-    """Refuses a file that begins as a pickle of protocol 2 or later does."""
+    """Refuses a file that begins as a pickle of protocol 2 or later does.
+
+    So does one safetensors file in 32, with the length of its header; that is JSON from the ninth byte on.
+    """
     with path.open("rb") as file:
-        if file.read(1) == _PICKLE_MARK:
+        first = file.read(9)
+        if first[:1] == _PICKLE_MARK and first[8:] != b"{":
             raise PickleRefused(_words("a pickle"))
 
 
