@@ -211,3 +211,11 @@ def test_of_more_eigenpairs_than_there_are_parameters_all_are_taken_and_it_says_
 def test_complement_without_damping_is_refused() -> None:
     with pytest.raises(BadParameter, match="positive with complement"):
         Arnoldi(2, complement=True).fit(Matrix(decaying(4, 0.1)))
+
+
+def test_a_regularisation_below_rounding_is_no_solved_system() -> None:
+    values = torch.tensor([3e8, 2e8, 1.0])
+    found = LowRank(values, torch.eye(3), torch.zeros(3), 1.0, False, True)
+    operator = Matrix(torch.diag(values), damping=1.0)
+    solution = found.solve(torch.tensor([[1e8, 1e8, 1.0]]), operator=operator)
+    assert solution.status == (Status.TRUNCATED,)
