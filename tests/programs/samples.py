@@ -311,7 +311,7 @@ _all("renorm", lambda: [of(3 * x(3, 4), 2, 0, 1.5)])
 # Shapes.
 _all(
     """
-    adjoint atleast_1d atleast_2d atleast_3d flatten fliplr flipud matrix_H mT numpy_T ravel squeeze
+    adjoint atleast_1d atleast_2d atleast_3d flatten fliplr flipud matrix_H mH mT numpy_T ravel squeeze
     squeeze_copy t t_copy
     """,
     lambda: [of(x(3, 4))],

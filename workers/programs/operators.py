@@ -53,7 +53,7 @@ ALLOWED = names(
     linalg_solve_ex linalg_solve_triangular linalg_svd linalg_svdvals linalg_vander linalg_vecdot
     linalg_vector_norm linear linspace log log10 log1p log2 log_sigmoid log_sigmoid_forward
     log_softmax _log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not
-    logical_or logical_xor logit logspace logsumexp lstm lstm_cell lt mT margin_ranking_loss
+    logical_or logical_xor logit logspace logsumexp lstm lstm_cell lt mH mT margin_ranking_loss
     masked_fill masked_scatter matmul matrix_H matrix_exp matrix_power max max_pool1d
     max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices
     max_unpool2d max_unpool3d maximum mean median meshgrid min minimum mish mm moveaxis movedim
