@@ -12,6 +12,7 @@ from service.jobs.inputs import Chosen, Inputs
 from service.parts import Parts
 from service.storage import keys
 from service.storage.keys import Document
+from service.storage.records import not_found
 from upweight.errors import InvalidRequest, NotFound, NotReady, NotStored, ResultExpired
 from upweight.schema import (
     TERMINAL,
@@ -107,8 +108,7 @@ def job_with_factors(parts: Parts, namespace: str, id: str) -> Document:
             raise NotFound(id)
         job = parts.records.get("job", namespace, id)
     except NotFound:
-        words = f"there is no job {id!r} here; GET /v1/jobs lists what there is"
-        raise NotFound.field("/factors", words, id) from None
+        raise NotFound.field("/factors", not_found("job", id).detail, id) from None
     if job["state"] != JobState.SUCCEEDED:
         wait = "" if job["state"] in TERMINAL else f"; GET /v1/jobs/{id}?wait=60 holds until it has"
         words = f"job {id} is {job['state']}, and only one that has succeeded has factors{wait}"

@@ -86,7 +86,8 @@ def test_right_hand_sides_are_uploaded_from_a_file(
 def test_a_job_that_fails_ends_with_1_and_says_why(
     online: Upweight, registered: tuple[str, ...]
 ) -> None:
-    ended = online("jobs", "submit", *registered, "--test-rows", "0:1", "--wait")
+    singular = ("--regularization", "0")
+    ended = online("jobs", "submit", *registered, *singular, "--test-rows", "0:1", "--wait")
     assert ended.code == Exit.FAILED
     assert "hessian_regularization" in ended.err.splitlines()[-1]
     again = online("jobs", "retry", ended.out.split()[1], "--wait")

@@ -150,3 +150,14 @@ def chatter() -> dict[str, Any]:
 
 def fail() -> dict[str, Any]:
     raise KeyError("surprise")
+
+
+def imports(module: str) -> dict[str, Any]:
+    """As a factory does that the operator has allowed."""
+    return {"file": importlib.import_module(module).__file__}
+
+
+def has_imported_all() -> None:
+    """As the service's own server has, so that a fork need not look for our packages."""
+    for package in ("upweight", "service"):
+        importlib.import_module(package)

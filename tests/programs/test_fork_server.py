@@ -206,3 +206,16 @@ def test_server_and_children_end_with_a_worker_that_is_killed() -> None:
         processes = [server, *children(server)]
         worker.kill()
     until(lambda: not any(map(lives, processes)))
+
+
+def test_a_factory_is_found_in_a_folder_that_has_changed_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "allowed_factory"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with started("has_imported_all") as server:
+        run(server, "answer")
+        (tmp_path / "another.txt").touch()
+        assert run(server, "imports", module="allowed_factory")["file"].startswith(str(package))

@@ -37,7 +37,7 @@ class Asked:
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     """With what the document's examples name, so that they come to something."""
-    limits = {"UPWEIGHT_JOB_SECONDS": "1", "UPWEIGHT_CHECK_SECONDS": "20"}
+    limits = {"UPWEIGHT_JOB_SECONDS": "5", "UPWEIGHT_CHECK_SECONDS": "20"}
     with running(tmp_path_factory.mktemp("contract"), environment=limits) as service:
         with redis.Redis.from_url(service.redis_url) as connection:
             key = Keys(connection).create("default", Role.ADMIN, "schemathesis")[1]

@@ -118,7 +118,10 @@ def test_what_is_not_there_is_said(rows: Rows, acting: Acting) -> None:
 
 def test_rows_are_ranked_by_their_influence_on_themselves(acting: Acting) -> None:
     acting.ready()
-    request = {"kind": "self_influences", "model": "net", "train": {"dataset": "train"}}
+    request = {
+        "kind": "self_influences", "model": "net", "train": {"dataset": "train"},
+        "hessian_regularization": 0.1,
+    }  # fmt: skip
     made = acting.post("/v1/jobs", {**request, "inversion": {"method": "direct"}}).json()
     values = np.array([0.5, 3.0, 1.0], "f4")
     acting.succeed(made["id"], self_influences=values, shape=[3])

@@ -247,7 +247,7 @@ def test_factors_that_do_not_fit_are_refused_with_what_would(ready: Acting, earl
 def test_a_job_without_factors_is_refused_where_it_is_named(ready: Acting) -> None:
     answer = submitted(ready, factors="job_" + "0" * 26)
     problem(answer, 404, "not-found")
-    assert "lists what there is" in field(answer, "/factors")
+    assert "list what there is" in field(answer, "/factors")
     waiting = ready.job()["id"]
     answer = submitted(ready, factors=waiting)
     problem(answer, 409, "not-ready")

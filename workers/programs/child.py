@@ -6,6 +6,7 @@ Nothing untrusted is touched before the limits are set.
 
 import ctypes
 import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ from workers.programs.errors import CheckCrashed, CheckOutOfMemory, ProgramError
 _NEW_USER, _NEW_NET, _NEW_IPC, _NEW_PID = 0x10000000, 0x40000000, 0x08000000, 0x20000000
 _SET_PARENT_DEATH_SIGNAL, _SET_NO_NEW_PRIVILEGES = 1, 38
 _OPEN_FILES = 256
+_NO_MODULE = "upweight_no_such_module"  # looked for in every folder of code
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
 
 
@@ -34,6 +36,8 @@ def main() -> None:
     # Their folder can't be listed afterwards, and Python lists it anew whenever anything beside them changes.
     for package in ("upweight", "service", question["call"].partition(".")[0]):
         importlib.import_module(package)
+    # So a fork lists here what has changed since its parent looked: an operator's factory may be in such a folder.
+    importlib.util.find_spec(_NO_MODULE)
     isolation = _isolate(question["memory_bytes"], question["cpu_s"], readable)
     kind, body = _answer(question["call"], question["arguments"])
     if kind == "report":
