@@ -14,8 +14,12 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "tutorial.md"
 
 
 def test_the_tutorial_finds_the_flipped_labels(
-    stack: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stack: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where its pictures and tables go
     monkeypatch.setenv("UPWEIGHT_URL", stack.url)
     monkeypatch.delenv("UPWEIGHT_API_KEY", raising=False)
     code = "\n".join(
