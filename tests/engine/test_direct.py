@@ -5,8 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from workers.engine import Direct, Factorisation, SingularHessian
+from workers.engine import (
+    Direct,
+    Factorisation,
+    Hessian,
+    Problem,
+    SingularHessian,
+    TensorRows,
+    make_loss,
+)
 from workers.engine.inversion.direct import FEW
 
 from .matrices import Matrix, decaying, with_eigenvalues
@@ -146,3 +155,13 @@ def test_the_spectrum_is_kept_with_the_factorisation_whatever_the_damping(dampin
     info = again.solve(torch.ones(1, 300, dtype=torch.float64)).info
     expected = np.linalg.eigvalsh(matrix.numpy())
     np.testing.assert_allclose(info["eigenvalues"].numpy(), expected, rtol=1e-8, atol=1e-10)
+
+
+def test_an_eigenvalue_within_rounding_is_not_called_negative() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(40, 4) * torch.tensor([1.0, 1e-3, 1e3, 1.0])  # a convex problem
+    problem = Problem(nn.Linear(4, 1).eval(), make_loss("mse"))
+    rows = TensorRows(x, torch.randn(40, 1))
+    with pytest.raises(SingularHessian, match=r"is singular .*precision 'float64' this λ may do"):
+        Direct().fit(Hessian(problem, rows, 1e-4))
+    Direct().fit(Hessian(problem.in_double(), rows, 1e-4))

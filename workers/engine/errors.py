@@ -245,7 +245,10 @@ class NotFinite(EngineError):
 
 
 class SingularHessian(EngineError):
-    """H + λI is singular or indefinite. With `bound` its smallest eigenvalue is known from above only."""
+    """H + λI is singular or indefinite. With `bound` its smallest eigenvalue is known from above only.
+
+    `rounding` names the type whose rounding hides that eigenvalue's sign, if one does.
+    """
 
     code = "singular_hessian"
 
@@ -256,15 +259,21 @@ class SingularHessian(EngineError):
         suggested_damping: float,
         *,
         bound: bool = False,
+        rounding: str = "",
     ) -> None:
         self.smallest_eigenvalue = smallest_eigenvalue
         self.damping = damping
         self.suggested_damping = suggested_damping
-        kind = "indefinite" if smallest_eigenvalue < 0 else "singular"
+        kind = "indefinite" if smallest_eigenvalue < 0 and not rounding else "singular"
         super().__init__(
             f"H + λI is {kind} to working precision: its smallest eigenvalue is "
             f"{'at most ' if bound else ''}{smallest_eigenvalue:.4g} at λ = {damping:.4g}; "
             f"a hessian_regularization of {suggested_damping:.4g} {'should' if bound else 'would'} do"
+            + (
+                f". That eigenvalue is within the rounding of {rounding}: with precision 'float64' this λ may do, too"
+                if rounding
+                else ""
+            )
         )
 
 

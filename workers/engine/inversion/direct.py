@@ -16,7 +16,7 @@ from workers.engine.inversion.extremes import (
     all_eigenvalues,
     extreme_eigenvalues,
 )
-from workers.engine.inversion.indefinite import LIFT, Unsolved, singular
+from workers.engine.inversion.indefinite import LIFT, ROUNDING, Unsolved, singular
 from workers.engine.inversion.solution import (
     Operator,
     Solution,
@@ -167,5 +167,6 @@ def _factorised(
             if float((known.eigenvalues + damping).abs().min()) > floor:
                 lu, pivots = torch.linalg.lu_factor(shifted)
                 return Factorisation(matrix, lu, damping, known, pivots)
-        raise singular(smallest, damping, scale)
+        hidden = matrix.dtype == torch.float32 and abs(smallest + damping) <= ROUNDING * floor
+        raise singular(smallest, damping, scale, rounding="float32" if hidden else "")
     return Factorisation(matrix, factor, damping, spectrum)

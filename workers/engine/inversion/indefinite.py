@@ -25,11 +25,13 @@ ROUNDING = 10.0
 
 
 def singular(
-    smallest: float, damping: float, scale: float, *, bound: bool = False
+    smallest: float, damping: float, scale: float, *, bound: bool = False, rounding: str = ""
 ) -> SingularHessian:
     """The error, given H's smallest eigenvalue, or with `bound` what it is at most, and the size of the largest."""
     needed = max(-1.2 * smallest, 0.0) + LIFT * (scale or 1.0)
-    return SingularHessian(smallest + damping, damping, _rounded_up(needed), bound=bound)
+    return SingularHessian(
+        smallest + damping, damping, _rounded_up(needed), bound=bound, rounding=rounding
+    )
 
 
 def indefinite(operator: Operator, direction: Tensor, seed: int) -> SingularHessian:
