@@ -263,25 +263,26 @@ class Gathering:
         array = read_entry(self._context.objects, path, entry, rows.start, rows.stop)
         return torch.tensor(array).to(problem.device, problem.dtype)
 
-    def _factors_solved(self) -> Judgement | None:
+    @cached_property
+    def _factors_job(self) -> JobRecord | None:
+        """The earlier job whose factors are taken."""
         earlier = getattr(self._request, "factors", None)
         if earlier is None:
             return None
-        record = JobRecord.model_validate(
-            self._context.records.get("job", self._namespace, earlier)
-        )
-        if record.verdict is None:
+        return JobRecord.model_validate(self._context.records.get("job", self._namespace, earlier))
+
+    def _factors_solved(self) -> Judgement | None:
+        record = self._factors_job
+        if record is None or record.verdict is None:
             return None
         told = record.verdict.solved
-        return Judgement(level=told.level, text=f"Of the factors' job, {earlier}: {told.text}")
+        return Judgement(level=told.level, text=f"Of the factors' job, {record.id}: {told.text}")
 
     def _earlier_factors(self, problem: Problem) -> RowsOf | None:
-        earlier = getattr(self._request, "factors", None)
-        if earlier is None:
+        record = self._factors_job
+        if record is None:
             return None
-        record = JobRecord.model_validate(
-            self._context.records.get("job", self._namespace, earlier)
-        )
+        earlier = record.id
         if record.result is None or record.result.layout is None or not record.result.factor_shape:
             raise NotStored.field("/factors", f"job {earlier} stored no factors", earlier)
         layout = record.result.layout
