@@ -107,8 +107,8 @@ def test_server_gets_no_environment_and_no_files_either(monkeypatch: pytest.Monk
         os.set_inheritable(held.fileno(), True)
         with beside(server, "sleep", timeout_s=2):
             report = run(server, "answer")
-            # Its three streams, and of the other check its process and its leash. What it had of the check that has just
-            # answered it closes in a moment, as the answer comes first.
+            # Its three streams, and of the other check its process and its leash. What it had of the check that has
+            # just answered it closes in a moment, as the answer comes first.
             until(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) <= 5)
             environment = Path(f"/proc/{server.pid}/environ").read_bytes()
     assert "SECRET_KEY" not in report["environment"]
