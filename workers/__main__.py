@@ -15,15 +15,15 @@ from service.settings import Settings
 from service.storage.queue import CHECK_PRIORITY, PRIORITIES
 from service.tracing import Tracing
 from upweight.errors import UpweightError
-from workers.context import Context
-from workers.copyist import Copyist
-from workers.housekeeper import Housekeeper
-from workers.janitor import Janitor
-from workers.presence import Presence
+from workers.jobs.tasks import Tasks
+from workers.process.context import Context
+from workers.process.heartbeat import Presence
+from workers.process.warm_up import warm_up
+from workers.process.worker import WarmWorker
 from workers.programs.fork_server import ForkServer
-from workers.tasks import Tasks
-from workers.warm_up import warm_up
-from workers.worker import WarmWorker
+from workers.upkeep.recover import Janitor
+from workers.upkeep.replicate import Copyist
+from workers.upkeep.retention import Housekeeper
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     warm_up(context.device)
     Presence(context, names).start()
-    server = ForkServer("workers.checks:prepare") if CHECK_PRIORITY in names else None
+    server = ForkServer("workers.checks.model:prepare") if CHECK_PRIORITY in names else None
     if server is not None and settings.fork_ahead:
         server.start()
     Janitor(context).start()

@@ -17,10 +17,10 @@ from service.settings import Settings
 from service.storage.cuts import Cut
 from service.storage.keys import new_id
 from service.storage.queue import RUN_BLOCK
-from workers.block_task import BlockTask
-from workers.context import Context
-from workers.grid.plan import Plan
-from workers.worker import WarmWorker
+from workers.jobs.block_task import BlockTask
+from workers.jobs.plan import Plan
+from workers.process.context import Context
+from workers.process.worker import WarmWorker
 
 COUNT = 100_000
 SECONDS = 15.0

@@ -79,9 +79,9 @@ def _dying(owner: Any, name: str, *, after: bool = False) -> None:
 
 def _set(point: str) -> None:
     from service.jobs.lifecycle import Lifecycle
-    from workers.grid.work import Work
-    from workers.material import Gathering
-    from workers.results import ResultWriter
+    from workers.jobs.inputs import Gathering
+    from workers.jobs.results import ResultWriter
+    from workers.jobs.work import Work
 
     match point:
         case "reading":

@@ -26,7 +26,7 @@ def mlp(archive_of: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
     """As a worker has it: forks the children that check models."""
-    server = ForkServer("workers.checks:prepare")
+    server = ForkServer("workers.checks.model:prepare")
     server.start()
     yield server
     server.stop()

@@ -26,7 +26,7 @@ ZOO = ("mlp", "cnn", "attention", "residual-decomposed", "recurrent")
 MEMORY = 4 << 30
 SECONDS = 10.0  # some ask for operations on 2²⁴ numbers: they need not be waited for
 LOSS = {"name": "cross_entropy"}
-SERVER = ForkServer("workers.checks:prepare")  # as a worker has it
+SERVER = ForkServer("workers.checks.model:prepare")  # as a worker has it
 
 
 @dataclass
@@ -69,7 +69,7 @@ def outcome_of(path: Path) -> str:
         "parameters": ["*"],
         "pt2_policy": "sanitized",
     }
-    command = {"call": "workers.checks:check_model", "arguments": arguments}
+    command = {"call": "workers.checks.model:check_model", "arguments": arguments}
     try:
         report = run_isolated(command, timeout_s=SECONDS, memory_bytes=MEMORY, server=SERVER)
     except CheckFailed as error:

@@ -85,7 +85,7 @@ def test_the_isolated_check_takes_it_with_all_its_derivatives(
         "pt2_policy": "reject", "config": config, "task": SEQUENCE, "inputs": ["input_ids", "attention_mask"],
         "allowed": ["bert", "gpt2"],
     }  # fmt: skip
-    command = {"call": "workers.checks:check_model", "arguments": arguments}
+    command = {"call": "workers.checks.model:check_model", "arguments": arguments}
     report = run_isolated(command, timeout_s=120, memory_bytes=8 << 30, server=fork_server)
     assert set(report["transforms"].values()) == {None}
     assert report["parameter_count"] == sum(each.numel() for each in bert.parameters())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upweight.export import save_program
-from workers.checks import check_model
+from workers.checks.model import check_model
 from workers.engine import (
     Batch,
     ConjugateGradients,

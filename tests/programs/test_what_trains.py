@@ -24,7 +24,7 @@ from workers.engine import (
     make_loss,
     up,
 )
-from workers.models import described_frozen
+from workers.programs.models import described_frozen
 from workers.programs.pt2 import Pt2Policy, read_pt2
 
 DAMPING = 2.0

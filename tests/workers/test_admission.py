@@ -17,7 +17,7 @@ from rq.serializers import JSONSerializer
 
 from service.storage.queue import RUN_JOB, DoorbellQueue, TaskQueue
 from service.storage.redis import connect
-from workers.worker import WarmWorker
+from workers.process.worker import WarmWorker
 
 
 class Bench:

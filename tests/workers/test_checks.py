@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from upweight.export import exported, save_program
 from upweight.sent_example import MEMBER, encoded_rows
-from workers.checks import check_model
+from workers.checks.model import check_model
 from workers.programs.errors import GraphInvalid, InputUnsupported, OutputUnsupported
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

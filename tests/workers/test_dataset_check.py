@@ -21,7 +21,7 @@ from service.results.layout import blob_path
 from service.storage.objects import Objects
 from upweight.errors import Rejected
 from upweight.schema import DatasetRecord
-from workers.datasets.check import DatasetReport, check_dataset
+from workers.checks.dataset import DatasetReport, check_dataset
 from workers.datasets.load import load_columns
 from workers.datasets.reader import DatasetReader
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from upweight.errors import Unavailable
-from workers.devices import claimed_device, first_with_room
+from workers.process.devices import claimed_device, first_with_room
 
 GPUS = {"cuda:0": "GPU-a", "cuda:1": "GPU-b"}
 HOLDER = """
 import sys
 from pathlib import Path
-from workers.devices import first_with_room
+from workers.process.devices import first_with_room
 held = first_with_room(["cuda:0"], {"cuda:0": "GPU-a"}, 1, Path(sys.argv[1]))
 print(held[0], flush=True)
 sys.stdin.read()

@@ -17,8 +17,8 @@ from service.local.background import Running
 from service.storage.redis import connect
 from upweight import Client, export_program
 from upweight.errors import Rejected
-from workers import kept_reports
-from workers.kept_reports import KeptReports
+from workers.checks import kept_reports
+from workers.checks.kept_reports import KeptReports
 from workers.programs.errors import CheckTimedOut, GraphInvalid
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

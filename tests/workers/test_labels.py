@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from upweight.errors import InvalidRequest
+from workers.checks.labels import refuse_labels_out_of_range
 from workers.engine import Batch, Problem, TensorRows, make_loss
-from workers.labels import refuse_labels_out_of_range
 
 
 def checked(labels: Tensor, loss: str = "cross_entropy", **parameters: int) -> None:

@@ -15,8 +15,8 @@ from service.results.layout import ResultPaths
 from service.storage.cuts import Cut
 from service.storage.objects import Objects
 from upweight.errors import ComputationFailed
-from workers.grid.merge import Ranking, mean_of, merged_summary
-from workers.results import ResultWriter
+from workers.jobs.merge import Ranking, mean_of, merged_summary
+from workers.jobs.results import ResultWriter
 
 COLUMNS = 12
 Values = list[list[int]]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from workers.checks.mixing import refuse_mixed_rows
 from workers.engine import Problem, RowsMixed, TensorRows, make_loss
-from workers.mixing import refuse_mixed_rows
 
 PROGRAM = make_loss("program")
 

@@ -12,7 +12,7 @@ from service.results.layout import ResultPaths
 from service.storage.objects import Objects
 from service.storage.tensors import read_header, read_tensor
 from workers.engine import Problem, TensorRows, make_loss
-from workers.predictions import store_predictions
+from workers.jobs.predictions import store_predictions
 
 
 def test_blocks_are_of_the_same_rows_whatever_the_batches_are(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from service.results.layout import blob_path
 from service.storage.objects import Objects
 from tests.s3_server import S3Server
 from upweight.schema import DatasetRecord, parse_rows
-from workers.datasets.check import check_dataset
+from workers.checks.dataset import check_dataset
 from workers.datasets.columns import Columns
 from workers.datasets.disk_cache import DiskCache
 from workers.datasets.reader import DatasetReader

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from upweight.schema import JobRequest
 from workers.engine import Optimality
-from workers.verdict import applies, solved
+from workers.jobs.verdict import applies, solved
 
 REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 FLOAT = torch.float32

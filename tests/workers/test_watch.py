@@ -12,7 +12,7 @@ from service.jobs.lifecycle import LeaseLost
 from service.storage.leases import Leases
 from service.storage.redis import connect
 from upweight.errors import TimedOut
-from workers.watch import Cancelled, GivenBack, Watch
+from workers.process.watch import Cancelled, GivenBack, Watch
 
 
 class Desk:

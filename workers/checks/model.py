@@ -22,10 +22,10 @@ from workers.engine import (
     Problem,
 )
 from workers.engine.dtypes import half_precision_note, is_half, refuse_mixed, widest_dtype
-from workers.models import described_frozen, described_layout, engine_loss
 from workers.programs.check import exercise
 from workers.programs.factory import read_factory
 from workers.programs.huggingface import read_huggingface
+from workers.programs.models import described_frozen, described_layout, engine_loss
 from workers.programs.program import (
     InputSpec,
     OutputSpec,

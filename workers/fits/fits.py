@@ -24,8 +24,8 @@ from workers.engine.inversion.preconditioner import (
     LowRankPlusIdentity,
     Preconditioner,
 )
-from workers.inversions import Method
-from workers.session import Session
+from workers.fits.inversions import Method
+from workers.fits.session import Session
 
 # Grows when fits are made another way, so that those in the object storage are not taken for what they would be now:
 # until 2, eigenpairs of arnoldi had the rounding of λ in them.

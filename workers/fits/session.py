@@ -21,7 +21,7 @@ from workers.datasets.reader import DatasetReader
 from workers.datasets.streamed_rows import StreamedRows
 from workers.engine import Problem, TensorRows
 from workers.engine import Rows as EngineRows
-from workers.models import load_problem
+from workers.programs.models import load_problem
 
 Kept = TypeVar("Kept")
 _WINDOWS = 8  # of the budget for blocks: three windows of rows at a time take less than half of it

@@ -1,1 +1,1 @@
-"""A job as blocks: planned once, done in any order by any number of workers, and the same bytes each time."""
+"""A job from its task to its result: inputs, plan, execution, and what is stored."""

@@ -9,11 +9,11 @@ from service.logs import log, log_exception
 from service.storage.keys import Document
 from upweight.errors import NotFound
 from upweight.schema import JobState
-from workers.context import Context
-from workers.grid.crew import Crew
-from workers.grid.plan import Plan, Stage
+from workers.jobs.crew import Crew
+from workers.jobs.plan import Plan, Stage
+from workers.process.context import Context
+from workers.process.watch import Cancelled, GivenBack, Watch
 from workers.refusals import said
-from workers.watch import Cancelled, GivenBack, Watch
 
 _OURS_TO_MEND = (
     500  # problems from this status on may pass; others are the job's own, and come again

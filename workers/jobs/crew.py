@@ -16,8 +16,10 @@ from service.storage.objects import ObjectMeta
 from service.storage.row_blocks import RowBlocks
 from service.storage.shared import folder_of
 from upweight.errors import InternalError
-from workers.context import Context
-from workers.grid.blocks import (
+from workers.jobs.finish import Findings, Finish
+from workers.jobs.inputs import Gathering, stored_rows
+from workers.jobs.job import advance, described, places_of
+from workers.jobs.paths import (
     FACTORS,
     MEAN_SUMS,
     Places,
@@ -30,14 +32,12 @@ from workers.grid.blocks import (
     write_self_influences,
     write_solved,
 )
-from workers.grid.finish import Findings, Finish
-from workers.grid.plan import Plan, Stage
-from workers.grid.threads import computing_with
-from workers.grid.work import AnyJob, Cost, Material, RowsOf, Tensors, Work
-from workers.job import advance, described, places_of
-from workers.material import Gathering, stored_rows
-from workers.results import ResultWriter
-from workers.watch import Watch
+from workers.jobs.plan import Plan, Stage
+from workers.jobs.results import ResultWriter
+from workers.jobs.threads import computing_with
+from workers.jobs.work import AnyJob, Cost, Material, RowsOf, Tensors, Work
+from workers.process.context import Context
+from workers.process.watch import Watch
 
 _REQUEST: TypeAdapter[AnyJob] = TypeAdapter(AnyJob)
 _FIRST_FACTORS = 64  # what low precision is judged by

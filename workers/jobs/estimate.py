@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from upweight.schema import Arnoldi, ConjugateGradient, Direct, InfluencesJob, Lissa
-from workers.grid.work import AnyJob, Material
+from workers.jobs.work import AnyJob, Material
 
 FREE_FLOPS = 2e9  # below this nothing is worth timing
 PROBED_ROWS = 32

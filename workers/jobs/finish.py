@@ -13,13 +13,13 @@ from service.storage.cuts import Cut
 from service.storage.objects import ObjectMeta
 from service.storage.row_blocks import block_path
 from upweight.schema import InfluencesJob, SelfInfluencesJob, Verdict
-from workers import verdict
 from workers.engine import EngineError
-from workers.grid.merge import Ranking, mean_of, merged_summary
-from workers.grid.plan import Plan
-from workers.grid.work import AnyJob, Tensors, Work
-from workers.models import described_layout
-from workers.results import ResultWriter
+from workers.jobs import verdict
+from workers.jobs.merge import Ranking, mean_of, merged_summary
+from workers.jobs.plan import Plan
+from workers.jobs.results import ResultWriter
+from workers.jobs.work import AnyJob, Tensors, Work
+from workers.programs.models import described_layout
 
 MEAN_ROWS = 1 << 20  # of one object
 

@@ -31,7 +31,8 @@ from upweight.schema import (
     Selection,
     parse_rows,
 )
-from workers.context import Context
+from workers.checks.labels import refuse_labels_out_of_range
+from workers.checks.mixing import refuse_mixed_rows
 from workers.datasets.columns import Columns
 from workers.engine import (
     VERIFIED,
@@ -42,14 +43,13 @@ from workers.engine import (
     check_derivatives,
     optimality,
 )
-from workers.fits import REVISION, Fits
-from workers.grid.blocks import StoredFits
-from workers.grid.plan import Plan
-from workers.grid.work import AnyJob, Material, RowsOf
-from workers.labels import refuse_labels_out_of_range
-from workers.mixing import refuse_mixed_rows
+from workers.fits.fits import REVISION, Fits
+from workers.jobs.paths import StoredFits
+from workers.jobs.plan import Plan
+from workers.jobs.results import versions
+from workers.jobs.work import AnyJob, Material, RowsOf
+from workers.process.context import Context
 from workers.programs.fitting import only_verified
-from workers.results import versions
 
 READ_BYTES = 64 * 1024**2
 MOST_LOSS = 1e-3  # of a column's range: what float32 may round a value by without a word

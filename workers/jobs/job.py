@@ -11,15 +11,15 @@ from service.results.layout import ResultPaths
 from service.storage.keys import Document
 from service.storage.shared import folder_of
 from upweight.schema import JobState
-from workers.context import Context
-from workers.grid.blocks import Places
-from workers.grid.one_task import OneTask
-from workers.grid.plan import Plan
-from workers.grid.planner import Planner
-from workers.grid.work import AnyJob, Material, Work
-from workers.material import Gathering
-from workers.results import ResultWriter, versions
-from workers.watch import Cancelled, Watch
+from workers.jobs.inputs import Gathering
+from workers.jobs.one_task import OneTask
+from workers.jobs.paths import Places
+from workers.jobs.plan import Plan
+from workers.jobs.planner import Planner
+from workers.jobs.results import ResultWriter, versions
+from workers.jobs.work import AnyJob, Material, Work
+from workers.process.context import Context
+from workers.process.watch import Cancelled, Watch
 
 _HOLD_TRIES = 50  # against others that let go of the same folder at that moment
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from service.storage.row_blocks import block_path
 from upweight.schema import InfluencesJob, SelfInfluencesJob
-from workers.grid.blocks import new_matrix, write_self_influences, write_solved
-from workers.grid.finish import Findings, Finish
-from workers.grid.merge import Ranking
-from workers.grid.work import Contracted, Cost, RowsOf, SelfInfluences, Solved, Tensors, Work
-from workers.results import ResultWriter
+from workers.jobs.finish import Findings, Finish
+from workers.jobs.merge import Ranking
+from workers.jobs.paths import new_matrix, write_self_influences, write_solved
+from workers.jobs.results import ResultWriter
+from workers.jobs.work import Contracted, Cost, RowsOf, SelfInfluences, Solved, Tensors, Work
 
 
 @dataclass

@@ -16,9 +16,9 @@ from service.storage.arrays import NewMatrix
 from service.storage.objects import Objects
 from service.storage.row_blocks import block_path
 from service.storage.tensors import read_entry, read_header, read_note, tensor_bytes
-from workers.grid.plan import Plan, Stage
-from workers.grid.work import Contracted, SelfInfluences, Solved, Tensors, Work
-from workers.results import ResultWriter, as_array
+from workers.jobs.plan import Plan, Stage
+from workers.jobs.results import ResultWriter, as_array
+from workers.jobs.work import Contracted, SelfInfluences, Solved, Tensors, Work
 
 FACTORS = "factors"
 MEAN_SUMS = "mean_sums"
@@ -143,7 +143,7 @@ def read_of_rows(objects: Objects, path: str) -> Tensors:
 
 @dataclass(frozen=True)
 class StoredFits:
-    """A shelf in the object storage (see `workers.fits.Shelf`)."""
+    """A shelf in the object storage (see `workers.fits.fits.Shelf`)."""
 
     objects: Objects
     folder: str

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any, Literal
 
 from service.storage.cuts import Cut
-from workers.predictions import BLOCK_ROWS
+from workers.jobs.predictions import BLOCK_ROWS
 
 Stage = Literal["sums", "fit", "solve", "contract", "predict", "finish"]
 Side = Literal["test", "train"]

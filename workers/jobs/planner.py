@@ -20,9 +20,9 @@ from upweight.schema import (
     SelfInfluencesJob,
 )
 from workers.engine.products.mixed import InputVariable, ModuleVariable
-from workers.grid.estimate import Estimate, estimated
-from workers.grid.plan import Plan, Side
-from workers.grid.work import AnyJob, Material
+from workers.jobs.estimate import Estimate, estimated
+from workers.jobs.plan import Plan, Side
+from workers.jobs.work import AnyJob, Material
 
 CHUNK_BYTES = 32 * 1024**2  # of the matrix: what a contraction holds of its result
 FEWEST_COLUMNS = 32  # of a chunk, before it gets fewer test rows

@@ -19,20 +19,20 @@ from service.storage.queue import CHECK_DATASET, CHECK_MODEL, CHECKS, RUN_BLOCK,
 from service.storage.redis import reachable
 from upweight.errors import NotFound, Rejected, Unavailable
 from upweight.schema import CheckState, DatasetRecord, JobState, ModelRecord
-from workers.block_task import BlockTask
-from workers.context import Context
-from workers.datasets.check import check_dataset
+from workers.checks.dataset import check_dataset
+from workers.checks.kept_reports import KeptReports
 from workers.datasets.shards import fetched
-from workers.grid.threads import computing_with
-from workers.grid.work import AnyJob
-from workers.job import JobRun
-from workers.kept_reports import KeptReports
-from workers.models import allowed_programs
+from workers.jobs.block_task import BlockTask
+from workers.jobs.job import JobRun
+from workers.jobs.threads import computing_with
+from workers.jobs.work import AnyJob
+from workers.process.context import Context
+from workers.process.watch import Cancelled, GivenBack, Watch
+from workers.process.worker import Task
 from workers.programs.fork_server import ForkServer
 from workers.programs.isolation import run_isolated
+from workers.programs.models import allowed_programs
 from workers.refusals import said
-from workers.watch import Cancelled, GivenBack, Watch
-from workers.worker import Task
 
 _REQUEST: TypeAdapter[AnyJob] = TypeAdapter(AnyJob)
 
@@ -242,7 +242,7 @@ class Tasks:
         def check() -> dict[str, Any]:
             with _blob(context, namespace, blob) as path:
                 command = {
-                    "call": "workers.checks:check_model",
+                    "call": "workers.checks.model:check_model",
                     "arguments": {**arguments, "path": str(path)},
                 }
                 return run_isolated(

@@ -34,14 +34,14 @@ from workers.engine import (
     Rows,
     Solution,
 )
-from workers.fits import Fits, Solve
-from workers.grid.memory import peak_memory
-from workers.grid.merge import Ranking, merged_summary, sum_of_rows
-from workers.grid.plan import Plan
-from workers.grid.summed import SummedHessian
-from workers.grid.window import Window, numbered_from
-from workers.inversions import Method, curvature_share, described, engine_method, low_precision
-from workers.predictions import store_predictions
+from workers.fits.fits import Fits, Solve
+from workers.fits.inversions import Method, curvature_share, described, engine_method, low_precision
+from workers.jobs.memory import peak_memory
+from workers.jobs.merge import Ranking, merged_summary, sum_of_rows
+from workers.jobs.plan import Plan
+from workers.jobs.predictions import store_predictions
+from workers.jobs.summed import SummedHessian
+from workers.jobs.window import Window, numbered_from
 
 AnyJob = InfluencesJob | contract.FactorsJob | contract.IhvpJob | SelfInfluencesJob
 Tensors = dict[str, Tensor]

@@ -25,8 +25,8 @@ from service.storage.records import Records
 from service.storage.redis import connect
 from service.storage.shared import Shared
 from workers.datasets.disk_cache import DiskCache
-from workers.devices import Claim, claimed_device
-from workers.session import Session
+from workers.fits.session import Session
+from workers.process.devices import Claim, claimed_device
 
 PATIENCE = 30  # tries after a lost connection to Redis: about two minutes
 

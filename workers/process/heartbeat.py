@@ -13,7 +13,7 @@ from service.logs import log
 from service.storage.workers import forget, register
 from upweight import __version__
 from upweight.errors import Unavailable
-from workers.context import Context
+from workers.process.context import Context
 
 _TTL_SECONDS = 15
 _PAUSE_SECONDS = 4.0

@@ -24,7 +24,7 @@ from service.storage.queue import RUN_BLOCK, DoorbellQueue, queues
 from service.tallies import Tallies
 from service.tracing import Tracing
 from upweight.schema.base import CONTRACT
-from workers.contract import Contract
+from workers.process.compatibility import Contract
 
 Task = Callable[..., None]
 _LONGEST_WAIT = 1  # seconds for a task, until it is looked whether the worker is to stop

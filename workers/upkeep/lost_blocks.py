@@ -11,9 +11,9 @@ from service.storage.keys import Document
 from service.storage.queue import PRIORITIES
 from upweight.errors import NotFound, WorkerLost
 from upweight.schema import JobState
-from workers.block_task import lease_of
-from workers.context import Context
-from workers.grid.plan import Plan
+from workers.jobs.block_task import lease_of
+from workers.jobs.plan import Plan
+from workers.process.context import Context
 
 
 class LostBlocks:

@@ -15,8 +15,8 @@ from service.storage.leases import Leases
 from service.storage.queue import CHECKS, RUN_JOB, task_id
 from upweight.errors import NotFound, UpweightError, WorkerLost
 from upweight.schema import CheckState, JobState
-from workers.context import Context
-from workers.lost_blocks import LostBlocks
+from workers.process.context import Context
+from workers.upkeep.lost_blocks import LostBlocks
 
 _OFFICE = "janitor"  # a lease like that of a record
 _SILENT_SWEEPS = 2.5  # after so many without a word from the janitor another worker is it

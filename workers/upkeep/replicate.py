@@ -6,7 +6,7 @@ import threading
 
 from service.logs import log, log_exception
 from upweight.errors import UpweightError
-from workers.context import Context
+from workers.process.context import Context
 
 _PAUSE_SECONDS = 0.25
 _PAUSE_AFTER_FAILURE_SECONDS = 5.0

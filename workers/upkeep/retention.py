@@ -11,7 +11,7 @@ from service.retention.expiry import Expired, Expiry
 from service.retention.orphans import Orphan, Orphans
 from service.storage.leases import Leases
 from upweight.errors import UpweightError
-from workers.context import Context
+from workers.process.context import Context
 
 _OFFICE = "housekeeper"  # a lease like that of a record
 _SILENT_PAUSES = 2.5  # after so many without a word another worker takes over

@@ -54,7 +54,7 @@ def answer(work: Work) -> Answer:
 def _with_what_is_kept(
     method: Method, hessian: Hessian, rhs: Tensor, kept: dict[str, Any]
 ) -> Solution:
-    """As `workers.fits` does it, with what earlier calls have found out about H."""
+    """As `workers.fits.fits` does it, with what earlier calls have found out about H."""
     if isinstance(method, ConjugateGradients | Lissa):
         return method.solve(hessian, rhs, recycled=kept.setdefault("recycled", Recycled()))
     if "fitted" not in kept:
