@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.datasets.columns import Array
 from service.storage.object_bytes import ObjectBytes
-from service.storage.parquet import BadParquet, ParquetColumns, ParquetEntry
+from service.storage.parquet import Array, BadParquet, ParquetColumns, ParquetEntry
 from service.storage.ranged import ranged
 
 

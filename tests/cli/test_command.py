@@ -31,7 +31,7 @@ def without(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         "        if name.split('.')[0] != missing:\n"
         "            return self.finder.find_spec(name, path, target)\n"
         "sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]\n"
-        "from upweight.cli import main\n"
+        "from upweight.cli.__main__ import main\n"
         "main()\n"
     )
     return subprocess.run(

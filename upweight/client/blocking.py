@@ -8,10 +8,9 @@ from typing import Any, Literal, Self
 
 import httpx2
 
-from upweight.client import computations
 from upweight.client.access import access
 from upweight.client.blobs import Blobs
-from upweight.client.computations import Computation, Model
+from upweight.client.computations import Computation, Model, hessian_rows, influences, solutions
 from upweight.client.datasets import Datasets
 from upweight.client.health import ready
 from upweight.client.jobs import Jobs
@@ -92,9 +91,9 @@ class Client:
         computation = Computation(
             "influences", model, train if input_data is None else input_data, inversion_method,
             hessian_regularization, parameters, hessian_perturbation, train_rows,
-            computations.hessian_rows(train, input_data, hessian_on), wait, timeout, progress,
+            hessian_rows(train, input_data, hessian_on), wait, timeout, progress,
         )  # fmt: skip
-        flow = computations.influences(
+        flow = influences(
             self._bars, self.connection.hold, computation, test=test, test_rows=test_rows,
             influence_type=influence_type, perturb_at=perturb_at, perturb_input=perturb_input,
             factors=factors, keep=keep,
@@ -146,7 +145,7 @@ class Client:
             "ihvp", model, train, inversion_method, hessian_regularization, parameters,
             hessian_perturbation, None, hessian_on, wait, timeout, progress,
         )  # fmt: skip
-        flow = computations.solutions(self._bars, self.connection.hold, computation, b)
+        flow = solutions(self._bars, self.connection.hold, computation, b)
         return FactorsResult(self._link, self._bars, self._link.run(flow))
 
     def self_influences(

@@ -14,10 +14,9 @@ from upweight.async_results import (
     AsyncResult,
     AsyncSelfInfluenceResult,
 )
-from upweight.client import computations
 from upweight.client.access import access
 from upweight.client.blobs import AsyncBlobs
-from upweight.client.computations import Computation, Model
+from upweight.client.computations import Computation, Model, hessian_rows, influences, solutions
 from upweight.client.datasets import AsyncDatasets
 from upweight.client.health import ready
 from upweight.client.jobs import AsyncJobs
@@ -80,9 +79,9 @@ class AsyncClient:
         computation = Computation(
             "influences", model, train if input_data is None else input_data, inversion_method,
             hessian_regularization, parameters, hessian_perturbation, train_rows,
-            computations.hessian_rows(train, input_data, hessian_on), wait, timeout, progress,
+            hessian_rows(train, input_data, hessian_on), wait, timeout, progress,
         )  # fmt: skip
-        flow = computations.influences(
+        flow = influences(
             self._bars, self.connection.hold, computation, test=test, test_rows=test_rows,
             influence_type=influence_type, perturb_at=perturb_at, perturb_input=perturb_input,
             factors=factors, keep=keep,
@@ -134,7 +133,7 @@ class AsyncClient:
             "ihvp", model, train, inversion_method, hessian_regularization, parameters,
             hessian_perturbation, None, hessian_on, wait, timeout, progress,
         )  # fmt: skip
-        flow = computations.solutions(self._bars, self.connection.hold, computation, b)
+        flow = solutions(self._bars, self.connection.hold, computation, b)
         return AsyncFactorsResult(self._link, self._bars, await self._link.run(flow))
 
     async def self_influences(

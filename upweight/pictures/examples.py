@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from upweight import stored
 from upweight.errors import NotStored
 from upweight.exchange import Flow
-from upweight.pictures import look
+from upweight.pictures.look import label, pixels, words
 from upweight.rows import record_of, rows_of
 from upweight.schema import DatasetRecord, ImagePreview, JobRecord, PredictedRow, Ranked
 
@@ -140,16 +140,16 @@ def looks(
         guess = guesses.get(row)
         found[row] = Example(
             row,
-            label=look.label(values[columns[1]][at], dataset) if len(columns) > 1 else "",
+            label=label(values[columns[1]][at], dataset) if len(columns) > 1 else "",
             predicted=""
             if guess is None or guess.prediction is None
-            else look.label(guess.prediction, dataset),
+            else label(guess.prediction, dataset),
             loss=None if guess is None else guess.loss,
-            picture=look.pixels(values[shown][at], preview)
+            picture=pixels(values[shown][at], preview)
             if isinstance(preview, ImagePreview)
             else None,
             words=""
             if isinstance(preview, ImagePreview)
-            else look.words(values[shown][at], preview),
+            else words(values[shown][at], preview),
         )
     return found

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from upweight.exchange import Flow, Work
 from upweight.extras import needed
 from upweight.progress import Bars
-from upweight.saving import write
 from upweight.saving.table import Labelled
+from upweight.saving.write import csv_table, mapped, npz, parquet_table, safetensors
 from upweight.source import ArraySource
 
 ALL: Mapping[str, Callable[[Path, Mapping[str, Path]], None]] = {
-    ".npz": write.npz,
-    ".safetensors": write.safetensors,
+    ".npz": npz,
+    ".safetensors": safetensors,
 }
 TABLES: Mapping[str, Callable[[Path, NDArray[Any], Labelled], None]] = {
-    ".csv": write.csv_table,
-    ".parquet": write.parquet_table,
+    ".csv": csv_table,
+    ".parquet": parquet_table,
 }
 FORMATS = (".npy", *ALL, *TABLES)
 
@@ -73,4 +73,4 @@ def _write(whole: Path, members: Mapping[str, Path], main: str, labelled: Labell
     if whole.suffix in ALL:
         ALL[whole.suffix](whole, members)
     else:
-        TABLES[whole.suffix](whole, write.mapped(members[main]), labelled)
+        TABLES[whole.suffix](whole, mapped(members[main]), labelled)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from upweight.client.intake import frames, torch_data
 from upweight.client.intake.classes import Classes
+from upweight.client.intake.frames import from_frame, is_frame, joined, with_features
 from upweight.client.intake.rows import batches_of_rows, batches_of_table, items
 from upweight.client.intake.stream import Incoming, columns_of, streamed, whole
+from upweight.client.intake.torch_data import from_dataset, from_loader, is_dataset, is_loader
 from upweight.errors import InvalidRequest
 
 TAKEN = (
@@ -27,20 +28,20 @@ def incoming(
     """The columns of whatever it is. Raises InvalidRequest."""
     classes = Classes.of(targets, class_names)
     if data is None or isinstance(data, Mapping):
-        return frames.with_features({**(data or {}), **arrays}, classes)
+        return with_features({**(data or {}), **arrays}, classes)
     if arrays:
         raise InvalidRequest(
             f"columns are given twice: as {type(data).__name__} and as {', '.join(arrays)}; give one of them"
         )
     names = (*_tuple(inputs), *_tuple(targets))
-    if isinstance(data, list | tuple) and data and all(map(frames.is_frame, data)):
-        data = frames.joined(data)
-    if frames.is_frame(data):
-        return frames.from_frame(data, inputs, targets, class_names)
-    if torch_data.is_loader(data):
-        return torch_data.from_loader(data, names, classes)
-    if torch_data.is_dataset(data):
-        return torch_data.from_dataset(data, names, classes)
+    if isinstance(data, list | tuple) and data and all(map(is_frame, data)):
+        data = joined(data)
+    if is_frame(data):
+        return from_frame(data, inputs, targets, class_names)
+    if is_loader(data):
+        return from_loader(data, names, classes)
+    if is_dataset(data):
+        return from_dataset(data, names, classes)
     if hasattr(data, "column_names"):
         return streamed(batches_of_table(data), classes)
     if hasattr(data, "dtype") and hasattr(data, "shape"):
