@@ -12,6 +12,7 @@ from workers.engine import (
     Direct,
     Hessian,
     Problem,
+    check_problem,
     make_loss,
     perturbation,
     row_gradients,
@@ -82,4 +83,4 @@ def test_perturbation_is_exact(name: str) -> None:
 @every_model
 def test_check_accepts_every_model(name: str) -> None:
     case = make(name)
-    problem_of(case).check(next(case.train.batches(4)))
+    check_problem(problem_of(case), next(case.train.batches(4)))

@@ -16,12 +16,15 @@ from workers.engine import (
     Problem,
     TensorRows,
     TrainingMode,
+    check_problem,
     make_loss,
+    per_example_gradients,
     perturb_at,
     perturbation,
     row_gradients,
     up,
 )
+from workers.engine.gradients import gradient_way
 
 from .exact import relative
 from .models import BagOfWords, Case, make
@@ -46,7 +49,7 @@ def exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
 
 def influences(case: Case, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     problem = Problem(module, make_loss(case.loss), case.parameters, dtype=dtype)
-    problem.check(next(case.train.batches(3)))
+    check_problem(problem, next(case.train.batches(3)))
     rhs = torch.cat([each for _, each in row_gradients(problem, case.test)])
     factors = Direct().solve(Hessian(problem, case.train, 10.0, batch_size=4), rhs).x
     dense = Hessian(problem, case.train).dense()
@@ -140,7 +143,7 @@ def test_what_was_perturbed_before_leaves_the_bits_of_all_else_as_they_are(begun
     program = exported(module, (x,))
     fresh, used = (Problem(program, make_loss("cross_entropy")) for _ in range(2))
     if begun:
-        used.gradients(next(rows.batches(4)))
+        per_example_gradients(used, next(rows.batches(4)))
     for name in ("1", "0"):
         assert list(perturb_at(used, torch.ones(1, used.size), rows, module=name))
     found = []
@@ -148,8 +151,12 @@ def test_what_was_perturbed_before_leaves_the_bits_of_all_else_as_they_are(begun
         hessian = Hessian(problem, rows, 1.0)
         vectors = torch.eye(problem.size)[:5]
         batches = [next(rows.batches(size)) for size in (1, 7)]
-        numbers = [hessian.dense(), hessian.matmat(vectors), *map(problem.gradients, batches)]
-        found.append((problem.gradient_way, hessian.product_name, numbers))
+        numbers = [
+            hessian.dense(),
+            hessian.matmat(vectors),
+            *(per_example_gradients(problem, each) for each in batches),
+        ]
+        found.append((gradient_way(problem), hessian.product_name, numbers))
     assert found[0][:2] == found[1][:2] == ("by_graph", "graph")
     assert all(map(torch.equal, found[0][2], found[1][2]))
 

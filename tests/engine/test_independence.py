@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workers.engine import Batch, Problem, RowsMixed, make_loss
+from workers.engine import Batch, Problem, RowsMixed, check_problem, make_loss
 
 pytestmark = pytest.mark.filterwarnings(  # torch's own, while it exports
     "ignore::FutureWarning",
@@ -49,9 +49,9 @@ def check(module: nn.Module, *inputs: Tensor, graph: bool = True) -> None:
     made = exported(module, *inputs) if graph else module.eval()
     outputs = module(*inputs)
     if outputs.ndim == 1:
-        Problem(made, make_loss("program")).check(batch(*inputs))
+        check_problem(Problem(made, make_loss("program")), batch(*inputs))
         return
-    Problem(made, make_loss("mse")).check(Batch(inputs, torch.zeros_like(outputs), 0))
+    check_problem(Problem(made, make_loss("mse")), Batch(inputs, torch.zeros_like(outputs), 0))
 
 
 def tokens(*shape: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from workers.engine import (
     BadParameter,
+    Batch,
     ConjugateGradients,
     Direct,
     Hessian,
@@ -20,12 +21,14 @@ from workers.engine import (
     TensorRows,
     influence,
     make_loss,
+    per_example_gradients,
     perturb_at,
     perturbation,
     row_gradients,
     self_influence,
     up,
 )
+from workers.engine.gradients import GradientLadder
 from workers.engine.products import slopes
 
 from .exact import Exact, relative
@@ -140,7 +143,7 @@ def test_the_embedding_of_tokens_can_be_perturbed() -> None:
             shift = torch.zeros(1, 4, 3, dtype=torch.float64)
             shift[0, position, entry] = sign * step
             stop = problem.watch("embedding", lambda output, shift=shift: output + shift)
-            along.append(factors @ problem.gradients(batch)[0])
+            along.append(factors @ per_example_gradients(problem, batch)[0])
             stop()
         expected = (along[0] - along[1]) / (2 * step)
         torch.testing.assert_close(found[:, row, position, entry], expected, rtol=1e-6, atol=1e-8)
@@ -244,10 +247,13 @@ def test_a_pass_forward_gives_what_gradients_give(
     monkeypatch.setattr(slopes, "MOST_MEETINGS", 1 << 60)
     # Whatever it takes, it takes no gradient of a training row, but for a few to compare with.
     seen: list[int] = []
-    gradients = problem.gradients
-    monkeypatch.setattr(
-        problem, "gradients", lambda batch, **_: (seen.append(len(batch)), gradients(batch))[1]
-    )
+    gradients = GradientLadder.gradients
+
+    def counted(ladder: GradientLadder, problem: Problem, batch: Batch) -> Tensor:
+        seen.append(len(batch))
+        return gradients(ladder, problem, batch)
+
+    monkeypatch.setattr(GradientLadder, "gradients", counted)
     for batch_size in (1, 5, "auto"):
         found = joined(up(problem, factors, case.train, batch_size=batch_size))
         assert relative(found, expected) < 1e-12

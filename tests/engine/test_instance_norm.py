@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from workers.engine import Hessian, Problem, TensorRows, TrainingMode, make_loss, row_gradients
+from workers.engine import (
+    Hessian,
+    Problem,
+    TensorRows,
+    TrainingMode,
+    check_problem,
+    make_loss,
+    row_gradients,
+)
 
 from .exact import relative
 from .test_exported import exported
@@ -91,7 +99,7 @@ def test_gradients_and_curvature_are_those_of_plain_arithmetic(
     module = _decomposed(net, x) if decomposed else exported(net, (x,))
     problem = Problem(module, make_loss("cross_entropy"), dtype=torch.float64)
     rows = TensorRows(x, y)
-    problem.check(next(rows.batches(5)))
+    check_problem(problem, next(rows.batches(5)))
     gradients, hessian = by_plain_autograd(by_hand, x.double(), y)
     for size in (1, 2, 5):
         found = torch.cat([each for _, each in row_gradients(problem, rows, batch_size=size)])
@@ -115,4 +123,4 @@ def test_dropout_with_a_chance_of_0_may_be_exported_in_training_mode(layer: nn.M
     net = nn.Sequential(nn.Linear(4, 4), layer, nn.Linear(4, 3)).train()
     x, y = torch.randn(5, 4), torch.arange(5) % 3
     problem = Problem(exported(net, (x,)), make_loss("cross_entropy"))
-    problem.check(next(TensorRows(x, y).batches(5)))
+    check_problem(problem, next(TensorRows(x, y).batches(5)))

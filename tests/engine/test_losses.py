@@ -16,7 +16,9 @@ from workers.engine import (
     Problem,
     ShapeMismatch,
     TensorRows,
+    check_problem,
     make_loss,
+    per_example_gradients,
 )
 
 from .exact import worst_row
@@ -189,8 +191,10 @@ def test_no_row_loses_its_digits_in_single_precision() -> None:
     batch = Batch((inputs,), classes, 0)
     # The inputs rounded to float32 first: the formula is judged, not the data's rounding.
     batch = Batch((inputs.float().double(),), classes, 0)
-    exact = Problem(module, make_loss("cross_entropy")).gradients(batch)
-    single = Problem(module, make_loss("cross_entropy"), dtype=torch.float32).gradients(batch)
+    exact = per_example_gradients(Problem(module, make_loss("cross_entropy")), batch)
+    single = per_example_gradients(
+        Problem(module, make_loss("cross_entropy"), dtype=torch.float32), batch
+    )
     assert worst_row(single, exact) < 1e-4
     naive = F.cross_entropy(inputs.float().requires_grad_(), classes, reduction="none")
     assert float(naive.detach()[-1]) == 0.0  # torch's own form has nothing left here
@@ -203,8 +207,10 @@ def test_binary_rows_keep_their_digits_too() -> None:
         module.bias.zero_()
     inputs = torch.linspace(-40, 40, 33, dtype=torch.float64)[:, None]
     batch = Batch((inputs,), (inputs > 0).double(), 0)
-    exact = Problem(module, make_loss("bce_with_logits")).gradients(batch)
-    single = Problem(module, make_loss("bce_with_logits"), dtype=torch.float32).gradients(batch)
+    exact = per_example_gradients(Problem(module, make_loss("bce_with_logits")), batch)
+    single = per_example_gradients(
+        Problem(module, make_loss("bce_with_logits"), dtype=torch.float32), batch
+    )
     assert worst_row(single, exact) < 1e-4
 
 
@@ -230,8 +236,8 @@ def test_a_program_returns_its_own_losses() -> None:
     x, y = torch.randn(5, 2), torch.randn(5)
     module = WithLoss().eval()
     problem = Problem(module, make_loss("program"))
-    problem.check(Batch((x,), y, 0))
+    check_problem(problem, Batch((x,), y, 0))
     torch.testing.assert_close(
         problem.losses(problem.theta, Batch((x,), y, 0)), module(x, y).detach()
     )
-    assert problem.gradients(Batch((x,), y, 0)).shape == (5, 3)
+    assert per_example_gradients(problem, Batch((x,), y, 0)).shape == (5, 3)

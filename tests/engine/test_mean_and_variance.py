@@ -20,7 +20,9 @@ from workers.engine import (
     NotFinite,
     Problem,
     TensorRows,
+    check_problem,
     make_loss,
+    per_example_gradients,
     up,
 )
 
@@ -88,7 +90,7 @@ def influences_by_torch(module: nn.Module) -> Tensor:
 def test_influences_are_those_of_torchs_loss(method: Direct) -> None:
     module = heads()
     problem, rows = Problem(module, GAUSSIAN), TensorRows([X], Y)
-    rhs = problem.gradients(Batch((X[:3],), Y[:3], 0))
+    rhs = per_example_gradients(problem, Batch((X[:3],), Y[:3], 0))
     factors = method.solve(Hessian(problem, rows, DAMPING), rhs).x
     found = torch.cat([block for _, block in up(problem, factors, rows)], 1)
     assert relative(found, influences_by_torch(module)) < 1e-6
@@ -136,6 +138,6 @@ def test_a_negative_variance_is_refused_by_the_check_and_in_a_job() -> None:
     problem = Problem(heads(lambda spread: spread), GAUSSIAN)
     batch = Batch((X,), Y, 0)
     with pytest.raises(BadParameter, match=r"log_variance\.exp\(\)"):
-        problem.check(batch)
+        check_problem(problem, batch)
     with pytest.raises(NotFinite):
-        problem.gradients(batch)
+        per_example_gradients(problem, batch)

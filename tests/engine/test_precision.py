@@ -12,6 +12,7 @@ from workers.engine import (
     TensorRows,
     low_precision_agreement,
     make_loss,
+    per_example_gradients,
     up,
 )
 
@@ -40,7 +41,7 @@ def test_bf16_scores_are_near_those_of_float32_and_say_how_near() -> None:
 def test_scores_without_meaning_are_warned_of() -> None:
     problem, rows = problem_and_rows()
     # A factor orthogonal to all gradients but for rounding: bfloat16 has only rounding left.
-    gradients = problem.gradients(next(rows.batches(90))).double()
+    gradients = per_example_gradients(problem, next(rows.batches(90))).double()
     vectors = torch.linalg.svd(gradients, full_matrices=True).Vh
     factors = (100 * vectors[-1:] + 1e-3 * vectors[:1]).float()
     found = low_precision_agreement(problem, factors, rows, "bf16")

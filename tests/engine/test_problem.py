@@ -18,9 +18,11 @@ from workers.engine import (
     TensorRows,
     TrainingMode,
     UnsupportedOperator,
+    check_problem,
     make_loss,
+    per_example_gradients,
 )
-from workers.engine.gradients import by_batched_backward, by_row, by_vmap
+from workers.engine.gradients import by_batched_backward, by_row, by_vmap, gradient_way
 
 from .exact import relative
 from .models import Recurrent, TiedAutoencoder, make
@@ -52,7 +54,7 @@ def test_the_layout_is_that_of_named_parameters() -> None:
 def test_globs_select_in_model_order_and_the_rest_is_frozen() -> None:
     problem = Problem(perceptron(), CROSS_ENTROPY, ("2.bias", "*.weight"))
     assert [each.name for each in problem.layout] == ["0.weight", "2.weight", "2.bias"]
-    assert problem.gradients(batch()).shape == (6, 20 + 15 + 3)
+    assert per_example_gradients(problem, batch()).shape == (6, 20 + 15 + 3)
 
 
 def test_theta_is_what_the_losses_use() -> None:
@@ -104,7 +106,7 @@ def test_training_mode_is_refused_with_the_name_of_the_layer(layer: nn.Module) -
 
 def test_layers_without_chance_may_stay_in_training_mode() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Dropout(0.0), nn.Linear(4, 3))
-    Problem(module.train(), CROSS_ENTROPY).check(batch())
+    check_problem(Problem(module.train(), CROSS_ENTROPY), batch())
 
 
 def test_chance_hidden_in_the_forward_pass_is_found() -> None:
@@ -113,7 +115,7 @@ def test_chance_hidden_in_the_forward_pass_is_found() -> None:
             return nn.functional.dropout(super().forward(x), 0.5, training=True)
 
     with pytest.raises(TrainingMode, match="random"):
-        Problem(Noisy(4, 3).eval(), CROSS_ENTROPY).check(batch())
+        check_problem(Problem(Noisy(4, 3).eval(), CROSS_ENTROPY), batch())
 
 
 def test_rows_that_depend_on_each_other_are_found() -> None:
@@ -122,7 +124,7 @@ def test_rows_that_depend_on_each_other_are_found() -> None:
             return super().forward(x - x.mean(0))
 
     with pytest.raises(RowsMixed, match="other rows"):
-        Problem(Centred(4, 3).eval(), CROSS_ENTROPY).check(batch())
+        check_problem(Problem(Centred(4, 3).eval(), CROSS_ENTROPY), batch())
 
 
 def test_a_nan_weight_is_named() -> None:
@@ -138,19 +140,19 @@ def test_check_names_a_row_whose_input_is_not_finite() -> None:
     given = batch()
     given.inputs[0][3, 1] = float("nan")
     with pytest.raises(NotFinite, match="input 0 at row 3"):
-        Problem(perceptron(), CROSS_ENTROPY).check(given)
+        check_problem(Problem(perceptron(), CROSS_ENTROPY), given)
 
 
 def test_check_refuses_classes_out_of_range() -> None:
     given = Batch((torch.randn(2, 4),), torch.tensor([0, 3]), 0)
     with pytest.raises(BadParameter, match="classes go from 0 to 2"):
-        Problem(perceptron(), CROSS_ENTROPY).check(given)
+        check_problem(Problem(perceptron(), CROSS_ENTROPY), given)
 
 
 def test_check_refuses_targets_that_would_be_broadcast() -> None:
     given = Batch((torch.randn(5, 4),), torch.randn(5), 0)
     with pytest.raises(ShapeMismatch):
-        Problem(nn.Linear(4, 1).eval(), MSE).check(given)
+        check_problem(Problem(nn.Linear(4, 1).eval(), MSE), given)
 
 
 class FirstDerivativeOnly(torch.autograd.Function):
@@ -173,7 +175,7 @@ class HalfDifferentiable(nn.Linear):
 def test_a_model_without_second_derivative_is_refused_and_not_multiplied_with_zero() -> None:
     problem = Problem(HalfDifferentiable(4, 3).eval(), CROSS_ENTROPY)
     with pytest.raises(UnsupportedOperator):
-        problem.check(batch())
+        check_problem(problem, batch())
     rows = TensorRows(torch.randn(6, 4), torch.arange(6) % 3)
     with pytest.raises(UnsupportedOperator):
         Hessian(problem, rows).matmat(torch.ones(1, problem.size))
@@ -194,10 +196,10 @@ class Unvectorisable(nn.Module):
 def test_a_model_that_vmap_refuses_goes_another_way_to_the_same_gradients() -> None:
     problem = Problem(Unvectorisable().double().eval(), CROSS_ENTROPY)
     given = problem.placed(batch(19))
-    found = problem.gradients(given)
-    assert problem.gradient_way == "by_batched_backward"
+    found = per_example_gradients(problem, given)
+    assert gradient_way(problem) == "by_batched_backward"
     assert relative(found, by_row(problem, given)) < 1e-13
-    problem.check(given)
+    check_problem(problem, given)
 
 
 @pytest.mark.parametrize("name", ["perceptron", "convolutional", "bag_of_words", "tied"])
@@ -213,14 +215,19 @@ def test_all_ways_to_per_example_gradients_agree(name: str) -> None:
 def test_chunks_do_not_change_gradients() -> None:
     problem = Problem(perceptron().double(), CROSS_ENTROPY)
     given = batch(11)
-    assert relative(problem.gradients(given, chunk=3), problem.gradients(given)) < 1e-13
+    assert (
+        relative(
+            per_example_gradients(problem, given, chunk=3), per_example_gradients(problem, given)
+        )
+        < 1e-13
+    )
 
 
 def test_a_gradient_that_overflows_names_its_row() -> None:
     given = Batch((torch.randn(9, 4),), torch.randn(9, 1), 20)
     given.inputs[0][5] = 1e30
     with pytest.raises(NotFinite) as caught:
-        Problem(nn.Linear(4, 1).eval(), MSE).gradients(given)
+        per_example_gradients(Problem(nn.Linear(4, 1).eval(), MSE), given)
     assert caught.value.row == 25
 
 
@@ -247,26 +254,26 @@ class Squeezing(nn.Module):
 def test_a_model_that_squeezes_its_output_works_with_any_batch_size(batch_size: int) -> None:
     problem = Problem(Squeezing().double().eval(), MSE)
     x, y = torch.randn(7, 4).double(), torch.randn(7).double()
-    problem.check(Batch((x,), y, 0))
+    check_problem(problem, Batch((x,), y, 0))
     kept = Problem(problem.module.layers, MSE, ("*",))  # the same without the squeeze
     found = Hessian(problem, TensorRows(x, y), batch_size=batch_size).dense()
     assert relative(found, Hessian(kept, TensorRows(x, y[:, None])).dense()) < 1e-12
-    gradients = problem.gradients(Batch((x,), y, 0))
-    assert relative(gradients, kept.gradients(Batch((x,), y[:, None], 0))) < 1e-12
-    assert problem.gradient_way == "by_graph"
+    gradients = per_example_gradients(problem, Batch((x,), y, 0))
+    assert relative(gradients, per_example_gradients(kept, Batch((x,), y[:, None], 0))) < 1e-12
+    assert gradient_way(problem) == "by_graph"
 
 
 def test_gradients_written_out_for_the_graph_are_those_of_single_rows_or_not_taken() -> None:
     for name in ("residual_network", "large_images", "attention"):
         problem, given = problem_of(name)
-        assert relative(problem.gradients(given), by_row(problem, given)) < 1e-12
-        assert problem.gradient_way == "by_graph"
+        assert relative(per_example_gradients(problem, given), by_row(problem, given)) < 1e-12
+        assert gradient_way(problem) == "by_graph"
     hooked = perceptron().double()
     hooked[0].register_forward_hook(lambda own, inputs, result: 2.0 * result)
     problem = Problem(hooked, CROSS_ENTROPY)
     given = problem.placed(batch(11))
-    assert relative(problem.gradients(given), by_row(problem, given)) < 1e-12
-    assert problem.gradient_way == "by_vmap"
+    assert relative(per_example_gradients(problem, given), by_row(problem, given)) < 1e-12
+    assert gradient_way(problem) == "by_vmap"
 
 
 def test_tied_weights_are_found_under_each_of_their_names() -> None:
@@ -293,7 +300,7 @@ class Gated(nn.Module):
 def test_the_operator_without_a_second_derivative_is_named() -> None:
     problem = Problem(Gated().eval(), CROSS_ENTROPY)
     with pytest.raises(UnsupportedOperator) as caught:
-        problem.check(batch())
+        check_problem(problem, batch())
     assert caught.value.operator == "aten::hardsigmoid_backward"
     rows = TensorRows(torch.randn(6, 4), torch.arange(6) % 3)
     with pytest.raises(UnsupportedOperator, match="hardsigmoid_backward"):
@@ -305,6 +312,6 @@ def test_classes_may_be_of_any_integer_type(dtype: torch.dtype) -> None:
     problem = Problem(perceptron(), CROSS_ENTROPY)
     given = batch()
     assert isinstance(given.targets, Tensor)
-    expected = problem.gradients(given)
-    found = problem.gradients(Batch(given.inputs, given.targets.to(dtype), 0))
+    expected = per_example_gradients(problem, given)
+    found = per_example_gradients(problem, Batch(given.inputs, given.targets.to(dtype), 0))
     assert torch.equal(found, expected)

@@ -27,6 +27,7 @@ from workers.engine import (
     Problem,
     TensorRows,
     make_loss,
+    per_example_gradients,
 )
 from workers.engine.dtypes import follow, own_dtype, refuse_mixed
 from workers.programs.pt2 import read_pt2
@@ -210,7 +211,7 @@ def assert_right(given: Subject, dtype: torch.dtype) -> None:
     program = read_pt2(given.path)
     problem = Problem(program.module, make_loss("cross_entropy"), dtype=dtype)
     rows = TensorRows([given.x], given.y)
-    gradients = problem.gradients(Batch((given.x,), given.y, 0))
+    gradients = per_example_gradients(problem, Batch((given.x,), given.y, 0))
     hessian = Hessian(problem, rows)
     products = hessian.matmat(torch.eye(problem.size, dtype=dtype))
     for found, exact in (
@@ -348,7 +349,7 @@ def test_a_live_modules_casts_and_factories_follow_too() -> None:
     for dtype in (torch.float64, torch.float32):
         problem = Problem(module, make_loss("cross_entropy"), dtype=dtype)
         rows = TensorRows([x], torch.arange(ROWS) % CLASSES)
-        found = problem.gradients(next(rows.batches(ROWS)))
+        found = per_example_gradients(problem, next(rows.batches(ROWS)))
         assert off(found, gradients) < TOLERANCE[dtype]
         assert off(Hessian(problem, rows).dense(), hessian) < TOLERANCE[dtype]
 

@@ -22,6 +22,7 @@ from workers.engine import (
     Problem,
     TensorRows,
     make_loss,
+    per_example_gradients,
     up,
 )
 from workers.programs.models import described_frozen
@@ -64,7 +65,7 @@ def test_influence_is_over_the_parameters_that_require_gradients(
     data_set = TensorRows([x], y)
     formula = Formula(trained_part(module), F.cross_entropy, x, y, DAMPING)
     exact = formula.up(formula.factors(x[:3], y[:3]), x, y)
-    rhs = problem.gradients(Batch((x[:3],), y[:3], 0))
+    rhs = per_example_gradients(problem, Batch((x[:3],), y[:3], 0))
     for method in (Direct(), ConjugateGradients(rtol=1e-10, atol=0.0)):
         factors = method.solve(Hessian(problem, data_set, DAMPING), rhs).x
         found = torch.cat([block for _, block in up(problem, factors, data_set)], 1)

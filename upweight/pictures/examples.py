@@ -148,8 +148,6 @@ def looks(
             picture=pixels(values[shown][at], preview)
             if isinstance(preview, ImagePreview)
             else None,
-            words=""
-            if isinstance(preview, ImagePreview)
-            else words(values[shown][at], preview),
+            words="" if isinstance(preview, ImagePreview) else words(values[shown][at], preview),
         )
     return found

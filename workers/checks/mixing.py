@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.engine import Batch, Problem, Rows, is_out_of_memory
+from workers.engine import Batch, Problem, Rows, check_rows_independent, is_out_of_memory
 from workers.engine.independence import are_alike
 
 _LOOKED_AT_BYTES = 4 * 1024**2
@@ -33,7 +33,7 @@ def refuse_mixed_rows(
         if are_alike((*batch.inputs, *batch.target_tensors)):
             return False
         try:
-            problem.refuse_mixed_rows(batch, elsewhere=elsewhere)
+            check_rows_independent(problem, batch, elsewhere=elsewhere)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

@@ -20,6 +20,7 @@ from workers.engine import (
     NotFinite,
     NothingTrains,
     Problem,
+    check_problem,
 )
 from workers.engine.dtypes import half_precision_note, is_half, refuse_mixed, widest_dtype
 from workers.programs.check import exercise
@@ -128,7 +129,7 @@ def _try_out(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> None:
     """One forward, one backward and one second derivative on rows to try, and whether these see each other."""
     targets = None if loss.name == "program" else _targets(problem, inputs, loss)
     try:
-        problem.check(Batch(inputs, targets, 0))
+        check_problem(problem, Batch(inputs, targets, 0))
     except NotFinite as error:
         # Made-up rows may lie where a model has no value (a logarithm); weights that are NaN are another matter.
         if error.parameter is not None:

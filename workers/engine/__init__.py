@@ -1,5 +1,6 @@
 """Influence functions of torch models: imports torch and nothing of the service."""
 
+from workers.engine.admission import check_problem, check_rows_independent
 from workers.engine.derivative_check import VERIFIED, DerivativeCheck, check_derivatives
 from workers.engine.dtypes import is_mixed, mixed
 from workers.engine.errors import (
@@ -20,6 +21,7 @@ from workers.engine.errors import (
     UnsupportedOperator,
     WrongDerivative,
 )
+from workers.engine.gradients import per_example_gradients
 from workers.engine.hessian import Hessian
 from workers.engine.influence import (
     low_precision_agreement,
@@ -37,9 +39,10 @@ from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.solution import Inverse, Operator, Solution, Status
 from workers.engine.losses import Loss, make_loss
 from workers.engine.optimality import Optimality, optimality
+from workers.engine.parameters import ParameterSlice
 from workers.engine.precision import Agreement, Precision
 from workers.engine.predictions import Predictions, row_predictions
-from workers.engine.problem import ParameterSlice, Problem
+from workers.engine.problem import Problem
 from workers.engine.progress import Progress
 from workers.engine.rows import Batch, Rows, TensorRows
 from workers.engine.second_order import is_out_of_memory
@@ -87,12 +90,15 @@ __all__ = [
     "UnsupportedOperator",
     "WrongDerivative",
     "check_derivatives",
+    "check_problem",
+    "check_rows_independent",
     "is_mixed",
     "is_out_of_memory",
     "low_precision_agreement",
     "make_loss",
     "mixed",
     "optimality",
+    "per_example_gradients",
     "perturb_at",
     "perturbation",
     "row_gradients",

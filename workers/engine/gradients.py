@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from workers.engine.errors import EngineError
+from workers.engine.errors import EngineError, NotFinite
+from workers.engine.problem import Problem
+from workers.engine.products.row_gradients import WrittenOutGradients
 from workers.engine.rows import Batch, Targets
 from workers.engine.second_order import explained, is_out_of_memory, twice_differentiable
-
-if TYPE_CHECKING:
-    from workers.engine.problem import Problem
 
 # Rows whose backward passes are batched together where the model itself does not batch: the cost
 # grows with its square, what is saved in overhead grows with it.
@@ -22,7 +20,35 @@ BACKWARD_GROUP = 8
 PROBE_ROWS = 2
 AGREEMENT = {torch.float64: 1e-10, torch.float32: 1e-4}
 
-Way = Callable[["Problem", Batch], Tensor]
+Way = Callable[[Problem, Batch], Tensor]
+
+
+def per_example_gradients(problem: Problem, batch: Batch, *, chunk: int | None = None) -> Tensor:
+    """(B, p) gradients of each row's loss, `chunk` rows at a time. Raises NotFinite."""
+    batch = problem.placed(batch)
+    size, ladder = chunk or len(batch), _ladder_of(problem)
+    pieces = [
+        ladder.gradients(problem, batch.narrow(first, min(first + size, len(batch))))
+        for first in range(0, len(batch), size)
+    ]
+    gradients = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    # A sum needs no mask in memory; one that overflows is looked into.
+    if bool(torch.isfinite(gradients.sum())):
+        return gradients
+    finite = torch.isfinite(gradients).all(1)
+    if not bool(finite.all()):
+        row = batch.start + int((~finite).nonzero()[0, 0])
+        raise NotFinite("the gradient of the loss", row=row)
+    return gradients
+
+
+def gradient_way(problem: Problem) -> str:
+    """How this problem's per-example gradients are taken, as found out on the first batch."""
+    return _ladder_of(problem).way
+
+
+def _ladder_of(problem: Problem) -> GradientLadder:
+    return problem.once(GradientLadder, GradientLadder)
 
 
 class GradientLadder:
@@ -66,9 +92,6 @@ class ByGraph:
     def __call__(self, problem: Problem, batch: Batch) -> Tensor:
         """See `GradientLadder`. Raises ValueError where it does not apply, or is wrong."""
         if self._written_out is None:
-            # What needs a problem to be defined cannot be imported before it is.
-            from workers.engine.products.row_gradients import WrittenOutGradients
-
             way = WrittenOutGradients()
             probe = batch.narrow(0, min(PROBE_ROWS, len(batch)))
             found, expected = way(problem, probe), by_row(problem, probe)

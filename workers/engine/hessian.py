@@ -10,9 +10,9 @@ from workers.engine.dense.build import LayerPairs, agreeing_graph, layer_pairs
 from workers.engine.dense.by_layers import ByLayers
 from workers.engine.dense.symmetry import symmetrise
 from workers.engine.errors import BadParameter, OutOfMemory, ShapeMismatch
-from workers.engine.finite import refuse_nonfinite_product
 from workers.engine.gauss_newton import dual_gauss_newton
 from workers.engine.inversion.preconditioner import Metric
+from workers.engine.locate import refuse_nonfinite_product
 from workers.engine.passes import Passes
 from workers.engine.problem import Problem
 from workers.engine.products.choice import PROBE_ROWS

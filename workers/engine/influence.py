@@ -26,8 +26,9 @@ from workers.engine.blocks import (
     vectors_at_once,
 )
 from workers.engine.errors import NotFinite, ShapeMismatch
-from workers.engine.finite import locate_nonfinite
+from workers.engine.gradients import per_example_gradients
 from workers.engine.inversion.solution import Solution
+from workers.engine.locate import locate_nonfinite
 from workers.engine.precision import Agreement, Precision, agreement, checked, product
 from workers.engine.problem import Problem
 from workers.engine.products import Product
@@ -130,7 +131,7 @@ def low_precision_agreement(
     stride = max(1, len(rows) // SAMPLED_ROWS)
     picked = torch.arange(0, len(rows), stride, device=problem.device)[:SAMPLED_ROWS]
     sample = rows.take(picked)
-    return agreement(factors, problem.gradients(sample), checked(precision))
+    return agreement(factors, per_example_gradients(problem, sample), checked(precision))
 
 
 def perturbation(
@@ -264,7 +265,7 @@ def _over_gradients(
     size = rows_at_once(batch_size, len(rows), row_bytes, budget, problem.device.type)
 
     def work(batch: Batch) -> Tensor:
-        return use(problem.gradients(batch))
+        return use(per_example_gradients(problem, batch))
 
     for batch, result in over_rows(rows, Block(size), work, what=what, progress=progress or silent):
         yield _columns(batch), _located(problem, batch, result, what)

@@ -41,6 +41,16 @@ class Batch:
             targets = tuple(each[start:stop] for each in targets)
         return Batch(tuple(each[start:stop] for each in self.inputs), targets, self.start + start)
 
+    def doubled(self) -> Batch:
+        """The batch with each of its rows given twice: all rows, and all rows again."""
+        targets = tuple(torch.cat([each, each]) for each in self.target_tensors)
+        single = isinstance(self.targets, Tensor)
+        return Batch(
+            tuple(torch.cat([each, each]) for each in self.inputs),
+            targets[0] if single else (targets or None),
+            self.start,
+        )
+
 
 class Rows(Protocol):
     """Data the engine can go through any number of times, always in the same order.

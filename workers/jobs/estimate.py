@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from upweight.schema import Arnoldi, ConjugateGradient, Direct, InfluencesJob, Lissa
+from workers.engine import per_example_gradients
 from workers.jobs.work import AnyJob, Material
 
 FREE_FLOPS = 2e9  # below this nothing is worth timing
@@ -92,8 +93,8 @@ def _probed(material: Material) -> tuple[float, float]:
     """Seconds of one row's gradient, and floating-point operations a second of a product."""
     problem = material.problem
     batch = next(iter(material.train.batches(min(PROBED_ROWS, len(material.train)))))
-    gradients = problem.gradients(batch)
-    gradient = _seconds(lambda: problem.gradients(batch), problem.device) / len(batch)
+    gradients = per_example_gradients(problem, batch)
+    gradient = _seconds(lambda: per_example_gradients(problem, batch), problem.device) / len(batch)
     product = _seconds(lambda: gradients @ gradients.T, problem.device)
     return gradient, 2.0 * len(batch) ** 2 * problem.size / max(product, 1e-9)
 

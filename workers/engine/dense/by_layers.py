@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from workers.engine.dense.build import LayerPairs
-from workers.engine.problem import ParameterSlice, Problem
+from workers.engine.parameters import ParameterSlice
+from workers.engine.problem import Problem
 from workers.engine.products.convolution import Convolution
 from workers.engine.products.graph import Ready
 from workers.engine.products.graph_trace import Traced

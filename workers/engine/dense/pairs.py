@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.dense.chain import Crossing, Layer
-from workers.engine.problem import ParameterSlice
+from workers.engine.parameters import ParameterSlice
 from workers.engine.products.layers import LinearLayer
 
 

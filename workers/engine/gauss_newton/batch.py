@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from workers.engine.gauss_newton.roots import roots
-from workers.engine.problem import ParameterSlice, Problem, doubled
+from workers.engine.parameters import ParameterSlice
+from workers.engine.problem import Problem
 from workers.engine.products.convolution import Convolution
 from workers.engine.products.graph import Ready
 from workers.engine.products.graph_parts import Assembly
@@ -29,7 +30,7 @@ class ColumnsOfBatch:
     def __init__(self, problem: Problem, graph: Traced, batch: Batch) -> None:
         self._problem, self._rows = problem, len(batch)
         # A model that squeezes its output would lose the axis of a single row.
-        given = doubled(batch) if len(batch) == 1 else batch
+        given = batch.doubled() if len(batch) == 1 else batch
         self._given = len(given)
         assembly = Assembly(problem, graph, given, None)
         self._shape = assembly.output.shape

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.blocks import cached_bytes
-from workers.engine.problem import ParameterSlice
+from workers.engine.parameters import ParameterSlice
 from workers.engine.products.parts import part_of
 
 

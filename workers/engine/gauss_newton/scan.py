@@ -11,7 +11,8 @@ from torch import Tensor
 from workers.engine.blocks import Block, over_rows
 from workers.engine.gauss_newton.batch import ColumnsOfBatch
 from workers.engine.gauss_newton.columns import Columns, Outer, OuterProducts, Written
-from workers.engine.problem import ParameterSlice, Problem
+from workers.engine.parameters import ParameterSlice
+from workers.engine.problem import Problem
 from workers.engine.products.graph_trace import Traced
 from workers.engine.progress import Progress
 from workers.engine.rows import Batch, Rows

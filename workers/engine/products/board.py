@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from workers.engine.problem import ParameterSlice, Problem
+from workers.engine.parameters import ParameterSlice
+from workers.engine.problem import Problem
 from workers.engine.products.graph_trace import Traced, called, elementwise, last_name
 from workers.engine.products.parts import Part
 from workers.engine.rows import Batch

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.engine.problem import ParameterSlice
+from workers.engine.parameters import ParameterSlice
 from workers.engine.products.affine import moved
 from workers.engine.products.parts import Direction, Entering, Return, part_of
 from workers.engine.products.sums import Sums

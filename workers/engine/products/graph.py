@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from workers.engine.problem import Problem, doubled
+from workers.engine.problem import Problem
 from workers.engine.products import Apply, Product
 from workers.engine.products.graph_parts import Assembly
 from workers.engine.products.graph_trace import Traced, traced
@@ -42,7 +42,7 @@ class GraphProduct:
     def prepare(self, problem: Problem, batch: Batch) -> Apply:
         """See `Product`."""
         alone = len(batch) == 1  # a model that squeezes its output would lose the row's axis
-        ready = Ready.made(self.graph, problem, doubled(batch) if alone else batch)
+        ready = Ready.made(self.graph, problem, batch.doubled() if alone else batch)
 
         return ready.halved if alone else ready
 
@@ -59,7 +59,7 @@ class GraphMixed:
         """See `Product`."""
         source = self.graph.input_names[self.position]
         alone = len(batch) == 1
-        given = doubled(batch) if alone else batch
+        given = batch.doubled() if alone else batch
         ready = Ready.made(self.graph, problem, given, moving=source)
         shape = batch.inputs[self.position].shape
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from workers.engine.problem import ParameterSlice
+from workers.engine.parameters import ParameterSlice
 from workers.engine.products.board import Board
 from workers.engine.products.convolution import Convolution
 from workers.engine.products.curved import Normalised

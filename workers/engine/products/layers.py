@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.engine.problem import ParameterSlice
+from workers.engine.parameters import ParameterSlice
 from workers.engine.products.affine import moved
 from workers.engine.products.parts import Direction, Entering, Return, part_of
 from workers.engine.products.sums import Sums

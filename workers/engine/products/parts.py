@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from workers.engine.problem import ParameterSlice
+from workers.engine.parameters import ParameterSlice
 from workers.engine.products.signals import Piece
 from workers.engine.products.sums import Sums
 

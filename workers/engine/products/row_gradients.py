@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.engine.problem import Problem, doubled
+from workers.engine.problem import Problem
 from workers.engine.products.convolution import Convolution
 from workers.engine.products.graph import Ready
 from workers.engine.products.graph_trace import Traced, traced
@@ -29,7 +29,7 @@ class WrittenOutGradients:
         if self._graph is None:
             raise ValueError("a model that cannot be traced")
         # A model that squeezes its output would lose the axis of a single row.
-        given = doubled(batch) if len(batch) == 1 else batch
+        given = batch.doubled() if len(batch) == 1 else batch
         ready = Ready.made(self._graph, problem, given, first_order=True)
         result = torch.zeros(len(given), problem.size, dtype=problem.dtype, device=problem.device)
         for part in ready.parts:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.engine.problem import Problem, doubled
+from workers.engine.gradients import per_example_gradients
+from workers.engine.problem import Problem
 from workers.engine.products import Apply
 from workers.engine.products.graph import Ready
 from workers.engine.products.graph_trace import Traced, traced
@@ -41,7 +42,7 @@ class Slopes:
     def ready(self, problem: Problem, batch: Batch) -> Ready:
         """The layers of a batch, with their inputs and error signals."""
         # A model that squeezes its output would lose the axis of a single row.
-        given = doubled(batch) if len(batch) == 1 else batch
+        given = batch.doubled() if len(batch) == 1 else batch
         return Ready.made(self.graph, problem, given, first_order=True)
 
 
@@ -62,7 +63,7 @@ def slopes(problem: Problem, probe: Batch) -> Slopes | None:
             if work_of(ready.parts) > MOST_MEETINGS * problem.size:
                 return None
             found = _shares(ready, len(probe))(vectors)
-        expected = vectors @ problem.gradients(probe).T
+        expected = vectors @ per_example_gradients(problem, probe).T
     except Exception as error:  # a node without a rule, or a model that fails on few rows
         if is_out_of_memory(error):
             raise

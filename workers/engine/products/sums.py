@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from workers.engine.problem import ParameterSlice
+from workers.engine.parameters import ParameterSlice
 
 
 class Sums:
