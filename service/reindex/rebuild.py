@@ -106,6 +106,7 @@ class Rebuild:
     def _outcome(self, copy: Copy, document: Document) -> str:
         kind, namespace, id = copy.kind, copy.namespace, document["id"]
         name, member = keys.record_key(kind, namespace, id), keys.message(kind, namespace, id)
+        indexes = keys.indexes(kind, namespace, document)
         if self._dry_run:
             with reachable():
                 there = self._redis.exists(name)
@@ -118,7 +119,7 @@ class Rebuild:
                     name,
                     copy.idempotency or "",
                     keys.DELETED,
-                    *keys.indexes(kind, namespace, document),
+                    *indexes,
                 ],
                 args=[
                     id,
@@ -128,6 +129,7 @@ class Rebuild:
                     member,
                     keys.CHANGES,
                     keys.UNSAVED,
+                    *indexes.values(),
                 ],
             ).decode()
         if outcome == "restored" and not self._copies.there(kind, namespace, id):

@@ -33,7 +33,7 @@ def new_id(kind: Kind) -> str:
 def is_id(kind: Kind, text: str) -> bool:
     """Whether a text has the form of an identifier of this kind."""
     prefix, _, rest = text.partition("_")
-    return prefix == ID_PREFIX[kind] and _ULID.match(rest) is not None
+    return prefix == ID_PREFIX[kind] and _ULID.fullmatch(rest) is not None
 
 
 def by_state(state: str) -> str:
@@ -56,14 +56,23 @@ def by_name(name: str) -> str:
     return f"name:{name}"
 
 
-def indexes(kind: Kind, namespace: str, document: Document) -> list[str]:
+def by_version(name: str) -> str:
+    """The versions of a name: the one index whose scores count, as they are the versions."""
+    return f"version:{name}"
+
+
+def indexes(kind: Kind, namespace: str, document: Document) -> dict[str, int]:
+    """The sorted sets that list a record, each with its score there."""
     filters = [by_state(document["state"])]
     filters += [by_label(key, value) for key, value in document.get("labels", {}).items()]
     filters += [by_use(id) for id in used_ids(document)]
     if "name" in document:
         filters.append(by_name(document["name"]))
     base = list_key(kind, namespace)
-    return [base, *(f"{base}:{filter}" for filter in filters)]
+    scores = dict.fromkeys([base, *(f"{base}:{filter}" for filter in filters)], 0)
+    if "name" in document:
+        scores[f"{base}:{by_version(document['name'])}"] = int(document["version"])
+    return scores
 
 
 def used_ids(document: Document) -> list[str]:

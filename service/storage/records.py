@@ -2,7 +2,8 @@
 
 A record is a hash: `doc` (its JSON), `token` (changes with the doc: compare-and-set), `live` (JSON of fields that
 change many times a second) and `revision` (grows with either; the id of an event). Lists are sorted sets in which
-all scores are 0, so that members, being time-sortable ids, are walked in order. What changes is noted in the same
+all scores are 0, so that members, being time-sortable ids, are walked in order; those of the versions of a name have
+the version as their score. What changes is noted in the same
 step for its copy (`copies.py`); `running` alone is not, for what was running is queued again.
 """
 
@@ -27,6 +28,7 @@ Change = Callable[[Document], Document | None]
 Announce = Callable[[Document, Document], Announcement]
 _silently: Announce = lambda before, after: Announcement()  # noqa: E731
 _NAMES_COMPARED = 1000  # the newest records, for what a misspelt name may mean
+_VERSIONS_NAMED = 9  # the newest, where one is asked for that is not there
 _TRIES = 50  # of a compare-and-set against other writers
 
 
@@ -55,6 +57,7 @@ class Records:
         self._replace = redis.register_script(scripts.REPLACE)
         self._live = redis.register_script(scripts.LIVE)
         self._delete = redis.register_script(scripts.DELETE)
+        self._enter = redis.register_script(scripts.ENTER)
 
     def create(
         self,
@@ -70,11 +73,12 @@ class Records:
         Raises IdempotencyConflict, and NotFound when a record in `requires` has gone.
         """
         id = document["id"]
+        indexes = keys.indexes(kind, namespace, document)
         names = [
             keys.record_key(kind, namespace, id),
             keys.idempotency_key(kind, namespace, idempotency.key if idempotency else None),
             *(keys.record_key(other, namespace, other_id) for other, other_id in requires),
-            *keys.indexes(kind, namespace, document),
+            *indexes,
         ]
         fingerprint = idempotency.fingerprint if idempotency else ""
         arguments = [
@@ -84,6 +88,7 @@ class Records:
             keys.IDEMPOTENCY_SECONDS,
             len(requires),
             *_noted(kind, namespace, id),
+            *indexes.values(),
         ]
         with reachable():
             self.redis.sadd(keys.NAMESPACES, namespace)
@@ -267,22 +272,47 @@ class Records:
         name, _, version = reference.partition("@")
         if keys.is_id(kind, reference):
             return self.get(kind, namespace, reference)
-        newest = self._walk(
-            f"{keys.list_key(kind, namespace)}:{keys.by_name(name)}", None, True, 1000
-        )
-        every = self.get_many(kind, namespace, newest)
-        found = [each for each in every if not version or each["version"] == int(version)]
+        versions = self._versions(kind, namespace, name)
+        with reachable():
+            if version:
+                ids = self.redis.zrangebyscore(versions, int(version), int(version))
+            else:
+                ids = self.redis.zrevrange(versions, 0, 4)  # the newest may go meanwhile
+        found = self.get_many(kind, namespace, [id.decode() for id in ids])
         if not found:
-            raise not_found(kind, reference, self._meant(kind, namespace, name, every))
-        return max(found, key=lambda document: int(document["version"]))
+            raise not_found(kind, reference, self._meant(kind, namespace, name))
+        return found[0]
 
-    def _meant(self, kind: Kind, namespace: str, name: str, versions: Sequence[Document]) -> str:
+    def _versions(self, kind: Kind, namespace: str, name: str) -> str:
+        """The index of a name's versions; records of before there was one are entered first."""
+        base = keys.list_key(kind, namespace)
+        named, versions = f"{base}:{keys.by_name(name)}", f"{base}:{keys.by_version(name)}"
+        with reachable(), self.redis.pipeline(transaction=True) as pipeline:
+            complete = len(set(pipeline.zcard(named).zcard(versions).execute())) == 1
+        cursor = None
+        while not complete and (batch := self._walk(named, cursor, False, 1000)):
+            cursor = batch[-1]
+            for each in self.get_many(kind, namespace, batch):
+                index = keys.indexes(kind, namespace, each)
+                with reachable():
+                    self._enter(
+                        keys=[keys.record_key(kind, namespace, each["id"]), versions],
+                        args=[each["id"], index[versions]],
+                    )
+        return versions
+
+    def _meant(self, kind: Kind, namespace: str, name: str) -> str:
         """What somebody may have meant by a name or a version that is not there; empty where nothing is like it."""
-        if versions:
-            known = ", ".join(str(each["version"]) for each in versions[:9])
-            return f"{name!r} has version{'s' if len(versions) > 1 else ''} {known}"
-        newest = self._walk(keys.list_key(kind, namespace), None, True, _NAMES_COMPARED)
-        names = {each["name"] for each in self.get_many(kind, namespace, newest)}
+        with reachable():
+            newest = self.redis.zrevrange(
+                self._versions(kind, namespace, name), 0, _VERSIONS_NAMED, withscores=True
+            )
+        if newest:
+            known = ", ".join(str(int(version)) for _, version in newest[:_VERSIONS_NAMED])
+            more = ", …" if len(newest) > _VERSIONS_NAMED else ""
+            return f"{name!r} has version{'s' if len(newest) > 1 else ''} {known}{more}"
+        ids = self._walk(keys.list_key(kind, namespace), None, True, _NAMES_COMPARED)
+        names = {each["name"] for each in self.get_many(kind, namespace, ids)}
         near = difflib.get_close_matches(name, sorted(names), n=3)
         return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
 

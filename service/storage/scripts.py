@@ -1,7 +1,8 @@
 """The Lua scripts by which records change: each is one step for every other client of Redis."""
 
 # KEYS: record, idempotency ('' for none), then records that must exist, then indexes.
-# ARGV: id, doc, fingerprint, seconds, number of required, change message, channel, set of unsaved records.
+# ARGV: id, doc, fingerprint, seconds, number of required, change message, channel, set of unsaved records, then the
+# score in each index.
 CREATE = """
 if KEYS[2] ~= '' then
   local seen = redis.call('HMGET', KEYS[2], 'fingerprint', 'id')
@@ -16,7 +17,7 @@ for i = 3, 2 + required do
 end
 redis.call('HSET', KEYS[1], 'doc', ARGV[2], 'token', 1, 'revision', 1)
 redis.call('SADD', ARGV[8], ARGV[6])
-for i = 3 + required, #KEYS do redis.call('ZADD', KEYS[i], 0, ARGV[1]) end
+for i = 3 + required, #KEYS do redis.call('ZADD', KEYS[i], ARGV[6 - required + i], ARGV[1]) end
 if KEYS[2] ~= '' then
   redis.call('HSET', KEYS[2], 'fingerprint', ARGV[3], 'id', ARGV[1])
   redis.call('EXPIRE', KEYS[2], ARGV[4])
@@ -86,12 +87,13 @@ return redis.call('SISMEMBER', KEYS[3], ARGV[1])
 
 # A record from its copy, unless there is one, or it has just been deleted.
 # KEYS: record, idempotency ('' for none), set of deleted records, then indexes.
-# ARGV: id, doc, fingerprint, seconds that the idempotency key has left, message, channel, set of unsaved records.
+# ARGV: id, doc, fingerprint, seconds that the idempotency key has left, message, channel, set of unsaved records, then
+# the score in each index.
 RESTORE = """
 if redis.call('SISMEMBER', KEYS[3], ARGV[5]) == 1 then return 'deleted' end
 if redis.call('EXISTS', KEYS[1]) == 1 then return 'there' end
 redis.call('HSET', KEYS[1], 'doc', ARGV[2], 'token', 1, 'revision', 1)
-for i = 4, #KEYS do redis.call('ZADD', KEYS[i], 0, ARGV[1]) end
+for i = 4, #KEYS do redis.call('ZADD', KEYS[i], ARGV[4 + i], ARGV[1]) end
 if KEYS[2] ~= '' and tonumber(ARGV[4]) > 0 then
   redis.call('HSET', KEYS[2], 'fingerprint', ARGV[3], 'id', ARGV[1])
   redis.call('EXPIRE', KEYS[2], ARGV[4])
@@ -107,5 +109,11 @@ RAISE_VERSION = """
 local given = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
 if given >= tonumber(ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
+
+# An entry in an index for a record that is still there. KEYS: record, index. ARGV: id, score.
+ENTER = """
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1]) end
 return 1
 """

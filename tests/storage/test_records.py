@@ -49,6 +49,30 @@ def test_a_name_means_its_newest_version_and_a_number_that_one(records: Records)
     assert records.resolve("model", "a", first["id"])["id"] == first["id"]
 
 
+def test_old_versions_of_a_name_with_many_are_found_by_reading_one_record(records: Records) -> None:
+    made = [model(records)["id"] for _ in range(1100)]
+
+    def read(reference: str) -> int:
+        before = records.redis.info("commandstats")["cmdstat_hmget"]["calls"]
+        assert records.resolve("model", "a", reference)["name"] == "net"
+        return int(records.redis.info("commandstats")["cmdstat_hmget"]["calls"]) - before
+
+    assert records.resolve("model", "a", "net@1")["id"] == made[0]
+    assert records.resolve("model", "a", "net")["id"] == made[-1]
+    assert read("net@1") == 1
+    assert read("net") <= 5
+
+
+def test_versions_recorded_before_there_was_an_index_of_them_are_found(records: Records) -> None:
+    first, second = model(records), model(records)
+    records.redis.delete("upweight:models:a:version:net")
+    assert records.resolve("model", "a", "net@1")["id"] == first["id"]
+    records.delete("model", "a", second["id"])
+    assert records.resolve("model", "a", "net")["id"] == first["id"]
+    with pytest.raises(NotFound, match="'net' has version 1;"):
+        records.resolve("model", "a", "net@2")
+
+
 def test_a_deleted_version_is_not_given_again(records: Records) -> None:
     first, second = model(records), model(records)
     records.delete("model", "a", second["id"])
