@@ -81,7 +81,7 @@ class Keys:
     def create(self, namespace: str, role: Role, name: str) -> tuple[Key, str]:
         """A new key, and the text that is shown this once. Raises InvalidRequest, Unavailable."""
         for what, text in (("namespace", namespace), ("name", name)):
-            if not re.match(NAME_PATTERN, text):
+            if not re.fullmatch(NAME_PATTERN, text):
                 raise InvalidRequest(
                     f"{what} {text!r} must be 1 to 128 letters, digits, '.', '_' or '-', "
                     "and begin with a letter or digit"
@@ -103,7 +103,7 @@ class Keys:
 
     def revoke(self, id: str) -> bool:
         """Ends a key from the next request on; says whether there was one. Raises Unavailable: do it again then."""
-        if not _ID.match(id):
+        if not _ID.fullmatch(id):
             return False
         with reachable():
             known = bool(self._redis.hdel(_KEYS, id))
@@ -135,7 +135,7 @@ class Keys:
 
     def caller(self, text: str) -> Caller:
         """Whose key this is. Raises Unauthorized, with the same words whatever is wrong with it."""
-        match = _SHAPE.match(text)
+        match = _SHAPE.fullmatch(text)
         id, secret = match.groups() if match else ("", "")
         with reachable():
             raw = self._redis.hget(_KEYS, id)

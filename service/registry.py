@@ -31,7 +31,7 @@ def digest_of(parts: Any) -> str:
 
 def resolve(parts: Parts, kind: Kind, namespace: str, reference: str) -> Document:
     """The record that a reference means. Raises NotFound."""
-    if not re.match(REFERENCE_PATTERN, reference):
+    if not re.fullmatch(REFERENCE_PATTERN, reference):
         raise not_found(kind, reference)
     return parts.records.resolve(kind, namespace, reference)
 

@@ -36,8 +36,8 @@ class Trace:
         given = headers.get("x-request-id", "")
         traceparent = headers.get("traceparent", "")
         return cls(
-            given if _REQUEST_ID.match(given) else f"req_{uuid4().hex}",
-            traceparent if _TRACEPARENT.match(traceparent) else None,
+            given if _REQUEST_ID.fullmatch(given) else f"req_{uuid4().hex}",
+            traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
         )
 
     def __str__(self) -> str:

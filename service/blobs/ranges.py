@@ -24,7 +24,7 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 
     Raises OutsideBlob.
     """
-    match = _RANGE.match((header or "").replace(" ", ""))
+    match = _RANGE.fullmatch((header or "").replace(" ", ""))
     if match is None or match.groups() == ("", ""):
         return None
     first, last = match.groups()

@@ -103,7 +103,7 @@ def _split(uri: str) -> tuple[str, list[str]]:
         raise _refused(f"datasets are read from {known}, not from {scheme}://", uri)
     segments = rest.strip("/").split("/")
     for segment in segments:
-        if segment in (".", "..") or not _SEGMENT.match(segment):
+        if segment in (".", "..") or not _SEGMENT.fullmatch(segment):
             raise _refused(
                 f"{segment!r} can't be a part of it; write the full path with letters, digits and . = + , @ ~ - _",
                 uri,

@@ -120,7 +120,7 @@ def _host(host: str) -> str:
         plain = host.encode("idna").decode().lower()
     except UnicodeError:
         raise Refused("has a host that is no name of the internet") from None
-    if len(plain) > 253 or not _HOST.match(plain):
+    if len(plain) > 253 or not _HOST.fullmatch(plain):
         raise Refused("has a host that is no name of the internet")
     return plain
 

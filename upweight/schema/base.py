@@ -33,7 +33,7 @@ class Answer(BaseModel):
 
 
 def _printable(text: str) -> str:
-    if not PRINTABLE.match(text):
+    if not PRINTABLE.fullmatch(text):
         raise ValueError("control characters are not allowed; use printable characters only")
     return text
 
@@ -71,7 +71,7 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterVali
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:
     for key in labels:
-        if not re.match(LABEL_KEY_PATTERN, key):
+        if not re.fullmatch(LABEL_KEY_PATTERN, key):
             raise ValueError(f"label key {key!r} must match {LABEL_KEY_PATTERN}")
     return labels
 

@@ -57,7 +57,7 @@ def _parts(text: str) -> list[re.Match[str]]:
 
 
 def _match(piece: str) -> re.Match[str]:
-    match = _PART.match(piece)
+    match = _PART.fullmatch(piece)
     if match is None:
         raise ValueError(
             f"{piece!r} is not a row or a slice; "

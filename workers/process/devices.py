@@ -33,7 +33,7 @@ def claimed_device(wish: str, per_device: int, folder: Path) -> Claim:
 
     Raises Unavailable for a device that is not there, or that has its workers already.
     """
-    if not _NAMES.match(wish):
+    if not _NAMES.fullmatch(wish):
         raise Unavailable(f"{wish!r} is no device; there are: auto, {', '.join(_there())}")
     if wish.startswith("cuda") or (wish == "auto" and torch.cuda.is_available()):
         return _claimed_gpu(wish, per_device, folder)

@@ -24,12 +24,12 @@ def module_of(metadata: Mapping[str, str]) -> str:
     text = metadata.get(STACK, "")
     entries = [each.split(",") for each in text.split(";")] if len(text) <= _LONGEST else []
     inner = next(
-        (each for each in reversed(entries) if len(each) > 2 and _PATH.match(each[1])), None
+        (each for each in reversed(entries) if len(each) > 2 and _PATH.fullmatch(each[1])), None
     )
     if inner is None:
         return "the model's own forward"
     kind = inner[2].rpartition(".")[2]
-    return f"module {inner[1]!r}" + (f" ({kind})" if _PATH.match(kind) else "")
+    return f"module {inner[1]!r}" + (f" ({kind})" if _PATH.fullmatch(kind) else "")
 
 
 def last_node(graph: fx.Graph) -> fx.Node | None:
@@ -42,4 +42,4 @@ def _paths(text: str) -> list[str]:
     if len(text) > _LONGEST:
         return []
     entries = [entry.split(",") for entry in text.split(";")]
-    return [entry[1] for entry in entries if len(entry) > 1 and _PATH.match(entry[1])]
+    return [entry[1] for entry in entries if len(entry) > 1 and _PATH.fullmatch(entry[1])]
