@@ -1,7 +1,8 @@
 """Who may do what: keys, kept as hashes, each of one namespace and one role.
 
-A key reads `uwk_<id>_<secret>`. Without any key set the service is open to its own machine: loopback only, and
-under a loopback name (a web page that rebinds its name to 127.0.0.1 stays outside).
+A key reads `uwk_<id>_<secret>`. Without any key set the service is open to its own machine: loopback only, under a
+loopback name (a web page that rebinds its name to 127.0.0.1 stays outside), and to no page of another origin that a
+browser on this machine shows. Such a page can't read answers, but it could have requests sent.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ipaddress
 import json
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,11 +24,15 @@ from redis import Redis
 from service.storage.keys import PREFIX
 from service.storage.objects import Objects
 from service.storage.redis import reachable
-from upweight.errors import Forbidden, InvalidRequest, Unauthorized
+from upweight.errors import Forbidden, InvalidRequest, Unauthorized, UnsupportedMediaType
 from upweight.schema.base import NAME_PATTERN
 
 DEFAULT_NAMESPACE = "default"
 HOW_TO_CREATE = "python -m service.keys create --namespace NAME --role write --name WHOSE"
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_OWN_SITES = ("same-origin", "none")  # `none`: typed by the user, or no browser
+# What a page may have sent elsewhere without asking first.
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 _KEYS = f"{PREFIX}:keys"
 _FOLDER = "keys"
 _ID = re.compile(r"^[0-9a-f]{12}$")
@@ -166,8 +172,10 @@ def _key(stored: dict[str, Any]) -> Key:
     )
 
 
-def authenticate(keys: Keys, bearer: str | None, listens_on: str, host_header: str) -> Caller:
-    """The caller of a request. Raises Unauthorized."""
+def authenticate(
+    keys: Keys, bearer: str | None, listens_on: str, method: str, headers: Mapping[str, str]
+) -> Caller:
+    """The caller of a request with these headers, names in lower case. Raises Unauthorized, Forbidden."""
     if bearer is not None:
         return keys.caller(bearer)
     if keys.any():
@@ -176,12 +184,35 @@ def authenticate(keys: Keys, bearer: str | None, listens_on: str, host_header: s
         raise Unauthorized(
             f"no key is set, and the service listens beyond this machine; {HOW_TO_CREATE}"
         )
-    if not is_loopback(_host_of(host_header)):
+    host = headers.get("host", "localhost")
+    if not is_loopback(_host_of(host)):
         raise Unauthorized(
             "without a key the service answers to 'localhost' and loopback addresses only, not to other names; "
             + HOW_TO_CREATE
         )
+    if method not in _SAFE_METHODS:
+        _refuse_other_origins(host, method, headers)
     return Caller(DEFAULT_NAMESPACE, Role.ADMIN)
+
+
+def _refuse_other_origins(host: str, method: str, headers: Mapping[str, str]) -> None:
+    """Raises Forbidden for what a page of another origin makes a browser send; UnsupportedMediaType for forms.
+
+    Browsers send `Origin` with every request that is not GET or HEAD, and `Sec-Fetch-Site` to loopback addresses; a
+    page can forge neither. Clients that are no browsers send neither.
+    """
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+    scheme, _, authority = (origin or f"http://{host}").partition("://")
+    if site not in _OWN_SITES or scheme not in ("http", "https") or authority.lower() != host.lower():
+        raise Forbidden(
+            f"a web page of another origin ({origin or site}) asked for this; without a key the service changes nothing "
+            f"for others' pages. Open the service's own pages at http://{host}, or set a key: {HOW_TO_CREATE}"
+        )
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if method == "POST" and kind in _FORMS:
+        raise UnsupportedMediaType(
+            f"the body is of type {kind!r}, which web pages of strangers may send; send 'Content-Type: application/json'"
+        )
 
 
 def is_loopback(host: str) -> bool:

@@ -43,7 +43,7 @@ def _reader(
 ) -> Caller:
     bearer = credentials.credentials if credentials else None
     caller = authenticate(
-        parts.keys, bearer, parts.settings.host, request.headers.get("host", "localhost")
+        parts.keys, bearer, parts.settings.host, request.method, request.headers
     )
     request.state.trace.caller = caller
     request.state.trace.headers = parts.rate.spend(caller.namespace)

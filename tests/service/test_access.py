@@ -102,6 +102,48 @@ def test_without_a_key_only_this_machines_own_names_are_answered(client: httpx2.
         assert client.get("/v1/jobs", headers={"Host": host}).status_code == 200
 
 
+OTHER_PAGES = (
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},
+    {"Origin": "http://127.0.0.1.evil.example"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:1"},
+)
+
+
+@pytest.mark.parametrize("headers", OTHER_PAGES)
+def test_without_a_key_a_strangers_page_changes_nothing(
+    client: httpx2.Client, headers: Headers
+) -> None:
+    body, headers = b"{}", headers | {"Content-Type": "application/json"}
+    for method, path in (
+        ("POST", "/v1/webhooks/secret/rotate"),
+        ("PUT", f"/v1/blobs/{digest_of(body)}"),
+        ("POST", "/v1/jobs"),
+        ("DELETE", "/v1/models/x"),
+    ):
+        answer = client.request(method, path, content=body, headers=headers)
+        assert "another origin" in problem(answer, 403, "forbidden")["detail"]
+    assert client.head(f"/v1/blobs/{digest_of(body)}").status_code == 404
+    assert client.get("/v1/jobs", headers=headers).status_code == 200  # which no page can read
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_without_a_key_the_services_own_pages_work(client: httpx2.Client, site: str) -> None:
+    host = client.base_url.netloc.decode()
+    own = {"Origin": f"http://{host}", "Sec-Fetch-Site": site}
+    assert client.post("/v1/webhooks/secret/rotate", headers=own).status_code == 200
+    rest = {"Content-Type": "text/plain"}
+    answer = client.post("/v1/webhooks/secret/rotate", headers={**own, **rest})
+    problem(answer, 415, "unsupported-media-type")
+
+
+def test_with_a_key_pages_of_other_origins_work(client: httpx2.Client, keys: Keys) -> None:
+    headers = bearer(keys, Role.ADMIN) | {"Origin": "https://platform.example"}
+    assert client.post("/v1/webhooks/secret/rotate", headers=headers).status_code == 200
+
+
 def test_what_is_loopback() -> None:
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.8.8", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "", "10.0.0.1", "localhost.evil.example")))
