@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from service.app import create_app, refuse_openness
 from service.logs import configure, log
 from service.malloc import keep_one_arena
+from service.private import keep_files_private
 from service.settings import Settings
 from upweight.errors import UpweightError
 
@@ -52,6 +53,7 @@ def _bracketed(host: str) -> str:
 def main() -> int:
     """Runs until a signal; the exit code."""
     keep_one_arena()
+    keep_files_private()
     settings = Settings()
     configure(settings.log_level)
     try:

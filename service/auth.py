@@ -203,7 +203,11 @@ def _refuse_other_origins(host: str, method: str, headers: Mapping[str, str]) ->
     """
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
     scheme, _, authority = (origin or f"http://{host}").partition("://")
-    if site not in _OWN_SITES or scheme not in ("http", "https") or authority.lower() != host.lower():
+    if (
+        site not in _OWN_SITES
+        or scheme not in ("http", "https")
+        or authority.lower() != host.lower()
+    ):
         raise Forbidden(
             f"a web page of another origin ({origin or site}) asked for this; without a key the service changes nothing "
             f"for others' pages. Open the service's own pages at http://{host}, or set a key: {HOW_TO_CREATE}"

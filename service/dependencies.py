@@ -42,9 +42,7 @@ def _reader(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
     bearer = credentials.credentials if credentials else None
-    caller = authenticate(
-        parts.keys, bearer, parts.settings.host, request.method, request.headers
-    )
+    caller = authenticate(parts.keys, bearer, parts.settings.host, request.method, request.headers)
     request.state.trace.caller = caller
     request.state.trace.headers = parts.rate.spend(caller.namespace)
     caller.require(Role.READ)

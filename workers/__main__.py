@@ -11,6 +11,7 @@ import torch
 
 from service.logs import configure, log
 from service.malloc import keep_one_arena, keep_what_a_pass_frees
+from service.private import keep_files_private
 from service.settings import Settings
 from service.storage.queue import CHECK_PRIORITY, PRIORITIES
 from service.tracing import Tracing
@@ -29,6 +30,7 @@ from workers.upkeep.retention import Housekeeper
 def main(arguments: list[str] | None = None) -> int:
     """Runs until SIGTERM. Answers the exit status."""
     keep_one_arena()
+    keep_files_private()
     keep_what_a_pass_frees()
     options = _parser().parse_args(arguments)
     overrides = {

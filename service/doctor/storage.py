@@ -6,6 +6,7 @@ import shutil
 import time
 from dataclasses import replace
 
+from service.private import open_to_others
 from service.settings import Settings
 from service.storage.objects import Objects, store_options
 from upweight.diagnosis import Finding, fail, ok, warn
@@ -30,6 +31,14 @@ def storage(settings: Settings) -> list[Finding]:
     if spent > SLOW_SECONDS:
         found.append(warn("storage", f"two small writes and a deletion took {spent:.1f} s"))
     if objects.folder is not None:
+        if open_to_others(objects.folder):
+            found.append(
+                warn(
+                    "storage",
+                    f"other users of this machine can read {objects.folder}, where everybody's data lie; "
+                    f"chmod 700 {objects.folder}",
+                )
+            )
         room = shutil.disk_usage(objects.folder).free
         if room < LEAST_ROOM:
             found.append(

@@ -14,11 +14,13 @@ from service.local.plan import DEFAULT_DATA, DEFAULT_HOST, DEFAULT_PORT, Plan
 from service.local.stack import Stack, chosen_port
 from service.local.terminal import say, stopped_by_signals
 from service.local.trouble import LocalTrouble
+from service.private import keep_files_private
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stack; 0 after an ordered stop, 1 when it could not start."""
     plan = planned(arguments)
+    keep_files_private()
     stopping = Event()
     stopped_by_signals(stopping)
     stack = Stack(plan, say)

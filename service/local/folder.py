@@ -1,4 +1,4 @@
-"""The data folder, for one stack at a time: two servers would ruin one append-only file."""
+"""The data folder: for one stack at a time, as two servers would ruin one append-only file, and for its user alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import IO
 from service.local.guard import lives
 from service.local.state import State
 from service.local.trouble import LocalTrouble
+from service.private import private_folder
 
 REST_SECONDS = 15.0  # the guard of one that was killed gives its children ten
 
@@ -20,7 +21,7 @@ def locked(data: Path) -> IO[str]:
     A folder whose stack was killed a moment ago is waited for; one whose stack runs is refused at once.
     """
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        private_folder(data)
         lock = (data / "lock").open("w")
     except OSError as trouble:
         raise LocalTrouble(

@@ -85,7 +85,7 @@ def _config(url: str, options: StoreOptions) -> Any:
 def _folder(folder: Path, create: bool) -> Any:
     try:
         if create:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return obstore.store.LocalStore(str(folder), automatic_cleanup=True)
     except (OSError, BaseError) as error:
         raise Unavailable(f"the folder {folder} can't be used for objects: {error}") from error

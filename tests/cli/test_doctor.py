@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from service.doctor.settings import unknown
 from service.doctor.workers import workers
 from service.local.background import Running
 from service.local.redis_server import RedisServer
+from service.private import open_to_others
 from service.storage.workers import register
 from tests.cli.conftest import Ended, Upweight
 from upweight import __version__
@@ -118,6 +120,21 @@ def test_a_storage_that_can_not_be_written_is_a_failure(here: Any, redis_url: st
     found = told(here(UPWEIGHT_REDIS_URL=redis_url, UPWEIGHT_STORAGE="/proc/objects"))
     assert found["storage"][0] == "fail"
     assert "UPWEIGHT_STORAGE" in found["storage"][1]
+
+
+def test_objects_that_other_users_can_read_are_a_warning(here: Any, redis_url: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if open_to_others(folder.parent):
+            folder.chmod(0o755)
+        else:
+            pytest.skip("the temporary files of this machine are private")
+        where = {"UPWEIGHT_REDIS_URL": redis_url, "UPWEIGHT_STORAGE": name}
+        state, words = told(here(**where))["storage"]
+        assert (state, f"chmod 700 {name}" in words) == ("warn", True)
+        folder.chmod(0o700)
+        assert not open_to_others(folder)
+        assert told(here(**where))["storage"][0] == "ok"
 
 
 def test_settings_that_are_mistyped_or_wrong_are_named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import httpx2
 import pytest
 import redis
 
@@ -59,6 +61,25 @@ def test_a_stop_takes_less_than_thirty_seconds_and_leaves_only_data(tmp_path: Pa
         redis.Redis.from_url(again.redis_url) as client,
     ):
         assert client.get("kept") == b"yes"
+
+
+def test_all_files_are_for_their_user_alone_whatever_the_umask(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    before = os.umask(0)
+    try:
+        data.mkdir()  # as an older version left it
+        with running(data) as service:
+            httpx2.post(f"{service.state().url}/v1/webhooks/secret/rotate").raise_for_status()
+            body = b"x" * 100_000
+            path = f"/v1/blobs/sha256:{hashlib.sha256(body).hexdigest()}"
+            httpx2.put(f"{service.state().url}{path}", content=body).raise_for_status()
+            found = [Path(folder) / name for folder, _, names in os.walk(data) for name in names]
+            folders = [Path(folder) for folder, _, _ in os.walk(data)]
+            modes = {path: path.stat().st_mode & 0o777 for path in found + folders}
+    finally:
+        os.umask(before)
+    assert len(found) > 3
+    assert {str(path): oct(mode) for path, mode in modes.items() if mode & 0o077} == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
