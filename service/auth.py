@@ -209,13 +209,14 @@ def _refuse_other_origins(host: str, method: str, headers: Mapping[str, str]) ->
         or authority.lower() != host.lower()
     ):
         raise Forbidden(
-            f"a web page of another origin ({origin or site}) asked for this; without a key the service changes nothing "
-            f"for others' pages. Open the service's own pages at http://{host}, or set a key: {HOW_TO_CREATE}"
+            f"a web page of another origin ({origin or site}) asked for this; without a key the service changes "
+            f"nothing for others' pages. Open the service's own pages at http://{host}, or set a key: {HOW_TO_CREATE}"
         )
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if method == "POST" and kind in _FORMS:
         raise UnsupportedMediaType(
-            f"the body is of type {kind!r}, which web pages of strangers may send; send 'Content-Type: application/json'"
+            f"the body is of type {kind!r}, which web pages of strangers may send; "
+            "send 'Content-Type: application/json'"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the service writes on a disk is for its own user: everybody's data, keys' hashes and webhook secrets lie there."""
+"""What the service writes on a disk is for its own user: everybody's data and the webhook secrets lie there."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def private_folder(path: Path) -> None:
 
 
 def open_to_others(path: Path) -> bool:
-    """Whether other users of this machine may read, write or enter it: neither it nor a folder above it keeps them out."""
+    """Whether other users of this machine may read, write or enter it, and may get there."""
     return all(each.stat().st_mode & _OTHERS for each in (path, *path.absolute().parents))

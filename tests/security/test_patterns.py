@@ -62,12 +62,12 @@ def test_no_pattern_is_matched_from_its_beginning_alone() -> None:
     found = []
     for package in ("upweight", "service", "workers"):
         for path in sorted((ROOT / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if (
-                    isinstance(node, ast.Call)
-                    and isinstance(node.func, ast.Attribute)
-                    and node.func.attr == "match"
-                    and "path_regex" not in ast.unparse(node.func)
-                ):
-                    found.append(str(path.relative_to(ROOT)))
+            found += [
+                str(path.relative_to(ROOT))
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "match"
+                and "path_regex" not in ast.unparse(node.func)
+            ]
     assert set(found) <= allowed
