@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 from service.logs import log_exception
 from upweight.errors import ComputationFailed, InternalError, Rejected, UpweightError
+from upweight.schema.inversion import methods_in_words
 from workers import engine
 from workers.engine import EngineError
 from workers.programs.errors import ProgramError
 
 NO_MEMORY = (
     "the worker's memory did not suffice; use fewer rows at a time (a smaller batch_size), fewer test rows, "
-    "or cg, lissa or arnoldi instead of direct"
+    f"or {methods_in_words(building_h=False)} instead of {methods_in_words(building_h=True)}"
 )
 
 

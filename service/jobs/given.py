@@ -38,11 +38,10 @@ def refuse_what_is_not_given(
     matched: Sequence[ColumnMatch],
 ) -> None:
     """Raises InvalidRequest, NotFound, each naming its field."""
-    digests = {
-        "/rhs": getattr(job, "rhs", None),
-        "/inversion/x0": getattr(job.inversion, "x0", None),
-        "/inversion/h0": getattr(job.inversion, "h0", None),
-    }
+    digests = {"/rhs": getattr(job, "rhs", None)}
+    if job.inversion.guess_field is not None:
+        guess = job.inversion.guess_field
+        digests[f"/inversion/{guess}"] = getattr(job.inversion, guess)
     if getattr(job, "factors", None) is not None:
         digests = {}  # what the factors were solved from has been used
     for pointer, digest in digests.items():

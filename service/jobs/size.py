@@ -8,7 +8,8 @@ from service.jobs.fit import floating_inputs
 from service.jobs.inputs import Inputs
 from service.settings import Settings
 from upweight.errors import InvalidRequest, ResultTooLarge
-from upweight.schema import Direct, FactorsJob, InfluencesJob, JobRequest
+from upweight.schema import FactorsJob, InfluencesJob, JobRequest
+from upweight.schema.inversion import methods_in_words
 
 _TOP_ENTRY_EXTRA = 8  # of a kept entry: its column's number
 
@@ -33,13 +34,13 @@ def refuse_too_much(settings: Settings, job: JobRequest, inputs: Inputs) -> None
 def _method_within_limits(settings: Settings, job: JobRequest, count: int | None) -> None:
     if count is None:
         return
-    if isinstance(job.inversion, Direct) and count > settings.direct_parameters:
+    if job.inversion.builds_matrix and count > settings.direct_parameters:
+        method, others = job.inversion.method, methods_in_words(building_h=False, quote="'")
         raise InvalidRequest.field(
             "/inversion/method",
-            f"'direct' makes the full Hessian, for up to {settings.direct_parameters} parameters; the model "
-            f"selects {count}. Choose 'cg', 'lissa' or 'arnoldi', or register the model with fewer 'parameters' "
-            "('head.*')",
-            "direct",
+            f"{method!r} makes the full Hessian, for up to {settings.direct_parameters} parameters; the model "
+            f"selects {count}. Choose {others}, or register the model with fewer 'parameters' ('head.*')",
+            method,
         )
 
 

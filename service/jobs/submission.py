@@ -24,7 +24,6 @@ from upweight.errors import InvalidRequest, QueueFull
 from upweight.schema import (
     TERMINAL,
     ColumnMatch,
-    Direct,
     InfluencesJob,
     JobRecord,
     JobRequest,
@@ -104,11 +103,7 @@ def own_precision(model: ModelRecord) -> OwnPrecision:
 def _refuse_singular(job: JobRequest, model: ModelRecord) -> None:
     """λ that was left out is 0, and a softmax's Hessian is singular: one number added to all logits changes nothing."""
     left_out = "hessian_regularization" not in job.model_fields_set
-    if (
-        left_out
-        and isinstance(job.inversion, Direct)
-        and model.loss.name in ("cross_entropy", "nll")
-    ):
+    if left_out and job.inversion.answer == "exact" and model.loss.name in ("cross_entropy", "nll"):
         raise InvalidRequest.field(
             "/hessian_regularization",
             f"hessian_regularization (λ) is left out, and H of {model.loss.name} is singular where one number can be "

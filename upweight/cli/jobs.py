@@ -50,7 +50,7 @@ def submit(
         str | None, typer.Option(help="Dataset of the Hessian, if another than --train.")
     ] = None,
     rhs: Annotated[str | None, typer.Option(help="For ihvp: an .npy file, or a digest.")] = None,
-    method: Annotated[str | None, typer.Option(help="direct, cg, lissa or arnoldi.")] = None,
+    method: Annotated[str | None, typer.Option(help="{methods}.")] = None,
     set: Annotated[
         list[str] | None, typer.Option(help="The method's PARAMETER=VALUE. Repeatable.")
     ] = None,

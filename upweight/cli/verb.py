@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from upweight.cli.exits import pipe_closed
 from upweight.cli.shell import Shell
@@ -53,12 +54,25 @@ def verb(
     """
 
     def decorate(action: Callable[..., None]) -> Callable[..., None]:
-        noun.command(name, help=says, short_help=says or line(action), epilog=examples(example))(
-            _with_shell(action)
-        )
+        noun.command(
+            name, cls=Command, help=says, short_help=says or line(action), epilog=examples(example)
+        )(_with_shell(action))
         return action
 
     return decorate
+
+
+class Command(TyperCommand):
+    """Lists the inversion methods in its help, where an option says `{methods}`; nothing loads the contract before."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """As typer does it."""
+        from upweight.schema.inversion import methods_in_words
+
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.help:
+                option.help = option.help.replace("{methods}", methods_in_words())
+        super().format_options(ctx, formatter)
 
 
 def _with_shell(action: Callable[..., None]) -> Callable[..., None]:

@@ -14,6 +14,7 @@ from upweight.exchange import Flow
 from upweight.progress import Bars
 from upweight.row_choice import RowChoice
 from upweight.schema import JobRecord, ModelRecord
+from upweight.schema.inversion import METHODS
 from upweight.tracking import until_ended, waited_for
 
 Model = str | ModelRecord
@@ -32,7 +33,8 @@ JOB_OPTIONS = frozenset(
         "webhook",
     }
 )
-GUESSES = ("x0", "h0")  # arrays, or digests of blobs with a tensor of that name
+# Arrays, or digests of blobs with a tensor of that name.
+GUESSES = tuple(each.guess_field for each in METHODS.values() if each.guess_field is not None)
 
 
 @dataclass(frozen=True)

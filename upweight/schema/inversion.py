@@ -1,17 +1,22 @@
-"""The four ways to apply (H + λI)⁻¹, and the parameters of each: a union discriminated by `method`."""
+"""The methods that apply (H + λI)⁻¹, a class each: its parameters, and its facts, without its numerics.
+
+A union discriminated by `method`. Who sizes, plans, names or lists methods asks for a fact, never for a method by name.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from upweight.schema.base import Digest, Request
 
 PositiveInt = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Tolerance = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveTolerance = Annotated[float, Field(gt=0.0, le=1.0)]
-
+Answer = Literal["exact", "iterative", "low rank"]
 
 Unsolved = Annotated[
     Literal["fail", "keep"],
@@ -23,8 +28,66 @@ Unsolved = Annotated[
 ]
 
 
-class Direct(Request):
+class InversionMethod(Request):
+    """The facts of a method. Those that are not given are the careful ones: they cost time, never a wrong number."""
+
+    label: ClassVar[str]  # for people, as in "by conjugate gradient"
+    # Up to rounding; up to a tolerance that it iterates to; or but for what lies outside of some directions.
+    answer: ClassVar[Answer]
+    suggested: ClassVar[bool] = False  # what an empty form begins with
+    builds_matrix: ClassVar[bool] = False  # H itself, (p, p)
+    rank_field: ClassVar[str | None] = None  # how many directions of H it keeps
+    guess_field: ClassVar[str | None] = None  # a blob with a first guess, a row a right-hand side
+    # A fit is named by ALL fields but these, which only its use depends on.
+    solve_only: ClassVar[frozenset[str]] = frozenset()
+    together: ClassVar[int] = 1024  # right-hand sides of a block, where memory allows
+
+    @property
+    def has_fit(self) -> bool:
+        """Whether it finds out something about H first, which serves any right-hand side."""
+        return False
+
+    @property
+    def fit_is_random(self) -> bool:
+        """Whether a fit depends on the seed."""
+        return True
+
+    @property
+    def fit_is_damped(self) -> bool:
+        """Whether a fit is of one λ alone."""
+        return True
+
+    @property
+    def needs_damping(self) -> str | None:
+        """What divides by λ, where anything does: then λ must be above 0."""
+        return None
+
+    def fit_products(self, parameters: int) -> float:
+        """About how many vectors H is multiplied with to make the fit."""
+        return 0.0
+
+    def products(self, right_hand_sides: int, together: int) -> float:
+        """About how many vectors H is multiplied with to solve, so many right-hand sides at a time."""
+        return 0.0
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """With what the explorer shows of the method."""
+        schema = handler(core_schema)
+        facts = {"label": cls.label, "answer": cls.answer, "suggested": cls.suggested}
+        handler.resolve_ref_schema(schema)["x-method"] = facts
+        return schema
+
+
+class Direct(InversionMethod):
     """The full Hessian, factorised. Exact; for models up to about 10,000 selected parameters."""
+
+    label = "direct"
+    answer = "exact"
+    builds_matrix = True
+    solve_only = frozenset({"spectrum"})
 
     method: Literal["direct"] = "direct"
     spectrum: Literal["auto", "all", "extremes"] = Field(
@@ -33,6 +96,25 @@ class Direct(Request):
         "4/3 p³ operations more. `auto` means all up to 1,000 parameters.",
     )
     unsolved: Unsolved = "fail"
+
+    @property
+    def has_fit(self) -> bool:
+        """H and its factorisation."""
+        return True
+
+    @property
+    def fit_is_random(self) -> bool:
+        """No draws."""
+        return False
+
+    @property
+    def fit_is_damped(self) -> bool:
+        """H is kept: another λ is another factorisation."""
+        return False
+
+    def fit_products(self, parameters: int) -> float:
+        """Of building H: half of a symmetric matrix, in products that share most of their work."""
+        return parameters / 6.0
 
 
 class Jacobi(Request):
@@ -57,8 +139,18 @@ Preconditioner = Annotated[
 ]
 
 
-class ConjugateGradient(Request):
+class ConjugateGradient(InversionMethod):
     """Conjugate gradient on all right-hand sides at once. Stops a right-hand side at ‖r‖ ≤ max(rtol ‖b‖, atol)."""
+
+    label = "conjugate gradient"
+    answer = "iterative"
+    suggested = True
+    guess_field = "x0"
+    solve_only = frozenset({"x0", "rtol", "atol", "maxiter", "unsolved"})
+    together = 128  # they share what they find out: few blocks are better than many
+    # Products until it converges to 1e-5: for one right-hand side, and how they grow. As the engine's (a test says so).
+    FIRST_PRODUCTS: ClassVar[float] = 43.0
+    SHARING: ClassVar[float] = 0.6
 
     method: Literal["cg"] = "cg"
     x0: Digest | None = Field(
@@ -93,9 +185,25 @@ class ConjugateGradient(Request):
             )
         return self
 
+    @property
+    def has_fit(self) -> bool:
+        """A preconditioner that is asked for."""
+        return self.preconditioner is not None
 
-class Lissa(Request):
+    def products(self, right_hand_sides: int, together: int) -> float:
+        """To a tolerance of 1e-5, or `maxiter`."""
+        limit = self.maxiter or 10**9
+        one_block = min(self.FIRST_PRODUCTS * together**self.SHARING, limit * together)
+        return one_block * right_hand_sides / together
+
+
+class Lissa(InversionMethod):
     """Stochastic Neumann series: h ← b + (1 − dampen) h − (H_j + λI) h / scale; the answer is h / scale."""
+
+    label = "LiSSA"
+    answer = "iterative"
+    guess_field = "h0"
+    together = 64
 
     method: Literal["lissa"] = "lissa"
     maxiter: PositiveInt = Field(1000, description="Steps at most.")
@@ -123,9 +231,19 @@ class Lissa(Request):
     )
     unsolved: Unsolved = "fail"
 
+    def products(self, right_hand_sides: int, together: int) -> float:
+        """A step multiplies each right-hand side once."""
+        return float(self.maxiter * right_hand_sides)
 
-class Arnoldi(Request):
+
+class Arnoldi(InversionMethod):
     """The eigenpairs of H largest in absolute value: x ≈ V (D + λ)⁻¹ Vᵀ b."""
+
+    label = "Arnoldi"
+    answer = "low rank"
+    rank_field = "rank_estimate"
+    solve_only = frozenset({"complement", "unsolved"})
+    EXTRA_PRODUCTS: ClassVar[int] = 20  # until as many pairs have converged
 
     method: Literal["arnoldi"] = "arnoldi"
     rank_estimate: PositiveInt = Field(
@@ -147,15 +265,31 @@ class Arnoldi(Request):
     )
     unsolved: Unsolved = "fail"
 
+    @property
+    def has_fit(self) -> bool:
+        """The eigenpairs."""
+        return True
 
-METHODS: dict[str, type[Request]] = {
-    "direct": Direct,
-    "cg": ConjugateGradient,
-    "lissa": Lissa,
-    "arnoldi": Arnoldi,
+    @property
+    def fit_is_damped(self) -> bool:
+        """They are those of H."""
+        return False
+
+    @property
+    def needs_damping(self) -> str | None:
+        """What lies outside the eigenvectors is divided by λ."""
+        return "complement" if self.complement else None
+
+    def fit_products(self, parameters: int) -> float:
+        """Two for each eigenpair."""
+        return 2.0 * self.rank_estimate + self.EXTRA_PRODUCTS
+
+
+_Methods = Direct | ConjugateGradient | Lissa | Arnoldi
+METHODS: dict[str, type[InversionMethod]] = {
+    cls.model_fields["method"].default: cls for cls in get_args(_Methods)
 }
-
-Inversion = Annotated[Direct | ConjugateGradient | Lissa | Arnoldi, Field(discriminator="method")]
+Inversion = Annotated[_Methods, Field(discriminator="method")]
 
 
 def owners_of(parameter: str) -> list[str]:
@@ -165,3 +299,14 @@ def owners_of(parameter: str) -> list[str]:
         for method, cls in METHODS.items()
         if parameter in cls.model_fields and parameter != "method"
     ]
+
+
+def methods_in_words(*, building_h: bool | None = None, quote: str = "") -> str:
+    """The methods as alternatives, "a, b or c": all, or those that do or do not build H."""
+    chosen = [
+        f"{quote}{name}{quote}"
+        for name, cls in METHODS.items()
+        if building_h is None or building_h == cls.builds_matrix
+    ]
+    *most, last = chosen
+    return f"{', '.join(most)} or {last}" if most else last

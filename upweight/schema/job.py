@@ -116,9 +116,10 @@ class _JobRequest(Request):
         return self
 
     @model_validator(mode="after")
-    def _complement_needs_damping(self) -> Self:
-        if getattr(self.inversion, "complement", False) and self.hessian_regularization == 0.0:
-            raise ValueError("'complement' divides by λ, so it needs hessian_regularization > 0")
+    def _damping_where_it_divides(self) -> Self:
+        divides = self.inversion.needs_damping
+        if divides is not None and self.hessian_regularization == 0.0:
+            raise ValueError(f"{divides!r} divides by λ, so it needs hessian_regularization > 0")
         return self
 
 

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 
 import torch
 
-from upweight.schema import Arnoldi, ConjugateGradient, Direct, InfluencesJob, Lissa
+from upweight.schema import InfluencesJob
 from workers.engine import per_example_gradients
 from workers.jobs.work import AnyJob, Material
 
 FREE_FLOPS = 2e9  # below this nothing is worth timing
 PROBED_ROWS = 32
-# Products with H until conjugate gradients converge to 1e-5: for one right-hand side, and how they grow.
-FIRST_PRODUCTS, SHARING = 43.0, 0.6
-LANCZOS_EXTRA = 20
 # Of one vector with H: operations a row and parameter, and what a pass takes however little there is to do.
 PRODUCT_FLOPS = 12.0
+BUILDING_FLOPS = 4.0  # of H itself, a row and entry
 PASS_SECONDS = 1e-3
 
 
@@ -47,46 +45,27 @@ def estimated(
 ) -> Estimate:
     """`together` right-hand sides are solved for at a time; `entries` numbers are one influence."""
     problem, hessian_rows = material.problem, len(material.hessian_rows)
-    products = _products(request, together, right_hand_sides)
-    size, m = problem.size, max(1, right_hand_sides)
-    flops = 6.0 * size * (hessian_rows * (products + _fit_products(request, size)))
+    size, m, inversion = problem.size, max(1, right_hand_sides), request.inversion
+    at_once, together = max(1, together), max(1, min(together, right_hand_sides))
+    products, fit_products = (
+        inversion.products(right_hand_sides, together),
+        inversion.fit_products(size),
+    )
+    flops = 6.0 * size * (hessian_rows * (products + fit_products))
     flops += 2.0 * size * m * entries * len(material.train)
     if flops < FREE_FLOPS:
         return NOTHING
     gradient, rate = _probed(material)
     contraction = 2.0 * size * m / rate if entries == 1 else gradient * m / 8
-    product = PASS_SECONDS / max(1, together) + PRODUCT_FLOPS * hessian_rows * size / rate
-    fit = product * _fit_products(request, size)
-    if isinstance(request.inversion, Direct):
-        fit = 4.0 * hessian_rows * size * size / rate
+    product = PASS_SECONDS / at_once + PRODUCT_FLOPS * hessian_rows * size / rate
+    fit = product * fit_products
+    if inversion.builds_matrix:
+        fit = BUILDING_FLOPS * hessian_rows * size * size / rate
     return Estimate(
         fit=fit,
         right_hand_side=gradient + product * products / m,
         train_row=gradient + (contraction if isinstance(request, InfluencesJob) else 0.0),
     )
-
-
-def _products(request: AnyJob, together: int, count: int) -> float:
-    """Vectors that H is multiplied with, in all."""
-    together = max(1, min(together, count))
-    match request.inversion:
-        case ConjugateGradient(maxiter=limit):
-            one_block = min(FIRST_PRODUCTS * together**SHARING, (limit or 10**9) * together)
-            return one_block * count / together
-        case Lissa(maxiter=steps):
-            return float(steps * count)
-        case _:
-            return 0.0
-
-
-def _fit_products(request: AnyJob, size: int) -> float:
-    match request.inversion:
-        case Arnoldi(rank_estimate=rank):
-            return 2.0 * rank + LANCZOS_EXTRA
-        case Direct():
-            return size / 6.0
-        case _:
-            return 0.0
 
 
 def _probed(material: Material) -> tuple[float, float]:

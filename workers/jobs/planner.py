@@ -10,15 +10,7 @@ import torch
 
 from service.settings import Settings
 from service.storage.cuts import Cut
-from upweight.schema import (
-    Arnoldi,
-    ConjugateGradient,
-    Direct,
-    IhvpJob,
-    InfluencesJob,
-    Lissa,
-    SelfInfluencesJob,
-)
+from upweight.schema import IhvpJob, InfluencesJob, SelfInfluencesJob
 from workers.engine.products.mixed import InputVariable, ModuleVariable
 from workers.jobs.estimate import Estimate, estimated
 from workers.jobs.plan import Plan, Side
@@ -31,9 +23,6 @@ FEWEST_ROWS = 64  # of a block that is a task of its own
 MOST_ROWS = 1 << 20  # training rows of a block: it holds some numbers a row
 MOST_BLOCKS = 100_000
 MOST_SUMS = 16  # partial sums of a Hessian: each is (p, p)
-# Right-hand sides of a block: those of cg share what they find out, so that few blocks are better than many.
-TOGETHER = {ConjugateGradient: 128, Lissa: 64}
-TOGETHER_ELSEWHERE = 1024
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,7 @@ class Planner:
     @cached_property
     def estimate(self) -> Estimate:
         """Of the whole; nothing for a small job, which is not worth a timing."""
-        together = min(self._rhs_most, self._together)
+        together = min(self._rhs_most, self.request.inversion.together)
         entries = prod(self._trailing)
         return estimated(self.request, self.material, self.rhs_count, together, entries)
 
@@ -89,7 +78,7 @@ class Planner:
             test=test,
             train=train,
             trailing=self._trailing,
-            fits=material.factors is None and _has_fit(request),
+            fits=material.factors is None and request.inversion.has_fit,
             solves=material.factors is None and not isinstance(request, SelfInfluencesJob),
             contracts=_contracts(request),
             predicts=_predicts(request),
@@ -108,7 +97,7 @@ class Planner:
         return replace(
             plan,
             spread=True,
-            rhs=Cut.evenly(plan.rhs.total, min(self._together, self._rhs_most)),
+            rhs=Cut.evenly(plan.rhs.total, min(self.request.inversion.together, self._rhs_most)),
             train=Cut.evenly(plan.train.total, train),
             hessian=self._sums(estimate.fit) if plan.fits else None,
         )
@@ -118,7 +107,7 @@ class Planner:
         rows, size = len(self.material.hessian_rows), self.material.problem.size
         count = min(MOST_SUMS, rows // FEWEST_ROWS, int(fit_seconds / self.settings.block_seconds))
         fits = size * size * self.material.problem.dtype.itemsize <= self._budget
-        if not isinstance(self.request.inversion, Direct) or count < 2 or not fits:
+        if not self.request.inversion.builds_matrix or count < 2 or not fits:
             return None
         return Cut.evenly(rows, -(-rows // count))
 
@@ -130,7 +119,7 @@ class Planner:
         train = _at_most(plan.train, wish.train_rows, most)
         rhs = _at_most(plan.rhs, wish.rhs_rows, self._rhs_most)
         hessian = plan.hessian
-        if wish.hessian_rows and isinstance(self.request.inversion, Direct) and plan.fits:
+        if wish.hessian_rows and self.request.inversion.builds_matrix and plan.fits:
             rows = len(self.material.hessian_rows)
             hessian = Cut(rows, min(rows, wish.hessian_rows))
         return replace(plan, test=test, train=train, rhs=rhs, hessian=hessian)
@@ -146,10 +135,6 @@ class Planner:
     @property
     def _rhs_most(self) -> int:
         return max(1, self._budget // (VECTORS_ALIVE * self._vector_bytes))
-
-    @property
-    def _together(self) -> int:
-        return TOGETHER.get(type(self.request.inversion), TOGETHER_ELSEWHERE)
 
     @property
     def _entry_bytes(self) -> int:
@@ -180,11 +165,6 @@ def _contracts(request: AnyJob) -> bool:
     if isinstance(request, InfluencesJob):
         return request.keep.matrix or request.keep.top > 0 or request.keep.mean
     return isinstance(request, SelfInfluencesJob)
-
-
-def _has_fit(request: AnyJob) -> bool:
-    preconditioned = getattr(request.inversion, "preconditioner", None) is not None
-    return isinstance(request.inversion, Direct | Arnoldi) or preconditioned
 
 
 def _predicts(request: AnyJob) -> tuple[Side, ...]:

@@ -13,15 +13,7 @@ from torch import Tensor
 
 from service.results.layout import ResultPaths
 from service.storage.objects import Objects
-from upweight.schema import (
-    Arnoldi,
-    ConjugateGradient,
-    Direct,
-    InfluencesJob,
-    Judgement,
-    Lissa,
-    SelfInfluencesJob,
-)
+from upweight.schema import InfluencesJob, Judgement, SelfInfluencesJob
 from upweight.schema import job as contract
 from workers import engine
 from workers.engine import (
@@ -165,7 +157,7 @@ class Work:
 
     def of_fit(self) -> Tensors:
         """What the inversion found out about H, from a fit that is there."""
-        if not isinstance(self.request.inversion, Direct | Arnoldi):
+        if self.request.inversion.answer == "iterative":
             return {}
         problem = self.material.problem
         rhs = torch.zeros((1, problem.size), dtype=problem.dtype, device=problem.device)
@@ -194,7 +186,7 @@ class Work:
         summary["curvature_share"] = curvature_share(
             rhs, solution.x, self.request.hessian_regularization
         )
-        rowwise = isinstance(self.request.inversion, ConjugateGradient | Lissa)
+        rowwise = self.request.inversion.answer == "iterative"
         of_rows = {
             name: value for name, value in arrays.items() if rowwise or name == "residual_norms"
         }

@@ -13,6 +13,15 @@ export function openapi(signal) {
   return loading;
 }
 
+/** What the document says of the inversion methods, by name: {label, answer, suggested}. */
+export async function methods(signal) {
+  return methodsOf(await openapi(signal));
+}
+
+export function methodsOf({ components: { schemas } }) {
+  return Object.fromEntries(Object.values(schemas).filter((each) => each["x-method"]).map((each) => [each.properties.method.const, each["x-method"]]));
+}
+
 /**
  * A schema with its references followed: {nullable, description, …}. What stands beside a reference
  * (a description, a default) is kept over what stands behind it.

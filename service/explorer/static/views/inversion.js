@@ -5,6 +5,7 @@ import { course, histogram, points, spectrum } from "../charts/plots.js";
 import { extent } from "../charts/scales.js";
 import { h } from "../dom.js";
 import { notice } from "../failure.js";
+import { methods } from "../form/schema.js";
 import { bytes, count, number } from "../format.js";
 import { link } from "../router.js";
 import { facts } from "./overview.js";
@@ -17,12 +18,16 @@ const MOST_NUMBERS = 1_000_000; // of an array that is drawn
 
 export async function open(job, route, { signal }) {
   const stored = job.result.stored.includes("info");
-  const info = stored ? await json(`/v1/jobs/${job.id}/info`, { signal }) : { summary: job.info ?? {}, arrays: [] };
+  const [info, known] = await Promise.all([
+    stored ? json(`/v1/jobs/${job.id}/info`, { signal }) : { summary: job.info ?? {}, arrays: [] },
+    methods(signal),
+  ]);
+  const { label, answer } = known[job.request.inversion.method] ?? { label: job.request.inversion.method };
   const arrays = new Map();
   await Promise.all(
     info.arrays.filter(isDrawn).map(async ({ name }) => arrays.set(name, (await npy(path(`/v1/jobs/${job.id}/info`, { array: name }), { signal })).values)),
   );
-  const plots = drawn(job, info.summary, arrays);
+  const plots = drawn(job, { label, answer }, info.summary, arrays);
   return {
     element: h(
       "div",
@@ -62,8 +67,8 @@ function shown(value) {
   return String(value);
 }
 
-function drawn(job, summary, arrays) {
-  return [spectrumPlot(job, summary, arrays), residuals(job, arrays), iterations(arrays), changes(job, summary, arrays), eigenResiduals(arrays)].filter(Boolean);
+function drawn(job, { label, answer }, summary, arrays) {
+  return [spectrumPlot(job, answer, summary, arrays), residuals(job, arrays), iterations(arrays), changes(job, label, summary, arrays), eigenResiduals(arrays)].filter(Boolean);
 }
 
 function residuals(job, arrays) {
@@ -84,7 +89,7 @@ function iterations(arrays) {
   return histogram({ title: "Iterations", summary: low === high ? `Every right-hand side took ${low} iterations.` : `Right-hand sides took ${low} to ${high} iterations.`, values, xName: "iterations" });
 }
 
-function changes(job, summary, arrays) {
+function changes(job, label, summary, arrays) {
   const every = arrays.get("course_percent");
   if (!every?.length) return null;
   const steps = courseSteps(job.request.inversion.maxiter);
@@ -92,7 +97,7 @@ function changes(job, summary, arrays) {
   const slowest = steps.map((_, column) => Array.from({ length: rows }, (__, row) => every[row * steps.length + column]).reduce((most, each) => Math.max(most, each), 0));
   const last = steps.findIndex((step) => step >= summary.iterations);
   const shown = last < 0 ? steps.length : last + 1;
-  return course({ title: "LiSSA's course", summary: `How much a step changes the solution, in norm: the most of any right-hand side. It took ${number(summary.iterations, 6)} steps.`, steps: steps.slice(0, shown), values: slowest.slice(0, shown), xName: "step, logarithmic", yName: "change in %, logarithmic" });
+  return course({ title: `${label}'s course`, summary: `How much a step changes the solution, in norm: the most of any right-hand side. It took ${number(summary.iterations, 6)} steps.`, steps: steps.slice(0, shown), values: slowest.slice(0, shown), xName: "step, logarithmic", yName: "change in %, logarithmic" });
 }
 
 /** The steps at which the worker looks: 1, 2, 3, 4, 6, 8, 12, … */
@@ -102,11 +107,11 @@ function courseSteps(maxiter) {
   return steps;
 }
 
-function spectrumPlot(job, summary, arrays) {
+function spectrumPlot(job, answer, summary, arrays) {
   const damping = job.request.hessian_regularization;
   const found = arrays.get("eigenvalues");
   if (found?.length) {
-    const some = job.request.inversion.method === "arnoldi";
+    const some = answer === "low rank";
     // All of them from the largest to the most negative one; some by size, as they were found.
     const values = Float64Array.from(found).sort(some ? (a, b) => Math.abs(b) - Math.abs(a) : (a, b) => b - a);
     const floor = some ? 0 : rounding(job, values);

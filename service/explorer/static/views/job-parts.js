@@ -8,7 +8,6 @@ import { link } from "../router.js";
 
 export const TERMINAL = ["succeeded", "failed", "cancelled"];
 const KINDS = { influences: "Influences", factors: "Factors", ihvp: "Inverse-Hessian products", self_influences: "Self-influences" };
-const METHODS = { direct: "direct", cg: "conjugate gradient", lissa: "LiSSA", arnoldi: "Arnoldi" };
 
 export function isOver(job) {
   return TERMINAL.includes(job.state);
@@ -19,9 +18,10 @@ export function kindOf(job) {
   return kind === "influences" && type === "perturbation" ? "Perturbation influences" : (KINDS[kind] ?? kind);
 }
 
-export function methodOf(job) {
+/** The method's label, of the document's `methods`. */
+export function methodOf(job, methods) {
   const { method } = job.request.inversion;
-  return METHODS[method] ?? method;
+  return methods[method]?.label ?? method;
 }
 
 export function badge(state) {

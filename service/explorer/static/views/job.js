@@ -4,6 +4,7 @@ import { json } from "../api.js";
 import { h, replace } from "../dom.js";
 import { follow } from "../events.js";
 import { failure, notice } from "../failure.js";
+import { methods } from "../form/schema.js";
 import { count } from "../format.js";
 import { go, link } from "../router.js";
 import { actions, badge, isOver, jobLink, kindOf, methodOf, progressBar, standing, subject } from "./job-parts.js";
@@ -18,8 +19,8 @@ const NAMES = { overview: "Overview", test: "Test examples", training: "Training
 
 export async function open(route, { signal, reopen }) {
   const id = route.parts[1];
-  const job = await json(`/v1/jobs/${id}`, { signal });
-  const view = new Job(job, await subject(job, signal), signal, reopen);
+  const [job, known] = await Promise.all([json(`/v1/jobs/${id}`, { signal }), methods(signal)]);
+  const view = new Job(job, await subject(job, signal), known, signal, reopen);
   await view.openTab(route);
   view.keepUp();
   return {
@@ -42,8 +43,9 @@ function tabsOf(job) {
 }
 
 class Job {
-  constructor(job, about, signal, reopen) {
+  constructor(job, about, methods, signal, reopen) {
     this.job = job;
+    this.methods = methods;
     this.signal = signal;
     this.reopen = reopen;
     this.head = h("div", { class: "job-head" });
@@ -72,7 +74,7 @@ class Job {
       h("div", { class: "view-head" }, h("h1", {}, kindOf(job)), badge(job.state), h("div", { class: "buttons" },
         h("a", { class: "button small", href: link(["new"], { from: job.id }) }, "Start one like it"),
         actions(job, changed, (error) => replace(this.message, notice(error.message, "bad"))))),
-      h("p", { class: "facts" }, `${model} · ${data} · ${methodOf(job)} · λ\u00a0${request.hessian_regularization}`,
+      h("p", { class: "facts" }, `${model} · ${data} · ${methodOf(job, this.methods)} · λ\u00a0${request.hessian_regularization}`,
         job.result?.influence_shape ? ` · ${job.result.influence_shape.map(count).join(" × ")}` : "", " · ", h("code", {}, job.id)),
       isOver(job) ? null : this.underWay,
       job.problem ? h("div", { class: "note bad" }, h("strong", {}, job.problem.title), h("p", {}, job.problem.detail)) : null,

@@ -4,6 +4,7 @@ import { json, path } from "../api.js";
 import { announce, h, replace } from "../dom.js";
 import { wait } from "../events.js";
 import { notice } from "../failure.js";
+import { methods } from "../form/schema.js";
 import { ago, clock } from "../format.js";
 import { replaceWith } from "../router.js";
 import { actions, badge, isOver, jobLink, kindOf, methodOf, progressBar, standing, subject } from "./job-parts.js";
@@ -15,7 +16,7 @@ const PAGE = 25;
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
 
 export async function open(route, { signal }) {
-  const view = new Jobs(route.query.state ?? "", signal);
+  const view = new Jobs(route.query.state ?? "", signal, await methods(signal));
   await view.load();
   view.keepUp();
   return {
@@ -29,8 +30,9 @@ export async function open(route, { signal }) {
 }
 
 class Jobs {
-  constructor(state, signal) {
+  constructor(state, signal, methods) {
     this.state = state;
+    this.methods = methods;
     this.signal = signal;
     this.pages = 1;
     this.rows = new Map();
@@ -144,7 +146,7 @@ class Row {
   }
 
   introduce(what, data, job) {
-    const words = `${methodOf(job)} · λ\u00a0${job.request.hessian_regularization}`;
+    const words = `${methodOf(job, this.view.methods)} · λ\u00a0${job.request.hessian_regularization}`;
     const about = h("small", {}, words);
     replace(what, h("a", { href: jobLink(job) }, kindOf(job)), about);
     replace(data, "\u00a0");

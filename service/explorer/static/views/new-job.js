@@ -3,7 +3,7 @@
 import { json, path } from "../api.js";
 import { h, replace } from "../dom.js";
 import { build } from "../form/build.js";
-import { openapi } from "../form/schema.js";
+import { methodsOf, openapi } from "../form/schema.js";
 import { notice } from "../failure.js";
 import { go } from "../router.js";
 
@@ -11,7 +11,7 @@ import { go } from "../router.js";
 const ASIDE = new Set(["hessian_on", "precision", "batch_size", "seed", "priority", "timeout_s", "reuse", "webhook", "labels", "perturb_at", "perturb_input", "columns", "factors", "x0", "h0", "krylov_dimension", "eigen_computation_on_gpu"]);
 // In this order, then the rest as the document has it.
 const ORDER = ["model", "train", "test", "influence_type", "hessian_regularization", "inversion", "keep"];
-const FIRST = { kind: "influences", method: "cg" };
+const FIRST_KIND = "influences";
 // What an unfilled form begins with: a job that the explorer can show everything of.
 const BEGINNING = { keep: { matrix: true, top: 20, mean: true, factors: false } };
 
@@ -39,9 +39,11 @@ function prepared(earlier, kind) {
 function view(document, models, datasets, beginning) {
   const lists = [h("datalist", { id: "models" }, models.map((value) => h("option", { value }))), h("datalist", { id: "datasets" }, datasets.map((value) => h("option", { value })))];
   const schema = document.paths["/v1/jobs"].post.requestBody.content["application/json"].schema;
-  const context = { document, aside: ASIDE, order: ORDER, first: { ...FIRST, ...beginning }, initial: beginning, choices: { model: "models", dataset: "datasets" } };
+  const known = Object.entries(methodsOf(document));
+  const first = { kind: FIRST_KIND, method: known.find(([, { suggested }]) => suggested)[0] };
+  const context = { document, aside: ASIDE, order: ORDER, first: { ...first, ...beginning }, initial: beginning, choices: { model: "models", dataset: "datasets" } };
   const form = build(null, schema, context, true);
-  form.write({ ...beginning, kind: beginning.kind ?? FIRST.kind, inversion: beginning.inversion ?? { method: FIRST.method } });
+  form.write({ ...beginning, kind: beginning.kind ?? first.kind, inversion: beginning.inversion ?? { method: first.method } });
   const message = h("div", { role: "alert" });
   const submit = h("button", { type: "submit", class: "primary" }, "Start the job");
   const element = h("form", { class: "job-form", novalidate: true, onsubmit: sent }, h("h1", {}, "New job"),
