@@ -16,15 +16,19 @@ from service.settings import Settings
 from service.storage.queue import CHECK_PRIORITY, PRIORITIES
 from service.tracing import Tracing
 from upweight.errors import UpweightError
-from workers.jobs.tasks import Tasks
+from workers.checks.tasks import CheckTasks
+from workers.jobs.tasks import JobTasks
+from workers.process.background import Background
 from workers.process.context import Context
-from workers.process.heartbeat import Presence
-from workers.process.warm_up import warm_up
+from workers.process.devices import warm_up
+from workers.process.heartbeat import Heartbeat
 from workers.process.worker import WarmWorker
 from workers.programs.fork_server import ForkServer
-from workers.upkeep.recover import Janitor
-from workers.upkeep.replicate import Copyist
-from workers.upkeep.retention import Housekeeper
+from workers.upkeep.recover import Recovery
+from workers.upkeep.retention import Retention
+
+REPLICATION_SECONDS = 0.25
+REPLICATION_SECONDS_AFTER_FAILURE = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,18 +58,25 @@ def main(arguments: list[str] | None = None) -> int:
         log("cannot-start", level="error", detail=error.detail)
         return 1
     warm_up(context.device)
-    Presence(context, names).start()
+    Heartbeat(context, names).start()
     server = ForkServer("workers.checks.model:prepare") if CHECK_PRIORITY in names else None
     if server is not None and settings.fork_ahead:
         server.start()
-    Janitor(context).start()
-    Copyist(context).start()
-    Housekeeper(context).start()
+    Recovery(context).start()
+    Retention(context).start()
+    # Of records that have changed. Each worker does it: several at the same records do no harm.
+    Background(
+        "replication",
+        context.copies.save_noted,
+        context.stopping,
+        REPLICATION_SECONDS,
+        pause_after_failure=REPLICATION_SECONDS_AFTER_FAILURE,
+    ).start()
     worker = WarmWorker(
         names,
         context.redis,
         context.name,
-        Tasks(context, server).table(),
+        {**JobTasks(context).table(), **CheckTasks(context, server).table()},
         context.stopping,
         understood=settings.contract,
         tracing=tracing,

@@ -52,7 +52,7 @@ class Ending:
         """cancelling → cancelled once no worker has a block of it in hand; says whether it has ended.
 
         What it stored is deleted before it is said to have ended: who then tries it again, or looks, finds nothing of
-        it, and what is cut off in between the janitor begins anew.
+        it, and recovery begins anew what is cut off in between.
         """
         id, attempt = job["id"], job["attempt"]
         if job.get("plan"):

@@ -55,9 +55,7 @@ def test_redis_emptied_in_the_middle_of_work_is_rebuilt_and_all_jobs_end(slow: S
     with redis.Redis.from_url(slow.service.redis_url) as client:
         client.flushall()
     with_nothing = list(slow.client.jobs.list())
-    time.sleep(
-        1.5
-    )  # workers and the janitor, who sweeps every second here, see that nothing is there
+    time.sleep(1.5)  # workers, whose recovery sweeps every second here, see that nothing is there
     rebuilt = reindexed(slow)
 
     assert with_nothing == []

@@ -59,7 +59,7 @@ def test_a_worker_that_was_only_slow_clears_away_what_it_wrote_after_its_jobs_en
     try:
         slow.client.jobs.cancel(job)
         assert slow.ended(job).state is JobState.CANCELLED
-        done = slow.ended(slow.start())  # by the other, whose janitor has cleared away by then
+        done = slow.ended(slow.start())  # by the other, whose recovery has cleared away by then
         assert done.state is JobState.SUCCEEDED
         slow.leave_half(job)  # as if it had stood still in the middle of a write
     finally:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from upweight.errors import InvalidRequest
-from workers.checks.labels import refuse_labels_out_of_range
+from workers.checks.rows import refuse_labels_out_of_range
 from workers.engine import Batch, Problem, TensorRows, make_loss
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers.checks.mixing import refuse_mixed_rows
+from workers.checks.rows import refuse_mixed_rows
 from workers.engine import Problem, RowsMixed, TensorRows, make_loss
 
 PROGRAM = make_loss("program")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from workers.process.warm_up import warm_up
+from workers.process.devices import warm_up
 
 
 def test_a_worker_warms_up_whatever_its_random_weights() -> None:

@@ -31,8 +31,7 @@ from upweight.schema import (
     Selection,
     parse_rows,
 )
-from workers.checks.labels import refuse_labels_out_of_range
-from workers.checks.mixing import refuse_mixed_rows
+from workers.checks.rows import refuse_labels_out_of_range, refuse_mixed_rows
 from workers.datasets.columns import Columns
 from workers.engine import (
     VERIFIED,

@@ -82,7 +82,7 @@ class JobRun:
         }
 
     def _spread(self, gathering: Gathering, material: Material, plan: Plan) -> None:
-        """From here on the job is what its blocks are; who dies in the middle is made good by the janitor."""
+        """From here on the job is its blocks; where this worker dies in between, recovery puts them into the queue."""
         context, id = self.context, self.job["id"]
         job = self._holding(gathering, plan)
         work = Work(self.request, material, plan, self.watch.progress)

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import IO
 
 import torch
+from torch import nn
 
 from upweight.errors import Unavailable
+from workers.engine import Direct, Hessian, Problem, TensorRows, make_loss, row_gradients, up
 
 _NAMES = re.compile(r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")
 
@@ -89,3 +91,18 @@ def _there() -> list[str]:
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return ["cpu", *gpus, *mps]
+
+
+def warm_up(device: torch.device) -> None:
+    """A small job from end to end, on a network of a few parameters.
+
+    torch's first use of its function transforms costs over a second: it is spent before the first job, not in it.
+    """
+    network = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)).eval()
+    rows = TensorRows(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64), device=device)
+    problem = Problem(network, make_loss("cross_entropy"), device=device)
+    rhs = torch.cat([block for _, block in row_gradients(problem, rows)])
+    # λ far above any curvature of such a network, whose weights are random: H + λI is definite.
+    factors = Direct().solve(Hessian(problem, rows, 100.0), rhs).x
+    for _ in up(problem, factors, rows):
+        pass

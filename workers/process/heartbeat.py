@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import threading
 
 import torch
 
-from service.logs import log
 from service.storage.workers import forget, register
 from upweight import __version__
-from upweight.errors import Unavailable
+from workers.process.background import Background
 from workers.process.context import Context
 
 _TTL_SECONDS = 15
 _PAUSE_SECONDS = 4.0
 
 
-class Presence:
-    """A thread that renews the worker's entry."""
+class Heartbeat:
+    """A thread that renews the worker's entry, and takes it out at the end."""
 
     def __init__(self, context: Context, queues: list[str]) -> None:
         self._context = context
@@ -32,27 +30,21 @@ class Presence:
             "version": __version__,
             "torch": torch.__version__,
         }
-        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+        self._thread = Background(
+            "heartbeat", self._register, context.stopping, _PAUSE_SECONDS, at_end=self._forget
+        )
 
     def start(self) -> None:
         """Registers at once, then every few seconds."""
-        self._tell()
+        self._thread.attempt(self._register)
         self._thread.start()
 
-    def _run(self) -> None:
-        while not self._context.stopping.wait(_PAUSE_SECONDS):
-            self._tell()
-        try:
-            forget(self._context.redis, self._context.name)
-        except Unavailable as error:
-            log("presence-not-told", level="warning", detail=error.detail)
+    def _register(self) -> None:
+        info = {**self._info, "memory": memory(self._context.device)}
+        register(self._context.redis, self._context.name, info, _TTL_SECONDS)
 
-    def _tell(self) -> None:
-        try:
-            info = {**self._info, "memory": memory(self._context.device)}
-            register(self._context.redis, self._context.name, info, _TTL_SECONDS)
-        except Unavailable as error:
-            log("presence-not-told", level="warning", detail=error.detail)
+    def _forget(self) -> None:
+        forget(self._context.redis, self._context.name)
 
 
 def memory(device: torch.device) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""For the janitor: blocks of large jobs whose workers are silent, or which no queue has any more."""
+"""Recovery of blocks of large jobs whose workers are silent, or which no queue has any more."""
 
 from __future__ import annotations
 

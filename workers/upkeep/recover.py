@@ -2,57 +2,46 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 from service.jobs.ending import postponed_where_away
 from service.jobs.lifecycle import LeaseLost
-from service.logs import log, log_exception
+from service.logs import log
 from service.results.layout import ResultPaths
 from service.storage import keys
 from service.storage.keys import Document, Kind
-from service.storage.leases import Leases
 from service.storage.queue import CHECKS, RUN_JOB, task_id
-from upweight.errors import NotFound, UpweightError, WorkerLost
+from upweight.errors import NotFound, WorkerLost
 from upweight.schema import CheckState, JobState
+from workers.process.background import Background, Turn
 from workers.process.context import Context
 from workers.upkeep.lost_blocks import LostBlocks
 
-_OFFICE = "janitor"  # a lease like that of a record
-_SILENT_SWEEPS = 2.5  # after so many without a word from the janitor another worker is it
+_TURN = "janitor"  # as workers of earlier versions call it
+_SILENT_SWEEPS = 2.5  # after so many without a word another worker takes over
 _QUEUE_SWEEPS = 2  # every so many the queues are compared with the records
 _PAGE = 500
 
 
-class Janitor:
-    """A thread of each worker; a lease in Redis lets one of them through, the same as long as it lives."""
+class Recovery:
+    """A thread of each worker, of which one has its turn."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._office = Leases(context.redis, context.settings.janitor_seconds * _SILENT_SWEEPS)
+        pause = context.settings.janitor_seconds
+        self._turn = Turn(context.redis, _TURN, context.name, pause * _SILENT_SWEEPS)
         self._blocks = LostBlocks(context)
         self._sweeps = 0
         self._missing: set[str] = set()
-        self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
+        self._thread = Background("recovery", self._in_turn, context.stopping, pause)
 
     def start(self) -> None:
-        """Begins to look, at once and then every few seconds."""
+        """Begins to look, every few seconds."""
         self._thread.start()
 
-    def _run(self) -> None:
-        pause = self._context.settings.janitor_seconds
-        while not self._context.stopping.wait(pause):
-            try:
-                if self._is_mine():
-                    self.sweep()
-            except UpweightError as error:
-                log("janitor-blind", level="warning", detail=error.detail)
-            except Exception:
-                log_exception("janitor-failed")
-
-    def _is_mine(self) -> bool:
-        name = self._context.name
-        return self._office.renew(_OFFICE, name) or self._office.take(_OFFICE, name)
+    def _in_turn(self) -> None:
+        if self._turn.is_mine():
+            self.sweep()
 
     def sweep(self) -> None:
         """Looks once at all namespaces."""

@@ -2,54 +2,42 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from service.logs import log, log_exception
+from service.logs import log
 from service.retention.expiry import Expired, Expiry
 from service.retention.orphans import Orphan, Orphans
-from service.storage.leases import Leases
-from upweight.errors import UpweightError
+from workers.process.background import Background, Turn
 from workers.process.context import Context
 
-_OFFICE = "housekeeper"  # a lease like that of a record
+_TURN = "housekeeper"  # as workers of earlier versions call it
 _SILENT_PAUSES = 2.5  # after so many without a word another worker takes over
 _AT_ONCE = 200  # jobs, and objects, looked at between two pauses
 
 Finding = Expired | Orphan | None
 
 
-class Housekeeper:
-    """A thread of each worker; a lease in Redis lets one of them through. It goes round and round."""
+class Retention:
+    """A thread of each worker, of which one has its turn. It goes round and round."""
 
     def __init__(self, context: Context) -> None:
         settings = context.settings
-        self._context = context
-        self._office = Leases(context.redis, settings.retention_pause_seconds * _SILENT_PAUSES)
+        pause = settings.retention_pause_seconds
+        self._turn = Turn(context.redis, _TURN, context.name, pause * _SILENT_PAUSES)
         self._expiry = Expiry(context.records, context.objects, settings)
         self._orphans = Orphans(context.records, context.copies, context.objects, settings)
         self._jobs: Iterator[Finding] = iter(())
         self._objects: Iterator[Finding] = iter(())
-        self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
+        self._thread = Background("retention", self._in_turn, context.stopping, pause)
 
     def start(self) -> None:
         """Begins to look."""
         self._thread.start()
 
-    def _run(self) -> None:
-        while not self._context.stopping.wait(self._context.settings.retention_pause_seconds):
-            try:
-                if self._is_mine():
-                    self.sweep()
-            except UpweightError as error:
-                log("housekeeper-blind", level="warning", detail=error.detail)
-            except Exception:
-                log_exception("housekeeper-failed")
-
-    def _is_mine(self) -> bool:
-        name = self._context.name
-        return self._office.renew(_OFFICE, name) or self._office.take(_OFFICE, name)
+    def _in_turn(self) -> None:
+        if self._turn.is_mine():
+            self.sweep()
 
     def sweep(self) -> None:
         """Looks at the next jobs and objects."""

@@ -1,0 +1,191 @@
+"""The tasks that check what was registered: a model in an isolated child, a dataset row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from service.datasets.sources import sources_of
+from service.jobs.lifecycle import LeaseLost, now
+from service.logs import log
+from service.storage.keys import PREFIX, Document, Kind
+from service.storage.queue import CHECK_DATASET, CHECK_MODEL, CHECKS
+from service.storage.redis import reachable
+from upweight.errors import NotFound, Rejected, Unavailable
+from upweight.schema import CheckState, DatasetRecord, ModelRecord
+from workers.checks.dataset import check_dataset
+from workers.checks.kept_reports import KeptReports
+from workers.datasets.shards import fetched
+from workers.process.context import Context
+from workers.process.watch import GivenBack, Watch
+from workers.process.worker import Task
+from workers.programs.fork_server import ForkServer
+from workers.programs.isolation import run_isolated
+from workers.programs.models import allowed_programs
+from workers.refusals import said
+
+
+class CheckTasks:
+    """What RQ calls on one worker for a model or a dataset that was registered."""
+
+    def __init__(self, context: Context, server: ForkServer | None = None) -> None:
+        """`server` forks the children that check models."""
+        self._context = context
+        self._server = server
+        self._reports = KeptReports(context.redis)
+
+    def table(self) -> Mapping[str, Task]:
+        """Tasks by the dotted path under which they are enqueued."""
+        return {CHECK_MODEL: self.check_model, CHECK_DATASET: self.check_dataset}
+
+    def check_model(self, namespace: str, id: str) -> None:
+        """Reads and tries out a model in an isolated child; its record becomes ready or rejected."""
+        self._check("model", namespace, id, self._model_report)
+
+    def check_dataset(self, namespace: str, id: str) -> None:
+        """Reads every row of a dataset once; its record becomes ready or rejected."""
+        self._check("dataset", namespace, id, self._dataset_report)
+
+    def _check(self, kind: Kind, namespace: str, id: str, report: Any) -> None:
+        context = self._context
+        if not context.leases.take(id, context.name):
+            return
+        try:
+            record = context.records.get(kind, namespace, id)
+            if record["state"] == CheckState.CHECKING:
+                self._require_tries_left(id)
+                with self._watch(id) as watch:
+                    found = report(namespace, record, watch)
+                self._conclude(kind, namespace, id, {**found, "state": CheckState.READY})
+        except NotFound:
+            log("record-gone", record=id)
+        except GivenBack:
+            context.queue.enqueue(CHECKS[kind], namespace, id)
+        except LeaseLost as error:
+            log("check-taken-away", level="warning", record=id, detail=str(error))
+        except Unavailable as error:
+            # Nothing is known of it yet: recovery puts it into the queue again.
+            self._forget_try(id)
+            log("check-postponed", level="warning", record=id, detail=error.detail)
+        except Exception as error:
+            problem = said(error, id).problem().model_dump(mode="json")
+            self._conclude(kind, namespace, id, {"state": CheckState.REJECTED, "problem": problem})
+        finally:
+            context.leases.release(id, context.name)
+
+    def _require_tries_left(self, id: str) -> None:
+        """A check that kills its worker each time ends after a few tries."""
+        with reachable():
+            tries = int(self._context.redis.incr(_tries(id)))
+            self._context.redis.expire(_tries(id), 86_400)
+        if tries > self._context.settings.attempts:
+            raise Rejected(
+                f"its check ended {tries - 1} workers; it may need more memory than they have"
+            )
+
+    def _forget_try(self, id: str) -> None:
+        """The worker has outlived this one. Without Redis it is counted, and forgotten in a day."""
+        with suppress(Unavailable), reachable():
+            self._context.redis.decr(_tries(id))
+
+    def _conclude(self, kind: Kind, namespace: str, id: str, changes: Mapping[str, Any]) -> None:
+        def change(record: Document) -> Document | None:
+            if record["state"] != CheckState.CHECKING:
+                return None
+            return {**record, **changes, "checked_at": now()}
+
+        try:
+            self._context.records.update(kind, namespace, id, change)
+        except NotFound:
+            log("record-gone", record=id)
+
+    def _model_report(self, namespace: str, record: Document, watch: Watch) -> dict[str, Any]:
+        context, model = self._context, ModelRecord.model_validate(record)
+        program = model.program.model_dump(mode="json")
+        blob = program.get("blob") or program["weights"]
+        arguments = {
+            "format": program["format"],
+            "loss": model.loss.model_dump(mode="json"),
+            "parameters": model.parameters,
+            "pt2_policy": context.settings.pt2_policy,
+            "factory": program.get("factory", ""),
+            "kwargs": program.get("kwargs"),
+            "config": program.get("config"),
+            "task": program.get("task", ""),
+            "inputs": program.get("inputs", []),
+            "frozen": program.get("frozen"),
+            "output": model.output,
+            "allowed": allowed_programs(program["format"], context.settings),
+        }
+        seconds, memory = context.settings.check_seconds, context.settings.check_memory_bytes
+
+        def check() -> dict[str, Any]:
+            with _blob(context, namespace, blob) as path:
+                command = {
+                    "call": "workers.checks.model:check_model",
+                    "arguments": {**arguments, "path": str(path)},
+                }
+                return run_isolated(
+                    command, timeout_s=seconds, memory_bytes=memory, server=self._server
+                )
+
+        if program["format"] == "factory":  # its code has no version that is known here
+            report = check()
+        else:
+            said = {**arguments, "blob": blob, "limits": [seconds, memory]}
+            report = self._reports.report(namespace, said, check)
+        watch.checkpoint()
+        return _model_fields(report, context.settings.model_parameters)
+
+    def _dataset_report(self, namespace: str, record: Document, watch: Watch) -> dict[str, Any]:
+        context, dataset = self._context, DatasetRecord.model_validate(record)
+        report = check_dataset(
+            dataset,
+            sources_of(dataset, context.objects, namespace, context.settings),
+            context.cache,
+            context.settings.dataset_rows,
+            lambda done, total: watch.progress("check", done, total, "shards"),
+        )
+        columns = [column.model_dump(mode="json") for column in report.columns]
+        return {"rows": report.rows, "shard_rows": report.shard_rows, "columns": columns}
+
+    def _watch(self, id: str) -> Watch:
+        context = self._context
+        return Watch(
+            context.leases,
+            id,
+            context.name,
+            stopping=context.stopping,
+            is_cancelled=lambda: False,
+            tell=lambda live: None,
+            seconds=context.settings.check_seconds,
+            heartbeat_seconds=context.settings.heartbeat_seconds,
+        )
+
+
+def _tries(id: str) -> str:
+    """The key that counts how often a check was begun."""
+    return f"{PREFIX}:tries:{id}"
+
+
+def _blob(context: Context, namespace: str, digest: str) -> Any:
+    return fetched(context.objects, namespace, digest, context.scratch)
+
+
+def _model_fields(report: Mapping[str, Any], parameter_limit: int) -> dict[str, Any]:
+    if "refusal" in report:
+        problem = report["refusal"]
+        raise Rejected(problem["detail"], errors=problem["errors"])
+    if report["parameter_count"] > parameter_limit:
+        raise Rejected.field(
+            "/parameters",
+            f"{report['parameter_count']} parameters are selected; the limit is {parameter_limit}",
+        )
+    fields = ("selected", "parameter_count", "held_fixed", "dtype", "precision", "precision_note")
+    return {
+        "inputs": report["inputs"],
+        "arguments": report["arguments"],
+        "outputs": report["outputs"],
+        **{name: report[name] for name in fields},
+    }
