@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.engine import Hessian, Loss, NotFinite, Problem, TensorRows, make_loss
-from workers.engine.dense.build import layer_pairs
+from workers.engine.curvature.dense.build import layer_pairs
 
 from .exact import Exact, relative
 from .models import make

@@ -24,7 +24,7 @@ from workers.engine import (
     row_gradients,
     up,
 )
-from workers.engine.gradients import gradient_way
+from workers.engine.autodiff.gradients import gradient_way
 
 from .exact import relative
 from .models import BagOfWords, Case, make

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from workers.engine import ConjugateGradients, Hessian, Recycled
+from workers.engine.curvature.row_sums import Passes
 from workers.engine.inversion.fewer_rows import FewerRows
 from workers.engine.inversion.recycled import MOST_LESSONS
 from workers.engine.inversion.solution import Operator
-from workers.engine.passes import Passes
 
 from .exact import relative, worst_row
 from .test_gauss_newton import hessian, trained

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from workers.engine import ConjugateGradients, Hessian, Problem, Recycled, TensorRows, make_loss
+from workers.engine.autodiff.graph.trace import traced
 from workers.engine.gauss_newton import DualGaussNewton, dual, dual_gauss_newton, sizes
 from workers.engine.gauss_newton.roots import roots
 from workers.engine.gauss_newton.scan import Longest
 from workers.engine.inversion.preconditioner import IDENTITY
-from workers.engine.products.graph_trace import traced
+from workers.engine.model.rows import Rows
 from workers.engine.progress import silent
-from workers.engine.rows import Rows
 
 from .exact import Exact, relative, worst_row
 from .models import make

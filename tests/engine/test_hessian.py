@@ -21,12 +21,12 @@ from workers.engine import (
     TensorRows,
     make_loss,
 )
-from workers.engine.products import Product
-from workers.engine.products.choice import candidates
-from workers.engine.products.graph import Ready
-from workers.engine.products.parts import Return, Smooth
-from workers.engine.products.sums import Sums
-from workers.engine.second_order import twice_differentiable
+from workers.engine.autodiff.derivative import Product
+from workers.engine.autodiff.graph.linearized import Ready
+from workers.engine.autodiff.graph.nodes import Return, Smooth
+from workers.engine.autodiff.select import candidates
+from workers.engine.autodiff.sums import Sums
+from workers.engine.model.second_order import twice_differentiable
 
 from .exact import Exact, relative
 from .models import make
@@ -159,7 +159,7 @@ def test_a_batch_that_ends_memory_half_way_is_not_counted_twice(
 
     hessian = Hessian(PROBLEM, PERCEPTRON.train, 0.1, batch_size=8, product="graph")
     vectors = torch.randn(6, PROBLEM.size, dtype=torch.float64)
-    monkeypatch.setattr("workers.engine.blocks.VECTORS_AT_ONCE", {"cpu": 3})
+    monkeypatch.setattr("workers.engine.model.batching.VECTORS_AT_ONCE", {"cpu": 3})
     monkeypatch.setattr(Ready, "add", halfway)
     assert relative(hessian.matmat(vectors), vectors @ EXACT + 0.1 * vectors) < 1e-12
     assert calls > 4

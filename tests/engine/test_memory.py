@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from workers.engine import Hessian, Problem, TensorRows, make_loss, perturbation, up
-from workers.engine.products.reverse import ReverseLoop
+from workers.engine.autodiff.hvp import ReverseLoop
 
 from .models import make
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workers.engine import Problem, TensorRows, make_loss, optimality
-from workers.engine.optimality import MOST_ROWS
+from workers.engine.scores.optimality import MOST_ROWS
 
 DECAY = 0.03
 

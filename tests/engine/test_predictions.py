@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workers.engine import Problem, TensorRows, make_loss, row_predictions
-from workers.engine.predictions import Predictions
+from workers.engine.scores.predictions import Predictions
 
 ROWS = 11
 

@@ -22,7 +22,7 @@ from workers.engine import (
     make_loss,
     per_example_gradients,
 )
-from workers.engine.gradients import by_batched_backward, by_row, by_vmap, gradient_way
+from workers.engine.autodiff.gradients import by_batched_backward, by_row, by_vmap, gradient_way
 
 from .exact import relative
 from .models import Recurrent, TiedAutoencoder, make

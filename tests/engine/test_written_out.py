@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from workers.engine import Batch, Hessian, Problem, TensorRows, make_loss, perturbation
+from workers.engine.autodiff.derivative import Product
+from workers.engine.autodiff.graph.linearized import GraphMixed, graph_product
+from workers.engine.autodiff.graph.trace import traced
+from workers.engine.autodiff.hvp import ReverseLoop
+from workers.engine.autodiff.mixed import InputVariable, MixedReverseLoop
 from workers.engine.errors import BadParameter
-from workers.engine.products import Product
-from workers.engine.products.graph import GraphMixed, graph_product
-from workers.engine.products.graph_trace import traced
-from workers.engine.products.mixed import InputVariable, MixedReverseLoop
-from workers.engine.products.reverse import ReverseLoop
-from workers.engine.second_order import twice_differentiable
+from workers.engine.model.second_order import twice_differentiable
 
 from .exact import relative
 from .models import make

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from tests.programs.samples import NOT_DIFFERENTIABLE, SAMPLES, Fixed, Made
-from workers.engine.second_order import twice_differentiable
+from workers.engine.model.second_order import twice_differentiable
 from workers.programs.fitting import fitting
 from workers.programs.operators import ALLOWED, FIRST_ALONE, resolve
 from workers.programs.rewritten import REWRITTEN

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from workers.engine.training import training_behaviour
+from workers.engine.model.training import training_behaviour
 from workers.programs.errors import GraphInvalid
 from workers.programs.expressions import Symbolic, parse_expression
 from workers.programs.operators import ALLOWED

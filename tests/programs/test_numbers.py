@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tests.programs.tampering import GRAPH, edit
 from tests.programs.zoo import CASES
 from workers.engine import NoSuchParameter
-from workers.engine.program import observable
+from workers.engine.model.wrapping import observable
 from workers.programs.outputs import return_chosen
 from workers.programs.program import Program
 from workers.programs.pt2 import read_pt2

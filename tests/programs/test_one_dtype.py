@@ -29,7 +29,7 @@ from workers.engine import (
     make_loss,
     per_example_gradients,
 )
-from workers.engine.dtypes import follow, own_dtype, refuse_mixed
+from workers.engine.model.dtypes import follow, own_dtype, refuse_mixed
 from workers.programs.pt2 import read_pt2
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own, while it exports

@@ -22,7 +22,7 @@ from workers.engine import (
     Problem,
     check_problem,
 )
-from workers.engine.dtypes import half_precision_note, is_half, refuse_mixed, widest_dtype
+from workers.engine.model.dtypes import half_precision_note, is_half, refuse_mixed, widest_dtype
 from workers.programs.check import exercise
 from workers.programs.factory import read_factory
 from workers.programs.huggingface import read_huggingface

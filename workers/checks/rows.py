@@ -14,8 +14,8 @@ from workers.engine import (
     check_rows_independent,
     is_out_of_memory,
 )
-from workers.engine.independence import are_alike
-from workers.engine.losses.classification import ClassLoss
+from workers.engine.model.independence import are_alike
+from workers.engine.model.losses.classification import ClassLoss
 
 # Of rows at a time: fewer than a window of those that are not held, which is never read in less than one batch.
 _LABELS_AT_ONCE_BYTES = 4 * 1024**2

@@ -1,8 +1,9 @@
 """Influence functions of torch models: imports torch and nothing of the service."""
 
 from workers.engine.admission import check_problem, check_rows_independent
-from workers.engine.derivative_check import VERIFIED, DerivativeCheck, check_derivatives
-from workers.engine.dtypes import is_mixed, mixed
+from workers.engine.autodiff.derivative_check import VERIFIED, DerivativeCheck, check_derivatives
+from workers.engine.autodiff.gradients import per_example_gradients
+from workers.engine.curvature.hessian import Hessian
 from workers.engine.errors import (
     BadParameter,
     ComplexParameter,
@@ -21,9 +22,20 @@ from workers.engine.errors import (
     UnsupportedOperator,
     WrongDerivative,
 )
-from workers.engine.gradients import per_example_gradients
-from workers.engine.hessian import Hessian
-from workers.engine.influence import (
+from workers.engine.inversion.arnoldi import Arnoldi, LowRank
+from workers.engine.inversion.cg import ConjugateGradients
+from workers.engine.inversion.direct import Direct, Factorisation
+from workers.engine.inversion.lissa import Lissa
+from workers.engine.inversion.recycled import Recycled
+from workers.engine.inversion.solution import Inverse, Operator, Solution, Status
+from workers.engine.model.dtypes import is_mixed, mixed
+from workers.engine.model.losses import Loss, make_loss
+from workers.engine.model.parameters import ParameterSlice
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch, Rows, TensorRows
+from workers.engine.model.second_order import is_out_of_memory
+from workers.engine.progress import Progress
+from workers.engine.scores.contraction import (
     low_precision_agreement,
     perturb_at,
     perturbation,
@@ -31,21 +43,9 @@ from workers.engine.influence import (
     self_influence,
     up,
 )
-from workers.engine.inversion.arnoldi import Arnoldi, LowRank
-from workers.engine.inversion.cg import ConjugateGradients
-from workers.engine.inversion.direct import Direct, Factorisation
-from workers.engine.inversion.lissa import Lissa
-from workers.engine.inversion.recycled import Recycled
-from workers.engine.inversion.solution import Inverse, Operator, Solution, Status
-from workers.engine.losses import Loss, make_loss
-from workers.engine.optimality import Optimality, optimality
-from workers.engine.parameters import ParameterSlice
-from workers.engine.precision import Agreement, Precision
-from workers.engine.predictions import Predictions, row_predictions
-from workers.engine.problem import Problem
-from workers.engine.progress import Progress
-from workers.engine.rows import Batch, Rows, TensorRows
-from workers.engine.second_order import is_out_of_memory
+from workers.engine.scores.optimality import Optimality, optimality
+from workers.engine.scores.precision import Agreement, Precision
+from workers.engine.scores.predictions import Predictions, row_predictions
 
 __all__ = [
     "VERIFIED",

@@ -8,14 +8,14 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from workers.engine.autodiff.gradients import per_example_gradients
 from workers.engine.errors import TrainingMode
-from workers.engine.finite import refuse_nonfinite_losses, refuse_nonfinite_rows
-from workers.engine.gradients import per_example_gradients
-from workers.engine.independence import RowTest, Tensors
-from workers.engine.losses import Program
-from workers.engine.problem import Problem
-from workers.engine.rows import Batch
-from workers.engine.second_order import explained, twice_differentiable
+from workers.engine.model.independence import RowTest, Tensors
+from workers.engine.model.losses import Program
+from workers.engine.model.nonfinite import refuse_nonfinite_losses, refuse_nonfinite_rows
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch
+from workers.engine.model.second_order import explained, twice_differentiable
 
 _DOUBLED_BYTES = 512 * 1024**2  # weights above are not held once more, in float64
 

@@ -11,7 +11,7 @@ import torch
 from service.settings import Settings
 from service.storage.cuts import Cut
 from upweight.schema import IhvpJob, InfluencesJob, SelfInfluencesJob
-from workers.engine.products.mixed import InputVariable, ModuleVariable
+from workers.engine.autodiff.mixed import InputVariable, ModuleVariable
 from workers.jobs.estimate import Estimate, estimated
 from workers.jobs.plan import Plan, Side
 from workers.jobs.work import AnyJob, Material

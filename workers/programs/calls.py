@@ -7,7 +7,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from workers.engine.dtypes import RECORDED
+from workers.engine.model.dtypes import RECORDED
 from workers.programs.arguments import ArgumentReader
 from workers.programs.errors import GraphInvalid, OperatorRefused
 from workers.programs.fitting import fitting

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from upweight.outputs import Output
 from workers.engine import RowsMixed
-from workers.engine.independence import RowTest
+from workers.engine.model.independence import RowTest
 from workers.programs.errors import EXPORT_LINE, GraphInvalid, OutputUnsupported
 from workers.programs.factory import read_factory
 from workers.programs.made_up import rows_to_try

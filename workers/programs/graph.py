@@ -10,7 +10,7 @@ import operator
 import torch
 from torch import fx, nn
 
-from workers.engine.dtypes import RECORDED
+from workers.engine.model.dtypes import RECORDED
 from workers.programs.calls import CallBuilder
 from workers.programs.errors import GraphInvalid, OperatorRefused
 from workers.programs.fitting import called

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from workers.engine.independence import unlike_sizes
+from workers.engine.model.independence import unlike_sizes
 from workers.programs.names import names
 from workers.programs.program import InputSpec, Program
 

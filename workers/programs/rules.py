@@ -5,7 +5,7 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from workers.engine.training import training_behaviour
+from workers.engine.model.training import training_behaviour
 from workers.programs.errors import OperatorRefused, RandomOperator, TrainMode
 
 Arguments = Mapping[str, Any]

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from workers.engine.autodiff.graph.assemble import Assembly
+from workers.engine.autodiff.graph.convolution import Convolution
+from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
+from workers.engine.autodiff.graph.linearized import Ready
+from workers.engine.autodiff.graph.output import formed_curvature
+from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.gauss_newton.roots import roots
-from workers.engine.parameters import ParameterSlice
-from workers.engine.problem import Problem
-from workers.engine.products.convolution import Convolution
-from workers.engine.products.graph import Ready
-from workers.engine.products.graph_parts import Assembly
-from workers.engine.products.graph_trace import Traced
-from workers.engine.products.layers import Embedding, LinearLayer, Scale
-from workers.engine.products.outputs import formed_curvature
-from workers.engine.rows import Batch
+from workers.engine.model.parameters import ParameterSlice
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch
 
 Layer = LinearLayer | Convolution | Scale | Embedding
 

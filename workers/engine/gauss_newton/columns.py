@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from workers.engine.blocks import cached_bytes
-from workers.engine.parameters import ParameterSlice
-from workers.engine.products.parts import part_of
+from workers.engine.autodiff.graph.nodes import part_of
+from workers.engine.model.batching import cached_bytes
+from workers.engine.model.parameters import ParameterSlice
 
 
 class Columns(Protocol):

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.engine.autodiff.graph.assemble import Assembly
+from workers.engine.autodiff.graph.output import FORMED_OUTPUTS
+from workers.engine.autodiff.graph.trace import Traced
+from workers.engine.autodiff.work import work_of
 from workers.engine.errors import OutOfMemory
 from workers.engine.gauss_newton.batch import layers_of
 from workers.engine.gauss_newton.columns import Columns
 from workers.engine.gauss_newton.scan import Longest, longest_columns
 from workers.engine.gauss_newton.sizes import Sizes, are_outer, width_of
-from workers.engine.problem import Problem
-from workers.engine.products.graph_parts import Assembly
-from workers.engine.products.graph_trace import Traced
-from workers.engine.products.outputs import FORMED_OUTPUTS
-from workers.engine.products.work import work_of
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Rows
+from workers.engine.model.second_order import is_out_of_memory
 from workers.engine.progress import Progress
-from workers.engine.rows import Rows
-from workers.engine.second_order import is_out_of_memory
 
 # Columns are as long (squares, in λ), and have at least this part of the trace of all of them.
 SHORTEST = 0.3

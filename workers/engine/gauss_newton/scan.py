@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from workers.engine.blocks import Block, over_rows
+from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.gauss_newton.batch import ColumnsOfBatch
 from workers.engine.gauss_newton.columns import Columns, Outer, OuterProducts, Written
-from workers.engine.parameters import ParameterSlice
-from workers.engine.problem import Problem
-from workers.engine.products.graph_trace import Traced
+from workers.engine.model.batching import Block, over_rows
+from workers.engine.model.parameters import ParameterSlice
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch, Rows
+from workers.engine.model.second_order import twice_differentiable
 from workers.engine.progress import Progress
-from workers.engine.rows import Batch, Rows
-from workers.engine.second_order import twice_differentiable
 
 # Rows at a time: error signals of a few layers, and of what is written out this many bytes.
 ROWS_AT_ONCE = 512

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workers.engine.autodiff.graph.linear import LinearLayer
 from workers.engine.gauss_newton.batch import Layer
-from workers.engine.products.layers import LinearLayer
 
 MOST_COLUMNS = 1024
 MEMORY_PART = 0.25  # of the byte budget

@@ -1,0 +1,158 @@
+"""From the nodes of a graph and one batch to the parts of a written-out product."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx
+
+from workers.engine.autodiff.graph.batched_ops import Raised, raised
+from workers.engine.autodiff.graph.match_layers import take_layer, take_shift
+from workers.engine.autodiff.graph.match_nonlinear import take_curve
+from workers.engine.autodiff.graph.nodes import Linear, Part, Smooth
+from workers.engine.autodiff.graph.scope import Board
+from workers.engine.autodiff.graph.trace import (
+    DIAGONAL_NAMES,
+    Traced,
+    is_linear,
+    last_name,
+    slope_of,
+)
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch
+
+
+class Assembly:
+    """Runs the graph on a batch and collects a part for every node that θ, or `moving`, reaches.
+
+    `fused`: a linear layer takes an image as it lies, instead of its entries flattened. Raises
+    ValueError for a node without a rule.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        graph: Traced,
+        batch: Batch,
+        moving: str | None,
+        *,
+        fused: bool = True,
+    ) -> None:
+        self._board = Board(problem, graph, batch, moving, fused)
+        # A node whose value is several tensors is no part: its items are, as functions of its input.
+        self._several: dict[str, tuple[str, Callable[[Tensor], Any], Raised | None]] = {}
+        for node in graph.nodes:
+            if node.op == "output":
+                self._finish(node)
+            elif node.op == "get_attr":
+                value = operator.attrgetter(str(node.target))(graph.module)
+                self._board.values[node.name] = value
+            elif node.op != "placeholder":
+                self._take(node)
+
+    @property
+    def parts(self) -> list[Part]:
+        """In the order of the graph."""
+        return self._board.parts
+
+    @property
+    def active(self) -> set[str]:
+        """Nodes that θ, or `moving`, reaches."""
+        return self._board.active
+
+    def _finish(self, node: fx.Node) -> None:
+        result: Any = node.args[0]
+        while isinstance(result, tuple | list) and len(result) == 1:
+            result = result[0]
+        if not isinstance(result, fx.Node):
+            raise ValueError("several outputs")
+        self.output_name, self.output = result.name, self._board.values[result.name]
+
+    def _take(self, node: fx.Node) -> None:
+        sources = [each.name for each in node.all_input_nodes if self._moves(each)]
+        if take_layer(self._board, node, bool(sources)) or take_shift(self._board, node, sources):
+            return
+        if self._board.parameters_in(node):
+            raise ValueError(f"no rule for parameters in {node.target}")
+        function = self._board.function_of(node, sources)
+        if not sources:
+            self._board.values[node.name] = function()
+        elif sources[0] in self._several:
+            self._item(node, sources)
+        elif not take_curve(self._board, node, sources) and not self._line(node, sources, function):
+            self._smooth(
+                node.name, sources, function, [self._board.values[each] for each in sources]
+            )
+
+    def _item(self, node: fx.Node, sources: list[str]) -> None:
+        """One of the tensors of a node that has several."""
+        source, before, raised_before = self._several[sources[0]]
+        if last_name(node.target) != "getitem" or len(sources) > 1:
+            raise ValueError(f"{node.target} of several tensors")
+        item = node.args[1]
+        together: Raised | None = None
+        if raised_before is not None:
+            together = lambda given: raised_before(given)[item]  # noqa: E731
+        self._linear(node.name, source, lambda given: before(given)[item], together)
+
+    def _line(self, node: fx.Node, sources: list[str], function: Callable[..., Any]) -> bool:
+        """Whether the node is linear in one node that moves; if so its part is made."""
+        if len(sources) != 1:
+            return False
+        value = self._board.values[sources[0]]
+        slope = slope_of(node, sources[0], self._board.look)
+        if slope is not None:
+            after = function(value)
+            diagonal = last_name(node.target) in DIAGONAL_NAMES and after.shape == value.shape
+            part = Linear(node.name, (sources[0],), slope, value.shape, slope, diagonal=diagonal)
+            self._board.put(part, after)
+            return True
+        if not is_linear(node, self._board.module) or node.all_input_nodes[0].name != sources[0]:
+            return False
+        after = function(value)
+        shape = after.shape if isinstance(after, Tensor) else None
+        given = [fx.node.map_arg(each, self._board.look) for each in node.args[1:]]
+        over = raised(node, self._board.module, function, value.shape, shape, given)
+        self._linear(node.name, sources[0], function, over, _plain_index(node, given))
+        return True
+
+    def _moves(self, node: fx.Node) -> bool:
+        return node.name in self._board.active or node.name in self._several
+
+    def _linear(
+        self,
+        name: str,
+        source: str,
+        function: Callable[[Tensor], Any],
+        over: Raised | None,
+        index: tuple[int | slice, ...] | None = None,
+    ) -> None:
+        value = function(self._board.values[source])
+        if isinstance(value, tuple | list):
+            self._board.values[name] = value
+            self._several[name] = (source, function, over)
+            return
+        before = self._board.values[source].shape
+        self._board.put(Linear(name, (source,), function, before, over, index), value)
+
+    def _smooth(
+        self, name: str, sources: list[str], function: Callable[..., Any], values: list[Tensor]
+    ) -> None:
+        value = function(*values)
+        several = value if isinstance(value, tuple | list) else ()
+        if any(isinstance(each, Tensor) for each in several):
+            raise ValueError(f"several tensors out of {name}")
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            self._board.values[name] = value  # a shape, a number or a mask
+            return
+        self._board.put(Smooth(name, tuple(sources), function, tuple(values)), value)
+
+
+def _plain_index(node: fx.Node, given: list[Any]) -> tuple[int | slice, ...] | None:
+    """What a node takes of a tensor, if that is plain indexing."""
+    if last_name(node.target) != "getitem":
+        return None
+    index = given[0] if isinstance(given[0], tuple) else (given[0],)
+    return index if all(isinstance(each, int | slice) for each in index) else None

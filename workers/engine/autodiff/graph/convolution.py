@@ -1,0 +1,216 @@
+"""Convolutions by large matrix products: inputs and error signals unfolded once, for all vectors.
+
+With U the windows of the inputs that each output sees, and D the windows of the error signal that
+each input reaches, a row of the matrix a place,
+
+    z = U Wᵀ,   ∂z along v = U Vᵀ + (∂a) * W,   δ_a = D W,   R δ_a = D V + (R δ) *ᵀ W,
+
+and v's share of H v is (R δ)ᵀ U + Dᵀ ∂a. What is left as convolutions, ∂a * W and (R δ) *ᵀ W, is on
+small images a product with W's matrix over all places at once: a few zeros in it cost less than
+unfolding does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workers.engine.autodiff.graph.affine import moved
+from workers.engine.autodiff.graph.nodes import Direction, Entering, Return, part_of
+from workers.engine.autodiff.sums import Sums
+from workers.engine.model.parameters import ParameterSlice
+
+# W's matrix over all places has so many times the multiplications of the convolution itself.
+MOST_WASTE = 2.5
+MOST_ENTRIES = 1 << 22
+# With fewer outputs than this, products a vector each are slower than one and a transposition.
+NARROW = 32
+
+
+@dataclass
+class Convolution:
+    """A convolution without groups, of any number of axes; values lie channels last."""
+
+    target: str
+    sources: tuple[str, ...]
+    weight: Tensor  # (out, in, *kernel)
+    weight_slice: ParameterSlice | None
+    bias_slice: ParameterSlice | None
+    inputs: Tensor  # a, (B, in, *space)
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    space: torch.Size  # of the output
+    delta: Tensor | None = None  # (B, out, *space)
+
+    @property
+    def places(self) -> tuple[ParameterSlice, ...]:
+        """See `Layer`."""
+        return tuple(each for each in (self.weight_slice, self.bias_slice) if each is not None)
+
+    @cached_property
+    def windows(self) -> Tensor:
+        """U, (B · outputs' places, in · kernel)."""
+        padded = self.inputs
+        if any(self.padding):
+            padded = F.pad(padded, [each for pad in reversed(self.padding) for each in (pad, pad)])
+        found = _unfolded(padded, self._kernel, self.stride, self.dilation)
+        channels_last = found.movedim(1, 1 + len(self._kernel))  # (B, *space, in, *kernel)
+        return channels_last.reshape(-1, self.weight[0].numel())
+
+    @cached_property
+    def reached(self) -> Tensor:
+        """D, (B · inputs' places, out · kernel)."""
+        assert self.delta is not None
+        axes = range(len(self._kernel))
+        reach = [self.dilation[i] * (self._kernel[i] - 1) for i in axes]
+        sizes = [self.inputs.shape[2 + i] + reach[i] for i in axes]
+        spread = self.delta.new_zeros(*self.delta.shape[:2], *sizes)
+        places = tuple(slice(reach[i] - self.padding[i], None, self.stride[i]) for i in axes)
+        ends = tuple(slice(0, each) for each in self.space)
+        spread[(slice(None), slice(None), *places)][(slice(None), slice(None), *ends)] = self.delta
+        found = _unfolded(spread, self._kernel, [1] * len(self._kernel), self.dilation)
+        found = found.flip([2 + len(self._kernel) + i for i in axes])
+        channels_last = found.movedim(1, 1 + len(self._kernel))
+        return channels_last.reshape(-1, self.delta.shape[1] * self._kernel.numel())
+
+    @cached_property
+    def over_places(self) -> Tensor | None:
+        """W's matrix (inputs' places · in, outputs' places · out), None where it wastes too much."""
+        channels, size = self.weight.shape[1], self.inputs.shape[2:]
+        entries = channels * size.numel() * len(self.weight) * self.space.numel()
+        if size.numel() > MOST_WASTE * self._kernel.numel() or entries > MOST_ENTRIES:
+            return None
+        count, like = channels * size.numel(), self.weight
+        units = torch.eye(count, dtype=like.dtype, device=like.device)
+        images = _channels_first(units.view(-1, *size, channels), 1)
+        return self._last(self._convolved(images)).flatten(1)
+
+    @property
+    def _kernel(self) -> torch.Size:
+        return self.weight.shape[2:]
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+        """See `Part`."""
+        tangent, count, weights = entering[0], len(direction), direction.of(self.weight_slice)
+        result = moved(
+            None if tangent is None else self._forwards(tangent),
+            self.windows,
+            None if weights is None else weights.view(count, len(self.weight), -1).transpose(1, 2),
+            direction.of(self.bias_slice),
+        )
+        if result is None:
+            return None
+        return _channels_first(result.view(count, len(self.inputs), *self.space, -1), 2)
+
+    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+        """See `Part`."""
+        return [self._transposed(delta)]
+
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+        """See `Part`."""
+        signal = self._last(back.signal).flatten(1, -2)  # (k, N, out)
+        if back.sums is not None:
+            self._share(back.sums, back, signal)
+        if not back.wanted:
+            return [None]
+        through = self._backwards(back.signal)  # (k, B · places, in)
+        weights = back.direction.of(self.weight_slice)
+        if weights is not None:
+            self._add_reached(through, weights)
+        shape = (len(signal), len(self.inputs), *self.inputs.shape[2:], -1)
+        return [_channels_first(through.view(shape), 2)]
+
+    def _share(self, sums: Sums, back: Return, signal: Tensor) -> None:
+        if self.bias_slice is not None:
+            sums.of(self.bias_slice).add_(signal.sum(1))
+        if self.weight_slice is None:
+            return
+        count, tangent, place = len(signal), back.entering[0], sums.of(self.weight_slice)
+        place.flatten(2).baddbmm_(signal.mT, self.windows.expand(count, -1, -1))
+        if tangent is not None:
+            tangent = self._last(tangent).flatten(1, -2)
+            crossed = torch.bmm(tangent.mT, self.reached.expand(count, -1, -1))
+            crossed = crossed.view(count, self.weight.shape[1], len(self.weight), *self._kernel)
+            place.add_(crossed.transpose(1, 2))
+
+    def row_gradients(self, result: Tensor) -> None:
+        """See `Layer`."""
+        assert self.delta is not None
+        delta = self.delta.flatten(2)
+        if self.bias_slice is not None:
+            part_of(result, self.bias_slice).add_(delta.sum(2))
+        if self.weight_slice is not None:
+            windows = self.windows.view(len(result), delta.shape[2], -1)
+            part_of(result, self.weight_slice).add_(torch.bmm(delta, windows).flatten(1))
+
+    def _add_reached(self, through: Tensor, given: Tensor) -> None:
+        """Add D V to (k, N, in)."""
+        count, inside = through.shape[0], through.shape[2]
+        weights = given.view(count, len(self.weight), inside, -1).permute(0, 1, 3, 2)
+        if inside >= NARROW:
+            weights = weights.reshape(count, -1, inside)
+            moved(through, self.reached, weights, None)
+        else:
+            together = weights.permute(1, 2, 0, 3).reshape(self.reached.shape[1], -1)
+            found = self.reached @ together  # (N, k · in)
+            through.add_(found.view(len(found), count, inside).transpose(0, 1))
+
+    def _forwards(self, tangent: Tensor) -> Tensor:
+        """∂a * W, (k, N, out)."""
+        count, rows = tangent.shape[:2]
+        if self.over_places is not None:
+            flat = self._last(tangent).reshape(count * rows, -1)
+            return (flat @ self.over_places).view(count, -1, len(self.weight))
+        found = self._convolved(tangent.flatten(0, 1))
+        return self._last(found).reshape(count, -1, len(self.weight))
+
+    def _backwards(self, signal: Tensor) -> Tensor:
+        """(R δ) *ᵀ W, (k, N, in)."""
+        count, rows = signal.shape[:2]
+        if self.over_places is not None:
+            flat = self._last(signal).reshape(count * rows, -1)
+            return (flat @ self.over_places.T).view(count, -1, self.weight.shape[1])
+        found = self._transposed(signal.flatten(0, 1))
+        return self._last(found).reshape(count, -1, self.weight.shape[1])
+
+    def _last(self, value: Tensor) -> Tensor:
+        """(..., C, *space) to (..., *space, C): dense where values lie channels last."""
+        return value.movedim(-1 - len(self.stride), -1)
+
+    def _convolved(self, images: Tensor) -> Tensor:
+        none = [0] * len(self.stride)
+        return torch.ops.aten.convolution(
+            images, self.weight, None, self.stride, self.padding, self.dilation, False, none, 1
+        )
+
+    def _transposed(self, signal: Tensor) -> Tensor:
+        """From the outputs' side (N, out, ...) to the inputs' (N, in, ...)."""
+        shape = (len(signal), self.weight.shape[1], *self.inputs.shape[2:])
+        inputs = signal.new_empty(1).expand(shape)
+        given = (self.stride, self.padding, self.dilation, False, [0] * len(self.stride), 1)
+        found: Tensor = torch.ops.aten.convolution_backward(
+            signal, inputs, self.weight, None, *given, [True, False, False]
+        )[0]
+        return found
+
+
+def _unfolded(
+    value: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """Windows (B, C, *places, *kernel) of (B, C, *space): a view."""
+    axes = len(kernel)
+    for i in range(axes):
+        value = value.unfold(2 + i, dilation[i] * (kernel[i] - 1) + 1, stride[i])
+    steps = tuple(slice(None, None, each) for each in dilation)
+    return value[(slice(None),) * (2 + axes) + steps]
+
+
+def _channels_first(value: Tensor, axis: int) -> Tensor:
+    """(..., *space, C) to (..., C, *space), C at this axis: a view that stays channels last."""
+    return value.movedim(-1, axis)

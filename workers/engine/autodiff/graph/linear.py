@@ -1,0 +1,278 @@
+"""Parts with parameters that are matrices, factors or shifts: linear layers, embeddings, norms.
+
+A term with the layer's own weights is one matrix product of all vectors and rows; a term with v's
+weights is a batch of them, a vector each. What v's terms are multiplied with, inputs and error
+signals, is the same for all vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.engine.autodiff.graph.affine import moved
+from workers.engine.autodiff.graph.nodes import Direction, Entering, Return, part_of
+from workers.engine.autodiff.sums import Sums
+from workers.engine.model.parameters import ParameterSlice
+
+
+@dataclass
+class LinearLayer:
+    """z = a Wᵀ + b over the last axis.
+
+    `image` is the shape (C, *space) of what was flattened into the last axis, if it was: such
+    values lie channels last, and the few weights are put in their order instead of many values in
+    that of the weights.
+    """
+
+    target: str
+    sources: tuple[str, ...]
+    weight: Tensor  # (out, in)
+    weight_slice: ParameterSlice | None  # None: frozen
+    bias_slice: ParameterSlice | None
+    inputs: Tensor  # a, (B, ..., in), or (B, C, *space)
+    image: torch.Size | None = None
+    delta: Tensor | None = None  # ∂ΣL/∂z, (B, ..., out)
+
+    def __post_init__(self) -> None:
+        self._inputs = self._flat_inputs(self.inputs, 0)
+        self._weight = self._lying(self.weight.unsqueeze(0)).squeeze(0)
+        self._before = self.inputs.shape[:1] if self.image else self.inputs.shape[:-1]
+
+    @property
+    def places(self) -> tuple[ParameterSlice, ...]:
+        """See `Layer`."""
+        return _given(self.weight_slice, self.bias_slice)
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+        """See `Part`."""
+        count, tangent, weights = len(direction), entering[0], direction.of(self.weight_slice)
+        result = moved(
+            None if tangent is None else self._flat_inputs(tangent, 1) @ self._weight.T,
+            self._inputs,
+            None if weights is None else self._lying(self._matrices(weights)).transpose(1, 2),
+            direction.of(self.bias_slice),
+        )
+        return None if result is None else result.view(count, *self._before, -1)
+
+    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+        """See `Part`."""
+        return [self._shaped((_flat(delta, 0) @ self._weight).unsqueeze(0)).squeeze(0)]
+
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+        """See `Part`."""
+        signal = _flat(back.signal, 1)
+        if back.sums is not None:
+            self._share(back.sums, back, signal)
+        if not back.wanted:
+            return [None]
+        through = signal @ self._weight
+        weights = back.direction.of(self.weight_slice)
+        if weights is not None:
+            assert self.delta is not None
+            moved(through, _flat(self.delta, 0), self._lying(self._matrices(weights)), None)
+        return [self._shaped(through)]
+
+    def _share(self, sums: Sums, back: Return, signal: Tensor) -> None:
+        if self.bias_slice is not None:
+            sums.of(self.bias_slice).add_(signal.sum(1))
+        if self.weight_slice is None:
+            return
+        count, tangent, place = len(signal), back.entering[0], sums.of(self.weight_slice)
+        share = place if self.image is None else torch.zeros_like(place)
+        share.baddbmm_(signal.mT, self._inputs.expand(count, -1, -1))
+        if tangent is not None:
+            assert self.delta is not None
+            delta = _flat(self.delta, 0).expand(count, -1, -1)
+            share.baddbmm_(delta.mT, self._flat_inputs(tangent, 1))
+        if self.image is not None:
+            place.add_(self._ordered(share).view(place.shape))
+
+    def row_gradients(self, result: Tensor) -> None:
+        """See `Layer`."""
+        assert self.delta is not None
+        delta = self.delta.reshape(len(result), -1, self.delta.shape[-1])  # (B, tokens, out)
+        if self.bias_slice is not None:
+            part_of(result, self.bias_slice).add_(delta.sum(1))
+        if self.weight_slice is not None:
+            inputs = self._inputs.view(len(result), -1, self._inputs.shape[-1])
+            if delta.shape[1] == 1 and self.image is None:  # no sum: no numbers but the result's
+                place = part_of(result, self.weight_slice).view(len(result), *self.weight.shape)
+                place.addcmul_(delta.mT, inputs)
+                return
+            share = self._ordered(torch.bmm(delta.mT, inputs))
+            part_of(result, self.weight_slice).add_(share.flatten(1))
+
+    def _matrices(self, weights: Tensor) -> Tensor:
+        """v's, (k, size) to (k, out, in)."""
+        return weights.view(len(weights), *self.weight.shape)
+
+    def _flat_inputs(self, value: Tensor, leading: int) -> Tensor:
+        """(N, in), or (k, N, in), in the order that they lie in."""
+        if self.image is None:
+            return _flat(value, leading)
+        return value.movedim(leading + 1, -1).flatten(leading + 1)
+
+    def _shaped(self, value: Tensor) -> Tensor:
+        """(k, N, in) as R of the inputs is shaped."""
+        if self.image is None:
+            return value.view(len(value), *self.inputs.shape)
+        channels, *space = self.image
+        return value.view(*value.shape[:2], *space, channels).movedim(-1, 2)
+
+    def _lying(self, weights: Tensor) -> Tensor:
+        """(k, out, in) in the order that inputs lie in."""
+        if self.image is None:
+            return weights
+        return weights.unflatten(2, self.image).movedim(2, -1).flatten(2)
+
+    def _ordered(self, weights: Tensor) -> Tensor:
+        """(k, out, in) back in the weight's own order."""
+        if self.image is None:
+            return weights
+        channels, *space = self.image
+        return weights.unflatten(2, (*space, channels)).movedim(-1, 2).flatten(2)
+
+
+@dataclass
+class Embedding:
+    """Rows of the weight by their numbers; the row `padding` is never learnt."""
+
+    target: str
+    sources: tuple[str, ...]
+    weight: Tensor  # (number, width)
+    weight_slice: ParameterSlice
+    tokens: Tensor  # (B, ...), int64
+    padding: int | None
+    delta: Tensor | None = None  # (B, ..., width)
+
+    @property
+    def places(self) -> tuple[ParameterSlice, ...]:
+        """See `Layer`."""
+        return (self.weight_slice,)
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+        """See `Part`."""
+        weights = direction.of(self.weight_slice)
+        if weights is None:
+            return None
+        rows = weights.view(len(weights), *self.weight.shape)[:, self.tokens]
+        return rows if self.padding is None else rows * self._learnt(rows)
+
+    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+        """See `Part`."""
+        return []
+
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+        """See `Part`."""
+        if back.sums is not None:
+            signal = back.signal
+            signal = signal if self.padding is None else signal * self._learnt(signal)
+            place = back.sums.of(self.weight_slice)
+            place.index_add_(1, self.tokens.flatten(), _flat(signal, 1))
+        return []
+
+    def row_gradients(self, result: Tensor) -> None:
+        """See `Layer`."""
+        assert self.delta is not None
+        delta = self.delta if self.padding is None else self.delta * self._learnt(self.delta)
+        numbers = self.tokens.reshape(len(result), -1)
+        share = result.new_zeros(len(result), *self.weight.shape)
+        places = numbers.unsqueeze(-1).expand(-1, -1, self.weight.shape[1])
+        share.scatter_add_(1, places, delta.reshape(places.shape))
+        part_of(result, self.weight_slice).add_(share.flatten(1))
+
+    def _learnt(self, like: Tensor) -> Tensor:
+        assert self.padding is not None
+        return self.tokens.ne(self.padding).unsqueeze(-1).to(like.dtype)
+
+
+@dataclass
+class Scale:
+    """z = â γ + β, γ and β of the last axes' shape; a shift alone where γ is None."""
+
+    target: str
+    sources: tuple[str, ...]
+    weight: Tensor | None
+    weight_slice: ParameterSlice | None
+    bias_slice: ParameterSlice | None
+    shape: tuple[int, ...]  # of γ and β, to broadcast against a row
+    inputs: Tensor  # â, (B, ...)
+    delta: Tensor | None = None
+
+    @property
+    def places(self) -> tuple[ParameterSlice, ...]:
+        """See `Layer`."""
+        return _given(self.weight_slice, self.bias_slice)
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+        """See `Part`."""
+        result = entering[0] if entering else None
+        if result is not None and self.weight is not None:
+            result = result * self.weight.view(self.shape)
+        factor, shift = direction.of(self.weight_slice), direction.of(self.bias_slice)
+        if factor is not None:
+            factor = self._padded(factor)
+            result = (
+                self.inputs * factor if result is None else result.addcmul_(self.inputs, factor)
+            )
+        if shift is not None:
+            shift = self._padded(shift)
+            result = shift if result is None else result + shift
+        return None if result is None else result.expand(len(direction), *self.inputs.shape)
+
+    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+        """See `Part`."""
+        return [delta if self.weight is None else delta * self.weight.view(self.shape)]
+
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+        """See `Part`."""
+        assert self.delta is not None
+        signal, tangent = back.signal, back.entering[0] if back.entering else None
+        if back.sums is not None and self.weight_slice is not None:
+            share = signal * self.inputs
+            if tangent is not None:
+                share.addcmul_(tangent, self.delta)
+            self._add(back.sums.of(self.weight_slice), share)
+        if back.sums is not None and self.bias_slice is not None:
+            self._add(back.sums.of(self.bias_slice), signal)
+        if not back.wanted or not self.sources:
+            return [None] * len(self.sources)
+        through = signal if self.weight is None else signal * self.weight.view(self.shape)
+        factor = back.direction.of(self.weight_slice)
+        if factor is not None:
+            through.addcmul_(self.delta, self._padded(factor))
+        return [through]
+
+    def row_gradients(self, result: Tensor) -> None:
+        """See `Layer`."""
+        assert self.delta is not None
+        if self.weight_slice is not None:
+            share = (self.delta * self.inputs).unsqueeze(1)
+            self._add(part_of(result, self.weight_slice), share)
+        if self.bias_slice is not None:
+            self._add(part_of(result, self.bias_slice), self.delta.unsqueeze(1))
+
+    def _padded(self, value: Tensor) -> Tensor:
+        return value.view(len(value), *self._row())
+
+    def _row(self) -> tuple[int, ...]:
+        """γ's shape against the value's, the row's axis among it."""
+        return (1,) * (self.inputs.ndim - len(self.shape)) + self.shape
+
+    def _add(self, place: Tensor, share: Tensor) -> None:
+        """share (k, B, ...), or (B, 1, ...) for the rows' own, to (k, ...)."""
+        wide = [1 + i for i, size in enumerate(self._row()) if size == 1]
+        place.add_(share.sum(wide).reshape(place.shape))
+
+
+def _flat(value: Tensor, leading: int) -> Tensor:
+    """The axes between the first `leading` and the last as one."""
+    return value.reshape(*value.shape[:leading], -1, value.shape[-1])
+
+
+def _given(*places: ParameterSlice | None) -> tuple[ParameterSlice, ...]:
+    return tuple(each for each in places if each is not None)

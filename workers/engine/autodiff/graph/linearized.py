@@ -1,0 +1,165 @@
+"""The R-operator written out for a model's graph, node by node.
+
+Pearlmutter, Fast exact multiplication by the Hessian (1994). With R the derivative along v, a pass
+forward carries R of every node, a pass back R of every error signal δ. Layers with parameters are
+large matrix products or convolutions over rows and vectors together (`layers`), what is between
+them is elementwise, linear or torch's own derivative of one node (`parts`). A pass back that goes
+on to the input is the perturbation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from workers.engine.autodiff.derivative import Apply, Product
+from workers.engine.autodiff.graph.assemble import Assembly
+from workers.engine.autodiff.graph.nodes import Direction, Part, Return
+from workers.engine.autodiff.graph.output import at_outputs, signals_at_outputs
+from workers.engine.autodiff.graph.signals import Signals
+from workers.engine.autodiff.graph.trace import Traced, traced
+from workers.engine.autodiff.sums import Sums
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch
+
+
+def graph_product(problem: Problem) -> Product | None:
+    """The written-out product where the model can be traced, else None."""
+    graph = traced(problem)
+    return None if graph is None else GraphProduct(graph)
+
+
+@dataclass(frozen=True)
+class GraphProduct:
+    """See the module. Refuses (ValueError) graphs with a node that it has no rule for."""
+
+    graph: Traced
+    name: str = "graph"
+
+    def prepare(self, problem: Problem, batch: Batch) -> Apply:
+        """See `Product`."""
+        alone = len(batch) == 1  # a model that squeezes its output would lose the row's axis
+        ready = Ready.made(self.graph, problem, batch.doubled() if alone else batch)
+
+        return ready.halved if alone else ready
+
+
+@dataclass(frozen=True)
+class GraphMixed:
+    """∇ₓ ⟨v, ∇θ Σ L⟩ for the input of this position, by the same two passes."""
+
+    graph: Traced
+    position: int = 0
+    name: str = "mixed_graph"
+
+    def prepare(self, problem: Problem, batch: Batch) -> Apply:
+        """See `Product`."""
+        source = self.graph.input_names[self.position]
+        alone = len(batch) == 1
+        given = batch.doubled() if alone else batch
+        ready = Ready.made(self.graph, problem, given, moving=source)
+        shape = batch.inputs[self.position].shape
+
+        def apply(vectors: Tensor) -> Tensor:
+            signals = ready.pass_through(Direction(vectors), None)
+            found = signals.pop(source)
+            if found is None:
+                return vectors.new_zeros(len(vectors), *shape)
+            return found[:, : len(batch)].contiguous()
+
+        return apply
+
+
+@dataclass
+class Ready:
+    """The parts on one batch, with their error signals; an `Apply` that is `Adding`."""
+
+    parts: Sequence[Part]
+    output: str
+    curved: Apply
+    reaching: set[str]  # nodes whose error signals are wanted
+    live: set[str] = field(default_factory=set)  # nodes with an error signal
+
+    @classmethod
+    def made(
+        cls,
+        graph: Traced,
+        problem: Problem,
+        batch: Batch,
+        moving: str | None = None,
+        *,
+        first_order: bool = False,
+    ) -> Ready:
+        """Raises ValueError for a graph with a node that there is no rule for.
+
+        `first_order`: for gradients alone, without the loss's own curvature.
+        """
+        assembly = Assembly(problem, graph, batch, moving)
+        if assembly.output_name not in assembly.active:
+            raise ValueError("the output does not depend on the parameters")
+        if first_order:
+            delta = signals_at_outputs(problem.loss, assembly.output, batch.targets)
+            curved: Apply = torch.zeros_like
+        else:
+            delta, curved = at_outputs(problem.loss, assembly.output, batch.targets)
+        ready = cls(assembly.parts, assembly.output_name, curved, assembly.active)
+        ready.back(delta)
+        return ready
+
+    def back(self, delta: Tensor) -> None:
+        """Every part's error signal from that of the output, (B, ...)."""
+        signals = Signals(self.reaching, {self.output: delta})
+        for part in reversed(self.parts):
+            found = signals.pop(part.target)
+            if found is None:
+                continue
+            self.live.add(part.target)
+            part.delta = found
+            if any(each in self.reaching for each in part.sources):
+                signals.add(part.sources, part.backward(found))
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """H v of the batch, (k, p)."""
+        result = torch.zeros_like(vectors)
+        sums = Sums(result)
+        self.add(vectors, sums)
+        sums.settle()
+        return result
+
+    def halved(self, vectors: Tensor) -> Tensor:
+        """Of a row that was doubled."""
+        return self(vectors).div_(2)
+
+    def add(self, vectors: Tensor, sums: Sums) -> None:
+        """See `Adding`."""
+        self.pass_through(Direction(vectors), sums)
+
+    def pass_through(self, direction: Direction, sums: Sums | None, lowest: int = 0) -> Signals:
+        """Add H v to the sums; returns what arrives at the inputs: R of their error signals.
+
+        From the part with this number on, before which v moves nothing: what those before it would
+        add to the sums is left out.
+        """
+        parts = self.parts[lowest:]
+        tangents: dict[str, Tensor | None] = {}
+        for part in parts:
+            entering = [tangents.get(each) for each in part.sources]
+            tangents[part.target] = part.forward(entering, direction)
+        leaving = tangents.get(self.output)
+        reaching = {part.target for part in parts} if lowest else self.reaching
+        if leaving is None:
+            return Signals(reaching, {})
+        signals = Signals(reaching, {self.output: self.curved(leaving)})
+        for part in reversed(parts):
+            signal = signals.pop(part.target)
+            leaving = tangents.pop(part.target)
+            if part.target not in self.live or signal is None:
+                continue
+            wanted = any(each in reaching for each in part.sources)
+            entering = [tangents.get(each) for each in part.sources]
+            found = part.r_backward(Return(direction, entering, leaving, signal, sums, wanted))
+            signals.add(part.sources, found)
+        return signals

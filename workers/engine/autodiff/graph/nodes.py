@@ -1,0 +1,291 @@
+"""What a written-out product is made of: nodes of the model's graph, on one batch, with their rules.
+
+With R the derivative along the vectors v: R of a node's output from R of its inputs, the error
+signal δ of its inputs from that of its output, and R of the same with what v's own share H v gets.
+The vectors are the first axis of every R, before the axes of the node's value: (k, B, ...). So the
+products with each layer's weights are one large matrix product, or one batch of them, a term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp, vmap
+
+from workers.engine.autodiff.graph.signals import Piece
+from workers.engine.autodiff.sums import Sums
+from workers.engine.model.parameters import ParameterSlice
+
+Entering = Sequence[Tensor | None]  # R of each input, None where it is zero
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The vectors (k, p) that θ moves along; `names` are the parameters in them that are not zero."""
+
+    vectors: Tensor
+    names: frozenset[str] | None = None  # None: all
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def of(self, place: ParameterSlice | None) -> Tensor | None:
+        """Of one parameter, (k, size), a view; None where it stays."""
+        if place is None or (self.names is not None and place.name not in self.names):
+            return None
+        return part_of(self.vectors, place)
+
+
+@dataclass(frozen=True)
+class Return:
+    """What a part knows when R of its error signal arrives."""
+
+    direction: Direction
+    entering: Entering
+    leaving: Tensor | None  # R of its output
+    signal: Tensor  # R of δ, (k, ...)
+    sums: Sums | None  # H v so far, None where only what arrives at the inputs is wanted
+    wanted: bool  # whether R of the sources' error signals is
+
+
+class Part(Protocol):
+    """A node on one batch; `sources` are the nodes it takes, `target` the node it is."""
+
+    target: str
+    sources: tuple[str, ...]
+    delta: Tensor | None
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+        """R of the output, None where it is zero."""
+        ...
+
+    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+        """The error signal of each source, from that of the output."""
+        ...
+
+    def r_backward(self, back: Return) -> Sequence[Tensor | Piece | None]:
+        """R of the error signal of each source if wanted; adds the node's share to the sums."""
+        ...
+
+
+class Layer(Protocol):
+    """A part with parameters."""
+
+    @property
+    def places(self) -> tuple[ParameterSlice, ...]:
+        """Of the selected ones."""
+        ...
+
+    def row_gradients(self, result: Tensor) -> None:
+        """Add each row's gradient to (B, p)."""
+        ...
+
+
+@dataclass
+class Elementwise:
+    """σ, each entry for itself."""
+
+    target: str
+    sources: tuple[str, ...]
+    first: Tensor  # σ′(z), (B, ...)
+    second: Tensor | None  # σ″(z), None where it is zero everywhere
+    delta: Tensor | None = None  # ∂ΣL/∂σ(z), (B, ...)
+    bend: Tensor | None = None  # δ σ″
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+        """See `Part`."""
+        return None if entering[0] is None else entering[0] * self.first
+
+    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+        """See `Part`."""
+        if self.second is not None:
+            self.bend = delta * self.second
+        return [delta * self.first]
+
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+        """See `Part`."""
+        if not back.wanted:
+            return [None]
+        through = back.signal * self.first
+        if self.bend is not None and back.entering[0] is not None:
+            through.addcmul_(back.entering[0], self.bend)
+        return [through]
+
+
+@dataclass
+class Sum:
+    """Addition or subtraction of nodes."""
+
+    target: str
+    sources: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]  # of the sources
+    signs: tuple[float, ...]
+    output: torch.Size
+    delta: Tensor | None = None
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+        """See `Part`."""
+        total: Tensor | None = None
+        for sign, tangent in zip(self.signs, entering, strict=True):
+            if tangent is None:
+                continue
+            missing = len(self.output) - tangent.ndim + 1
+            tangent = tangent[(slice(None), *(None,) * missing)]
+            tangent = tangent if sign == 1.0 else sign * tangent
+            total = tangent if total is None else total + tangent
+        return None if total is None else total.expand(len(total), *self.output)
+
+    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+        """See `Part`."""
+        return self._shared(delta, 0)
+
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+        """See `Part`."""
+        return self._shared(back.signal, 1) if back.wanted else [None] * len(self.sources)
+
+    def _shared(self, signal: Tensor, leading: int) -> list[Tensor]:
+        return [
+            summed_to(signal if sign == 1.0 else sign * signal, leading, shape)
+            for shape, sign in zip(self.shapes, self.signs, strict=True)
+        ]
+
+
+@dataclass
+class Linear:
+    """Any function of one node that is linear in it and has no parameters: a view, a mean.
+
+    `raised` is the same function of all vectors at once, where it is known. `index`: the function
+    takes these entries, so that the signals of all that do fill one tensor.
+    """
+
+    target: str
+    sources: tuple[str, ...]
+    function: Callable[[Tensor], Tensor]
+    before: torch.Size
+    raised: Callable[[Tensor], Tensor] | None = None
+    index: tuple[int | slice, ...] | None = None
+    diagonal: bool = False
+    delta: Tensor | None = None
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+        """See `Part`."""
+        return None if entering[0] is None else self.over_vectors(entering[0])
+
+    def over_vectors(self, tangent: Tensor) -> Tensor:
+        """Of (k, ...)."""
+        return (self.raised or vmap(self.function))(tangent)
+
+    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+        """See `Part`."""
+        return [adjoint(self.function, self.before, delta)]
+
+    def r_backward(self, back: Return) -> Sequence[Piece | Tensor | None]:
+        """See `Part`."""
+        if not back.wanted:
+            return [None]
+        before = (len(back.signal), *self.before)
+        if self.index is not None:
+            return [Piece(back.signal, (slice(None), *self.index), before)]
+        if self.diagonal:
+            return [self.over_vectors(back.signal)]
+        return [adjoint(self.over_vectors, before, back.signal)]
+
+
+@dataclass
+class Smooth:
+    """Any function of nodes without parameters: torch's forward over reverse, of this node alone."""
+
+    target: str
+    sources: tuple[str, ...]
+    function: Callable[..., Tensor]
+    values: tuple[Tensor, ...]
+    delta: Tensor | None = field(default=None)
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+        """See `Part`."""
+        if all(each is None for each in entering):
+            return None
+
+        def along(*tangents: Tensor) -> Tensor:
+            moved: Tensor = jvp(self.function, self._at(), tangents)[1]
+            return moved
+
+        result: Tensor = vmap(along)(*self._filled(entering, len(direction)))
+        return result
+
+    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+        """See `Part`."""
+        pulled: tuple[Tensor, ...] = vjp(self.function, *self.values)[1](delta)
+        return pulled
+
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+        """See `Part`."""
+        if not back.wanted:
+            return [None] * len(self.sources)
+
+        def pulled(*given: Tensor) -> tuple[Tensor, ...]:
+            signals: tuple[Tensor, ...] = vjp(self.function, *given[:-1])[1](given[-1])
+            return signals
+
+        def along(*tangents: Tensor) -> tuple[Tensor, ...]:
+            moved: tuple[Tensor, ...] = jvp(pulled, (*self._at(), delta), tangents)[1]
+            return moved
+
+        assert self.delta is not None
+        delta = _with_memory(self.delta)
+        results: tuple[Tensor, ...] = vmap(along)(
+            *self._filled(back.entering, len(back.signal)), back.signal
+        )
+        return results
+
+    def _at(self) -> tuple[Tensor, ...]:
+        return tuple(map(_with_memory, self.values))
+
+    def _filled(self, entering: Entering, count: int) -> list[Tensor]:
+        return [
+            value.new_zeros(count, *value.shape) if each is None else each
+            for value, each in zip(self.values, entering, strict=True)
+        ]
+
+
+def _with_memory(value: Tensor) -> Tensor:
+    """An expanded tensor with memory of its own: torch lays tangents out as their primals, and can't write to those."""
+    return value.contiguous() if 0 in value.stride() else value
+
+
+def adjoint(function: Callable[[Tensor], Tensor], before: Sequence[int], signal: Tensor) -> Tensor:
+    """The transpose of a linear function of a tensor of this shape, applied to the signal."""
+    anywhere = signal.new_empty(before).requires_grad_()  # linear: its value does not matter
+    with torch.enable_grad():
+        value = function(anywhere)
+    (found,) = torch.autograd.grad(value, anywhere, signal)
+    return found
+
+
+def lying_as(value: Tensor, other: Tensor) -> Tensor:
+    """The value with its entries in memory in the order of the other's, which has the same shape."""
+    if value.stride() == other.stride():
+        return value
+    return torch.empty_like(other, requires_grad=False).copy_(value)
+
+
+def summed_to(value: Tensor, leading: int, shape: Sequence[int]) -> Tensor:
+    """The sum over the axes after the first `leading` along which `shape` was broadcast."""
+    extra = value.ndim - leading - len(shape)
+    if extra:
+        value = value.sum(tuple(range(leading, leading + extra)))
+    wide = [
+        leading + place
+        for place, size in enumerate(shape)
+        if size == 1 and value.shape[leading + place] != 1
+    ]
+    return value.sum(wide, keepdim=True) if wide else value
+
+
+def part_of(vectors: Tensor, place: ParameterSlice) -> Tensor:
+    """The vectors' entries for this parameter, (k, size): a view."""
+    return vectors[:, place.offset : place.offset + place.size]

@@ -1,0 +1,68 @@
+"""The loss at the model's outputs: error signals, and the Hessian of each row's loss in them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workers.engine.autodiff.derivative import Apply
+from workers.engine.model.losses import Loss
+from workers.engine.model.rows import Targets
+
+# Up to this many outputs a row's (c, c) Hessian of the loss is formed once and applied by a product.
+FORMED_OUTPUTS = 64
+
+
+def at_outputs(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[Tensor, Apply]:
+    """δ (B, ...) and what takes R of the outputs (k, B, ...) to R of δ."""
+    width = outputs[0].numel()
+    if width <= FORMED_OUTPUTS:
+        delta, formed = formed_curvature(loss, outputs, targets)
+        return delta, lambda tangent: _applied(formed, tangent)
+    at = outputs.detach().requires_grad_()
+    with torch.enable_grad():
+        total = loss(at, targets).sum()
+        (delta,) = torch.autograd.grad(total, at, create_graph=True)
+    if not delta.requires_grad:  # a loss linear in the outputs
+        return delta, torch.zeros_like
+    return delta.detach(), lambda tangent: torch.autograd.grad(
+        delta, at, tangent, retain_graph=True, is_grads_batched=True
+    )[0]
+
+
+def signals_at_outputs(loss: Loss, outputs: Tensor, targets: Targets) -> Tensor:
+    """δ (B, ...) alone."""
+    at = outputs.detach().requires_grad_()
+    with torch.enable_grad():
+        total = loss(at, targets).sum()
+    return torch.autograd.grad(total, at)[0]
+
+
+def formed_curvature(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    """δ (B, ...) and the (B, c, c) Hessian of each row's loss in its c outputs.
+
+    Each row stands c times in a batch of its own: its Hessian is then one pass back, in which the
+    i-th copy is asked for the i-th row.
+    """
+    count, width = len(outputs), outputs[0].numel()
+    copies = outputs.detach().repeat_interleave(width, 0).requires_grad_()
+    with torch.enable_grad():
+        total = loss(copies, _repeated(targets, width)).sum()
+        (delta,) = torch.autograd.grad(total, copies, create_graph=True)
+    curvature = outputs.new_zeros(count, width, width)
+    if delta.requires_grad:  # else the loss is linear in the outputs
+        units = torch.eye(width, dtype=outputs.dtype, device=outputs.device).repeat(count, 1)
+        (rows,) = torch.autograd.grad(delta, copies, units.view(copies.shape))
+        curvature = rows.reshape(count, width, width)
+    return delta.detach()[::width].contiguous(), curvature
+
+
+def _applied(formed: Tensor, tangent: Tensor) -> Tensor:
+    flat = tangent.flatten(2).transpose(0, 1)  # (B, k, c)
+    return torch.bmm(flat, formed).transpose(0, 1).contiguous().view(tangent.shape)
+
+
+def _repeated(targets: Targets, times: int) -> Targets:
+    if isinstance(targets, tuple):
+        return tuple(each.repeat_interleave(times, 0) for each in targets)
+    return None if targets is None else targets.repeat_interleave(times, 0)

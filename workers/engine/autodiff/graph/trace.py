@@ -1,0 +1,221 @@
+"""The model as a graph of nodes, and what is known of them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from workers.engine.model.losses import Program
+from workers.engine.model.problem import Problem
+
+ELEMENTWISE_MODULES = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardtanh,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.SELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Softsign,
+    nn.Tanh,
+)
+# By the last name of a function, a method or an aten operator; all take the tensor first.
+ELEMENTWISE_NAMES = frozenset(
+    {"celu", "cos", "elu", "exp", "gelu", "hardtanh", "leaky_relu", "logsigmoid", "mish", "pow"}
+    | {"relu", "relu_", "selu", "sigmoid", "silu", "sin", "softplus", "square", "tanh", "relu6"}
+)
+LINEAR_MODULES = (
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.Dropout,  # in eval mode; `Problem` refuses any other
+    nn.Flatten,
+    nn.Identity,
+    nn.Unflatten,
+    nn.ZeroPad2d,
+)
+LINEAR_NAMES = frozenset(
+    {"_unsafe_view", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "alias", "avg_pool1d", "chunk"}
+    | {"avg_pool2d", "clone", "contiguous", "dropout", "expand", "flatten", "getitem", "mean"}
+    | {"movedim", "narrow", "neg", "permute", "reshape", "select", "slice", "split", "squeeze"}
+    | {"sum", "swapaxes", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view"}
+)
+RESHAPING_MODULES = (nn.Dropout, nn.Flatten, nn.Identity, nn.Unflatten)
+RESHAPING_NAMES = frozenset(
+    {"_unsafe_view", "alias", "clone", "contiguous", "flatten", "reshape", "unflatten", "view"}
+)
+# With something that does not move on the other side; a quotient only by that.
+SCALING_NAMES = frozenset({"div", "imul", "mul", "truediv"})
+DIAGONAL_NAMES = SCALING_NAMES | {"masked_fill", "where"}
+SOFTMAX_NAMES = frozenset({"softmax", "_softmax"})
+LOG_SOFTMAX_NAMES = frozenset({"log_softmax", "_log_softmax"})
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A graph whose placeholders are the model's inputs."""
+
+    module: fx.GraphModule
+    nodes: tuple[fx.Node, ...]
+    input_names: tuple[str, ...]
+    parameter_names: dict[int, str]  # by the parameter's id
+
+
+def traced(problem: Problem) -> Traced | None:
+    """The model's graph, None where it cannot be traced or the loss is a part of it."""
+    return problem.once("graph", lambda: _traced(problem))
+
+
+def _traced(problem: Problem) -> Traced | None:
+    if isinstance(problem.loss, Program):
+        return None
+    module = problem.module
+    if not isinstance(module, fx.GraphModule):
+        try:
+            module = fx.symbolic_trace(module)
+        except Exception:  # a model may do anything while it is traced
+            return None
+    nodes = tuple(node for node in module.graph.nodes if "_guards_fn" not in str(node.target))
+    names = {id(value): name for name, value in problem.module.named_parameters()}
+    inputs = tuple(node.name for node in nodes if node.op == "placeholder")
+    return Traced(module, nodes, inputs, names)
+
+
+def last_name(target: Any) -> str:
+    """What a function, a method or an aten operator is called, without its overload."""
+    if isinstance(target, str):
+        return target
+    if isinstance(target, torch._ops.OpOverload):
+        return target.overloadpacket.__name__
+    return str(getattr(target, "__name__", ""))
+
+
+def called(node: fx.Node, module: fx.GraphModule) -> Callable[..., Any]:
+    """The node as a function of its arguments."""
+    if node.op == "call_module":
+        return module.get_submodule(str(node.target))
+    if node.op == "call_method":
+        name = str(node.target)
+        return lambda own, *arguments, **options: getattr(own, name)(*arguments, **options)
+    function = node.target
+    assert callable(function)
+    return function
+
+
+def elementwise(node: fx.Node, module: fx.GraphModule) -> Callable[[Tensor], Tensor] | None:
+    """σ if the node is one."""
+    if node.op == "call_module":
+        own = module.get_submodule(str(node.target))
+        return own if type(own) in ELEMENTWISE_MODULES else None
+    name = last_name(node.target)
+    if name not in ELEMENTWISE_NAMES or len(node.all_input_nodes) != 1:
+        return None
+    arguments, options = node.args[1:], node.kwargs
+    if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+        function: Any = node.target
+    else:
+        function = getattr(torch, name, None) or getattr(F, name)
+    if name == "relu_":
+        function = torch.relu
+    return lambda z: function(z, *arguments, **options)
+
+
+def is_linear(node: fx.Node, module: fx.GraphModule) -> bool:
+    """Whether the node is a linear function, without parameters, of the only tensor it takes."""
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))) in LINEAR_MODULES
+    name = last_name(node.target)
+    if name == "dropout":
+        return node.args[2:3] == (False,)
+    return name in LINEAR_NAMES
+
+
+def slope_of(
+    node: fx.Node, source: str, look: Callable[[Any], Any]
+) -> Callable[[Tensor], Tensor] | None:
+    """The node's derivative in its only source that moves, where that is the same everywhere.
+
+    It may be taken of any number of tensors at once that are stacked along an axis in front.
+    """
+    name, given = last_name(node.target), node.args
+    at = [i for i, each in enumerate(given) if isinstance(each, fx.Node) and each.name == source]
+    if len(at) != 1 or node.op == "call_module":
+        return None
+    moving = look(given[at[0]])
+    others = [look(each) for i, each in enumerate(given) if i != at[0]]
+    fits = all(not isinstance(o, Tensor) or o.ndim <= moving.ndim for o in others)
+    if not fits or node.kwargs:
+        return None
+    if name in SCALING_NAMES and len(given) == 2:
+        if name in ("mul", "imul"):
+            return lambda t: t * others[0]
+        return (lambda t: t / others[0]) if at == [0] else None
+    if name in ("bmm", "matmul") and len(given) == 2:
+        if others[0].ndim < 2 or moving.ndim < 2:
+            return None
+        return (lambda t: t @ others[0]) if at == [0] else (lambda t: others[0] @ t)
+    if name == "masked_fill" and at == [0] and isinstance(others[0], Tensor):
+        return lambda t: t.masked_fill(others[0], 0.0)
+    if name == "where" and len(given) == 3 and at != [0]:
+        mask = others[0]
+        return lambda t: torch.where(mask, t, 0.0) if at == [1] else torch.where(mask, 0.0, t)
+    return None
+
+
+def softmax_axis(node: fx.Node, module: fx.GraphModule) -> int | None:
+    """The axis of a softmax or its logarithm; None where the node is neither, or casts as well."""
+    if node.op == "call_module":
+        own = module.get_submodule(str(node.target))
+        return own.dim if type(own) in (nn.Softmax, nn.LogSoftmax) else None  # type: ignore[return-value]
+    if last_name(node.target) not in SOFTMAX_NAMES | LOG_SOFTMAX_NAMES:
+        return None
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    casts = [*node.args[2:], node.kwargs.get("dtype")]
+    plain = not any(each not in (None, False, 3) for each in casts)  # 3: torch's own stack level
+    return axis if isinstance(axis, int) and plain else None
+
+
+def is_logarithm(node: fx.Node, module: fx.GraphModule) -> bool:
+    """Of a softmax node: whether it is the logarithm."""
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))) is nn.LogSoftmax
+    return last_name(node.target) in LOG_SOFTMAX_NAMES
+
+
+def attention_arguments(
+    node: fx.Node, look: Callable[[Any], Any]
+) -> tuple[Tensor | None, float] | None:
+    """What is added to the scores and what the keys are multiplied with; None for other attention."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
+    if given.get("dropout_p") or given.get("enable_gqa") or len(node.args) < 3:
+        return None
+    query, key = look(given["query"]), look(given["key"])
+    if query.ndim < 2 or query.shape[:-2] != key.shape[:-2]:
+        return None
+    mask = look(given.get("attn_mask"))
+    if given.get("is_causal"):
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
+        mask = mask.tril()
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
+    return mask, given.get("scale") or query.shape[-1] ** -0.5
+
+
+def is_reshaping(node: fx.Node, module: fx.GraphModule) -> bool:
+    """Whether the node keeps all entries of its tensor in their order."""
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))) in RESHAPING_MODULES
+    return last_name(node.target) in RESHAPING_NAMES

@@ -1,0 +1,1 @@
+"""Symmetric (p, p) operators that are sums over the training rows, and their matrices."""

@@ -1,0 +1,198 @@
+"""A chain of linear layers on one batch, differentiated twice row by row.
+
+Of each layer z = W a + b of a row: its input a, its error signal δ = ∂L/∂z, and the curvature
+S = ∂²L/∂z². Backwards, with σ between a layer and the next,
+
+    S ← σ′ Wᵀ S W σ′ + diag(σ″ Wᵀ δ),    δ ← σ′ Wᵀ δ,
+
+from the loss's own Hessian in the outputs. Forwards from layer l, J = ∂a/∂z_l of every later
+input, a diagonal until the first layer mixes it. Botev, Ritter and Barber, Practical Gauss-Newton
+optimisation for deep learning (2017), have the recursion for S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from workers.engine.autodiff.graph.assemble import Assembly
+from workers.engine.autodiff.graph.linear import LinearLayer
+from workers.engine.autodiff.graph.nodes import Elementwise, Linear, Part, adjoint
+from workers.engine.autodiff.graph.output import formed_curvature
+from workers.engine.autodiff.graph.trace import Traced
+from workers.engine.model.losses import Loss
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch, Targets
+
+# More outputs than this take too many passes back for the Hessian of the loss.
+MOST_OUTPUTS = 512
+
+
+@dataclass
+class Layer:
+    """A linear layer on a batch of B rows; `number` is its place among the chain's layers."""
+
+    number: int
+    linear: LinearLayer
+    delta: Tensor  # (B, out)
+    curvature: Tensor  # (B, out, out)
+
+    @property
+    def selected(self) -> bool:
+        """Whether θ has the weight or the bias."""
+        return self.linear.weight_slice is not None or self.linear.bias_slice is not None
+
+    @property
+    def multiplier_count(self) -> int:
+        """d of `multipliers`."""
+        inputs = 0 if self.linear.weight_slice is None else self.linear.weight.shape[1]
+        return inputs + (self.linear.bias_slice is not None)
+
+    @property
+    def multipliers(self) -> Tensor:
+        """What the selected parameters of an output are multiplied with: [a; 1], (d, B)."""
+        inputs = self.linear.inputs
+        rows: list[Tensor] = []
+        if self.linear.weight_slice is not None:
+            rows.append(inputs.T)
+        if self.linear.bias_slice is not None:
+            rows.append(inputs.new_ones(1, len(inputs)))
+        return torch.cat(rows)
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Layer m as layer l < m reaches it: S_ml = ∂δ_m/∂z_l and J = ∂a_m/∂z_l."""
+
+    upper: Layer  # m
+    lower: Layer  # l
+    curvature: Tensor  # (B, out_l, out_m)
+    jacobian: Tensor  # (B, out_l, in_m), or its diagonal (B, out_l)
+
+
+class Chain:
+    """The parts of a model that θ reaches, on one batch. Raises ValueError if they are no chain.
+
+    Not `whole`: of those at the end that are one, where nothing before them has their weights.
+    """
+
+    def __init__(
+        self, problem: Problem, graph: Traced, batch: Batch, *, whole: bool = True
+    ) -> None:
+        assembly = Assembly(problem, graph, batch, None, fused=False)
+        parts = assembly.parts if whole else _tail(assembly.parts)
+        self._parts = _in_a_row(parts, assembly.output_name)
+        self._layers = _passed_back(self._parts, problem.loss, assembly.output, batch.targets)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Those with a selected parameter, first to last."""
+        return [each for each in self._layers.values() if each.selected]
+
+    def crossings(self) -> Iterator[Crossing]:
+        """Every pair of different layers that have selected parameters."""
+        for place, lower in self._layers.items():
+            if lower.selected:
+                yield from self._from(place, lower)
+
+    def _from(self, place: int, lower: Layer) -> Iterator[Crossing]:
+        last = max(place for place, layer in self._layers.items() if layer.selected)
+        jacobian = torch.ones_like(lower.delta)
+        for position in range(place + 1, last + 1):
+            part = self._parts[position]
+            if isinstance(part, Elementwise):
+                first = part.first
+                jacobian = jacobian * (first if jacobian.ndim == 2 else first.unsqueeze(1))
+            elif isinstance(part, Linear):
+                full = torch.diag_embed(jacobian) if jacobian.ndim == 2 else jacobian
+                jacobian = part.over_vectors(full.transpose(0, 1)).transpose(0, 1)
+            else:
+                upper = self._layers[position]
+                weight = upper.linear.weight
+                before, diagonal = jacobian, jacobian.ndim == 2
+                # ∂z_m/∂z_l
+                jacobian = jacobian.unsqueeze(2) * weight.T if diagonal else jacobian @ weight.T
+                if upper.selected:
+                    yield Crossing(upper, lower, torch.bmm(jacobian, upper.curvature), before)
+
+
+def _tail(parts: Sequence[Part]) -> Sequence[Part]:
+    """From the last linear layer that nothing but a chain follows."""
+    first = len(parts)
+    for place in reversed(range(len(parts))):
+        part = parts[place]
+        follows = place + 1 == len(parts) or parts[place + 1].sources == (part.target,)
+        if not follows or not isinstance(part, LinearLayer | Elementwise | Linear):
+            break
+        if isinstance(part, LinearLayer):
+            if part.inputs.ndim != 2:
+                break
+            first = place
+    names = {each.name for part in parts[first:] for each in getattr(part, "places", ())}
+    if names & {each.name for part in parts[:first] for each in getattr(part, "places", ())}:
+        raise ValueError("layers at the end share weights with layers before")
+    return parts[first:]
+
+
+def _in_a_row(parts: Sequence[Part], output: str) -> list[Part]:
+    previous: str | None = None
+    for part in parts:
+        if not isinstance(part, LinearLayer | Elementwise | Linear):
+            raise ValueError(f"{part.target} is no part of a chain")
+        if previous is not None and part.sources != (previous,):
+            raise ValueError(f"{part.target} does not follow {previous}")
+        if isinstance(part, LinearLayer) and part.inputs.ndim != 2:
+            raise ValueError("a layer of inputs with axes besides row and feature")
+        previous = part.target
+    if not parts or previous != output:
+        raise ValueError("the output does not depend on the parameters")
+    return list(parts)
+
+
+def _passed_back(
+    parts: list[Part], loss: Loss, outputs: Tensor, targets: Targets
+) -> dict[int, Layer]:
+    if outputs.ndim != 2 or outputs.shape[1] > MOST_OUTPUTS:
+        raise ValueError("outputs with axes besides row and feature, or too many")
+    delta, curvature = formed_curvature(loss, outputs, targets)
+    layers: dict[int, Layer] = {}
+    count = sum(isinstance(part, LinearLayer) for part in parts)
+    for place in reversed(range(len(parts))):
+        part = parts[place]
+        if isinstance(part, Elementwise):
+            first = part.first
+            curvature = curvature * first.unsqueeze(1) * first.unsqueeze(2)
+            if part.second is not None:
+                curvature.diagonal(dim1=1, dim2=2).addcmul_(delta, part.second)
+            delta = delta * first
+        elif isinstance(part, Linear):
+            (delta,) = part.backward(delta)
+            curvature = _twice(curvature, partial(_pulled, part))
+        elif isinstance(part, LinearLayer):
+            count -= 1
+            layers[place] = Layer(count, part, delta, curvature)
+            if place:
+                weight = part.weight
+                delta = delta @ weight
+                curvature = _twice(curvature, partial(_through, weight))
+    return dict(sorted(layers.items()))
+
+
+def _twice(curvature: Tensor, pull: Callable[[Tensor], Tensor]) -> Tensor:
+    """Pull both sides of a symmetric (B, w, w) back."""
+    half = pull(curvature)  # (B, w, v)
+    return pull(half.transpose(1, 2).contiguous())
+
+
+def _through(weight: Tensor, signal: Tensor) -> Tensor:
+    return signal @ weight
+
+
+def _pulled(part: Linear, signal: Tensor) -> Tensor:
+    """Of (B, w, ...)."""
+    before = (signal.shape[1], *part.before)
+    return adjoint(part.over_vectors, before, signal.transpose(0, 1)).transpose(0, 1)

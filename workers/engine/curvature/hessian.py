@@ -1,0 +1,232 @@
+"""The Hessian of the mean training loss as an operator: multiplied with, seldom built."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workers.engine.autodiff.graph.linearized import GraphProduct
+from workers.engine.autodiff.locate import refuse_nonfinite_product
+from workers.engine.autodiff.select import PROBE_ROWS
+from workers.engine.curvature.dense.build import LayerPairs, agreeing_graph, layer_pairs
+from workers.engine.curvature.dense.by_layers import ByLayers
+from workers.engine.curvature.dense.symmetry import symmetrise
+from workers.engine.curvature.row_sums import Passes
+from workers.engine.errors import BadParameter, OutOfMemory, ShapeMismatch
+from workers.engine.gauss_newton import dual_gauss_newton
+from workers.engine.inversion.preconditioner import Metric
+from workers.engine.model.batching import DEFAULT_BUDGET, BatchSize
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Rows
+from workers.engine.model.second_order import is_out_of_memory
+from workers.engine.progress import Progress, silent
+
+FEWEST_EXPLICIT = 256  # with fewer parameters there is nothing to gain
+LOOKING_FOR_MEMORY = "use cg, lissa or arnoldi, or select fewer parameters"
+
+
+class Hessian:
+    """H + λI, where H = (1/n) Σ ∇²θ L(zᵢ, θ) over ALL n rows.
+
+    The result does not depend on the batch size beyond rounding: a short last batch weighs what it
+    has rows. `damping` is λ ≥ 0. `budget_bytes` bounds the activations of one block of rows ×
+    vectors; `batch_size` "auto" derives the rows from it. `progress` hears of every batch.
+
+    `passes` counts multiplications of a block with the whole training set, `products` the vectors
+    in them. The way of multiplying, one for a vector and one for several, is chosen by a rule of
+    model and device. `product_name` tells it, `product` fixes it by its name.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        rows: Rows,
+        damping: float = 0.0,
+        *,
+        batch_size: BatchSize = "auto",
+        budget_bytes: int = DEFAULT_BUDGET,
+        progress: Progress | None = None,
+        product: str | None = None,
+    ) -> None:
+        if not damping >= 0.0 or damping == float("inf"):
+            raise BadParameter("hessian_regularization", damping, "must be finite and at least 0")
+        if len(rows) == 0:
+            raise BadParameter("rows", 0, "the Hessian needs at least one training row")
+        self.problem = problem
+        self.rows = rows
+        self.damping = float(damping)
+        self.passes = 0
+        self.products = 0
+        self.progress: Progress = progress or silent
+        self._named = product
+        self._batch_size, self._budget = batch_size, budget_bytes
+        self._sums = Passes(problem, rows, batch_size, budget_bytes, self.progress, product)
+        self._matrix: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(p, p)."""
+        return (self.problem.size, self.problem.size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors it multiplies."""
+        return self.problem.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its vectors lie."""
+        return self.problem.device
+
+    @property
+    def row_count(self) -> int:
+        """n, the number of training rows."""
+        return len(self.rows)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows taken at a time at present; running out of memory lowers it."""
+        return self._sums.block.rows
+
+    @property
+    def product_name(self) -> str | None:
+        """The way of multiplying in use, None before the first product."""
+        ways = self._sums.ways
+        return next(reversed(ways.values())).name if ways else None
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """(H + λI) v for each row v of (k, p), in one pass over the training rows.
+
+        Raises ShapeMismatch, NotFinite, UnsupportedOperator, OutOfMemory.
+        """
+        return self.undamped(vectors) + self.damping * vectors
+
+    def undamped(self, vectors: Tensor) -> Tensor:
+        """H v for each row v of (k, p), λ not included; raises what `matmat` does."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.problem.size:
+            raise ShapeMismatch("vectors", (-1, self.problem.size), vectors.shape, "a row a vector")
+        if len(vectors) == 0:
+            return torch.zeros_like(vectors)
+        total = self._sums.over_all(vectors)
+        self.products += len(vectors)
+        total /= len(self.rows)
+        self._passed(total, vectors)
+        return total
+
+    def in_double(self) -> Hessian:
+        """The same operator in float64, for residuals that rounding would hide.
+
+        Raises what the model does where it can't be computed in float64.
+        """
+        problem = self.problem.in_double()
+        with torch.no_grad():
+            problem.losses(problem.theta, problem.placed(next(iter(self.rows.batches(1)))))
+        given = problem, self.rows, self.damping
+        return Hessian(*given, budget_bytes=self._budget, progress=self.progress)
+
+    def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
+        """(H_j + λI) v with H_j the mean over the rows with these numbers; counts as no pass."""
+        total = self._sums.over_sample(indices, vectors)
+        self.products += len(vectors)
+        return total / len(indices) + self.damping * vectors
+
+    def partial_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
+        """λ v + (1/n) Σ ∇² L(zᵢ) v over the rows with these numbers, ascending; all rows where memory ends.
+
+        Counts as a pass, and as many products as that part of the rows is worth.
+        """
+        total = self._sums.over_part(indices, vectors)
+        if total is None:
+            return self.matmat(vectors)
+        self.passes += 1
+        self.products += round(len(vectors) * len(indices) / len(self.rows))
+        return total / len(self.rows) + self.damping * vectors
+
+    def dense(self) -> Tensor:
+        """H itself, (p, p), WITHOUT λ; symmetric to the last bit. Raises OutOfMemory.
+
+        A chain of linear layers is summed up by pairs of layers in ONE pass, without a product; so
+        are such layers at the end of a model that is written out, whose other parameters take a
+        product each, over a part of the graph. Any other model takes p products.
+        """
+        return self._dense(self._layer_pairs())
+
+    def _dense(self, pairs: LayerPairs | None) -> Tensor:
+        size = self.problem.size
+        try:
+            result = self.problem.theta.new_zeros(size, size)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"a Hessian of {size} × {size}", LOOKING_FOR_MEMORY) from error
+        width = min(size, 4 * self._sums.block.vectors)
+        if pairs is not None and self._built_by(pairs, result):
+            return symmetrise(result, width) if pairs.tied else result
+        if pairs is None and self._built_by_layers(result):
+            return symmetrise(result, width)
+        result.zero_()  # what there was no memory for is begun again
+        for first in range(0, size, width):
+            last = min(first + width, size)
+            units = torch.zeros(last - first, size, dtype=self.dtype, device=self.device)
+            units[:, first:last].fill_diagonal_(1.0)
+            result[first:last] = self.undamped(units)
+            self.progress("hessian", last, size, "parameters")
+        return symmetrise(result, width)
+
+    def _built_by_layers(self, result: Tensor) -> bool:
+        """Whether the model is written out, and memory sufficed."""
+        if self._named not in (None, GraphProduct.name):
+            return False
+        probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
+        graph = agreeing_graph(self.problem, probe)
+        if graph is None:
+            return False
+        block = self._sums.widest
+        built = ByLayers(self.problem, graph, block.vectors)
+        batches = map(self._sums.inspected, self.rows.batches(block.rows))
+        if not built.fill(result, batches, len(self.rows), self.progress):
+            return False
+        self.products += built.products
+        self._passed(result, result[:0])
+        return True
+
+    def matrix_if_cheaper(self, vectors: int, width: int) -> Tensor | None:
+        """See `Buildable`. Only for chains of linear layers, and within a quarter of the budget."""
+        most = (self._budget / self.dtype.itemsize / 4) ** 0.5
+        if self._matrix is None and FEWEST_EXPLICIT <= self.problem.size <= most:
+            pairs = self._layer_pairs()
+            if pairs and pairs.pays(len(self.rows), vectors, width):
+                self._matrix = self._dense(pairs)
+        return self._matrix
+
+    def preconditioner_if_cheaper(self, products: float) -> Metric | None:
+        """See `Preconditionable`. Only where products are written out for the model's graph."""
+        probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
+        way = self._sums.way(probe, self.problem.theta.expand(2, -1))
+        if not isinstance(way, GraphProduct):
+            return None
+        given = self.problem, way.graph, self.rows, self.damping, products
+        return dual_gauss_newton(*given, budget_bytes=self._budget, progress=self.progress)
+
+    def _layer_pairs(self) -> LayerPairs | None:
+        if self._named is not None:
+            return None
+        probe = next(iter(self.rows.batches(PROBE_ROWS)))
+        return layer_pairs(self.problem, self.problem.placed(probe))
+
+    def _built_by(self, pairs: LayerPairs, result: Tensor) -> bool:
+        """Whether memory sufficed: if not, result is to be filled by products."""
+        asked = self._batch_size
+        rows = pairs.rows_at_once(self._budget) if asked == "auto" else asked
+        batches = map(self._sums.inspected, self.rows.batches(rows))
+        if not pairs.fill(result, batches, len(self.rows), self.progress):
+            return False
+        self._passed(result, result[:0])
+        return True
+
+    def _passed(self, result: Tensor, vectors: Tensor) -> None:
+        """All rows have been gone through, for `vectors`."""
+        self.passes += 1
+        self._sums.ended()
+        batches = self.rows.batches(self._sums.block.rows)
+        refuse_nonfinite_product(result, vectors, self.problem, batches)

@@ -1,0 +1,191 @@
+"""Passes over the training rows with a block of vectors: Σ ∇² L(zᵢ) v, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from workers.engine.autodiff.derivative import Adding, Apply, Product
+from workers.engine.autodiff.hvp import ReverseLoop
+from workers.engine.autodiff.select import chosen
+from workers.engine.autodiff.sums import BlockSums
+from workers.engine.model.batching import BatchSize, Block, BlockPlan, activation_bytes, over_rows
+from workers.engine.model.nonfinite import refuse_nonfinite_rows
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch, Rows
+from workers.engine.model.second_order import is_out_of_memory, twice_differentiable
+from workers.engine.progress import Progress
+
+# What a pass prepares for each batch is kept for the next one if it all fits into this part of the
+# byte budget: with few vectors a pass is mostly preparation.
+KEPT_PART = 0.5
+# So much of it stays beside what other batches of rows prepare; more is made anew afterwards.
+KEPT_BESIDE = 1 << 24
+LOOPED_VECTORS = 4
+
+
+class Passes:
+    """The sums over rows that a Hessian is made of; damping and means are its own.
+
+    `block` is the rows and vectors taken at a time at present; running out of memory lowers it. The
+    way of multiplying, one for a vector and one for several, is chosen by a rule of model and
+    device, unless `named`.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        rows: Rows,
+        batch_size: BatchSize,
+        budget_bytes: int,
+        progress: Progress,
+        named: str | None,
+    ) -> None:
+        self._problem, self._rows = problem, rows
+        self._progress, self._named = progress, named
+        self._row_bytes = activation_bytes(problem, rows)
+        self._keeps_prepared = self._row_bytes * len(rows) <= KEPT_PART * budget_bytes
+        self._plan = BlockPlan(
+            problem.device.type, len(rows), self._row_bytes, budget_bytes, batch_size
+        )
+        self.block = self.widest
+        self.ways: dict[bool, Product] = {}
+        self.prepared: dict[tuple[str, int, int], Apply] = {}
+        self._rows_seen_finite = False
+
+    @property
+    def widest(self) -> Block:
+        """For as many vectors as are taken at a time."""
+        return self._plan.of(self._plan.widest)
+
+    def over_all(self, vectors: Tensor) -> Tensor:
+        """All rows' ∇² L(z) v summed, for each row v of (k, p)."""
+        total = torch.zeros_like(vectors)
+        self.block = self._plan.of(len(vectors))
+        while not self._summed(vectors, total):
+            total.zero_()
+        return total
+
+    def over_sample(self, indices: Tensor, vectors: Tensor) -> Tensor:
+        """The same of the rows with these numbers, which fit into memory together."""
+        batch = self._problem.placed(self._rows.take(indices))
+        self.block = self._plan.of(len(vectors))
+        size = self.block.rows
+        parts = (batch.narrow(at, min(at + size, len(batch))) for at in range(0, len(batch), size))
+        return self._over(parts, vectors)
+
+    def over_part(self, indices: Tensor, vectors: Tensor) -> Tensor | None:
+        """The same of the rows with these numbers, ascending, however many; None where memory ends."""
+        self.block = self._plan.of(len(vectors))
+        if self._row_bytes * len(self._rows) > KEPT_BESIDE:
+            self.prepared.clear()
+        try:
+            return self._over(self._taken(indices), vectors)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._keep_nothing()
+            return None
+
+    def inspected(self, batch: Batch) -> Batch:
+        """The batch on the device, its numbers found finite. Raises NotFinite."""
+        batch = self._problem.placed(batch)
+        if not self._rows_seen_finite:
+            refuse_nonfinite_rows(batch)
+        return batch
+
+    def way(self, batch: Batch, vectors: Tensor) -> Product:
+        """Of multiplying so many vectors; chosen on this batch if none is yet."""
+        several = vectors.shape[0] > 1
+        if several not in self.ways:
+            self.ways[several] = chosen(
+                self._problem,
+                batch,
+                several=several,
+                row_bytes=self._row_bytes,
+                named=self._named,
+                between=lambda: self._tell(batch.start),
+            )
+        return self.ways[several]
+
+    def ended(self) -> None:
+        """All rows have been gone through, and were finite."""
+        self._rows_seen_finite = True
+
+    def _summed(self, vectors: Tensor, total: Tensor) -> bool:
+        """All rows' products added to total; False when memory ended in the middle, and a part of a batch is in it."""
+        sums = BlockSums(total)
+        spoilt: list[Batch] = []
+
+        def work(batch: Batch) -> None:
+            try:
+                self._batch_product(batch, vectors, sums)
+            except (RuntimeError, MemoryError):
+                spoilt.append(batch)
+                raise
+
+        passed = over_rows(
+            self._rows, self.block, work, what="hessian pass", progress=self._progress
+        )
+        for _ in passed:
+            if spoilt:
+                return False
+        sums.settle()
+        return True
+
+    def _batch_product(self, batch: Batch, vectors: Tensor, sums: BlockSums) -> None:
+        """Adds the batch's sum times all vectors."""
+        batch = self.inspected(batch)
+        way = self.way(batch, vectors)
+        key = (way.name, batch.start, len(batch))
+        try:
+            with twice_differentiable():
+                apply = self.prepared.get(key) or way.prepare(self._problem, batch)
+                self._apply(way, apply, batch, vectors, sums)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                self._keep_nothing()
+            raise
+        if self._keeps_prepared:
+            self.prepared[key] = apply
+
+    def _over(self, parts: Iterable[Batch], vectors: Tensor) -> Tensor:
+        """Summed over the rows of these batches, each small enough."""
+        total = torch.zeros_like(vectors)
+        sums = BlockSums(total)
+        for part in parts:
+            way = self.way(part, vectors)
+            with twice_differentiable():
+                self._apply(way, way.prepare(self._problem, part), part, vectors, sums)
+        sums.settle()
+        return total
+
+    def _taken(self, indices: Tensor) -> Iterator[Batch]:
+        for numbers in indices.split(self.block.rows):
+            self._tell(int(numbers[0]))
+            yield self._problem.placed(self._rows.take(numbers))
+
+    def _apply(
+        self, way: Product, apply: Apply, batch: Batch, vectors: Tensor, sums: BlockSums
+    ) -> None:
+        # A way that takes one vector at a time gains nothing from many, and would hear of a
+        # cancellation late.
+        width = LOOPED_VECTORS if isinstance(way, ReverseLoop) else self.block.vectors
+        for first in range(0, len(vectors), width):
+            if first:
+                self._tell(batch.start)
+            part = vectors[first : first + width]
+            into = sums.of(first, len(part))
+            if isinstance(apply, Adding):
+                apply.add(part, into)
+            else:
+                into.add(apply(part))
+
+    def _keep_nothing(self) -> None:
+        self.prepared.clear()
+        self._keeps_prepared = False
+
+    def _tell(self, row: int) -> None:
+        self._progress("hessian pass", row, len(self._rows), "rows")

@@ -1,0 +1,172 @@
+"""Losses on classes, in a form whose gradients do not cancel on confident points in float32.
+
+1 − p is never formed where p is close to 1, but as the sum of the other probabilities. These are
+plain differentiable operations, so it holds under vmap, forward mode and double backward alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workers.engine.errors import BadParameter, ShapeMismatch
+from workers.engine.model.losses.per_row import PerRow, one_tensor, same_shape
+from workers.engine.model.rows import Targets
+
+# Beyond it softplus is taken as the identity; exp(50) is still far from float32's overflow.
+SOFTPLUS_LINEAR_FROM = 50.0
+
+
+@dataclass(frozen=True)
+class ClassLoss(PerRow):
+    """Shared by the losses whose targets are classes: outputs (B, C, ...), targets (B, ...)."""
+
+    weight: tuple[float, ...] | None = None  # of each class
+    ignore_index: int = -100
+    class_axis: int = 1  # -1 for outputs (B, ..., C)
+
+    def _classes_last(self, outputs: Any) -> Tensor:
+        scores = one_tensor(outputs)
+        if scores.ndim < 2:
+            raise ShapeMismatch("outputs of a classifier", ("B", "C"), scores.shape)
+        return scores.movedim(self.class_axis, -1)
+
+    def _class_weights(self, like: Tensor) -> Tensor | None:
+        if self.weight is None:
+            return None
+        if len(self.weight) != like.shape[-1]:
+            raise ShapeMismatch("class weights", (like.shape[-1],), (len(self.weight),))
+        return torch.tensor(self.weight, dtype=like.dtype, device=like.device)
+
+    def _reduce(self, values: Tensor, kept: Tensor) -> Tensor:
+        values = torch.where(kept, values, torch.zeros_like(values)).reshape(values.shape[0], -1)
+        total = values.sum(1)
+        if self.reduction == "sum":
+            return total
+        # A row all of whose positions are ignored has loss 0, not 0/0.
+        return total / kept.reshape(kept.shape[0], -1).sum(1).clamp(min=1)
+
+    def _class_targets(self, scores: Tensor, targets: Targets) -> Tensor:
+        classes = one_tensor(targets)
+        if classes.shape != scores.shape[:-1]:
+            raise ShapeMismatch(
+                "class targets",
+                scores.shape[:-1],
+                classes.shape,
+                "a class per row and position; set class_axis = -1 for outputs (B, ..., C)",
+            )
+        if classes.is_floating_point():
+            raise BadParameter("targets", classes.dtype, "classes must be integers")
+        return classes.long()  # ignore_index is negative, which an unsigned class is not
+
+    def check(self, outputs: Any, targets: Targets) -> None:
+        """Classes must lie in [0, C) or be ignore_index. Raises BadParameter."""
+        super().check(outputs, targets)
+        scores, classes = self._classes_last(outputs), one_tensor(targets)
+        if classes.is_floating_point():
+            return
+        classes = classes.long()
+        outside = (classes != self.ignore_index) & ((classes < 0) | (classes >= scores.shape[-1]))
+        if bool(outside.any()):
+            raise BadParameter(
+                "targets", int(classes[outside][0]), f"classes go from 0 to {scores.shape[-1] - 1}"
+            )
+
+
+@dataclass(frozen=True)
+class CrossEntropy(ClassLoss):
+    """Softmax cross-entropy as torch.nn.functional.cross_entropy(reduction="none") has it.
+
+    Targets are classes (B, ...) or probabilities of the outputs' shape. With `reduction` mean a
+    row's loss is the plain mean over its positions that are not ignored.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise BadParameter("label_smoothing", self.label_smoothing, "from 0 to below 1")
+
+    def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+        scores = self._classes_last(outputs)
+        goal = one_tensor(targets)
+        if goal.is_floating_point() and goal.ndim == scores.ndim:
+            return self._from_probabilities(scores, goal)
+        classes = self._class_targets(scores, targets)
+        kept = classes != self.ignore_index
+        chosen = _one_hot(torch.where(kept, classes, torch.zeros_like(classes)), scores)
+        margins, excess = _against(scores, chosen)
+        weights = self._class_weights(scores)
+        own = 1.0 if weights is None else torch.where(chosen, weights, 0.0).sum(-1)
+        losses = (1.0 - self.label_smoothing) * own * excess
+        if self.label_smoothing:
+            every = torch.ones_like(margins) if weights is None else weights.expand_as(margins)
+            smoothed = (every * (excess.unsqueeze(-1) - margins)).mean(-1)
+            losses = losses + self.label_smoothing * smoothed
+        return self._reduce(losses, kept)
+
+    def _from_probabilities(self, scores: Tensor, goal: Tensor) -> Tensor:
+        goal = goal.movedim(self.class_axis, -1)
+        if goal.shape != scores.shape:
+            raise ShapeMismatch("probabilities as targets", scores.shape, goal.shape)
+        chosen = _one_hot(goal.argmax(-1), scores)
+        margins, excess = _against(scores, chosen)
+        smoothing = self.label_smoothing
+        goal = goal * (1.0 - smoothing) + smoothing / scores.shape[-1]
+        weights = self._class_weights(scores)
+        goal = goal if weights is None else goal * weights
+        losses = (goal * (excess.unsqueeze(-1) - margins)).sum(-1)
+        return self._reduce(losses, torch.ones_like(losses, dtype=torch.bool))
+
+
+@dataclass(frozen=True)
+class NegativeLogLikelihood(ClassLoss):
+    """Outputs are log-probabilities already. Prefer cross_entropy on logits: a log-softmax inside
+    the model makes its gradient cancel on confident points in float32."""
+
+    def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+        log_probabilities = self._classes_last(outputs)
+        classes = self._class_targets(log_probabilities, targets)
+        kept = classes != self.ignore_index
+        chosen = _one_hot(torch.where(kept, classes, torch.zeros_like(classes)), log_probabilities)
+        weights = self._class_weights(log_probabilities)
+        picked = log_probabilities if weights is None else log_probabilities * weights
+        losses = -torch.where(chosen, picked, torch.zeros_like(picked)).sum(-1)
+        return self._reduce(losses, kept)
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(PerRow):
+    """On logits; targets in [0, 1] of the outputs' shape; the mean or sum over a row's outputs."""
+
+    pos_weight: tuple[float, ...] | float | None = None
+
+    def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+        logits, goal = same_shape(outputs, targets)
+        positive = goal * F.softplus(-logits, threshold=SOFTPLUS_LINEAR_FROM)
+        if self.pos_weight is not None:
+            positive = positive * torch.as_tensor(
+                self.pos_weight, dtype=logits.dtype, device=logits.device
+            )
+        negative = (1.0 - goal) * F.softplus(logits, threshold=SOFTPLUS_LINEAR_FROM)
+        return self.reduced(positive + negative)
+
+
+def _against(scores: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Margins z − z_y, and −log p_y as their log-sum-exp with the entry y held at a constant 0.
+
+    That constant is what keeps the gradient whole: ∂/∂z_y = −Σ_{k≠y} p_k, a sum of like signs.
+    """
+    own = torch.where(chosen, scores, torch.zeros_like(scores)).sum(-1, keepdim=True)
+    margins = torch.where(chosen, torch.zeros_like(scores), scores - own)
+    return margins, torch.logsumexp(margins, -1)
+
+
+def _one_hot(classes: Tensor, scores: Tensor) -> Tensor:
+    every = torch.arange(scores.shape[-1], device=scores.device)
+    return classes.unsqueeze(-1) == every

@@ -1,0 +1,71 @@
+"""What a loss is: outputs and targets of a batch in, one number per row out, nothing broadcast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from workers.engine.errors import BadParameter, ShapeMismatch
+from workers.engine.model.rows import Targets
+
+Reduction = Literal["mean", "sum"]
+
+
+class Loss(Protocol):
+    """A loss per row; frozen, so that it can be part of a key."""
+
+    def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+        """(B,) losses of a batch. Raises ShapeMismatch, never broadcasts."""
+        ...
+
+    def check(self, outputs: Any, targets: Targets) -> None:
+        """Refuse values that `__call__` cannot judge under vmap, such as classes out of range."""
+        ...
+
+
+@dataclass(frozen=True)
+class PerRow:
+    """Shared by the losses that reduce over a row's outputs or positions."""
+
+    reduction: Reduction = "mean"  # over the positions or outputs of ONE row
+
+    def __post_init__(self) -> None:
+        if self.reduction not in ("mean", "sum"):
+            raise BadParameter(
+                "reduction", self.reduction, "mean or sum, over the positions of one row"
+            )
+
+    def check(self, outputs: Any, targets: Targets) -> None:
+        """See `Loss`."""
+        self(outputs, targets)  # type: ignore[operator]
+
+    def reduced(self, values: Tensor) -> Tensor:
+        """(B, ...) to (B,)."""
+        flat = values.reshape(values.shape[0], -1)
+        return flat.mean(1) if self.reduction == "mean" else flat.sum(1)
+
+
+def one_tensor(value: Any) -> Tensor:
+    """The tensor, out of wrappings of one element. Raises BadParameter for several."""
+    while isinstance(value, tuple | list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, Tensor):
+        raise BadParameter(
+            "outputs or targets", type(value).__name__, "this loss takes exactly one tensor of each"
+        )
+    return value
+
+
+def same_shape(outputs: Any, targets: Targets) -> tuple[Tensor, Tensor]:
+    """Both as tensors of one shape and dtype. Raises ShapeMismatch."""
+    predicted, goal = one_tensor(outputs), one_tensor(targets)
+    if predicted.shape != goal.shape:
+        raise ShapeMismatch(
+            "targets against outputs",
+            predicted.shape,
+            goal.shape,
+            "they are never broadcast; reshape the targets",
+        )
+    return predicted, goal.to(predicted.dtype)
