@@ -29,7 +29,7 @@ from workers.engine import (
 )
 from workers.engine.autodiff import jvp
 from workers.engine.autodiff.gradients import GradientLadder
-from workers.engine.scores import contraction
+from workers.engine.scores import up as weighting
 
 from .exact import Exact, relative
 from .models import make
@@ -242,8 +242,8 @@ def test_a_pass_forward_gives_what_gradients_give(
     factors = factors_of(problem, count)
     expected = factors @ Exact(case).gradients(range(case.test_count, len(case.targets))).T
     assert relative(joined(up(problem, factors, case.train)), expected) < 1e-12
-    monkeypatch.setattr(contraction, "LONG_GRADIENT", 1)
-    monkeypatch.setattr(contraction, "MANY_GRADIENTS", 1)
+    monkeypatch.setattr(weighting, "LONG_GRADIENT", 1)
+    monkeypatch.setattr(weighting, "MANY_GRADIENTS", 1)
     monkeypatch.setattr(jvp, "MOST_MEETINGS", 1 << 60)
     # Whatever it takes, it takes no gradient of a training row, but for a few to compare with.
     seen: list[int] = []
@@ -263,8 +263,8 @@ def test_a_pass_forward_gives_what_gradients_give(
 def test_weights_that_a_row_meets_many_times_meet_it_by_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(contraction, "LONG_GRADIENT", 1)
-    monkeypatch.setattr(contraction, "MANY_GRADIENTS", 1)
+    monkeypatch.setattr(weighting, "LONG_GRADIENT", 1)
+    monkeypatch.setattr(weighting, "MANY_GRADIENTS", 1)
     for name, expected in (("convolutional", False), ("perceptron", True)):
         case, problem = make(name), problem_of(name)
         probe = next(iter(case.train.batches(4)))
@@ -274,8 +274,8 @@ def test_weights_that_a_row_meets_many_times_meet_it_by_gradients(
 def test_a_model_without_a_known_graph_meets_rows_by_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(contraction, "LONG_GRADIENT", 1)
-    monkeypatch.setattr(contraction, "MANY_GRADIENTS", 1)
+    monkeypatch.setattr(weighting, "LONG_GRADIENT", 1)
+    monkeypatch.setattr(weighting, "MANY_GRADIENTS", 1)
     case = make("recurrent")
     problem = Problem(case.module, make_loss(case.loss))
     factors = factors_of(problem)
@@ -284,8 +284,8 @@ def test_a_model_without_a_known_graph_meets_rows_by_gradients(
 
 
 def test_a_nan_on_the_way_forward_names_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contraction, "LONG_GRADIENT", 1)
-    monkeypatch.setattr(contraction, "MANY_GRADIENTS", 1)
+    monkeypatch.setattr(weighting, "LONG_GRADIENT", 1)
+    monkeypatch.setattr(weighting, "MANY_GRADIENTS", 1)
     case, problem = make("perceptron"), problem_of("perceptron")
     inputs = case.inputs[0].clone()
     inputs[11, 2] = float("nan")

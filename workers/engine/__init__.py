@@ -35,17 +35,12 @@ from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows, TensorRows
 from workers.engine.model.second_order import is_out_of_memory
 from workers.engine.progress import Progress
-from workers.engine.scores.contraction import (
-    low_precision_agreement,
-    perturb_at,
-    perturbation,
-    row_gradients,
-    self_influence,
-    up,
-)
+from workers.engine.scores.contraction import row_gradients
 from workers.engine.scores.optimality import Optimality, optimality
+from workers.engine.scores.perturbation import perturb_at, perturbation
 from workers.engine.scores.precision import Agreement, Precision
 from workers.engine.scores.predictions import Predictions, row_predictions
+from workers.engine.scores.up import low_precision_agreement, self_influence, up
 
 __all__ = [
     "VERIFIED",

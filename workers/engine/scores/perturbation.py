@@ -1,0 +1,128 @@
+"""The influence of moving a training row's features: factors times ∇ₓ∇θ L of the training rows.
+
+Factors are (H + λI)⁻¹ ∇θ L(z_test), a row a test point. Moving a feature of z by δ changes the test
+loss by about −influence · δ / n; POSITIVE means that a larger feature lowers the test loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from workers.engine.autodiff.derivative import Product
+from workers.engine.autodiff.mixed import InputVariable, ModuleVariable, Variable, mixed_ways
+from workers.engine.autodiff.select import chosen
+from workers.engine.model.batching import (
+    DEFAULT_BUDGET,
+    BatchSize,
+    Block,
+    activation_bytes,
+    over_rows,
+    rows_at_once,
+    vectors_at_once,
+)
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch, Rows
+from workers.engine.model.second_order import twice_differentiable
+from workers.engine.progress import Progress, silent
+from workers.engine.scores.contraction import (
+    columns_of,
+    finite_or_located,
+    fitting_factors,
+)
+
+
+def perturbation(
+    problem: Problem,
+    factors: Tensor,
+    rows: Rows,
+    *,
+    input: int = 0,
+    product: str | None = None,
+    batch_size: BatchSize = "auto",
+    budget_bytes: int = DEFAULT_BUDGET,
+    progress: Progress | None = None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """∇θ L(z_test)ᵀ (H + λI)⁻¹ ∇ₓ∇θ L(z_train): yields (slice of columns, (m, b, *input_shape)).
+
+    `input` is the position of the input x. `product` fixes the way of differentiating by its name,
+    as in `Hessian`. Raises BadParameter, naming it, if it is integer.
+    """
+    yield from _mixed(
+        problem, factors, rows, InputVariable(input), product, batch_size, budget_bytes, progress
+    )
+
+
+def perturb_at(
+    problem: Problem,
+    factors: Tensor,
+    rows: Rows,
+    *,
+    module: str,
+    product: str | None = None,
+    batch_size: BatchSize = "auto",
+    budget_bytes: int = DEFAULT_BUDGET,
+    progress: Progress | None = None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """As `perturbation`, of the output of an inner module: (slice, (m, b, *output_shape)).
+
+    Raises NoSuchParameter for an unknown module, BadParameter for one whose output cannot be moved.
+    """
+    yield from _mixed(
+        problem, factors, rows, ModuleVariable(module), product, batch_size, budget_bytes, progress
+    )
+
+
+def _mixed(
+    problem: Problem,
+    factors: Tensor,
+    rows: Rows,
+    variable: Variable,
+    product: str | None,
+    batch_size: BatchSize,
+    budget: int,
+    progress: Progress | None,
+) -> Iterator[tuple[slice, Tensor]]:
+    factors = fitting_factors(problem, factors)
+    if len(rows) == 0 or len(factors) == 0:
+        return
+    first = problem.placed(next(iter(rows.batches(1))))
+    kind = problem.device.type
+    vectors = min(len(factors), vectors_at_once(kind))
+    value_bytes = variable.initial(problem, first).numel() * problem.theta.element_size()
+    activations = activation_bytes(problem, rows)
+    row_bytes = activations * (1 + vectors) + len(factors) * value_bytes
+    block = Block(rows_at_once(batch_size, len(rows), row_bytes, budget, kind), vectors)
+    way: list[Product] = []
+    tell = progress or silent
+
+    def tell_of(batch: Batch) -> None:
+        tell("perturbation", batch.start, len(rows), "rows")
+
+    def work(batch: Batch) -> Tensor:
+        batch = problem.placed(batch)
+        if not way:
+            way.append(
+                chosen(
+                    problem,
+                    batch,
+                    mixed_ways(problem, variable),
+                    several=len(factors) > 1,
+                    row_bytes=activations,
+                    named=product,
+                    between=lambda: tell_of(batch),
+                )
+            )
+        with twice_differentiable():
+            apply = way[0].prepare(problem, batch)
+            parts: list[Tensor] = []
+            for part in torch.split(factors, block.vectors):
+                if parts:
+                    tell_of(batch)
+                parts.append(apply(part))
+            return torch.cat(parts)
+
+    for batch, result in over_rows(rows, block, work, what="perturbation", progress=tell):
+        yield columns_of(batch), finite_or_located(problem, batch, result, "perturbation")
