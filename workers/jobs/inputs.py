@@ -203,9 +203,8 @@ class Gathering:
         return dataset, next(match for match in self._matched if match.dataset == dataset.id)
 
     def _arrangement(self, field: str) -> list[object]:
-        """Of a dataset's columns: all of it that numbers depend on."""
         _, match = self._arranged(field)
-        return [match.inputs, match.targets, match.features]
+        return _arrangement(match)
 
     @cached_property
     def _matched(self) -> list[ColumnMatch]:
@@ -325,13 +324,14 @@ class _RowsOfJob:
         if self.problem is not None:
             self.context.session.require_unchanged(self.namespace, dataset)
             refuse_labels_out_of_range(self.problem, rows, f"{pointer}/dataset")
-            self._refuse_mixed(self.problem, dataset, rows)
+            self._refuse_mixed(self.problem, match, rows)
         return rows
 
-    def _refuse_mixed(self, problem: Problem, dataset: DatasetRecord, rows: Rows) -> None:
-        """Once for a model and a dataset."""
+    def _refuse_mixed(self, problem: Problem, match: ColumnMatch, rows: Rows) -> None:
+        """Once for a model and a dataset's columns as they meet it."""
+        arranged = digest_of([match.dataset, *_arrangement(match)])
         self.context.session.once(
-            ("independent", self.namespace, self.model.id, dataset.id, str(problem.dtype)),
+            ("independent", self.namespace, self.model.id, arranged, str(problem.dtype)),
             lambda: refuse_mixed_rows(
                 problem,
                 rows,
@@ -339,6 +339,11 @@ class _RowsOfJob:
                 batch_size=self.batch_size,
             ),
         )
+
+
+def _arrangement(match: ColumnMatch) -> list[object]:
+    """Of a dataset's columns: all of it that numbers depend on."""
+    return [match.inputs, match.targets, match.features]
 
 
 def _bad_tensor(pointer: str, name: str, digest: str, error: Exception) -> UpweightError:
