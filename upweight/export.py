@@ -309,13 +309,19 @@ def _on_cpu(module: nn.Module) -> nn.Module:
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Without the garbage collector: the tracer's imports make a million objects that stay, and it would look through
-    all of them again and again, for a third of the time of a first export."""
+    all of them again and again, for a third of the time of a first export.
+
+    In the end they count as old at once: as young ones they would be looked through again when it is let go on.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if collecting:
+            if not gc.get_freeze_count():  # what somebody has frozen would be thawed with the rest
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

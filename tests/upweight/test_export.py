@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import zipfile
 from pathlib import Path
@@ -221,6 +222,22 @@ def test_a_torch_whose_archives_are_pickles_is_told_before_anything_is_exported(
     monkeypatch.setattr(torch, "__version__", "2.7.1+cu126")
     with pytest.raises(ExportFailed, match=r"torch 2\.7\.1.*pip install 'torch>=2\.9'"):
         export_program(nn.Linear(2, 1), torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(collecting: bool, frozen: bool) -> None:
+    try:
+        if frozen:
+            gc.freeze()
+        if not collecting:
+            gc.disable()
+        export_program(nn.Linear(3, 2), torch.randn(2, 3))
+        assert gc.isenabled() == collecting
+        assert (gc.get_freeze_count() > 0) == frozen
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 def test_program_holds_no_rows_of_the_example() -> None:
