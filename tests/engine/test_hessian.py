@@ -21,11 +21,10 @@ from workers.engine import (
     TensorRows,
     make_loss,
 )
-from workers.engine.autodiff.derivative import Product
+from workers.engine.autodiff.derivative import Product, Sums
 from workers.engine.autodiff.graph.linearized import Ready
 from workers.engine.autodiff.graph.nodes import Return, Smooth
 from workers.engine.autodiff.select import candidates
-from workers.engine.autodiff.sums import Sums
 from workers.engine.model.second_order import twice_differentiable
 
 from .exact import Exact, relative

@@ -7,6 +7,7 @@ write and to read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from workers.engine.autodiff.derivative import Apply
 from workers.engine.autodiff.gradients import per_example_gradients
+from workers.engine.autodiff.graph.convolution import Convolution
+from workers.engine.autodiff.graph.linear import LinearLayer
 from workers.engine.autodiff.graph.linearized import Ready
 from workers.engine.autodiff.graph.nodes import Direction
 from workers.engine.autodiff.graph.trace import Traced, traced
-from workers.engine.autodiff.work import work_of
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
 from workers.engine.model.second_order import is_out_of_memory, twice_differentiable
@@ -85,3 +87,14 @@ def _shares(ready: Ready, count: int) -> Apply:
         return total
 
     return apply
+
+
+def work_of(parts: Iterable[object]) -> int:
+    """Multiplications with weights, of a row."""
+    total = 0
+    for each in parts:
+        if isinstance(each, LinearLayer):
+            total += each.inputs[0].numel() * len(each.weight)
+        elif isinstance(each, Convolution):
+            total += each.space.numel() * each.weight.numel()
+    return total

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from workers.engine.autodiff.derivative import Product
-from workers.engine.autodiff.forward import ForwardOverReverse
 from workers.engine.autodiff.graph.linearized import GraphMixed, GraphProduct, graph_product
-from workers.engine.autodiff.hvp import ReverseBatched, ReverseLoop
+from workers.engine.autodiff.hvp import ForwardOverReverse, ReverseBatched, ReverseLoop
 from workers.engine.autodiff.mixed import MixedReverseBatched
 from workers.engine.errors import BadParameter, EngineError, UnsupportedOperator
 from workers.engine.model.problem import Problem

@@ -8,9 +8,8 @@ from torch import Tensor
 from workers.engine.autodiff.graph.linearized import GraphProduct
 from workers.engine.autodiff.locate import refuse_nonfinite_product
 from workers.engine.autodiff.select import PROBE_ROWS
-from workers.engine.curvature.dense.build import LayerPairs, agreeing_graph, layer_pairs
+from workers.engine.curvature.dense.build import LayerPairs, agreeing_graph, layer_pairs, symmetrise
 from workers.engine.curvature.dense.by_layers import ByLayers
-from workers.engine.curvature.dense.symmetry import symmetrise
 from workers.engine.curvature.row_sums import Passes
 from workers.engine.errors import BadParameter, OutOfMemory, ShapeMismatch
 from workers.engine.gauss_newton import dual_gauss_newton

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.derivative import Adding, Apply, Product
+from workers.engine.autodiff.derivative import Adding, Apply, BlockSums, Product
 from workers.engine.autodiff.hvp import ReverseLoop
 from workers.engine.autodiff.select import chosen
-from workers.engine.autodiff.sums import BlockSums
 from workers.engine.model.batching import BatchSize, Block, BlockPlan, activation_bytes, over_rows
 from workers.engine.model.nonfinite import refuse_nonfinite_rows
 from workers.engine.model.problem import Problem

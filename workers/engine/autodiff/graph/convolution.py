@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workers.engine.autodiff.graph.affine import moved
+from workers.engine.autodiff.derivative import Sums
+from workers.engine.autodiff.graph.linear import moved
 from workers.engine.autodiff.graph.nodes import Direction, Entering, Return, part_of
-from workers.engine.autodiff.sums import Sums
 from workers.engine.model.parameters import ParameterSlice
 
 # W's matrix over all places has so many times the multiplications of the convolution itself.
@@ -214,3 +214,39 @@ def _unfolded(
 def _channels_first(value: Tensor, axis: int) -> Tensor:
     """(..., *space, C) to (..., C, *space), C at this axis: a view that stays channels last."""
     return value.movedim(-1, axis)
+
+
+@dataclass
+class Picked:
+    """Entries of (B, C, *space) picked for (B, C, *windows); values lie channels last."""
+
+    target: str
+    sources: tuple[str, ...]
+    before: torch.Size
+    after: torch.Size
+    places: Tensor  # (B, windows, C), each one's place in the space
+    delta: Tensor | None = None
+
+    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+        """See `Part`."""
+        tangent = entering[0]
+        if tangent is None:
+            return None
+        flat = tangent.movedim(2, -1).flatten(2, -2)  # (k, B, places, C)
+        picked = flat.gather(2, self.places.expand(len(flat), -1, -1, -1))
+        return picked.unflatten(2, self.after[2:]).movedim(-1, 2)
+
+    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+        """See `Part`."""
+        return [self._back(delta.unsqueeze(0)).squeeze(0)]
+
+    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+        """See `Part`."""
+        return [self._back(back.signal) if back.wanted else None]
+
+    def _back(self, signal: Tensor) -> Tensor:
+        count, space = len(signal), self.before[2:]
+        flat = signal.movedim(2, -1).flatten(2, -2)
+        found = signal.new_zeros(count, self.before[0], space.numel(), self.before[1])
+        found.scatter_add_(2, self.places.expand(count, -1, -1, -1), flat)
+        return found.unflatten(2, space).movedim(-1, 2)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.graph.affine import moved
+from workers.engine.autodiff.derivative import Sums
 from workers.engine.autodiff.graph.nodes import Direction, Entering, Return, part_of
-from workers.engine.autodiff.sums import Sums
 from workers.engine.model.parameters import ParameterSlice
 
 
@@ -276,3 +275,25 @@ def _flat(value: Tensor, leading: int) -> Tensor:
 
 def _given(*places: ParameterSlice | None) -> tuple[ParameterSlice, ...]:
     return tuple(each for each in places if each is not None)
+
+
+def moved(
+    through: Tensor | None, inputs: Tensor, weights: Tensor | None, shift: Tensor | None
+) -> Tensor | None:
+    """R of the outputs (k, N, out): what came `through` (k, N, out), and is used up, and v's terms.
+
+    `inputs` (N, in) are the same for all vectors; `weights` (k, in, out) and `shift` (k, out) are
+    v's. What is None is zero.
+    """
+    result = through
+    if weights is not None:
+        if result is None:
+            result = inputs @ weights
+        else:
+            result.baddbmm_(inputs.expand(len(weights), -1, -1), weights)
+    if shift is not None:
+        along = shift.unsqueeze(1)
+        if result is None:
+            return along.expand(-1, len(inputs), -1)
+        result.add_(along)
+    return result

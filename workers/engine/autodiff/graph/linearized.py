@@ -15,13 +15,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.derivative import Apply, Product
+from workers.engine.autodiff.derivative import Apply, Product, Sums
 from workers.engine.autodiff.graph.assemble import Assembly
-from workers.engine.autodiff.graph.nodes import Direction, Part, Return
+from workers.engine.autodiff.graph.nodes import Direction, Part, Return, Signals
 from workers.engine.autodiff.graph.output import at_outputs, signals_at_outputs
-from workers.engine.autodiff.graph.signals import Signals
 from workers.engine.autodiff.graph.trace import Traced, traced
-from workers.engine.autodiff.sums import Sums
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
 

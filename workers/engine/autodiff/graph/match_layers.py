@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from workers.engine.autodiff.graph.batched_ops import Raised
-from workers.engine.autodiff.graph.convolution import Convolution
-from workers.engine.autodiff.graph.graph_layers import Layer, layer_of, pooled
+from workers.engine.autodiff.graph.convolution import Convolution, Picked
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
 from workers.engine.autodiff.graph.nodes import Linear
 from workers.engine.autodiff.graph.nonlinear import Normalised
-from workers.engine.autodiff.graph.pooling import Picked
 from workers.engine.autodiff.graph.scope import Board
 from workers.engine.autodiff.graph.trace import is_reshaping, last_name
 from workers.engine.model.parameters import ParameterSlice
@@ -131,3 +133,115 @@ def take_shift(board: Board, node: fx.Node, sources: list[str]) -> bool:
         raise ValueError("a parameter added to something smaller")
     board.put(Scale(node.name, tuple(sources), None, None, place, place.shape, value), result)
     return True
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+Look = Callable[[Any], Any]  # an argument of a node to its value
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node with parameters, however it was written: as a module, a function or an operator."""
+
+    kind: Literal["linear", "convolution", "batch_norm", "layer_norm", "max_pool", "embedding"]
+    source: fx.Node
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    options: tuple[Any, ...] = ()
+
+
+def layer_of(node: fx.Node, module: fx.GraphModule, look: Look) -> Layer | None:
+    """The layer that this node is, None if it is none of those."""
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    if last_name(node.target) == "embedding" and node.op == "call_function":
+        return _embedding(node, look)
+    if node.op == "call_module":
+        return _of_module(node.args[0], module.get_submodule(str(node.target)))
+    if node.op != "call_function" or node.kwargs:
+        return None
+    given = [look(each) for each in node.args[1:]]
+    return _of_function(node.args[0], node, given)
+
+
+def _of_module(source: fx.Node, own: nn.Module) -> Layer | None:
+    if type(own) is nn.Linear:
+        return Layer("linear", source, own.weight, own.bias)
+    if isinstance(own, _CONVOLUTIONS) and own.padding_mode == "zeros":
+        return _convolution(
+            source, own.weight, own.bias, (own.stride, own.padding, own.dilation), own.groups
+        )
+    if isinstance(own, _BATCH_NORMS) and own.running_mean is not None:
+        assert own.running_var is not None
+        fixed = (own.running_mean, own.running_var, own.eps)
+        return Layer("batch_norm", source, own.weight, own.bias, fixed)
+    if type(own) is nn.LayerNorm:
+        return Layer("layer_norm", source, own.weight, own.bias, (own.normalized_shape, own.eps))
+    if type(own) is nn.Embedding and own.max_norm is None and not own.scale_grad_by_freq:
+        return Layer("embedding", source, own.weight, options=(own.padding_idx,))
+    if type(own) is nn.MaxPool2d and not own.return_indices:
+        window = (own.kernel_size, own.stride, own.padding, own.dilation, own.ceil_mode)
+        return Layer("max_pool", source, options=window)
+    return None
+
+
+def _of_function(source: fx.Node, node: fx.Node, given: list[Any]) -> Layer | None:
+    name, aten = last_name(node.target), isinstance(node.target, torch._ops.OpOverload)
+    if name == "linear" and given:
+        return Layer("linear", source, *given)
+    if name in ("conv1d", "conv2d", "conv3d") and given:
+        axes = given[0].ndim - 2
+        defaults: list[Any] = [None, None, 1, 0, 1, 1]
+        weight, bias, *options = [*given, *defaults[len(given) :]]
+        lists = tuple((each,) * axes if isinstance(each, int) else each for each in options[:3])
+        return _convolution(source, weight, bias, lists, options[3])
+    if name == "batch_norm" and aten and len(given) > 6 and given[2] is not None:
+        return Layer("batch_norm", source, given[0], given[1], (given[2], given[3], given[6]))
+    if name == "layer_norm" and given:
+        shape, weight, bias, eps = [*given, None, None, 1e-5][:4] if len(given) < 4 else given[:4]
+        return Layer("layer_norm", source, weight, bias, (shape, eps))
+    if name == "max_pool2d" and given:
+        options = [*given, *[None, None, 0, 1, False][len(given) :]]
+        return Layer("max_pool", source, options=tuple(options))
+    return None
+
+
+def _convolution(
+    source: fx.Node,
+    weight: Tensor,
+    bias: Tensor | None,
+    lists: tuple[Any, ...],
+    groups: int,
+) -> Layer | None:
+    """`lists` are stride, padding and dilation along each axis."""
+    if any(isinstance(each, str) for each in lists) or groups != 1:
+        return None
+    _, padding, dilation = lists
+    reach = [d * (size - 1) for d, size in zip(dilation, weight.shape[2:], strict=True)]
+    if any(pad > each for pad, each in zip(padding, reach, strict=True)):
+        return None  # a window that lies in the padding as a whole
+    return Layer("convolution", source, weight, bias, tuple(list(each) for each in lists))
+
+
+def _embedding(node: fx.Node, look: Look) -> Layer | None:
+    """embedding(tokens, weight, padding) of torch.nn.functional, (weight, tokens, ...) of aten."""
+    aten = isinstance(node.target, torch._ops.OpOverload)
+    source, other = (node.args[1], node.args[0]) if aten else node.args[:2]
+    padding: Any = node.kwargs.get("padding_idx", node.args[2] if len(node.args) > 2 else None)
+    plain = not any(node.kwargs.get(each) for each in ("max_norm", "scale_grad_by_freq", "sparse"))
+    if not plain or any(node.args[3:]) or not isinstance(source, fx.Node):
+        return None
+    weight = look(other)
+    padding = None if padding is None or (aten and padding < 0) else padding % len(weight)
+    return Layer("embedding", source, weight, options=(padding,))
+
+
+def pooled(value: Tensor, options: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """Maxima over windows of (B, C, H, W), channels last, and each one's place, (B, windows, C)."""
+    size, stride, padding, dilation, ceil = options
+    result, places = F.max_pool2d(
+        value, size, stride or None, padding, dilation, ceil, return_indices=True
+    )
+    lying = result.movedim(1, -1).contiguous().movedim(-1, 1)
+    return lying, places.flatten(2).transpose(1, 2).contiguous()

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from workers.engine.autodiff.derivative import Sums
 from workers.engine.autodiff.graph.convolution import Convolution
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
 from workers.engine.autodiff.graph.linearized import Ready
 from workers.engine.autodiff.graph.nodes import Direction, Part
 from workers.engine.autodiff.graph.trace import Traced
-from workers.engine.autodiff.sums import Sums
 from workers.engine.curvature.dense.build import LayerPairs
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
