@@ -75,9 +75,12 @@ def enter(
     """Writes a new record and has it checked by a worker."""
     id, made = parts.records.create(kind, caller.namespace, document, idempotency=idempotency)
     stored = parts.records.get(kind, caller.namespace, id)
-    ensure_check(parts, kind, caller.namespace, stored, trace)
-    if made:
-        parts.copies.secure(kind, caller.namespace, id)
+    if not made:
+        ensure_check(parts, kind, caller.namespace, stored, trace)
+        return stored
+    task = CHECKS[kind]
+    parts.queue.enqueue_made(task, caller.namespace, id, priority=CHECK_PRIORITY, trace=str(trace))
+    parts.copies.secure(kind, caller.namespace, id)
     return stored
 
 

@@ -68,14 +68,17 @@ def submit(
     stored = parts.records.get("job", namespace, id)
     if made:
         # The copy after the queue: a worker is at the job meanwhile, and the answer still waits for both.
-        enqueue(parts, namespace, stored, trace)
+        enqueue(parts, namespace, stored, trace, made=True)
         parts.copies.secure("job", namespace, id)
     return stored
 
 
-def enqueue(parts: Parts, namespace: str, job: Document, trace: Trace) -> None:
-    """Puts the job's present attempt into its queue."""
-    parts.queue.enqueue(
+def enqueue(
+    parts: Parts, namespace: str, job: Document, trace: Trace, *, made: bool = False
+) -> None:
+    """Puts the job's present attempt into its queue. `made`: it has just been recorded, and stands whatever happens."""
+    put = parts.queue.enqueue_made if made else parts.queue.enqueue
+    put(
         RUN_JOB,
         namespace,
         job["id"],

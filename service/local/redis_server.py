@@ -52,8 +52,13 @@ class RedisServer:
         return f"redis://:{self._password}@{HOST}:{self.port}/0"
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Start it and wait until it answers. Raises LocalTrouble."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as trouble:
+            raise LocalTrouble(
+                f"The folder {self.folder} can't be made: {trouble.strerror}."
+            ) from trouble
         write_private(self._configuration, self._settings())
         self.process.start()
         deadline = time.monotonic() + START_SECONDS
@@ -118,9 +123,15 @@ def server_binary() -> Path:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file that nobody else may read, whole or not at all."""
+    """Replace a file that nobody else may read, whole or not at all. Raises LocalTrouble, as on a full disk."""
     fresh = path.with_name(path.name + ".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    fresh.replace(path)
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        fresh.replace(path)
+    except OSError as trouble:
+        raise LocalTrouble(
+            f"The folder {path.parent} can't be written: {trouble.strerror}. See that its disk has room and that the "
+            "folder is yours; nothing that is stored there is lost."
+        ) from trouble

@@ -89,7 +89,10 @@ class Stack:
                 changed = True
         if changed:
             self._state = self.state.model_copy(update={"pids": self._pids()})
-            self._state.write(self.plan.data)
+            try:
+                self._state.write(self.plan.data)
+            except LocalTrouble as trouble:  # a full disk ends nothing that runs
+                self._log("local", str(trouble))
 
     def stop(self) -> None:
         """Front end and workers first, Redis last: they still have things to write."""

@@ -12,15 +12,16 @@ from typing import Any
 from uuid import uuid4
 
 from redis import Redis
+from redis.exceptions import ConnectionError, ResponseError
 from rq import Queue
 from rq.exceptions import DequeueTimeout
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from service.logs import carried_trace
+from service.logs import carried_trace, log
 from service.storage.keys import PREFIX, Kind
-from service.storage.redis import reachable
-from upweight.errors import QueueFull
+from service.storage.redis import reachable, takes_no_more
+from upweight.errors import QueueFull, Unavailable
 from upweight.schema.base import CONTRACT
 
 PRIORITIES = ("high", "default", "low")
@@ -68,13 +69,21 @@ class DoorbellQueue(Queue):
         death_penalty_class: Any = None,
     ) -> Any:
         """The first task of the first queue that has one; waits up to `timeout` seconds for the doorbell."""
-        found = cls._first(queues, connection, job_class, serializer, death_penalty_class)
+        look = (queues, connection, job_class, serializer, death_penalty_class)
+        try:
+            found = cls._first(*look)
+            if found is None and timeout is not None:
+                # A lost ring costs this wait, never a task; RQ's own re-enqueueing does not ring.
+                connection.blpop([DOORBELL], timeout=min(timeout, 1))
+                found = cls._first(*look)
+        except ResponseError as error:
+            if takes_no_more(error):
+                raise ConnectionError(
+                    str(error)
+                ) from error  # which RQ waits for, and others end it
+            raise
         if found is None and timeout is not None:
-            # A lost ring costs this wait, never a task; RQ's own re-enqueueing does not ring.
-            connection.blpop([DOORBELL], timeout=min(timeout, 1))
-            found = cls._first(queues, connection, job_class, serializer, death_penalty_class)
-            if found is None:
-                raise DequeueTimeout  # RQ takes None for the end of its work
+            raise DequeueTimeout  # RQ takes None for the end of its work
         return found
 
     @classmethod
@@ -135,6 +144,17 @@ class TaskQueue:
                 meta={"trace": trace, "contract": CONTRACT},
             )
             self.ring()
+
+    def enqueue_made(self, task: str, namespace: str, id: str, **choices: Any) -> None:
+        """`enqueue` for a record that has just been made, and so will be done.
+
+        Where Redis takes it no more, a worker finds the record later and puts it into the queue: it stands, and who
+        asked for it must not hear that it was refused.
+        """
+        try:
+            self.enqueue(task, namespace, id, **choices)
+        except Unavailable as error:
+            log("enqueue-postponed", level="warning", record=id, detail=error.detail)
 
     def enqueue_blocks(
         self,

@@ -9,7 +9,14 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 from upweight.errors import Unavailable
@@ -29,14 +36,27 @@ def connect(url: str, *, patience: int = 1) -> Redis:
     )
 
 
+def takes_no_more(error: RedisError) -> bool:
+    """Whether Redis answers, and refuses to write: the disk under its append-only file is full, or its memory."""
+    return isinstance(error, OutOfMemoryError) or "MISCONF" in str(error)
+
+
 @contextmanager
 def reachable() -> Iterator[None]:
-    """Turns a lost Redis into Unavailable (503 with Retry-After)."""
+    """Turns a Redis that is lost, or takes no more, into Unavailable (503 with Retry-After)."""
     try:
         yield
     except (ConnectionError, TimeoutError, BusyLoadingError) as error:
         raise Unavailable(
             "Redis does not answer; try again in a few seconds", retry_after=5
+        ) from error
+    except ResponseError as error:
+        if not takes_no_more(error):
+            raise
+        raise Unavailable(
+            "Redis takes no more: the disk under its append-only file, or its memory, is full; nothing that is "
+            "stored is lost, and it goes on when there is room",
+            retry_after=30,
         ) from error
 
 

@@ -63,6 +63,23 @@ def test_a_stop_takes_less_than_thirty_seconds_and_leaves_only_data(tmp_path: Pa
         assert client.get("kept") == b"yes"
 
 
+def test_a_full_disk_is_named_in_one_line(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    # No file may grow in that process: like a full disk, but for the number of the error.
+    limited = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); import runpy, sys; "
+    )
+    limited += f"sys.argv = ['local', '--data-dir', {str(data)!r}, '--port', '0']; "
+    limited += "runpy.run_module('service.local', run_name='__main__')"
+    ended = subprocess.run(
+        [sys.executable, "-B", "-c", limited], capture_output=True, text=True, timeout=60
+    )
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 1
+    assert "Traceback" not in said
+    assert f"{data / 'redis'} can't be written: File too large. See that its disk has room" in said
+
+
 def test_all_files_are_for_their_user_alone_whatever_the_umask(tmp_path: Path) -> None:
     data = tmp_path / "data"
     before = os.umask(0)
