@@ -87,6 +87,35 @@ def test_every_row_stops_where_the_recursion_does(rtol: float) -> None:
     assert operator.passes < 40
 
 
+@dataclass
+class Looked(stationary.Iterates):
+    """Counts the steps at which whole rows are looked at."""
+
+    looks: int = 0
+
+    def iterate(self, steps: Tensor, rows: Tensor) -> Tensor:
+        self.looks += 1
+        return super().iterate(steps, rows)
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-4, 1e-5])
+def test_the_first_step_that_changes_every_entry_little_is_found_by_few_looks(rtol: float) -> None:
+    vectors = torch.linalg.qr(torch.randn(500, 500, dtype=torch.float64)).Q.float()
+    weights = torch.randn(8, 500, dtype=torch.float64) * torch.logspace(0, -4, 500).double()
+    multipliers = torch.linspace(0.99, -0.5, 500, dtype=torch.float64)
+    found, steps = Looked(multipliers, weights, vectors), 1500
+    expected = torch.full((8,), float(steps), dtype=torch.float64)
+    for number in range(steps, 0, -1):
+        at, rows = torch.full((8,), float(number), dtype=torch.float64), torch.arange(8)
+        h, step = (each(at, rows).abs() for each in (found.iterate, found.step))
+        rounding = torch.finfo(torch.float32).eps * h.amax(1, keepdim=True)
+        expected[(step <= torch.maximum(rtol * h, rounding)).all(1)] = number
+    found.looks = 0
+    assert torch.equal(stationary.stops(found, rtol, steps), expected)
+    assert 50 < float(expected.max()) < steps
+    assert found.looks < 25
+
+
 def test_rows_that_have_not_settled_say_so() -> None:
     operator = Matrix(decaying(120), damping=1e-3)
     rhs = torch.randn(3, 120, dtype=torch.float64)

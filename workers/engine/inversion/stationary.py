@@ -161,8 +161,8 @@ def stops(found: Iterates, rtol: float, maxiter: int) -> Tensor:
     """(k,) the first number of steps whose last one changes every entry by at most rtol |h|, or by the
     rounding of the row's largest; `maxiter` where there is none.
 
-    Not every step is looked at: an entry that changed too much tells the next step at which it will
-    not, and the whole row is looked at there.
+    Not every step is looked at: the entry that changed most against what it may tells the next step at
+    which it will not change too much, and the whole row is looked at there.
     """
     numbers = torch.arange(1, maxiter + 1).to(found.multipliers)
     sums, powers = found.sums(numbers), found.multipliers ** numbers[:, None]  # (N, s)
@@ -170,20 +170,23 @@ def stops(found: Iterates, rtol: float, maxiter: int) -> Tensor:
     steps = (powers.square() @ found.weights.square().T).sqrt()
     rounding = torch.finfo(found.vectors.dtype).eps
     room = rtol * norms + rounding * found.vectors.shape[1] ** 0.5 * norms
+    moved = steps.cumsum(0)  # no entry of h moves by more than the difference of two
     stop = torch.full((len(found.weights),), maxiter).to(found.multipliers)
     rows = torch.arange(len(stop), device=stop.device)
     position, rows = _next(steps <= room, torch.full_like(rows, -1), rows)
     while len(rows):
         stop_here = numbers[position]
-        h, step = found.iterate(stop_here, rows), found.step(stop_here, rows)
-        allowed = torch.maximum(rtol * h.abs(), rounding * h.abs().amax(1, keepdim=True))
-        worst = (step.abs() - allowed).argmax(1)
-        within = (step.abs() <= allowed).all(1)
+        h, step = found.iterate(stop_here, rows).abs_(), found.step(stop_here, rows).abs_()
+        largest = h.amax(1)
+        allowed = torch.maximum(rtol * h, rounding * largest[:, None])
+        within = (step <= allowed).all(1)
         stop[rows[within]] = stop_here[within]
-        rows, position, worst = rows[~within], position[~within], worst[~within]
+        worst = (step / allowed)[~within].argmax(1)
+        rows, position, largest = rows[~within], position[~within], largest[~within]
         entry = found.weights[rows] * found.vectors[:, worst].T.to(found.weights)  # (j, s)
+        bound = torch.minimum(norms[:, rows], largest + (moved[:, rows] - moved[position, rows]))
         small = (powers @ entry.T).abs() <= torch.maximum(
-            rtol * (sums @ entry.T).abs(), rounding * norms[:, rows]
+            rtol * (sums @ entry.T).abs(), rounding * bound
         )
         position, rows = _next(small, position, rows)
     return stop
