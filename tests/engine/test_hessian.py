@@ -22,7 +22,7 @@ from workers.engine import (
     make_loss,
 )
 from workers.engine.autodiff.derivative import Product, Sums
-from workers.engine.autodiff.graph.linearized import Ready
+from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.nodes import Return, Smooth
 from workers.engine.autodiff.select import candidates
 from workers.engine.model.second_order import twice_differentiable
@@ -147,19 +147,19 @@ def test_a_batch_that_ends_memory_half_way_is_not_counted_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of its products some are in the sums by then."""
-    whole, calls = Ready.add, 0
+    whole, calls = Linearized.add, 0
 
-    def halfway(ready: Ready, vectors: Tensor, sums: Sums) -> None:
+    def halfway(linearized: Linearized, vectors: Tensor, sums: Sums) -> None:
         nonlocal calls
         calls += 1
-        whole(ready, vectors, sums)
+        whole(linearized, vectors, sums)
         if calls == 4:  # the second block of vectors of the second batch
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     hessian = Hessian(PROBLEM, PERCEPTRON.train, 0.1, batch_size=8, product="graph")
     vectors = torch.randn(6, PROBLEM.size, dtype=torch.float64)
     monkeypatch.setattr("workers.engine.model.batching.VECTORS_AT_ONCE", {"cpu": 3})
-    monkeypatch.setattr(Ready, "add", halfway)
+    monkeypatch.setattr(Linearized, "add", halfway)
     assert relative(hessian.matmat(vectors), vectors @ EXACT + 0.1 * vectors) < 1e-12
     assert calls > 4
     assert hessian.batch_size == 4

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workers.engine.autodiff.graph.convolution import Convolution
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
-from workers.engine.autodiff.graph.linearized import Ready
+from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.trace import Traced, traced
 from workers.engine.errors import EngineError, NotFinite
 from workers.engine.model.problem import Problem
@@ -165,10 +165,10 @@ class WrittenOutGradients:
             raise ValueError("a model that cannot be traced")
         # A model that squeezes its output would lose the axis of a single row.
         given = batch.doubled() if len(batch) == 1 else batch
-        ready = Ready.made(self._graph, problem, given, first_order=True)
+        linearized = Linearized.made(self._graph, problem, given, first_order=True)
         result = torch.zeros(len(given), problem.size, dtype=problem.dtype, device=problem.device)
-        for part in ready.parts:
-            if part.target not in ready.live:
+        for part in linearized.parts:
+            if part.target not in linearized.live:
                 continue
             if isinstance(part, LinearLayer | Convolution | Scale | Embedding):
                 part.row_gradients(result)

@@ -17,7 +17,7 @@ from workers.engine.autodiff.derivative import Apply
 from workers.engine.autodiff.gradients import per_example_gradients
 from workers.engine.autodiff.graph.convolution import Convolution
 from workers.engine.autodiff.graph.linear import LinearLayer
-from workers.engine.autodiff.graph.linearized import Ready
+from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.nodes import Direction
 from workers.engine.autodiff.graph.trace import Traced, traced
 from workers.engine.model.problem import Problem
@@ -39,13 +39,13 @@ class Slopes:
 
     def prepare(self, problem: Problem, batch: Batch) -> Apply:
         """(k, p) vectors to (k, B), for a batch that is `placed`."""
-        return _shares(self.ready(problem, batch), len(batch))
+        return _shares(self.linearized(problem, batch), len(batch))
 
-    def ready(self, problem: Problem, batch: Batch) -> Ready:
+    def linearized(self, problem: Problem, batch: Batch) -> Linearized:
         """The layers of a batch, with their inputs and error signals."""
         # A model that squeezes its output would lose the axis of a single row.
         given = batch.doubled() if len(batch) == 1 else batch
-        return Ready.made(self.graph, problem, given, first_order=True)
+        return Linearized.made(self.graph, problem, given, first_order=True)
 
 
 def slopes(problem: Problem, probe: Batch) -> Slopes | None:
@@ -61,10 +61,10 @@ def slopes(problem: Problem, probe: Batch) -> Slopes | None:
     vectors = drawn.to(problem.theta)
     try:
         with twice_differentiable():
-            ready = way.ready(problem, probe)
-            if work_of(ready.parts) > MOST_MEETINGS * problem.size:
+            linearized = way.linearized(problem, probe)
+            if work_of(linearized.parts) > MOST_MEETINGS * problem.size:
                 return None
-            found = _shares(ready, len(probe))(vectors)
+            found = _shares(linearized, len(probe))(vectors)
         expected = vectors @ per_example_gradients(problem, probe).T
     except Exception as error:  # a node without a rule, or a model that fails on few rows
         if is_out_of_memory(error):
@@ -74,9 +74,9 @@ def slopes(problem: Problem, probe: Batch) -> Slopes | None:
     return way if bool((found - expected).abs().max() <= bound) else None
 
 
-def _shares(ready: Ready, count: int) -> Apply:
+def _shares(linearized: Linearized, count: int) -> Apply:
     """(k, p) vectors to (k, count): each layer's move of its own along a vector, times its error signal."""
-    parts = [part for part in ready.parts if part.target in ready.live]
+    parts = [part for part in linearized.parts if part.target in linearized.live]
 
     def apply(vectors: Tensor) -> Tensor:
         total, direction = vectors.new_zeros(len(vectors), count), Direction(vectors)

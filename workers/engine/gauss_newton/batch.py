@@ -10,7 +10,7 @@ from torch import Tensor
 from workers.engine.autodiff.graph.assemble import Assembly
 from workers.engine.autodiff.graph.convolution import Convolution
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
-from workers.engine.autodiff.graph.linearized import Ready
+from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.output import formed_curvature
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.gauss_newton.roots import roots
@@ -37,7 +37,9 @@ class ColumnsOfBatch:
         _, curvature = formed_curvature(problem.loss, assembly.output, given.targets)
         self._roots = roots(curvature)
         self.count = self._roots.shape[1]
-        self._ready = Ready(assembly.parts, assembly.output_name, torch.zeros_like, assembly.active)
+        self._linearized = Linearized(
+            assembly.parts, assembly.output_name, torch.zeros_like, assembly.active
+        )
         self._layers = layers_of(assembly)
 
     @property
@@ -69,13 +71,13 @@ class ColumnsOfBatch:
         self._back(number, scale)
         result = self._roots.new_zeros(self._given, self._problem.size)
         for each in self._layers:
-            if each.target in self._ready.live:
+            if each.target in self._linearized.live:
                 each.row_gradients(result)
         result = result[: self._rows]
         return torch.linalg.vecdot(result, result), [result]
 
     def _back(self, number: int, scale: float) -> None:
-        self._ready.back((self._roots[:, number] * scale).view(self._shape))
+        self._linearized.back((self._roots[:, number] * scale).view(self._shape))
 
 
 def layers_of(assembly: Assembly) -> list[Layer]:

@@ -40,9 +40,9 @@ class GraphProduct:
     def prepare(self, problem: Problem, batch: Batch) -> Apply:
         """See `Product`."""
         alone = len(batch) == 1  # a model that squeezes its output would lose the row's axis
-        ready = Ready.made(self.graph, problem, batch.doubled() if alone else batch)
+        linearized = Linearized.made(self.graph, problem, batch.doubled() if alone else batch)
 
-        return ready.halved if alone else ready
+        return linearized.halved if alone else linearized
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class GraphMixed:
         source = self.graph.input_names[self.position]
         alone = len(batch) == 1
         given = batch.doubled() if alone else batch
-        ready = Ready.made(self.graph, problem, given, moving=source)
+        linearized = Linearized.made(self.graph, problem, given, moving=source)
         shape = batch.inputs[self.position].shape
 
         def apply(vectors: Tensor) -> Tensor:
-            signals = ready.pass_through(Direction(vectors), None)
+            signals = linearized.pass_through(Direction(vectors), None)
             found = signals.pop(source)
             if found is None:
                 return vectors.new_zeros(len(vectors), *shape)
@@ -72,7 +72,7 @@ class GraphMixed:
 
 
 @dataclass
-class Ready:
+class Linearized:
     """The parts on one batch, with their error signals; an `Apply` that is `Adding`."""
 
     parts: Sequence[Part]
@@ -90,7 +90,7 @@ class Ready:
         moving: str | None = None,
         *,
         first_order: bool = False,
-    ) -> Ready:
+    ) -> Linearized:
         """Raises ValueError for a graph with a node that there is no rule for.
 
         `first_order`: for gradients alone, without the loss's own curvature.
@@ -103,9 +103,9 @@ class Ready:
             curved: Apply = torch.zeros_like
         else:
             delta, curved = at_outputs(problem.loss, assembly.output, batch.targets)
-        ready = cls(assembly.parts, assembly.output_name, curved, assembly.active)
-        ready.back(delta)
-        return ready
+        linearized = cls(assembly.parts, assembly.output_name, curved, assembly.active)
+        linearized.back(delta)
+        return linearized
 
     def back(self, delta: Tensor) -> None:
         """Every part's error signal from that of the output, (B, ...)."""

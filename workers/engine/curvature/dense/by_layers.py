@@ -15,7 +15,7 @@ from torch import Tensor
 from workers.engine.autodiff.derivative import Sums
 from workers.engine.autodiff.graph.convolution import Convolution
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
-from workers.engine.autodiff.graph.linearized import Ready
+from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.nodes import Direction, Part
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.curvature.dense.build import LayerPairs
@@ -55,8 +55,8 @@ class ByLayers:
                 tail = self._tail(batch)
             if tail is not None:
                 tail.add(batch)
-            ready = Ready.made(self.graph, self.problem, batch)
-            places = _first_parts(ready.parts)
+            linearized = Linearized.made(self.graph, self.problem, batch)
+            places = _first_parts(linearized.parts)
             known = tail.parameters if tail is not None else frozenset()
             moved = [each for each in self.problem.layout if each.name not in known]
             for place, first, last in self._blocks(moved, places):
@@ -65,7 +65,7 @@ class ByLayers:
                 units[:, first:last].fill_diagonal_(1.0)
                 sums = Sums(result[first:last])
                 direction = Direction(units, frozenset({place.name}))
-                ready.pass_through(direction, sums, places[place.name])
+                linearized.pass_through(direction, sums, places[place.name])
                 sums.settle()
         self.products = sum(each.size for each in moved if each.name in places)
         result /= rows
