@@ -1,6 +1,6 @@
 """⟨v, ∇θ L⟩ of every row and vector, without a gradient: layer by layer, v's share of the outputs times δ.
 
-A layer with weights W, inputs a and error signal δ has ⟨V, δ aᵀ⟩ = δᵀ V a: half of a pass forward along
+A layer with weights W, inputs a and cotangent δ has ⟨V, δ aᵀ⟩ = δᵀ V a: half of a pass forward along
 v, which has W's products with R of its inputs, too. Gradients of all rows would be (B, p) numbers to
 write and to read.
 """
@@ -42,7 +42,7 @@ class Slopes:
         return _shares(self.linearized(problem, batch), len(batch))
 
     def linearized(self, problem: Problem, batch: Batch) -> Linearized:
-        """The layers of a batch, with their inputs and error signals."""
+        """The layers of a batch, with their inputs and cotangents."""
         # A model that squeezes its output would lose the axis of a single row.
         given = batch.doubled() if len(batch) == 1 else batch
         return Linearized.made(self.graph, problem, given, first_order=True)
@@ -75,15 +75,15 @@ def slopes(problem: Problem, probe: Batch) -> Slopes | None:
 
 
 def _shares(linearized: Linearized, count: int) -> Apply:
-    """(k, p) vectors to (k, count): each layer's move of its own along a vector, times its error signal."""
+    """(k, p) vectors to (k, count): each layer's move of its own along a vector, times its cotangent."""
     parts = [part for part in linearized.parts if part.target in linearized.live]
 
     def apply(vectors: Tensor) -> Tensor:
         total, direction = vectors.new_zeros(len(vectors), count), Direction(vectors)
         for part in parts:  # a part without parameters does not move of its own
             moved = part.forward([None] * len(part.sources), direction)
-            if moved is not None and part.delta is not None:
-                total += (moved * part.delta).flatten(2).sum(2)[:, :count]
+            if moved is not None and part.cotangent is not None:
+                total += (moved * part.cotangent).flatten(2).sum(2)[:, :count]
         return total
 
     return apply

@@ -52,18 +52,18 @@ class ColumnsOfBatch:
         return [each for each in self._layers if isinstance(each, LinearLayer)]
 
     def outer(self, number: int, scale: float) -> tuple[Tensor, Sequence[Tensor]]:
-        """Squares of norms (B,); inputs and error signals of each layer in turn."""
+        """Squares of norms (B,); inputs and cotangents of each layer in turn."""
         self._back(number, scale)
         total, pieces = self._roots.new_zeros(self._given), []
         for each in self._linear:
-            signals = _signal(each)
+            cotangents = _cotangent_of(each)
             beside = total.new_zeros(self._given)
             if each.weight_slice is not None:
                 beside += each.inputs.square().sum(1)
             if each.bias_slice is not None:
                 beside += 1.0
-            total += beside * signals.square().sum(1)
-            pieces += [each.inputs[: self._rows], signals[: self._rows]]
+            total += beside * cotangents.square().sum(1)
+            pieces += [each.inputs[: self._rows], cotangents[: self._rows]]
         return total[: self._rows], pieces
 
     def written(self, number: int, scale: float) -> tuple[Tensor, Sequence[Tensor]]:
@@ -86,7 +86,7 @@ def layers_of(assembly: Assembly) -> list[Layer]:
     return [each for each in layers if each.places]
 
 
-def _signal(layer: LinearLayer) -> Tensor:
-    if layer.delta is None:  # nothing of it reaches the output
+def _cotangent_of(layer: LinearLayer) -> Tensor:
+    if layer.cotangent is None:  # nothing of it reaches the output
         return layer.inputs.new_zeros(len(layer.inputs), len(layer.weight))
-    return layer.delta
+    return layer.cotangent

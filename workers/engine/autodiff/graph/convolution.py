@@ -1,6 +1,6 @@
-"""Convolutions by large matrix products: inputs and error signals unfolded once, for all vectors.
+"""Convolutions by large matrix products: inputs and cotangents unfolded once, for all vectors.
 
-With U the windows of the inputs that each output sees, and D the windows of the error signal that
+With U the windows of the inputs that each output sees, and D the windows of the cotangent that
 each input reaches, a row of the matrix a place,
 
     z = U Wᵀ,   ∂z along v = U Vᵀ + (∂a) * W,   δ_a = D W,   R δ_a = D V + (R δ) *ᵀ W,
@@ -46,7 +46,7 @@ class Convolution:
     padding: list[int]
     dilation: list[int]
     space: torch.Size  # of the output
-    delta: Tensor | None = None  # (B, out, *space)
+    cotangent: Tensor | None = None  # (B, out, *space)
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
@@ -66,18 +66,20 @@ class Convolution:
     @cached_property
     def reached(self) -> Tensor:
         """D, (B · inputs' places, out · kernel)."""
-        assert self.delta is not None
+        assert self.cotangent is not None
         axes = range(len(self._kernel))
         reach = [self.dilation[i] * (self._kernel[i] - 1) for i in axes]
         sizes = [self.inputs.shape[2 + i] + reach[i] for i in axes]
-        spread = self.delta.new_zeros(*self.delta.shape[:2], *sizes)
+        spread = self.cotangent.new_zeros(*self.cotangent.shape[:2], *sizes)
         places = tuple(slice(reach[i] - self.padding[i], None, self.stride[i]) for i in axes)
         ends = tuple(slice(0, each) for each in self.space)
-        spread[(slice(None), slice(None), *places)][(slice(None), slice(None), *ends)] = self.delta
+        spread[(slice(None), slice(None), *places)][(slice(None), slice(None), *ends)] = (
+            self.cotangent
+        )
         found = _unfolded(spread, self._kernel, [1] * len(self._kernel), self.dilation)
         found = found.flip([2 + len(self._kernel) + i for i in axes])
         channels_last = found.movedim(1, 1 + len(self._kernel))
-        return channels_last.reshape(-1, self.delta.shape[1] * self._kernel.numel())
+        return channels_last.reshape(-1, self.cotangent.shape[1] * self._kernel.numel())
 
     @cached_property
     def over_places(self) -> Tensor | None:
@@ -108,31 +110,31 @@ class Convolution:
             return None
         return _channels_first(result.view(count, len(self.inputs), *self.space, -1), 2)
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return [self._transposed(delta)]
+        return [self._transposed(cotangent)]
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
-        signal = self._last(back.signal).flatten(1, -2)  # (k, N, out)
+        r_cotangent = self._last(back.r_cotangent).flatten(1, -2)  # (k, N, out)
         if back.sums is not None:
-            self._share(back.sums, back, signal)
+            self._share(back.sums, back, r_cotangent)
         if not back.wanted:
             return [None]
-        through = self._backwards(back.signal)  # (k, B · places, in)
+        through = self._backwards(back.r_cotangent)  # (k, B · places, in)
         weights = back.direction.of(self.weight_slice)
         if weights is not None:
             self._add_reached(through, weights)
-        shape = (len(signal), len(self.inputs), *self.inputs.shape[2:], -1)
+        shape = (len(r_cotangent), len(self.inputs), *self.inputs.shape[2:], -1)
         return [_channels_first(through.view(shape), 2)]
 
-    def _share(self, sums: Sums, back: Return, signal: Tensor) -> None:
+    def _share(self, sums: Sums, back: Return, r_cotangent: Tensor) -> None:
         if self.bias_slice is not None:
-            sums.of(self.bias_slice).add_(signal.sum(1))
+            sums.of(self.bias_slice).add_(r_cotangent.sum(1))
         if self.weight_slice is None:
             return
-        count, tangent, place = len(signal), back.entering[0], sums.of(self.weight_slice)
-        place.flatten(2).baddbmm_(signal.mT, self.windows.expand(count, -1, -1))
+        count, tangent, place = len(r_cotangent), back.entering[0], sums.of(self.weight_slice)
+        place.flatten(2).baddbmm_(r_cotangent.mT, self.windows.expand(count, -1, -1))
         if tangent is not None:
             tangent = self._last(tangent).flatten(1, -2)
             crossed = torch.bmm(tangent.mT, self.reached.expand(count, -1, -1))
@@ -141,13 +143,13 @@ class Convolution:
 
     def row_gradients(self, result: Tensor) -> None:
         """See `Layer`."""
-        assert self.delta is not None
-        delta = self.delta.flatten(2)
+        assert self.cotangent is not None
+        cotangent = self.cotangent.flatten(2)
         if self.bias_slice is not None:
-            part_of(result, self.bias_slice).add_(delta.sum(2))
+            part_of(result, self.bias_slice).add_(cotangent.sum(2))
         if self.weight_slice is not None:
-            windows = self.windows.view(len(result), delta.shape[2], -1)
-            part_of(result, self.weight_slice).add_(torch.bmm(delta, windows).flatten(1))
+            windows = self.windows.view(len(result), cotangent.shape[2], -1)
+            part_of(result, self.weight_slice).add_(torch.bmm(cotangent, windows).flatten(1))
 
     def _add_reached(self, through: Tensor, given: Tensor) -> None:
         """Add D V to (k, N, in)."""
@@ -170,13 +172,13 @@ class Convolution:
         found = self._convolved(tangent.flatten(0, 1))
         return self._last(found).reshape(count, -1, len(self.weight))
 
-    def _backwards(self, signal: Tensor) -> Tensor:
+    def _backwards(self, r_cotangent: Tensor) -> Tensor:
         """(R δ) *ᵀ W, (k, N, in)."""
-        count, rows = signal.shape[:2]
+        count, rows = r_cotangent.shape[:2]
         if self.over_places is not None:
-            flat = self._last(signal).reshape(count * rows, -1)
+            flat = self._last(r_cotangent).reshape(count * rows, -1)
             return (flat @ self.over_places.T).view(count, -1, self.weight.shape[1])
-        found = self._transposed(signal.flatten(0, 1))
+        found = self._transposed(r_cotangent.flatten(0, 1))
         return self._last(found).reshape(count, -1, self.weight.shape[1])
 
     def _last(self, value: Tensor) -> Tensor:
@@ -189,13 +191,13 @@ class Convolution:
             images, self.weight, None, self.stride, self.padding, self.dilation, False, none, 1
         )
 
-    def _transposed(self, signal: Tensor) -> Tensor:
+    def _transposed(self, cotangent: Tensor) -> Tensor:
         """From the outputs' side (N, out, ...) to the inputs' (N, in, ...)."""
-        shape = (len(signal), self.weight.shape[1], *self.inputs.shape[2:])
-        inputs = signal.new_empty(1).expand(shape)
+        shape = (len(cotangent), self.weight.shape[1], *self.inputs.shape[2:])
+        inputs = cotangent.new_empty(1).expand(shape)
         given = (self.stride, self.padding, self.dilation, False, [0] * len(self.stride), 1)
         found: Tensor = torch.ops.aten.convolution_backward(
-            signal, inputs, self.weight, None, *given, [True, False, False]
+            cotangent, inputs, self.weight, None, *given, [True, False, False]
         )[0]
         return found
 
@@ -225,7 +227,7 @@ class Picked:
     before: torch.Size
     after: torch.Size
     places: Tensor  # (B, windows, C), each one's place in the space
-    delta: Tensor | None = None
+    cotangent: Tensor | None = None
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
@@ -236,17 +238,17 @@ class Picked:
         picked = flat.gather(2, self.places.expand(len(flat), -1, -1, -1))
         return picked.unflatten(2, self.after[2:]).movedim(-1, 2)
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return [self._back(delta.unsqueeze(0)).squeeze(0)]
+        return [self._back(cotangent.unsqueeze(0)).squeeze(0)]
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
-        return [self._back(back.signal) if back.wanted else None]
+        return [self._back(back.r_cotangent) if back.wanted else None]
 
-    def _back(self, signal: Tensor) -> Tensor:
-        count, space = len(signal), self.before[2:]
-        flat = signal.movedim(2, -1).flatten(2, -2)
-        found = signal.new_zeros(count, self.before[0], space.numel(), self.before[1])
+    def _back(self, cotangent: Tensor) -> Tensor:
+        count, space = len(cotangent), self.before[2:]
+        flat = cotangent.movedim(2, -1).flatten(2, -2)
+        found = cotangent.new_zeros(count, self.before[0], space.numel(), self.before[1])
         found.scatter_add_(2, self.places.expand(count, -1, -1, -1), flat)
         return found.unflatten(2, space).movedim(-1, 2)

@@ -1,8 +1,8 @@
 """Parts with parameters that are matrices, factors or shifts: linear layers, embeddings, norms.
 
 A term with the layer's own weights is one matrix product of all vectors and rows; a term with v's
-weights is a batch of them, a vector each. What v's terms are multiplied with, inputs and error
-signals, is the same for all vectors.
+weights is a batch of them, a vector each. What v's terms are multiplied with, inputs and
+cotangents, is the same for all vectors.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LinearLayer:
     bias_slice: ParameterSlice | None
     inputs: Tensor  # a, (B, ..., in), or (B, C, *space)
     image: torch.Size | None = None
-    delta: Tensor | None = None  # ∂ΣL/∂z, (B, ..., out)
+    cotangent: Tensor | None = None  # ∂ΣL/∂z, (B, ..., out)
 
     def __post_init__(self) -> None:
         self._inputs = self._flat_inputs(self.inputs, 0)
@@ -57,52 +57,56 @@ class LinearLayer:
         )
         return None if result is None else result.view(count, *self._before, -1)
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return [self._shaped((_flat(delta, 0) @ self._weight).unsqueeze(0)).squeeze(0)]
+        return [self._shaped((_flat(cotangent, 0) @ self._weight).unsqueeze(0)).squeeze(0)]
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
-        signal = _flat(back.signal, 1)
+        r_cotangent = _flat(back.r_cotangent, 1)
         if back.sums is not None:
-            self._share(back.sums, back, signal)
+            self._share(back.sums, back, r_cotangent)
         if not back.wanted:
             return [None]
-        through = signal @ self._weight
+        through = r_cotangent @ self._weight
         weights = back.direction.of(self.weight_slice)
         if weights is not None:
-            assert self.delta is not None
-            moved(through, _flat(self.delta, 0), self._lying(self._matrices(weights)), None)
+            assert self.cotangent is not None
+            moved(through, _flat(self.cotangent, 0), self._lying(self._matrices(weights)), None)
         return [self._shaped(through)]
 
-    def _share(self, sums: Sums, back: Return, signal: Tensor) -> None:
+    def _share(self, sums: Sums, back: Return, r_cotangent: Tensor) -> None:
         if self.bias_slice is not None:
-            sums.of(self.bias_slice).add_(signal.sum(1))
+            sums.of(self.bias_slice).add_(r_cotangent.sum(1))
         if self.weight_slice is None:
             return
-        count, tangent, place = len(signal), back.entering[0], sums.of(self.weight_slice)
+        count, tangent, place = len(r_cotangent), back.entering[0], sums.of(self.weight_slice)
         share = place if self.image is None else torch.zeros_like(place)
-        share.baddbmm_(signal.mT, self._inputs.expand(count, -1, -1))
+        share.baddbmm_(r_cotangent.mT, self._inputs.expand(count, -1, -1))
         if tangent is not None:
-            assert self.delta is not None
-            delta = _flat(self.delta, 0).expand(count, -1, -1)
-            share.baddbmm_(delta.mT, self._flat_inputs(tangent, 1))
+            assert self.cotangent is not None
+            cotangent = _flat(self.cotangent, 0).expand(count, -1, -1)
+            share.baddbmm_(cotangent.mT, self._flat_inputs(tangent, 1))
         if self.image is not None:
             place.add_(self._ordered(share).view(place.shape))
 
     def row_gradients(self, result: Tensor) -> None:
         """See `Layer`."""
-        assert self.delta is not None
-        delta = self.delta.reshape(len(result), -1, self.delta.shape[-1])  # (B, tokens, out)
+        assert self.cotangent is not None
+        cotangent = self.cotangent.reshape(
+            len(result), -1, self.cotangent.shape[-1]
+        )  # (B, tokens, out)
         if self.bias_slice is not None:
-            part_of(result, self.bias_slice).add_(delta.sum(1))
+            part_of(result, self.bias_slice).add_(cotangent.sum(1))
         if self.weight_slice is not None:
             inputs = self._inputs.view(len(result), -1, self._inputs.shape[-1])
-            if delta.shape[1] == 1 and self.image is None:  # no sum: no numbers but the result's
+            if (
+                cotangent.shape[1] == 1 and self.image is None
+            ):  # no sum: no numbers but the result's
                 place = part_of(result, self.weight_slice).view(len(result), *self.weight.shape)
-                place.addcmul_(delta.mT, inputs)
+                place.addcmul_(cotangent.mT, inputs)
                 return
-            share = self._ordered(torch.bmm(delta.mT, inputs))
+            share = self._ordered(torch.bmm(cotangent.mT, inputs))
             part_of(result, self.weight_slice).add_(share.flatten(1))
 
     def _matrices(self, weights: Tensor) -> Tensor:
@@ -146,7 +150,7 @@ class Embedding:
     weight_slice: ParameterSlice
     tokens: Tensor  # (B, ...), int64
     padding: int | None
-    delta: Tensor | None = None  # (B, ..., width)
+    cotangent: Tensor | None = None  # (B, ..., width)
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
@@ -161,27 +165,33 @@ class Embedding:
         rows = weights.view(len(weights), *self.weight.shape)[:, self.tokens]
         return rows if self.padding is None else rows * self._learnt(rows)
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
         return []
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
         if back.sums is not None:
-            signal = back.signal
-            signal = signal if self.padding is None else signal * self._learnt(signal)
+            r_cotangent = back.r_cotangent
+            r_cotangent = (
+                r_cotangent if self.padding is None else r_cotangent * self._learnt(r_cotangent)
+            )
             place = back.sums.of(self.weight_slice)
-            place.index_add_(1, self.tokens.flatten(), _flat(signal, 1))
+            place.index_add_(1, self.tokens.flatten(), _flat(r_cotangent, 1))
         return []
 
     def row_gradients(self, result: Tensor) -> None:
         """See `Layer`."""
-        assert self.delta is not None
-        delta = self.delta if self.padding is None else self.delta * self._learnt(self.delta)
+        assert self.cotangent is not None
+        cotangent = (
+            self.cotangent
+            if self.padding is None
+            else self.cotangent * self._learnt(self.cotangent)
+        )
         numbers = self.tokens.reshape(len(result), -1)
         share = result.new_zeros(len(result), *self.weight.shape)
         places = numbers.unsqueeze(-1).expand(-1, -1, self.weight.shape[1])
-        share.scatter_add_(1, places, delta.reshape(places.shape))
+        share.scatter_add_(1, places, cotangent.reshape(places.shape))
         part_of(result, self.weight_slice).add_(share.flatten(1))
 
     def _learnt(self, like: Tensor) -> Tensor:
@@ -200,7 +210,7 @@ class Scale:
     bias_slice: ParameterSlice | None
     shape: tuple[int, ...]  # of γ and β, to broadcast against a row
     inputs: Tensor  # â, (B, ...)
-    delta: Tensor | None = None
+    cotangent: Tensor | None = None
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
@@ -223,37 +233,37 @@ class Scale:
             result = shift if result is None else result + shift
         return None if result is None else result.expand(len(direction), *self.inputs.shape)
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return [delta if self.weight is None else delta * self.weight.view(self.shape)]
+        return [cotangent if self.weight is None else cotangent * self.weight.view(self.shape)]
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
-        assert self.delta is not None
-        signal, tangent = back.signal, back.entering[0] if back.entering else None
+        assert self.cotangent is not None
+        r_cotangent, tangent = back.r_cotangent, back.entering[0] if back.entering else None
         if back.sums is not None and self.weight_slice is not None:
-            share = signal * self.inputs
+            share = r_cotangent * self.inputs
             if tangent is not None:
-                share.addcmul_(tangent, self.delta)
+                share.addcmul_(tangent, self.cotangent)
             self._add(back.sums.of(self.weight_slice), share)
         if back.sums is not None and self.bias_slice is not None:
-            self._add(back.sums.of(self.bias_slice), signal)
+            self._add(back.sums.of(self.bias_slice), r_cotangent)
         if not back.wanted or not self.sources:
             return [None] * len(self.sources)
-        through = signal if self.weight is None else signal * self.weight.view(self.shape)
+        through = r_cotangent if self.weight is None else r_cotangent * self.weight.view(self.shape)
         factor = back.direction.of(self.weight_slice)
         if factor is not None:
-            through.addcmul_(self.delta, self._padded(factor))
+            through.addcmul_(self.cotangent, self._padded(factor))
         return [through]
 
     def row_gradients(self, result: Tensor) -> None:
         """See `Layer`."""
-        assert self.delta is not None
+        assert self.cotangent is not None
         if self.weight_slice is not None:
-            share = (self.delta * self.inputs).unsqueeze(1)
+            share = (self.cotangent * self.inputs).unsqueeze(1)
             self._add(part_of(result, self.weight_slice), share)
         if self.bias_slice is not None:
-            self._add(part_of(result, self.bias_slice), self.delta.unsqueeze(1))
+            self._add(part_of(result, self.bias_slice), self.cotangent.unsqueeze(1))
 
     def _padded(self, value: Tensor) -> Tensor:
         return value.view(len(value), *self._row())

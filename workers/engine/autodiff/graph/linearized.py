@@ -1,7 +1,7 @@
 """The R-operator written out for a model's graph, node by node.
 
 Pearlmutter, Fast exact multiplication by the Hessian (1994). With R the derivative along v, a pass
-forward carries R of every node, a pass back R of every error signal δ. Layers with parameters are
+forward carries R of every node, a pass back R of every cotangent δ. Layers with parameters are
 large matrix products or convolutions over rows and vectors together (`layers`), what is between
 them is elementwise, linear or torch's own derivative of one node (`parts`). A pass back that goes
 on to the input is the perturbation.
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from workers.engine.autodiff.derivative import Apply, Product, Sums
 from workers.engine.autodiff.graph.assemble import Assembly
-from workers.engine.autodiff.graph.nodes import Direction, Part, Return, Signals
-from workers.engine.autodiff.graph.output import at_outputs, signals_at_outputs
+from workers.engine.autodiff.graph.nodes import Cotangents, Direction, Part, Return
+from workers.engine.autodiff.graph.output import output_cotangents, output_derivatives
 from workers.engine.autodiff.graph.trace import Traced, traced
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
@@ -62,8 +62,8 @@ class GraphMixed:
         shape = batch.inputs[self.position].shape
 
         def apply(vectors: Tensor) -> Tensor:
-            signals = linearized.pass_through(Direction(vectors), None)
-            found = signals.pop(source)
+            cotangents = linearized.pass_through(Direction(vectors), None)
+            found = cotangents.pop(source)
             if found is None:
                 return vectors.new_zeros(len(vectors), *shape)
             return found[:, : len(batch)].contiguous()
@@ -73,13 +73,13 @@ class GraphMixed:
 
 @dataclass
 class Linearized:
-    """The parts on one batch, with their error signals; an `Apply` that is `Adding`."""
+    """The parts on one batch, with their cotangents; an `Apply` that is `Adding`."""
 
     parts: Sequence[Part]
     output: str
     curved: Apply
-    reaching: set[str]  # nodes whose error signals are wanted
-    live: set[str] = field(default_factory=set)  # nodes with an error signal
+    reaching: set[str]  # nodes whose cotangents are wanted
+    live: set[str] = field(default_factory=set)  # nodes with a cotangent
 
     @classmethod
     def made(
@@ -99,25 +99,25 @@ class Linearized:
         if assembly.output_name not in assembly.active:
             raise ValueError("the output does not depend on the parameters")
         if first_order:
-            delta = signals_at_outputs(problem.loss, assembly.output, batch.targets)
+            cotangent = output_cotangents(problem.loss, assembly.output, batch.targets)
             curved: Apply = torch.zeros_like
         else:
-            delta, curved = at_outputs(problem.loss, assembly.output, batch.targets)
+            cotangent, curved = output_derivatives(problem.loss, assembly.output, batch.targets)
         linearized = cls(assembly.parts, assembly.output_name, curved, assembly.active)
-        linearized.back(delta)
+        linearized.back(cotangent)
         return linearized
 
-    def back(self, delta: Tensor) -> None:
-        """Every part's error signal from that of the output, (B, ...)."""
-        signals = Signals(self.reaching, {self.output: delta})
+    def back(self, cotangent: Tensor) -> None:
+        """Every part's cotangent from that of the output, (B, ...)."""
+        cotangents = Cotangents(self.reaching, {self.output: cotangent})
         for part in reversed(self.parts):
-            found = signals.pop(part.target)
+            found = cotangents.pop(part.target)
             if found is None:
                 continue
             self.live.add(part.target)
-            part.delta = found
+            part.cotangent = found
             if any(each in self.reaching for each in part.sources):
-                signals.add(part.sources, part.backward(found))
+                cotangents.add(part.sources, part.backward(found))
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """H v of the batch, (k, p)."""
@@ -135,8 +135,8 @@ class Linearized:
         """See `Adding`."""
         self.pass_through(Direction(vectors), sums)
 
-    def pass_through(self, direction: Direction, sums: Sums | None, lowest: int = 0) -> Signals:
-        """Add H v to the sums; returns what arrives at the inputs: R of their error signals.
+    def pass_through(self, direction: Direction, sums: Sums | None, lowest: int = 0) -> Cotangents:
+        """Add H v to the sums; returns what arrives at the inputs: R of their cotangents.
 
         From the part with this number on, before which v moves nothing: what those before it would
         add to the sums is left out.
@@ -149,15 +149,15 @@ class Linearized:
         leaving = tangents.get(self.output)
         reaching = {part.target for part in parts} if lowest else self.reaching
         if leaving is None:
-            return Signals(reaching, {})
-        signals = Signals(reaching, {self.output: self.curved(leaving)})
+            return Cotangents(reaching, {})
+        cotangents = Cotangents(reaching, {self.output: self.curved(leaving)})
         for part in reversed(parts):
-            signal = signals.pop(part.target)
+            r_cotangent = cotangents.pop(part.target)
             leaving = tangents.pop(part.target)
-            if part.target not in self.live or signal is None:
+            if part.target not in self.live or r_cotangent is None:
                 continue
             wanted = any(each in reaching for each in part.sources)
             entering = [tangents.get(each) for each in part.sources]
-            found = part.r_backward(Return(direction, entering, leaving, signal, sums, wanted))
-            signals.add(part.sources, found)
-        return signals
+            found = part.r_backward(Return(direction, entering, leaving, r_cotangent, sums, wanted))
+            cotangents.add(part.sources, found)
+        return cotangents

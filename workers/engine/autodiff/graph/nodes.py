@@ -1,7 +1,7 @@
 """What a written-out product is made of: nodes of the model's graph, on one batch, with their rules.
 
-With R the derivative along the vectors v: R of a node's output from R of its inputs, the error
-signal δ of its inputs from that of its output, and R of the same with what v's own share H v gets.
+With R the derivative along the vectors v: R of a node's output from R of its inputs, the cotangent
+δ of its inputs from that of its output, and R of the same with what v's own share H v gets.
 The vectors are the first axis of every R, before the axes of the node's value: (k, B, ...). So the
 products with each layer's weights are one large matrix product, or one batch of them, a term.
 """
@@ -22,22 +22,22 @@ from workers.engine.model.parameters import ParameterSlice
 
 @dataclass(frozen=True)
 class Piece:
-    """A signal that is zero but at these entries of a tensor of this shape."""
+    """A cotangent that is zero but at these entries of a tensor of this shape."""
 
     value: Tensor
     index: tuple[int | slice, ...]
     shape: tuple[int, ...]
 
 
-class Signals:
-    """The error signals, or R of them, that have arrived at nodes so far."""
+class Cotangents:
+    """The cotangents, or R of them, that have arrived at nodes so far."""
 
     def __init__(self, reaching: set[str], found: dict[str, Tensor]) -> None:
         self._reaching, self._found = reaching, found
         self._pieced: set[str] = set()  # of tensors that nobody else has
 
     def add(self, names: Sequence[str], found: Sequence[Tensor | Piece | None]) -> None:
-        """One more signal for each of these nodes, where it is wanted."""
+        """One more cotangent for each of these nodes, where it is wanted."""
         for name, each in zip(names, found, strict=True):
             if each is None or name not in self._reaching:
                 continue
@@ -79,14 +79,14 @@ class Direction:
 
 @dataclass(frozen=True)
 class Return:
-    """What a part knows when R of its error signal arrives."""
+    """What a part knows when R of its cotangent arrives."""
 
     direction: Direction
     entering: Entering
     leaving: Tensor | None  # R of its output
-    signal: Tensor  # R of δ, (k, ...)
+    r_cotangent: Tensor  # R of δ, (k, ...)
     sums: Sums | None  # H v so far, None where only what arrives at the inputs is wanted
-    wanted: bool  # whether R of the sources' error signals is
+    wanted: bool  # whether R of the sources' cotangents is
 
 
 class Part(Protocol):
@@ -94,18 +94,18 @@ class Part(Protocol):
 
     target: str
     sources: tuple[str, ...]
-    delta: Tensor | None
+    cotangent: Tensor | None
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """R of the output, None where it is zero."""
         ...
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
-        """The error signal of each source, from that of the output."""
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
+        """The cotangent of each source, from that of the output."""
         ...
 
     def r_backward(self, back: Return) -> Sequence[Tensor | Piece | None]:
-        """R of the error signal of each source if wanted; adds the node's share to the sums."""
+        """R of the cotangent of each source if wanted; adds the node's share to the sums."""
         ...
 
 
@@ -130,24 +130,24 @@ class Elementwise:
     sources: tuple[str, ...]
     first: Tensor  # σ′(z), (B, ...)
     second: Tensor | None  # σ″(z), None where it is zero everywhere
-    delta: Tensor | None = None  # ∂ΣL/∂σ(z), (B, ...)
+    cotangent: Tensor | None = None  # ∂ΣL/∂σ(z), (B, ...)
     bend: Tensor | None = None  # δ σ″
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
         return None if entering[0] is None else entering[0] * self.first
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
         if self.second is not None:
-            self.bend = delta * self.second
-        return [delta * self.first]
+            self.bend = cotangent * self.second
+        return [cotangent * self.first]
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
         if not back.wanted:
             return [None]
-        through = back.signal * self.first
+        through = back.r_cotangent * self.first
         if self.bend is not None and back.entering[0] is not None:
             through.addcmul_(back.entering[0], self.bend)
         return [through]
@@ -162,7 +162,7 @@ class Sum:
     shapes: tuple[torch.Size, ...]  # of the sources
     signs: tuple[float, ...]
     output: torch.Size
-    delta: Tensor | None = None
+    cotangent: Tensor | None = None
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
@@ -176,17 +176,17 @@ class Sum:
             total = tangent if total is None else total + tangent
         return None if total is None else total.expand(len(total), *self.output)
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return self._shared(delta, 0)
+        return self._shared(cotangent, 0)
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
-        return self._shared(back.signal, 1) if back.wanted else [None] * len(self.sources)
+        return self._shared(back.r_cotangent, 1) if back.wanted else [None] * len(self.sources)
 
-    def _shared(self, signal: Tensor, leading: int) -> list[Tensor]:
+    def _shared(self, cotangent: Tensor, leading: int) -> list[Tensor]:
         return [
-            summed_to(signal if sign == 1.0 else sign * signal, leading, shape)
+            summed_to(cotangent if sign == 1.0 else sign * cotangent, leading, shape)
             for shape, sign in zip(self.shapes, self.signs, strict=True)
         ]
 
@@ -196,7 +196,7 @@ class Linear:
     """Any function of one node that is linear in it and has no parameters: a view, a mean.
 
     `raised` is the same function of all vectors at once, where it is known. `index`: the function
-    takes these entries, so that the signals of all that do fill one tensor.
+    takes these entries, so that the cotangents of all that do fill one tensor.
     """
 
     target: str
@@ -206,7 +206,7 @@ class Linear:
     raised: Callable[[Tensor], Tensor] | None = None
     index: tuple[int | slice, ...] | None = None
     diagonal: bool = False
-    delta: Tensor | None = None
+    cotangent: Tensor | None = None
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
@@ -216,20 +216,20 @@ class Linear:
         """Of (k, ...)."""
         return (self.raised or vmap(self.function))(tangent)
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return [adjoint(self.function, self.before, delta)]
+        return [adjoint(self.function, self.before, cotangent)]
 
     def r_backward(self, back: Return) -> Sequence[Piece | Tensor | None]:
         """See `Part`."""
         if not back.wanted:
             return [None]
-        before = (len(back.signal), *self.before)
+        before = (len(back.r_cotangent), *self.before)
         if self.index is not None:
-            return [Piece(back.signal, (slice(None), *self.index), before)]
+            return [Piece(back.r_cotangent, (slice(None), *self.index), before)]
         if self.diagonal:
-            return [self.over_vectors(back.signal)]
-        return [adjoint(self.over_vectors, before, back.signal)]
+            return [self.over_vectors(back.r_cotangent)]
+        return [adjoint(self.over_vectors, before, back.r_cotangent)]
 
 
 @dataclass
@@ -240,7 +240,7 @@ class Smooth:
     sources: tuple[str, ...]
     function: Callable[..., Tensor]
     values: tuple[Tensor, ...]
-    delta: Tensor | None = field(default=None)
+    cotangent: Tensor | None = field(default=None)
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
@@ -254,9 +254,9 @@ class Smooth:
         result: Tensor = vmap(along)(*self._filled(entering, len(direction)))
         return result
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        pulled: tuple[Tensor, ...] = vjp(self.function, *self.values)[1](delta)
+        pulled: tuple[Tensor, ...] = vjp(self.function, *self.values)[1](cotangent)
         return pulled
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
@@ -265,17 +265,17 @@ class Smooth:
             return [None] * len(self.sources)
 
         def pulled(*given: Tensor) -> tuple[Tensor, ...]:
-            signals: tuple[Tensor, ...] = vjp(self.function, *given[:-1])[1](given[-1])
-            return signals
+            cotangents: tuple[Tensor, ...] = vjp(self.function, *given[:-1])[1](given[-1])
+            return cotangents
 
         def along(*tangents: Tensor) -> tuple[Tensor, ...]:
-            moved: tuple[Tensor, ...] = jvp(pulled, (*self._at(), delta), tangents)[1]
+            moved: tuple[Tensor, ...] = jvp(pulled, (*self._at(), cotangent), tangents)[1]
             return moved
 
-        assert self.delta is not None
-        delta = _with_memory(self.delta)
+        assert self.cotangent is not None
+        cotangent = _with_memory(self.cotangent)
         results: tuple[Tensor, ...] = vmap(along)(
-            *self._filled(back.entering, len(back.signal)), back.signal
+            *self._filled(back.entering, len(back.r_cotangent)), back.r_cotangent
         )
         return results
 
@@ -294,12 +294,14 @@ def _with_memory(value: Tensor) -> Tensor:
     return value.contiguous() if 0 in value.stride() else value
 
 
-def adjoint(function: Callable[[Tensor], Tensor], before: Sequence[int], signal: Tensor) -> Tensor:
-    """The transpose of a linear function of a tensor of this shape, applied to the signal."""
-    anywhere = signal.new_empty(before).requires_grad_()  # linear: its value does not matter
+def adjoint(
+    function: Callable[[Tensor], Tensor], before: Sequence[int], cotangent: Tensor
+) -> Tensor:
+    """The transpose of a linear function of a tensor of this shape, applied to the cotangent."""
+    anywhere = cotangent.new_empty(before).requires_grad_()  # linear: its value does not matter
     with torch.enable_grad():
         value = function(anywhere)
-    (found,) = torch.autograd.grad(value, anywhere, signal)
+    (found,) = torch.autograd.grad(value, anywhere, cotangent)
     return found
 
 

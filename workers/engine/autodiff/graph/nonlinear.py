@@ -18,19 +18,19 @@ class Symmetric(ABC):
 
     target: str
     sources: tuple[str, ...]
-    delta: Tensor | None = field(default=None, kw_only=True)
+    cotangent: Tensor | None = field(default=None, kw_only=True)
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
         return None if entering[0] is None else self._pulled(entering[0])
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return [self._pulled(delta)]
+        return [self._pulled(cotangent)]
 
     @abstractmethod
-    def _pulled(self, signal: Tensor) -> Tensor:
-        """The map, of a signal shaped as the node, or of (k, ...) of them."""
+    def _pulled(self, cotangent: Tensor) -> Tensor:
+        """The map, of a cotangent shaped as the node, or of (k, ...) of them."""
 
 
 @dataclass
@@ -45,16 +45,20 @@ class Softmax(Symmetric):
         """See `Part`."""
         if not back.wanted:
             return [None]
-        assert self.delta is not None
-        signal, leaving = back.signal, back.leaving
+        assert self.cotangent is not None
+        r_cotangent, leaving = back.r_cotangent, back.leaving
         if leaving is None:
-            return [self._pulled(signal)]
-        inner = (self.value * signal).addcmul_(leaving, self.delta).sum(self.axis, keepdim=True)
-        centred = self.delta - (self.value * self.delta).sum(self.axis, keepdim=True)
-        return [(signal - inner).mul_(self.value).addcmul_(leaving, centred)]
+            return [self._pulled(r_cotangent)]
+        inner = (
+            (self.value * r_cotangent)
+            .addcmul_(leaving, self.cotangent)
+            .sum(self.axis, keepdim=True)
+        )
+        centred = self.cotangent - (self.value * self.cotangent).sum(self.axis, keepdim=True)
+        return [(r_cotangent - inner).mul_(self.value).addcmul_(leaving, centred)]
 
-    def _pulled(self, signal: Tensor) -> Tensor:
-        through = signal * self.value
+    def _pulled(self, cotangent: Tensor) -> Tensor:
+        through = cotangent * self.value
         inner = through.sum(self.axis, keepdim=True)
         return through.addcmul_(self.value, inner, value=-1.0)
 
@@ -67,7 +71,7 @@ class LogSoftmax:
     sources: tuple[str, ...]
     axis: int  # from the end
     chances: Tensor  # exp y
-    delta: Tensor | None = None
+    cotangent: Tensor | None = None
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """R y = ∂z − ⟨exp y, ∂z⟩."""
@@ -75,23 +79,23 @@ class LogSoftmax:
             return None
         return entering[0] - (self.chances * entering[0]).sum(self.axis, keepdim=True)
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return [self._pulled(delta)]
+        return [self._pulled(cotangent)]
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
         if not back.wanted:
             return [None]
-        assert self.delta is not None
-        through = self._pulled(back.signal)
+        assert self.cotangent is not None
+        through = self._pulled(back.r_cotangent)
         if back.leaving is not None:
-            total = self.chances * self.delta.sum(self.axis, keepdim=True)
+            total = self.chances * self.cotangent.sum(self.axis, keepdim=True)
             through.addcmul_(back.leaving, total, value=-1.0)
         return [through]
 
-    def _pulled(self, signal: Tensor) -> Tensor:
-        return signal - self.chances * signal.sum(self.axis, keepdim=True)
+    def _pulled(self, cotangent: Tensor) -> Tensor:
+        return cotangent - self.chances * cotangent.sum(self.axis, keepdim=True)
 
 
 @dataclass
@@ -107,21 +111,21 @@ class Normalised(Symmetric):
         """See `Part`."""
         if not back.wanted:
             return [None]
-        assert self.delta is not None
-        signal, tangent, leaving = back.signal, back.entering[0], back.leaving
+        assert self.cotangent is not None
+        r_cotangent, tangent, leaving = back.r_cotangent, back.entering[0], back.leaving
         if tangent is None or leaving is None:
-            return [self._pulled(signal)]
+            return [self._pulled(r_cotangent)]
         # R s = −s² mean(x̂ ∂x)
         shrinking = self._mean(self.value * tangent) * self.inverse
-        inner = self._mean((self.value * signal).addcmul_(leaving, self.delta))
-        through = (signal - self._mean(signal)).addcmul_(self.value, inner, value=-1.0)
-        through.addcmul_(leaving, self._mean(self.value * self.delta), value=-1.0)
+        inner = self._mean((self.value * r_cotangent).addcmul_(leaving, self.cotangent))
+        through = (r_cotangent - self._mean(r_cotangent)).addcmul_(self.value, inner, value=-1.0)
+        through.addcmul_(leaving, self._mean(self.value * self.cotangent), value=-1.0)
         through *= self.inverse
-        return [through.addcmul_(self._pulled(self.delta), shrinking, value=-1.0)]
+        return [through.addcmul_(self._pulled(self.cotangent), shrinking, value=-1.0)]
 
-    def _pulled(self, signal: Tensor) -> Tensor:
-        inner = self._mean(self.value * signal)
-        through = (signal - self._mean(signal)).addcmul_(self.value, inner, value=-1.0)
+    def _pulled(self, cotangent: Tensor) -> Tensor:
+        inner = self._mean(self.value * cotangent)
+        through = (cotangent - self._mean(cotangent)).addcmul_(self.value, inner, value=-1.0)
         return through.mul_(self.inverse)
 
     def _mean(self, value: Tensor) -> Tensor:
@@ -136,7 +140,7 @@ class Product:
     sources: tuple[str, ...]
     left: Tensor
     right: Tensor
-    delta: Tensor | None = None
+    cotangent: Tensor | None = None
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
@@ -147,24 +151,24 @@ class Product:
             result = other if result is None else result + other
         return result
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
         return [
-            summed_to(delta * self.right, 0, self.left.shape),
-            summed_to(delta * self.left, 0, self.right.shape),
+            summed_to(cotangent * self.right, 0, self.left.shape),
+            summed_to(cotangent * self.left, 0, self.right.shape),
         ]
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
         if not back.wanted:
             return [None, None]
-        assert self.delta is not None
+        assert self.cotangent is not None
         first, second = (_raised(each, self._axes) for each in back.entering)
-        left, right = back.signal * self.right, back.signal * self.left
+        left, right = back.r_cotangent * self.right, back.r_cotangent * self.left
         if second is not None:
-            left = left + second * self.delta
+            left = left + second * self.cotangent
         if first is not None:
-            right = right + first * self.delta
+            right = right + first * self.cotangent
         return [summed_to(left, 1, self.left.shape), summed_to(right, 1, self.right.shape)]
 
     @property
@@ -180,7 +184,7 @@ class MatrixProduct:
     sources: tuple[str, ...]
     left: Tensor  # (..., a, b)
     right: Tensor  # (..., b, c)
-    delta: Tensor | None = None  # (..., a, c)
+    cotangent: Tensor | None = None  # (..., a, c)
 
     def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
         """See `Part`."""
@@ -189,23 +193,23 @@ class MatrixProduct:
             None if entering[1] is None else _times(entering[1].mT, self.left.mT).mT,
         )
 
-    def backward(self, delta: Tensor) -> Sequence[Tensor]:
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
-        return [delta @ self.right.mT, self.left.mT @ delta]
+        return [cotangent @ self.right.mT, self.left.mT @ cotangent]
 
     def r_backward(self, back: Return) -> Sequence[Tensor | None]:
         """See `Part`."""
         if not back.wanted:
             return [None, None]
-        assert self.delta is not None
+        assert self.cotangent is not None
         first, second = back.entering
         left = _both(
-            _times(back.signal, self.right.mT),
-            None if second is None else _times(second, self.delta.mT).mT,
+            _times(back.r_cotangent, self.right.mT),
+            None if second is None else _times(second, self.cotangent.mT).mT,
         )
         right = _both(
-            _times(back.signal.mT, self.left).mT,
-            None if first is None else _times(first.mT, self.delta),
+            _times(back.r_cotangent.mT, self.left).mT,
+            None if first is None else _times(first.mT, self.cotangent),
         )
         return [left, right]
 

@@ -1,4 +1,4 @@
-"""The loss at the model's outputs: error signals, and the Hessian of each row's loss in them."""
+"""The loss at the model's outputs: cotangents, and the Hessian of each row's loss in them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from workers.engine.model.rows import Targets
 FORMED_OUTPUTS = 64
 
 
-def at_outputs(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[Tensor, Apply]:
+def output_derivatives(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[Tensor, Apply]:
     """δ (B, ...) and what takes R of the outputs (k, B, ...) to R of δ."""
     width = outputs[0].numel()
     if width <= FORMED_OUTPUTS:
-        delta, formed = formed_curvature(loss, outputs, targets)
-        return delta, lambda tangent: _applied(formed, tangent)
+        cotangent, formed = formed_curvature(loss, outputs, targets)
+        return cotangent, lambda tangent: _applied(formed, tangent)
     at = outputs.detach().requires_grad_()
     with torch.enable_grad():
         total = loss(at, targets).sum()
-        (delta,) = torch.autograd.grad(total, at, create_graph=True)
-    if not delta.requires_grad:  # a loss linear in the outputs
-        return delta, torch.zeros_like
-    return delta.detach(), lambda tangent: torch.autograd.grad(
-        delta, at, tangent, retain_graph=True, is_grads_batched=True
+        (cotangent,) = torch.autograd.grad(total, at, create_graph=True)
+    if not cotangent.requires_grad:  # a loss linear in the outputs
+        return cotangent, torch.zeros_like
+    return cotangent.detach(), lambda tangent: torch.autograd.grad(
+        cotangent, at, tangent, retain_graph=True, is_grads_batched=True
     )[0]
 
 
-def signals_at_outputs(loss: Loss, outputs: Tensor, targets: Targets) -> Tensor:
+def output_cotangents(loss: Loss, outputs: Tensor, targets: Targets) -> Tensor:
     """δ (B, ...) alone."""
     at = outputs.detach().requires_grad_()
     with torch.enable_grad():
@@ -48,13 +48,13 @@ def formed_curvature(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[Ten
     copies = outputs.detach().repeat_interleave(width, 0).requires_grad_()
     with torch.enable_grad():
         total = loss(copies, _repeated(targets, width)).sum()
-        (delta,) = torch.autograd.grad(total, copies, create_graph=True)
+        (cotangent,) = torch.autograd.grad(total, copies, create_graph=True)
     curvature = outputs.new_zeros(count, width, width)
-    if delta.requires_grad:  # else the loss is linear in the outputs
+    if cotangent.requires_grad:  # else the loss is linear in the outputs
         units = torch.eye(width, dtype=outputs.dtype, device=outputs.device).repeat(count, 1)
-        (rows,) = torch.autograd.grad(delta, copies, units.view(copies.shape))
+        (rows,) = torch.autograd.grad(cotangent, copies, units.view(copies.shape))
         curvature = rows.reshape(count, width, width)
-    return delta.detach()[::width].contiguous(), curvature
+    return cotangent.detach()[::width].contiguous(), curvature
 
 
 def _applied(formed: Tensor, tangent: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A chain of linear layers on one batch, differentiated twice row by row.
 
-Of each layer z = W a + b of a row: its input a, its error signal δ = ∂L/∂z, and the curvature
+Of each layer z = W a + b of a row: its input a, its cotangent δ = ∂L/∂z, and the curvature
 S = ∂²L/∂z². Backwards, with σ between a layer and the next,
 
     S ← σ′ Wᵀ S W σ′ + diag(σ″ Wᵀ δ),    δ ← σ′ Wᵀ δ,
@@ -38,7 +38,7 @@ class Layer:
 
     number: int
     linear: LinearLayer
-    delta: Tensor  # (B, out)
+    cotangent: Tensor  # (B, out)
     curvature: Tensor  # (B, out, out)
 
     @property
@@ -101,7 +101,7 @@ class Chain:
 
     def _from(self, place: int, lower: Layer) -> Iterator[Crossing]:
         last = max(place for place, layer in self._layers.items() if layer.selected)
-        jacobian = torch.ones_like(lower.delta)
+        jacobian = torch.ones_like(lower.cotangent)
         for position in range(place + 1, last + 1):
             part = self._parts[position]
             if isinstance(part, Elementwise):
@@ -158,7 +158,7 @@ def _passed_back(
 ) -> dict[int, Layer]:
     if outputs.ndim != 2 or outputs.shape[1] > MOST_OUTPUTS:
         raise ValueError("outputs with axes besides row and feature, or too many")
-    delta, curvature = formed_curvature(loss, outputs, targets)
+    cotangent, curvature = formed_curvature(loss, outputs, targets)
     layers: dict[int, Layer] = {}
     count = sum(isinstance(part, LinearLayer) for part in parts)
     for place in reversed(range(len(parts))):
@@ -167,17 +167,17 @@ def _passed_back(
             first = part.first
             curvature = curvature * first.unsqueeze(1) * first.unsqueeze(2)
             if part.second is not None:
-                curvature.diagonal(dim1=1, dim2=2).addcmul_(delta, part.second)
-            delta = delta * first
+                curvature.diagonal(dim1=1, dim2=2).addcmul_(cotangent, part.second)
+            cotangent = cotangent * first
         elif isinstance(part, Linear):
-            (delta,) = part.backward(delta)
+            (cotangent,) = part.backward(cotangent)
             curvature = _twice(curvature, partial(_pulled, part))
         elif isinstance(part, LinearLayer):
             count -= 1
-            layers[place] = Layer(count, part, delta, curvature)
+            layers[place] = Layer(count, part, cotangent, curvature)
             if place:
                 weight = part.weight
-                delta = delta @ weight
+                cotangent = cotangent @ weight
                 curvature = _twice(curvature, partial(_through, weight))
     return dict(sorted(layers.items()))
 
@@ -188,11 +188,11 @@ def _twice(curvature: Tensor, pull: Callable[[Tensor], Tensor]) -> Tensor:
     return pull(half.transpose(1, 2).contiguous())
 
 
-def _through(weight: Tensor, signal: Tensor) -> Tensor:
-    return signal @ weight
+def _through(weight: Tensor, cotangent: Tensor) -> Tensor:
+    return cotangent @ weight
 
 
-def _pulled(part: Linear, signal: Tensor) -> Tensor:
+def _pulled(part: Linear, cotangent: Tensor) -> Tensor:
     """Of (B, w, ...)."""
-    before = (signal.shape[1], *part.before)
-    return adjoint(part.over_vectors, before, signal.transpose(0, 1)).transpose(0, 1)
+    before = (cotangent.shape[1], *part.before)
+    return adjoint(part.over_vectors, before, cotangent.transpose(0, 1)).transpose(0, 1)

@@ -52,9 +52,9 @@ class Own:
     @classmethod
     def of(cls, layer: Layer, scratch: Scratch) -> Own:
         """With nothing summed up yet."""
-        width, depth = layer.delta.shape[1], layer.multiplier_count
+        width, depth = layer.cotangent.shape[1], layer.multiplier_count
         shape = width * (width + 1) // 2, depth * (depth + 1) // 2
-        return cls(layer.linear, layer.delta.new_zeros(shape), scratch)
+        return cls(layer.linear, layer.cotangent.new_zeros(shape), scratch)
 
     @property
     def entries(self) -> int:
@@ -73,8 +73,8 @@ class Own:
 
     def add(self, layer: Layer) -> None:
         """Sum up a batch."""
-        width = layer.delta.shape[1]
-        i, k = torch.triu_indices(width, width, device=layer.delta.device)
+        width = layer.cotangent.shape[1]
+        i, k = torch.triu_indices(width, width, device=layer.cotangent.device)
         curvature = layer.curvature.flatten(1).index_select(1, i * width + k)
         h = layer.multipliers
         squares = self.scratch.of(self.total.shape[1], h)
@@ -114,10 +114,10 @@ class Cross:
         """With nothing summed up yet."""
         upper, lower = crossing.upper, crossing.lower
         jacobian = crossing.jacobian
-        widths = lower.delta.shape[1] * upper.delta.shape[1]
+        widths = lower.cotangent.shape[1] * upper.cotangent.shape[1]
         shape = (widths, lower.multiplier_count)
         if jacobian.ndim == 3:
-            shape = (upper.delta.shape[1] * lower.multiplier_count, jacobian[0].numel())
+            shape = (upper.cotangent.shape[1] * lower.multiplier_count, jacobian[0].numel())
         if upper.linear.weight_slice is None:
             shape = (0, 0)
         depths = upper.multiplier_count * lower.multiplier_count
@@ -141,12 +141,12 @@ class Cross:
         self.curved.addmm_(crossing.curvature.flatten(1).T, pairs.T)
         if self.upper.weight_slice is None:
             return
-        jacobian, delta = crossing.jacobian, crossing.upper.delta
+        jacobian, cotangent = crossing.jacobian, crossing.upper.cotangent
         if jacobian.ndim == 2:
-            signal = (jacobian.unsqueeze(2) * delta.unsqueeze(1)).flatten(1)
-            self.bent.addmm_(signal.T, below.T)
+            pulled = (jacobian.unsqueeze(2) * cotangent.unsqueeze(1)).flatten(1)
+            self.bent.addmm_(pulled.T, below.T)
         else:
-            self.bent.addmm_(self.scratch.outer(delta.T, below), jacobian.flatten(1))
+            self.bent.addmm_(self.scratch.outer(cotangent.T, below), jacobian.flatten(1))
 
     def write(self, result: Tensor, scale: float) -> None:
         """Add the block and its transpose, times scale, to the whole; used once."""
