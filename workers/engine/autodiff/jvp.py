@@ -18,7 +18,7 @@ from workers.engine.autodiff.gradients import per_example_gradients
 from workers.engine.autodiff.graph.convolution import Convolution
 from workers.engine.autodiff.graph.linear import LinearLayer
 from workers.engine.autodiff.graph.linearized import Linearized
-from workers.engine.autodiff.graph.nodes import Direction
+from workers.engine.autodiff.graph.nodes import Tangent
 from workers.engine.autodiff.graph.trace import Traced, traced
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
@@ -79,9 +79,9 @@ def _shares(linearized: Linearized, count: int) -> Apply:
     parts = [part for part in linearized.parts if part.target in linearized.live]
 
     def apply(vectors: Tensor) -> Tensor:
-        total, direction = vectors.new_zeros(len(vectors), count), Direction(vectors)
+        total, theta_tangent = vectors.new_zeros(len(vectors), count), Tangent(vectors)
         for part in parts:  # a part without parameters does not move of its own
-            moved = part.forward([None] * len(part.sources), direction)
+            moved = part.forward([None] * len(part.sources), theta_tangent)
             if moved is not None and part.cotangent is not None:
                 total += (moved * part.cotangent).flatten(2).sum(2)[:, :count]
         return total

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workers.engine.autodiff.derivative import Sums
-from workers.engine.autodiff.graph.linear import moved
-from workers.engine.autodiff.graph.nodes import Direction, Entering, Return, part_of
+from workers.engine.autodiff.graph.linear import affine_tangent
+from workers.engine.autodiff.graph.nodes import BackwardContext, InputTangents, Tangent, part_of
 from workers.engine.model.parameters import ParameterSlice
 
 # W's matrix over all places has so many times the multiplications of the convolution itself.
@@ -97,14 +97,18 @@ class Convolution:
     def _kernel(self) -> torch.Size:
         return self.weight.shape[2:]
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Part`."""
-        tangent, count, weights = entering[0], len(direction), direction.of(self.weight_slice)
-        result = moved(
+        tangent, count, weights = (
+            input_tangents[0],
+            len(theta_tangent),
+            theta_tangent.of(self.weight_slice),
+        )
+        result = affine_tangent(
             None if tangent is None else self._forwards(tangent),
             self.windows,
             None if weights is None else weights.view(count, len(self.weight), -1).transpose(1, 2),
-            direction.of(self.bias_slice),
+            theta_tangent.of(self.bias_slice),
         )
         if result is None:
             return None
@@ -114,26 +118,30 @@ class Convolution:
         """See `Part`."""
         return [self._transposed(cotangent)]
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
-        r_cotangent = self._last(back.r_cotangent).flatten(1, -2)  # (k, N, out)
-        if back.sums is not None:
-            self._share(back.sums, back, r_cotangent)
-        if not back.wanted:
+        r_cotangent = self._last(context.r_cotangent).flatten(1, -2)  # (k, N, out)
+        if context.sums is not None:
+            self._share(context.sums, context, r_cotangent)
+        if not context.wanted:
             return [None]
-        through = self._backwards(back.r_cotangent)  # (k, B · places, in)
-        weights = back.direction.of(self.weight_slice)
+        through = self._backwards(context.r_cotangent)  # (k, B · places, in)
+        weights = context.theta_tangent.of(self.weight_slice)
         if weights is not None:
             self._add_reached(through, weights)
         shape = (len(r_cotangent), len(self.inputs), *self.inputs.shape[2:], -1)
         return [_channels_first(through.view(shape), 2)]
 
-    def _share(self, sums: Sums, back: Return, r_cotangent: Tensor) -> None:
+    def _share(self, sums: Sums, context: BackwardContext, r_cotangent: Tensor) -> None:
         if self.bias_slice is not None:
             sums.of(self.bias_slice).add_(r_cotangent.sum(1))
         if self.weight_slice is None:
             return
-        count, tangent, place = len(r_cotangent), back.entering[0], sums.of(self.weight_slice)
+        count, tangent, place = (
+            len(r_cotangent),
+            context.input_tangents[0],
+            sums.of(self.weight_slice),
+        )
         place.flatten(2).baddbmm_(r_cotangent.mT, self.windows.expand(count, -1, -1))
         if tangent is not None:
             tangent = self._last(tangent).flatten(1, -2)
@@ -157,7 +165,7 @@ class Convolution:
         weights = given.view(count, len(self.weight), inside, -1).permute(0, 1, 3, 2)
         if inside >= NARROW:
             weights = weights.reshape(count, -1, inside)
-            moved(through, self.reached, weights, None)
+            affine_tangent(through, self.reached, weights, None)
         else:
             together = weights.permute(1, 2, 0, 3).reshape(self.reached.shape[1], -1)
             found = self.reached @ together  # (N, k · in)
@@ -229,9 +237,9 @@ class Picked:
     places: Tensor  # (B, windows, C), each one's place in the space
     cotangent: Tensor | None = None
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Part`."""
-        tangent = entering[0]
+        tangent = input_tangents[0]
         if tangent is None:
             return None
         flat = tangent.movedim(2, -1).flatten(2, -2)  # (k, B, places, C)
@@ -242,9 +250,9 @@ class Picked:
         """See `Part`."""
         return [self._back(cotangent.unsqueeze(0)).squeeze(0)]
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
-        return [self._back(back.r_cotangent) if back.wanted else None]
+        return [self._back(context.r_cotangent) if context.wanted else None]
 
     def _back(self, cotangent: Tensor) -> Tensor:
         count, space = len(cotangent), self.before[2:]

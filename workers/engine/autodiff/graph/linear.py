@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.derivative import Sums
-from workers.engine.autodiff.graph.nodes import Direction, Entering, Return, part_of
+from workers.engine.autodiff.graph.nodes import BackwardContext, InputTangents, Tangent, part_of
 from workers.engine.model.parameters import ParameterSlice
 
 
@@ -46,14 +46,18 @@ class LinearLayer:
         """See `Layer`."""
         return _given(self.weight_slice, self.bias_slice)
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Part`."""
-        count, tangent, weights = len(direction), entering[0], direction.of(self.weight_slice)
-        result = moved(
+        count, tangent, weights = (
+            len(theta_tangent),
+            input_tangents[0],
+            theta_tangent.of(self.weight_slice),
+        )
+        result = affine_tangent(
             None if tangent is None else self._flat_inputs(tangent, 1) @ self._weight.T,
             self._inputs,
             None if weights is None else self._lying(self._matrices(weights)).transpose(1, 2),
-            direction.of(self.bias_slice),
+            theta_tangent.of(self.bias_slice),
         )
         return None if result is None else result.view(count, *self._before, -1)
 
@@ -61,26 +65,32 @@ class LinearLayer:
         """See `Part`."""
         return [self._shaped((_flat(cotangent, 0) @ self._weight).unsqueeze(0)).squeeze(0)]
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
-        r_cotangent = _flat(back.r_cotangent, 1)
-        if back.sums is not None:
-            self._share(back.sums, back, r_cotangent)
-        if not back.wanted:
+        r_cotangent = _flat(context.r_cotangent, 1)
+        if context.sums is not None:
+            self._share(context.sums, context, r_cotangent)
+        if not context.wanted:
             return [None]
         through = r_cotangent @ self._weight
-        weights = back.direction.of(self.weight_slice)
+        weights = context.theta_tangent.of(self.weight_slice)
         if weights is not None:
             assert self.cotangent is not None
-            moved(through, _flat(self.cotangent, 0), self._lying(self._matrices(weights)), None)
+            affine_tangent(
+                through, _flat(self.cotangent, 0), self._lying(self._matrices(weights)), None
+            )
         return [self._shaped(through)]
 
-    def _share(self, sums: Sums, back: Return, r_cotangent: Tensor) -> None:
+    def _share(self, sums: Sums, context: BackwardContext, r_cotangent: Tensor) -> None:
         if self.bias_slice is not None:
             sums.of(self.bias_slice).add_(r_cotangent.sum(1))
         if self.weight_slice is None:
             return
-        count, tangent, place = len(r_cotangent), back.entering[0], sums.of(self.weight_slice)
+        count, tangent, place = (
+            len(r_cotangent),
+            context.input_tangents[0],
+            sums.of(self.weight_slice),
+        )
         share = place if self.image is None else torch.zeros_like(place)
         share.baddbmm_(r_cotangent.mT, self._inputs.expand(count, -1, -1))
         if tangent is not None:
@@ -157,9 +167,9 @@ class Embedding:
         """See `Layer`."""
         return (self.weight_slice,)
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Part`."""
-        weights = direction.of(self.weight_slice)
+        weights = theta_tangent.of(self.weight_slice)
         if weights is None:
             return None
         rows = weights.view(len(weights), *self.weight.shape)[:, self.tokens]
@@ -169,14 +179,14 @@ class Embedding:
         """See `Part`."""
         return []
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
-        if back.sums is not None:
-            r_cotangent = back.r_cotangent
+        if context.sums is not None:
+            r_cotangent = context.r_cotangent
             r_cotangent = (
                 r_cotangent if self.padding is None else r_cotangent * self._learnt(r_cotangent)
             )
-            place = back.sums.of(self.weight_slice)
+            place = context.sums.of(self.weight_slice)
             place.index_add_(1, self.tokens.flatten(), _flat(r_cotangent, 1))
         return []
 
@@ -217,12 +227,12 @@ class Scale:
         """See `Layer`."""
         return _given(self.weight_slice, self.bias_slice)
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Part`."""
-        result = entering[0] if entering else None
+        result = input_tangents[0] if input_tangents else None
         if result is not None and self.weight is not None:
             result = result * self.weight.view(self.shape)
-        factor, shift = direction.of(self.weight_slice), direction.of(self.bias_slice)
+        factor, shift = theta_tangent.of(self.weight_slice), theta_tangent.of(self.bias_slice)
         if factor is not None:
             factor = self._padded(factor)
             result = (
@@ -231,27 +241,30 @@ class Scale:
         if shift is not None:
             shift = self._padded(shift)
             result = shift if result is None else result + shift
-        return None if result is None else result.expand(len(direction), *self.inputs.shape)
+        return None if result is None else result.expand(len(theta_tangent), *self.inputs.shape)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
         return [cotangent if self.weight is None else cotangent * self.weight.view(self.shape)]
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
         assert self.cotangent is not None
-        r_cotangent, tangent = back.r_cotangent, back.entering[0] if back.entering else None
-        if back.sums is not None and self.weight_slice is not None:
+        r_cotangent, tangent = (
+            context.r_cotangent,
+            context.input_tangents[0] if context.input_tangents else None,
+        )
+        if context.sums is not None and self.weight_slice is not None:
             share = r_cotangent * self.inputs
             if tangent is not None:
                 share.addcmul_(tangent, self.cotangent)
-            self._add(back.sums.of(self.weight_slice), share)
-        if back.sums is not None and self.bias_slice is not None:
-            self._add(back.sums.of(self.bias_slice), r_cotangent)
-        if not back.wanted or not self.sources:
+            self._add(context.sums.of(self.weight_slice), share)
+        if context.sums is not None and self.bias_slice is not None:
+            self._add(context.sums.of(self.bias_slice), r_cotangent)
+        if not context.wanted or not self.sources:
             return [None] * len(self.sources)
         through = r_cotangent if self.weight is None else r_cotangent * self.weight.view(self.shape)
-        factor = back.direction.of(self.weight_slice)
+        factor = context.theta_tangent.of(self.weight_slice)
         if factor is not None:
             through.addcmul_(self.cotangent, self._padded(factor))
         return [through]
@@ -287,7 +300,7 @@ def _given(*places: ParameterSlice | None) -> tuple[ParameterSlice, ...]:
     return tuple(each for each in places if each is not None)
 
 
-def moved(
+def affine_tangent(
     through: Tensor | None, inputs: Tensor, weights: Tensor | None, shift: Tensor | None
 ) -> Tensor | None:
     """R of the outputs (k, N, out): what came `through` (k, N, out), and is used up, and v's terms.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workers.engine.autodiff.derivative import Apply, Product, Sums
 from workers.engine.autodiff.graph.assemble import Assembly
-from workers.engine.autodiff.graph.nodes import Cotangents, Direction, Part, Return
+from workers.engine.autodiff.graph.nodes import BackwardContext, Cotangents, Part, Tangent
 from workers.engine.autodiff.graph.output import output_cotangents, output_derivatives
 from workers.engine.autodiff.graph.trace import Traced, traced
 from workers.engine.model.problem import Problem
@@ -62,7 +62,7 @@ class GraphMixed:
         shape = batch.inputs[self.position].shape
 
         def apply(vectors: Tensor) -> Tensor:
-            cotangents = linearized.pass_through(Direction(vectors), None)
+            cotangents = linearized.pass_through(Tangent(vectors), None)
             found = cotangents.pop(source)
             if found is None:
                 return vectors.new_zeros(len(vectors), *shape)
@@ -133,9 +133,11 @@ class Linearized:
 
     def add(self, vectors: Tensor, sums: Sums) -> None:
         """See `Adding`."""
-        self.pass_through(Direction(vectors), sums)
+        self.pass_through(Tangent(vectors), sums)
 
-    def pass_through(self, direction: Direction, sums: Sums | None, lowest: int = 0) -> Cotangents:
+    def pass_through(
+        self, theta_tangent: Tangent, sums: Sums | None, lowest: int = 0
+    ) -> Cotangents:
         """Add H v to the sums; returns what arrives at the inputs: R of their cotangents.
 
         From the part with this number on, before which v moves nothing: what those before it would
@@ -144,20 +146,24 @@ class Linearized:
         parts = self.parts[lowest:]
         tangents: dict[str, Tensor | None] = {}
         for part in parts:
-            entering = [tangents.get(each) for each in part.sources]
-            tangents[part.target] = part.forward(entering, direction)
-        leaving = tangents.get(self.output)
+            input_tangents = [tangents.get(each) for each in part.sources]
+            tangents[part.target] = part.forward(input_tangents, theta_tangent)
+        output_tangent = tangents.get(self.output)
         reaching = {part.target for part in parts} if lowest else self.reaching
-        if leaving is None:
+        if output_tangent is None:
             return Cotangents(reaching, {})
-        cotangents = Cotangents(reaching, {self.output: self.curved(leaving)})
+        cotangents = Cotangents(reaching, {self.output: self.curved(output_tangent)})
         for part in reversed(parts):
             r_cotangent = cotangents.pop(part.target)
-            leaving = tangents.pop(part.target)
+            output_tangent = tangents.pop(part.target)
             if part.target not in self.live or r_cotangent is None:
                 continue
             wanted = any(each in reaching for each in part.sources)
-            entering = [tangents.get(each) for each in part.sources]
-            found = part.r_backward(Return(direction, entering, leaving, r_cotangent, sums, wanted))
+            input_tangents = [tangents.get(each) for each in part.sources]
+            found = part.r_backward(
+                BackwardContext(
+                    theta_tangent, input_tangents, output_tangent, r_cotangent, sums, wanted
+                )
+            )
             cotangents.add(part.sources, found)
         return cotangents

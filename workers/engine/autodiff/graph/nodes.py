@@ -57,11 +57,11 @@ class Cotangents:
         return self._found.pop(name, None)
 
 
-Entering = Sequence[Tensor | None]  # R of each input, None where it is zero
+InputTangents = Sequence[Tensor | None]  # R of each input, None where it is zero
 
 
 @dataclass(frozen=True)
-class Direction:
+class Tangent:
     """The vectors (k, p) that θ moves along; `names` are the parameters in them that are not zero."""
 
     vectors: Tensor
@@ -78,12 +78,12 @@ class Direction:
 
 
 @dataclass(frozen=True)
-class Return:
+class BackwardContext:
     """What a part knows when R of its cotangent arrives."""
 
-    direction: Direction
-    entering: Entering
-    leaving: Tensor | None  # R of its output
+    theta_tangent: Tangent
+    input_tangents: InputTangents
+    output_tangent: Tensor | None  # R of its output
     r_cotangent: Tensor  # R of δ, (k, ...)
     sums: Sums | None  # H v so far, None where only what arrives at the inputs is wanted
     wanted: bool  # whether R of the sources' cotangents is
@@ -96,7 +96,7 @@ class Part(Protocol):
     sources: tuple[str, ...]
     cotangent: Tensor | None
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """R of the output, None where it is zero."""
         ...
 
@@ -104,7 +104,7 @@ class Part(Protocol):
         """The cotangent of each source, from that of the output."""
         ...
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | Piece | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | Piece | None]:
         """R of the cotangent of each source if wanted; adds the node's share to the sums."""
         ...
 
@@ -133,9 +133,9 @@ class Elementwise:
     cotangent: Tensor | None = None  # ∂ΣL/∂σ(z), (B, ...)
     bend: Tensor | None = None  # δ σ″
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Part`."""
-        return None if entering[0] is None else entering[0] * self.first
+        return None if input_tangents[0] is None else input_tangents[0] * self.first
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
@@ -143,13 +143,13 @@ class Elementwise:
             self.bend = cotangent * self.second
         return [cotangent * self.first]
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
-        if not back.wanted:
+        if not context.wanted:
             return [None]
-        through = back.r_cotangent * self.first
-        if self.bend is not None and back.entering[0] is not None:
-            through.addcmul_(back.entering[0], self.bend)
+        through = context.r_cotangent * self.first
+        if self.bend is not None and context.input_tangents[0] is not None:
+            through.addcmul_(context.input_tangents[0], self.bend)
         return [through]
 
 
@@ -164,10 +164,10 @@ class Sum:
     output: torch.Size
     cotangent: Tensor | None = None
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Part`."""
         total: Tensor | None = None
-        for sign, tangent in zip(self.signs, entering, strict=True):
+        for sign, tangent in zip(self.signs, input_tangents, strict=True):
             if tangent is None:
                 continue
             missing = len(self.output) - tangent.ndim + 1
@@ -180,9 +180,11 @@ class Sum:
         """See `Part`."""
         return self._shared(cotangent, 0)
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
-        return self._shared(back.r_cotangent, 1) if back.wanted else [None] * len(self.sources)
+        return (
+            self._shared(context.r_cotangent, 1) if context.wanted else [None] * len(self.sources)
+        )
 
     def _shared(self, cotangent: Tensor, leading: int) -> list[Tensor]:
         return [
@@ -208,9 +210,9 @@ class Linear:
     diagonal: bool = False
     cotangent: Tensor | None = None
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Part`."""
-        return None if entering[0] is None else self.over_vectors(entering[0])
+        return None if input_tangents[0] is None else self.over_vectors(input_tangents[0])
 
     def over_vectors(self, tangent: Tensor) -> Tensor:
         """Of (k, ...)."""
@@ -220,16 +222,16 @@ class Linear:
         """See `Part`."""
         return [adjoint(self.function, self.before, cotangent)]
 
-    def r_backward(self, back: Return) -> Sequence[Piece | Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Piece | Tensor | None]:
         """See `Part`."""
-        if not back.wanted:
+        if not context.wanted:
             return [None]
-        before = (len(back.r_cotangent), *self.before)
+        before = (len(context.r_cotangent), *self.before)
         if self.index is not None:
-            return [Piece(back.r_cotangent, (slice(None), *self.index), before)]
+            return [Piece(context.r_cotangent, (slice(None), *self.index), before)]
         if self.diagonal:
-            return [self.over_vectors(back.r_cotangent)]
-        return [adjoint(self.over_vectors, before, back.r_cotangent)]
+            return [self.over_vectors(context.r_cotangent)]
+        return [adjoint(self.over_vectors, before, context.r_cotangent)]
 
 
 @dataclass
@@ -242,16 +244,16 @@ class Smooth:
     values: tuple[Tensor, ...]
     cotangent: Tensor | None = field(default=None)
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Part`."""
-        if all(each is None for each in entering):
+        if all(each is None for each in input_tangents):
             return None
 
         def along(*tangents: Tensor) -> Tensor:
             moved: Tensor = jvp(self.function, self._at(), tangents)[1]
             return moved
 
-        result: Tensor = vmap(along)(*self._filled(entering, len(direction)))
+        result: Tensor = vmap(along)(*self._filled(input_tangents, len(theta_tangent)))
         return result
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
@@ -259,9 +261,9 @@ class Smooth:
         pulled: tuple[Tensor, ...] = vjp(self.function, *self.values)[1](cotangent)
         return pulled
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
-        if not back.wanted:
+        if not context.wanted:
             return [None] * len(self.sources)
 
         def pulled(*given: Tensor) -> tuple[Tensor, ...]:
@@ -275,17 +277,17 @@ class Smooth:
         assert self.cotangent is not None
         cotangent = _with_memory(self.cotangent)
         results: tuple[Tensor, ...] = vmap(along)(
-            *self._filled(back.entering, len(back.r_cotangent)), back.r_cotangent
+            *self._filled(context.input_tangents, len(context.r_cotangent)), context.r_cotangent
         )
         return results
 
     def _at(self) -> tuple[Tensor, ...]:
         return tuple(map(_with_memory, self.values))
 
-    def _filled(self, entering: Entering, count: int) -> list[Tensor]:
+    def _filled(self, input_tangents: InputTangents, count: int) -> list[Tensor]:
         return [
             value.new_zeros(count, *value.shape) if each is None else each
-            for value, each in zip(self.values, entering, strict=True)
+            for value, each in zip(self.values, input_tangents, strict=True)
         ]
 
 

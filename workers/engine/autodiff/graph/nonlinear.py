@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.graph.nodes import Direction, Entering, Return, summed_to
+from workers.engine.autodiff.graph.nodes import BackwardContext, InputTangents, Tangent, summed_to
 
 
 @dataclass
@@ -20,9 +20,9 @@ class Symmetric(ABC):
     sources: tuple[str, ...]
     cotangent: Tensor | None = field(default=None, kw_only=True)
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Part`."""
-        return None if entering[0] is None else self._pulled(entering[0])
+        return None if input_tangents[0] is None else self._pulled(input_tangents[0])
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
@@ -41,21 +41,21 @@ class Softmax(Symmetric):
     axis: int  # from the end, so the same with the vectors' axis in front
     value: Tensor  # y
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
-        if not back.wanted:
+        if not context.wanted:
             return [None]
         assert self.cotangent is not None
-        r_cotangent, leaving = back.r_cotangent, back.leaving
-        if leaving is None:
+        r_cotangent, output_tangent = context.r_cotangent, context.output_tangent
+        if output_tangent is None:
             return [self._pulled(r_cotangent)]
         inner = (
             (self.value * r_cotangent)
-            .addcmul_(leaving, self.cotangent)
+            .addcmul_(output_tangent, self.cotangent)
             .sum(self.axis, keepdim=True)
         )
         centred = self.cotangent - (self.value * self.cotangent).sum(self.axis, keepdim=True)
-        return [(r_cotangent - inner).mul_(self.value).addcmul_(leaving, centred)]
+        return [(r_cotangent - inner).mul_(self.value).addcmul_(output_tangent, centred)]
 
     def _pulled(self, cotangent: Tensor) -> Tensor:
         through = cotangent * self.value
@@ -73,25 +73,25 @@ class LogSoftmax:
     chances: Tensor  # exp y
     cotangent: Tensor | None = None
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """R y = ∂z − ⟨exp y, ∂z⟩."""
-        if entering[0] is None:
+        if input_tangents[0] is None:
             return None
-        return entering[0] - (self.chances * entering[0]).sum(self.axis, keepdim=True)
+        return input_tangents[0] - (self.chances * input_tangents[0]).sum(self.axis, keepdim=True)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
         return [self._pulled(cotangent)]
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
-        if not back.wanted:
+        if not context.wanted:
             return [None]
         assert self.cotangent is not None
-        through = self._pulled(back.r_cotangent)
-        if back.leaving is not None:
+        through = self._pulled(context.r_cotangent)
+        if context.output_tangent is not None:
             total = self.chances * self.cotangent.sum(self.axis, keepdim=True)
-            through.addcmul_(back.leaving, total, value=-1.0)
+            through.addcmul_(context.output_tangent, total, value=-1.0)
         return [through]
 
     def _pulled(self, cotangent: Tensor) -> Tensor:
@@ -107,19 +107,23 @@ class Normalised(Symmetric):
     value: Tensor  # x̂
     inverse: Tensor  # s, with axes of size 1
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
-        if not back.wanted:
+        if not context.wanted:
             return [None]
         assert self.cotangent is not None
-        r_cotangent, tangent, leaving = back.r_cotangent, back.entering[0], back.leaving
-        if tangent is None or leaving is None:
+        r_cotangent, tangent, output_tangent = (
+            context.r_cotangent,
+            context.input_tangents[0],
+            context.output_tangent,
+        )
+        if tangent is None or output_tangent is None:
             return [self._pulled(r_cotangent)]
         # R s = −s² mean(x̂ ∂x)
         shrinking = self._mean(self.value * tangent) * self.inverse
-        inner = self._mean((self.value * r_cotangent).addcmul_(leaving, self.cotangent))
+        inner = self._mean((self.value * r_cotangent).addcmul_(output_tangent, self.cotangent))
         through = (r_cotangent - self._mean(r_cotangent)).addcmul_(self.value, inner, value=-1.0)
-        through.addcmul_(leaving, self._mean(self.value * self.cotangent), value=-1.0)
+        through.addcmul_(output_tangent, self._mean(self.value * self.cotangent), value=-1.0)
         through *= self.inverse
         return [through.addcmul_(self._pulled(self.cotangent), shrinking, value=-1.0)]
 
@@ -142,9 +146,9 @@ class Product:
     right: Tensor
     cotangent: Tensor | None = None
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Part`."""
-        first, second = (_raised(each, self._axes) for each in entering)
+        first, second = (_raised(each, self._axes) for each in input_tangents)
         result = None if first is None else first * self.right
         if second is not None:
             other = second * self.left
@@ -158,13 +162,13 @@ class Product:
             summed_to(cotangent * self.left, 0, self.right.shape),
         ]
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
-        if not back.wanted:
+        if not context.wanted:
             return [None, None]
         assert self.cotangent is not None
-        first, second = (_raised(each, self._axes) for each in back.entering)
-        left, right = back.r_cotangent * self.right, back.r_cotangent * self.left
+        first, second = (_raised(each, self._axes) for each in context.input_tangents)
+        left, right = context.r_cotangent * self.right, context.r_cotangent * self.left
         if second is not None:
             left = left + second * self.cotangent
         if first is not None:
@@ -186,29 +190,29 @@ class MatrixProduct:
     right: Tensor  # (..., b, c)
     cotangent: Tensor | None = None  # (..., a, c)
 
-    def forward(self, entering: Entering, direction: Direction) -> Tensor | None:
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Part`."""
         return _both(
-            None if entering[0] is None else _times(entering[0], self.right),
-            None if entering[1] is None else _times(entering[1].mT, self.left.mT).mT,
+            None if input_tangents[0] is None else _times(input_tangents[0], self.right),
+            None if input_tangents[1] is None else _times(input_tangents[1].mT, self.left.mT).mT,
         )
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Part`."""
         return [cotangent @ self.right.mT, self.left.mT @ cotangent]
 
-    def r_backward(self, back: Return) -> Sequence[Tensor | None]:
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
         """See `Part`."""
-        if not back.wanted:
+        if not context.wanted:
             return [None, None]
         assert self.cotangent is not None
-        first, second = back.entering
+        first, second = context.input_tangents
         left = _both(
-            _times(back.r_cotangent, self.right.mT),
+            _times(context.r_cotangent, self.right.mT),
             None if second is None else _times(second, self.cotangent.mT).mT,
         )
         right = _both(
-            _times(back.r_cotangent.mT, self.left).mT,
+            _times(context.r_cotangent.mT, self.left).mT,
             None if first is None else _times(first.mT, self.cotangent),
         )
         return [left, right]

@@ -16,7 +16,7 @@ from workers.engine.autodiff.derivative import Sums
 from workers.engine.autodiff.graph.convolution import Convolution
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
 from workers.engine.autodiff.graph.linearized import Linearized
-from workers.engine.autodiff.graph.nodes import Direction, Part
+from workers.engine.autodiff.graph.nodes import Part, Tangent
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.curvature.dense.build import LayerPairs
 from workers.engine.model.parameters import ParameterSlice
@@ -64,8 +64,8 @@ class ByLayers:
                 units = result.new_zeros(last - first, len(result))
                 units[:, first:last].fill_diagonal_(1.0)
                 sums = Sums(result[first:last])
-                direction = Direction(units, frozenset({place.name}))
-                linearized.pass_through(direction, sums, places[place.name])
+                theta_tangent = Tangent(units, frozenset({place.name}))
+                linearized.pass_through(theta_tangent, sums, places[place.name])
                 sums.settle()
         self.products = sum(each.size for each in moved if each.name in places)
         result /= rows
