@@ -167,9 +167,9 @@ class WrittenOutGradients:
         given = batch.doubled() if len(batch) == 1 else batch
         linearized = Linearized.made(self._graph, problem, given, first_order=True)
         result = torch.zeros(len(given), problem.size, dtype=problem.dtype, device=problem.device)
-        for part in linearized.parts:
-            if part.target not in linearized.live:
+        for node in linearized.nodes:
+            if node.target not in linearized.live:
                 continue
-            if isinstance(part, LinearLayer | Convolution | Scale | Embedding):
-                part.row_gradients(result)
+            if isinstance(node, LinearLayer | Convolution | Scale | Embedding):
+                node.row_gradients(result)
         return result[: len(batch)]

@@ -62,7 +62,7 @@ def slopes(problem: Problem, probe: Batch) -> Slopes | None:
     try:
         with twice_differentiable():
             linearized = way.linearized(problem, probe)
-            if work_of(linearized.parts) > MOST_MEETINGS * problem.size:
+            if work_of(linearized.nodes) > MOST_MEETINGS * problem.size:
                 return None
             found = _shares(linearized, len(probe))(vectors)
         expected = vectors @ per_example_gradients(problem, probe).T
@@ -76,23 +76,23 @@ def slopes(problem: Problem, probe: Batch) -> Slopes | None:
 
 def _shares(linearized: Linearized, count: int) -> Apply:
     """(k, p) vectors to (k, count): each layer's move of its own along a vector, times its cotangent."""
-    parts = [part for part in linearized.parts if part.target in linearized.live]
+    nodes = [node for node in linearized.nodes if node.target in linearized.live]
 
     def apply(vectors: Tensor) -> Tensor:
         total, theta_tangent = vectors.new_zeros(len(vectors), count), Tangent(vectors)
-        for part in parts:  # a part without parameters does not move of its own
-            moved = part.forward([None] * len(part.sources), theta_tangent)
-            if moved is not None and part.cotangent is not None:
-                total += (moved * part.cotangent).flatten(2).sum(2)[:, :count]
+        for node in nodes:  # a node without parameters does not move of its own
+            moved = node.forward([None] * len(node.sources), theta_tangent)
+            if moved is not None and node.cotangent is not None:
+                total += (moved * node.cotangent).flatten(2).sum(2)[:, :count]
         return total
 
     return apply
 
 
-def work_of(parts: Iterable[object]) -> int:
+def work_of(nodes: Iterable[object]) -> int:
     """Multiplications with weights, of a row."""
     total = 0
-    for each in parts:
+    for each in nodes:
         if isinstance(each, LinearLayer):
             total += each.inputs[0].numel() * len(each.weight)
         elif isinstance(each, Convolution):

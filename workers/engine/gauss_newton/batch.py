@@ -38,7 +38,7 @@ class ColumnsOfBatch:
         self._roots = roots(curvature)
         self.count = self._roots.shape[1]
         self._linearized = Linearized(
-            assembly.parts, assembly.output_name, torch.zeros_like, assembly.active
+            assembly.nodes, assembly.output_name, torch.zeros_like, assembly.active
         )
         self._layers = layers_of(assembly)
 
@@ -82,7 +82,7 @@ class ColumnsOfBatch:
 
 def layers_of(assembly: Assembly) -> list[Layer]:
     """Those with a selected parameter."""
-    layers = [each for each in assembly.parts if isinstance(each, Layer)]
+    layers = [each for each in assembly.nodes if isinstance(each, Layer)]
     return [each for each in layers if each.places]
 
 

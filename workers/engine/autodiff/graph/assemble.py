@@ -1,4 +1,4 @@
-"""From the nodes of a graph and one batch to the parts of a written-out product."""
+"""From a traced graph and one batch to the nodes that analytic derivatives are made of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from workers.engine.autodiff.graph.batched_ops import Raised, raised
 from workers.engine.autodiff.graph.match_layers import take_layer, take_shift
 from workers.engine.autodiff.graph.match_nonlinear import take_curve
-from workers.engine.autodiff.graph.nodes import Linear, Part, Smooth
+from workers.engine.autodiff.graph.nodes import Linear, Node, Smooth
 from workers.engine.autodiff.graph.scope import Board
 from workers.engine.autodiff.graph.trace import (
     DIAGONAL_NAMES,
@@ -25,7 +25,7 @@ from workers.engine.model.rows import Batch
 
 
 class Assembly:
-    """Runs the graph on a batch and collects a part for every node that θ, or `moving`, reaches.
+    """Runs the graph on a batch and collects a node of ours for every node that θ, or `moving`, reaches.
 
     `fused`: a linear layer takes an image as it lies, instead of its entries flattened. Raises
     ValueError for a node without a rule.
@@ -41,7 +41,7 @@ class Assembly:
         fused: bool = True,
     ) -> None:
         self._board = Board(problem, graph, batch, moving, fused)
-        # A node whose value is several tensors is no part: its items are, as functions of its input.
+        # A node whose value is several tensors is none of ours: its items are, as functions of its input.
         self._several: dict[str, tuple[str, Callable[[Tensor], Any], Raised | None]] = {}
         for node in graph.nodes:
             if node.op == "output":
@@ -53,9 +53,9 @@ class Assembly:
                 self._take(node)
 
     @property
-    def parts(self) -> list[Part]:
+    def nodes(self) -> list[Node]:
         """In the order of the graph."""
-        return self._board.parts
+        return self._board.nodes
 
     @property
     def active(self) -> set[str]:
@@ -98,7 +98,7 @@ class Assembly:
         self._linear(node.name, source, lambda given: before(given)[item], together)
 
     def _line(self, node: fx.Node, sources: list[str], function: Callable[..., Any]) -> bool:
-        """Whether the node is linear in one node that moves; if so its part is made."""
+        """Whether the node is linear in one node that moves; if so its node is made."""
         if len(sources) != 1:
             return False
         value = self._board.values[sources[0]]
@@ -106,8 +106,8 @@ class Assembly:
         if slope is not None:
             after = function(value)
             diagonal = last_name(node.target) in DIAGONAL_NAMES and after.shape == value.shape
-            part = Linear(node.name, (sources[0],), slope, value.shape, slope, diagonal=diagonal)
-            self._board.put(part, after)
+            made = Linear(node.name, (sources[0],), slope, value.shape, slope, diagonal=diagonal)
+            self._board.put(made, after)
             return True
         if not is_linear(node, self._board.module) or node.all_input_nodes[0].name != sources[0]:
             return False

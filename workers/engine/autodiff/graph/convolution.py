@@ -98,7 +98,7 @@ class Convolution:
         return self.weight.shape[2:]
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Part`."""
+        """See `Node`."""
         tangent, count, weights = (
             input_tangents[0],
             len(theta_tangent),
@@ -115,11 +115,11 @@ class Convolution:
         return _channels_first(result.view(count, len(self.inputs), *self.space, -1), 2)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         return [self._transposed(cotangent)]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         r_cotangent = self._last(context.r_cotangent).flatten(1, -2)  # (k, N, out)
         if context.sums is not None:
             self._share(context.sums, context, r_cotangent)
@@ -238,7 +238,7 @@ class Picked:
     cotangent: Tensor | None = None
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Part`."""
+        """See `Node`."""
         tangent = input_tangents[0]
         if tangent is None:
             return None
@@ -247,11 +247,11 @@ class Picked:
         return picked.unflatten(2, self.after[2:]).movedim(-1, 2)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         return [self._back(cotangent.unsqueeze(0)).squeeze(0)]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         return [self._back(context.r_cotangent) if context.wanted else None]
 
     def _back(self, cotangent: Tensor) -> Tensor:

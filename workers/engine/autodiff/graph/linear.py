@@ -47,7 +47,7 @@ class LinearLayer:
         return _given(self.weight_slice, self.bias_slice)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Part`."""
+        """See `Node`."""
         count, tangent, weights = (
             len(theta_tangent),
             input_tangents[0],
@@ -62,11 +62,11 @@ class LinearLayer:
         return None if result is None else result.view(count, *self._before, -1)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         return [self._shaped((_flat(cotangent, 0) @ self._weight).unsqueeze(0)).squeeze(0)]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         r_cotangent = _flat(context.r_cotangent, 1)
         if context.sums is not None:
             self._share(context.sums, context, r_cotangent)
@@ -168,7 +168,7 @@ class Embedding:
         return (self.weight_slice,)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Part`."""
+        """See `Node`."""
         weights = theta_tangent.of(self.weight_slice)
         if weights is None:
             return None
@@ -176,11 +176,11 @@ class Embedding:
         return rows if self.padding is None else rows * self._learnt(rows)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         return []
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         if context.sums is not None:
             r_cotangent = context.r_cotangent
             r_cotangent = (
@@ -228,7 +228,7 @@ class Scale:
         return _given(self.weight_slice, self.bias_slice)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Part`."""
+        """See `Node`."""
         result = input_tangents[0] if input_tangents else None
         if result is not None and self.weight is not None:
             result = result * self.weight.view(self.shape)
@@ -244,11 +244,11 @@ class Scale:
         return None if result is None else result.expand(len(theta_tangent), *self.inputs.shape)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         return [cotangent if self.weight is None else cotangent * self.weight.view(self.shape)]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         assert self.cotangent is not None
         r_cotangent, tangent = (
             context.r_cotangent,

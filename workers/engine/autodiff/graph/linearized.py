@@ -3,7 +3,7 @@
 Pearlmutter, Fast exact multiplication by the Hessian (1994). With R the derivative along v, a pass
 forward carries R of every node, a pass back R of every cotangent δ. Layers with parameters are
 large matrix products or convolutions over rows and vectors together (`layers`), what is between
-them is elementwise, linear or torch's own derivative of one node (`parts`). A pass back that goes
+them is elementwise, linear or torch's own derivative of one node (`nodes`). A pass back that goes
 on to the input is the perturbation.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workers.engine.autodiff.derivative import Apply, Product, Sums
 from workers.engine.autodiff.graph.assemble import Assembly
-from workers.engine.autodiff.graph.nodes import BackwardContext, Cotangents, Part, Tangent
+from workers.engine.autodiff.graph.nodes import BackwardContext, Cotangents, Node, Tangent
 from workers.engine.autodiff.graph.output import output_cotangents, output_derivatives
 from workers.engine.autodiff.graph.trace import Traced, traced
 from workers.engine.model.problem import Problem
@@ -73,9 +73,9 @@ class GraphMixed:
 
 @dataclass
 class Linearized:
-    """The parts on one batch, with their cotangents; an `Apply` that is `Adding`."""
+    """The nodes on one batch, with their cotangents; an `Apply` that is `Adding`."""
 
-    parts: Sequence[Part]
+    nodes: Sequence[Node]
     output: str
     curved: Apply
     reaching: set[str]  # nodes whose cotangents are wanted
@@ -103,21 +103,21 @@ class Linearized:
             curved: Apply = torch.zeros_like
         else:
             cotangent, curved = output_derivatives(problem.loss, assembly.output, batch.targets)
-        linearized = cls(assembly.parts, assembly.output_name, curved, assembly.active)
+        linearized = cls(assembly.nodes, assembly.output_name, curved, assembly.active)
         linearized.back(cotangent)
         return linearized
 
     def back(self, cotangent: Tensor) -> None:
-        """Every part's cotangent from that of the output, (B, ...)."""
+        """Every node's cotangent from that of the output, (B, ...)."""
         cotangents = Cotangents(self.reaching, {self.output: cotangent})
-        for part in reversed(self.parts):
-            found = cotangents.pop(part.target)
+        for node in reversed(self.nodes):
+            found = cotangents.pop(node.target)
             if found is None:
                 continue
-            self.live.add(part.target)
-            part.cotangent = found
-            if any(each in self.reaching for each in part.sources):
-                cotangents.add(part.sources, part.backward(found))
+            self.live.add(node.target)
+            node.cotangent = found
+            if any(each in self.reaching for each in node.sources):
+                cotangents.add(node.sources, node.backward(found))
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """H v of the batch, (k, p)."""
@@ -140,30 +140,30 @@ class Linearized:
     ) -> Cotangents:
         """Add H v to the sums; returns what arrives at the inputs: R of their cotangents.
 
-        From the part with this number on, before which v moves nothing: what those before it would
+        From the node with this number on, before which v moves nothing: what those before it would
         add to the sums is left out.
         """
-        parts = self.parts[lowest:]
+        nodes = self.nodes[lowest:]
         tangents: dict[str, Tensor | None] = {}
-        for part in parts:
-            input_tangents = [tangents.get(each) for each in part.sources]
-            tangents[part.target] = part.forward(input_tangents, theta_tangent)
+        for node in nodes:
+            input_tangents = [tangents.get(each) for each in node.sources]
+            tangents[node.target] = node.forward(input_tangents, theta_tangent)
         output_tangent = tangents.get(self.output)
-        reaching = {part.target for part in parts} if lowest else self.reaching
+        reaching = {node.target for node in nodes} if lowest else self.reaching
         if output_tangent is None:
             return Cotangents(reaching, {})
         cotangents = Cotangents(reaching, {self.output: self.curved(output_tangent)})
-        for part in reversed(parts):
-            r_cotangent = cotangents.pop(part.target)
-            output_tangent = tangents.pop(part.target)
-            if part.target not in self.live or r_cotangent is None:
+        for node in reversed(nodes):
+            r_cotangent = cotangents.pop(node.target)
+            output_tangent = tangents.pop(node.target)
+            if node.target not in self.live or r_cotangent is None:
                 continue
-            wanted = any(each in reaching for each in part.sources)
-            input_tangents = [tangents.get(each) for each in part.sources]
-            found = part.r_backward(
+            wanted = any(each in reaching for each in node.sources)
+            input_tangents = [tangents.get(each) for each in node.sources]
+            found = node.r_backward(
                 BackwardContext(
                     theta_tangent, input_tangents, output_tangent, r_cotangent, sums, wanted
                 )
             )
-            cotangents.add(part.sources, found)
+            cotangents.add(node.sources, found)
         return cotangents

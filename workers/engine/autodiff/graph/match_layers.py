@@ -21,7 +21,7 @@ from workers.engine.model.parameters import ParameterSlice
 
 
 def take_layer(board: Board, node: fx.Node, reached: bool) -> bool:
-    """Whether the node is a layer that θ reaches; if so its parts are made."""
+    """Whether the node is a layer that θ reaches; if so its nodes are made."""
     layer = layer_of(node, board.module, board.look)
     if layer is None:
         return False
@@ -77,7 +77,7 @@ def _unflattened(
         and image.ndim > 2
         and value.shape[1] == image[0].numel()
     ):
-        board.parts = [each for each in board.parts if each.target != node.name]
+        board.nodes = [each for each in board.nodes if each.target != node.name]
         board.active.discard(node.name)
         return before, image, image.shape[1:]
     return node.name, value, None

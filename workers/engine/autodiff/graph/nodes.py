@@ -79,7 +79,7 @@ class Tangent:
 
 @dataclass(frozen=True)
 class BackwardContext:
-    """What a part knows when R of its cotangent arrives."""
+    """What a node knows when R of its cotangent arrives."""
 
     theta_tangent: Tangent
     input_tangents: InputTangents
@@ -89,7 +89,7 @@ class BackwardContext:
     wanted: bool  # whether R of the sources' cotangents is
 
 
-class Part(Protocol):
+class Node(Protocol):
     """A node on one batch; `sources` are the nodes it takes, `target` the node it is."""
 
     target: str
@@ -110,7 +110,7 @@ class Part(Protocol):
 
 
 class Layer(Protocol):
-    """A part with parameters."""
+    """A node with parameters."""
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
@@ -134,17 +134,17 @@ class Elementwise:
     bend: Tensor | None = None  # δ σ″
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Part`."""
+        """See `Node`."""
         return None if input_tangents[0] is None else input_tangents[0] * self.first
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         if self.second is not None:
             self.bend = cotangent * self.second
         return [cotangent * self.first]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         if not context.wanted:
             return [None]
         through = context.r_cotangent * self.first
@@ -165,7 +165,7 @@ class Sum:
     cotangent: Tensor | None = None
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Part`."""
+        """See `Node`."""
         total: Tensor | None = None
         for sign, tangent in zip(self.signs, input_tangents, strict=True):
             if tangent is None:
@@ -177,11 +177,11 @@ class Sum:
         return None if total is None else total.expand(len(total), *self.output)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         return self._shared(cotangent, 0)
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         return (
             self._shared(context.r_cotangent, 1) if context.wanted else [None] * len(self.sources)
         )
@@ -211,7 +211,7 @@ class Linear:
     cotangent: Tensor | None = None
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Part`."""
+        """See `Node`."""
         return None if input_tangents[0] is None else self.over_vectors(input_tangents[0])
 
     def over_vectors(self, tangent: Tensor) -> Tensor:
@@ -219,11 +219,11 @@ class Linear:
         return (self.raised or vmap(self.function))(tangent)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         return [adjoint(self.function, self.before, cotangent)]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Piece | Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         if not context.wanted:
             return [None]
         before = (len(context.r_cotangent), *self.before)
@@ -245,7 +245,7 @@ class Smooth:
     cotangent: Tensor | None = field(default=None)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Part`."""
+        """See `Node`."""
         if all(each is None for each in input_tangents):
             return None
 
@@ -257,12 +257,12 @@ class Smooth:
         return result
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         pulled: tuple[Tensor, ...] = vjp(self.function, *self.values)[1](cotangent)
         return pulled
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         if not context.wanted:
             return [None] * len(self.sources)
 

@@ -21,11 +21,11 @@ class Symmetric(ABC):
     cotangent: Tensor | None = field(default=None, kw_only=True)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Part`."""
+        """See `Node`."""
         return None if input_tangents[0] is None else self._pulled(input_tangents[0])
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         return [self._pulled(cotangent)]
 
     @abstractmethod
@@ -42,7 +42,7 @@ class Softmax(Symmetric):
     value: Tensor  # y
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         if not context.wanted:
             return [None]
         assert self.cotangent is not None
@@ -80,11 +80,11 @@ class LogSoftmax:
         return input_tangents[0] - (self.chances * input_tangents[0]).sum(self.axis, keepdim=True)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         return [self._pulled(cotangent)]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         if not context.wanted:
             return [None]
         assert self.cotangent is not None
@@ -108,7 +108,7 @@ class Normalised(Symmetric):
     inverse: Tensor  # s, with axes of size 1
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         if not context.wanted:
             return [None]
         assert self.cotangent is not None
@@ -147,7 +147,7 @@ class Product:
     cotangent: Tensor | None = None
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Part`."""
+        """See `Node`."""
         first, second = (_raised(each, self._axes) for each in input_tangents)
         result = None if first is None else first * self.right
         if second is not None:
@@ -156,14 +156,14 @@ class Product:
         return result
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         return [
             summed_to(cotangent * self.right, 0, self.left.shape),
             summed_to(cotangent * self.left, 0, self.right.shape),
         ]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         if not context.wanted:
             return [None, None]
         assert self.cotangent is not None
@@ -191,18 +191,18 @@ class MatrixProduct:
     cotangent: Tensor | None = None  # (..., a, c)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Part`."""
+        """See `Node`."""
         return _both(
             None if input_tangents[0] is None else _times(input_tangents[0], self.right),
             None if input_tangents[1] is None else _times(input_tangents[1].mT, self.left.mT).mT,
         )
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Part`."""
+        """See `Node`."""
         return [cotangent @ self.right.mT, self.left.mT @ cotangent]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Part`."""
+        """See `Node`."""
         if not context.wanted:
             return [None, None]
         assert self.cotangent is not None

@@ -1,4 +1,4 @@
-"""What is known while a graph is run on a batch: the values of its nodes, and the parts so far."""
+"""What is known while a graph is run on a batch: the values of its nodes, and what has been made of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from workers.engine.autodiff.graph.nodes import Part
+from workers.engine.autodiff.graph.nodes import Node
 from workers.engine.autodiff.graph.trace import Traced, called, elementwise, last_name
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
@@ -23,18 +23,18 @@ class Board:
     def __init__(
         self, problem: Problem, graph: Traced, batch: Batch, moving: str | None, fused: bool
     ) -> None:
-        self.parts: list[Part] = []
+        self.nodes: list[Node] = []
         self.active: set[str] = set() if moving is None else {moving}
         self.values: dict[str, Any] = dict(zip(graph.input_names, batch.inputs, strict=True))
         self.module, self.fused = graph.module, fused
         self._names = graph.parameter_names
         self._slices = {each.name: each for each in problem.layout}
 
-    def put(self, part: Part, value: Tensor) -> None:
-        """One more part, and the value of its node."""
-        self.parts.append(part)
-        self.active.add(part.target)
-        self.values[part.target] = value
+    def put(self, node: Node, value: Tensor) -> None:
+        """One more node, and the value of its node."""
+        self.nodes.append(node)
+        self.active.add(node.target)
+        self.values[node.target] = value
 
     def look(self, argument: Any) -> Any:
         """The value of an argument of a node."""

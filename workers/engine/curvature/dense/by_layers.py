@@ -16,7 +16,7 @@ from workers.engine.autodiff.derivative import Sums
 from workers.engine.autodiff.graph.convolution import Convolution
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
 from workers.engine.autodiff.graph.linearized import Linearized
-from workers.engine.autodiff.graph.nodes import Part, Tangent
+from workers.engine.autodiff.graph.nodes import Node, Tangent
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.curvature.dense.build import LayerPairs
 from workers.engine.model.parameters import ParameterSlice
@@ -56,7 +56,7 @@ class ByLayers:
             if tail is not None:
                 tail.add(batch)
             linearized = Linearized.made(self.graph, self.problem, batch)
-            places = _first_parts(linearized.parts)
+            places = _first_nodes(linearized.nodes)
             known = tail.parameters if tail is not None else frozenset()
             moved = [each for each in self.problem.layout if each.name not in known]
             for place, first, last in self._blocks(moved, places):
@@ -92,12 +92,12 @@ class ByLayers:
                 yield place, first, min(first + self.width, end)
 
 
-def _first_parts(parts: Sequence[Part]) -> dict[str, int]:
-    """The number of the first part that has it, of each parameter's name."""
+def _first_nodes(nodes: Sequence[Node]) -> dict[str, int]:
+    """The number of the first node that has it, of each parameter's name."""
     places: dict[str, int] = {}
-    for number, part in enumerate(parts):
-        if isinstance(part, LinearLayer | Convolution | Scale | Embedding):
-            for each in part.places:
+    for number, node in enumerate(nodes):
+        if isinstance(node, LinearLayer | Convolution | Scale | Embedding):
+            for each in node.places:
                 places.setdefault(each.name, number)
     return places
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from workers.engine.autodiff.graph.assemble import Assembly
 from workers.engine.autodiff.graph.linear import LinearLayer
-from workers.engine.autodiff.graph.nodes import Elementwise, Linear, Part, adjoint
+from workers.engine.autodiff.graph.nodes import Elementwise, Linear, Node, adjoint
 from workers.engine.autodiff.graph.output import formed_curvature
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.model.losses import Loss
@@ -75,7 +75,7 @@ class Crossing:
 
 
 class Chain:
-    """The parts of a model that θ reaches, on one batch. Raises ValueError if they are no chain.
+    """The nodes of a model that θ reaches, on one batch. Raises ValueError if they are no chain.
 
     Not `whole`: of those at the end that are one, where nothing before them has their weights.
     """
@@ -84,9 +84,9 @@ class Chain:
         self, problem: Problem, graph: Traced, batch: Batch, *, whole: bool = True
     ) -> None:
         assembly = Assembly(problem, graph, batch, None, fused=False)
-        parts = assembly.parts if whole else _tail(assembly.parts)
-        self._parts = _in_a_row(parts, assembly.output_name)
-        self._layers = _passed_back(self._parts, problem.loss, assembly.output, batch.targets)
+        nodes = assembly.nodes if whole else _tail(assembly.nodes)
+        self._nodes = _in_a_row(nodes, assembly.output_name)
+        self._layers = _passed_back(self._nodes, problem.loss, assembly.output, batch.targets)
 
     @property
     def layers(self) -> list[Layer]:
@@ -103,13 +103,13 @@ class Chain:
         last = max(place for place, layer in self._layers.items() if layer.selected)
         jacobian = torch.ones_like(lower.cotangent)
         for position in range(place + 1, last + 1):
-            part = self._parts[position]
-            if isinstance(part, Elementwise):
-                first = part.first
+            node = self._nodes[position]
+            if isinstance(node, Elementwise):
+                first = node.first
                 jacobian = jacobian * (first if jacobian.ndim == 2 else first.unsqueeze(1))
-            elif isinstance(part, Linear):
+            elif isinstance(node, Linear):
                 full = torch.diag_embed(jacobian) if jacobian.ndim == 2 else jacobian
-                jacobian = part.over_vectors(full.transpose(0, 1)).transpose(0, 1)
+                jacobian = node.over_vectors(full.transpose(0, 1)).transpose(0, 1)
             else:
                 upper = self._layers[position]
                 weight = upper.linear.weight
@@ -120,63 +120,63 @@ class Chain:
                     yield Crossing(upper, lower, torch.bmm(jacobian, upper.curvature), before)
 
 
-def _tail(parts: Sequence[Part]) -> Sequence[Part]:
+def _tail(nodes: Sequence[Node]) -> Sequence[Node]:
     """From the last linear layer that nothing but a chain follows."""
-    first = len(parts)
-    for place in reversed(range(len(parts))):
-        part = parts[place]
-        follows = place + 1 == len(parts) or parts[place + 1].sources == (part.target,)
-        if not follows or not isinstance(part, LinearLayer | Elementwise | Linear):
+    first = len(nodes)
+    for place in reversed(range(len(nodes))):
+        node = nodes[place]
+        follows = place + 1 == len(nodes) or nodes[place + 1].sources == (node.target,)
+        if not follows or not isinstance(node, LinearLayer | Elementwise | Linear):
             break
-        if isinstance(part, LinearLayer):
-            if part.inputs.ndim != 2:
+        if isinstance(node, LinearLayer):
+            if node.inputs.ndim != 2:
                 break
             first = place
-    names = {each.name for part in parts[first:] for each in getattr(part, "places", ())}
-    if names & {each.name for part in parts[:first] for each in getattr(part, "places", ())}:
+    names = {each.name for node in nodes[first:] for each in getattr(node, "places", ())}
+    if names & {each.name for node in nodes[:first] for each in getattr(node, "places", ())}:
         raise ValueError("layers at the end share weights with layers before")
-    return parts[first:]
+    return nodes[first:]
 
 
-def _in_a_row(parts: Sequence[Part], output: str) -> list[Part]:
+def _in_a_row(nodes: Sequence[Node], output: str) -> list[Node]:
     previous: str | None = None
-    for part in parts:
-        if not isinstance(part, LinearLayer | Elementwise | Linear):
-            raise ValueError(f"{part.target} is no part of a chain")
-        if previous is not None and part.sources != (previous,):
-            raise ValueError(f"{part.target} does not follow {previous}")
-        if isinstance(part, LinearLayer) and part.inputs.ndim != 2:
+    for node in nodes:
+        if not isinstance(node, LinearLayer | Elementwise | Linear):
+            raise ValueError(f"{node.target} is no node of a chain")
+        if previous is not None and node.sources != (previous,):
+            raise ValueError(f"{node.target} does not follow {previous}")
+        if isinstance(node, LinearLayer) and node.inputs.ndim != 2:
             raise ValueError("a layer of inputs with axes besides row and feature")
-        previous = part.target
-    if not parts or previous != output:
+        previous = node.target
+    if not nodes or previous != output:
         raise ValueError("the output does not depend on the parameters")
-    return list(parts)
+    return list(nodes)
 
 
 def _passed_back(
-    parts: list[Part], loss: Loss, outputs: Tensor, targets: Targets
+    nodes: list[Node], loss: Loss, outputs: Tensor, targets: Targets
 ) -> dict[int, Layer]:
     if outputs.ndim != 2 or outputs.shape[1] > MOST_OUTPUTS:
         raise ValueError("outputs with axes besides row and feature, or too many")
     cotangent, curvature = formed_curvature(loss, outputs, targets)
     layers: dict[int, Layer] = {}
-    count = sum(isinstance(part, LinearLayer) for part in parts)
-    for place in reversed(range(len(parts))):
-        part = parts[place]
-        if isinstance(part, Elementwise):
-            first = part.first
+    count = sum(isinstance(node, LinearLayer) for node in nodes)
+    for place in reversed(range(len(nodes))):
+        node = nodes[place]
+        if isinstance(node, Elementwise):
+            first = node.first
             curvature = curvature * first.unsqueeze(1) * first.unsqueeze(2)
-            if part.second is not None:
-                curvature.diagonal(dim1=1, dim2=2).addcmul_(cotangent, part.second)
+            if node.second is not None:
+                curvature.diagonal(dim1=1, dim2=2).addcmul_(cotangent, node.second)
             cotangent = cotangent * first
-        elif isinstance(part, Linear):
-            (cotangent,) = part.backward(cotangent)
-            curvature = _twice(curvature, partial(_pulled, part))
-        elif isinstance(part, LinearLayer):
+        elif isinstance(node, Linear):
+            (cotangent,) = node.backward(cotangent)
+            curvature = _twice(curvature, partial(_pulled, node))
+        elif isinstance(node, LinearLayer):
             count -= 1
-            layers[place] = Layer(count, part, cotangent, curvature)
+            layers[place] = Layer(count, node, cotangent, curvature)
             if place:
-                weight = part.weight
+                weight = node.weight
                 cotangent = cotangent @ weight
                 curvature = _twice(curvature, partial(_through, weight))
     return dict(sorted(layers.items()))
@@ -192,7 +192,7 @@ def _through(weight: Tensor, cotangent: Tensor) -> Tensor:
     return cotangent @ weight
 
 
-def _pulled(part: Linear, cotangent: Tensor) -> Tensor:
+def _pulled(node: Linear, cotangent: Tensor) -> Tensor:
     """Of (B, w, ...)."""
-    before = (cotangent.shape[1], *part.before)
-    return adjoint(part.over_vectors, before, cotangent.transpose(0, 1)).transpose(0, 1)
+    before = (cotangent.shape[1], *node.before)
+    return adjoint(node.over_vectors, before, cotangent.transpose(0, 1)).transpose(0, 1)
