@@ -12,7 +12,7 @@ from workers.engine.autodiff.graph.batched_ops import Raised, raised
 from workers.engine.autodiff.graph.match_layers import take_layer, take_shift
 from workers.engine.autodiff.graph.match_nonlinear import take_curve
 from workers.engine.autodiff.graph.nodes import Linear, Node, Smooth
-from workers.engine.autodiff.graph.scope import Board
+from workers.engine.autodiff.graph.scope import Scope
 from workers.engine.autodiff.graph.trace import (
     DIAGONAL_NAMES,
     Traced,
@@ -40,7 +40,7 @@ class Assembly:
         *,
         fused: bool = True,
     ) -> None:
-        self._board = Board(problem, graph, batch, moving, fused)
+        self._scope = Scope(problem, graph, batch, moving, fused)
         # A node whose value is several tensors is none of ours: its items are, as functions of its input.
         self._several: dict[str, tuple[str, Callable[[Tensor], Any], Raised | None]] = {}
         for node in graph.nodes:
@@ -48,19 +48,19 @@ class Assembly:
                 self._finish(node)
             elif node.op == "get_attr":
                 value = operator.attrgetter(str(node.target))(graph.module)
-                self._board.values[node.name] = value
+                self._scope.values[node.name] = value
             elif node.op != "placeholder":
                 self._take(node)
 
     @property
     def nodes(self) -> list[Node]:
         """In the order of the graph."""
-        return self._board.nodes
+        return self._scope.nodes
 
     @property
     def active(self) -> set[str]:
         """Nodes that θ, or `moving`, reaches."""
-        return self._board.active
+        return self._scope.active
 
     def _finish(self, node: fx.Node) -> None:
         result: Any = node.args[0]
@@ -68,22 +68,22 @@ class Assembly:
             result = result[0]
         if not isinstance(result, fx.Node):
             raise ValueError("several outputs")
-        self.output_name, self.output = result.name, self._board.values[result.name]
+        self.output_name, self.output = result.name, self._scope.values[result.name]
 
     def _take(self, node: fx.Node) -> None:
         sources = [each.name for each in node.all_input_nodes if self._moves(each)]
-        if take_layer(self._board, node, bool(sources)) or take_shift(self._board, node, sources):
+        if take_layer(self._scope, node, bool(sources)) or take_shift(self._scope, node, sources):
             return
-        if self._board.parameters_in(node):
+        if self._scope.parameters_in(node):
             raise ValueError(f"no rule for parameters in {node.target}")
-        function = self._board.function_of(node, sources)
+        function = self._scope.function_of(node, sources)
         if not sources:
-            self._board.values[node.name] = function()
+            self._scope.values[node.name] = function()
         elif sources[0] in self._several:
             self._item(node, sources)
-        elif not take_curve(self._board, node, sources) and not self._line(node, sources, function):
+        elif not take_curve(self._scope, node, sources) and not self._line(node, sources, function):
             self._smooth(
-                node.name, sources, function, [self._board.values[each] for each in sources]
+                node.name, sources, function, [self._scope.values[each] for each in sources]
             )
 
     def _item(self, node: fx.Node, sources: list[str]) -> None:
@@ -101,25 +101,25 @@ class Assembly:
         """Whether the node is linear in one node that moves; if so its node is made."""
         if len(sources) != 1:
             return False
-        value = self._board.values[sources[0]]
-        slope = slope_of(node, sources[0], self._board.look)
+        value = self._scope.values[sources[0]]
+        slope = slope_of(node, sources[0], self._scope.value_of)
         if slope is not None:
             after = function(value)
             diagonal = last_name(node.target) in DIAGONAL_NAMES and after.shape == value.shape
             made = Linear(node.name, (sources[0],), slope, value.shape, slope, diagonal=diagonal)
-            self._board.put(made, after)
+            self._scope.put(made, after)
             return True
-        if not is_linear(node, self._board.module) or node.all_input_nodes[0].name != sources[0]:
+        if not is_linear(node, self._scope.module) or node.all_input_nodes[0].name != sources[0]:
             return False
         after = function(value)
         shape = after.shape if isinstance(after, Tensor) else None
-        given = [fx.node.map_arg(each, self._board.look) for each in node.args[1:]]
-        over = raised(node, self._board.module, function, value.shape, shape, given)
+        given = [fx.node.map_arg(each, self._scope.value_of) for each in node.args[1:]]
+        over = raised(node, self._scope.module, function, value.shape, shape, given)
         self._linear(node.name, sources[0], function, over, _plain_index(node, given))
         return True
 
     def _moves(self, node: fx.Node) -> bool:
-        return node.name in self._board.active or node.name in self._several
+        return node.name in self._scope.active or node.name in self._several
 
     def _linear(
         self,
@@ -129,13 +129,13 @@ class Assembly:
         over: Raised | None,
         index: tuple[int | slice, ...] | None = None,
     ) -> None:
-        value = function(self._board.values[source])
+        value = function(self._scope.values[source])
         if isinstance(value, tuple | list):
-            self._board.values[name] = value
+            self._scope.values[name] = value
             self._several[name] = (source, function, over)
             return
-        before = self._board.values[source].shape
-        self._board.put(Linear(name, (source,), function, before, over, index), value)
+        before = self._scope.values[source].shape
+        self._scope.put(Linear(name, (source,), function, before, over, index), value)
 
     def _smooth(
         self, name: str, sources: list[str], function: Callable[..., Any], values: list[Tensor]
@@ -145,9 +145,9 @@ class Assembly:
         if any(isinstance(each, Tensor) for each in several):
             raise ValueError(f"several tensors out of {name}")
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            self._board.values[name] = value  # a shape, a number or a mask
+            self._scope.values[name] = value  # a shape, a number or a mask
             return
-        self._board.put(Smooth(name, tuple(sources), function, tuple(values)), value)
+        self._scope.put(Smooth(name, tuple(sources), function, tuple(values)), value)
 
 
 def _plain_index(node: fx.Node, given: list[Any]) -> tuple[int | slice, ...] | None:

@@ -15,37 +15,37 @@ from workers.engine.autodiff.graph.convolution import Convolution, Picked
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
 from workers.engine.autodiff.graph.nodes import Linear
 from workers.engine.autodiff.graph.nonlinear import Normalised
-from workers.engine.autodiff.graph.scope import Board
+from workers.engine.autodiff.graph.scope import Scope
 from workers.engine.autodiff.graph.trace import is_reshaping, last_name
 from workers.engine.model.parameters import ParameterSlice
 
 
-def take_layer(board: Board, node: fx.Node, reached: bool) -> bool:
+def take_layer(scope: Scope, node: fx.Node, reached: bool) -> bool:
     """Whether the node is a layer that θ reaches; if so its nodes are made."""
-    layer = layer_of(node, board.module, board.look)
+    layer = layer_of(node, scope.module, scope.value_of)
     if layer is None:
         return False
-    weight, bias = board.slice_of(layer.weight), board.slice_of(layer.bias)
+    weight, bias = scope.slice_of(layer.weight), scope.slice_of(layer.bias)
     if not reached and weight is None and bias is None:
         return False
     name, source = node.name, layer.source.name
-    value = board.values[source]
+    value = scope.values[source]
     if layer.kind == "max_pool":
         result, places = pooled(value, layer.options)
-        board.put(Picked(name, (source,), value.shape, result.shape, places), result)
+        scope.put(Picked(name, (source,), value.shape, result.shape, places), result)
     elif layer.kind == "embedding":
         assert layer.weight is not None
         assert weight is not None
         (padding,) = layer.options
-        board.put(
+        scope.put(
             Embedding(name, (), layer.weight, weight, value, padding),
             F.embedding(value, layer.weight),
         )
     elif layer.kind == "linear":
         assert layer.weight is not None
         result = F.linear(value, layer.weight, layer.bias)
-        source, value, image = _unflattened(board, layer.source, value)
-        board.put(LinearLayer(name, (source,), layer.weight, weight, bias, value, image), result)
+        source, value, image = _unflattened(scope, layer.source, value)
+        scope.put(LinearLayer(name, (source,), layer.weight, weight, bias, value, image), result)
     elif layer.kind == "convolution":
         assert layer.weight is not None
         stride, padding, dilation = layer.options
@@ -55,89 +55,89 @@ def take_layer(board: Board, node: fx.Node, reached: bool) -> bool:
         )
         result = result.movedim(1, -1).contiguous().movedim(-1, 1)  # channels last
         options = (stride, padding, dilation, result.shape[2:])
-        board.put(Convolution(name, (source,), layer.weight, weight, bias, value, *options), result)
+        scope.put(Convolution(name, (source,), layer.weight, weight, bias, value, *options), result)
     else:
-        _norm(board, name, source, layer, weight, bias)
+        _norm(scope, name, source, layer, weight, bias)
     return True
 
 
 def _unflattened(
-    board: Board, node: fx.Node, value: Tensor
+    scope: Scope, node: fx.Node, value: Tensor
 ) -> tuple[str, Tensor, torch.Size | None]:
     """What a linear layer takes: an image, where all that happened to it is to be flattened."""
     before = node.all_input_nodes[0].name if len(node.all_input_nodes) == 1 else ""
-    image = board.values.get(before)
+    image = scope.values.get(before)
     if (
-        board.fused
-        and before in board.active
-        and is_reshaping(node, board.module)
+        scope.fused
+        and before in scope.active
+        and is_reshaping(node, scope.module)
         and len(node.users) == 1
         and value.ndim == 2
         and isinstance(image, Tensor)
         and image.ndim > 2
         and value.shape[1] == image[0].numel()
     ):
-        board.nodes = [each for each in board.nodes if each.target != node.name]
-        board.active.discard(node.name)
+        scope.nodes = [each for each in scope.nodes if each.target != node.name]
+        scope.active.discard(node.name)
         return before, image, image.shape[1:]
     return node.name, value, None
 
 
 def _norm(
-    board: Board,
+    scope: Scope,
     name: str,
     source: str,
     layer: Layer,
     weight: ParameterSlice | None,
     bias: ParameterSlice | None,
 ) -> None:
-    value, hat = board.values[source], f"{name}#normalised"
+    value, hat = scope.values[source], f"{name}#normalised"
     if layer.kind == "batch_norm":
         mean, variance, eps = layer.options
         shape = (mean.shape[0],) + (1,) * (value.ndim - 2)
         inverse = (variance + eps).rsqrt().view(shape)
         inside = (value - mean.view(shape)) * inverse
-        if source in board.active:
+        if source in scope.active:
             slope: Raised = lambda t: t * inverse  # noqa: E731
-            board.put(Linear(hat, (source,), slope, value.shape, slope, diagonal=True), inside)
+            scope.put(Linear(hat, (source,), slope, value.shape, slope, diagonal=True), inside)
     else:
         shape, eps = tuple(layer.options[0]), layer.options[1]
         axes = tuple(range(-len(shape), 0))
         centred = value - value.mean(axes, keepdim=True)
         inverse = torch.rsqrt(centred.square().mean(axes, keepdim=True) + eps)
         inside = centred * inverse
-        if source in board.active:
-            board.put(Normalised(hat, (source,), axes, inside, inverse), inside)
+        if source in scope.active:
+            scope.put(Normalised(hat, (source,), axes, inside, inverse), inside)
     result = inside
     if layer.weight is not None:
         result = result * layer.weight.view(shape)
     if layer.bias is not None:
         result = result + layer.bias.view(shape)
-    board.put(Scale(name, (hat,), layer.weight, weight, bias, shape, inside), result)
+    scope.put(Scale(name, (hat,), layer.weight, weight, bias, shape, inside), result)
 
 
-def take_shift(board: Board, node: fx.Node, sources: list[str]) -> bool:
+def take_shift(scope: Scope, node: fx.Node, sources: list[str]) -> bool:
     """Whether the node adds a parameter; if so its part is made."""
     if last_name(node.target) != "add" or len(node.args) != 2 or node.kwargs:
         return False
-    places = [board.slice_of(board.look(each)) for each in node.args]
+    places = [scope.slice_of(scope.value_of(each)) for each in node.args]
     if (places[0] is None) == (places[1] is None):
         return False
     place, other = (places[0], node.args[1]) if places[0] else (places[1], node.args[0])
-    value = board.look(other)
+    value = scope.value_of(other)
     assert place is not None
     if not isinstance(value, Tensor) or len(place.shape) >= value.ndim:
         raise ValueError("a parameter added to something smaller")
-    result = value + board.look(node.args[0 if places[0] else 1])
+    result = value + scope.value_of(node.args[0 if places[0] else 1])
     if result.shape != value.shape:
         raise ValueError("a parameter added to something smaller")
-    board.put(Scale(node.name, tuple(sources), None, None, place, place.shape, value), result)
+    scope.put(Scale(node.name, tuple(sources), None, None, place, place.shape, value), result)
     return True
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-Look = Callable[[Any], Any]  # an argument of a node to its value
+ValueOf = Callable[[Any], Any]  # an argument of a node to its value
 
 
 @dataclass(frozen=True)
@@ -151,17 +151,17 @@ class Layer:
     options: tuple[Any, ...] = ()
 
 
-def layer_of(node: fx.Node, module: fx.GraphModule, look: Look) -> Layer | None:
+def layer_of(node: fx.Node, module: fx.GraphModule, value_of: ValueOf) -> Layer | None:
     """The layer that this node is, None if it is none of those."""
     if not node.args or not isinstance(node.args[0], fx.Node):
         return None
     if last_name(node.target) == "embedding" and node.op == "call_function":
-        return _embedding(node, look)
+        return _embedding(node, value_of)
     if node.op == "call_module":
         return _of_module(node.args[0], module.get_submodule(str(node.target)))
     if node.op != "call_function" or node.kwargs:
         return None
-    given = [look(each) for each in node.args[1:]]
+    given = [value_of(each) for each in node.args[1:]]
     return _of_function(node.args[0], node, given)
 
 
@@ -224,7 +224,7 @@ def _convolution(
     return Layer("convolution", source, weight, bias, tuple(list(each) for each in lists))
 
 
-def _embedding(node: fx.Node, look: Look) -> Layer | None:
+def _embedding(node: fx.Node, value_of: ValueOf) -> Layer | None:
     """embedding(tokens, weight, padding) of torch.nn.functional, (weight, tokens, ...) of aten."""
     aten = isinstance(node.target, torch._ops.OpOverload)
     source, other = (node.args[1], node.args[0]) if aten else node.args[:2]
@@ -232,7 +232,7 @@ def _embedding(node: fx.Node, look: Look) -> Layer | None:
     plain = not any(node.kwargs.get(each) for each in ("max_norm", "scale_grad_by_freq", "sparse"))
     if not plain or any(node.args[3:]) or not isinstance(source, fx.Node):
         return None
-    weight = look(other)
+    weight = value_of(other)
     padding = None if padding is None or (aten and padding < 0) else padding % len(weight)
     return Layer("embedding", source, weight, options=(padding,))
 

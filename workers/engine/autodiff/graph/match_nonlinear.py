@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from workers.engine.autodiff.graph.batched_ops import Raised
 from workers.engine.autodiff.graph.nodes import Elementwise, Linear, Sum, lying_as
 from workers.engine.autodiff.graph.nonlinear import LogSoftmax, MatrixProduct, Product, Softmax
-from workers.engine.autodiff.graph.scope import Board
+from workers.engine.autodiff.graph.scope import Scope
 from workers.engine.autodiff.graph.trace import (
     attention_arguments,
     elementwise,
@@ -24,32 +24,32 @@ PRODUCTS = ("mul", "imul")
 MATRIX_PRODUCTS = ("bmm", "matmul")
 
 
-def take_curve(board: Board, node: fx.Node, sources: list[str]) -> bool:
+def take_curve(scope: Scope, node: fx.Node, sources: list[str]) -> bool:
     """Whether the node bends, or is a sum, and has a rule; if so its part is made."""
     name = last_name(node.target)
-    curve = elementwise(node, board.module)
+    curve = elementwise(node, scope.module)
     if curve is not None:
-        _bend(board, node.name, sources[0], curve)
+        _bend(scope, node.name, sources[0], curve)
     elif name in SUMS:
-        _sum(board, node, sources)
+        _sum(scope, node, sources)
     elif name == "scaled_dot_product_attention":
-        return _attention(board, node)
-    elif (axis := softmax_axis(node, board.module)) is not None:
-        logarithm = is_logarithm(node, board.module)
-        _softmax(board, node.name, sources[0], board.look(node.args[0]), axis, logarithm)
-    elif name in PRODUCTS and (factors := board.moving(node, 2)) and len(node.args) == 2:
-        left, right = (board.values[each] for each in factors)
-        value = board.function_of(node, [])()
-        board.put(Product(node.name, factors, left, right), value)
-    elif name in MATRIX_PRODUCTS and (factors := board.moving(node, 2)):
-        _matrix_product(board, node.name, *factors)
+        return _attention(scope, node)
+    elif (axis := softmax_axis(node, scope.module)) is not None:
+        logarithm = is_logarithm(node, scope.module)
+        _softmax(scope, node.name, sources[0], scope.value_of(node.args[0]), axis, logarithm)
+    elif name in PRODUCTS and (factors := scope.moving(node, 2)) and len(node.args) == 2:
+        left, right = (scope.values[each] for each in factors)
+        value = scope.function_of(node, [])()
+        scope.put(Product(node.name, factors, left, right), value)
+    elif name in MATRIX_PRODUCTS and (factors := scope.moving(node, 2)):
+        _matrix_product(scope, node.name, *factors)
     else:
         return False
     return True
 
 
-def _bend(board: Board, name: str, source: str, function: Callable[[Tensor], Tensor]) -> None:
-    value = board.values[source].detach().clone().requires_grad_()
+def _bend(scope: Scope, name: str, source: str, function: Callable[[Tensor], Tensor]) -> None:
+    value = scope.values[source].detach().clone().requires_grad_()
     with torch.enable_grad():
         result = function(value.clone())  # a copy, since the function may work in place
         (first,) = torch.autograd.grad(result.sum(), value, create_graph=True)
@@ -64,60 +64,60 @@ def _bend(board: Board, name: str, source: str, function: Callable[[Tensor], Ten
         lying_as(first.detach(), value),
         None if second is None else lying_as(second, value),
     )
-    board.put(curve, lying_as(result.detach(), value))
+    scope.put(curve, lying_as(result.detach(), value))
 
 
-def _sum(board: Board, node: fx.Node, sources: list[str]) -> None:
-    value = board.function_of(node, [])()
+def _sum(scope: Scope, node: fx.Node, sources: list[str]) -> None:
+    value = scope.function_of(node, [])()
     if node.kwargs or len(node.args) != 2:
         raise ValueError("a sum with a factor")
     minus = -1.0 if last_name(node.target) == "sub" else 1.0
     terms = [
         (each.name, sign)
         for each, sign in zip(node.args, (1.0, minus), strict=True)
-        if isinstance(each, fx.Node) and each.name in board.active
+        if isinstance(each, fx.Node) and each.name in scope.active
     ]
     names, signs = zip(*terms, strict=True)
-    shapes = tuple(board.values[each].shape for each in names)
-    board.put(Sum(node.name, names, shapes, signs, value.shape), value)
+    shapes = tuple(scope.values[each].shape for each in names)
+    scope.put(Sum(node.name, names, shapes, signs, value.shape), value)
 
 
 def _softmax(
-    board: Board, name: str, source: str, value: Tensor, axis: int, logarithm: bool = False
+    scope: Scope, name: str, source: str, value: Tensor, axis: int, logarithm: bool = False
 ) -> None:
     axis = axis if axis < 0 else axis - value.ndim
     if logarithm:
         result = torch.log_softmax(value, axis)
-        board.put(LogSoftmax(name, (source,), axis, result.exp()), result)
+        scope.put(LogSoftmax(name, (source,), axis, result.exp()), result)
     else:
         result = torch.softmax(value, axis)
-        board.put(Softmax(name, (source,), axis, result), result)
+        scope.put(Softmax(name, (source,), axis, result), result)
 
 
-def _matrix_product(board: Board, name: str, first: str, second: str) -> None:
-    left, right = board.values[first], board.values[second]
+def _matrix_product(scope: Scope, name: str, first: str, second: str) -> None:
+    left, right = scope.values[first], scope.values[second]
     if left.ndim < 2 or right.ndim < 2 or left.shape[:-2] != right.shape[:-2]:
         raise ValueError("a product of matrices that is broadcast")
-    board.put(MatrixProduct(name, (first, second), left, right), left @ right)
+    scope.put(MatrixProduct(name, (first, second), left, right), left @ right)
 
 
-def _attention(board: Board, node: fx.Node) -> bool:
+def _attention(scope: Scope, node: fx.Node) -> bool:
     """Softmax(q kᵀ / √width + mask) v, node by node."""
-    given, heads = attention_arguments(node, board.look), board.moving(node, 3)
+    given, heads = attention_arguments(node, scope.value_of), scope.moving(node, 3)
     if given is None or not heads:
         return False
     query, key, value = heads
     mask, factor = given
     keys = f"{node.name}#keys"
     swapped: Raised = lambda t: t.transpose(-2, -1) * factor  # noqa: E731
-    before = board.values[key].shape
-    board.put(Linear(keys, (key,), swapped, before, swapped), swapped(board.values[key]))
+    before = scope.values[key].shape
+    scope.put(Linear(keys, (key,), swapped, before, swapped), swapped(scope.values[key]))
     scores = f"{node.name}#scores"
-    _matrix_product(board, scores, query, keys)
+    _matrix_product(scope, scores, query, keys)
     if mask is not None:
         # A shift that does not move: only the values of the scores know of it.
-        board.values[scores] = board.values[scores] + mask
+        scope.values[scores] = scope.values[scores] + mask
     chances = f"{node.name}#chances"
-    _softmax(board, chances, scores, board.values[scores], -1)
-    _matrix_product(board, node.name, chances, value)
+    _softmax(scope, chances, scores, scope.values[scores], -1)
+    _matrix_product(scope, node.name, chances, value)
     return True

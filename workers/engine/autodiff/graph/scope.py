@@ -14,7 +14,7 @@ from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
 
 
-class Board:
+class Scope:
     """`values` by a node's name; `active` are the nodes that θ, or `moving`, reaches.
 
     `fused`: a linear layer takes an image as it lies, instead of its entries flattened.
@@ -36,7 +36,7 @@ class Board:
         self.active.add(node.target)
         self.values[node.target] = value
 
-    def look(self, argument: Any) -> Any:
+    def value_of(self, argument: Any) -> Any:
         """The value of an argument of a node."""
         return self.values.get(argument.name) if isinstance(argument, fx.Node) else argument
 
@@ -69,10 +69,10 @@ class Board:
         def function(*given: Tensor) -> Any:
             named = dict(zip(sources, given, strict=True))
 
-            def look(each: fx.Node) -> Any:
+            def value_of(each: fx.Node) -> Any:
                 return named.get(each.name, self.values.get(each.name))
 
-            arguments = fx.node.map_arg(node.args, look)
-            return plain(*arguments, **fx.node.map_arg(node.kwargs, look))
+            arguments = fx.node.map_arg(node.args, value_of)
+            return plain(*arguments, **fx.node.map_arg(node.kwargs, value_of))
 
         return function

@@ -143,7 +143,7 @@ def is_linear(node: fx.Node, module: fx.GraphModule) -> bool:
 
 
 def slope_of(
-    node: fx.Node, source: str, look: Callable[[Any], Any]
+    node: fx.Node, source: str, value_of: Callable[[Any], Any]
 ) -> Callable[[Tensor], Tensor] | None:
     """The node's derivative in its only source that moves, where that is the same everywhere.
 
@@ -153,8 +153,8 @@ def slope_of(
     at = [i for i, each in enumerate(given) if isinstance(each, fx.Node) and each.name == source]
     if len(at) != 1 or node.op == "call_module":
         return None
-    moving = look(given[at[0]])
-    others = [look(each) for i, each in enumerate(given) if i != at[0]]
+    moving = value_of(given[at[0]])
+    others = [value_of(each) for i, each in enumerate(given) if i != at[0]]
     fits = all(not isinstance(o, Tensor) or o.ndim <= moving.ndim for o in others)
     if not fits or node.kwargs:
         return None
@@ -195,17 +195,17 @@ def is_logarithm(node: fx.Node, module: fx.GraphModule) -> bool:
 
 
 def attention_arguments(
-    node: fx.Node, look: Callable[[Any], Any]
+    node: fx.Node, value_of: Callable[[Any], Any]
 ) -> tuple[Tensor | None, float] | None:
     """What is added to the scores and what the keys are multiplied with; None for other attention."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
     if given.get("dropout_p") or given.get("enable_gqa") or len(node.args) < 3:
         return None
-    query, key = look(given["query"]), look(given["key"])
+    query, key = value_of(given["query"]), value_of(given["key"])
     if query.ndim < 2 or query.shape[:-2] != key.shape[:-2]:
         return None
-    mask = look(given.get("attn_mask"))
+    mask = value_of(given.get("attn_mask"))
     if given.get("is_causal"):
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
         mask = mask.tril()
