@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from workers.engine.autodiff.graph.batched_ops import Raised, raised
+from workers.engine.autodiff.graph.batched_ops import Batched, batched
 from workers.engine.autodiff.graph.match_layers import take_layer, take_shift
 from workers.engine.autodiff.graph.match_nonlinear import take_curve
 from workers.engine.autodiff.graph.nodes import Linear, Node, Smooth
@@ -42,7 +42,7 @@ class Assembly:
     ) -> None:
         self._scope = Scope(problem, graph, batch, moving, fused)
         # A node whose value is several tensors is none of ours: its items are, as functions of its input.
-        self._several: dict[str, tuple[str, Callable[[Tensor], Any], Raised | None]] = {}
+        self._several: dict[str, tuple[str, Callable[[Tensor], Any], Batched | None]] = {}
         for node in graph.nodes:
             if node.op == "output":
                 self._finish(node)
@@ -88,13 +88,13 @@ class Assembly:
 
     def _item(self, node: fx.Node, sources: list[str]) -> None:
         """One of the tensors of a node that has several."""
-        source, before, raised_before = self._several[sources[0]]
+        source, before, batched_before = self._several[sources[0]]
         if last_name(node.target) != "getitem" or len(sources) > 1:
             raise ValueError(f"{node.target} of several tensors")
         item = node.args[1]
-        together: Raised | None = None
-        if raised_before is not None:
-            together = lambda given: raised_before(given)[item]  # noqa: E731
+        together: Batched | None = None
+        if batched_before is not None:
+            together = lambda given: batched_before(given)[item]  # noqa: E731
         self._linear(node.name, source, lambda given: before(given)[item], together)
 
     def _line(self, node: fx.Node, sources: list[str], function: Callable[..., Any]) -> bool:
@@ -114,7 +114,7 @@ class Assembly:
         after = function(value)
         shape = after.shape if isinstance(after, Tensor) else None
         given = [fx.node.map_arg(each, self._scope.value_of) for each in node.args[1:]]
-        over = raised(node, self._scope.module, function, value.shape, shape, given)
+        over = batched(node, self._scope.module, function, value.shape, shape, given)
         self._linear(node.name, sources[0], function, over, _plain_index(node, given))
         return True
 
@@ -126,7 +126,7 @@ class Assembly:
         name: str,
         source: str,
         function: Callable[[Tensor], Any],
-        over: Raised | None,
+        over: Batched | None,
         index: tuple[int | slice, ...] | None = None,
     ) -> None:
         value = function(self._scope.values[source])

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from workers.engine.autodiff.graph.trace import is_reshaping, last_name
 
-Raised = Callable[[Tensor], Any]
+Batched = Callable[[Tensor], Any]
 
 _ROW_BY_ROW = frozenset({"adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d"})
 _SAME = frozenset({"alias", "clone", "contiguous", "dropout"})
@@ -24,14 +24,14 @@ _FIRST_ARGUMENT = frozenset(
 )
 
 
-def raised(
+def batched(
     node: fx.Node,
     module: fx.GraphModule,
     function: Callable[[Tensor], Any],
     before: torch.Size,
     after: torch.Size | None,
     given: Sequence[Any],
-) -> Raised | None:
+) -> Batched | None:
     """The node's function with one more axis in front, None where it is not known.
 
     `given` are the node's arguments after the tensor; `after` is None for several tensors.
@@ -56,7 +56,7 @@ def raised(
     return _with_moved_axes(name, list(given), dict(node.kwargs))
 
 
-def _with_moved_axes(name: str, given: list[Any], options: dict[str, Any]) -> Raised | None:
+def _with_moved_axes(name: str, given: list[Any], options: dict[str, Any]) -> Batched | None:
     if name == "t":
         return lambda t: t.transpose(1, 2)
     if name == "permute":
@@ -77,7 +77,7 @@ def _with_moved_axes(name: str, given: list[Any], options: dict[str, Any]) -> Ra
     return _with_moved_axis(name, given, options)
 
 
-def _with_moved_axis(name: str, given: list[Any], options: dict[str, Any]) -> Raised | None:
+def _with_moved_axis(name: str, given: list[Any], options: dict[str, Any]) -> Batched | None:
     if name in ("chunk", "split"):  # how many or how long, then the axis
         axis = given[1] if len(given) > 1 else options.get("dim", 0)
         (axis,) = _moved([axis])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from workers.engine.autodiff.graph.batched_ops import Raised
+from workers.engine.autodiff.graph.batched_ops import Batched
 from workers.engine.autodiff.graph.convolution import Convolution, Picked
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
 from workers.engine.autodiff.graph.nodes import Linear
@@ -98,7 +98,7 @@ def _norm(
         inverse = (variance + eps).rsqrt().view(shape)
         inside = (value - mean.view(shape)) * inverse
         if source in scope.active:
-            slope: Raised = lambda t: t * inverse  # noqa: E731
+            slope: Batched = lambda t: t * inverse  # noqa: E731
             scope.put(Linear(hat, (source,), slope, value.shape, slope, diagonal=True), inside)
     else:
         shape, eps = tuple(layer.options[0]), layer.options[1]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from workers.engine.autodiff.graph.batched_ops import Raised
+from workers.engine.autodiff.graph.batched_ops import Batched
 from workers.engine.autodiff.graph.nodes import Elementwise, Linear, Sum, lying_as
 from workers.engine.autodiff.graph.nonlinear import LogSoftmax, MatrixProduct, Product, Softmax
 from workers.engine.autodiff.graph.scope import Scope
@@ -109,7 +109,7 @@ def _attention(scope: Scope, node: fx.Node) -> bool:
     query, key, value = heads
     mask, factor = given
     keys = f"{node.name}#keys"
-    swapped: Raised = lambda t: t.transpose(-2, -1) * factor  # noqa: E731
+    swapped: Batched = lambda t: t.transpose(-2, -1) * factor  # noqa: E731
     before = scope.values[key].shape
     scope.put(Linear(keys, (key,), swapped, before, swapped), swapped(scope.values[key]))
     scores = f"{node.name}#scores"

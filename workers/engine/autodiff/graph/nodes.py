@@ -197,7 +197,7 @@ class Sum:
 class Linear:
     """Any function of one node that is linear in it and has no parameters: a view, a mean.
 
-    `raised` is the same function of all vectors at once, where it is known. `index`: the function
+    `batched` is the same function of all vectors at once, where it is known. `index`: the function
     takes these entries, so that the cotangents of all that do fill one tensor.
     """
 
@@ -205,7 +205,7 @@ class Linear:
     sources: tuple[str, ...]
     function: Callable[[Tensor], Tensor]
     before: torch.Size
-    raised: Callable[[Tensor], Tensor] | None = None
+    batched: Callable[[Tensor], Tensor] | None = None
     index: tuple[int | slice, ...] | None = None
     diagonal: bool = False
     cotangent: Tensor | None = None
@@ -216,7 +216,7 @@ class Linear:
 
     def over_vectors(self, tangent: Tensor) -> Tensor:
         """Of (k, ...)."""
-        return (self.raised or vmap(self.function))(tangent)
+        return (self.batched or vmap(self.function))(tangent)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """See `Node`."""

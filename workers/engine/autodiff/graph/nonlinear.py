@@ -148,7 +148,7 @@ class Product:
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """See `Node`."""
-        first, second = (_raised(each, self._axes) for each in input_tangents)
+        first, second = (_aligned(each, self._axes) for each in input_tangents)
         result = None if first is None else first * self.right
         if second is not None:
             other = second * self.left
@@ -167,7 +167,7 @@ class Product:
         if not context.wanted:
             return [None, None]
         assert self.cotangent is not None
-        first, second = (_raised(each, self._axes) for each in context.input_tangents)
+        first, second = (_aligned(each, self._axes) for each in context.input_tangents)
         left, right = context.r_cotangent * self.right, context.r_cotangent * self.left
         if second is not None:
             left = left + second * self.cotangent
@@ -232,7 +232,7 @@ def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other
 
 
-def _raised(tangent: Tensor | None, axes: int) -> Tensor | None:
+def _aligned(tangent: Tensor | None, axes: int) -> Tensor | None:
     """With axes of size 1 after the vectors' one, so that it broadcasts as its value does."""
     if tangent is None:
         return None
