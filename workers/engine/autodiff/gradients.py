@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.graph.convolution import Convolution
-from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
+from workers.engine.autodiff.graph.assemble import ParameterNode
 from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.trace import Traced, traced
 from workers.engine.errors import EngineError, NotFinite
@@ -170,6 +169,6 @@ class WrittenOutGradients:
         for node in linearized.nodes:
             if node.target not in linearized.live:
                 continue
-            if isinstance(node, LinearLayer | Convolution | Scale | Embedding):
+            if isinstance(node, ParameterNode):
                 node.row_gradients(result)
         return result[: len(batch)]

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.graph.assemble import Assembly
-from workers.engine.autodiff.graph.convolution import Convolution
-from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
+from workers.engine.autodiff.graph.assemble import Assembly, ParameterNode
+from workers.engine.autodiff.graph.linear import LinearLayer
 from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.output import formed_curvature
 from workers.engine.autodiff.graph.trace import Traced
@@ -17,8 +16,6 @@ from workers.engine.gauss_newton.roots import roots
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
-
-Layer = LinearLayer | Convolution | Scale | Embedding
 
 
 class ColumnsOfBatch:
@@ -80,9 +77,9 @@ class ColumnsOfBatch:
         self._linearized.back((self._roots[:, number] * scale).view(self._shape))
 
 
-def layers_of(assembly: Assembly) -> list[Layer]:
+def layers_of(assembly: Assembly) -> list[ParameterNode]:
     """Those with a selected parameter."""
-    layers = [each for each in assembly.nodes if isinstance(each, Layer)]
+    layers = [each for each in assembly.nodes if isinstance(each, ParameterNode)]
     return [each for each in layers if each.places]
 
 

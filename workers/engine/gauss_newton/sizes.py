@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workers.engine.autodiff.graph.assemble import ParameterNode
 from workers.engine.autodiff.graph.linear import LinearLayer
-from workers.engine.gauss_newton.batch import Layer
 
 MOST_COLUMNS = 1024
 MEMORY_PART = 0.25  # of the byte budget
@@ -39,13 +39,13 @@ class Sizes:
         return made + applied < SAVED * products * PRODUCT * self.rows * work
 
 
-def are_outer(layers: Sequence[Layer]) -> bool:
+def are_outer(layers: Sequence[ParameterNode]) -> bool:
     """Whether all are linear layers of plain rows, no parameter in two of them."""
     names = [place.name for each in layers for place in each.places]
     plain = all(isinstance(each, LinearLayer) and each.inputs.ndim == 2 for each in layers)
     return plain and len(set(names)) == len(names)
 
 
-def width_of(layers: Sequence[Layer]) -> int:
+def width_of(layers: Sequence[ParameterNode]) -> int:
     """Numbers of a column that is kept as inputs and error signals."""
     return sum(sum(each.weight.shape) for each in layers if isinstance(each, LinearLayer))

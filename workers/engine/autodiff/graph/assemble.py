@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, fx
 
 from workers.engine.autodiff.graph.batched_ops import Batched, batched
+from workers.engine.autodiff.graph.convolution import Convolution
+from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
 from workers.engine.autodiff.graph.match_layers import take_layer, take_shift
 from workers.engine.autodiff.graph.match_nonlinear import take_curve
 from workers.engine.autodiff.graph.nodes import Linear, Node, Smooth
@@ -22,6 +24,9 @@ from workers.engine.autodiff.graph.trace import (
 )
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
+
+# Nodes with parameters: their `places` in θ, and each row's gradient.
+ParameterNode = LinearLayer | Convolution | Scale | Embedding
 
 
 class Assembly:

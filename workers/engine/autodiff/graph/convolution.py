@@ -50,7 +50,7 @@ class Convolution:
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
-        """See `Layer`."""
+        """Where the selected ones of its parameters lie in θ."""
         return tuple(each for each in (self.weight_slice, self.bias_slice) if each is not None)
 
     @cached_property
@@ -150,7 +150,7 @@ class Convolution:
             place.add_(crossed.transpose(1, 2))
 
     def row_gradients(self, result: Tensor) -> None:
-        """See `Layer`."""
+        """Add what it has of each row's gradient to `result`, (B, p)."""
         assert self.cotangent is not None
         cotangent = self.cotangent.flatten(2)
         if self.bias_slice is not None:

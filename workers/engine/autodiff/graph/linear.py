@@ -43,7 +43,7 @@ class LinearLayer:
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
-        """See `Layer`."""
+        """Where the selected ones of its parameters lie in θ."""
         return _given(self.weight_slice, self.bias_slice)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
@@ -101,7 +101,7 @@ class LinearLayer:
             place.add_(self._ordered(share).view(place.shape))
 
     def row_gradients(self, result: Tensor) -> None:
-        """See `Layer`."""
+        """Add what it has of each row's gradient to `result`, (B, p)."""
         assert self.cotangent is not None
         cotangent = self.cotangent.reshape(
             len(result), -1, self.cotangent.shape[-1]
@@ -164,7 +164,7 @@ class Embedding:
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
-        """See `Layer`."""
+        """Where the selected ones of its parameters lie in θ."""
         return (self.weight_slice,)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
@@ -191,7 +191,7 @@ class Embedding:
         return []
 
     def row_gradients(self, result: Tensor) -> None:
-        """See `Layer`."""
+        """Add what it has of each row's gradient to `result`, (B, p)."""
         assert self.cotangent is not None
         cotangent = (
             self.cotangent
@@ -224,7 +224,7 @@ class Scale:
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
-        """See `Layer`."""
+        """Where the selected ones of its parameters lie in θ."""
         return _given(self.weight_slice, self.bias_slice)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
@@ -270,7 +270,7 @@ class Scale:
         return [through]
 
     def row_gradients(self, result: Tensor) -> None:
-        """See `Layer`."""
+        """Add what it has of each row's gradient to `result`, (B, p)."""
         assert self.cotangent is not None
         if self.weight_slice is not None:
             share = (self.cotangent * self.inputs).unsqueeze(1)

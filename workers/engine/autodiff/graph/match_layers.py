@@ -87,7 +87,7 @@ def _norm(
     scope: Scope,
     name: str,
     source: str,
-    layer: Layer,
+    layer: LayerMatch,
     weight: ParameterSlice | None,
     bias: ParameterSlice | None,
 ) -> None:
@@ -141,7 +141,7 @@ ValueOf = Callable[[Any], Any]  # an argument of a node to its value
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerMatch:
     """A node with parameters, however it was written: as a module, a function or an operator."""
 
     kind: Literal["linear", "convolution", "batch_norm", "layer_norm", "max_pool", "embedding"]
@@ -151,7 +151,7 @@ class Layer:
     options: tuple[Any, ...] = ()
 
 
-def layer_of(node: fx.Node, module: fx.GraphModule, value_of: ValueOf) -> Layer | None:
+def layer_of(node: fx.Node, module: fx.GraphModule, value_of: ValueOf) -> LayerMatch | None:
     """The layer that this node is, None if it is none of those."""
     if not node.args or not isinstance(node.args[0], fx.Node):
         return None
@@ -165,9 +165,9 @@ def layer_of(node: fx.Node, module: fx.GraphModule, value_of: ValueOf) -> Layer 
     return _of_function(node.args[0], node, given)
 
 
-def _of_module(source: fx.Node, own: nn.Module) -> Layer | None:
+def _of_module(source: fx.Node, own: nn.Module) -> LayerMatch | None:
     if type(own) is nn.Linear:
-        return Layer("linear", source, own.weight, own.bias)
+        return LayerMatch("linear", source, own.weight, own.bias)
     if isinstance(own, _CONVOLUTIONS) and own.padding_mode == "zeros":
         return _convolution(
             source, own.weight, own.bias, (own.stride, own.padding, own.dilation), own.groups
@@ -175,21 +175,23 @@ def _of_module(source: fx.Node, own: nn.Module) -> Layer | None:
     if isinstance(own, _BATCH_NORMS) and own.running_mean is not None:
         assert own.running_var is not None
         fixed = (own.running_mean, own.running_var, own.eps)
-        return Layer("batch_norm", source, own.weight, own.bias, fixed)
+        return LayerMatch("batch_norm", source, own.weight, own.bias, fixed)
     if type(own) is nn.LayerNorm:
-        return Layer("layer_norm", source, own.weight, own.bias, (own.normalized_shape, own.eps))
+        return LayerMatch(
+            "layer_norm", source, own.weight, own.bias, (own.normalized_shape, own.eps)
+        )
     if type(own) is nn.Embedding and own.max_norm is None and not own.scale_grad_by_freq:
-        return Layer("embedding", source, own.weight, options=(own.padding_idx,))
+        return LayerMatch("embedding", source, own.weight, options=(own.padding_idx,))
     if type(own) is nn.MaxPool2d and not own.return_indices:
         window = (own.kernel_size, own.stride, own.padding, own.dilation, own.ceil_mode)
-        return Layer("max_pool", source, options=window)
+        return LayerMatch("max_pool", source, options=window)
     return None
 
 
-def _of_function(source: fx.Node, node: fx.Node, given: list[Any]) -> Layer | None:
+def _of_function(source: fx.Node, node: fx.Node, given: list[Any]) -> LayerMatch | None:
     name, aten = last_name(node.target), isinstance(node.target, torch._ops.OpOverload)
     if name == "linear" and given:
-        return Layer("linear", source, *given)
+        return LayerMatch("linear", source, *given)
     if name in ("conv1d", "conv2d", "conv3d") and given:
         axes = given[0].ndim - 2
         defaults: list[Any] = [None, None, 1, 0, 1, 1]
@@ -197,13 +199,13 @@ def _of_function(source: fx.Node, node: fx.Node, given: list[Any]) -> Layer | No
         lists = tuple((each,) * axes if isinstance(each, int) else each for each in options[:3])
         return _convolution(source, weight, bias, lists, options[3])
     if name == "batch_norm" and aten and len(given) > 6 and given[2] is not None:
-        return Layer("batch_norm", source, given[0], given[1], (given[2], given[3], given[6]))
+        return LayerMatch("batch_norm", source, given[0], given[1], (given[2], given[3], given[6]))
     if name == "layer_norm" and given:
         shape, weight, bias, eps = [*given, None, None, 1e-5][:4] if len(given) < 4 else given[:4]
-        return Layer("layer_norm", source, weight, bias, (shape, eps))
+        return LayerMatch("layer_norm", source, weight, bias, (shape, eps))
     if name == "max_pool2d" and given:
         options = [*given, *[None, None, 0, 1, False][len(given) :]]
-        return Layer("max_pool", source, options=tuple(options))
+        return LayerMatch("max_pool", source, options=tuple(options))
     return None
 
 
@@ -213,7 +215,7 @@ def _convolution(
     bias: Tensor | None,
     lists: tuple[Any, ...],
     groups: int,
-) -> Layer | None:
+) -> LayerMatch | None:
     """`lists` are stride, padding and dilation along each axis."""
     if any(isinstance(each, str) for each in lists) or groups != 1:
         return None
@@ -221,10 +223,10 @@ def _convolution(
     reach = [d * (size - 1) for d, size in zip(dilation, weight.shape[2:], strict=True)]
     if any(pad > each for pad, each in zip(padding, reach, strict=True)):
         return None  # a window that lies in the padding as a whole
-    return Layer("convolution", source, weight, bias, tuple(list(each) for each in lists))
+    return LayerMatch("convolution", source, weight, bias, tuple(list(each) for each in lists))
 
 
-def _embedding(node: fx.Node, value_of: ValueOf) -> Layer | None:
+def _embedding(node: fx.Node, value_of: ValueOf) -> LayerMatch | None:
     """embedding(tokens, weight, padding) of torch.nn.functional, (weight, tokens, ...) of aten."""
     aten = isinstance(node.target, torch._ops.OpOverload)
     source, other = (node.args[1], node.args[0]) if aten else node.args[:2]
@@ -234,7 +236,7 @@ def _embedding(node: fx.Node, value_of: ValueOf) -> Layer | None:
         return None
     weight = value_of(other)
     padding = None if padding is None or (aten and padding < 0) else padding % len(weight)
-    return Layer("embedding", source, weight, options=(padding,))
+    return LayerMatch("embedding", source, weight, options=(padding,))
 
 
 def pooled(value: Tensor, options: tuple[Any, ...]) -> tuple[Tensor, Tensor]:

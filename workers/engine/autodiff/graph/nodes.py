@@ -109,19 +109,6 @@ class Node(Protocol):
         ...
 
 
-class Layer(Protocol):
-    """A node with parameters."""
-
-    @property
-    def places(self) -> tuple[ParameterSlice, ...]:
-        """Of the selected ones."""
-        ...
-
-    def row_gradients(self, result: Tensor) -> None:
-        """Add each row's gradient to (B, p)."""
-        ...
-
-
 @dataclass
 class Elementwise:
     """σ, each entry for itself."""

@@ -11,7 +11,7 @@ from workers.engine.autodiff.graph.linearized import GraphProduct
 from workers.engine.autodiff.graph.trace import Traced, traced
 from workers.engine.autodiff.hvp import ReverseLoop
 from workers.engine.autodiff.select import working_ways
-from workers.engine.curvature.dense.chain import Chain, Crossing, Layer
+from workers.engine.curvature.dense.chain import Chain, ChainLayer, Crossing
 from workers.engine.curvature.dense.pairs import Cross, Own, Scratch
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
@@ -58,7 +58,7 @@ class LayerPairs:
         for crossing in chain.crossings():
             self._cross_of(crossing)
 
-    def _own_of(self, layer: Layer) -> Own:
+    def _own_of(self, layer: ChainLayer) -> Own:
         if layer.number not in self._own:
             self._own[layer.number] = Own.of(layer, self._scratch)
         return self._own[layer.number]

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from workers.engine.autodiff.derivative import Sums
-from workers.engine.autodiff.graph.convolution import Convolution
-from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
+from workers.engine.autodiff.graph.assemble import ParameterNode
 from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.nodes import Node, Tangent
 from workers.engine.autodiff.graph.trace import Traced
@@ -96,7 +95,7 @@ def _first_nodes(nodes: Sequence[Node]) -> dict[str, int]:
     """The number of the first node that has it, of each parameter's name."""
     places: dict[str, int] = {}
     for number, node in enumerate(nodes):
-        if isinstance(node, LinearLayer | Convolution | Scale | Embedding):
+        if isinstance(node, ParameterNode):
             for each in node.places:
                 places.setdefault(each.name, number)
     return places

@@ -33,7 +33,7 @@ MOST_OUTPUTS = 512
 
 
 @dataclass
-class Layer:
+class ChainLayer:
     """A linear layer on a batch of B rows; `number` is its place among the chain's layers."""
 
     number: int
@@ -66,10 +66,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Layer m as layer l < m reaches it: S_ml = ∂δ_m/∂z_l and J = ∂a_m/∂z_l."""
+    """ChainLayer m as layer l < m reaches it: S_ml = ∂δ_m/∂z_l and J = ∂a_m/∂z_l."""
 
-    upper: Layer  # m
-    lower: Layer  # l
+    upper: ChainLayer  # m
+    lower: ChainLayer  # l
     curvature: Tensor  # (B, out_l, out_m)
     jacobian: Tensor  # (B, out_l, in_m), or its diagonal (B, out_l)
 
@@ -89,7 +89,7 @@ class Chain:
         self._layers = _passed_back(self._nodes, problem.loss, assembly.output, batch.targets)
 
     @property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[ChainLayer]:
         """Those with a selected parameter, first to last."""
         return [each for each in self._layers.values() if each.selected]
 
@@ -99,7 +99,7 @@ class Chain:
             if lower.selected:
                 yield from self._from(place, lower)
 
-    def _from(self, place: int, lower: Layer) -> Iterator[Crossing]:
+    def _from(self, place: int, lower: ChainLayer) -> Iterator[Crossing]:
         last = max(place for place, layer in self._layers.items() if layer.selected)
         jacobian = torch.ones_like(lower.cotangent)
         for position in range(place + 1, last + 1):
@@ -155,11 +155,11 @@ def _in_a_row(nodes: Sequence[Node], output: str) -> list[Node]:
 
 def _passed_back(
     nodes: list[Node], loss: Loss, outputs: Tensor, targets: Targets
-) -> dict[int, Layer]:
+) -> dict[int, ChainLayer]:
     if outputs.ndim != 2 or outputs.shape[1] > MOST_OUTPUTS:
         raise ValueError("outputs with axes besides row and feature, or too many")
     cotangent, curvature = formed_curvature(loss, outputs, targets)
-    layers: dict[int, Layer] = {}
+    layers: dict[int, ChainLayer] = {}
     count = sum(isinstance(node, LinearLayer) for node in nodes)
     for place in reversed(range(len(nodes))):
         node = nodes[place]
@@ -174,7 +174,7 @@ def _passed_back(
             curvature = _twice(curvature, partial(_pulled, node))
         elif isinstance(node, LinearLayer):
             count -= 1
-            layers[place] = Layer(count, node, cotangent, curvature)
+            layers[place] = ChainLayer(count, node, cotangent, curvature)
             if place:
                 weight = node.weight
                 cotangent = cotangent @ weight

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.graph.linear import LinearLayer
-from workers.engine.curvature.dense.chain import Crossing, Layer
+from workers.engine.curvature.dense.chain import ChainLayer, Crossing
 from workers.engine.model.parameters import ParameterSlice
 
 
@@ -50,7 +50,7 @@ class Own:
     scratch: Scratch
 
     @classmethod
-    def of(cls, layer: Layer, scratch: Scratch) -> Own:
+    def of(cls, layer: ChainLayer, scratch: Scratch) -> Own:
         """With nothing summed up yet."""
         width, depth = layer.cotangent.shape[1], layer.multiplier_count
         shape = width * (width + 1) // 2, depth * (depth + 1) // 2
@@ -71,7 +71,7 @@ class Own:
         """Names of the layer's selected parameters."""
         return [place.name for place, _ in _sides(self.layer)]
 
-    def add(self, layer: Layer) -> None:
+    def add(self, layer: ChainLayer) -> None:
         """Sum up a batch."""
         width = layer.cotangent.shape[1]
         i, k = torch.triu_indices(width, width, device=layer.cotangent.device)
