@@ -23,7 +23,7 @@ from workers.engine import (
 )
 from workers.engine.autodiff.derivative import Product, Sums
 from workers.engine.autodiff.graph.linearized import Linearized
-from workers.engine.autodiff.graph.nodes import Return, Smooth
+from workers.engine.autodiff.graph.nodes import BackwardContext, Smooth
 from workers.engine.autodiff.select import candidates
 from workers.engine.model.second_order import twice_differentiable
 
@@ -126,9 +126,9 @@ def test_passes_and_products_are_counted() -> None:
 def test_a_sample_of_rows_has_its_own_mean() -> None:
     hessian = Hessian(PROBLEM, PERCEPTRON.train, 0.2, batch_size=2)
     picked = torch.tensor([4, 1, 7])
-    part = PERCEPTRON.train.take(picked)
+    node = PERCEPTRON.train.take(picked)
     vectors = torch.randn(2, PROBLEM.size, dtype=torch.float64)
-    alone = Hessian(PROBLEM, TensorRows(part.inputs, part.target_tensors[0]), 0.2)
+    alone = Hessian(PROBLEM, TensorRows(node.inputs, node.target_tensors[0]), 0.2)
     assert relative(hessian.sampled_matmat(picked, vectors), alone.matmat(vectors)) < 1e-12
 
 
@@ -329,10 +329,10 @@ def test_reducing_within_a_row_never_reduces_over_rows(reduction: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_a_function_of_expanded_tensors_is_moved_along_with_the_signal_into_it() -> None:
     value = torch.randn(3, 1, dtype=torch.float64).expand(3, 4)
-    delta = torch.randn(1, 4, dtype=torch.float64).expand(3, 4)
-    moved, signal = torch.randn(2, 5, 3, 4, dtype=torch.float64)
-    part = Smooth("node", ("x",), torch.exp, (value,), delta)
-    back = Return({}, [moved], None, signal, {}, wanted=True)
-    (found,) = part.r_backward(back)
-    torch.testing.assert_close(found, value.exp() * (moved * delta + signal))
-    torch.testing.assert_close(part.forward([moved], {"w": moved}), value.exp() * moved)
+    cotangent = torch.randn(1, 4, dtype=torch.float64).expand(3, 4)
+    moved, r_cotangent = torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    node = Smooth("node", ("x",), torch.exp, (value,), cotangent)
+    context = BackwardContext({}, [moved], None, r_cotangent, {}, wanted=True)
+    (found,) = node.r_backward(context)
+    torch.testing.assert_close(found, value.exp() * (moved * cotangent + r_cotangent))
+    torch.testing.assert_close(node.forward([moved], {"w": moved}), value.exp() * moved)
