@@ -12,6 +12,7 @@ from service.jobs.given import (
 )
 from service.jobs.inputs import Inputs, find_inputs
 from service.jobs.lifecycle import now
+from service.jobs.singular import refuse_singular
 from service.jobs.size import refuse_too_much
 from service.parts import Parts, webhook_policy
 from service.registry import repeated
@@ -57,7 +58,8 @@ def submit(
     matched = fitted(inputs, job.columns)
     refuse_what_is_not_given(parts, namespace, job, inputs, matched)
     refuse_too_much(parts.settings, job, inputs)
-    _refuse_singular(job, inputs.model)
+    if earlier_factors is None:
+        refuse_singular(job, inputs)
     parts.queue.refuse_if_full(job.priority)
     _refuse_over_quota(parts, namespace)
     parts.quota.refuse_over(namespace)
@@ -101,18 +103,6 @@ def own_precision(model: ModelRecord) -> OwnPrecision:
     if model.precision is not None:
         return model.precision
     return "float64" if model.dtype == "float64" else "float32"  # checked by an earlier version
-
-
-def _refuse_singular(job: JobRequest, model: ModelRecord) -> None:
-    """λ that was left out is 0, and a softmax's Hessian is singular: one number added to all logits changes nothing."""
-    left_out = "hessian_regularization" not in job.model_fields_set
-    if left_out and job.inversion.answer == "exact" and model.loss.name in ("cross_entropy", "nll"):
-        raise InvalidRequest.field(
-            "/hessian_regularization",
-            f"hessian_regularization (λ) is left out, and H of {model.loss.name} is singular where one number can be "
-            "added to all logits: give λ, such as the weight decay of training or 0.01; or 0, if you know that H is "
-            "positive definite",
-        )
 
 
 def _refuse_webhook(parts: Parts, job: JobRequest) -> None:

@@ -92,3 +92,37 @@ def test_a_live_model_of_transformers_keeps_what_is_frozen(online: Client, fresh
     with torch.no_grad():
         pooled = copy.deepcopy(model).double().bert(input_ids=ids).pooler_output
     assert distance(online, fresh_name, model.classifier.double(), pooled, y) < 1e-6
+
+
+class TwoHeads(nn.Module):
+    """Two outputs of one body."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.scores, self.size = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        inner = self.body(x).tanh()
+        return {"scores": self.scores(inner), "size": self.size(inner)}
+
+
+def test_the_head_whose_output_is_not_chosen_is_told_to_be_unused(
+    online: Client, fresh_name: str
+) -> None:
+    torch.manual_seed(0)
+    module, x, y = TwoHeads().double().eval(), rows(), torch.arange(ROWS) % 2
+    record = online.models.register(
+        fresh_name, module, example=x[:2], loss="cross_entropy", output="scores"
+    )
+    assert record.unused == ["size.weight", "size.bias"]
+    assert record.parameter_count == sum(each.numel() for each in module.parameters())
+    online.datasets.register(fresh_name, x=x, y=y)
+    result = online.compute_influences(
+        fresh_name, fresh_name, fresh_name, hessian_regularization=DAMPING
+    )
+    scores = nn.Sequential(module.body, nn.Tanh(), module.scores)
+    formula = Formula(scores, F.cross_entropy, x, y, DAMPING)
+    exact: Any = formula.up(formula.factors(x, y), x, y).numpy()
+    np.testing.assert_allclose(result.numpy(), exact, rtol=1e-7, atol=1e-10)
+    with pytest.raises(InvalidRequest, match=r"no loss depends on 'size.weight', 'size.bias'"):
+        online.compute_influences(fresh_name, fresh_name, fresh_name, hessian_regularization=0)

@@ -40,6 +40,7 @@ def _details(record: ModelRecord) -> list[tuple[str, str]]:
         *signature,
         ("parameters", chosen),
         ("held fixed", _fixed(fixed) if fixed else ""),
+        ("unused", _some(record.unused)),
         ("precision", _precision(record)),
     ]
 
@@ -51,8 +52,11 @@ def _precision(record: ModelRecord) -> str:
 
 
 def _fixed(fixed: HeldFixed) -> str:
-    names = ", ".join(fixed.parameters[:_SHOWN]) + (", …" if len(fixed.parameters) > _SHOWN else "")
-    return f"{units.count(fixed.parameter_count)} ({fixed.reason}): {names}"
+    return f"{units.count(fixed.parameter_count)} ({fixed.reason}): {_some(fixed.parameters)}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
 REGISTERED = Registered("models", "digits-mlp", ("LOSS", "PARAMETERS"), _cells, _details)

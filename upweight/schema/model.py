@@ -291,6 +291,21 @@ class ModelRecord(Record):
     held_fixed: HeldFixed | None = Field(
         None, description="What is not selected, and why; null where everything is."
     )
+    unused: list[str] = Field(
+        [],
+        description="Selected parameters that no loss depends on, as of a head whose output is not chosen. Influences "
+        "are the same with and without them, but H is singular there without λ.",
+    )
+    shifted: list[str] = Field(
+        [],
+        description="Selected parameters to all of whose entries (along their first axis) the same can be added "
+        "without a change of any loss, as before a softmax: H is singular there without λ.",
+    )
+    rank_per_row: int | None = Field(
+        None,
+        description="Of a model whose outputs are linear in the selected parameters: what a row adds to the rank of H "
+        "at most. Null where that is not known.",
+    )
     dtype: str | None = Field(None, description="Of the selected parameters, the widest of them.")
     precision: OwnPrecision | None = Field(
         None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from workers.engine import (
     check_problem,
 )
 from workers.engine.model.dtypes import half_precision_note, is_half, refuse_mixed, widest_dtype
+from workers.engine.model.flatness import NOTHING_KNOWN, Flatness, flatness
 from workers.programs.check import exercise
 from workers.programs.factory import read_factory
 from workers.programs.huggingface import read_huggingface
@@ -79,20 +81,21 @@ def prepare() -> None:
 def _judged(
     program: Program, loss: Loss, parameters: Sequence[str] | None, path: Path
 ) -> dict[str, Any]:
-    report = program.describe()
+    report, flat = program.describe(), NOTHING_KNOWN
     try:
         refuse_mixed(program.module, [_one_row(spec) for spec in program.inputs])
         problem = Problem(program.module, engine_loss(loss), parameters)
         if program.format != "factory":
             found, rows = exercise(program)
             report |= found
-            _try_out(problem, rows, loss)
+            flat = _tried_out(problem, rows, loss)
     except EngineError as error:
         return {"refusal": _refused(error, parameters or ()).problem().model_dump(mode="json")}
     return report | {
         "selected": described_layout(problem),
         "parameter_count": problem.size,
         "held_fixed": described_frozen(problem, parameters),
+        **asdict(flat),
         **_precision(program, path, problem),
     }
 
@@ -125,15 +128,20 @@ def _one_row(spec: InputSpec) -> Tensor:
     return torch.zeros((2, *spec.example[1:]), dtype=getattr(torch, spec.dtype))
 
 
-def _try_out(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> None:
-    """One forward, one backward and one second derivative on rows to try, and whether these see each other."""
+def _tried_out(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> Flatness:
+    """One forward, one backward and one second derivative on rows to try, and whether these see each other.
+
+    Answers where they show the loss to be flat.
+    """
     targets = None if loss.name == "program" else _targets(problem, inputs, loss)
+    batch = Batch(inputs, targets, 0)
     try:
-        check_problem(problem, Batch(inputs, targets, 0))
+        check_problem(problem, batch)
     except NotFinite as error:
         # Made-up rows may lie where a model has no value (a logarithm); weights that are NaN are another matter.
         if error.parameter is not None:
             raise
+    return flatness(problem, batch)
 
 
 def _targets(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> Tensor | None:

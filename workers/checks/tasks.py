@@ -182,7 +182,10 @@ def _model_fields(report: Mapping[str, Any], parameter_limit: int) -> dict[str, 
             "/parameters",
             f"{report['parameter_count']} parameters are selected; the limit is {parameter_limit}",
         )
-    fields = ("selected", "parameter_count", "held_fixed", "dtype", "precision", "precision_note")
+    fields = (
+        *("selected", "parameter_count", "held_fixed", "unused", "shifted", "rank_per_row"),
+        *("dtype", "precision", "precision_note"),
+    )
     return {
         "inputs": report["inputs"],
         "arguments": report["arguments"],

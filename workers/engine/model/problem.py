@@ -122,10 +122,14 @@ class Problem:
 
     def outputs(self, theta: Tensor, batch: Batch) -> object:
         """What the model returns for these rows."""
+        return self.outputs_of(self.named(theta), batch)
+
+    def outputs_of(self, values: dict[str, Tensor], batch: Batch) -> object:
+        """The same at these values of the selected parameters."""
         arguments = batch.inputs
         if isinstance(self.loss, Program):
             arguments = (*arguments, *batch.target_tensors)
-        weights = {**self.frozen, **self.named(theta)}
+        weights = {**self.frozen, **values}
         with self._following or nullcontext():
             return first_output(functional_call(self._called, weights, arguments))
 
