@@ -13,11 +13,18 @@ from service.logs import configure, log
 from service.malloc import keep_one_arena, keep_what_a_pass_frees
 from service.private import keep_files_private
 from service.settings import Settings
-from service.storage.queue import CHECK_PRIORITY, PRIORITIES
+from service.storage.queue import (
+    CHECK_DATASET,
+    CHECK_MODEL,
+    CHECK_PRIORITY,
+    PRIORITIES,
+    RUN_BLOCK,
+    RUN_JOB,
+)
 from service.tracing import Tracing
 from upweight.errors import UpweightError
 from workers.checks.tasks import CheckTasks
-from workers.jobs.tasks import JobTasks
+from workers.jobs.tasks import BlockTask, JobTask
 from workers.process.background import Background
 from workers.process.context import Context
 from workers.process.devices import warm_up
@@ -72,11 +79,17 @@ def main(arguments: list[str] | None = None) -> int:
         REPLICATION_SECONDS,
         pause_after_failure=REPLICATION_SECONDS_AFTER_FAILURE,
     ).start()
+    checks = CheckTasks(context, server)
     worker = WarmWorker(
         names,
         context.redis,
         context.name,
-        {**JobTasks(context).table(), **CheckTasks(context, server).table()},
+        {
+            RUN_JOB: JobTask(context).run,
+            RUN_BLOCK: BlockTask(context).run,
+            CHECK_MODEL: checks.check_model,
+            CHECK_DATASET: checks.check_dataset,
+        },
         context.stopping,
         understood=settings.contract,
         tracing=tracing,

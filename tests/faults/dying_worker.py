@@ -17,7 +17,7 @@ from typing import Any
 from service.local.background import Running
 from tests.faults.conftest import SHORT
 
-POINTS = ("reading", "fit", "solve", "contract", "storing", "finishing", "telling")
+POINTS = ("reading", "fit", "solve", "scores", "storing", "finishing", "telling")
 STAGE_SECONDS = 120.0
 
 
@@ -79,15 +79,15 @@ def _dying(owner: Any, name: str, *, after: bool = False) -> None:
 
 def _set(point: str) -> None:
     from service.jobs.lifecycle import Lifecycle
-    from workers.jobs.inputs import Gathering
+    from workers.jobs.inputs import JobInputs
     from workers.jobs.results import ResultWriter
-    from workers.jobs.work import Work
+    from workers.jobs.steps import Steps
 
     match point:
         case "reading":
-            _dying(Gathering, "material", after=True)
-        case "fit" | "solve" | "contract":
-            _dying(Work, point)
+            _dying(JobInputs, "__init__", after=True)
+        case "fit" | "solve" | "scores":
+            _dying(Steps, point)
         case "storing":  # the first chunk is there, and nothing else
             _dying(ResultWriter, "chunk", after=True)
         case "finishing":  # all is there but the manifest

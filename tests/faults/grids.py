@@ -22,7 +22,7 @@ from tests.faults.slow_jobs import NAMESPACE
 from tests.faults.watched import PATIENCE, Watched, files_below
 from upweight import Client
 from upweight.schema import JobRecord, JobState
-from workers.jobs.block_task import lease_of
+from workers.jobs.tasks import lease_of
 
 CUT = {"test_rows": 3, "train_rows": 64, "rhs_rows": 2, "hessian_rows": 130}
 CREEPING = {"method": "lissa", "scale": 1e7, "rtol": 1e-15, "batch_size": 250}  # every step counts

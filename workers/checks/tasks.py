@@ -10,7 +10,7 @@ from service.datasets.sources import sources_of
 from service.jobs.lifecycle import LeaseLost, now
 from service.logs import log
 from service.storage.keys import PREFIX, Document, Kind
-from service.storage.queue import CHECK_DATASET, CHECK_MODEL, CHECKS
+from service.storage.queue import CHECKS
 from service.storage.redis import reachable
 from upweight.errors import NotFound, Rejected, Unavailable
 from upweight.schema import CheckState, DatasetRecord, ModelRecord
@@ -19,7 +19,6 @@ from workers.checks.kept_reports import KeptReports
 from workers.datasets.shards import fetched
 from workers.process.context import Context
 from workers.process.watch import GivenBack, Watch
-from workers.process.worker import Task
 from workers.programs.fork_server import ForkServer
 from workers.programs.isolation import run_isolated
 from workers.programs.models import allowed_programs
@@ -34,10 +33,6 @@ class CheckTasks:
         self._context = context
         self._server = server
         self._reports = KeptReports(context.redis)
-
-    def table(self) -> Mapping[str, Task]:
-        """Tasks by the dotted path under which they are enqueued."""
-        return {CHECK_MODEL: self.check_model, CHECK_DATASET: self.check_dataset}
 
     def check_model(self, namespace: str, id: str) -> None:
         """Reads and tries out a model in an isolated child; its record becomes ready or rejected."""

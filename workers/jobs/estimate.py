@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from upweight.schema import InfluencesJob
+from upweight.schema import InfluencesJob, JobRequest
 from workers.engine import per_example_gradients
-from workers.jobs.work import AnyJob, Material
+from workers.jobs.inputs import JobInputs
 
 FREE_FLOPS = 2e9  # below this nothing is worth timing
 PROBED_ROWS = 32
@@ -41,10 +41,10 @@ NOTHING = Estimate(0.0, 0.0, 0.0)
 
 
 def estimated(
-    request: AnyJob, material: Material, right_hand_sides: int, together: int, entries: int
+    request: JobRequest, inputs: JobInputs, right_hand_sides: int, together: int, entries: int
 ) -> Estimate:
     """`together` right-hand sides are solved for at a time; `entries` numbers are one influence."""
-    problem, hessian_rows = material.problem, len(material.hessian_rows)
+    problem, hessian_rows = inputs.problem, len(inputs.hessian_rows)
     size, m, inversion = problem.size, max(1, right_hand_sides), request.inversion
     at_once, together = max(1, together), max(1, min(together, right_hand_sides))
     products, fit_products = (
@@ -52,10 +52,10 @@ def estimated(
         inversion.fit_products(size),
     )
     flops = 6.0 * size * (hessian_rows * (products + fit_products))
-    flops += 2.0 * size * m * entries * len(material.train)
+    flops += 2.0 * size * m * entries * len(inputs.train)
     if flops < FREE_FLOPS:
         return NOTHING
-    gradient, rate = _probed(material)
+    gradient, rate = _probed(inputs)
     contraction = 2.0 * size * m / rate if entries == 1 else gradient * m / 8
     product = PASS_SECONDS / at_once + PRODUCT_FLOPS * hessian_rows * size / rate
     fit = product * fit_products
@@ -68,10 +68,10 @@ def estimated(
     )
 
 
-def _probed(material: Material) -> tuple[float, float]:
+def _probed(inputs: JobInputs) -> tuple[float, float]:
     """Seconds of one row's gradient, and floating-point operations a second of a product."""
-    problem = material.problem
-    batch = next(iter(material.train.batches(min(PROBED_ROWS, len(material.train)))))
+    problem = inputs.problem
+    batch = next(iter(inputs.train.batches(min(PROBED_ROWS, len(inputs.train)))))
     gradients = per_example_gradients(problem, batch)
     gradient = _seconds(lambda: per_example_gradients(problem, batch), problem.device) / len(batch)
     product = _seconds(lambda: gradients @ gradients.T, problem.device)

@@ -2,87 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from service.storage.cuts import Cut
-from service.storage.objects import ObjectMeta
 from service.storage.row_blocks import block_path
-from upweight.schema import InfluencesJob, SelfInfluencesJob, Verdict
+from upweight.schema import InfluencesJob, JobRequest, Keep, SelfInfluencesJob, Verdict
 from workers.engine import EngineError
 from workers.jobs import verdict
 from workers.jobs.merge import Ranking, mean_of, merged_summary
 from workers.jobs.plan import Plan
 from workers.jobs.results import ResultWriter
-from workers.jobs.work import AnyJob, Tensors, Work
+from workers.jobs.steps import Steps
+from workers.jobs.store import BlockStore, Findings
 from workers.programs.models import described_layout
 
 MEAN_ROWS = 1 << 20  # of one object
-
-
-class Parts(Protocol):
-    """What contractions left to be merged, in the order of their blocks; what has been merged already is one."""
-
-    def tops(self, test: int) -> Iterable[Tensors]:
-        """Of one block of test rows, over the blocks of training rows."""
-        ...
-
-    def mean_sums(self, train: int) -> Iterable[Tensor]:
-        """Of one block of training rows, over the blocks of test rows."""
-        ...
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What the blocks found out beside their numbers: block by block, and about H."""
-
-    summaries: Sequence[dict[str, Any]]
-    of_rows: Sequence[Tensors] = ()
-    of_fit: Tensors = field(default_factory=dict)
-
-    @property
-    def eigenvalues(self) -> Tensor | None:
-        """(k,) those of H that are known: all, the largest, or both ends."""
-        ends = [
-            self.summaries[-1][each]
-            for each in ("smallest_eigenvalue", "largest_eigenvalue")
-            if each in self.summaries[-1]
-        ]
-        return self.of_fit.get("eigenvalues", torch.tensor(ends) if ends else None)
+FIRST_FACTORS = 64  # what low precision is judged by
 
 
 @dataclass(frozen=True)
 class Finish:
-    """Of one job. `factors` is the folder of its factors, `None` where it computed none."""
+    """The end of one job, whose other blocks are done."""
 
-    request: AnyJob
-    plan: Plan
-    work: Work
-    writer: ResultWriter
-    factors: str | None
+    steps: Steps
+    store: BlockStore
 
-    def run(
-        self,
-        parts: Parts,
-        findings: Findings | None,
-        first_factors: Callable[[], Tensor],
-        shared: Iterable[ObjectMeta],
-        described: dict[str, Any],
-    ) -> dict[str, Any]:
-        """Answers `info`, `result` and `verdict` of a record that has succeeded."""
-        summary = self._info(findings) | self.work.precision_summary()
-        summary["derivative_check"] = self.work.material.derivatives().as_info()
-        if isinstance(self.request, InfluencesJob):
-            summary |= self.work.low_precision_summary(first_factors)
-            self._tops(parts)
-            self._means(parts)
-        problem, result = self.work.material.problem, self._described()
-        told = {**described, "stored": result["stored"], "plan": self.plan.to_json()}
-        size = self.writer.commit(described_layout(problem), told, shared)
+    def run(self, described: dict[str, Any]) -> dict[str, Any]:
+        """Answers `info`, `result` and `verdict` of a record that has succeeded. The manifest says `described`, too."""
+        steps, store = self.steps, self.store
+        findings = store.findings(steps.of_fit)
+        summary = self._info(findings) | steps.precision_summary()
+        summary["derivative_check"] = steps.inputs.derivatives().as_info()
+        if isinstance(self._request, InfluencesJob):
+            first = slice(0, min(FIRST_FACTORS, self._plan.rhs.total))
+            summary |= steps.low_precision_summary(lambda: store.factors(first))
+            self._tops(self._request.keep)
+            self._means(self._request.keep)
+        result = self._described()
+        manifest = {**described, "stored": result["stored"], "plan": self._plan.to_json()}
+        shared = store.factor_objects() if store.keeps_factors else ()
+        size = self._writer.commit(described_layout(steps.inputs.problem), manifest, shared)
         return {
             "info": summary,
             "result": {**result, "size_bytes": size},
@@ -90,28 +52,32 @@ class Finish:
         }
 
     @property
-    def keeps_factors(self) -> bool:
-        """Whether they are part of the result."""
-        request = self.request
-        return not isinstance(request, SelfInfluencesJob) and (
-            not isinstance(request, InfluencesJob) or request.keep.factors
-        )
+    def _request(self) -> JobRequest:
+        return self.steps.request
+
+    @property
+    def _plan(self) -> Plan:
+        return self.steps.plan
+
+    @property
+    def _writer(self) -> ResultWriter:
+        return self.store.writer
 
     def _verdict(self, summary: dict[str, Any], findings: Findings | None) -> Verdict:
-        material = self.work.material
-        if material.factors is None:
-            system = verdict.solved(self.request, summary, material.problem.dtype)
+        inputs = self.steps.inputs
+        if inputs.factors is None:
+            system = verdict.solved(self._request, summary, inputs.problem.dtype)
         else:
-            system = material.factors_solved or verdict.not_told_of_factors()
+            system = inputs.factors_solved or verdict.not_told_of_factors()
         try:
-            found = material.optimality()
+            found = inputs.optimality()
         except EngineError as error:
             return Verdict(solved=system, applies=verdict.not_measured(str(error)))
         known = None if findings is None else findings.eigenvalues
-        damping = self.request.hessian_regularization
+        damping = self._request.hessian_regularization
         return Verdict(
             solved=system,
-            applies=verdict.applies(damping, found, summary, known, material.problem.size),
+            applies=verdict.applies(damping, found, summary, known, inputs.problem.size),
         )
 
     def _info(self, findings: Findings | None) -> dict[str, Any]:
@@ -121,41 +87,39 @@ class Finish:
             name: torch.cat([each[name] for each in findings.of_rows])
             for name in (findings.of_rows[0] if findings.of_rows else ())
         }
-        self.writer.tensors(self.writer.paths.info, arrays | findings.of_fit)
+        self._writer.tensors(self._writer.paths.info, arrays | findings.of_fit)
         return merged_summary(findings.summaries)
 
-    def _tops(self, parts: Parts) -> None:
-        assert isinstance(self.request, InfluencesJob)
-        if not self.request.keep.top:
+    def _tops(self, keep: Keep) -> None:
+        if not keep.top:
             return
-        for test in range(self.plan.test.count):
-            ranking = Ranking(self.request.keep.top)
-            for top in parts.tops(test):
+        for test in range(self._plan.test.count):
+            ranking = Ranking(keep.top)
+            for top in self.store.tops(test):
                 ranking.add_ranked(top)
-            self.writer.tensors(block_path(self.writer.paths.top, test), ranking.tensors())
+            self._writer.tensors(block_path(self._writer.paths.top, test), ranking.tensors())
 
-    def _means(self, parts: Parts) -> None:
-        assert isinstance(self.request, InfluencesJob)
-        if not self.request.keep.mean:
+    def _means(self, keep: Keep) -> None:
+        if not keep.mean:
             return
-        dtype = self.work.material.problem.dtype
-        together = Cut(self.plan.train.count, self._mean_blocks())
+        dtype = self.steps.inputs.problem.dtype
+        together = Cut(self._plan.train.count, self._mean_blocks())
         for number, blocks in enumerate(together.blocks()):
             means = [
-                mean_of(parts.mean_sums(train), self.plan.test.total, dtype)
+                mean_of(self.store.mean_sums(train), self._plan.test.total, dtype)
                 for train in range(blocks.start, blocks.stop)
             ]
-            path = block_path(self.writer.paths.mean, number)
-            self.writer.tensors(path, {"mean": torch.cat(means)})
+            path = block_path(self._writer.paths.mean, number)
+            self._writer.tensors(path, {"mean": torch.cat(means)})
 
     def _mean_blocks(self) -> int:
-        return max(1, MEAN_ROWS // self.plan.train.step)
+        return max(1, MEAN_ROWS // self._plan.train.step)
 
     def _described(self) -> dict[str, Any]:
         """The record's `result`."""
-        request, plan = self.request, self.plan
-        problem = self.work.material.problem
-        keeps_factors = self.keeps_factors
+        request, plan = self._request, self._plan
+        problem = self.steps.inputs.problem
+        keeps_factors = self.store.keeps_factors
         shape = None
         if isinstance(request, SelfInfluencesJob):
             shape = [plan.train.total]
@@ -168,7 +132,7 @@ class Finish:
             "stored": self._stored(),
             "layout": {
                 "factor_rows": plan.rhs.step if keeps_factors else None,
-                "factors": self.factors if keeps_factors else None,
+                "factors": self.store.factors_folder if keeps_factors else None,
                 "top_rows": plan.test.step,
                 "mean_rows": plan.train.step * self._mean_blocks(),
                 "self_influence_rows": plan.train.step,
@@ -176,14 +140,14 @@ class Finish:
         }
 
     def _stored(self) -> list[str]:
-        keep = self.request.keep if isinstance(self.request, InfluencesJob) else None
+        keep = self._request.keep if isinstance(self._request, InfluencesJob) else None
         present = {
-            "info": self.work.material.factors is None,
-            "factors": self.keeps_factors,
+            "info": self.steps.inputs.factors is None,
+            "factors": self.store.keeps_factors,
             "matrix": keep is not None and keep.matrix,
             "top": keep is not None and keep.top > 0,
             "mean": keep is not None and keep.mean,
-            "self_influences": isinstance(self.request, SelfInfluencesJob),
-            **{f"{side}_predictions": True for side in self.plan.predicts},
+            "self_influences": isinstance(self._request, SelfInfluencesJob),
+            **{f"{side}_predictions": True for side in self._plan.predicts},
         }
         return [name for name, is_there in present.items() if is_there]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,7 @@ from upweight.schema import (
     DatasetRecord,
     IhvpJob,
     JobRecord,
+    JobRequest,
     Judgement,
     ModelRecord,
     Selection,
@@ -43,13 +44,13 @@ from workers.engine import (
     optimality,
 )
 from workers.fits.fits import REVISION, Fits
-from workers.jobs.paths import StoredFits
+from workers.fits.store import StoredFits
 from workers.jobs.plan import Plan
 from workers.jobs.results import versions
-from workers.jobs.work import AnyJob, Material, RowsOf
 from workers.process.context import Context
 from workers.programs.fitting import only_verified
 
+RowsOf = Callable[[slice], Tensor]  # some rows of a stored (k, p)
 READ_BYTES = 64 * 1024**2
 MOST_LOSS = 1e-3  # of a column's range: what float32 may round a value by without a word
 FEWEST_ROWS = 2  # of a check that needs some
@@ -64,57 +65,65 @@ DTYPES: dict[str | None, torch.dtype] = {
 }
 
 
-class Gathering:
-    """Of one job."""
+class JobInputs:
+    """What one job computes with. `rhs` and `factors` are None where they are not given but computed."""
 
-    def __init__(self, context: Context, namespace: str, job: Document, request: AnyJob) -> None:
+    problem: Problem
+    hessian_rows: Rows
+    train: Rows
+    test: Rows | None
+    rhs: RowsOf | None
+    factors: RowsOf | None
+    perturb_input: int
+    precision_note: str | None
+    factors_solved: Judgement | None  # the verdict of the job that `factors` are of
+
+    def __init__(
+        self,
+        context: Context,
+        namespace: str,
+        job: Document,
+        request: JobRequest,
+        *,
+        trusted: bool = False,
+    ) -> None:
+        """Loads them. Raises UpweightError. `trusted`: an earlier task of the job has looked at the rows already."""
         self._context, self._namespace, self._job, self._request = context, namespace, job, request
-
-    def material(self, *, trusted: bool = False) -> Material:
-        """Raises UpweightError. `trusted`: an earlier task of the job has looked at the rows already."""
-        request = self._request
         model = self._model()
-        problem = self._context.session.problem(self._namespace, model, DTYPES[request.precision])
+        self.problem = context.session.problem(namespace, model, DTYPES[request.precision])
         rows = _RowsOfJob(
-            self._context,
-            self._namespace,
+            context,
+            namespace,
             model,
-            None if trusted else problem,
+            None if trusted else self.problem,
             request.batch_size if isinstance(request.batch_size, int) else None,
         )
         test: Selection | None = getattr(request, "test", None)
-        hessian_rows = rows.of(
+        self.hessian_rows = rows.of(
             *self._arranged("hessian_id"),
             self._hessian_on(),
             "/hessian_on" if request.hessian_on else "/train",
         )
-        return Material(
-            problem=problem,
-            hessian_rows=hessian_rows,
-            train=rows.of(*self._arranged("train_id"), request.train, "/train"),
-            test=rows.of(*self._arranged("test_id"), test, "/test") if test is not None else None,
-            rhs=self._right_hand_sides(problem),
-            factors=self._earlier_factors(problem),
-            guess=lambda digest, name, rows: self._tensor(
-                self._entry(digest, name, problem, f"/inversion/{name}"), digest, problem, rows
-            ),
-            fits=Fits(
-                self._context.session,
-                ("fit", *self._hessian_identity()),
-                request.hessian_regularization,
-            ),
-            perturb_input=_input_position(*self._arranged("train_id"), request),
-            precision_note=self._precision_note(model),
-            optimality=lambda: self._optimality(problem, hessian_rows),
-            derivatives=lambda: self._derivatives(problem, hessian_rows),
-            factors_solved=self._factors_solved(),
-        )
+        self.train = rows.of(*self._arranged("train_id"), request.train, "/train")
+        self.test = rows.of(*self._arranged("test_id"), test, "/test") if test is not None else None
+        self.rhs = self._right_hand_sides()
+        self.factors = self._earlier_factors()
+        self.perturb_input = _input_position(*self._arranged("train_id"), request)
+        self.precision_note = self._precision_note(model)
+        self.factors_solved = self._factors_solved()
 
-    def _optimality(self, problem: Problem, rows: Rows) -> Optimality:
+    def guess(self, digest: str, name: str, rows: slice) -> Tensor:
+        """A first guess (k, p) for some right-hand sides, from a tensor of a blob."""
+        entry = self._entry(digest, name, f"/inversion/{name}")
+        return self._tensor(entry, digest, rows)
+
+    def optimality(self) -> Optimality:
+        """How near θ is to an optimum of its training loss; measured once."""
+
         def measured() -> tuple[Optimality, int]:
             found = optimality(
-                problem,
-                rows,
+                self.problem,
+                self.hessian_rows,
                 batch_size=self._request.batch_size,
                 budget_bytes=self._context.settings.memory_bytes,
             )
@@ -122,30 +131,35 @@ class Gathering:
 
         return self._context.session.kept(("optimality", *self._hessian_identity()), measured)
 
-    def _derivatives(self, problem: Problem, rows: Rows) -> DerivativeCheck:
+    def derivatives(self) -> DerivativeCheck:
         """Once a model: raises WrongDerivative where torch's second derivative can't be believed."""
-        if only_verified(problem.module):
+        if only_verified(self.problem.module):
             return VERIFIED
         key = ("derivatives", self._namespace, self._job["model_id"])
-        batches = rows.batches(FEWEST_ROWS)
+        batches = self.hessian_rows.batches(FEWEST_ROWS)
         return self._context.session.kept(
-            key, lambda: (check_derivatives(problem, next(iter(batches))), _SOME_NUMBERS_BYTES)
+            key, lambda: (check_derivatives(self.problem, next(iter(batches))), _SOME_NUMBERS_BYTES)
         )
 
     def _hessian_on(self) -> Selection:
         # By default H is over the whole dataset that `train` selects from.
         return self._request.hessian_on or Selection(dataset=self._request.train.dataset)
 
-    def fits(self, plan: Plan, folder: str | None) -> Fits:
-        """Those of a plan; `folder` is where other workers find them, null for this worker's own."""
-        damping, session = self._request.hessian_regularization, self._context.session
-        if folder is not None:
-            shelf = StoredFits(self._context.objects, folder, self._context.device)
-            return Fits(session, ("shelf", folder), damping, shelf)
+    def kept_fits(self, plan: Plan) -> Fits:
+        """Those that this worker keeps for itself."""
         # A job that says how it is cut gets the same bits in one task and in many.
         recycles = self._request.reuse and self._request.blocks == Blocks()
-        key = ("fit", *self._hessian_identity(), str(plan.hessian))
-        return Fits(session, key, damping, recycles=recycles)
+        return Fits(
+            self._context.session,
+            ("fit", *self._hessian_identity(), str(plan.hessian)),
+            self._request.hessian_regularization,
+            recycles=recycles,
+        )
+
+    def shared_fits(self, store: StoredFits) -> Fits:
+        """Those that all workers at the job find in the object storage."""
+        damping, session = self._request.hessian_regularization, self._context.session
+        return Fits(session, ("stored", store.folder), damping, store)
 
     def fit_digest(self, plan: Plan) -> str:
         """Of all that goes into what is found out about H."""
@@ -219,12 +233,12 @@ class Gathering:
         ]
         return match_columns(self._model(), chosen, {})
 
-    def _right_hand_sides(self, problem: Problem) -> RowsOf | None:
+    def _right_hand_sides(self) -> RowsOf | None:
         if not isinstance(self._request, IhvpJob):
             return None
         digest = self._request.rhs
-        entry = self._entry(digest, "rhs", problem, "/rhs")
-        return lambda rows: self._tensor(entry, digest, problem, rows)
+        entry = self._entry(digest, "rhs", "/rhs")
+        return lambda rows: self._tensor(entry, digest, rows)
 
     def rhs_count(self) -> int:
         """How many right-hand sides the job gives or asks for; 0 for self-influences."""
@@ -235,16 +249,17 @@ class Gathering:
         test: Selection | None = getattr(request, "test", None)
         return len(parse_rows(test.rows, self._dataset("test_id").rows or 0)) if test else 0
 
-    def _entry(self, digest: str, name: str, problem: Problem, pointer: str) -> TensorEntry:
+    def _entry(self, digest: str, name: str, pointer: str) -> TensorEntry:
         path = blob_path(self._namespace, digest)
         try:
             entry = read_header(self._context.objects, path)[name]
         except (BadTensors, KeyError, FileNotFoundError) as error:
             raise _bad_tensor(pointer, name, digest, error) from None
-        if len(entry.shape) != 2 or entry.shape[1] != problem.size:
+        size = self.problem.size
+        if len(entry.shape) != 2 or entry.shape[1] != size:
             raise InvalidRequest.field(
                 pointer,
-                f"{name!r} has shape {list(entry.shape)}; it must be (right-hand sides, {problem.size})",
+                f"{name!r} has shape {list(entry.shape)}; it must be (right-hand sides, {size})",
                 digest,
             )
         if name != "rhs" and self.rhs_count() not in (0, entry.shape[0]):
@@ -256,10 +271,10 @@ class Gathering:
             )
         return entry
 
-    def _tensor(self, entry: TensorEntry, digest: str, problem: Problem, rows: slice) -> Tensor:
+    def _tensor(self, entry: TensorEntry, digest: str, rows: slice) -> Tensor:
         path = blob_path(self._namespace, digest)
         array = read_entry(self._context.objects, path, entry, rows.start, rows.stop)
-        return torch.tensor(array).to(problem.device, problem.dtype)
+        return torch.tensor(array).to(self.problem.device, self.problem.dtype)
 
     @cached_property
     def _factors_job(self) -> JobRecord | None:
@@ -276,7 +291,7 @@ class Gathering:
         told = record.verdict.solved
         return Judgement(level=told.level, text=f"Of the factors' job, {record.id}: {told.text}")
 
-    def _earlier_factors(self, problem: Problem) -> RowsOf | None:
+    def _earlier_factors(self) -> RowsOf | None:
         record = self._factors_job
         if record is None:
             return None
@@ -289,7 +304,7 @@ class Gathering:
         kept = RowBlocks(
             self._context.objects, folder, Cut(total, layout.factor_rows or total), "factors"
         )
-        return lambda rows: stored_rows(kept, rows, problem)
+        return lambda rows: stored_rows(kept, rows, self.problem)
 
 
 def stored_rows(kept: RowBlocks, rows: slice, problem: Problem) -> Tensor:
@@ -354,7 +369,7 @@ def _bad_tensor(pointer: str, name: str, digest: str, error: Exception) -> Upwei
     return InvalidRequest.field(pointer, f"the blob is not a safetensors file: {error}", digest)
 
 
-def _input_position(train: DatasetRecord, match: ColumnMatch, request: AnyJob) -> int:
+def _input_position(train: DatasetRecord, match: ColumnMatch, request: JobRequest) -> int:
     """Where the input to perturb stands among the model's: the one named, else the floating-point one."""
     wish = getattr(request, "perturb_input", None)
     if wish is not None:

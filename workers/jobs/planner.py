@@ -10,11 +10,11 @@ import torch
 
 from service.settings import Settings
 from service.storage.cuts import Cut
-from upweight.schema import IhvpJob, InfluencesJob, SelfInfluencesJob
+from upweight.schema import IhvpJob, InfluencesJob, JobRequest, SelfInfluencesJob
 from workers.engine.autodiff.mixed import InputVariable, ModuleVariable
 from workers.jobs.estimate import Estimate, estimated
+from workers.jobs.inputs import JobInputs
 from workers.jobs.plan import Plan, Side
-from workers.jobs.work import AnyJob, Material
 
 CHUNK_BYTES = 32 * 1024**2  # of the matrix: what a contraction holds of its result
 FEWEST_COLUMNS = 32  # of a chunk, before it gets fewer test rows
@@ -29,8 +29,8 @@ MOST_SUMS = 16  # partial sums of a Hessian: each is (p, p)
 class Planner:
     """Of one job; asked for nothing but what its arguments say, it answers the same each time."""
 
-    request: AnyJob
-    material: Material
+    request: JobRequest
+    inputs: JobInputs
     rhs_count: int
     settings: Settings
 
@@ -48,23 +48,23 @@ class Planner:
         """Of the whole; nothing for a small job, which is not worth a timing."""
         together = min(self._rhs_most, self.request.inversion.together)
         entries = prod(self._trailing)
-        return estimated(self.request, self.material, self.rhs_count, together, entries)
+        return estimated(self.request, self.inputs, self.rhs_count, together, entries)
 
     @property
     def _seconds(self) -> float:
-        rows = len(self.material.train) if _contracts(self.request) else 0
+        rows = len(self.inputs.train) if _contracts(self.request) else 0
         return self.estimate.total(self._solved_for, rows)
 
     @property
     def _solved_for(self) -> int:
         if isinstance(self.request, SelfInfluencesJob):
-            return len(self.material.train)
-        return self.rhs_count if self.material.factors is None else 0
+            return len(self.inputs.train)
+        return self.rhs_count if self.inputs.factors is None else 0
 
     def _in_one_task(self) -> Plan:
         """Cut by memory alone."""
-        request, material = self.request, self.material
-        test_rows, train_rows = self.rhs_count, len(material.train)
+        request, inputs = self.request, self.inputs
+        test_rows, train_rows = self.rhs_count, len(inputs.train)
         test = Cut.evenly(test_rows, self._budget // self._vector_bytes or 1)
         train = Cut.evenly(train_rows, MOST_ROWS)
         if self._keeps_matrix:
@@ -78,8 +78,8 @@ class Planner:
             test=test,
             train=train,
             trailing=self._trailing,
-            fits=material.factors is None and request.inversion.has_fit,
-            solves=material.factors is None and not isinstance(request, SelfInfluencesJob),
+            fits=inputs.factors is None and request.inversion.has_fit,
+            solves=inputs.factors is None and not isinstance(request, SelfInfluencesJob),
             contracts=_contracts(request),
             predicts=_predicts(request),
             threads=torch.get_num_threads(),
@@ -104,9 +104,9 @@ class Planner:
 
     def _sums(self, fit_seconds: float) -> Cut | None:
         """The Hessian's rows in partial sums, where that is worth their storing."""
-        rows, size = len(self.material.hessian_rows), self.material.problem.size
+        rows, size = len(self.inputs.hessian_rows), self.inputs.problem.size
         count = min(MOST_SUMS, rows // FEWEST_ROWS, int(fit_seconds / self.settings.block_seconds))
-        fits = size * size * self.material.problem.dtype.itemsize <= self._budget
+        fits = size * size * self.inputs.problem.dtype.itemsize <= self._budget
         if not self.request.inversion.builds_matrix or count < 2 or not fits:
             return None
         return Cut.evenly(rows, -(-rows // count))
@@ -120,7 +120,7 @@ class Planner:
         rhs = _at_most(plan.rhs, wish.rhs_rows, self._rhs_most)
         hessian = plan.hessian
         if wish.hessian_rows and self.request.inversion.builds_matrix and plan.fits:
-            rows = len(self.material.hessian_rows)
+            rows = len(self.inputs.hessian_rows)
             hessian = Cut(rows, min(rows, wish.hessian_rows))
         return replace(plan, test=test, train=train, rhs=rhs, hessian=hessian)
 
@@ -130,7 +130,7 @@ class Planner:
 
     @property
     def _vector_bytes(self) -> int:
-        return self.material.problem.size * self.material.problem.dtype.itemsize
+        return self.inputs.problem.size * self.inputs.problem.dtype.itemsize
 
     @property
     def _rhs_most(self) -> int:
@@ -138,7 +138,7 @@ class Planner:
 
     @property
     def _entry_bytes(self) -> int:
-        return prod(self._trailing) * self.material.problem.dtype.itemsize
+        return prod(self._trailing) * self.inputs.problem.dtype.itemsize
 
     @property
     def _keeps_matrix(self) -> bool:
@@ -152,22 +152,22 @@ class Planner:
         """The shape of one influence."""
         if not isinstance(self.request, InfluencesJob) or self.request.influence_type == "up":
             return ()
-        module, problem = self.request.perturb_at, self.material.problem
+        module, problem = self.request.perturb_at, self.inputs.problem
         variable = (
-            InputVariable(self.material.perturb_input) if module is None else ModuleVariable(module)
+            InputVariable(self.inputs.perturb_input) if module is None else ModuleVariable(module)
         )
-        first = problem.placed(next(iter(self.material.train.batches(1))))
+        first = problem.placed(next(iter(self.inputs.train.batches(1))))
         with torch.no_grad():
             return tuple(variable.initial(problem, first).shape[1:])
 
 
-def _contracts(request: AnyJob) -> bool:
+def _contracts(request: JobRequest) -> bool:
     if isinstance(request, InfluencesJob):
         return request.keep.matrix or request.keep.top > 0 or request.keep.mean
     return isinstance(request, SelfInfluencesJob)
 
 
-def _predicts(request: AnyJob) -> tuple[Side, ...]:
+def _predicts(request: JobRequest) -> tuple[Side, ...]:
     if isinstance(request, InfluencesJob):
         return ("test", "train")
     if isinstance(request, SelfInfluencesJob):

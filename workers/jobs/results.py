@@ -17,8 +17,7 @@ from service.storage.objects import ObjectMeta, Objects
 from service.storage.tensors import write_tensors
 from upweight import __version__
 from upweight.errors import ComputationFailed
-
-Array = np.ndarray[Any, Any]
+from workers.fits.store import Array, as_array
 
 
 def versions() -> dict[str, str]:
@@ -100,10 +99,3 @@ def refuse_nonfinite(name: str, array: Array) -> None:
         raise ComputationFailed(
             f"{name} came out with NaN or infinity; raise hessian_regularization or use float64"
         )
-
-
-def as_array(tensor: Tensor | Array) -> Array:
-    """The same numbers in the host's memory."""
-    if isinstance(tensor, Tensor):
-        return np.asarray(tensor.detach().cpu().numpy())
-    return tensor

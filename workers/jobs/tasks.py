@@ -1,46 +1,55 @@
-"""The task that does a job, or cuts a large one into blocks: its lease, its watch, and what its end means."""
+"""The tasks of jobs, as RQ calls them: one does a job or cuts it into blocks, the other does a block.
+
+A task takes a lease, works under a watch, and says what its end means for the job.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import time
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from pydantic import TypeAdapter
 
 from service.jobs.ending import keeps_nothing, postponed_where_away
 from service.jobs.lifecycle import LeaseLost
-from service.logs import log
+from service.logs import log, log_exception
 from service.results.layout import ResultPaths
 from service.storage.keys import Document
-from service.storage.queue import RUN_BLOCK, RUN_JOB
+from service.storage.queue import RUN_JOB
+from service.storage.shared import folder_of
 from upweight.errors import NotFound, Unavailable
-from upweight.schema import JobState
-from workers.jobs.block_task import BlockTask
-from workers.jobs.job import JobRun
-from workers.jobs.threads import computing_with
-from workers.jobs.work import AnyJob
+from upweight.schema import JobRequest, JobState
+from workers.fits.fits import Fits
+from workers.fits.store import StoredFits
+from workers.jobs.advance import SpreadJob, described, hold_folders
+from workers.jobs.executor import Executor, computing_with
+from workers.jobs.inputs import JobInputs
+from workers.jobs.paths import BlockPaths
+from workers.jobs.plan import Plan, Stage
+from workers.jobs.planner import Planner
+from workers.jobs.results import ResultWriter, versions
+from workers.jobs.steps import Cost, Steps
+from workers.jobs.store import MemoryStore, ObjectStore
 from workers.process.context import Context
 from workers.process.watch import Cancelled, GivenBack, Watch
-from workers.process.worker import Task
 from workers.refusals import said
 
-_REQUEST: TypeAdapter[AnyJob] = TypeAdapter(AnyJob)
+REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
+# Problems from this status on may pass; others are the job's own, and come again.
+OURS_TO_MEND = 500
 
 
-class JobTasks:
-    """What RQ calls on one worker for a job, and for a block of one."""
+class JobTask:
+    """All jobs that this worker is given."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._blocks = BlockTask(context)
 
-    def table(self) -> Mapping[str, Task]:
-        """Tasks by the dotted path under which they are enqueued."""
-        return {RUN_JOB: self.run_job, RUN_BLOCK: self._blocks.run}
-
-    def run_job(self, namespace: str, id: str) -> None:
+    def run(self, namespace: str, id: str) -> None:
         """One attempt at a job. Delivered twice, the second finds it begun and does nothing."""
         context, holder = self._context, self._context.name
         if not context.leases.take(id, holder):
@@ -58,7 +67,7 @@ class JobTasks:
 
     def _attempt(self, namespace: str, job: Document, holder: str) -> None:
         context, id, attempt = self._context, job["id"], job["attempt"]
-        request = _REQUEST.validate_python(job["request"])
+        request = REQUEST.validate_python(job["request"])
         seconds = min(
             request.timeout_s or context.settings.job_seconds, context.settings.job_seconds
         )
@@ -67,7 +76,7 @@ class JobTasks:
                 self._watch(namespace, id, attempt, seconds) as watch,
                 computing_with(job["threads"]),
             ):
-                outcome = self._outcome(JobRun(context, namespace, job, request, watch), holder)
+                outcome = self._outcome(_Attempt(context, namespace, job, request, watch), holder)
             if outcome is not None:
                 context.lifecycle.succeed(namespace, id, attempt, outcome)
         except Cancelled:
@@ -89,18 +98,18 @@ class JobTasks:
             if isinstance(error, MemoryError):
                 context.session.forget()
 
-    def _outcome(self, run: JobRun, holder: str) -> dict[str, Any] | None:
+    def _outcome(self, attempt: _Attempt, holder: str) -> dict[str, Any] | None:
         """The fields of its success. What a failure leaves is deleted still under watch, however long that takes."""
         try:
-            return run.run()
+            return attempt.run()
         except (Cancelled, GivenBack, LeaseLost):
             raise
         except Exception:
-            id = run.job["id"]
+            id = attempt.job["id"]
             with suppress(Unavailable):
                 # A retry of a job in blocks that fails before it has come to them leaves them to the next.
-                if self._context.objects.head(ResultPaths(run.namespace, id).plan) is None:
-                    self._discard(run.namespace, id, holder)
+                if self._context.objects.head(ResultPaths(attempt.namespace, id).plan) is None:
+                    self._discard(attempt.namespace, id, holder)
             raise
 
     def _cancelled(self, namespace: str, id: str, holder: str, attempt: int) -> None:
@@ -144,3 +153,255 @@ class JobTasks:
             seconds=seconds,
             heartbeat_seconds=context.settings.heartbeat_seconds,
         )
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One attempt at a job by the worker that takes it first. Raises UpweightError, EngineError."""
+
+    context: Context
+    namespace: str
+    job: Document
+    request: JobRequest
+    watch: Watch
+
+    def run(self) -> dict[str, Any] | None:
+        """Does a small job and answers the fields of its success; cuts a large one into blocks, and answers None."""
+        began = time.monotonic()
+        self.watch.progress("load", 0, 1, "models")
+        inputs = JobInputs(self.context, self.namespace, self.job, self.request)
+        inputs.derivatives()
+        plan = self._plan(inputs)
+        if plan.spread:
+            self._spread(inputs, plan)
+            return None
+        outcome, cost = self._in_one_task(inputs, plan)
+        return {
+            **outcome,
+            "cost": {
+                "hessian_passes": cost.passes,
+                "engine_seconds": cost.seconds,
+                "peak_memory_bytes": cost.peak_memory_bytes,
+                "seconds": time.monotonic() - began,
+            },
+        }
+
+    @property
+    def _paths(self) -> ResultPaths:
+        return ResultPaths(self.namespace, self.job["id"])
+
+    def _plan(self, inputs: JobInputs) -> Plan:
+        """That of an earlier attempt, if its blocks are of use to this one; else a new one."""
+        objects = self.context.objects
+        if self.job["attempt"] > 1:
+            stored = self._stored_plan()
+            if stored is not None:
+                return stored
+            self.watch.confirm()
+            objects.delete_prefix(self._paths.prefix)
+        plan = Planner(self.request, inputs, inputs.rhs_count(), self.context.settings).plan()
+        if plan.spread:
+            document = {"plan": plan.to_json(), "versions": versions()}
+            objects.put_new(self._paths.plan, json.dumps(document, sort_keys=True).encode())
+        return plan
+
+    def _stored_plan(self) -> Plan | None:
+        try:
+            document = json.loads(self.context.objects.get(self._paths.plan))
+        except FileNotFoundError:
+            return None
+        return Plan.from_json(document["plan"]) if document["versions"] == versions() else None
+
+    def _in_one_task(self, inputs: JobInputs, plan: Plan) -> tuple[dict[str, Any], Cost]:
+        writer = ResultWriter(self.context.objects, self._paths)
+        steps = Steps(self.request, inputs, plan, inputs.kept_fits(plan), self.watch.progress)
+        executor = Executor(steps, MemoryStore(self.request, inputs, plan, writer))
+        cost = executor.execute_all()
+        return executor.finish(described(self.job, self.request, self.context)), cost
+
+    def _spread(self, inputs: JobInputs, plan: Plan) -> None:
+        job = hold_folders(self.context, self.namespace, self.job, inputs, plan)
+        loaded = _Loaded.of(self.context, self.namespace, job, self.request, inputs, plan)
+        SpreadJob(self.context, self.namespace, job, plan).begin(
+            loaded.store, self.watch.checkpoint
+        )
+
+
+class BlockTask:
+    """All blocks that this worker is given."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._loaded: _Loaded | None = None
+
+    def run(self, namespace: str, id: str, block: str) -> None:
+        """One try at a block, `stage-number`. Delivered twice, it is done once."""
+        context, lease = self._context, lease_of(id, block)
+        if not context.leases.take(lease, context.name):
+            return
+        # In hand before the job is looked at: who then finds it being cancelled, and nothing in hand, deletes it.
+        context.grids.enter(id, block)
+        again: Document | None = None
+        try:
+            job = context.records.get("job", namespace, id)
+            if job["state"] == JobState.RUNNING and job.get("plan"):
+                again = job if self._tried(namespace, job, block) else None
+        except NotFound:
+            pass
+        finally:
+            left = context.grids.leave(id, block)
+            context.leases.release(lease, context.name)
+        if again is not None:
+            self._give_back(namespace, again, block)
+        if not left:
+            self._conclude(namespace, id)
+
+    def _tried(self, namespace: str, job: Document, block: str) -> bool:
+        """Whether it is to be tried again."""
+        stage, _, number = block.partition("-")
+        try:
+            with self._watch(namespace, job, cast(Stage, stage), block) as watch:
+                self._execute(namespace, job, cast(Stage, stage), int(number), watch)
+        except GivenBack:
+            return True
+        except (Cancelled, LeaseLost, NotFound) as error:
+            log("block-ended", job=job["id"], block=block, why=type(error).__name__)
+        except Exception as error:
+            return self._failed(namespace, job, block, error)
+        return False
+
+    def _execute(
+        self, namespace: str, job: Document, stage: Stage, number: int, watch: Watch
+    ) -> None:
+        """Does a block unless it is done, or before its time; and what follows if it was the last of its stage."""
+        spread = SpreadJob(self._context, namespace, job, Plan.from_json(job["plan"]))
+        if not spread.is_due(stage, number):
+            return
+        loaded = self._load(namespace, job, spread.plan)
+        executor, store = loaded.executor(watch), loaded.store
+        with computing_with(spread.plan.threads):
+            if stage == "finish":
+                spread.finish(executor, store, watch)
+                return
+            digest, cost = "", Cost()
+            if not store.is_there(stage, number):
+                log("block-began", job=job["id"], block=f"{stage}-{number}")
+                digest, cost = executor.execute(stage, number, watch.confirm)
+        spread.join(stage, number, digest, cost, watch.checkpoint)
+
+    def _load(self, namespace: str, job: Document, plan: Plan) -> _Loaded:
+        key = (job["id"], job["attempt"])
+        if self._loaded is None or self._loaded.key != key:
+            self._loaded = None  # before the next is loaded
+            request = REQUEST.validate_python(job["request"])
+            inputs = JobInputs(self._context, namespace, job, request, trusted=True)
+            self._loaded = _Loaded.of(self._context, namespace, job, request, inputs, plan)
+        return self._loaded
+
+    def _failed(self, namespace: str, job: Document, block: str, error: Exception) -> bool:
+        problem = said(error, job["id"])
+        if isinstance(error, MemoryError):
+            self._loaded = None
+            self._context.session.forget()
+        tries = self._context.grids.fallen(job["id"], block)
+        if problem.status >= OURS_TO_MEND and tries < self._context.settings.attempts:
+            log_exception("block-failed", job=job["id"], block=block, tries=tries)
+            return True
+        try:
+            self._context.ending.failed(namespace, job, problem)
+        except (LeaseLost, NotFound):
+            log("job-ended-meanwhile", job=job["id"], block=block)
+        return False
+
+    def _give_back(self, namespace: str, job: Document, block: str) -> None:
+        priority = job["request"]["priority"]
+        self._context.queue.enqueue_blocks(
+            namespace, job["id"], [block], priority=priority, first=True
+        )
+
+    def _conclude(self, namespace: str, id: str) -> None:
+        """The last to leave a job that is being cancelled ends it."""
+        try:
+            job = self._context.records.get("job", namespace, id)
+        except NotFound:
+            return
+        if job["state"] == JobState.CANCELLING:
+            self._context.ending.cancelled_if_free(namespace, job)
+
+    def _watch(self, namespace: str, job: Document, stage: Stage, block: str) -> Watch:
+        context, id, limit = self._context, job["id"], self._context.settings.job_seconds
+        return Watch(
+            context.leases,
+            lease_of(id, block),
+            context.name,
+            stopping=context.stopping,
+            is_cancelled=lambda: context.lifecycle.is_cancelling(namespace, id, job["attempt"]),
+            tell=lambda live: self._tell(namespace, job, stage, block, live),
+            seconds=min(job["request"]["timeout_s"] or limit, limit),
+            heartbeat_seconds=context.settings.heartbeat_seconds,
+            # Of the whole job's time, by Redis's clock.
+            spent_seconds=context.grids.figures(id).elapsed,
+        )
+
+    def _tell(
+        self, namespace: str, job: Document, stage: Stage, block: str, live: dict[str, Any]
+    ) -> None:
+        """The progress of the whole stage, with what is inside of the blocks in hand."""
+        grids, id = self._context.grids, job["id"]
+        inside = live["progress"]["done"] / max(1, live["progress"]["total"])
+        partly = grids.inside(id, block, min(1.0, inside))
+        total = Plan.from_json(job["plan"]).stages()[stage]
+        done = grids.counts(id, [stage])[0]
+        elapsed, before = grids.stage_began(id, stage, done)
+        reached = min(float(total), done + partly)
+        gained = reached - before
+        eta = round(elapsed * (total - reached) / gained, 1) if gained > 0 and elapsed > 0 else None
+        progress = {
+            "done": done,
+            "total": total,
+            "unit": "blocks",
+            "fraction": round(reached / total, 4),
+        }
+        self._context.records.set_live(
+            "job", namespace, id, {"stage": stage, "progress": progress, "eta_seconds": eta}
+        )
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What all blocks of one attempt at a job need, kept on the worker from block to block."""
+
+    key: tuple[str, int]
+    request: JobRequest
+    inputs: JobInputs
+    plan: Plan
+    fits: Fits
+    store: ObjectStore
+
+    @classmethod
+    def of(
+        cls,
+        context: Context,
+        namespace: str,
+        job: Document,
+        request: JobRequest,
+        inputs: JobInputs,
+        plan: Plan,
+    ) -> _Loaded:
+        folder = folder_of(namespace, job["shared"][0])
+        stored = StoredFits(context.objects, folder, context.device)
+        fits = inputs.shared_fits(stored)
+        name = Steps(request, inputs, plan, fits, lambda *_: None).fit_name()
+        paths = BlockPaths.of_job(job, namespace, request, plan, name)
+        store = ObjectStore(context.objects, request, inputs, paths, stored)
+        return cls((job["id"], job["attempt"]), request, inputs, plan, fits, store)
+
+    def executor(self, watch: Watch) -> Executor:
+        """Its progress is told to this block's watch."""
+        steps = Steps(self.request, self.inputs, self.plan, self.fits, watch.progress)
+        return Executor(steps, self.store)
+
+
+def lease_of(id: str, block: str) -> str:
+    """The name of a block's lease."""
+    return f"{id}.{block}"

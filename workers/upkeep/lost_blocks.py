@@ -11,8 +11,8 @@ from service.storage.keys import Document
 from service.storage.queue import PRIORITIES
 from upweight.errors import NotFound, WorkerLost
 from upweight.schema import JobState
-from workers.jobs.block_task import lease_of
 from workers.jobs.plan import Plan
+from workers.jobs.tasks import lease_of
 from workers.process.context import Context
 
 

@@ -1,62 +1,29 @@
-"""The blocks of a job as the engine's steps; a block's numbers depend on the plan alone."""
+"""What the engine does for each block of a job. A block's numbers depend on the plan alone."""
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from service.results.layout import ResultPaths
-from service.storage.objects import Objects
-from upweight.schema import InfluencesJob, Judgement, SelfInfluencesJob
-from upweight.schema import job as contract
+from upweight.schema import InfluencesJob, JobRequest
 from workers import engine
-from workers.engine import (
-    DerivativeCheck,
-    Hessian,
-    Operator,
-    Optimality,
-    Problem,
-    Progress,
-    Rows,
-    Solution,
-)
+from workers.engine import Batch, Hessian, NotFinite, Operator, Progress, Rows, Solution
 from workers.fits.fits import Fits, Solve
 from workers.fits.inversions import Method, curvature_share, described, engine_method, low_precision
-from workers.jobs.memory import peak_memory
+from workers.fits.store import Tensors
+from workers.jobs.inputs import JobInputs
 from workers.jobs.merge import Ranking, merged_summary, sum_of_rows
 from workers.jobs.plan import Plan
 from workers.jobs.predictions import store_predictions
-from workers.jobs.summed import SummedHessian
-from workers.jobs.window import Window, numbered_from
-
-AnyJob = InfluencesJob | contract.FactorsJob | contract.IhvpJob | SelfInfluencesJob
-Tensors = dict[str, Tensor]
-RowsOf = Callable[[slice], Tensor]  # some rows of a stored (k, p)
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a job computes with, on the device. `rhs` and `factors` are given where they are not computed."""
-
-    problem: Problem
-    hessian_rows: Rows
-    train: Rows
-    test: Rows | None
-    rhs: RowsOf | None
-    factors: RowsOf | None
-    guess: Callable[[str, str, slice], Tensor]  # (blob digest, tensor name, right-hand sides)
-    fits: Fits
-    optimality: Callable[[], Optimality]
-    derivatives: Callable[[], DerivativeCheck]  # raises WrongDerivative
-    perturb_input: int = 0
-    precision_note: str | None = None
-    factors_solved: Judgement | None = None  # the verdict of the job that `factors` are of
+from workers.jobs.results import ResultWriter
 
 
 @dataclass(frozen=True)
@@ -70,8 +37,8 @@ class Solved:
 
 
 @dataclass(frozen=True)
-class Contracted:
-    """One block of test rows by one of training rows; each part only if it is kept."""
+class Scores:
+    """Influences of one block of training rows on one of test rows; each part only if it is kept."""
 
     matrix: Tensor | None = None  # (m, n, …)
     top: Tensors = field(default_factory=dict)
@@ -96,32 +63,86 @@ class Cost:
     peak_memory_bytes: int = 0
 
 
-class Work:
-    """The blocks of one job, in any order. Everything may raise EngineError, and whatever `progress` raises."""
+@dataclass(frozen=True)
+class Window:
+    """Rows start to stop of `rows` as rows of their own, numbered from 0: an engine's `Rows`."""
 
-    def __init__(self, request: AnyJob, material: Material, plan: Plan, progress: Progress) -> None:
-        self.request, self.material, self.plan = request, material, plan
+    rows: Rows
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """The batches of rows [start, stop)."""
+        end = len(self) if stop is None else min(stop, len(self))
+        for batch in self.rows.batches(size, self.start + start, self.start + end):
+            yield replace(batch, start=batch.start - self.start)
+
+    def take(self, indices: Tensor) -> Batch:
+        """The rows with these numbers."""
+        return self.rows.take(indices + self.start)
+
+
+@contextmanager
+def numbered_from(start: int) -> Iterator[None]:
+    """An error that names a row of a window names the row of the whole instead."""
+    try:
+        yield
+    except NotFinite as error:
+        if error.row is None or start == 0:
+            raise
+        raise NotFinite(error.what, row=error.row + start) from error
+
+
+@dataclass(frozen=True)
+class SummedHessian:
+    """A Hessian whose partial sums are there: to be built, never to be multiplied with."""
+
+    hessian: Hessian
+    partial: Iterator[Tensor]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.hessian, name)
+
+    def dense(self) -> Tensor:
+        """(p, p), λ not included: the sums added up in the plan's order."""
+        total = next(self.partial).clone()
+        for each in self.partial:
+            total += each
+        return total / len(self.hessian.rows)
+
+
+class Steps:
+    """The steps of one job, in any order. Each may raise EngineError, and whatever `progress` raises."""
+
+    def __init__(
+        self, request: JobRequest, inputs: JobInputs, plan: Plan, fits: Fits, progress: Progress
+    ) -> None:
+        self.request, self.inputs, self.plan = request, inputs, plan
+        self._fits = fits
         self._progress = progress
         self._hessians: list[Hessian] = []
 
     @contextmanager
     def measured(self) -> Iterator[Cost]:
         """What is done in this block of code; filled in at its end."""
-        cost, began, device = Cost(), time.perf_counter(), self.material.problem.device
+        cost, began, device = Cost(), time.perf_counter(), self.inputs.problem.device
         self._hessians.clear()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         yield cost
         cost.passes = float(sum(hessian.passes for hessian in self._hessians))
         cost.seconds = time.perf_counter() - began
-        cost.peak_memory_bytes = peak_memory(device)
+        cost.peak_memory_bytes = _peak_memory(device)
 
     def _hessian(self, rows: Rows | None = None) -> Hessian:
         """A new one each time: what one remembers of earlier blocks must not matter to the next."""
         self._hessians.append(
             Hessian(
-                self.material.problem,
-                self.material.hessian_rows if rows is None else rows,
+                self.inputs.problem,
+                self.inputs.hessian_rows if rows is None else rows,
                 self.request.hessian_regularization,
                 **self._options(),
             )
@@ -139,7 +160,7 @@ class Work:
         """Σ ∇²θ L over one block of the training rows: (p, p)."""
         assert self.plan.hessian is not None
         rows = self.plan.hessian.block(number)
-        window = Window(self.material.hessian_rows, rows.start, rows.stop)
+        window = Window(self.inputs.hessian_rows, rows.start, rows.stop)
         with numbered_from(rows.start):
             return self._hessian(window).dense() * len(window)
 
@@ -149,17 +170,17 @@ class Work:
         def operator() -> Operator:
             return self._hessian() if partial is None else SummedHessian(self._hessian(), partial)
 
-        self.material.fits.prepare(self._method(slice(0, 0)), operator, self._progress)
+        self._fits.prepare(self._method(slice(0, 0)), operator, self._progress)
 
     def fit_name(self) -> str | None:
-        """What the fit is called on a shelf; None where there is none."""
-        return self.material.fits.name(self._method(slice(0, 0)))
+        """What the fit is called in a store; None where there is none."""
+        return self._fits.name(self._method(slice(0, 0)))
 
     def of_fit(self) -> Tensors:
         """What the inversion found out about H, from a fit that is there."""
         if self.request.inversion.answer == "iterative":
             return {}
-        problem = self.material.problem
+        problem = self.inputs.problem
         rhs = torch.zeros((1, problem.size), dtype=problem.dtype, device=problem.device)
         return self._described(self._solver(slice(0, 0))(rhs), rhs).of_fit
 
@@ -170,11 +191,11 @@ class Work:
         return self._described(self._solver(rows)(rhs), rhs)
 
     def _solver(self, rows: slice) -> Solve:
-        return self.material.fits.solver(self._method(rows), self._hessian, self._progress)
+        return self._fits.solver(self._method(rows), self._hessian, self._progress)
 
     def _method(self, rows: slice) -> Method:
         """With the rows' part of a first guess."""
-        guess = self.material.guess
+        guess = self.inputs.guess
         return engine_method(
             self.request.inversion,
             self.request.seed,
@@ -194,19 +215,19 @@ class Work:
         return Solved(solution.x, of_rows, of_fit, summary)
 
     def _right_hand_sides(self, rows: slice) -> Tensor:
-        if self.material.rhs is not None:
-            return self.material.rhs(rows)
-        assert self.material.test is not None
-        problem = self.material.problem
-        window = Window(self.material.test, rows.start, rows.stop)
+        if self.inputs.rhs is not None:
+            return self.inputs.rhs(rows)
+        assert self.inputs.test is not None
+        problem = self.inputs.problem
+        window = Window(self.inputs.test, rows.start, rows.stop)
         rhs = torch.empty((len(window), problem.size), dtype=problem.dtype, device=problem.device)
         with numbered_from(rows.start):
             for here, block in engine.row_gradients(problem, window, **self._options()):
                 rhs[here] = block
         return rhs
 
-    def contract(self, factors: Tensor, number: int) -> Contracted:
-        """Factors of one block of test rows, met with one block of training rows."""
+    def scores(self, factors: Tensor, number: int) -> Scores:
+        """Factors of one block of test rows times the gradients of one block of training rows."""
         assert isinstance(self.request, InfluencesJob)
         keep = self.request.keep
         rows = self.plan.train.block(self.plan.contraction(number)[1])
@@ -226,12 +247,12 @@ class Work:
                 if sums is not None:
                     sums[here] = sum_of_rows(block)
         top = {name: value.cpu() for name, value in ranking.tensors().items()} if ranking else {}
-        return Contracted(matrix, top, sums)
+        return Scores(matrix, top, sums)
 
     def _influences(self, factors: Tensor, rows: slice) -> Iterator[tuple[slice, Tensor]]:
-        request, problem = self.request, self.material.problem
+        request, problem = self.request, self.inputs.problem
         assert isinstance(request, InfluencesJob)
-        train = Window(self.material.train, rows.start, rows.stop)
+        train = Window(self.inputs.train, rows.start, rows.stop)
         if request.influence_type == "up":
             precision = low_precision(request.precision)
             return engine.up(problem, factors, train, precision=precision, **self._options())
@@ -239,13 +260,13 @@ class Work:
         if request.perturb_at is not None:
             return engine.perturb_at(problem, factors, train, module=request.perturb_at, **options)
         return engine.perturbation(
-            problem, factors, train, input=self.material.perturb_input, **options
+            problem, factors, train, input=self.inputs.perturb_input, **options
         )
 
     def self_influences(self, number: int) -> SelfInfluences:
         """Of one block of training rows."""
-        problem, rows = self.material.problem, self.plan.train.block(number)
-        train = Window(self.material.train, rows.start, rows.stop)
+        problem, rows = self.inputs.problem, self.plan.train.block(number)
+        train = Window(self.inputs.train, rows.start, rows.stop)
         solve, found = self._solver(rows), list[Solved]()
 
         def remembered(rhs: Tensor) -> Solution:
@@ -260,28 +281,30 @@ class Work:
         summary = merged_summary([each.summary for each in found])
         return SelfInfluences(values, found[-1].of_fit, summary)
 
-    def predict(self, number: int, objects: Objects, paths: ResultPaths) -> dict[str, str]:
-        """Stores losses and predictions of one block of rows; the digest by path."""
+    def predict(self, number: int, writer: ResultWriter) -> str:
+        """Stores losses and predictions of one block of rows; answers the object's digest."""
         side, rows = self.plan.prediction(number)
-        whole = self.material.test if side == "test" else self.material.train
+        whole = self.inputs.test if side == "test" else self.inputs.train
         assert whole is not None
-        window = Window(whole, rows.start, rows.stop)
         with numbered_from(rows.start):
-            return store_predictions(
-                objects,
-                paths,
+            found = store_predictions(
+                writer.objects,
+                writer.paths,
                 side,
-                self.material.problem,
-                window,
+                self.inputs.problem,
+                Window(whole, rows.start, rows.stop),
                 first=rows.start,
                 **self._options(),
             )
+        writer.digests |= found
+        (digest,) = found.values()
+        return digest
 
     def precision_summary(self) -> dict[str, Any]:
         """What was computed in, and where that is not what the model is stored in."""
         said: dict[str, Any] = {"precision": self.request.precision}
-        if self.material.precision_note is not None:
-            said["precision_note"] = self.material.precision_note
+        if self.inputs.precision_note is not None:
+            said["precision_note"] = self.inputs.precision_note
         return said
 
     def low_precision_summary(self, factors: Callable[[], Tensor]) -> dict[str, Any]:
@@ -290,7 +313,15 @@ class Work:
         if precision == "full":
             return {}
         found = engine.low_precision_agreement(
-            self.material.problem, factors(), self.material.train, precision
+            self.inputs.problem, factors(), self.inputs.train, precision
         )
         said = {"low_precision_correlation": found.correlation}
         return said | ({"warning": found.warning} if found.warning else {})
+
+
+def _peak_memory(device: torch.device) -> int:
+    """The most bytes so far: of the device, or of the process where it computes on the CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,63 @@
+"""Fits in the object storage, where all workers at one job find the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.storage.objects import Objects
+from service.storage.row_blocks import block_path
+from service.storage.tensors import read_entry, read_header, tensor_bytes
+
+Array = np.ndarray[Any, Any]
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StoredFits:
+    """The fits of one folder (a `FitStore` of `workers.fits.fits`), and the partial sums that one is made of."""
+
+    objects: Objects
+    folder: str
+    device: torch.device
+
+    def find(self, name: str) -> Tensors | None:
+        """A fit's tensors on the device; None where there is none."""
+        path = f"{self.folder}/{name}.safetensors"
+        try:
+            header = read_header(self.objects, path)
+        except FileNotFoundError:
+            return None
+        return {
+            key: as_tensor(read_entry(self.objects, path, entry)).to(self.device)
+            for key, entry in header.items()
+        }
+
+    def put(self, name: str, tensors: Mapping[str, Tensor]) -> bool:
+        """Stores a fit unless there is one; False if that is another."""
+        arrays = {key: as_array(value) for key, value in tensors.items()}
+        return self.objects.put_new(f"{self.folder}/{name}.safetensors", tensor_bytes(arrays))
+
+    def partial_sums(self, count: int) -> Iterator[Tensor]:
+        """The parts of a Hessian, (p, p) each, in their order."""
+        for number in range(count):
+            path = block_path(f"{self.folder}/sums", number)
+            entry = read_header(self.objects, path)["sum"]
+            yield as_tensor(read_entry(self.objects, path, entry)).to(self.device)
+
+
+def as_array(tensor: Tensor | Array) -> Array:
+    """The same numbers in the host's memory."""
+    if isinstance(tensor, Tensor):
+        return np.asarray(tensor.detach().cpu().numpy())
+    return tensor
+
+
+def as_tensor(array: Array) -> Tensor:
+    """The same numbers in memory of torch's own, which is aligned: products round otherwise elsewhere."""
+    return torch.tensor(array)

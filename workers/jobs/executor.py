@@ -1,0 +1,92 @@
+"""The one executor of a plan: block by block, over a store in memory or in the object storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from upweight.schema import SelfInfluencesJob
+from workers.jobs.finish import Finish
+from workers.jobs.plan import Stage
+from workers.jobs.steps import Cost, Steps
+from workers.jobs.store import BlockStore
+
+
+@dataclass(frozen=True)
+class Executor:
+    """The blocks of one job. A stage's blocks may be done in any order, after those of the stages before it."""
+
+    steps: Steps
+    store: BlockStore
+
+    def execute(self, stage: Stage, number: int, confirm: Callable[[], None]) -> tuple[str, Cost]:
+        """Computes a block and stores it, if `confirm` does not raise in between.
+
+        Answers the digest of the block's object, and what computing it cost.
+        """
+        with self.steps.measured() as cost:
+            store = self._computed(stage, number)
+        confirm()
+        return store(), cost
+
+    def execute_all(self) -> Cost:
+        """Every block in order, but `finish`: what they cost together."""
+        with self.steps.measured() as cost:
+            for stage, count in self.steps.plan.stages().items():
+                # The fit asks for the sums, and only if it is not there yet.
+                if stage not in ("sums", "finish"):
+                    for number in range(count):
+                        self._computed(stage, number)()
+        return cost
+
+    def finish(self, described: dict[str, Any]) -> dict[str, Any]:
+        """Merges what the blocks left and writes the manifest: `info`, `result` and `verdict` of the record."""
+        return Finish(self.steps, self.store).run(described)
+
+    def _computed(self, stage: Stage, number: int) -> Callable[[], str]:
+        """Computes, and answers what stores it."""
+        steps, store = self.steps, self.store
+        match stage:
+            case "sums":
+                sums = steps.partial_hessian(number)
+                return lambda: store.put_sum(number, sums)
+            case "fit":  # which stores what it makes by itself
+                cut = steps.plan.hessian
+                steps.fit(store.sums(steps.partial_hessian) if cut else None)
+                store.drop_sums()
+                return str
+            case "solve":
+                solved = steps.solve(number)
+                return lambda: store.put_solved(number, solved)
+            case "contract" if isinstance(steps.request, SelfInfluencesJob):
+                block = steps.self_influences(number)
+                return lambda: store.put_self_influences(number, block)
+            case "contract":
+                test, _ = steps.plan.contraction(number)
+                scores = steps.scores(store.test_factors(test), number)
+                return lambda: store.put_scores(number, scores)
+            case "predict":
+                return lambda: steps.predict(number, store.writer)
+            case "finish":
+                raise ValueError("finish is not a block to compute")
+
+
+@contextmanager
+def computing_with(threads: int) -> Iterator[None]:
+    """So many CPU threads of torch, whatever this worker has been told; its own number afterwards.
+
+    Sums are cut among threads, so that their number decides the last bits.
+    """
+    own = torch.get_num_threads()
+    if threads == own:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)

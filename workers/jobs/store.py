@@ -1,0 +1,338 @@
+"""What the blocks of a job leave to those after them: in memory, or as objects that other workers find."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.storage.arrays import NewMatrix
+from service.storage.objects import ObjectMeta, Objects
+from service.storage.row_blocks import RowBlocks, block_path
+from service.storage.tensors import read_entry, read_header, read_note
+from upweight.schema import InfluencesJob, JobRequest, SelfInfluencesJob
+from workers.fits.store import StoredFits, Tensors, as_tensor
+from workers.jobs.inputs import JobInputs, stored_rows
+from workers.jobs.merge import Ranking
+from workers.jobs.paths import BlockPaths
+from workers.jobs.plan import Plan, Stage
+from workers.jobs.results import ResultWriter
+from workers.jobs.steps import Scores, SelfInfluences, Solved
+
+FACTORS = "factors"
+MEAN_SUMS = "mean_sums"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the blocks found out beside their numbers: block by block, and about H."""
+
+    summaries: Sequence[dict[str, Any]]
+    of_rows: Sequence[Tensors] = ()
+    of_fit: Tensors = field(default_factory=dict)
+
+    @property
+    def eigenvalues(self) -> Tensor | None:
+        """(k,) those of H that are known: all, the largest, or both ends."""
+        ends = [
+            self.summaries[-1][each]
+            for each in ("smallest_eigenvalue", "largest_eigenvalue")
+            if each in self.summaries[-1]
+        ]
+        return self.of_fit.get("eigenvalues", torch.tensor(ends) if ends else None)
+
+
+class BlockStore(ABC):
+    """The blocks of one job. What `put_…` answers is the digest of the block's object, "" where there is none."""
+
+    def __init__(
+        self, request: JobRequest, inputs: JobInputs, plan: Plan, writer: ResultWriter
+    ) -> None:
+        self.request, self.inputs, self.plan, self.writer = request, inputs, plan, writer
+        self._test_factors: tuple[int, Tensor] | None = None
+
+    @property
+    def keeps_factors(self) -> bool:
+        """Whether they are part of the result."""
+        request = self.request
+        return not isinstance(request, SelfInfluencesJob) and (
+            not isinstance(request, InfluencesJob) or request.keep.factors
+        )
+
+    @property
+    @abstractmethod
+    def factors_folder(self) -> str:
+        """Where the factors lie, if they are stored."""
+
+    def factor_objects(self) -> Iterable[ObjectMeta]:
+        """The factors that belong to the result and lie elsewhere than it."""
+        return ()
+
+    def put_sum(self, number: int, sums: Tensor) -> str:
+        """A part of the Hessian: (p, p). Only where parts are blocks of their own."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def sums(self, compute: Callable[[int], Tensor]) -> Iterator[Tensor]:
+        """The parts of the Hessian in their order: read, or computed as they are asked for."""
+
+    def drop_sums(self) -> None:
+        """After the fit that was made of them."""
+        return
+
+    @abstractmethod
+    def put_solved(self, number: int, block: Solved) -> str:
+        """All that later stages need of a block of solutions."""
+
+    @abstractmethod
+    def put_self_influences(self, number: int, block: SelfInfluences) -> str:
+        """Those of one block of training rows."""
+
+    @abstractmethod
+    def put_scores(self, number: int, block: Scores) -> str:
+        """A chunk of the matrix, and what `finish` merges."""
+
+    @abstractmethod
+    def solved_rows(self, rows: slice) -> Tensor:
+        """Some rows (k, p) of what was solved for, in memory of their own."""
+
+    def factors(self, rows: slice) -> Tensor:
+        """Some rows (k, p) of the factors, of an earlier job or of this one."""
+        given = self.inputs.factors
+        return self.solved_rows(rows) if given is None else given(rows)
+
+    def test_factors(self, test: int) -> Tensor:
+        """(m, p) of one block of test rows; kept, for the next block is mostly about the same."""
+        if self._test_factors is None or self._test_factors[0] != test:
+            self._test_factors = None
+            self._test_factors = test, self.factors(self.plan.test.block(test))
+        return self._test_factors[1]
+
+    @cached_property
+    def matrix(self) -> NewMatrix:
+        """The matrix of influences, a block of scores a chunk."""
+        dtype = str(self.inputs.problem.dtype).removeprefix("torch.")
+        plan, path = self.plan, self.writer.paths.influences
+        return NewMatrix(path, plan.matrix_shape(), plan.chunk_shape(), dtype)
+
+    @abstractmethod
+    def tops(self, test: int) -> Iterable[Tensors]:
+        """Of one block of test rows: a ranking a block of training rows, in order; merged ones are one."""
+
+    @abstractmethod
+    def mean_sums(self, train: int) -> Iterable[Tensor]:
+        """Of one block of training rows: (n,) a block of test rows, in order; merged ones are one."""
+
+    @abstractmethod
+    def findings(self, of_fit: Callable[[], Tensors]) -> Findings | None:
+        """What inverting has found out; None where nothing was inverted. `of_fit` asks the fit anew."""
+
+
+class MemoryStore(BlockStore):
+    """For one task that does all blocks in order. It stores what belongs to the result, and merges as blocks go by."""
+
+    def __init__(
+        self, request: JobRequest, inputs: JobInputs, plan: Plan, writer: ResultWriter
+    ) -> None:
+        super().__init__(request, inputs, plan, writer)
+        self._solved: list[Tensor] = []
+        self._summaries: list[dict[str, Any]] = []
+        self._of_rows: list[Tensors] = []
+        self._of_fit: Tensors = {}
+        self._tops: dict[int, Ranking] = {}
+        self._mean_sums: dict[int, Tensor] = {}
+
+    @property
+    def factors_folder(self) -> str:
+        """Of the result itself."""
+        return self.writer.paths.factors
+
+    def sums(self, compute: Callable[[int], Tensor]) -> Iterator[Tensor]:
+        """Computed when the fit wants them: one is in memory at a time, and none if the fit is there already."""
+        assert self.plan.hessian is not None
+        return map(compute, range(self.plan.hessian.count))
+
+    def put_solved(self, number: int, block: Solved) -> str:
+        """Kept on the device, and stored if it belongs to the result."""
+        self._solved.append(block.x)
+        self._found(block)
+        self._of_rows.append(block.of_rows)
+        if not self.keeps_factors:
+            return ""
+        return write_solved(self.writer, block_path(self.factors_folder, number), block)
+
+    def put_self_influences(self, number: int, block: SelfInfluences) -> str:
+        """Stored."""
+        self._found(block)
+        return write_self_influences(self.writer, number, block)
+
+    def _found(self, block: Solved | SelfInfluences) -> None:
+        self._summaries.append(block.summary)
+        self._of_fit = block.of_fit
+
+    def put_scores(self, number: int, block: Scores) -> str:
+        """Merged; the chunk of the matrix is stored."""
+        test, train = self.plan.contraction(number)
+        if block.top:
+            assert isinstance(self.request, InfluencesJob)
+            self._tops.setdefault(test, Ranking(self.request.keep.top)).add_ranked(block.top)
+        if block.mean_sums is not None and train in self._mean_sums:
+            self._mean_sums[train] += block.mean_sums
+        elif block.mean_sums is not None:
+            self._mean_sums[train] = block.mean_sums
+        if block.matrix is None:
+            return ""
+        return self.writer.chunk(self.matrix, test, train, block.matrix)
+
+    def solved_rows(self, rows: slice) -> Tensor:
+        """Copied, as where they are read: products round otherwise where factors lie otherwise."""
+        if len(self._solved) > 1:
+            self._solved = [torch.cat(self._solved)]
+        return self._solved[0][rows].clone(memory_format=torch.contiguous_format)
+
+    def tops(self, test: int) -> Iterable[Tensors]:
+        """One, merged."""
+        return [self._tops[test].tensors()]
+
+    def mean_sums(self, train: int) -> Iterable[Tensor]:
+        """One, added up."""
+        return [self._mean_sums[train]]
+
+    def findings(self, of_fit: Callable[[], Tensors]) -> Findings | None:
+        """As the blocks told it."""
+        if not self._summaries:
+            return None
+        return Findings(self._summaries, self._of_rows, self._of_fit)
+
+
+class ObjectStore(BlockStore):
+    """For blocks that are tasks of their own: what one leaves lies in the object storage, under the plan's name."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        request: JobRequest,
+        inputs: JobInputs,
+        paths: BlockPaths,
+        fits: StoredFits,
+    ) -> None:
+        super().__init__(request, inputs, paths.plan, ResultWriter(objects, paths.result))
+        self.objects, self.paths = objects, paths
+        self._fits = fits
+
+    @property
+    def factors_folder(self) -> str:
+        """One that jobs may share."""
+        return self.paths.factors
+
+    def factor_objects(self) -> Iterable[ObjectMeta]:
+        """All of that folder."""
+        return sorted(self.objects.walk(self.paths.factors), key=lambda meta: meta.path)
+
+    def is_there(self, stage: Stage, number: int) -> bool:
+        """Whether a block is done."""
+        return self.objects.head(self.paths.of(stage, number)) is not None
+
+    def there(self, stage: Stage, count: int) -> list[int]:
+        """The blocks of a stage that are done."""
+        return self.paths.there(self.objects, stage, count)
+
+    def put_sum(self, number: int, sums: Tensor) -> str:
+        """Stored until the fit is made of it."""
+        return self._writer().tensors(self.paths.of("sums", number), {"sum": sums})
+
+    def sums(self, compute: Callable[[int], Tensor]) -> Iterator[Tensor]:
+        """Read one after the other."""
+        assert self.plan.hessian is not None
+        return self._fits.partial_sums(self.plan.hessian.count)
+
+    def drop_sums(self) -> None:
+        """Deletes them."""
+        self.objects.delete_prefix(self.paths.sums)
+
+    def put_solved(self, number: int, block: Solved) -> str:
+        """With what was found out about its rows."""
+        return write_solved(self._writer(), self.paths.of("solve", number), block)
+
+    def put_self_influences(self, number: int, block: SelfInfluences) -> str:
+        """Stored."""
+        return write_self_influences(self._writer(), number, block)
+
+    def put_scores(self, number: int, block: Scores) -> str:
+        """What is merged first, the matrix's chunk last: with it the block is done."""
+        digest, writer, parts = "", self._writer(), dict(block.top)
+        if block.mean_sums is not None:
+            parts[MEAN_SUMS] = block.mean_sums
+        if parts:
+            digest = writer.tensors(self.paths.part(number), parts)
+        if block.matrix is not None:
+            digest = writer.chunk(self.matrix, *self.plan.contraction(number), block.matrix)
+        return digest
+
+    def _writer(self) -> ResultWriter:
+        """A new one: the digests of all blocks are known to Redis, and to the store's own writer at the end."""
+        return ResultWriter(self.objects, self.paths.result)
+
+    def solved_rows(self, rows: slice) -> Tensor:
+        """Read block by block."""
+        kept = RowBlocks(self.objects, self.paths.factors, self.plan.rhs, FACTORS)
+        return stored_rows(kept, rows, self.inputs.problem)
+
+    def tops(self, test: int) -> Iterable[Tensors]:
+        """Read one after the other."""
+        for train in range(self.plan.train.count):
+            yield self._part(test, train, sums=False)
+
+    def mean_sums(self, train: int) -> Iterable[Tensor]:
+        """Read one after the other."""
+        for test in range(self.plan.test.count):
+            yield self._part(test, train, sums=True)[MEAN_SUMS]
+
+    def _part(self, test: int, train: int, *, sums: bool) -> Tensors:
+        """What `put_scores` left to be merged: the sums, or all else."""
+        path = self.paths.part(test * self.plan.train.count + train)
+        return {
+            name: as_tensor(read_entry(self.objects, path, entry))
+            for name, entry in read_header(self.objects, path).items()
+            if (name == MEAN_SUMS) == sums
+        }
+
+    def findings(self, of_fit: Callable[[], Tensors]) -> Findings | None:
+        """Read block by block."""
+        is_self = self.paths.is_self
+        if not is_self and not self.plan.solves:
+            return None
+        stage: Stage = "contract" if is_self else "solve"
+        paths = [self.paths.of(stage, number) for number in range(self.plan.stages()[stage])]
+        of_rows = [] if is_self else [self._of_rows(path) for path in paths]
+        summaries = [json.loads(read_note(self.objects, path)) for path in paths]
+        return Findings(summaries, of_rows, of_fit())
+
+    def _of_rows(self, path: str) -> Tensors:
+        """What was found out about each right-hand side of a block."""
+        return {
+            name: as_tensor(read_entry(self.objects, path, entry))
+            for name, entry in read_header(self.objects, path).items()
+            if name != FACTORS
+        }
+
+
+def write_solved(writer: ResultWriter, path: str, block: Solved) -> str:
+    """A block of solutions as one object; answers its digest."""
+    return writer.tensors(path, {FACTORS: block.x, **block.of_rows}, _note(block.summary))
+
+
+def write_self_influences(writer: ResultWriter, number: int, block: SelfInfluences) -> str:
+    """One block of training rows as one object; answers its digest."""
+    path = block_path(writer.paths.self_influences, number)
+    return writer.tensors(path, {"self_influences": block.values}, _note(block.summary))
+
+
+def _note(summary: dict[str, Any]) -> str:
+    return json.dumps(summary, sort_keys=True)
