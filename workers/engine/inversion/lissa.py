@@ -118,15 +118,15 @@ class RoundingWatch:
         self._before = torch.full_like(h[:, 0], float("inf"))
         self._shortest, self._longest = self._before.clone(), torch.zeros_like(self._before)
 
-    def stuck(self, rows: Tensor, h: Tensor, size: Tensor, done: int) -> Tensor:
-        """Which of `rows` (j,), whose last step was of norm `size` (j,), after `done` steps."""
+    def stuck(self, rows: Tensor, current: Tensor, size: Tensor, done: int) -> Tensor:
+        """Which of `rows` (j,), at `current` (j, p) by a step of norm `size` (j,), after `done` steps."""
         self._shortest[rows] = torch.minimum(self._shortest[rows], size)
         self._longest[rows] = torch.maximum(self._longest[rows], size)
         if done % WINDOW:
             return self.rounded[rows]
-        current, before = h[rows], self._before[rows]
+        before = self._before[rows]
         shortest, longest = self._shortest[rows], self._longest[rows]
-        noise = NOISE * torch.finfo(h.dtype).eps * torch.linalg.vector_norm(current, dim=1)
+        noise = NOISE * torch.finfo(current.dtype).eps * torch.linalg.vector_norm(current, dim=1)
         led = torch.linalg.vector_norm(current - self._begun[rows], dim=1)
         unchanged = (shortest > SHORTER * before) & (shortest < before / SHORTER**4)
         self.rounded[rows] = unchanged & (longest <= noise) & (led <= LED * WINDOW * shortest)
@@ -272,37 +272,56 @@ class Lissa:
         changes = torch.zeros_like(rhs)
         generator = torch.Generator().manual_seed(self.seed)
         rows = ((rhs != 0).any(1) | (h != 0).any(1)).nonzero()[:, 0]
-        smallest_step = torch.full_like(rhs[rows, 0], float("inf"))
+        # Of the rows that go on alone, so that a step takes as few passes over memory as it can.
+        b, current = rhs[rows], h[rows]
+        smallest_step = torch.full_like(b[:, 0], float("inf"))
         marks, norms, course = set(course_steps(self.maxiter)), torch.zeros_like(rhs[:, 0]), []
         done, watch = 0, None if self._takes_samples(hessian) else RoundingWatch(h)
         while len(rows) and done < self.maxiter:
             tell("lissa", done, self.maxiter, "iterations")
-            current = h[rows]
             product = self._product(hessian, current, generator)
-            following = rhs[rows] + (1.0 - self.dampen) * current - product / scale
+            following = torch.add(b, current, alpha=1.0 - self.dampen).sub_(
+                product, alpha=1.0 / scale
+            )
             step = following - current
             size = torch.linalg.vector_norm(step, dim=1)
-            if not bool((size < GROWTH * smallest_step).all()) or not bool(
-                torch.isfinite(following).all()
-            ):
+            length = torch.linalg.vector_norm(following, dim=1)  # not finite where an entry is not
+            if not bool(((size < GROWTH * smallest_step) & torch.isfinite(length)).all()):
                 raise self._diverged(hessian, scale)
             # Not below the rounding of h, where a step of nearly zero is chance and growth from it no sign.
-            rounding = torch.finfo(h.dtype).eps * torch.linalg.vector_norm(following, dim=1)
+            rounding = torch.finfo(h.dtype).eps * length
             smallest_step = torch.maximum(torch.minimum(smallest_step, size), rounding)
-            h[rows] = following
-            changes[rows] = self._relative(step, following)
+            current = following
             done += 1
-            length = torch.linalg.vector_norm(following, dim=1)
             norms[rows] = torch.where(length > 0, size / length, 0.0)
             if done in marks:
                 course.append(norms.clone())
-            going = (changes[rows] > self.rtol).any(1)
+            ended = self._settled(step, current, size, length)
             if watch is not None:
-                going &= ~watch.stuck(rows, h, size, done)
-            rows, smallest_step = rows[going], smallest_step[going]
+                ended |= watch.stuck(rows, current, size, done)
+            if done == self.maxiter:
+                ended = torch.ones_like(ended)
+            if bool(ended.any()):
+                h[rows[ended]] = current[ended]
+                changes[rows[ended]] = self._relative(step[ended], current[ended])
+                going = ~ended
+                rows, b, current = rows[going], b[going], current[going]
+                smallest_step = smallest_step[going]
         course += [norms] * (len(marks) - len(course))  # what has ended changes no more
         none = torch.zeros_like(norms, dtype=torch.bool)
         return h, changes, done, torch.stack(course, 1), none if watch is None else watch.rounded
+
+    def _settled(self, step: Tensor, h: Tensor, size: Tensor, length: Tensor) -> Tensor:
+        """Which rows' last step (j, p) changed no entry of h by more than rtol; `size` and `length` (j,) are norms."""
+        # Entries are looked at where the norms allow it: all that settle sum up to no more than this.
+        eps = torch.finfo(h.dtype).eps
+        most = 1.001 * (self.rtol + eps * h.shape[1] ** 0.5)
+        settled = size <= most * length
+        if bool(settled.any()):
+            settled[settled.clone()] = (self._relative(step[settled], h[settled]) <= self.rtol).all(
+                1
+            )
+        return settled
 
     def _product(
         self, hessian: SampledOperator, vectors: Tensor, generator: torch.Generator
