@@ -10,7 +10,7 @@ from redis import Redis
 from service.auth import Keys
 from service.changes import Changes
 from service.jobs.ending import Ending
-from service.jobs.lifecycle import Lifecycle
+from service.jobs.states import Lifecycle
 from service.limits.quota import Quota
 from service.limits.rate import Rate
 from service.limits.uploads import Uploads

@@ -10,7 +10,7 @@ from service.blobs.records import find_blob
 from service.datasets.sniff import refuse_bad_shard
 from service.datasets.sources import blob_sources, file_sources
 from service.datasets.uris import allowed_place, files_of
-from service.jobs.lifecycle import now
+from service.jobs.states import now
 from service.parts import Parts
 from service.registry import digest_of, ensure_check, enter, repeated
 from service.requests import Trace

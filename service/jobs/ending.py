@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
-from service.jobs.lifecycle import LeaseLost, Lifecycle
+from service.jobs.states import LeaseLost, Lifecycle
 from service.logs import log
 from service.results.layout import ResultPaths
 from service.storage.grids import Grids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.jobs.inputs import Chosen
+from service.jobs.validation.inputs import Chosen
 from upweight.errors import InvalidRequest
 from upweight.schema import CrossEntropy, ModelRecord, Nll
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from service.auth import Caller
-from service.jobs.fit import fitted
-from service.jobs.given import (
+from service.jobs.states import now
+from service.jobs.validation.blobs import (
     as_solved,
     factors_of,
     job_with_factors,
     refuse_what_is_not_given,
 )
-from service.jobs.inputs import Inputs, find_inputs
-from service.jobs.lifecycle import now
-from service.jobs.singular import refuse_singular
-from service.jobs.size import refuse_too_much
+from service.jobs.validation.compatibility import fitted
+from service.jobs.validation.inputs import Inputs, find_inputs
+from service.jobs.validation.singular import refuse_singular
+from service.jobs.validation.size import refuse_too_much
 from service.parts import Parts, webhook_policy
 from service.registry import repeated
 from service.requests import Trace

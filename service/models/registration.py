@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.auth import Caller
 from service.blobs.records import find_blob
-from service.jobs.lifecycle import now
+from service.jobs.states import now
 from service.models.config import refuse_bad_config
 from service.models.sniff import refuse_bad_archive, refuse_bad_weights
 from service.parts import Parts

@@ -16,7 +16,7 @@ from typing import Any
 from redis import Redis
 
 from service.auth import Keys
-from service.jobs.lifecycle import now
+from service.jobs.states import now
 from service.results.layout import ResultPaths
 from service.storage import keys, scripts
 from service.storage.copies import Copies, Copy, LastVersion

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from service.jobs.lifecycle import now
+from service.jobs.states import now
 from service.results.layout import ResultPaths
 from service.settings import Settings
 from service.storage.keys import Document, by_state

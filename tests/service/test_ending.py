@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.jobs.lifecycle import Lifecycle
+from service.jobs.states import Lifecycle
 from service.results.layout import ResultPaths
 from service.storage.keys import Document
 from tests.service.acting import NAMESPACE, Acting

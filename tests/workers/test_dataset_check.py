@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import save
 
 from service.datasets.sources import blob_sources
-from service.jobs.lifecycle import now
+from service.jobs.states import now
 from service.results.layout import blob_path
 from service.storage.objects import Objects
 from upweight.errors import Rejected

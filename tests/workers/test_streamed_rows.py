@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from service.datasets.sources import blob_sources
-from service.jobs.lifecycle import now
+from service.jobs.states import now
 from service.results.layout import blob_path
 from service.storage.objects import Objects
 from tests.s3_server import S3Server

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.jobs.columns import match_columns
-from service.jobs.fit import floating_inputs
-from service.jobs.inputs import Chosen
+from service.jobs.validation.columns import match_columns
+from service.jobs.validation.compatibility import floating_inputs
+from service.jobs.validation.inputs import Chosen
 from service.results.layout import ResultPaths, blob_path
 from service.storage.cuts import Cut
 from service.storage.keys import Document

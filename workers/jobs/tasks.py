@@ -15,7 +15,7 @@ import torch
 from pydantic import TypeAdapter
 
 from service.jobs.ending import keeps_nothing, postponed_where_away
-from service.jobs.lifecycle import LeaseLost
+from service.jobs.states import LeaseLost
 from service.logs import log, log_exception
 from service.results.layout import ResultPaths
 from service.storage.keys import Document

@@ -14,7 +14,7 @@ import torch
 from redis import Redis
 
 from service.jobs.ending import Ending
-from service.jobs.lifecycle import Lifecycle
+from service.jobs.states import Lifecycle
 from service.settings import Settings
 from service.storage.copies import Copies
 from service.storage.grids import Grids

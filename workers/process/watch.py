@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from service.jobs.lifecycle import LeaseLost
+from service.jobs.states import LeaseLost
 from service.logs import log
 from service.storage.leases import Leases
 from service.tracing import Stages

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from service.jobs.ending import postponed_where_away
-from service.jobs.lifecycle import LeaseLost
+from service.jobs.states import LeaseLost
 from service.logs import log
 from service.results.layout import ResultPaths
 from service.storage import keys

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
-from service.jobs.fit import floating_inputs
-from service.jobs.inputs import Inputs
+from service.jobs.validation.compatibility import floating_inputs
+from service.jobs.validation.inputs import Inputs
 from service.settings import Settings
 from upweight.errors import InvalidRequest, ResultTooLarge
 from upweight.schema import FactorsJob, InfluencesJob, JobRequest

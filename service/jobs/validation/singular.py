@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.jobs.inputs import Inputs
+from service.jobs.validation.inputs import Inputs
 from upweight.errors import InvalidRequest
 from upweight.schema import JobRequest, ModelRecord
 

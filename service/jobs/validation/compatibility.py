@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from service.jobs.columns import match_columns
-from service.jobs.inputs import Chosen, Inputs
 from service.jobs.labels import refuse_labels_out_of_range
+from service.jobs.validation.columns import match_columns
+from service.jobs.validation.inputs import Chosen, Inputs
 from upweight.errors import InvalidRequest
 from upweight.schema import ColumnMatch, DatasetRecord, ModelRecord, TensorSpec
 

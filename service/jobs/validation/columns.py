@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-from service.jobs.inputs import Chosen
+from service.jobs.validation.inputs import Chosen
 from upweight.errors import InvalidRequest
 from upweight.schema import ColumnMatch, DatasetRecord, ModelRecord
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from service.blobs.records import find_blob
-from service.jobs.inputs import Chosen, Inputs
+from service.jobs.validation.inputs import Chosen, Inputs
 from service.parts import Parts
 from service.storage import keys
 from service.storage.keys import Document
