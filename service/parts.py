@@ -12,8 +12,7 @@ from service.changes import Changes
 from service.jobs.ending import Ending
 from service.jobs.states import Lifecycle
 from service.limits.quota import Quota
-from service.limits.rate import Rate
-from service.limits.uploads import Uploads
+from service.limits.rate import Rate, Uploads
 from service.settings import Settings
 from service.storage.copies import Copies
 from service.storage.grids import Grids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -10,10 +11,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from service.auth import Role
-from service.blobs.presigned import accept_upload
-from service.blobs.ranges import byte_range
 from service.blobs.records import find_blob, require_blob
-from service.blobs.upload import receive_blob, too_large
+from service.blobs.upload import accept_upload, receive_blob, too_large
 from service.dependencies import PartsNow, Reader, Writer
 from service.docs.examples import HELLO
 from service.parts import Parts
@@ -54,6 +53,7 @@ DigestPath = Annotated[
         examples=["sha256:" + "0" * 64],
     ),
 ]
+_RANGE = re.compile(r"^bytes=(\d{0,19})-(\d{0,19})$")
 
 
 @router.put(
@@ -194,3 +194,31 @@ def _headers(blob: BlobRecord) -> dict[str, str]:
 def _names(if_none_match: str, etag: str) -> bool:
     given = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return "*" in given or etag in given
+
+
+class OutsideBlob(RangeNotSatisfiable):
+    """No byte of the blob is in the range; the answer tells the blob's size, as HTTP wants it."""
+
+    def __init__(self, asked: str, size: int) -> None:
+        super().__init__(
+            f"the blob has {size} bytes, and {asked!r} names none of them; the last byte is {size - 1}"
+        )
+        self.headers = {"Content-Range": f"bytes */{size}"}
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """[start, stop) of the range asked for; None for the whole (no header, or several ranges, which may be ignored).
+
+    Raises OutsideBlob.
+    """
+    match = _RANGE.fullmatch((header or "").replace(" ", ""))
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if not first:
+        start, stop = max(0, size - int(last)), size
+    else:
+        start, stop = int(first), min(size, int(last) + 1) if last else size
+    if start >= size or stop <= start:
+        raise OutsideBlob(header or "", size)
+    return start, stop

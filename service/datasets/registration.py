@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from service.auth import Caller
 from service.blobs.records import find_blob
-from service.datasets.sniff import refuse_bad_shard
-from service.datasets.sources import blob_sources, file_sources
+from service.datasets.sources import Source, blob_sources, file_sources
 from service.datasets.uris import allowed_place, files_of
 from service.jobs.states import now
+from service.models.sniff import is_pickle
 from service.parts import Parts
 from service.registry import digest_of, ensure_check, enter, repeated
 from service.requests import Trace
@@ -27,6 +27,13 @@ from upweight.schema import (
 
 ASKED_AT_ONCE = 16  # a store far away takes tens of milliseconds for each of thousands of shards
 ERRORS_SHOWN = 20
+_FIRST_BYTES = 512
+_HOW = {
+    "npz": 'numpy.savez("data.npz", x=x, y=y)',
+    "parquet": 'pyarrow.parquet.write_table(pyarrow.table({"x": x, "y": y}), "data.parquet")',
+    "safetensors": 'safetensors.numpy.save_file({"x": x, "y": y}, "data.safetensors")',
+}
+_ENCRYPTED = b"PARE"
 
 
 def register_dataset(
@@ -102,3 +109,28 @@ def _digest(request: DatasetRequest, files: Sequence[DatasetFile]) -> str:
     if files:
         decides["files"] = [file.model_dump(mode="json") for file in files]
     return digest_of(decides)
+
+
+def refuse_bad_shard(source: Source, format: str) -> None:
+    """Raises InvalidRequest. The other shards, and all that lies deeper, are a worker's to check."""
+    what = "blob" if source.file is None else f"file {source.label!r}"
+    try:
+        content = source.open()
+        first = content.read(0, min(content.size, _FIRST_BYTES))
+    except FileNotFoundError:
+        raise InvalidRequest.field(source.pointer, source.gone, source.label) from None
+    if first[:4] == _ENCRYPTED:
+        raise InvalidRequest.field(
+            source.pointer, f"the {what} is encrypted; write it without", source.label
+        )
+    if not _is_right(first, format):
+        found = "a pickle, which is never loaded" if is_pickle(first) else f"no {format} file"
+        raise InvalidRequest.field(
+            source.pointer, f"the {what} is {found}; write it with {_HOW[format]}", source.label
+        )
+
+
+def _is_right(first: bytes, format: str) -> bool:
+    if format == "safetensors":
+        return first[8:9] == b"{"
+    return first.startswith(b"PK" if format == "npz" else b"PAR1")

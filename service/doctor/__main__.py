@@ -6,10 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from service.doctor.redis import redis
-from service.doctor.settings import settings
-from service.doctor.storage import storage
-from service.doctor.workers import workers
+from service.doctor.checks import redis, settings, storage, workers
 from service.local.guard import lives
 from service.local.plan import DEFAULT_DATA, Plan
 from service.local.state import State

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import APIRouter, Request, Response
+from redis.exceptions import RedisError
 
 from service.dependencies import PartsNow
-from service.health.components import health
 from service.metrics import Metrics
+from service.parts import Parts
 from service.problems import documented
-from upweight.errors import InternalError, Unavailable
-from upweight.schema import Health
+from service.storage.workers import alive as living
+from upweight import __version__
+from upweight.errors import InternalError, Unavailable, UpweightError
+from upweight.schema import ComponentHealth, Health
 
 router = APIRouter(tags=["Health"], responses=documented(InternalError))
 
@@ -39,3 +44,44 @@ def metrics(request: Request, parts: PartsNow) -> Response:
     return Response(
         counted.exposition(parts), media_type="text/plain; version=0.0.4; charset=utf-8"
     )
+
+
+def health(parts: Parts) -> Health:
+    """What is there and what is missing."""
+    components = [
+        _asked("redis", lambda: _redis(parts)),
+        _asked("storage", lambda: _storage(parts)),
+        _asked("workers", lambda: _workers(parts)),
+    ]
+    return Health(
+        ready=all(component.ready for component in components),
+        version=__version__,
+        components=components,
+    )
+
+
+def _asked(name: str, question: Callable[[], ComponentHealth]) -> ComponentHealth:
+    try:
+        return question()
+    except (UpweightError, RedisError) as error:
+        detail = error.detail if isinstance(error, UpweightError) else "does not answer"
+        return ComponentHealth.model_validate({"name": name, "ready": False, "detail": detail})
+
+
+def _redis(parts: Parts) -> ComponentHealth:
+    parts.redis.ping()
+    return ComponentHealth(name="redis", ready=True, detail="answers")
+
+
+def _storage(parts: Parts) -> ComponentHealth:
+    parts.objects.head("self-test/absent")
+    return ComponentHealth(name="storage", ready=True, detail="answers")
+
+
+def _workers(parts: Parts) -> ComponentHealth:
+    count = len(living(parts.redis))
+    if count == 0:
+        return ComponentHealth(
+            name="workers", ready=False, detail="none is alive; start one: python -m workers"
+        )
+    return ComponentHealth(name="workers", ready=True, detail=f"{count} alive")

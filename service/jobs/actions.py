@@ -1,16 +1,24 @@
-"""What a user does with a job that is there: look, cancel, retry, delete."""
+"""What a user does with jobs that are there: list, look, follow, cancel, retry, delete."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+
 from service.jobs.submission import enqueue, ensure_enqueued
 from service.parts import Parts
+from service.registry import filters_of, resolve
 from service.requests import Trace
 from service.results.layout import ResultPaths
 from service.storage import keys
-from service.storage.keys import Document
+from service.storage.keys import Document, Kind, by_use
 from service.storage.records import Idempotency, not_found
 from upweight.errors import Conflict
-from upweight.schema import TERMINAL, JobState
+from upweight.schema import TERMINAL, JobRecord, JobState
+
+KEEPALIVE_SECONDS = 15.0
 
 
 def find_job(parts: Parts, namespace: str, id: str) -> Document:
@@ -75,3 +83,47 @@ def delete(parts: Parts, namespace: str, id: str) -> None:
     parts.copies.secure("job", namespace, id)
     parts.outbox.forget(namespace, id)
     parts.quota.measure_again(namespace)
+
+
+def job_filters(
+    parts: Parts,
+    namespace: str,
+    state: str | None,
+    model: str | None,
+    dataset: str | None,
+    labels: Sequence[str],
+) -> list[str]:
+    """The indexes for `Records.page`. Raises NotFound for a model or dataset that is not there."""
+    named: list[tuple[Kind, str | None]] = [("model", model), ("dataset", dataset)]
+    used = [
+        by_use(resolve(parts, kind, namespace, reference)["id"])
+        for kind, reference in named
+        if reference is not None
+    ]
+    return [*filters_of(state=state, labels=labels), *used]
+
+
+async def events(parts: Parts, namespace: str, id: str, seen: int | None) -> AsyncIterator[bytes]:
+    """An event for each change that is noticed, from the present state on; the last one is the terminal state.
+
+    `seen` is the revision that the client has already. Changes faster than the reading are joined.
+    """
+    sent: tuple[int | None, int | None] = (seen, None)
+    last = time.monotonic()
+    first = True
+    async for job in parts.changes.follow("job", namespace, id, lambda: look(parts, namespace, id)):
+        state = (job["revision"], job.get("queue_position"))
+        known = job["revision"] == seen if first else state == sent
+        first = False
+        if not known:
+            record = JobRecord.model_validate(job)
+            yield format_sse_event(
+                event="job", id=str(job["revision"]), data_str=record.model_dump_json()
+            )
+            last = time.monotonic()
+        elif time.monotonic() - last >= KEEPALIVE_SECONDS:
+            yield KEEPALIVE_COMMENT
+            last = time.monotonic()
+        sent = state
+        if job["state"] in TERMINAL:
+            return

@@ -22,9 +22,8 @@ from service.dependencies import (
     json_only,
 )
 from service.jobs import actions
-from service.jobs.events import events
+from service.jobs.actions import events, job_filters
 from service.jobs.examples import EXAMPLES
-from service.jobs.listing import job_filters
 from service.jobs.submission import submit
 from service.problems import EVERYWHERE, documented
 from service.registry import page_of

@@ -1,8 +1,14 @@
-"""Requests a second of a namespace, over all front ends: a bucket of tokens in Redis, filled by Redis's clock."""
+"""Requests a second of a namespace over all front ends, and its uploads at once in one.
+
+Requests: a bucket of tokens in Redis, filled by Redis's clock.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,3 +86,27 @@ class Rate:
                 retry_after=max(0.001, (1 - left) / rate),
             )
         return limit.headers
+
+
+class Uploads:
+    """Used on the event loop alone."""
+
+    def __init__(self, at_once: int) -> None:
+        self._limit = at_once
+        self._running: Counter[str] = Counter()
+
+    @contextmanager
+    def one(self, namespace: str) -> Iterator[None]:
+        """For as long as an upload takes. Raises RateLimited."""
+        if self._running[namespace] >= self._limit:
+            raise RateLimited(
+                f"{self._limit} uploads of this namespace are under way, which is the limit; wait for one to end",
+                retry_after=1,
+            )
+        self._running[namespace] += 1
+        try:
+            yield
+        finally:
+            self._running[namespace] -= 1
+            if not self._running[namespace]:
+                del self._running[namespace]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from pydantic import JsonValue
+
 from service.auth import Caller
 from service.blobs.records import find_blob
 from service.jobs.states import now
-from service.models.config import refuse_bad_config
 from service.models.sniff import refuse_bad_archive, refuse_bad_weights
 from service.parts import Parts
 from service.registry import digest_of, ensure_check, enter, repeated
@@ -21,6 +24,9 @@ from upweight.schema import (
     ModelRequest,
     Pt2Program,
 )
+
+_CODE = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
+_AT = "/program/config"
 
 
 def register_model(
@@ -103,3 +109,46 @@ def _size_of(parts: Parts, namespace: str, digest: str, at: str) -> int:
 def _digest(request: ModelRequest) -> str:
     decides = {"program", "loss", "output", "parameters"}
     return digest_of(request.model_dump(mode="json", include=decides))
+
+
+def refuse_bad_config(program: HuggingFaceProgram, allowed: Sequence[str]) -> None:
+    """Raises InvalidRequest for a type that the operator does not allow, and for code that a config asks for."""
+    kind = program.config.get("model_type")
+    if not isinstance(kind, str) or kind not in allowed:
+        raise InvalidRequest.field(
+            f"{_AT}/model_type", f"{_allowed_in_words(allowed)}; or export the model to 'pt2'", kind
+        )
+    named = _of_code(program.config)
+    if named is not None:
+        raise InvalidRequest.field(
+            _AT,
+            f"the config has {named!r}, which names code to run; models run no code of their own here: "
+            "export the model to 'pt2' instead",
+            named,
+        )
+    if len(set(program.inputs)) != len(program.inputs) or "input_ids" not in program.inputs:
+        raise InvalidRequest.field(
+            "/program/inputs", "name 'input_ids', and each other input once", list(program.inputs)
+        )
+    if program.task == "causal-lm" and program.inputs != ("input_ids",):
+        raise InvalidRequest.field(
+            "/program/inputs",
+            "a language model takes 'input_ids' alone: pad at the end, with -100 as the target there",
+            list(program.inputs),
+        )
+
+
+def _of_code(value: JsonValue) -> str | None:
+    """The first key anywhere that names code."""
+    if isinstance(value, dict):
+        found = next((key for key in value if key in _CODE), None)
+        return found or next(filter(None, map(_of_code, value.values())), None)
+    if isinstance(value, list):
+        return next(filter(None, map(_of_code, value)), None)
+    return None
+
+
+def _allowed_in_words(allowed: Sequence[str]) -> str:
+    if not allowed:
+        return "no Hugging Face model is allowed here; ask the operator (UPWEIGHT_HUGGINGFACE)"
+    return f"allowed types are {', '.join(allowed)}"

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import redis as redis_client
 
-from service.doctor.settings import unknown
-from service.doctor.workers import workers
+from service.doctor.checks import unknown, workers
 from service.local.background import Running
 from service.local.redis_server import RedisServer
 from service.private import open_to_others

@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 
-from workers.programs.calls import _ENUMERATIONS
+from workers.programs.calls import _ENUMERATIONS, check_arguments
 from workers.programs.errors import ProgramError
 from workers.programs.fitting import fitting
 from workers.programs.operators import ALLOWED, resolve
-from workers.programs.rules import check_arguments
 
 _PAGE = mmap.PAGESIZE
 _NONE, _PRIVATE_ANONYMOUS = 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS

@@ -22,8 +22,7 @@ from service.storage.objects import Objects
 from upweight.errors import Rejected
 from upweight.schema import DatasetRecord
 from workers.checks.dataset import DatasetReport, check_dataset
-from workers.datasets.load import load_columns
-from workers.datasets.reader import DatasetReader
+from workers.datasets.reader import DatasetReader, load_columns
 
 X = np.random.default_rng(0).normal(size=(7, 4)).astype("f4")
 Y = np.arange(7) % 3

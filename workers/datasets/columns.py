@@ -1,4 +1,4 @@
-"""In which order a dataset's columns, and the features in them, go to the model: see `service.jobs.validation.columns`."""
+"""In which order a dataset's columns, and the features in them, go to the model, as the job's record says."""
 
 from __future__ import annotations
 

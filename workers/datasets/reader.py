@@ -18,6 +18,7 @@ from workers.datasets.shards import Shard, open_shard, rejecting
 
 _ASKED_AT_ONCE = 16
 _OPEN_SHARDS = 4  # each holds its header, and for formats that are unpacked a block a column
+_BLOCK_BYTES = 64 * 1024**2
 
 
 class DatasetReader:
@@ -104,3 +105,17 @@ def _native(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
 def tensor_dtype(name: str) -> torch.dtype:
     """Of the tensor that a column of this NumPy dtype becomes."""
     return torch.from_numpy(np.empty(0, _native(np.dtype(name)))).dtype
+
+
+def load_columns(reader: DatasetReader, device: torch.device) -> dict[str, Tensor]:
+    """All rows of the inputs and targets, as they are stored. Raises Rejected when a shard has gone or changed."""
+    columns = {
+        name: torch.empty((reader.rows, *shape), dtype=reader.dtypes[name], device=device)
+        for name, shape in reader.shapes.items()
+    }
+    for name, column in columns.items():
+        step = max(1, _BLOCK_BYTES // max(1, column[:1].nbytes))
+        for start in range(0, reader.rows, step):
+            stop = min(start + step, reader.rows)
+            column[start:stop] = reader.read(name, start, stop)
+    return columns

@@ -24,8 +24,7 @@ from service.storage.ranged import ranged
 from service.storage.tensors import entries_of
 from upweight.errors import Rejected
 from workers.datasets.arrays import Array, StoredArray, turned
-from workers.datasets.cached_bytes import cached
-from workers.datasets.disk_cache import BlockCache
+from workers.datasets.disk_cache import BlockCache, cached
 from workers.datasets.unpacking import UnpackedBytes
 
 

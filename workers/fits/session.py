@@ -16,8 +16,7 @@ from service.storage.objects import Objects
 from upweight.schema import DatasetRecord, ModelRecord, Rows
 from workers.datasets.columns import Columns
 from workers.datasets.disk_cache import BlockCache
-from workers.datasets.load import load_columns
-from workers.datasets.reader import DatasetReader
+from workers.datasets.reader import DatasetReader, load_columns
 from workers.datasets.streamed_rows import StreamedRows
 from workers.engine import Problem, TensorRows
 from workers.engine import Rows as EngineRows

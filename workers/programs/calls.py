@@ -1,6 +1,7 @@
 """The nodes of a graph, one at a time, as calls of allowed operators in an fx graph."""
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,13 +9,13 @@ from torch import fx
 from torch._ops import OpOverload
 
 from workers.engine.model.dtypes import RECORDED
+from workers.engine.model.training import training_behaviour
 from workers.programs.arguments import ArgumentReader
-from workers.programs.errors import GraphInvalid, OperatorRefused
+from workers.programs.errors import GraphInvalid, OperatorRefused, RandomOperator, TrainMode
 from workers.programs.fitting import fitting
 from workers.programs.limits import Limits
 from workers.programs.operators import ASSERTIONS, SYMBOLIC, resolve, resolve_in_place
 from workers.programs.origins import last_node, module_of, note_origin
-from workers.programs.rules import check_arguments
 from workers.programs.scalars import dtype_of
 from workers.programs.schema import Argument, Graph, Node, Subgraph
 from workers.programs.values import Memory, Scope, Value, result_memory
@@ -23,6 +24,7 @@ _NO_GRAD = "torch.ops.higher_order.wrap_with_set_grad_enabled"
 _AUTOCAST = "torch.ops.higher_order.wrap_with_autocast"
 _SYMBOL_KINDS = frozenset({"as_sym_int", "as_sym_float", "as_sym_bool"})
 _ENUMERATIONS = ("ScalarType", "Layout", "MemoryFormat", "Device")
+Arguments = Mapping[str, Any]
 
 
 class CallBuilder:
@@ -238,3 +240,49 @@ def _symbol_name(argument: Argument) -> str:
     if argument.kind not in _SYMBOL_KINDS or argument.value.kind != "as_name":
         raise GraphInvalid(f"a name was expected, not {argument.kind}")
     return str(argument.value.value)
+
+
+def check_arguments(op: OpOverload, arguments: Arguments) -> None:
+    """Refuses a call by its arguments; what is absent counts as the operator's default."""
+    name = op._schema.name.removeprefix("aten::")
+    match training_behaviour(op, arguments):
+        case "chance":
+            raise RandomOperator(
+                f"{name} draws random numbers: the model was exported in training mode. "
+                "Call model.eval() before torch.export.export"
+            )
+        case "statistics":
+            raise TrainMode(
+                f"{name} normalises by the statistics of the batch, so an example's output depends on "
+                "the others: the model was exported in training mode. "
+                "Call model.eval() before torch.export.export"
+            )
+    if name in _TABLES:
+        _refuse_gradient_of_no_loss(name, arguments)
+    if name in ("view", "view_copy"):
+        _refuse_another_reading(name, arguments)
+
+
+_TABLES = frozenset({"embedding", "embedding_bag", "_embedding_bag"})
+
+
+def _refuse_gradient_of_no_loss(name: str, arguments: Arguments) -> None:
+    if arguments.get("sparse", False) is not False:
+        raise OperatorRefused(
+            f"{name} has sparse gradients, which have no second derivative: build it with "
+            "sparse=False (set it on the trained module, its output stays the same)"
+        )
+    if arguments.get("scale_grad_by_freq", False) is not False:
+        raise OperatorRefused(
+            f"{name} divides its gradient by how often a row is looked up in the batch "
+            "(scale_grad_by_freq=True), which is the gradient of no loss: set "
+            "scale_grad_by_freq=False on the trained module, its output stays the same"
+        )
+
+
+def _refuse_another_reading(name: str, arguments: Arguments) -> None:
+    if "dtype" in arguments:
+        raise OperatorRefused(
+            f"{name} reads the bytes of a tensor as {arguments['dtype']}, which has a meaning in one precision alone: "
+            "compute the values instead, or convert them with .to(...)"
+        )

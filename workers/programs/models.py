@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import fx, nn
 
 from service.settings import Settings
 from service.storage.objects import Objects
@@ -20,7 +21,6 @@ from workers.engine import Loss as EngineLoss
 from workers.programs.errors import ProgramError
 from workers.programs.factory import read_factory
 from workers.programs.huggingface import read_huggingface
-from workers.programs.placement import place
 from workers.programs.program import Program
 from workers.programs.pt2 import Pt2Policy, read_pt2
 
@@ -105,3 +105,19 @@ def described_layout(problem: Problem) -> list[dict[str, Any]]:
         {"name": each.name, "shape": list(each.shape), "offset": each.offset}
         for each in problem.layout
     ]
+
+
+def place(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module on `device`. Graphs name the device of each `arange` and `zeros`: these follow."""
+    if isinstance(module, fx.GraphModule):
+        for node in module.graph.nodes:
+            node.args = _moved(node.args, device)
+            node.kwargs = _moved(node.kwargs, device)
+        module.recompile()
+    return module.to(device)
+
+
+def _moved(arguments: Any, device: torch.device) -> Any:
+    return fx.node.map_aggregate(
+        arguments, lambda value: device if isinstance(value, torch.device) else value
+    )

@@ -9,9 +9,20 @@ from workers.programs.archive import CONSTANTS_CONFIG, WEIGHTS_CONFIG, Archive
 from workers.programs.documents import parse
 from workers.programs.errors import WeightsInvalid
 from workers.programs.limits import Limits
-from workers.programs.payloads import Payload, PayloadConfig
 from workers.programs.scalars import dtype_of, require_strided
-from workers.programs.schema import TensorMeta
+from workers.programs.schema import Strict, TensorMeta
+
+
+class Payload(Strict):
+    path_name: str
+    is_param: bool
+    use_pickle: bool
+    tensor_meta: TensorMeta | None
+
+
+class PayloadConfig(Strict):
+    config: dict[str, Payload]
+
 
 _INTEGER_BOUND = 2**62
 _VIEWS = 4
