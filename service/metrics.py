@@ -12,9 +12,9 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from service.counters import Counters
 from service.parts import Parts
 from service.storage.workers import ages, alive
-from service.tallies import Tallies
 from upweight.schema import JobState
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -92,7 +92,7 @@ class _Shared(Collector):
             value=self._parts.copies.noted(),
         )
         yield from self._workers()
-        yield from Tallies(self._parts.redis).collect()
+        yield from Counters(self._parts.redis).collect()
 
     def _workers(self) -> Iterator[Metric]:
         found = alive(self._parts.redis)

@@ -9,19 +9,12 @@ from redis import Redis
 
 from service.auth import Keys
 from service.changes import Changes
-from service.jobs.ending import Ending
-from service.jobs.states import Lifecycle
 from service.limits.quota import Quota
 from service.limits.rate import Rate, Uploads
 from service.settings import Settings
-from service.storage.copies import Copies
-from service.storage.grids import Grids
-from service.storage.leases import Leases
 from service.storage.objects import Objects
-from service.storage.queue import TaskQueue
-from service.storage.records import Records
 from service.storage.redis import connect
-from service.storage.shared import Shared
+from service.stores import Stores
 from service.webhooks.courier import Courier
 from service.webhooks.destination import Policy
 from service.webhooks.outbox import Outbox
@@ -32,18 +25,9 @@ UPLOADS_AT_ONCE = 32  # each holds a thread of its own, and some 30 MiB
 
 
 @dataclass(frozen=True)
-class Parts:
+class Parts(Stores):
     """The parts, each ready for use from any thread."""
 
-    settings: Settings
-    redis: Redis
-    records: Records
-    copies: Copies
-    lifecycle: Lifecycle
-    queue: TaskQueue
-    objects: Objects
-    grids: Grids
-    ending: Ending
     keys: Keys
     changes: Changes
     uploads: ThreadPoolExecutor
@@ -60,32 +44,13 @@ class Parts:
         objects = Objects.of(settings, front=True)
         objects.verify()
         redis = connect(settings.redis_url)
-        records = Records(redis)
         changes = Changes(redis)
         changes.start()
         outbox, webhook_secrets = Outbox(redis), _webhook_secrets(settings, redis)
         courier = _courier(settings, outbox, webhook_secrets)
         courier.start()
-        lifecycle, queue = Lifecycle(records), TaskQueue(redis, settings.queue_length)
-        grids = Grids(redis)
         return cls(
-            settings=settings,
-            redis=redis,
-            records=records,
-            copies=Copies(redis, objects),
-            lifecycle=lifecycle,
-            queue=queue,
-            objects=objects,
-            grids=grids,
-            ending=Ending(
-                records,
-                lifecycle,
-                Leases(redis, settings.lease_seconds),
-                queue,
-                objects,
-                grids,
-                Shared(redis, objects),
-            ),
+            **vars(Stores.over(settings, redis, objects)),
             keys=Keys(redis, objects),
             changes=changes,
             # Slow senders hold these threads and not those that all other routes share.

@@ -13,16 +13,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from service import tallies
+from service import counters
+from service.counters import Counter, Counters
 from service.storage.keys import Document
 from service.storage.records import Records
-from service.tallies import Tallies, Tally
 from service.webhooks.outbox import announcement
 from upweight.errors import Conflict, NotFound, UpweightError
 from upweight.schema import TERMINAL, JobState
 
 _OURS = frozenset({JobState.RUNNING, JobState.CANCELLING})
-Noted = tuple[Tally, tuple[str, ...], float]
+Noted = tuple[Counter, tuple[str, ...], float]
 
 
 class Lifecycle:
@@ -31,7 +31,7 @@ class Lifecycle:
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self._tallies = Tallies(records.redis)
+        self._counters = Counters(records.redis)
 
     def _move(
         self, namespace: str, id: str, change: Callable[[Document], Document | None]
@@ -45,7 +45,7 @@ class Lifecycle:
 
         after = self._records.update("job", namespace, id, noted, partial(announcement, namespace))
         if moved:
-            self._tallies.add(*figures(*moved))
+            self._counters.add(*figures(*moved))
         return after
 
     def begin(
@@ -216,9 +216,9 @@ def figures(before: Document, after: Document) -> list[Noted]:
     """Waiting time at a begin; at an end running time, passes, bytes and problems; and workers that were lost."""
     if after["state"] == JobState.RUNNING and after["attempt"] == 1:
         waited = _seconds(after["created_at"], after["started_at"])
-        return [(tallies.WAIT, (after["request"]["priority"],), waited)]
+        return [(counters.WAIT, (after["request"]["priority"],), waited)]
     if after.get("lost", 0) > before.get("lost", 0):
-        return [(tallies.LOST, (), 1.0)]
+        return [(counters.LOST, (), 1.0)]
     if after["state"] in TERMINAL and before["state"] not in TERMINAL:
         return _ended(after)
     return []
@@ -227,16 +227,16 @@ def figures(before: Document, after: Document) -> list[Noted]:
 def _ended(job: Document) -> list[Noted]:
     kind = job["request"]["kind"]
     of = (kind, job["request"]["inversion"]["method"])
-    noted: list[Noted] = [(tallies.ENDED, (*of, job["state"]), 1.0)]
+    noted: list[Noted] = [(counters.ENDED, (*of, job["state"]), 1.0)]
     if job.get("started_at"):
-        noted.append((tallies.RUN, of, _seconds(job["started_at"], job["finished_at"])))
+        noted.append((counters.RUN, of, _seconds(job["started_at"], job["finished_at"])))
     if job["state"] == JobState.FAILED:
-        noted.append((tallies.FAILED, (*of, job["problem"]["type"]), 1.0))
+        noted.append((counters.FAILED, (*of, job["problem"]["type"]), 1.0))
     if cost := job.get("cost"):
-        noted.append((tallies.PASSES, of, cost["hessian_passes"]))
-        noted.append((tallies.ENGINE, of, cost["engine_seconds"]))
+        noted.append((counters.PASSES, of, cost["hessian_passes"]))
+        noted.append((counters.ENGINE, of, cost["engine_seconds"]))
     if result := job.get("result"):
-        noted.append((tallies.STORED, (kind,), result["size_bytes"]))
+        noted.append((counters.STORED, (kind,), result["size_bytes"]))
     return noted
 
 

@@ -18,10 +18,10 @@ from rq.defaults import DEFAULT_JOB_MONITORING_INTERVAL
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
-from service import tallies
+from service import counters
+from service.counters import Counters
 from service.logs import bound, log, log_exception
 from service.storage.queue import RUN_BLOCK, DoorbellQueue, queues
-from service.tallies import Tallies
 from service.tracing import Tracing
 from upweight.schema.base import CONTRACT
 from workers.process.compatibility import Contract
@@ -64,7 +64,7 @@ class WarmWorker(SimpleWorker):
         self._stopping = stopping
         self._contract = Contract(redis, understood, stopping)
         self._tracing = tracing or Tracing()
-        self._tallies = Tallies(redis)
+        self._counters = Counters(redis)
         self.log_job_description = False
 
     def get_heartbeat_ttl(self, job: Any, working_time: float = 0.0) -> int:
@@ -128,8 +128,8 @@ class WarmWorker(SimpleWorker):
                 log("task-ended", seconds=round(seconds, 3))
                 if outcome == "failed":
                     span.failed("the task raised")
-                self._tallies.add(
-                    (tallies.TASK, (name,), seconds), (tallies.TASKS, (name, outcome), 1.0)
+                self._counters.add(
+                    (counters.TASK, (name,), seconds), (counters.TASKS, (name, outcome), 1.0)
                 )
 
     def _admitted(self, job: Any) -> tuple[Task, tuple[str, ...]]:

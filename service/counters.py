@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from service.storage.keys import PREFIX
 
-_KEY = f"{PREFIX}:tallies"
+_KEY = f"{PREFIX}:tallies"  # as earlier versions call it
 _SEPARATOR = "|"
 _SECONDS = (
     0.01,
@@ -39,7 +39,7 @@ _SECONDS = (
 
 
 @dataclass(frozen=True)
-class Tally:
+class Counter:
     """One metric: a counter, or with buckets a histogram."""
 
     name: str
@@ -48,42 +48,44 @@ class Tally:
     buckets: tuple[float, ...] = ()
 
 
-WAIT = Tally(
+WAIT = Counter(
     "upweight_job_wait_seconds", "From a job's creation to its begin.", ("queue",), _SECONDS
 )
-RUN = Tally(
+RUN = Counter(
     "upweight_job_run_seconds", "From a job's begin to its end.", ("kind", "method"), _SECONDS
 )
-ENDED = Tally("upweight_jobs_ended", "Jobs that ended.", ("kind", "method", "state"))
-FAILED = Tally("upweight_job_failures", "Jobs that failed, by problem.", ("kind", "method", "type"))
-PASSES = Tally("upweight_hessian_passes", "Passes over training sets.", ("kind", "method"))
-ENGINE = Tally("upweight_engine_seconds", "Time in the engine.", ("kind", "method"))
-STORED = Tally("upweight_result_bytes", "Bytes of results stored.", ("kind",))
-LOST = Tally("upweight_jobs_lost", "Jobs taken from workers that fell silent.", ())
-TASK = Tally(
+ENDED = Counter("upweight_jobs_ended", "Jobs that ended.", ("kind", "method", "state"))
+FAILED = Counter(
+    "upweight_job_failures", "Jobs that failed, by problem.", ("kind", "method", "type")
+)
+PASSES = Counter("upweight_hessian_passes", "Passes over training sets.", ("kind", "method"))
+ENGINE = Counter("upweight_engine_seconds", "Time in the engine.", ("kind", "method"))
+STORED = Counter("upweight_result_bytes", "Bytes of results stored.", ("kind",))
+LOST = Counter("upweight_jobs_lost", "Jobs taken from workers that fell silent.", ())
+TASK = Counter(
     "upweight_task_seconds", "Time of a task, a job's block or a check.", ("task",), _SECONDS
 )
-TASKS = Tally("upweight_tasks", "Tasks worked off.", ("task", "outcome"))
+TASKS = Counter("upweight_tasks", "Tasks worked off.", ("task", "outcome"))
 
 _ALL = {
-    tally.name: tally
-    for tally in (WAIT, RUN, ENDED, FAILED, PASSES, ENGINE, STORED, LOST, TASK, TASKS)
+    counter.name: counter
+    for counter in (WAIT, RUN, ENDED, FAILED, PASSES, ENGINE, STORED, LOST, TASK, TASKS)
 }
 
 
-class Tallies:
+class Counters:
     """The figures of all processes."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis
 
-    def add(self, *noted: tuple[Tally, tuple[str, ...], float]) -> None:
-        """Counts, and times of histograms: a tally, the values of its labels, an amount."""
+    def add(self, *noted: tuple[Counter, tuple[str, ...], float]) -> None:
+        """Counts, and times of histograms: a counter, the values of its labels, an amount."""
         try:
             with self._redis.pipeline(transaction=False) as pipeline:
-                for tally, values, amount in noted:
-                    for suffix, each in _parts(tally, amount):
-                        pipeline.hincrbyfloat(_KEY, _field(tally, values, suffix), each)
+                for counter, values, amount in noted:
+                    for suffix, each in _parts(counter, amount):
+                        pipeline.hincrbyfloat(_KEY, _field(counter, values, suffix), each)
                 pipeline.execute()
         except RedisError:
             return
@@ -93,31 +95,33 @@ class Tallies:
         found: dict[str, dict[tuple[str, ...], dict[str, float]]] = {name: {} for name in _ALL}
         for field, value in self._redis.hgetall(_KEY).items():
             name, *values, suffix = field.decode().split(_SEPARATOR)
-            tally = _ALL.get(name)
-            if tally is not None and len(values) == len(tally.labels):  # not one of another version
+            counter = _ALL.get(name)
+            if counter is not None and len(values) == len(
+                counter.labels
+            ):  # not one of another version
                 found[name].setdefault(tuple(values), {})[suffix] = float(value)
         for name, series in found.items():
             yield _family(_ALL[name], series)
 
 
-def _parts(tally: Tally, amount: float) -> list[tuple[str, float]]:
-    if not tally.buckets:
+def _parts(counter: Counter, amount: float) -> list[tuple[str, float]]:
+    if not counter.buckets:
         return [("", amount)]
-    return [(str(bisect_left(tally.buckets, amount)), 1.0), ("sum", amount)]
+    return [(str(bisect_left(counter.buckets, amount)), 1.0), ("sum", amount)]
 
 
-def _field(tally: Tally, values: tuple[str, ...], suffix: str) -> str:
-    return _SEPARATOR.join((tally.name, *values, suffix))
+def _field(counter: Counter, values: tuple[str, ...], suffix: str) -> str:
+    return _SEPARATOR.join((counter.name, *values, suffix))
 
 
-def _family(tally: Tally, series: Mapping[tuple[str, ...], Mapping[str, float]]) -> Metric:
-    if not tally.buckets:
-        counter = CounterMetricFamily(tally.name, tally.help, labels=tally.labels)
+def _family(counter: Counter, series: Mapping[tuple[str, ...], Mapping[str, float]]) -> Metric:
+    if not counter.buckets:
+        family = CounterMetricFamily(counter.name, counter.help, labels=counter.labels)
         for values, parts in sorted(series.items()):
-            counter.add_metric(values, parts.get("", 0.0))
-        return counter
-    histogram = HistogramMetricFamily(tally.name, tally.help, labels=tally.labels)
-    edges = [*map(str, tally.buckets), "+Inf"]
+            family.add_metric(values, parts.get("", 0.0))
+        return family
+    histogram = HistogramMetricFamily(counter.name, counter.help, labels=counter.labels)
+    edges = [*map(str, counter.buckets), "+Inf"]
     for values, parts in sorted(series.items()):
         total, buckets = 0.0, []
         for number, edge in enumerate(edges):
