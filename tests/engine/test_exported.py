@@ -24,7 +24,7 @@ from workers.engine import (
     row_gradients,
     up,
 )
-from workers.engine.autodiff.gradients import gradient_way
+from workers.engine.autodiff.gradients import gradient_backend
 
 from .exact import relative
 from .models import BagOfWords, Case, make
@@ -156,7 +156,7 @@ def test_what_was_perturbed_before_leaves_the_bits_of_all_else_as_they_are(begun
             hessian.matmat(vectors),
             *(per_example_gradients(problem, each) for each in batches),
         ]
-        found.append((gradient_way(problem), hessian.product_name, numbers))
+        found.append((gradient_backend(problem), hessian.product_name, numbers))
     assert found[0][:2] == found[1][:2] == ("by_graph", "graph")
     assert all(map(torch.equal, found[0][2], found[1][2]))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from workers.engine import ConjugateGradients, Hessian, Recycled
-from workers.engine.curvature.row_sums import Passes
+from workers.engine.curvature.row_sums import RowSums
 from workers.engine.inversion.fewer_rows import FewerRows
 from workers.engine.inversion.recycled import MOST_LESSONS
 from workers.engine.inversion.solution import Operator
@@ -105,7 +105,7 @@ def test_where_memory_ends_all_rows_are_taken_in_smaller_batches(
     def exhausted(*_: object) -> Tensor:
         raise torch.OutOfMemoryError("none left")
 
-    monkeypatch.setattr(Passes, "_over", exhausted)
+    monkeypatch.setattr(RowSums, "_over", exhausted)
     assert relative(operator.partial_matmat(few, vectors), hessian().matmat(vectors)) < 1e-12
 
 

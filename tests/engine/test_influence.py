@@ -28,7 +28,7 @@ from workers.engine import (
     up,
 )
 from workers.engine.autodiff import jvp
-from workers.engine.autodiff.gradients import GradientLadder
+from workers.engine.autodiff.gradients import GradientBackends
 from workers.engine.scores import up as weighting
 
 from .exact import Exact, relative
@@ -247,13 +247,13 @@ def test_a_pass_forward_gives_what_gradients_give(
     monkeypatch.setattr(jvp, "MOST_MEETINGS", 1 << 60)
     # Whatever it takes, it takes no gradient of a training row, but for a few to compare with.
     seen: list[int] = []
-    gradients = GradientLadder.gradients
+    gradients = GradientBackends.gradients
 
-    def counted(ladder: GradientLadder, problem: Problem, batch: Batch) -> Tensor:
+    def counted(backends: GradientBackends, problem: Problem, batch: Batch) -> Tensor:
         seen.append(len(batch))
-        return gradients(ladder, problem, batch)
+        return gradients(backends, problem, batch)
 
-    monkeypatch.setattr(GradientLadder, "gradients", counted)
+    monkeypatch.setattr(GradientBackends, "gradients", counted)
     for batch_size in (1, 5, "auto"):
         found = joined(up(problem, factors, case.train, batch_size=batch_size))
         assert relative(found, expected) < 1e-12
@@ -268,7 +268,7 @@ def test_weights_that_a_row_meets_many_times_meet_it_by_gradients(
     for name, expected in (("convolutional", False), ("perceptron", True)):
         case, problem = make(name), problem_of(name)
         probe = next(iter(case.train.batches(4)))
-        assert (jvp.slopes(problem, probe) is not None) is expected
+        assert (jvp.analytic_jvp(problem, probe) is not None) is expected
 
 
 def test_a_model_without_a_known_graph_meets_rows_by_gradients(

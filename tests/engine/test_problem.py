@@ -22,7 +22,7 @@ from workers.engine import (
     make_loss,
     per_example_gradients,
 )
-from workers.engine.autodiff.gradients import by_batched_backward, by_row, by_vmap, gradient_way
+from workers.engine.autodiff.gradients import by_batched_backward, by_row, by_vmap, gradient_backend
 
 from .exact import relative
 from .models import Recurrent, TiedAutoencoder, make
@@ -197,7 +197,7 @@ def test_a_model_that_vmap_refuses_goes_another_way_to_the_same_gradients() -> N
     problem = Problem(Unvectorisable().double().eval(), CROSS_ENTROPY)
     given = problem.placed(batch(19))
     found = per_example_gradients(problem, given)
-    assert gradient_way(problem) == "by_batched_backward"
+    assert gradient_backend(problem) == "by_batched_backward"
     assert relative(found, by_row(problem, given)) < 1e-13
     check_problem(problem, given)
 
@@ -260,20 +260,20 @@ def test_a_model_that_squeezes_its_output_works_with_any_batch_size(batch_size: 
     assert relative(found, Hessian(kept, TensorRows(x, y[:, None])).dense()) < 1e-12
     gradients = per_example_gradients(problem, Batch((x,), y, 0))
     assert relative(gradients, per_example_gradients(kept, Batch((x,), y[:, None], 0))) < 1e-12
-    assert gradient_way(problem) == "by_graph"
+    assert gradient_backend(problem) == "by_graph"
 
 
 def test_gradients_written_out_for_the_graph_are_those_of_single_rows_or_not_taken() -> None:
     for name in ("residual_network", "large_images", "attention"):
         problem, given = problem_of(name)
         assert relative(per_example_gradients(problem, given), by_row(problem, given)) < 1e-12
-        assert gradient_way(problem) == "by_graph"
+        assert gradient_backend(problem) == "by_graph"
     hooked = perceptron().double()
     hooked[0].register_forward_hook(lambda own, inputs, result: 2.0 * result)
     problem = Problem(hooked, CROSS_ENTROPY)
     given = problem.placed(batch(11))
     assert relative(per_example_gradients(problem, given), by_row(problem, given)) < 1e-12
-    assert gradient_way(problem) == "by_vmap"
+    assert gradient_backend(problem) == "by_vmap"
 
 
 def test_tied_weights_are_found_under_each_of_their_names() -> None:

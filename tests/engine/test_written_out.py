@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from workers.engine import Batch, Hessian, Problem, TensorRows, make_loss, perturbation
-from workers.engine.autodiff.derivative import Product
-from workers.engine.autodiff.graph.linearized import GraphMixed, graph_product
+from workers.engine.autodiff.derivative import Derivative
+from workers.engine.autodiff.graph.linearized import AnalyticMixed, analytic_hvp
 from workers.engine.autodiff.graph.trace import traced
 from workers.engine.autodiff.hvp import ReverseLoop
 from workers.engine.autodiff.mixed import InputVariable, MixedReverseLoop
@@ -151,7 +151,7 @@ def problem_of(name: str, parameters: tuple[str, ...] = ("*",)) -> tuple[Problem
     return Problem(module.eval(), make_loss("cross_entropy"), parameters), batch
 
 
-def applied(way: Product, problem: Problem, batch: Batch, vectors: Tensor) -> Tensor:
+def applied(way: Derivative, problem: Problem, batch: Batch, vectors: Tensor) -> Tensor:
     with twice_differentiable():
         return way.prepare(problem, batch)(vectors)
 
@@ -160,7 +160,7 @@ def applied(way: Product, problem: Problem, batch: Batch, vectors: Tensor) -> Te
 @pytest.mark.parametrize("name", MODELS)
 def test_products_are_those_of_autograd(name: str, parameters: tuple[str, ...]) -> None:
     problem, batch = problem_of(name, parameters)
-    way = graph_product(problem)
+    way = analytic_hvp(problem)
     assert way is not None
     vectors = torch.randn(3, problem.size, dtype=torch.float64)
     expected = applied(ReverseLoop(), problem, batch, vectors)
@@ -175,7 +175,7 @@ def test_perturbations_are_those_of_autograd(name: str, parameters: tuple[str, .
     assert graph is not None
     vectors = torch.randn(3, problem.size, dtype=torch.float64)
     expected = applied(MixedReverseLoop(InputVariable()), problem, batch, vectors)
-    assert relative(applied(GraphMixed(graph), problem, batch, vectors), expected) < 1e-12
+    assert relative(applied(AnalyticMixed(graph), problem, batch, vectors), expected) < 1e-12
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -184,7 +184,7 @@ def test_exported_programs_are_written_out_too(name: str) -> None:
     rows = torch.export.Dim("rows", min=2, max=64)
     program = torch.export.export(problem.module, batch.inputs, dynamic_shapes=({0: rows},))
     exported = Problem(program.module(), make_loss("cross_entropy"), ("*",))
-    way = graph_product(exported)
+    way = analytic_hvp(exported)
     assert way is not None
     vectors = torch.randn(3, problem.size, dtype=torch.float64)
     expected = applied(ReverseLoop(), exported, batch, vectors)

@@ -1,7 +1,7 @@
-"""Ways to multiply second derivatives of a batch's summed loss with vectors.
+"""What computes a derivative of a batch's losses, as its users see it; and sums of its products over batches.
 
-All are exact; which one is fastest depends on the model and the device: `choice` has the rule.
-A way is prepared once for a batch and then applied to any number of blocks of vectors.
+A derivative is prepared once for a batch, and then applied to any number of blocks of vectors. All
+are exact; which one is fastest depends on the model and the device, and is for `select` to say.
 """
 
 from __future__ import annotations
@@ -15,72 +15,75 @@ from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
 
+LinearMap = Callable[[Tensor], Tensor]  # k vectors (k, p) to k results (k, ...)
+
+
+class Derivative(Protocol):
+    """A second derivative of a batch's summed loss: ∇²θ L, or a mixed one, in any of several ways."""
+
+    @property
+    def name(self) -> str:
+        """What a job's info calls it."""
+        ...
+
+    def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
+        """Does what depends on the batch alone; `batch` must be `placed`. The result multiplies vectors."""
+        ...
+
 
 class Sums:
-    """What comes to `total` (k, p), which has all of it once `settle` was called."""
+    """Products of k vectors, added up batch by batch: `total` (k, p) has all of them once `settle` was called.
+
+    Each parameter has a tensor of its own: a matrix product then adds to it in place, where a slice
+    of (k, p) would have to be added to in a pass over memory of its own.
+    """
 
     def __init__(self, total: Tensor) -> None:
         self._total = total
-        self._parts: dict[tuple[int, int], Tensor] = {}
+        self._own: dict[tuple[int, int], Tensor] = {}
 
     def of(self, place: ParameterSlice) -> Tensor:
-        """What one parameter's entries have come to, (k, *shape), contiguous: to be added to."""
+        """The sums of one parameter's entries, (k, *shape), contiguous: to be added to."""
         key = place.offset, place.size
-        if key not in self._parts:
-            self._parts[key] = self._total.new_zeros(len(self._total), place.size)
-        return self._parts[key].view(-1, *place.shape)
+        if key not in self._own:
+            self._own[key] = self._total.new_zeros(len(self._total), place.size)
+        return self._own[key].view(-1, *place.shape)
 
     def add(self, products: Tensor) -> None:
-        """Of all parameters together, (k, p)."""
+        """Add products of all parameters together, (k, p)."""
         self._total += products
 
     def settle(self) -> None:
-        """Adds the parameters' own sums to the total, and begins them anew."""
-        for (offset, size), part in self._parts.items():
-            self._total[:, offset : offset + size] += part
-        self._parts.clear()
+        """Add the parameters' own sums to the total, and begin them anew."""
+        for (offset, size), own in self._own.items():
+            self._total[:, offset : offset + size] += own
+        self._own.clear()
 
 
 class BlockSums:
-    """The sums of blocks of vectors, each of which come to some rows of `total`."""
+    """Sums of several blocks of vectors: each block's are some rows of `total` (k, p)."""
 
     def __init__(self, total: Tensor) -> None:
         self._total = total
         self._sums: dict[tuple[int, int], Sums] = {}
 
     def of(self, first: int, count: int) -> Sums:
-        """Of `count` vectors from this one on."""
+        """The sums of the block of `count` vectors that begins with this one."""
         key = first, count
         if key not in self._sums:
             self._sums[key] = Sums(self._total[first : first + count])
         return self._sums[key]
 
     def settle(self) -> None:
-        """See `Sums`."""
+        """Add all parameters' own sums to the total, and begin them anew."""
         for each in self._sums.values():
             each.settle()
 
 
-Apply = Callable[[Tensor], Tensor]  # (k, p) -> (k, p)
-
-
 @runtime_checkable
-class Adding(Protocol):
-    """An `Apply` that spares a pass over memory where many batches are added up."""
+class AccumulatingMap(Protocol):
+    """A `LinearMap` that can add to sums itself, which spares a pass over memory a batch."""
 
     def add(self, vectors: Tensor, sums: Sums) -> None:
-        """What it would answer, to the sums. Out of memory in the middle leaves a part of it there."""
-        ...
-
-
-class Product(Protocol):
-    """Σ over the batch of ∇²θ L, ready to be applied."""
-
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        ...
-
-    def prepare(self, problem: Problem, batch: Batch) -> Apply:
-        """What depends on the batch alone, done once; `batch` must be `placed`."""
+        """Add the products of the vectors to the sums. Out of memory in the middle leaves a part of them there."""
         ...

@@ -1,4 +1,4 @@
-"""Per-example gradients, by the fastest way that this model allows."""
+"""Per-example gradients, by the fastest backend that works for the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from workers.engine.autodiff.graph.assemble import ParameterNode
 from workers.engine.autodiff.graph.linearized import Linearized
-from workers.engine.autodiff.graph.trace import Traced, traced
+from workers.engine.autodiff.graph.trace import traced
+from workers.engine.autodiff.select import FIRST_ORDER, PROBE_ROWS, agrees
 from workers.engine.errors import EngineError, NotFinite
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Targets
@@ -19,18 +20,15 @@ from workers.engine.model.second_order import explained, is_out_of_memory, twice
 # grows with its square, what is saved in overhead grows with it.
 BACKWARD_GROUP = 8
 
-PROBE_ROWS = 2
-AGREEMENT = {torch.float64: 1e-10, torch.float32: 1e-4}
-
-Way = Callable[[Problem, Batch], Tensor]
+Backend = Callable[[Problem, Batch], Tensor]  # a batch that is `placed` to (B, p)
 
 
 def per_example_gradients(problem: Problem, batch: Batch, *, chunk: int | None = None) -> Tensor:
     """(B, p) gradients of each row's loss, `chunk` rows at a time. Raises NotFinite."""
     batch = problem.placed(batch)
-    size, ladder = chunk or len(batch), _ladder_of(problem)
+    size, backends = chunk or len(batch), _backends_of(problem)
     pieces = [
-        ladder.gradients(problem, batch.narrow(first, min(first + size, len(batch))))
+        backends.gradients(problem, batch.narrow(first, min(first + size, len(batch))))
         for first in range(0, len(batch), size)
     ]
     gradients = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -44,66 +42,76 @@ def per_example_gradients(problem: Problem, batch: Batch, *, chunk: int | None =
     return gradients
 
 
-def gradient_way(problem: Problem) -> str:
-    """How this problem's per-example gradients are taken, as found out on the first batch."""
-    return _ladder_of(problem).way
+def gradient_backend(problem: Problem) -> str:
+    """The name of what takes this problem's per-example gradients, as found out on the first batch."""
+    return _backends_of(problem).name
 
 
-def _ladder_of(problem: Problem) -> GradientLadder:
-    return problem.once(GradientLadder, GradientLadder)
+def _backends_of(problem: Problem) -> GradientBackends:
+    return problem.once(GradientBackends, GradientBackends)
 
 
-class GradientLadder:
-    """Tries ways from fast to certain on the first batch, and remembers the one that works."""
+class GradientBackends:
+    """Backends from fast to certain: the first batch finds out which works, and later ones are taken by it."""
 
     def __init__(self) -> None:
-        self._ways: list[Way] = [ByGraph(), *_WAYS]
+        self._left = _all_backends()
 
     @property
-    def way(self) -> str:
-        """Name of the way in use."""
-        return str(getattr(self._ways[0], "__name__", "by_graph"))
+    def name(self) -> str:
+        """Name of the backend in use."""
+        return str(getattr(self._left[0], "__name__", "by_graph"))
 
     def gradients(self, problem: Problem, batch: Batch) -> Tensor:
         """(B, p). Raises UnsupportedOperator when even one row at a time fails."""
         while True:
             try:
                 with twice_differentiable():
-                    return self._ways[0](problem, batch)
+                    return self._left[0](problem, batch)
             except Exception as error:  # a model may raise anything when it is vectorised
                 if isinstance(error, EngineError) or is_out_of_memory(error):
                     raise
-                if len(self._ways) == 1:
-                    self._ways = [
-                        ByGraph(),
-                        *_WAYS,
-                    ]  # it may have been this batch and not the model
+                if len(self._left) == 1:
+                    self._left = _all_backends()  # it may have been this batch and not the model
                     raise explained(error, "differentiating the loss") from error
-                self._ways.pop(0)
+                self._left.pop(0)
 
 
 class ByGraph:
-    """Written out for the model's graph; the first time, a few rows are compared with autograd's.
+    """Analytic gradients of the model's graph; the first time, a few rows are compared with autograd's.
 
     A graph does not show everything: hooks, for instance, or an operator's own backward rule.
     """
 
     def __init__(self) -> None:
-        self._written_out: Way | None = None
+        self._agrees = False
 
     def __call__(self, problem: Problem, batch: Batch) -> Tensor:
-        """See `GradientLadder`. Raises ValueError where it does not apply, or is wrong."""
-        if self._written_out is None:
-            way = WrittenOutGradients()
+        """(B, p), for a batch that is `placed`. Raises ValueError where there is no graph, or it is wrong."""
+        if not self._agrees:
             probe = batch.narrow(0, min(PROBE_ROWS, len(batch)))
-            found, expected = way(problem, probe), by_row(problem, probe)
-            bound = AGREEMENT.get(problem.dtype, 1e-2) * expected.abs().max()
-            if bool(torch.isfinite(expected).all()) and bool(
-                (found - expected).abs().max() > bound
-            ):
+            if not agrees(analytic_gradients(problem, probe), by_row(problem, probe), FIRST_ORDER):
                 raise ValueError("the graph of the model does not show all of it")
-            self._written_out = way
-        return self._written_out(problem, batch)
+            self._agrees = True
+        return analytic_gradients(problem, batch)
+
+
+def analytic_gradients(problem: Problem, batch: Batch) -> Tensor:
+    """(B, p), for a batch that is `placed`: of a layer, each row's cotangent times its inputs.
+
+    No autograd over rows, and none of torch.func, whose first use costs over a second. Raises
+    ValueError for a model without a graph, or with a node that has no rule.
+    """
+    graph = traced(problem)
+    if graph is None:
+        raise ValueError("a model that cannot be traced")
+    given = batch.at_least_two()
+    linearized = Linearized.made(graph, problem, given, first_order=True)
+    result = torch.zeros(len(given), problem.size, dtype=problem.dtype, device=problem.device)
+    for node in linearized.nodes:
+        if node.target in linearized.live and isinstance(node, ParameterNode):
+            node.row_gradients(result)
+    return result[: len(batch)]
 
 
 def by_vmap(problem: Problem, batch: Batch) -> Tensor:
@@ -147,28 +155,5 @@ def by_row(problem: Problem, batch: Batch) -> Tensor:
     return gradients
 
 
-_WAYS: tuple[Way, ...] = (by_vmap, by_batched_backward, by_row)
-
-
-class WrittenOutGradients:
-    """Of one model. Raises ValueError where a node of its graph has no rule."""
-
-    def __init__(self) -> None:
-        self._graph: Traced | None = None
-
-    def __call__(self, problem: Problem, batch: Batch) -> Tensor:
-        """(B, p), for a batch that is `placed`."""
-        if self._graph is None:
-            self._graph = traced(problem)
-        if self._graph is None:
-            raise ValueError("a model that cannot be traced")
-        # A model that squeezes its output would lose the axis of a single row.
-        given = batch.doubled() if len(batch) == 1 else batch
-        linearized = Linearized.made(self._graph, problem, given, first_order=True)
-        result = torch.zeros(len(given), problem.size, dtype=problem.dtype, device=problem.device)
-        for node in linearized.nodes:
-            if node.target not in linearized.live:
-                continue
-            if isinstance(node, ParameterNode):
-                node.row_gradients(result)
-        return result[: len(batch)]
+def _all_backends() -> list[Backend]:
+    return [ByGraph(), by_vmap, by_batched_backward, by_row]

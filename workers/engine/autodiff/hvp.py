@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from workers.engine.autodiff.derivative import Apply
+from workers.engine.autodiff.derivative import LinearMap
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
 
@@ -30,8 +30,8 @@ class ReverseLoop:
 
     name = "reverse_loop"
 
-    def prepare(self, problem: Problem, batch: Batch) -> Apply:
-        """See `Product`."""
+    def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
+        """See `Derivative`."""
         theta, gradient = gradient_graph(problem, batch)
 
         def apply(vectors: Tensor) -> Tensor:
@@ -51,8 +51,8 @@ class ReverseBatched:
 
     name = "reverse_batched"
 
-    def prepare(self, problem: Problem, batch: Batch) -> Apply:
-        """See `Product`."""
+    def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
+        """See `Derivative`."""
         theta, gradient = gradient_graph(problem, batch)
 
         def apply(vectors: Tensor) -> Tensor:
@@ -71,8 +71,8 @@ class ForwardOverReverse:
 
     name = "forward_over_reverse"
 
-    def prepare(self, problem: Problem, batch: Batch) -> Apply:
-        """See `Product`."""
+    def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
+        """See `Derivative`."""
         gradient = grad(lambda theta: problem.losses(theta, batch).sum())
 
         def product(vector: Tensor) -> Tensor:

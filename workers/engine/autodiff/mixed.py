@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from workers.engine.autodiff.derivative import Apply, Product
-from workers.engine.autodiff.graph.linearized import GraphMixed
+from workers.engine.autodiff.derivative import Derivative, LinearMap
+from workers.engine.autodiff.graph.linearized import AnalyticMixed
 from workers.engine.autodiff.graph.trace import traced
 from workers.engine.errors import BadParameter
 from workers.engine.model.problem import Problem
@@ -112,8 +112,8 @@ class MixedReverseLoop:
     variable: Variable
     name: str = "mixed_reverse_loop"
 
-    def prepare(self, problem: Problem, batch: Batch) -> Apply:
-        """See `Product`."""
+    def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
+        """See `Derivative`."""
         value, gradient = _graph(self.variable, problem, batch)
 
         def apply(vectors: Tensor) -> Tensor:
@@ -138,8 +138,8 @@ class MixedReverseBatched:
     variable: Variable
     name: str = "mixed_reverse_batched"
 
-    def prepare(self, problem: Problem, batch: Batch) -> Apply:
-        """See `Product`."""
+    def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
+        """See `Derivative`."""
         value, gradient = _graph(self.variable, problem, batch)
 
         def apply(vectors: Tensor) -> Tensor:
@@ -165,8 +165,8 @@ class MixedForward:
     variable: Variable
     name: str = "mixed_forward"
 
-    def prepare(self, problem: Problem, batch: Batch) -> Apply:
-        """See `Product`."""
+    def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
+        """See `Derivative`."""
         value = self.variable.initial(problem, batch)
 
         def slope(at: Tensor, vector: Tensor) -> Tensor:
@@ -178,17 +178,17 @@ class MixedForward:
         return lambda vectors: vmap(grad(slope), in_dims=(None, 0))(value, vectors)
 
 
-def mixed_ways(problem: Problem, variable: Variable) -> list[Product]:
-    """All of them, the most robust first."""
-    ways: list[Product] = [
+def mixed_derivatives(problem: Problem, variable: Variable) -> list[Derivative]:
+    """All mixed derivatives in this variable that may suit the model, the most robust first."""
+    found: list[Derivative] = [
         MixedReverseLoop(variable),
         MixedReverseBatched(variable),
         MixedForward(variable),
     ]
     graph = traced(problem) if isinstance(variable, InputVariable) else None
     if graph is not None and isinstance(variable, InputVariable):
-        ways.append(GraphMixed(graph, variable.position))
-    return ways
+        found.append(AnalyticMixed(graph, variable.position))
+    return found
 
 
 def _graph(variable: Variable, problem: Problem, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.graph.linearized import GraphProduct
+from workers.engine.autodiff.graph.linearized import AnalyticHvp
 from workers.engine.autodiff.locate import refuse_nonfinite_product
 from workers.engine.autodiff.select import PROBE_ROWS
 from workers.engine.curvature.dense.build import LayerPairs, agreeing_graph, layer_pairs, symmetrise
 from workers.engine.curvature.dense.by_layers import ByLayers
-from workers.engine.curvature.row_sums import Passes
+from workers.engine.curvature.row_sums import RowSums
 from workers.engine.errors import BadParameter, OutOfMemory, ShapeMismatch
 from workers.engine.gauss_newton import dual_gauss_newton
 from workers.engine.inversion.preconditioner import Metric
@@ -32,8 +32,8 @@ class Hessian:
     vectors; `batch_size` "auto" derives the rows from it. `progress` hears of every batch.
 
     `passes` counts multiplications of a block with the whole training set, `products` the vectors
-    in them. The way of multiplying, one for a vector and one for several, is chosen by a rule of
-    model and device. `product_name` tells it, `product` fixes it by its name.
+    in them. What multiplies, one for a vector and one for several, is selected by a rule of model and
+    device. `product_name` is its name, `product` fixes it by its name.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Hessian:
         self.progress: Progress = progress or silent
         self._named = product
         self._batch_size, self._budget = batch_size, budget_bytes
-        self._sums = Passes(problem, rows, batch_size, budget_bytes, self.progress, product)
+        self._sums = RowSums(problem, rows, batch_size, budget_bytes, self.progress, product)
         self._matrix: Tensor | None = None
 
     @property
@@ -89,9 +89,9 @@ class Hessian:
 
     @property
     def product_name(self) -> str | None:
-        """The way of multiplying in use, None before the first product."""
-        ways = self._sums.ways
-        return next(reversed(ways.values())).name if ways else None
+        """What multiplies at present, None before the first product."""
+        used = self._sums.derivatives
+        return next(reversed(used.values())).name if used else None
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """(H + λI) v for each row v of (k, p), in one pass over the training rows.
@@ -174,7 +174,7 @@ class Hessian:
 
     def _built_by_layers(self, result: Tensor) -> bool:
         """Whether the model is written out, and memory sufficed."""
-        if self._named not in (None, GraphProduct.name):
+        if self._named not in (None, AnalyticHvp.name):
             return False
         probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
         graph = agreeing_graph(self.problem, probe)
@@ -201,10 +201,10 @@ class Hessian:
     def preconditioner_if_cheaper(self, products: float) -> Metric | None:
         """See `Preconditionable`. Only where products are written out for the model's graph."""
         probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
-        way = self._sums.way(probe, self.problem.theta.expand(2, -1))
-        if not isinstance(way, GraphProduct):
+        derivative = self._sums.derivative(probe, self.problem.theta.expand(2, -1))
+        if not isinstance(derivative, AnalyticHvp):
             return None
-        given = self.problem, way.graph, self.rows, self.damping, products
+        given = self.problem, derivative.graph, self.rows, self.damping, products
         return dual_gauss_newton(*given, budget_bytes=self._budget, progress=self.progress)
 
     def _layer_pairs(self) -> LayerPairs | None:

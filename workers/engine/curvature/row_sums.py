@@ -1,4 +1,4 @@
-"""Passes over the training rows with a block of vectors: Σ ∇² L(zᵢ) v, batch by batch."""
+"""RowSums over the training rows with a block of vectors: Σ ∇² L(zᵢ) v, batch by batch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.derivative import Adding, Apply, BlockSums, Product
+from workers.engine.autodiff.derivative import AccumulatingMap, BlockSums, Derivative, LinearMap
 from workers.engine.autodiff.hvp import ReverseLoop
-from workers.engine.autodiff.select import chosen
+from workers.engine.autodiff.select import select
 from workers.engine.model.batching import BatchSize, Block, BlockPlan, activation_bytes, over_rows
 from workers.engine.model.nonfinite import refuse_nonfinite_rows
 from workers.engine.model.problem import Problem
@@ -25,12 +25,12 @@ KEPT_BESIDE = 1 << 24
 LOOPED_VECTORS = 4
 
 
-class Passes:
+class RowSums:
     """The sums over rows that a Hessian is made of; damping and means are its own.
 
-    `block` is the rows and vectors taken at a time at present; running out of memory lowers it. The
-    way of multiplying, one for a vector and one for several, is chosen by a rule of model and
-    device, unless `named`.
+    `block` is the rows and vectors taken at a time at present; running out of memory lowers it. What
+    multiplies, one for a vector and one for several, is selected by a rule of model and device,
+    unless `named`.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class Passes:
             problem.device.type, len(rows), self._row_bytes, budget_bytes, batch_size
         )
         self.block = self.widest
-        self.ways: dict[bool, Product] = {}
-        self.prepared: dict[tuple[str, int, int], Apply] = {}
+        self.derivatives: dict[bool, Derivative] = {}
+        self.prepared: dict[tuple[str, int, int], LinearMap] = {}
         self._rows_seen_finite = False
 
     @property
@@ -95,11 +95,11 @@ class Passes:
             refuse_nonfinite_rows(batch)
         return batch
 
-    def way(self, batch: Batch, vectors: Tensor) -> Product:
-        """Of multiplying so many vectors; chosen on this batch if none is yet."""
+    def derivative(self, batch: Batch, vectors: Tensor) -> Derivative:
+        """What multiplies so many vectors; selected on this batch if nothing is yet."""
         several = vectors.shape[0] > 1
-        if several not in self.ways:
-            self.ways[several] = chosen(
+        if several not in self.derivatives:
+            self.derivatives[several] = select(
                 self._problem,
                 batch,
                 several=several,
@@ -107,7 +107,7 @@ class Passes:
                 named=self._named,
                 between=lambda: self._tell(batch.start),
             )
-        return self.ways[several]
+        return self.derivatives[several]
 
     def ended(self) -> None:
         """All rows have been gone through, and were finite."""
@@ -137,12 +137,12 @@ class Passes:
     def _batch_product(self, batch: Batch, vectors: Tensor, sums: BlockSums) -> None:
         """Adds the batch's sum times all vectors."""
         batch = self.inspected(batch)
-        way = self.way(batch, vectors)
-        key = (way.name, batch.start, len(batch))
+        derivative = self.derivative(batch, vectors)
+        key = (derivative.name, batch.start, len(batch))
         try:
             with twice_differentiable():
-                apply = self.prepared.get(key) or way.prepare(self._problem, batch)
-                self._apply(way, apply, batch, vectors, sums)
+                apply = self.prepared.get(key) or derivative.prepare(self._problem, batch)
+                self._apply(derivative, apply, batch, vectors, sums)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 self._keep_nothing()
@@ -155,9 +155,11 @@ class Passes:
         total = torch.zeros_like(vectors)
         sums = BlockSums(total)
         for part in parts:
-            way = self.way(part, vectors)
+            derivative = self.derivative(part, vectors)
             with twice_differentiable():
-                self._apply(way, way.prepare(self._problem, part), part, vectors, sums)
+                self._apply(
+                    derivative, derivative.prepare(self._problem, part), part, vectors, sums
+                )
         sums.settle()
         return total
 
@@ -167,17 +169,22 @@ class Passes:
             yield self._problem.placed(self._rows.take(numbers))
 
     def _apply(
-        self, way: Product, apply: Apply, batch: Batch, vectors: Tensor, sums: BlockSums
+        self,
+        derivative: Derivative,
+        apply: LinearMap,
+        batch: Batch,
+        vectors: Tensor,
+        sums: BlockSums,
     ) -> None:
-        # A way that takes one vector at a time gains nothing from many, and would hear of a
+        # What takes one vector at a time gains nothing from many, and would hear of a
         # cancellation late.
-        width = LOOPED_VECTORS if isinstance(way, ReverseLoop) else self.block.vectors
+        width = LOOPED_VECTORS if isinstance(derivative, ReverseLoop) else self.block.vectors
         for first in range(0, len(vectors), width):
             if first:
                 self._tell(batch.start)
             part = vectors[first : first + width]
             into = sums.of(first, len(part))
-            if isinstance(apply, Adding):
+            if isinstance(apply, AccumulatingMap):
                 apply.add(part, into)
             else:
                 into.add(apply(part))

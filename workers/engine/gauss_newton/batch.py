@@ -26,8 +26,7 @@ class ColumnsOfBatch:
 
     def __init__(self, problem: Problem, graph: Traced, batch: Batch) -> None:
         self._problem, self._rows = problem, len(batch)
-        # A model that squeezes its output would lose the axis of a single row.
-        given = batch.doubled() if len(batch) == 1 else batch
+        given = batch.at_least_two()
         self._given = len(given)
         assembly = Assembly(problem, graph, given, None)
         self._shape = assembly.output.shape

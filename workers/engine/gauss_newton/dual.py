@@ -11,7 +11,7 @@ from torch import Tensor
 from workers.engine.autodiff.graph.assemble import Assembly
 from workers.engine.autodiff.graph.output import FORMED_OUTPUTS
 from workers.engine.autodiff.graph.trace import Traced
-from workers.engine.autodiff.jvp import work_of
+from workers.engine.autodiff.jvp import multiplications
 from workers.engine.errors import OutOfMemory
 from workers.engine.gauss_newton.batch import layers_of
 from workers.engine.gauss_newton.columns import Columns
@@ -88,7 +88,7 @@ def dual_gauss_newton(
     layers = layers_of(assembly)
     outer = are_outer(layers)
     sizes = Sizes(len(rows), outputs, problem.size, width_of(layers) if outer else problem.size)
-    most, work = sizes.most(budget_bytes / problem.theta.element_size()), work_of(layers)
+    most, work = sizes.most(budget_bytes / problem.theta.element_size()), multiplications(layers)
     while most >= FEWEST_COLUMNS and not sizes.pays(work, most, products):
         most //= 2
     if most < FEWEST_COLUMNS:

@@ -51,6 +51,10 @@ class Batch:
             self.start,
         )
 
+    def at_least_two(self) -> Batch:
+        """The batch; of one row, that row twice: a model that squeezes its output would lose the row's axis."""
+        return self.doubled() if len(self) == 1 else self
+
 
 class Rows(Protocol):
     """Data the engine can go through any number of times, always in the same order.

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.derivative import Product
-from workers.engine.autodiff.mixed import InputVariable, ModuleVariable, Variable, mixed_ways
-from workers.engine.autodiff.select import chosen
+from workers.engine.autodiff.derivative import Derivative
+from workers.engine.autodiff.mixed import InputVariable, ModuleVariable, Variable, mixed_derivatives
+from workers.engine.autodiff.select import select
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
     BatchSize,
@@ -47,7 +47,7 @@ def perturbation(
 ) -> Iterator[tuple[slice, Tensor]]:
     """∇θ L(z_test)ᵀ (H + λI)⁻¹ ∇ₓ∇θ L(z_train): yields (slice of columns, (m, b, *input_shape)).
 
-    `input` is the position of the input x. `product` fixes the way of differentiating by its name,
+    `input` is the position of the input x. `product` fixes what differentiates by its name,
     as in `Hessian`. Raises BadParameter, naming it, if it is integer.
     """
     yield from _mixed(
@@ -95,7 +95,7 @@ def _mixed(
     activations = activation_bytes(problem, rows)
     row_bytes = activations * (1 + vectors) + len(factors) * value_bytes
     block = Block(rows_at_once(batch_size, len(rows), row_bytes, budget, kind), vectors)
-    way: list[Product] = []
+    selected: list[Derivative] = []
     tell = progress or silent
 
     def tell_of(batch: Batch) -> None:
@@ -103,12 +103,12 @@ def _mixed(
 
     def work(batch: Batch) -> Tensor:
         batch = problem.placed(batch)
-        if not way:
-            way.append(
-                chosen(
+        if not selected:
+            selected.append(
+                select(
                     problem,
                     batch,
-                    mixed_ways(problem, variable),
+                    mixed_derivatives(problem, variable),
                     several=len(factors) > 1,
                     row_bytes=activations,
                     named=product,
@@ -116,7 +116,7 @@ def _mixed(
                 )
             )
         with twice_differentiable():
-            apply = way[0].prepare(problem, batch)
+            apply = selected[0].prepare(problem, batch)
             parts: list[Tensor] = []
             for part in torch.split(factors, block.vectors):
                 if parts:

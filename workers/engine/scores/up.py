@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.gradients import per_example_gradients
-from workers.engine.autodiff.jvp import PROBE_ROWS, Slopes, slopes
+from workers.engine.autodiff.jvp import AnalyticJvp, analytic_jvp
+from workers.engine.autodiff.select import PROBE_ROWS
 from workers.engine.inversion.solution import Solution
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
@@ -38,9 +39,9 @@ from workers.engine.scores.contraction import (
 from workers.engine.scores.precision import Agreement, Precision, agreement, checked, product
 
 # Up to so many factors a layer's share of a pass forward along each costs less than gradients of so many numbers.
-MOST_SLOPES = 128
+MOST_TANGENTS = 128
 LONG_GRADIENT = 1 << 15
-MANY_GRADIENTS = 1 << 23  # numbers of all rows: fewer cost less than looking for another way
+MANY_GRADIENTS = 1 << 23  # numbers of all rows: of fewer, gradients cost less than a comparison
 FEWEST_ROWS, FEWEST_AT_ONCE = 128, 8  # of a block that stays in cache
 # What low precision is judged by.
 SAMPLED_ROWS = 64
@@ -65,10 +66,10 @@ def up(
     """
     factors, precision = fitting_factors(problem, factors), checked(precision)
     many = problem.size >= LONG_GRADIENT and len(rows) * problem.size >= MANY_GRADIENTS
-    if precision == "full" and many and 0 < len(factors) <= MOST_SLOPES:
-        way = slopes(problem, next(iter(rows.batches(PROBE_ROWS))))
-        if way is not None:
-            yield from _along(problem, way, factors, rows, batch_size, budget_bytes, progress)
+    if precision == "full" and many and 0 < len(factors) <= MOST_TANGENTS:
+        jvp = analytic_jvp(problem, next(iter(rows.batches(PROBE_ROWS))))
+        if jvp is not None:
+            yield from _along(problem, jvp, factors, rows, batch_size, budget_bytes, progress)
             return
 
     def scores(gradients: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def up(
 
 def _along(
     problem: Problem,
-    way: Slopes,
+    jvp: AnalyticJvp,
     factors: Tensor,
     rows: Rows,
     batch_size: BatchSize,
@@ -98,7 +99,7 @@ def _along(
 
     def work(batch: Batch) -> Tensor:
         with twice_differentiable():
-            apply = way.prepare(problem, problem.placed(batch))
+            apply = jvp.prepare(problem, problem.placed(batch))
             return torch.cat([apply(part) for part in torch.split(factors, block.vectors)])
 
     for batch, result in over_rows(rows, block, work, what="up", progress=progress or silent):

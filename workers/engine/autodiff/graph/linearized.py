@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.derivative import Apply, Product, Sums
+from workers.engine.autodiff.derivative import Derivative, LinearMap, Sums
 from workers.engine.autodiff.graph.assemble import Assembly
 from workers.engine.autodiff.graph.nodes import BackwardContext, Cotangents, Node, Tangent
 from workers.engine.autodiff.graph.output import output_cotangents, output_derivatives
@@ -24,41 +24,37 @@ from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
 
 
-def graph_product(problem: Problem) -> Product | None:
+def analytic_hvp(problem: Problem) -> Derivative | None:
     """The written-out product where the model can be traced, else None."""
     graph = traced(problem)
-    return None if graph is None else GraphProduct(graph)
+    return None if graph is None else AnalyticHvp(graph)
 
 
 @dataclass(frozen=True)
-class GraphProduct:
+class AnalyticHvp:
     """See the module. Refuses (ValueError) graphs with a node that it has no rule for."""
 
     graph: Traced
     name: str = "graph"
 
-    def prepare(self, problem: Problem, batch: Batch) -> Apply:
-        """See `Product`."""
-        alone = len(batch) == 1  # a model that squeezes its output would lose the row's axis
-        linearized = Linearized.made(self.graph, problem, batch.doubled() if alone else batch)
-
-        return linearized.halved if alone else linearized
+    def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
+        """See `Derivative`."""
+        linearized = Linearized.made(self.graph, problem, batch.at_least_two())
+        return linearized.halved if len(batch) == 1 else linearized
 
 
 @dataclass(frozen=True)
-class GraphMixed:
+class AnalyticMixed:
     """∇ₓ ⟨v, ∇θ Σ L⟩ for the input of this position, by the same two passes."""
 
     graph: Traced
     position: int = 0
     name: str = "mixed_graph"
 
-    def prepare(self, problem: Problem, batch: Batch) -> Apply:
-        """See `Product`."""
+    def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
+        """See `Derivative`."""
         source = self.graph.input_names[self.position]
-        alone = len(batch) == 1
-        given = batch.doubled() if alone else batch
-        linearized = Linearized.made(self.graph, problem, given, moving=source)
+        linearized = Linearized.made(self.graph, problem, batch.at_least_two(), moving=source)
         shape = batch.inputs[self.position].shape
 
         def apply(vectors: Tensor) -> Tensor:
@@ -73,11 +69,11 @@ class GraphMixed:
 
 @dataclass
 class Linearized:
-    """The nodes on one batch, with their cotangents; an `Apply` that is `Adding`."""
+    """The nodes on one batch, with their cotangents; an `LinearMap` that is `AccumulatingMap`."""
 
     nodes: Sequence[Node]
     output: str
-    curved: Apply
+    curved: LinearMap
     reaching: set[str]  # nodes whose cotangents are wanted
     live: set[str] = field(default_factory=set)  # nodes with a cotangent
 
@@ -100,7 +96,7 @@ class Linearized:
             raise ValueError("the output does not depend on the parameters")
         if first_order:
             cotangent = output_cotangents(problem.loss, assembly.output, batch.targets)
-            curved: Apply = torch.zeros_like
+            curved: LinearMap = torch.zeros_like
         else:
             cotangent, curved = output_derivatives(problem.loss, assembly.output, batch.targets)
         linearized = cls(assembly.nodes, assembly.output_name, curved, assembly.active)
@@ -132,7 +128,7 @@ class Linearized:
         return self(vectors).div_(2)
 
     def add(self, vectors: Tensor, sums: Sums) -> None:
-        """See `Adding`."""
+        """See `AccumulatingMap`."""
         self.pass_through(Tangent(vectors), sums)
 
     def pass_through(

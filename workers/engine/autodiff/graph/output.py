@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.derivative import Apply
+from workers.engine.autodiff.derivative import LinearMap
 from workers.engine.model.losses import Loss
 from workers.engine.model.rows import Targets
 
@@ -13,7 +13,7 @@ from workers.engine.model.rows import Targets
 FORMED_OUTPUTS = 64
 
 
-def output_derivatives(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[Tensor, Apply]:
+def output_derivatives(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[Tensor, LinearMap]:
     """δ (B, ...) and what takes R of the outputs (k, B, ...) to R of δ."""
     width = outputs[0].numel()
     if width <= FORMED_OUTPUTS:

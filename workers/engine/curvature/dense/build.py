@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from workers.engine.autodiff.derivative import Product
-from workers.engine.autodiff.graph.linearized import GraphProduct
+from workers.engine.autodiff.derivative import Derivative
+from workers.engine.autodiff.graph.linearized import AnalyticHvp
 from workers.engine.autodiff.graph.trace import Traced, traced
 from workers.engine.autodiff.hvp import ReverseLoop
-from workers.engine.autodiff.select import working_ways
+from workers.engine.autodiff.select import agreeing
 from workers.engine.curvature.dense.chain import Chain, ChainLayer, Crossing
 from workers.engine.curvature.dense.pairs import Cross, Own, Scratch
 from workers.engine.model.problem import Problem
@@ -137,13 +137,13 @@ def layer_pairs(problem: Problem, probe: Batch) -> LayerPairs | None:
 
 
 def agreeing_graph(problem: Problem, probe: Batch) -> Traced | None:
-    """The model's graph if its written-out products are torch's own on a few rows; else None."""
+    """The model's graph if its analytic products are torch's own on a few rows; else None."""
     graph = traced(problem)
     if graph is None:
         return None
-    ways: list[Product] = [ReverseLoop(), GraphProduct(graph)]
+    derivatives: list[Derivative] = [ReverseLoop(), AnalyticHvp(graph)]
     try:
-        if len(working_ways(problem, probe, ways, lambda: None)) < len(ways):
+        if len(agreeing(problem, probe, derivatives)) < len(derivatives):
             return None
     except Exception:  # see above
         return None
