@@ -13,6 +13,8 @@ from upweight.substitutes import instead
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from upweight.checkpoints import GradientLost
+
 TORCH = os.path.join("site-packages", "torch", "")  # the frame wanted is the user's
 LONGEST = 300  # characters of torch's own words
 
@@ -39,6 +41,13 @@ def _paragraph(exc: BaseException, where: str, advice: str) -> str:
     words = " ".join(str(exc).split()) or type(exc).__name__
     short = words if len(words) <= LONGEST else words[: LONGEST - 1] + "…"
     return f"{where}{': ' if advice else ''}{advice} ({type(exc).__name__}: {short})"
+
+
+def explain_checkpoint(exc: GradientLost, module: nn.Module) -> str:
+    """The part that is checkpointed, or that calls the checkpoint, and the way out."""
+    name = next((name for name, part in module.named_modules() if part is exc.run), None)
+    where = f"{name} ({type(exc.run).__name__})" if name else _part(exc, module)
+    return f"{where}: {exc}"
 
 
 def misfit(exc: BaseException, module: nn.Module, example: Sequence[Tensor]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
+
+from upweight.blame import TORCH
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,6 +16,23 @@ if TYPE_CHECKING:
 
 Differs = Callable[["nn.Module", "Call"], bool]
 OF_TORCH = ("CheckpointFunction", "BackwardHookFunction")
+_OPERATORS = frozenset(
+    f"__i{name}__"
+    for name in [
+        "add",
+        "and",
+        "floordiv",
+        "lshift",
+        "mod",
+        "mul",
+        "or",
+        "pow",
+        "rshift",
+        "sub",
+        "truediv",
+        "xor",
+    ]
+)
 
 
 def culprit(module: nn.Module, call: Call, differs: Differs) -> tuple[str, nn.Module]:
@@ -44,7 +64,52 @@ def own_backward(module: nn.Module, call: Call) -> list[str]:
         if part._backward_hooks or part._backward_pre_hooks
     ]
     functions = [f"the autograd function {name}" for name in _functions(module, call)]
-    return [*functions, *backward, *hooked]
+    return [*functions, *written(module, call), *backward, *hooked]
+
+
+def written(module: nn.Module, call: Call) -> list[str]:
+    """The lines that write to a tensor behind the back of autograd: under `no_grad`, or through `.data`."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    shared: list[torch.Tensor] = []
+    found: dict[str, None] = {}
+
+    class Looking(TorchFunctionMode):
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            to = args[0] if args and isinstance(args[0], torch.Tensor) else None
+            if function == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
+                found.setdefault(f"{_line()}, which puts other numbers into a tensor")
+            elif to is not None and _writes(getattr(function, "__name__", "")):
+                if to.requires_grad and not torch.is_grad_enabled():
+                    found.setdefault(f"{_line()}, which writes to a tensor under torch.no_grad")
+                elif any(to is each for each in shared):
+                    found.setdefault(f"{_line()}, which writes to a tensor through .data")
+            result = function(*args, **(kwargs or {}))
+            if function == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
+                shared.append(result)
+            return result
+
+    with Looking():
+        _outputs(module, call)
+    return list(found)
+
+
+def _writes(function: str) -> bool:
+    """By the name of a method of tensors."""
+    if function.startswith("__"):
+        return function == "__setitem__" or (function.startswith("__i") and function in _OPERATORS)
+    return function.endswith("_") and function not in ("detach_", "requires_grad_")
+
+
+def _line() -> str:
+    """Of the user's, that is being run."""
+    for frame in reversed(traceback.extract_stack()):
+        if TORCH not in frame.filename and frame.filename != __file__:
+            return f"`{frame.line}`"
+    return "a line"
 
 
 def _calls(module: nn.Module, call: Call) -> dict[nn.Module, Call]:
@@ -78,7 +143,8 @@ def _children(part: nn.Module, calls: dict[nn.Module, Call]) -> Iterator[tuple[s
             yield from ((f"{name}.{inner}", one) for inner, one in _children(child, calls))
 
 
-def _functions(module: nn.Module, call: Call) -> list[str]:
+def _outputs(module: nn.Module, call: Call) -> list[Any]:
+    """What it returns, with inputs that need gradients."""
     import torch
     from torch.utils import _pytree as pytree
 
@@ -90,7 +156,13 @@ def _functions(module: nn.Module, call: Call) -> list[str]:
             ),
             call,
         )
-        outputs = pytree.tree_leaves(module(*inputs[0], **inputs[1]))
+        return list(pytree.tree_leaves(module(*inputs[0], **inputs[1])))
+
+
+def _functions(module: nn.Module, call: Call) -> list[str]:
+    import torch
+
+    outputs = _outputs(module, call)
     pending = [one.grad_fn for one in outputs if isinstance(one, torch.Tensor)]
     seen: set[Any] = set()
     found: dict[str, None] = {}

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import IO, TYPE_CHECKING, Any
 
-from upweight.blame import explain, misfit
-from upweight.culprit import culprit, own_backward
+from upweight.blame import explain, explain_checkpoint, misfit
+from upweight.checkpoints import GradientLost, refusing_lost_gradients
+from upweight.culprit import culprit, own_backward, written
 from upweight.errors import UpweightError
 from upweight.outputs import Output, choose, tensors_of
 from upweight.proof import Call, Chosen, Difference, NoGradient, first_difference
@@ -119,12 +120,14 @@ def exported(
     Raises ExportFailed, and OutputUnclear where the module returns several tensors and `output` names none.
     """
     _require_torch()
+    _refuse_scripted(module)
     module = _on_cpu(module)
     args, kwargs = _batched(example)
     with _uncollected(), as_exported(module):
         _refuse_batch_statistics(module)
         _refuse_scaled_gradients(module)
-        result = _run_once(module, args, kwargs, _given(example))
+        with refusing_lost_gradients(_trained(module, parameters)):
+            result = _run_once(module, args, kwargs, _given(example))
         rows = len(next(iter((*args, *kwargs.values()))))
         chosen = choose(tensors_of(result, rows), output)
         returning = _returning(module, [each.name for each in chosen], output)
@@ -182,13 +185,23 @@ def _run_once(
         return module(
             *(one.clone() for one in args), **{n: one.clone() for n, one in kwargs.items()}
         )
+    except GradientLost as exc:
+        raise ExportFailed(explain_checkpoint(exc, module)) from exc
     except Exception as exc:
         raise ExportFailed(misfit(exc, module, given)) from exc
 
 
-def _prove(
-    program: ExportedProgram, module: nn.Module, call: Call, parameters: Sequence[str] | None
-) -> None:
+def _trained(module: nn.Module, parameters: Sequence[str] | None) -> list[nn.Parameter]:
+    """Those that influence is taken over, as far as they have gradients now."""
+    chosen = _chosen(parameters)
+    return [
+        value
+        for name, value in module.named_parameters()
+        if value.requires_grad and chosen(name, value)
+    ]
+
+
+def _chosen(parameters: Sequence[str] | None) -> Chosen:
     def chosen(name: str, value: nn.Parameter) -> bool:
         if parameters is None:
             return value.requires_grad
@@ -196,6 +209,13 @@ def _prove(
         numbers = value.is_floating_point() or value.is_complex()
         return numbers and any(fnmatchcase(name, glob) for glob in parameters)
 
+    return chosen
+
+
+def _prove(
+    program: ExportedProgram, module: nn.Module, call: Call, parameters: Sequence[str] | None
+) -> None:
+    chosen = _chosen(parameters)
     try:
         found = first_difference(program.module(), module, call, chosen)
     except NoGradient as exc:
@@ -224,8 +244,11 @@ def _told(found: Difference, module: nn.Module, call: Call, chosen: Chosen) -> s
     if found.kind == "failure":
         return f"{where}: the exported program fails on another batch ({found.what}); {FROZEN}"
     if found.kind == "output":
-        return (
-            f"{where}: {found.what} of the exported program differs{by} on another batch; {FROZEN}"
+        hidden = ", ".join(written(part, call))
+        return f"{where}: {found.what} of the exported program differs{by}" + (
+            f": it lacks {hidden}; write y = f(x), and go on with y"
+            if hidden
+            else f" on another batch; {FROZEN}"
         )
     own = ", ".join(own_backward(part, call)) or UNSEEN
     return (
@@ -323,6 +346,19 @@ def _uncollected() -> Iterator[None]:
                 gc.freeze()
                 gc.unfreeze()
             gc.enable()
+
+
+def _refuse_scripted(module: nn.Module) -> None:
+    import torch
+
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            called = f"{name} (scripted {part.original_name})" if name else part.original_name
+            raise ExportFailed(
+                f"{called} is TorchScript, which can't be exported: give the module that torch.jit.script or "
+                "torch.jit.trace was called with; or an instance of its class, after load_state_dict of the scripted "
+                "one's state_dict()"
+            )
 
 
 def _refuse_batch_statistics(module: nn.Module) -> None:

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from upweight.substitutes import exportable
+from upweight.threads import replaced
 
 if TYPE_CHECKING:
     import torch
@@ -301,25 +302,5 @@ def _plain_regions() -> Iterator[None]:
             (autocast, "__exit__", leave_autocast),
             (CheckpointFunction, "apply", staticmethod(without_checkpoint)),
         ):
-            stack.enter_context(_replaced(owner, name, replacement))
+            stack.enter_context(replaced(owner, name, replacement))
         yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """`owner.name` does something else, in this thread alone: others may be training meanwhile."""
-    before, thread = getattr(owner, name), threading.get_ident()
-    own = vars(owner).get(name)
-    here = getattr(replacement, "__func__", replacement)
-
-    def chosen(*args: Any, **kwargs: Any) -> Any:
-        return (here if threading.get_ident() == thread else before)(*args, **kwargs)
-
-    setattr(owner, name, staticmethod(chosen) if here is not replacement else chosen)
-    try:
-        yield
-    finally:
-        if own is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)

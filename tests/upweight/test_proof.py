@@ -234,7 +234,10 @@ LOST: dict[str, tuple[Callable[[Net, Tensor], Any], str]] = {
     "small outputs": (_small_outputs, "Straight"),
     "a gate at zero": (_behind_a_gate, "Straight"),
     "a second output": (_second_output, "Reversed"),
-    "written to under no_grad": (_clamped_under_no_grad, r"written to under torch\.no_grad"),
+    "written to under no_grad": (
+        _clamped_under_no_grad,
+        r"writes to a tensor under torch\.no_grad",
+    ),
 }
 
 
@@ -316,6 +319,35 @@ def test_the_refusal_names_the_innermost_part_and_a_way_out() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"quantised": quantised})["quantised"])
     with pytest.raises(ExportFailed, match=r"^1\.1 \(Applied\).*Straight.*\.detach\(\)"):
         export_program(net, rows())
+
+
+WRITTEN: dict[str, Callable[[Tensor], None]] = {
+    "under torch.no_grad": lambda hidden: torch.no_grad()(lambda: hidden.mul_(2))(),
+    "through .data": lambda hidden: hidden.data.clamp_(-0.1, 0.1),
+    "puts other numbers into a tensor": lambda hidden: setattr(hidden, "data", hidden.data * 2),
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_the_line_that_writes_to_a_tensor_behind_autograd_is_named(how: str) -> None:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        hidden = net.body(x)
+        WRITTEN[how](hidden)
+        return net.head(hidden)
+
+    with pytest.raises(ExportFailed, match=rf"^Net: .*`.*lambda hidden: .*`, which .*{how}"):
+        export_program(Net(forward), rows())
+
+
+def test_a_part_in_torchscript_is_named_with_the_way_out() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 3), nn.Tanh()))
+    net = nn.Sequential(nn.Linear(4, 4), scripted)
+    with pytest.raises(
+        ExportFailed, match=r"^1 \(scripted Sequential\) is TorchScript.*state_dict"
+    ):
+        export_program(net, rows())
+    with pytest.raises(ExportFailed, match=r"^Sequential is TorchScript"):
+        export_program(scripted, rows())
 
 
 def test_the_way_out_for_a_straight_through_estimator_is_taken() -> None:
