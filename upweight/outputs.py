@@ -73,6 +73,12 @@ def _one(returned: Sequence[Returned], wanted: str | int) -> Returned:
             raise OutputUnclear(
                 f"output={wanted!r} is {len(matches)} tensors: name one. The model returns {_listed(returned)}"
             )
+    if isinstance(wanted, int) and wanted < 0:
+        last = max((each.places[0] for each in returned if each.places), default=0)
+        raise OutputUnclear(
+            f"output={wanted} is no place: places count from 0, here to {last}; or give a name. The model returns "
+            f"{_listed(returned)}"
+        )
     near = difflib.get_close_matches(str(wanted), [each.name for each in returned], n=1)
     meant = f"; did you mean {near[0]!r}?" if near else "."
     raise OutputUnclear(

@@ -60,10 +60,17 @@ def test_the_loss_takes_the_output_that_is_named(
     with pytest.raises(InvalidRequest, match=r"'features' float64 \(n, 3\), 'logits'") as caught:
         online.models.register(fresh_name, module, example=X[:2], loss="cross_entropy")
     assert [each.pointer for each in caught.value.errors] == ["/output"]
+    with pytest.raises(
+        InvalidRequest, match=r"count from 0, here to 1; .* 'logits' float64"
+    ) as caught:
+        online.models.register(fresh_name, module, example=X[:2], loss="cross_entropy", output=-1)
+    assert [each.pointer for each in caught.value.errors] == ["/output"]
     batch = ({0: torch.export.Dim("batch")},)
     torch.export.save(
         torch.export.export(module, (X[:2],), dynamic_shapes=batch), tmp_path / "m.pt2"
     )
+    with pytest.raises(InvalidRequest, match="-1 is no place: places count from 0"):
+        online.models.register(fresh_name, tmp_path / "m.pt2", loss="cross_entropy", output=-1)
     with pytest.raises(Rejected, match="'logits' float64"):
         online.models.register(fresh_name, tmp_path / "m.pt2", loss="cross_entropy")
     record = online.models.register(

@@ -72,7 +72,8 @@ def register(
     said = {"name": name, "output": output, "parameters": globs, "labels": dict(labels or {})}
     # Before the export and the upload, which take their time: what is misspelt is told at once.
     _refuse_loss_object(loss)
-    validated(ModelRequest, MODELS.path, {**said, "program": NOT_YET, "loss": loss})
+    early = {**said, "output": None} if _is_live(program) and _is_below_zero(output) else said
+    validated(ModelRequest, MODELS.path, {**early, "program": NOT_YET, "loss": loss})
     if _is_live(program):
         refuse_untrained(program) if globs is None else refuse_unmatched(program, globs)
     if is_described(program, example) and output in (None, LOGITS):
@@ -256,6 +257,11 @@ def _refuse_loss_object(loss: Any) -> None:
         f"loss: {called} is an object; give {known}, or a dict of the name and its options ({{'name': …}}), or let the "
         "model compute its loss (loss='program')",
     )
+
+
+def _is_below_zero(output: Output) -> bool:
+    """Of a live module it is refused when it is known what there is instead."""
+    return isinstance(output, int) and output < 0
 
 
 def _is_live(program: Any) -> bool:

@@ -190,6 +190,15 @@ OutputName = Text | Annotated[int, Field(ge=0, strict=True)]
 Outputs = OutputName | Annotated[tuple[OutputName, ...], Field(min_length=2, max_length=2)]
 
 
+def _from_zero(output: Any) -> Any:
+    for each in output if isinstance(output, list | tuple) else [output]:
+        if isinstance(each, int) and each < 0:
+            raise ValueError(
+                f"{each} is no place: places count from 0; or give the output's name, such as 'logits'"
+            )
+    return output
+
+
 def _output(output: Outputs | None, info: ValidationInfo) -> Outputs | None:
     if isinstance(output, tuple):
         loss = info.data.get("loss")
@@ -208,7 +217,7 @@ class ModelRequest(Request):
     name: Name
     program: Program
     loss: Loss
-    output: Annotated[Outputs | None, AfterValidator(_output)] = Field(
+    output: Annotated[Outputs | None, BeforeValidator(_from_zero), AfterValidator(_output)] = Field(
         None,
         description="What the loss takes of a model that returns several tensors: a name (`logits`, "
         "`heads.first`: keys and fields, with dots between them), or the place in a tuple. For `gaussian_nll` also "
