@@ -81,7 +81,7 @@ def check_rows_independent(problem: Problem, batch: Batch, *, elsewhere: bool = 
 
 
 def _check_rows_in_double(problem: Problem, batch: Batch) -> None:
-    """In float64, where rounding can neither hide what rows do to each other nor look like it."""
+    """Check rows in float64: rounding can then neither hide what rows do to each other nor look like it."""
     weights = problem.theta.nbytes + sum(each.nbytes for each in problem.frozen.values())
     if weights < _DOUBLED_BYTES:
         with suppress(RuntimeError, TypeError, ValueError), twice_differentiable():

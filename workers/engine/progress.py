@@ -1,4 +1,4 @@
-"""How far a computation has come, told to the caller between any two batches or iterations."""
+"""How far a computation has come, reported to the caller between any two batches or iterations."""
 
 from __future__ import annotations
 

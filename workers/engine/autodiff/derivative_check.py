@@ -43,7 +43,7 @@ class DerivativeCheck:
     reason: str | None = None
 
     def as_info(self) -> dict[str, Any]:
-        """As a job's info has it."""
+        """The fields that are not None, as a job's info has them."""
         return {name: each for name, each in asdict(self).items() if each is not None}
 
 
@@ -89,7 +89,7 @@ def _checked(problem: Problem, batch: Batch) -> DerivativeCheck:
 
 @dataclass(frozen=True)
 class Error:
-    """Of a product, relative to the difference; `wrong` where that can't be rounding."""
+    """A product's error, relative to the difference of gradients; `wrong` where that can't be rounding."""
 
     relative: float
     wrong: bool

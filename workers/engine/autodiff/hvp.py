@@ -1,8 +1,9 @@
-"""Reverse over reverse: differentiate the gradient's graph once more.
+"""Products with the Hessian by torch's own transformations.
 
-The most robust way: works for whatever has a second derivative, and keeps its digits through
-softmax and layer norm, where forward mode loses some in float32. A gradient whose graph does not
-lead back to θ is an error, never a zero: so looks an operator without a second derivative.
+Reverse over reverse, which differentiates the gradient's graph once more, is the most robust: it
+works for whatever has a second derivative, and keeps its digits through softmax and layer norm,
+where forward mode loses some in float32. A gradient whose graph does not lead back to θ is an
+error, never a zero: an operator without a second derivative shows as that.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class ReverseLoop:
     name = "reverse_loop"
 
     def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
-        """See `Derivative`."""
+        """Takes the gradient of the batch once; the result takes vectors (k, p) to H v, (k, p)."""
         theta, gradient = gradient_graph(problem, batch)
 
         def apply(vectors: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class ReverseBatched:
     name = "reverse_batched"
 
     def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
-        """See `Derivative`."""
+        """Takes the gradient of the batch once; the result takes vectors (k, p) to H v, (k, p)."""
         theta, gradient = gradient_graph(problem, batch)
 
         def apply(vectors: Tensor) -> Tensor:
@@ -67,12 +68,12 @@ class ReverseBatched:
 
 
 class ForwardOverReverse:
-    """vmap(jvp(grad))."""
+    """Forward mode over the gradient, for all vectors at once: vmap(jvp(grad))."""
 
     name = "forward_over_reverse"
 
     def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
-        """See `Derivative`."""
+        """The map of vectors (k, p) to H v, (k, p); every application passes over the batch anew."""
         gradient = grad(lambda theta: problem.losses(theta, batch).sum())
 
         def product(vector: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class InputVariable:
     position: int = 0
 
     def initial(self, problem: Problem, batch: Batch) -> Tensor:
-        """See `Variable`."""
+        """The input of the batch, (B, ...)."""
         if not 0 <= self.position < len(batch.inputs):
             raise BadParameter("input", self.position, f"the model has {len(batch.inputs)} inputs")
         value = batch.inputs[self.position]
@@ -56,7 +56,7 @@ class InputVariable:
         return value
 
     def losses(self, problem: Problem, batch: Batch, theta: Tensor, value: Tensor) -> Tensor:
-        """See `Variable`."""
+        """(B,) losses with this value for the input."""
         inputs = list(batch.inputs)
         inputs[self.position] = value
         return problem.losses(theta, replace(batch, inputs=tuple(inputs)))
@@ -92,7 +92,7 @@ class ModuleVariable:
         return torch.zeros_like(output)
 
     def losses(self, problem: Problem, batch: Batch, theta: Tensor, value: Tensor) -> Tensor:
-        """See `Variable`."""
+        """(B,) losses with this value added to the module's output."""
         return self._watched(problem, batch, theta, lambda output: output + value)
 
     def _watched(
@@ -113,7 +113,7 @@ class MixedReverseLoop:
     name: str = "mixed_reverse_loop"
 
     def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
-        """See `Derivative`."""
+        """Takes the batch's gradient once; the result takes vectors (k, p) to (k, B, ...), the variable's shape."""
         value, gradient = _graph(self.variable, problem, batch)
 
         def apply(vectors: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class MixedReverseBatched:
     name: str = "mixed_reverse_batched"
 
     def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
-        """See `Derivative`."""
+        """Takes the batch's gradient once; the result takes vectors (k, p) to (k, B, ...), the variable's shape."""
         value, gradient = _graph(self.variable, problem, batch)
 
         def apply(vectors: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class MixedForward:
     name: str = "mixed_forward"
 
     def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
-        """See `Derivative`."""
+        """The map of vectors (k, p) to (k, B, ...), the variable's shape; it passes over the batch each time."""
         value = self.variable.initial(problem, batch)
 
         def slope(at: Tensor, vector: Tensor) -> Tensor:

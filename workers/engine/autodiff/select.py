@@ -59,7 +59,7 @@ def agreeing(
     derivatives: Sequence[Derivative],
     between: Callable[[], None] = lambda: None,
 ) -> list[Derivative]:
-    """Those that run on a few rows and agree with the first that does.
+    """The derivatives that run on a few rows and agree with the first that does.
 
     `between` is called before each try. Raises UnsupportedOperator if none works.
     """

@@ -69,12 +69,12 @@ class Hessian:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the vectors it multiplies."""
+        """The type of the vectors it multiplies."""
         return self.problem.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where its vectors lie."""
+        """The device that its vectors lie on."""
         return self.problem.device
 
     @property
@@ -145,7 +145,7 @@ class Hessian:
         """H itself, (p, p), WITHOUT λ; symmetric to the last bit. Raises OutOfMemory.
 
         A chain of linear layers is summed up by pairs of layers in ONE pass, without a product; so
-        are such layers at the end of a model that is written out, whose other parameters take a
+        are such layers at the end of a model with analytic products, whose other parameters take a
         product each, over a part of the graph. Any other model takes p products.
         """
         return self._dense(self._layer_pairs())
@@ -173,7 +173,7 @@ class Hessian:
         return symmetrise(result, width)
 
     def _built_by_layers(self, result: Tensor) -> bool:
-        """Whether the model is written out, and memory sufficed."""
+        """Whether the model has analytic products, and memory sufficed."""
         if self._named not in (None, AnalyticHvp.name):
             return False
         probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
@@ -190,7 +190,10 @@ class Hessian:
         return True
 
     def matrix_if_cheaper(self, vectors: int, width: int) -> Tensor | None:
-        """See `Buildable`. Only for chains of linear layers, and within a quarter of the budget."""
+        """H as a matrix, if that costs less than products with so many vectors, `width` at a time; else None.
+
+        Only for chains of linear layers, and within a quarter of the budget.
+        """
         most = (self._budget / self.dtype.itemsize / 4) ** 0.5
         if self._matrix is None and FEWEST_EXPLICIT <= self.problem.size <= most:
             pairs = self._layer_pairs()
@@ -199,7 +202,10 @@ class Hessian:
         return self._matrix
 
     def preconditioner_if_cheaper(self, products: float) -> Metric | None:
-        """See `Preconditionable`. Only where products are written out for the model's graph."""
+        """A preconditioner for cg, if it saves more than it costs in a solution by so many products; else None.
+
+        Only where products are analytic, of the model's graph.
+        """
         probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
         derivative = self._sums.derivative(probe, self.problem.theta.expand(2, -1))
         if not isinstance(derivative, AnalyticHvp):

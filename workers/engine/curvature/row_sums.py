@@ -56,11 +56,11 @@ class RowSums:
 
     @property
     def widest(self) -> Block:
-        """For as many vectors as are taken at a time."""
+        """The block for as many vectors as are taken at a time."""
         return self._plan.of(self._plan.widest)
 
     def over_all(self, vectors: Tensor) -> Tensor:
-        """All rows' ∇² L(z) v summed, for each row v of (k, p)."""
+        """Σ ∇² L(zᵢ) v over all rows, for each row v of (k, p)."""
         total = torch.zeros_like(vectors)
         self.block = self._plan.of(len(vectors))
         while not self._summed(vectors, total):
@@ -68,7 +68,7 @@ class RowSums:
         return total
 
     def over_sample(self, indices: Tensor, vectors: Tensor) -> Tensor:
-        """The same of the rows with these numbers, which fit into memory together."""
+        """Σ ∇² L(zᵢ) v over the rows with these numbers, which fit into memory together."""
         batch = self._problem.placed(self._rows.take(indices))
         self.block = self._plan.of(len(vectors))
         size = self.block.rows
@@ -76,7 +76,7 @@ class RowSums:
         return self._over(parts, vectors)
 
     def over_part(self, indices: Tensor, vectors: Tensor) -> Tensor | None:
-        """The same of the rows with these numbers, ascending, however many; None where memory ends."""
+        """Σ ∇² L(zᵢ) v over the rows with these numbers, ascending, however many; None where memory ends."""
         self.block = self._plan.of(len(vectors))
         if self._row_bytes * len(self._rows) > KEPT_BESIDE:
             self.prepared.clear()
@@ -105,7 +105,7 @@ class RowSums:
                 several=several,
                 row_bytes=self._row_bytes,
                 named=self._named,
-                between=lambda: self._tell(batch.start),
+                between=lambda: self._report(batch.start),
             )
         return self.derivatives[several]
 
@@ -165,7 +165,7 @@ class RowSums:
 
     def _taken(self, indices: Tensor) -> Iterator[Batch]:
         for numbers in indices.split(self.block.rows):
-            self._tell(int(numbers[0]))
+            self._report(int(numbers[0]))
             yield self._problem.placed(self._rows.take(numbers))
 
     def _apply(
@@ -181,7 +181,7 @@ class RowSums:
         width = LOOPED_VECTORS if isinstance(derivative, ReverseLoop) else self.block.vectors
         for first in range(0, len(vectors), width):
             if first:
-                self._tell(batch.start)
+                self._report(batch.start)
             part = vectors[first : first + width]
             into = sums.of(first, len(part))
             if isinstance(apply, AccumulatingMap):
@@ -193,5 +193,5 @@ class RowSums:
         self.prepared.clear()
         self._keeps_prepared = False
 
-    def _tell(self, row: int) -> None:
+    def _report(self, row: int) -> None:
         self._progress("hessian pass", row, len(self._rows), "rows")

@@ -138,7 +138,7 @@ class BlockPlan:
         return vectors_at_once(self._kind)
 
     def of(self, count: int) -> Block:
-        """For this many vectors."""
+        """The block for this many vectors."""
         most = self._most_vectors()
         parts = -(-max(count, 1) // most)
         vectors = -(-max(count, 1) // parts)

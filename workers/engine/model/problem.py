@@ -82,16 +82,16 @@ class Problem:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of θ and of everything computed."""
+        """The type of θ and of everything computed."""
         return self.theta.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where θ lies and rows are expected."""
+        """The device that θ lies on and rows are moved to."""
         return self.theta.device
 
     def in_double(self) -> Problem:
-        """The same in float64: weights as they are, so that only the rounding of sums is less."""
+        """The same problem in float64: weights as they are, so that only the rounding of sums is less."""
         names = [escape(each.name) for each in self.layout]
         return Problem(self.module, self.loss, names, dtype=torch.float64)
 
@@ -125,7 +125,7 @@ class Problem:
         return self.outputs_of(self.named(theta), batch)
 
     def outputs_of(self, values: dict[str, Tensor], batch: Batch) -> object:
-        """The same at these values of the selected parameters."""
+        """The same problem at these values of the selected parameters."""
         arguments = batch.inputs
         if isinstance(self.loss, Program):
             arguments = (*arguments, *batch.target_tensors)

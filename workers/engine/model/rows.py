@@ -111,7 +111,7 @@ class TensorRows:
         return self._inputs[0].shape[0] if self._inputs[0].ndim else 0
 
     def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """See `Rows`."""
+        """Rows start to stop in batches of `size`, views of the tensors. Raises BadParameter for a size below 1."""
         if size < 1:
             raise BadParameter("batch_size", size, "must be at least 1")
         end = len(self) if stop is None else min(stop, len(self))
@@ -120,7 +120,7 @@ class TensorRows:
             yield whole.narrow(first, min(first + size, end))
 
     def take(self, indices: Tensor) -> Batch:
-        """See `Rows`."""
+        """Copies of the rows with these numbers, in this order; `start` of the batch is 0."""
         targets = self._targets
         if isinstance(targets, Tensor):
             targets = targets[indices.to(targets.device)]

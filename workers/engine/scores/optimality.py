@@ -73,7 +73,10 @@ def optimality(
     batch_size: BatchSize = "auto",
     budget_bytes: int = DEFAULT_BUDGET,
 ) -> Optimality:
-    """Of at most 4,096 of the rows, evenly spaced: one forward and one backward pass. Raises NotFinite."""
+    """How near θ is to an optimum, by at most 4,096 evenly spaced rows.
+
+    One forward and one backward pass over them. Raises NotFinite.
+    """
     count = len(rows)
     chosen = torch.arange(0, count, -(-count // MOST_ROWS))
     gradient = _mean_gradient(problem, _Chosen(rows, chosen), batch_size, budget_bytes)
@@ -113,7 +116,7 @@ def _mean_gradient(problem: Problem, rows: Rows, batch_size: BatchSize, budget: 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The rows with these numbers (ascending) as rows of their own; see `Rows`."""
+    """The rows with these numbers (ascending) as rows of their own."""
 
     rows: Rows
     numbers: Tensor

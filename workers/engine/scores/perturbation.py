@@ -66,7 +66,7 @@ def perturb_at(
     budget_bytes: int = DEFAULT_BUDGET,
     progress: Progress | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """As `perturbation`, of the output of an inner module: (slice, (m, b, *output_shape)).
+    """The influence of moving an inner module's output: yields (slice of columns, (m, b, *output_shape)).
 
     Raises NoSuchParameter for an unknown module, BadParameter for one whose output cannot be moved.
     """
@@ -96,10 +96,10 @@ def _mixed(
     row_bytes = activations * (1 + vectors) + len(factors) * value_bytes
     block = Block(rows_at_once(batch_size, len(rows), row_bytes, budget, kind), vectors)
     selected: list[Derivative] = []
-    tell = progress or silent
+    report = progress or silent
 
-    def tell_of(batch: Batch) -> None:
-        tell("perturbation", batch.start, len(rows), "rows")
+    def report_of(batch: Batch) -> None:
+        report("perturbation", batch.start, len(rows), "rows")
 
     def work(batch: Batch) -> Tensor:
         batch = problem.placed(batch)
@@ -112,7 +112,7 @@ def _mixed(
                     several=len(factors) > 1,
                     row_bytes=activations,
                     named=product,
-                    between=lambda: tell_of(batch),
+                    between=lambda: report_of(batch),
                 )
             )
         with twice_differentiable():
@@ -120,9 +120,9 @@ def _mixed(
             parts: list[Tensor] = []
             for part in torch.split(factors, block.vectors):
                 if parts:
-                    tell_of(batch)
+                    report_of(batch)
                 parts.append(apply(part))
             return torch.cat(parts)
 
-    for batch, result in over_rows(rows, block, work, what="perturbation", progress=tell):
+    for batch, result in over_rows(rows, block, work, what="perturbation", progress=report):
         yield columns_of(batch), finite_or_located(problem, batch, result, "perturbation")

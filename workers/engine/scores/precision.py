@@ -24,7 +24,7 @@ TRUSTED_CORRELATION = 0.99
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of a sample in low precision with the same sample in full."""
+    """How well scores of a sample in low precision agree with the same ones in full."""
 
     correlation: float
     warning: str | None  # None where the correlation can be trusted
@@ -51,7 +51,7 @@ def checked(precision: str) -> Precision:
 
 
 def agreement(factors: Tensor, gradients: Tensor, precision: Precision) -> Agreement:
-    """Of scores in this precision with full precision, on the rows given: take a sample."""
+    """How well scores in this precision agree with full precision on these gradients, which should be a sample."""
     low, full = product(factors, gradients, precision), product(factors, gradients, "full")
     both = torch.stack([low.flatten().double(), full.flatten().double()])
     both = both - both.mean(1, keepdim=True)

@@ -31,7 +31,7 @@ from workers.engine.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of b rows. Null where a row has more than one number of it, or the loss does not tell."""
+    """Losses, predictions and targets of b rows; None where a row has not exactly one, or the loss has none."""
 
     losses: Tensor  # (b,)
     predictions: Tensor | None = None  # (b,): classes as int64, else numbers
@@ -41,7 +41,7 @@ class Predictions:
     )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those that there are, by name."""
+        """The tensors that are not None, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -66,8 +66,9 @@ def row_predictions(
         with torch.no_grad():
             return _of_batch(problem, problem.placed(batch))
 
-    tell = progress or silent
-    for batch, result in over_rows(rows, Block(size), work, what="predictions", progress=tell):
+    for batch, result in over_rows(
+        rows, Block(size), work, what="predictions", progress=progress or silent
+    ):
         yield slice(batch.start, batch.start + len(batch)), result
 
 

@@ -12,7 +12,7 @@ from workers.engine.autodiff.graph.batched_ops import Batched, batched
 from workers.engine.autodiff.graph.convolution import Convolution
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
 from workers.engine.autodiff.graph.match_layers import take_layer, take_shift
-from workers.engine.autodiff.graph.match_nonlinear import take_curve
+from workers.engine.autodiff.graph.match_nonlinear import take_nonlinear
 from workers.engine.autodiff.graph.nodes import Linear, Node, Smooth
 from workers.engine.autodiff.graph.scope import Scope
 from workers.engine.autodiff.graph.trace import (
@@ -59,7 +59,7 @@ class Assembly:
 
     @property
     def nodes(self) -> list[Node]:
-        """In the order of the graph."""
+        """The nodes made, in the order of the graph."""
         return self._scope.nodes
 
     @property
@@ -86,13 +86,15 @@ class Assembly:
             self._scope.values[node.name] = function()
         elif sources[0] in self._several:
             self._item(node, sources)
-        elif not take_curve(self._scope, node, sources) and not self._line(node, sources, function):
+        elif not take_nonlinear(self._scope, node, sources) and not self._line(
+            node, sources, function
+        ):
             self._smooth(
                 node.name, sources, function, [self._scope.values[each] for each in sources]
             )
 
     def _item(self, node: fx.Node, sources: list[str]) -> None:
-        """One of the tensors of a node that has several."""
+        """Takes one of the tensors of a node that has several."""
         source, before, batched_before = self._several[sources[0]]
         if last_name(node.target) != "getitem" or len(sources) > 1:
             raise ValueError(f"{node.target} of several tensors")

@@ -50,7 +50,7 @@ class Convolution:
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
-        """Where the selected ones of its parameters lie in θ."""
+        """The places in θ of its selected parameters."""
         return tuple(each for each in (self.weight_slice, self.bias_slice) if each is not None)
 
     @cached_property
@@ -98,7 +98,7 @@ class Convolution:
         return self.weight.shape[2:]
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Node`."""
+        """The output's tangent, (k, ...); None where it is zero."""
         tangent, count, weights = (
             input_tangents[0],
             len(theta_tangent),
@@ -115,11 +115,11 @@ class Convolution:
         return _channels_first(result.view(count, len(self.inputs), *self.space, -1), 2)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         return [self._transposed(cotangent)]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents if wanted; the parameters' share of H v is added to the sums."""
         r_cotangent = self._last(context.r_cotangent).flatten(1, -2)  # (k, N, out)
         if context.sums is not None:
             self._share(context.sums, context, r_cotangent)
@@ -238,7 +238,7 @@ class Picked:
     cotangent: Tensor | None = None
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Node`."""
+        """The output's tangent, (k, ...); None where it is zero."""
         tangent = input_tangents[0]
         if tangent is None:
             return None
@@ -247,11 +247,11 @@ class Picked:
         return picked.unflatten(2, self.after[2:]).movedim(-1, 2)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         return [self._back(cotangent.unsqueeze(0)).squeeze(0)]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents, where they are wanted."""
         return [self._back(context.r_cotangent) if context.wanted else None]
 
     def _back(self, cotangent: Tensor) -> Tensor:

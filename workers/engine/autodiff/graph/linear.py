@@ -1,4 +1,4 @@
-"""Parts with parameters that are matrices, factors or shifts: linear layers, embeddings, norms.
+"""Nodes with parameters that are matrices, factors or shifts: linear layers, embeddings, norms.
 
 A term with the layer's own weights is one matrix product of all vectors and rows; a term with v's
 weights is a batch of them, a vector each. What v's terms are multiplied with, inputs and
@@ -43,11 +43,11 @@ class LinearLayer:
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
-        """Where the selected ones of its parameters lie in θ."""
+        """The places in θ of its selected parameters."""
         return _given(self.weight_slice, self.bias_slice)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Node`."""
+        """The output's tangent, (k, ...); None where it is zero."""
         count, tangent, weights = (
             len(theta_tangent),
             input_tangents[0],
@@ -62,11 +62,11 @@ class LinearLayer:
         return None if result is None else result.view(count, *self._before, -1)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         return [self._shaped((_flat(cotangent, 0) @ self._weight).unsqueeze(0)).squeeze(0)]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents if wanted; the parameters' share of H v is added to the sums."""
         r_cotangent = _flat(context.r_cotangent, 1)
         if context.sums is not None:
             self._share(context.sums, context, r_cotangent)
@@ -164,11 +164,11 @@ class Embedding:
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
-        """Where the selected ones of its parameters lie in θ."""
+        """The places in θ of its selected parameters."""
         return (self.weight_slice,)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Node`."""
+        """The output's tangent, (k, ...); None where it is zero."""
         weights = theta_tangent.of(self.weight_slice)
         if weights is None:
             return None
@@ -176,11 +176,11 @@ class Embedding:
         return rows if self.padding is None else rows * self._learnt(rows)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         return []
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents if wanted; the parameters' share of H v is added to the sums."""
         if context.sums is not None:
             r_cotangent = context.r_cotangent
             r_cotangent = (
@@ -224,11 +224,11 @@ class Scale:
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
-        """Where the selected ones of its parameters lie in θ."""
+        """The places in θ of its selected parameters."""
         return _given(self.weight_slice, self.bias_slice)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Node`."""
+        """The output's tangent, (k, ...); None where it is zero."""
         result = input_tangents[0] if input_tangents else None
         if result is not None and self.weight is not None:
             result = result * self.weight.view(self.shape)
@@ -244,11 +244,11 @@ class Scale:
         return None if result is None else result.expand(len(theta_tangent), *self.inputs.shape)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         return [cotangent if self.weight is None else cotangent * self.weight.view(self.shape)]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents if wanted; the parameters' share of H v is added to the sums."""
         assert self.cotangent is not None
         r_cotangent, tangent = (
             context.r_cotangent,

@@ -1,10 +1,10 @@
-"""The R-operator written out for a model's graph, node by node.
+"""A model linearized on one batch: analytic products with second derivatives, node by node of its graph.
 
 Pearlmutter, Fast exact multiplication by the Hessian (1994). With R the derivative along v, a pass
-forward carries R of every node, a pass back R of every cotangent δ. Layers with parameters are
-large matrix products or convolutions over rows and vectors together (`layers`), what is between
-them is elementwise, linear or torch's own derivative of one node (`nodes`). A pass back that goes
-on to the input is the perturbation.
+forward carries R of every node, its tangent, and a pass back R of every cotangent δ. Layers with
+parameters are large matrix products or convolutions over rows and vectors together (`linear`,
+`convolution`); what is between them is elementwise, linear or torch's own derivative of one node
+(`nodes`, `nonlinear`). A pass back that goes on to the input is the mixed derivative.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from workers.engine.model.rows import Batch
 
 
 def analytic_hvp(problem: Problem) -> Derivative | None:
-    """The written-out product where the model can be traced, else None."""
+    """The analytic product with the Hessian where the model can be traced, else None."""
     graph = traced(problem)
     return None if graph is None else AnalyticHvp(graph)
 
 
 @dataclass(frozen=True)
 class AnalyticHvp:
-    """See the module. Refuses (ValueError) graphs with a node that it has no rule for."""
+    """H v by the rules of the graph's nodes. Raises ValueError for a graph with a node without a rule."""
 
     graph: Traced
     name: str = "graph"
 
     def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
-        """See `Derivative`."""
+        """Linearizes the model on the batch; the result takes vectors (k, p) to their products, (k, p)."""
         linearized = Linearized.made(self.graph, problem, batch.at_least_two())
         return linearized.halved if len(batch) == 1 else linearized
 
@@ -52,7 +52,7 @@ class AnalyticMixed:
     name: str = "mixed_graph"
 
     def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
-        """See `Derivative`."""
+        """Linearizes the model on the batch; the result takes vectors (k, p) to (k, B, ...), shaped as the input."""
         source = self.graph.input_names[self.position]
         linearized = Linearized.made(self.graph, problem, batch.at_least_two(), moving=source)
         shape = batch.inputs[self.position].shape
@@ -73,7 +73,7 @@ class Linearized:
 
     nodes: Sequence[Node]
     output: str
-    curved: LinearMap
+    output_hessian: LinearMap  # from the output's tangent to R of its cotangent
     reaching: set[str]  # nodes whose cotangents are wanted
     live: set[str] = field(default_factory=set)  # nodes with a cotangent
 
@@ -96,10 +96,12 @@ class Linearized:
             raise ValueError("the output does not depend on the parameters")
         if first_order:
             cotangent = output_cotangents(problem.loss, assembly.output, batch.targets)
-            curved: LinearMap = torch.zeros_like
+            output_hessian: LinearMap = torch.zeros_like
         else:
-            cotangent, curved = output_derivatives(problem.loss, assembly.output, batch.targets)
-        linearized = cls(assembly.nodes, assembly.output_name, curved, assembly.active)
+            cotangent, output_hessian = output_derivatives(
+                problem.loss, assembly.output, batch.targets
+            )
+        linearized = cls(assembly.nodes, assembly.output_name, output_hessian, assembly.active)
         linearized.back(cotangent)
         return linearized
 
@@ -124,11 +126,11 @@ class Linearized:
         return result
 
     def halved(self, vectors: Tensor) -> Tensor:
-        """Of a row that was doubled."""
+        """H v of a single row, which was given twice: half of what comes out, (k, p)."""
         return self(vectors).div_(2)
 
     def add(self, vectors: Tensor, sums: Sums) -> None:
-        """See `AccumulatingMap`."""
+        """Add H v of the batch to the sums."""
         self.pass_through(Tangent(vectors), sums)
 
     def pass_through(
@@ -148,7 +150,7 @@ class Linearized:
         reaching = {node.target for node in nodes} if lowest else self.reaching
         if output_tangent is None:
             return Cotangents(reaching, {})
-        cotangents = Cotangents(reaching, {self.output: self.curved(output_tangent)})
+        cotangents = Cotangents(reaching, {self.output: self.output_hessian(output_tangent)})
         for node in reversed(nodes):
             r_cotangent = cotangents.pop(node.target)
             output_tangent = tangents.pop(node.target)

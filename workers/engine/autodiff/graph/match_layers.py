@@ -1,4 +1,4 @@
-"""Parts of nodes with parameters."""
+"""Finds the layers in a traced graph, and makes their nodes."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _norm(
 
 
 def take_shift(scope: Scope, node: fx.Node, sources: list[str]) -> bool:
-    """Whether the node adds a parameter; if so its part is made."""
+    """Whether the node adds a parameter; if so its node is made."""
     if last_name(node.target) != "add" or len(node.args) != 2 or node.kwargs:
         return False
     places = [scope.slice_of(scope.value_of(each)) for each in node.args]

@@ -1,4 +1,4 @@
-"""Parts of nodes without parameters that bend: functions, sums, products, softmax, attention."""
+"""Finds functions, sums, products, softmax and attention in a traced graph, and makes their nodes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PRODUCTS = ("mul", "imul")
 MATRIX_PRODUCTS = ("bmm", "matmul")
 
 
-def take_curve(scope: Scope, node: fx.Node, sources: list[str]) -> bool:
-    """Whether the node bends, or is a sum, and has a rule; if so its part is made."""
+def take_nonlinear(scope: Scope, node: fx.Node, sources: list[str]) -> bool:
+    """Whether the node is nonlinear, or a sum, and has a rule; if so its node is made."""
     name = last_name(node.target)
     curve = elementwise(node, scope.module)
     if curve is not None:

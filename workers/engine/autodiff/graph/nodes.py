@@ -1,4 +1,4 @@
-"""What a written-out product is made of: nodes of the model's graph, on one batch, with their rules.
+"""Nodes of a model's graph on one batch, each with the derivatives of its own operator.
 
 With R the derivative along the vectors v: R of a node's output from R of its inputs, the cotangent
 δ of its inputs from that of its output, and R of the same with what v's own share H v gets.
@@ -37,7 +37,7 @@ class Cotangents:
         self._pieced: set[str] = set()  # of tensors that nobody else has
 
     def add(self, names: Sequence[str], found: Sequence[Tensor | Piece | None]) -> None:
-        """One more cotangent for each of these nodes, where it is wanted."""
+        """Add what has arrived to each of these nodes' cotangents, where they are wanted."""
         for name, each in zip(names, found, strict=True):
             if each is None or name not in self._reaching:
                 continue
@@ -71,7 +71,7 @@ class Tangent:
         return len(self.vectors)
 
     def of(self, place: ParameterSlice | None) -> Tensor | None:
-        """Of one parameter, (k, size), a view; None where it stays."""
+        """The tangent of one parameter, (k, size), a view; None where it is zero."""
         if place is None or (self.names is not None and place.name not in self.names):
             return None
         return part_of(self.vectors, place)
@@ -121,17 +121,17 @@ class Elementwise:
     bend: Tensor | None = None  # δ σ″
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Node`."""
+        """The output's tangent, (k, ...); None where it is zero."""
         return None if input_tangents[0] is None else input_tangents[0] * self.first
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         if self.second is not None:
             self.bend = cotangent * self.second
         return [cotangent * self.first]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents, where they are wanted."""
         if not context.wanted:
             return [None]
         through = context.r_cotangent * self.first
@@ -152,7 +152,7 @@ class Sum:
     cotangent: Tensor | None = None
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Node`."""
+        """The output's tangent, (k, ...); None where it is zero."""
         total: Tensor | None = None
         for sign, tangent in zip(self.signs, input_tangents, strict=True):
             if tangent is None:
@@ -164,11 +164,11 @@ class Sum:
         return None if total is None else total.expand(len(total), *self.output)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         return self._shared(cotangent, 0)
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents, where they are wanted."""
         return (
             self._shared(context.r_cotangent, 1) if context.wanted else [None] * len(self.sources)
         )
@@ -198,19 +198,19 @@ class Linear:
     cotangent: Tensor | None = None
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Node`."""
+        """The output's tangent, (k, ...); None where it is zero."""
         return None if input_tangents[0] is None else self.over_vectors(input_tangents[0])
 
     def over_vectors(self, tangent: Tensor) -> Tensor:
-        """Of (k, ...)."""
+        """The function of each of k tensors, (k, ...)."""
         return (self.batched or vmap(self.function))(tangent)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         return [adjoint(self.function, self.before, cotangent)]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Piece | Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents, where they are wanted."""
         if not context.wanted:
             return [None]
         before = (len(context.r_cotangent), *self.before)
@@ -232,7 +232,7 @@ class Smooth:
     cotangent: Tensor | None = field(default=None)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Node`."""
+        """The output's tangent, (k, ...); None where it is zero."""
         if all(each is None for each in input_tangents):
             return None
 
@@ -244,12 +244,12 @@ class Smooth:
         return result
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         pulled: tuple[Tensor, ...] = vjp(self.function, *self.values)[1](cotangent)
         return pulled
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents, where they are wanted."""
         if not context.wanted:
             return [None] * len(self.sources)
 

@@ -1,4 +1,4 @@
-"""Parts that bend without parameters: softmax, normalisation, products of two nodes."""
+"""Nonlinear nodes without parameters: softmax, normalisation, products of two nodes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Symmetric(ABC):
     cotangent: Tensor | None = field(default=None, kw_only=True)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Node`."""
+        """The output's tangent, (k, ...); None where it is zero."""
         return None if input_tangents[0] is None else self._pulled(input_tangents[0])
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         return [self._pulled(cotangent)]
 
     @abstractmethod
@@ -42,7 +42,7 @@ class Softmax(Symmetric):
     value: Tensor  # y
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents, where they are wanted."""
         if not context.wanted:
             return [None]
         assert self.cotangent is not None
@@ -80,11 +80,11 @@ class LogSoftmax:
         return input_tangents[0] - (self.chances * input_tangents[0]).sum(self.axis, keepdim=True)
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         return [self._pulled(cotangent)]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents, where they are wanted."""
         if not context.wanted:
             return [None]
         assert self.cotangent is not None
@@ -108,7 +108,7 @@ class Normalised(Symmetric):
     inverse: Tensor  # s, with axes of size 1
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents, where they are wanted."""
         if not context.wanted:
             return [None]
         assert self.cotangent is not None
@@ -147,7 +147,7 @@ class Product:
     cotangent: Tensor | None = None
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Node`."""
+        """The output's tangent, (k, ...); None where it is zero."""
         first, second = (_aligned(each, self._axes) for each in input_tangents)
         result = None if first is None else first * self.right
         if second is not None:
@@ -156,14 +156,14 @@ class Product:
         return result
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         return [
             summed_to(cotangent * self.right, 0, self.left.shape),
             summed_to(cotangent * self.left, 0, self.right.shape),
         ]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents, where they are wanted."""
         if not context.wanted:
             return [None, None]
         assert self.cotangent is not None
@@ -191,18 +191,18 @@ class MatrixProduct:
     cotangent: Tensor | None = None  # (..., a, c)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
-        """See `Node`."""
+        """The output's tangent, (k, ...); None where it is zero."""
         return _both(
             None if input_tangents[0] is None else _times(input_tangents[0], self.right),
             None if input_tangents[1] is None else _times(input_tangents[1].mT, self.left.mT).mT,
         )
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
-        """See `Node`."""
+        """The sources' cotangents, from the output's."""
         return [cotangent @ self.right.mT, self.left.mT @ cotangent]
 
     def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
-        """See `Node`."""
+        """Tangents of the sources' cotangents, where they are wanted."""
         if not context.wanted:
             return [None, None]
         assert self.cotangent is not None
@@ -233,7 +233,7 @@ def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 def _aligned(tangent: Tensor | None, axes: int) -> Tensor | None:
-    """With axes of size 1 after the vectors' one, so that it broadcasts as its value does."""
+    """The tangent with axes of size 1 after the vectors' one, so that it broadcasts as its value does."""
     if tangent is None:
         return None
     return tangent[(slice(None), *(None,) * (axes + 1 - tangent.ndim))]

@@ -31,7 +31,7 @@ class Scope:
         self._slices = {each.name: each for each in problem.layout}
 
     def put(self, node: Node, value: Tensor) -> None:
-        """One more node, and the value of its node."""
+        """Add a node, and the value that it has on the batch."""
         self.nodes.append(node)
         self.active.add(node.target)
         self.values[node.target] = value

@@ -188,7 +188,7 @@ def softmax_axis(node: fx.Node, module: fx.GraphModule) -> int | None:
 
 
 def is_logarithm(node: fx.Node, module: fx.GraphModule) -> bool:
-    """Of a softmax node: whether it is the logarithm."""
+    """Whether a softmax node is the logarithm of it."""
     if node.op == "call_module":
         return type(module.get_submodule(str(node.target))) is nn.LogSoftmax
     return last_name(node.target) in LOG_SOFTMAX_NAMES

@@ -24,7 +24,7 @@ BATCH_BYTES_ELSEWHERE = 1 << 29
 FEWEST_ROWS = 64  # or the sums are read and written more than they are added to
 COPIES = 4  # of a row's largest factors that are alive at once
 # Parts of the rate of large matrix products that were reached on CPUs: by the sums, by the
-# written-out product from 8 vectors on, by the explicit matrix from 16 on; below that in proportion.
+# analytic product from 8 vectors on, by the explicit matrix from 16 on; below that in proportion.
 SUMS_RATE, PRODUCT_RATE, EXPLICIT_RATE = 0.5, 0.25, 0.7
 PRODUCT_WIDTH, EXPLICIT_WIDTH = 8, 16
 PRODUCT_FLOPS = 5.0  # times n p, for a vector: 4 in the first layer, 12 in the others, less bends
@@ -73,19 +73,19 @@ class LayerPairs:
     def _sums(self) -> Sequence[Own | Cross]:
         return [*self._own.values(), *self._cross.values()]
 
-    def fill(self, result: Tensor, batches: Iterable[Batch], rows: int, told: Progress) -> bool:
+    def fill(self, result: Tensor, batches: Iterable[Batch], rows: int, progress: Progress) -> bool:
         """The mean over all batches into (p, p) zeros, and whether memory sufficed."""
         try:
             with twice_differentiable():
                 for batch in batches:
                     self.add(batch)
-                    told("hessian pass", batch.start + len(batch), rows, "rows")
+                    progress("hessian pass", batch.start + len(batch), rows, "rows")
                 self.write(result, 1.0 / rows)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return False
-        told("hessian", len(result), len(result), "parameters")
+        progress("hessian", len(result), len(result), "parameters")
         return True
 
     def write(self, result: Tensor, scale: float) -> None:
@@ -95,7 +95,7 @@ class LayerPairs:
 
     @property
     def parameters(self) -> frozenset[str]:
-        """Names of those in the sums."""
+        """Names of the parameters in the sums."""
         return frozenset(name for own in self._own.values() for name in own.parameters)
 
     @property
@@ -105,7 +105,7 @@ class LayerPairs:
         return len(set(slices)) < len(slices)
 
     def flops(self, rows: int) -> float:
-        """Of the matrix products for this many rows."""
+        """Operations of the matrix products for this many rows."""
         return 2.0 * rows * sum(each.entries for each in self._sums)
 
     def pays(self, rows: int, vectors: int, width: int) -> bool:
@@ -145,7 +145,7 @@ def agreeing_graph(problem: Problem, probe: Batch) -> Traced | None:
     try:
         if len(agreeing(problem, probe, derivatives)) < len(derivatives):
             return None
-    except Exception:  # see above
+    except Exception:  # whatever it is, the products will meet it too, and explain it
         return None
     return graph
 

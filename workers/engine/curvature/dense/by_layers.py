@@ -1,4 +1,4 @@
-"""The Hessian of any model that is written out, a layer's unit vectors at a time.
+"""The Hessian of any model with analytic products, a layer's unit vectors at a time.
 
 A unit vector of a layer moves nothing before it, and H is symmetric: of its row only what belongs to
 this layer and later ones is asked for, so both passes run over a part of the graph. The layers at
@@ -34,19 +34,21 @@ class ByLayers:
     width: int  # unit vectors at a time
     products: int = 0  # unit vectors multiplied, over all rows
 
-    def fill(self, result: Tensor, batches: Iterable[Batch], rows: int, told: Progress) -> bool:
+    def fill(self, result: Tensor, batches: Iterable[Batch], rows: int, progress: Progress) -> bool:
         """The mean over all batches into (p, p) zeros, and whether memory sufficed."""
         try:
             with twice_differentiable():
-                self._sum_up(result, batches, rows, told)
+                self._sum_up(result, batches, rows, progress)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return False
-        told("hessian", len(result), len(result), "parameters")
+        progress("hessian", len(result), len(result), "parameters")
         return True
 
-    def _sum_up(self, result: Tensor, batches: Iterable[Batch], rows: int, told: Progress) -> None:
+    def _sum_up(
+        self, result: Tensor, batches: Iterable[Batch], rows: int, progress: Progress
+    ) -> None:
         tail: LayerPairs | None = None
         places: dict[str, int] = {}
         for batch in batches:
@@ -59,7 +61,7 @@ class ByLayers:
             known = tail.parameters if tail is not None else frozenset()
             moved = [each for each in self.problem.layout if each.name not in known]
             for place, first, last in self._blocks(moved, places):
-                told("hessian pass", batch.start, rows, "rows")
+                progress("hessian pass", batch.start, rows, "rows")
                 units = result.new_zeros(last - first, len(result))
                 units[:, first:last].fill_diagonal_(1.0)
                 sums = Sums(result[first:last])

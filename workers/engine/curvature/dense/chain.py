@@ -90,7 +90,7 @@ class Chain:
 
     @property
     def layers(self) -> list[ChainLayer]:
-        """Those with a selected parameter, first to last."""
+        """The layers with a selected parameter, first to last."""
         return [each for each in self._layers.values() if each.selected]
 
     def crossings(self) -> Iterator[Crossing]:
@@ -193,6 +193,6 @@ def _through(weight: Tensor, cotangent: Tensor) -> Tensor:
 
 
 def _pulled(node: Linear, cotangent: Tensor) -> Tensor:
-    """Of (B, w, ...)."""
+    """The transpose of the node's function, applied to (B, w, ...)."""
     before = (cotangent.shape[1], *node.before)
     return adjoint(node.over_vectors, before, cotangent.transpose(0, 1)).transpose(0, 1)

@@ -35,7 +35,7 @@ class Scratch:
         return self._memory[:size].view(count, like.shape[1])
 
     def outer(self, left: Tensor, right: Tensor) -> Tensor:
-        """Of each row: (a, B) and (b, B) to (a b, B)."""
+        """The outer product of each row: (a, B) and (b, B) to (a b, B)."""
         products = self.of(len(left) * len(right), right)
         torch.mul(left.unsqueeze(1), right, out=products.view(len(left), *right.shape))
         return products
@@ -51,14 +51,14 @@ class Own:
 
     @classmethod
     def of(cls, layer: ChainLayer, scratch: Scratch) -> Own:
-        """With nothing summed up yet."""
+        """The sums at zero."""
         width, depth = layer.cotangent.shape[1], layer.multiplier_count
         shape = width * (width + 1) // 2, depth * (depth + 1) // 2
         return cls(layer.linear, layer.cotangent.new_zeros(shape), scratch)
 
     @property
     def entries(self) -> int:
-        """Of the sums: what a row costs, in multiplications."""
+        """Numbers in the sums: what a row costs, in multiplications."""
         return self.total.numel()
 
     @property
@@ -105,13 +105,13 @@ class Cross:
 
     upper: LinearLayer  # m
     lower: LinearLayer  # l
-    curved: Tensor  # first term, (out_l out_m, d_m d_l)
+    curvature: Tensor  # first term, (out_l out_m, d_m d_l)
     bent: Tensor  # second, (out_l out_m, d_l) where J is a diagonal, else (out_m d_l, out_l in_m)
     scratch: Scratch
 
     @classmethod
     def of(cls, crossing: Crossing, scratch: Scratch) -> Cross:
-        """With nothing summed up yet."""
+        """The sums at zero."""
         upper, lower = crossing.upper, crossing.lower
         jacobian = crossing.jacobian
         widths = lower.cotangent.shape[1] * upper.cotangent.shape[1]
@@ -121,24 +121,24 @@ class Cross:
         if upper.linear.weight_slice is None:
             shape = (0, 0)
         depths = upper.multiplier_count * lower.multiplier_count
-        curved = jacobian.new_zeros(widths, depths)
-        return cls(upper.linear, lower.linear, curved, jacobian.new_zeros(shape), scratch)
+        curvature = jacobian.new_zeros(widths, depths)
+        return cls(upper.linear, lower.linear, curvature, jacobian.new_zeros(shape), scratch)
 
     @property
     def entries(self) -> int:
-        """Of the sums: what a row costs, in multiplications."""
-        return self.curved.numel() + self.bent.numel()
+        """Numbers in the sums: what a row costs, in multiplications."""
+        return self.curvature.numel() + self.bent.numel()
 
     @property
     def sides(self) -> int:
         """Factors that a row has at once."""
-        return max(sum(self.curved.shape), sum(self.bent.shape))
+        return max(sum(self.curvature.shape), sum(self.bent.shape))
 
     def add(self, crossing: Crossing) -> None:
         """Sum up a batch."""
         h, below = crossing.upper.multipliers, crossing.lower.multipliers
         pairs = self.scratch.outer(h, below)
-        self.curved.addmm_(crossing.curvature.flatten(1).T, pairs.T)
+        self.curvature.addmm_(crossing.curvature.flatten(1).T, pairs.T)
         if self.upper.weight_slice is None:
             return
         jacobian, cotangent = crossing.jacobian, crossing.upper.cotangent
@@ -150,7 +150,7 @@ class Cross:
 
     def write(self, result: Tensor, scale: float) -> None:
         """Add the block and its transpose, times scale, to the whole; used once."""
-        self.curved *= scale
+        self.curvature *= scale
         self.bent *= scale
         block = self._together()
         for (rows, above), (columns, left) in _corners(self.upper, self.lower):
@@ -161,7 +161,7 @@ class Cross:
     def _together(self) -> Tensor:
         above, below = self.upper.weight.shape[0], self.lower.weight.shape[0]
         depth = _multiplier_count(self.lower)
-        block = self.curved.view(below, above, -1, depth)
+        block = self.curvature.view(below, above, -1, depth)
         if self.upper.weight_slice is None:
             return block
         if self.bent.shape == (below * above, depth):

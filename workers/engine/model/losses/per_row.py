@@ -38,7 +38,7 @@ class PerRow:
             )
 
     def check(self, outputs: Any, targets: Targets) -> None:
-        """See `Loss`."""
+        """Raises what computing the losses raises, such as ShapeMismatch."""
         self(outputs, targets)  # type: ignore[operator]
 
     def reduced(self, values: Tensor) -> Tensor:
