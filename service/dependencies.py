@@ -130,6 +130,6 @@ def idempotency(key: str | None, route: str, body: BaseModel | None = None) -> I
     if key is None:
         return None
     # As the body was understood, so that spelling and order of fields do not matter.
-    said = body.model_dump(mode="json") if body is not None else None
-    text = json.dumps([route, said], sort_keys=True, separators=(",", ":"))
+    document = body.model_dump(mode="json") if body is not None else None
+    text = json.dumps([route, document], sort_keys=True, separators=(",", ":"))
     return Idempotency(key, hashlib.sha256(text.encode()).hexdigest())

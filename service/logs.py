@@ -39,8 +39,8 @@ class JsonLines(logging.Formatter):
 
 def log(event: str, *, level: str = "info", **fields: Any) -> None:
     """One line: what happened, and the fields that are not None."""
-    said = {name: value for name, value in (_bound.get() | fields).items() if value is not None}
-    _logger.log(logging.getLevelNamesMapping()[level.upper()], event, extra={"fields": said})
+    values = {name: value for name, value in (_bound.get() | fields).items() if value is not None}
+    _logger.log(logging.getLevelNamesMapping()[level.upper()], event, extra={"fields": values})
 
 
 @contextmanager

@@ -97,7 +97,7 @@ class _Shared(Collector):
     def _workers(self) -> Iterator[Metric]:
         found = alive(self._parts.redis)
         yield GaugeMetricFamily("upweight_workers", "Workers alive.", value=len(found))
-        told = InfoMetricFamily("upweight_worker", "Workers alive.", labels=["worker"])
+        family = InfoMetricFamily("upweight_worker", "Workers alive.", labels=["worker"])
         memory = GaugeMetricFamily(
             "upweight_worker_memory_bytes",
             "`resident_peak` of the process; on a GPU `device_allocated` and `device_reserved` by torch, "
@@ -107,10 +107,10 @@ class _Shared(Collector):
         for worker in found:
             name, device = worker["name"], worker["device"]
             about = {key: str(worker[key]) for key in ("device", "host", "version", "torch")}
-            told.add_metric([name], about)
+            family.add_metric([name], about)
             for kind, size in worker.get("memory", {}).items():
                 memory.add_metric([name, device, kind], size)
-        yield told
+        yield family
         yield memory
         heard = GaugeMetricFamily(
             "upweight_worker_heartbeat_age_seconds",

@@ -169,8 +169,8 @@ def _is_upload(scope: Scope) -> bool:
 
 async def _within_limit(headers: Headers, receive: Receive, limit: int) -> Receive:
     """The body, received whole: JSON is small. Raises TooLarge before more than the limit has been read."""
-    said = headers.get("content-length", "0")
-    length = int(said) if said.isdecimal() else 0
+    header = headers.get("content-length", "0")
+    length = int(header) if header.isdecimal() else 0
     if length == 0 and "transfer-encoding" not in headers:
         return receive
     if length > limit:

@@ -1,4 +1,4 @@
-"""`python -m workers`: one process, one device, warm until it is told to stop."""
+"""`python -m workers`: one process, one device, warm until SIGTERM."""
 
 from __future__ import annotations
 

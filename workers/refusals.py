@@ -61,7 +61,7 @@ def program_refusal(problem: Mapping[str, str]) -> UpweightError:
     return Rejected.field(problem["field"], problem["message"], None)
 
 
-def said(error: Exception, id: str) -> UpweightError:
+def public_error(error: Exception, id: str) -> UpweightError:
     """Any failure in the words of the contract; what we have no words for is logged, not shown."""
     match error:
         case UpweightError():

@@ -71,8 +71,8 @@ async def put_blob(
     found = await run_in_threadpool(find_blob, parts.objects, caller.namespace, digest)
     if found is not None:
         return found
-    said = request.headers.get("content-length", "0")
-    length = int(said) if said.isdecimal() else 0
+    header = request.headers.get("content-length", "0")
+    length = int(header) if header.isdecimal() else 0
     if length > parts.settings.blob_bytes:
         raise too_large(parts.settings.blob_bytes)
     with parts.upload_limit.one(caller.namespace):

@@ -33,7 +33,7 @@ class PlainColumn:
     entry: TensorEntry
 
     def read(self, rows: Array) -> Array:
-        """See `Column`."""
+        """These rows of it: ascending, each once."""
         row_bytes = (self.entry.stop - self.entry.start) // max(1, self.entry.shape[0])
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
         ranges = [
@@ -51,7 +51,7 @@ class UnpackedColumn:
     values: Array
 
     def read(self, rows: Array) -> Array:
-        """See `Column`."""
+        """These rows of it: ascending, each once."""
         return np.asarray(self.values[rows])
 
 

@@ -27,7 +27,7 @@ class DecodedColumn:
         return cls(file, name, file.entry(name), budget)
 
     def read(self, rows: Array) -> Array:
-        """See `Column`. Raises BadParquet when too much would have to be decoded."""
+        """These rows of it: ascending, each once. Raises BadParquet when too much would have to be decoded."""
         found = np.empty((len(rows), *self.entry.shape[1:]), self.entry.dtype)
         done, left = 0, self.budget
         while done < len(rows):

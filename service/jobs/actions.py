@@ -28,7 +28,7 @@ def find_job(parts: Parts, namespace: str, id: str) -> Document:
     return parts.records.get("job", namespace, id)
 
 
-def look(parts: Parts, namespace: str, id: str) -> Document:
+def current_job(parts: Parts, namespace: str, id: str) -> Document:
     """A job's record, with its place in the queue. Raises NotFound."""
     job = find_job(parts, namespace, id)
     if job["state"] == JobState.QUEUED:
@@ -111,7 +111,9 @@ async def events(parts: Parts, namespace: str, id: str, seen: int | None) -> Asy
     sent: tuple[int | None, int | None] = (seen, None)
     last = time.monotonic()
     first = True
-    async for job in parts.changes.follow("job", namespace, id, lambda: look(parts, namespace, id)):
+    async for job in parts.changes.follow(
+        "job", namespace, id, lambda: current_job(parts, namespace, id)
+    ):
         state = (job["revision"], job.get("queue_position"))
         known = job["revision"] == seen if first else state == sent
         first = False

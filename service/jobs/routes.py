@@ -115,7 +115,7 @@ async def get(id: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -> JobRe
         "job",
         caller.namespace,
         id,
-        partial(actions.look, parts, caller.namespace, id),
+        partial(actions.current_job, parts, caller.namespace, id),
         done=lambda job: job["state"] in TERMINAL,
         seconds=wait,
     )
@@ -141,7 +141,7 @@ async def stream(
     last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,15}$")] = None,
 ) -> Response:
     """A job's changes as server-sent events, until it has ended."""
-    job = await run_in_threadpool(actions.look, parts, caller.namespace, id)
+    job = await run_in_threadpool(actions.current_job, parts, caller.namespace, id)
     seen = int(last_event_id) if last_event_id is not None else None
     if job["state"] in TERMINAL and job["revision"] == seen:
         return Response(status_code=204)  # a browser's EventSource would connect again for ever

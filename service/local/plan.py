@@ -31,23 +31,23 @@ class Plan:
 
     def environment(self, base: Mapping[str, str], redis_url: str) -> dict[str, str]:
         """What front end and workers are told; whatever else the caller set is theirs too."""
-        told = side_by_side(base, self.workers)
-        told["UPWEIGHT_REDIS_URL"] = redis_url
-        told["UPWEIGHT_STORAGE"] = self.storage or str(self.data / "objects")
-        told["UPWEIGHT_HOST"] = self.host
-        told["UPWEIGHT_PORT"] = str(self.port)
-        return told
+        variables = side_by_side(base, self.workers)
+        variables["UPWEIGHT_REDIS_URL"] = redis_url
+        variables["UPWEIGHT_STORAGE"] = self.storage or str(self.data / "objects")
+        variables["UPWEIGHT_HOST"] = self.host
+        variables["UPWEIGHT_PORT"] = str(self.port)
+        return variables
 
 
 def side_by_side(base: Mapping[str, str], workers: int) -> dict[str, str]:
     """What programs on one machine are told, so that they leave each other room; what is set already stays."""
-    told = {**base, "PYTHONUNBUFFERED": "1"}
+    variables = {**base, "PYTHONUNBUFFERED": "1"}
     if workers > 1:  # each would take every core, and all be slower for it
-        told.setdefault("UPWEIGHT_THREADS", str(threads_each(workers)))
+        variables.setdefault("UPWEIGHT_THREADS", str(threads_each(workers)))
         # A worker's threads sleep while they wait for each other: spinning, they would take the cores from the others.
         # One that has the machine to itself is slower by it.
-        told.setdefault("OMP_WAIT_POLICY", "passive")
-    return told
+        variables.setdefault("OMP_WAIT_POLICY", "passive")
+    return variables
 
 
 def threads_each(workers: int) -> int:

@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UpweightError as error:
         sys.stderr.write(f"{error.detail}\n")
         return 1
-    said = json.dumps(rebuilt.as_json()) if options.json else _words(rebuilt, options.dry_run)
-    sys.stdout.write(f"{said}\n")
+    text = json.dumps(rebuilt.as_json()) if options.json else _words(rebuilt, options.dry_run)
+    sys.stdout.write(f"{text}\n")
     return 1 if rebuilt.unreadable else 0
 
 

@@ -54,18 +54,18 @@ def files(result: StoredResult) -> Files:
     What its end was merged from is deleted only after the job has succeeded, and is none of it.
     """
     prefix, merged = f"{result.paths.prefix}/", f"{result.paths.parts}/"
-    told = {entry["path"]: entry for entry in _manifest(result)}
+    entries = {entry["path"]: entry for entry in _manifest(result)}
     own = {
         meta.path.removeprefix(prefix): meta
         for meta in result.objects.walk(prefix.rstrip("/"))
         if not meta.path.startswith(merged)
     }
-    shared = {path: entry for path, entry in told.items() if "at" in entry}
+    shared = {path: entry for path, entry in entries.items() if "at" in entry}
     found = [
         ResultFile(
             path=path,
             size_bytes=size,
-            digest=told.get(path, {}).get("digest"),
+            digest=entries.get(path, {}).get("digest"),
             url=result.objects.sign_or_none("GET", at, SIGNED_SECONDS),
         )
         for path, size, at in (

@@ -91,33 +91,33 @@ def _passing(error: BaseError) -> bool:
 
 def reason(error: BaseException) -> str:
     """Why, for a user: an HTTP status with the server's code, the system's word, or that nobody answered."""
-    said = str(error)
-    if _METADATA in said:
+    message = str(error)
+    if _METADATA in message:
         return "there are no credentials for it; set them where your cloud's own tools look, as in AWS_ACCESS_KEY_ID"
-    if "BadScheme" in said:
+    if "BadScheme" in message:
         return "its endpoint is plain http, which is not allowed; see UPWEIGHT_STORAGE_ALLOW_HTTP"
-    if "NoSuchBucket" in said:
+    if "NoSuchBucket" in message:
         return "there is no such bucket; create it, or mend UPWEIGHT_STORAGE"
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return f"it refuses access{_coded(said)}; its credentials or rights are wrong"
-    if (status := _STATUS.search(said)) is not None:
-        return f"it answers with status {status[1]}{_coded(said)}"
-    if (kind := _KIND.search(said)) is not None and kind[1] == "Timeout":
+        return f"it refuses access{_coded(message)}; its credentials or rights are wrong"
+    if (status := _STATUS.search(message)) is not None:
+        return f"it answers with status {status[1]}{_coded(message)}"
+    if (kind := _KIND.search(message)) is not None and kind[1] == "Timeout":
         return "it did not answer in time"
-    if (system := _SYSTEM.search(said)) is not None:
+    if (system := _SYSTEM.search(message)) is not None:
         return system[1] or system[2]
     if kind is not None and kind[1] in _PASSING:
         return "it can't be reached" if kind[1] == "Connect" else "it broke the connection off"
     return type(error).__name__
 
 
-def _coded(said: str) -> str:
-    code = _CODE.search(said)
+def _coded(message: str) -> str:
+    code = _CODE.search(message)
     return f" ({code[1]})" if code else ""
 
 
 def _noted(error: BaseException) -> str:
     """The first line for the log. Queries go: a signature or token may be one."""
-    said = str(error).strip()
-    first = said.splitlines()[0] if said else type(error).__name__
+    message = str(error).strip()
+    first = message.splitlines()[0] if message else type(error).__name__
     return re.sub(r"\?\S+", "?…", first)[:_NOTED]

@@ -54,7 +54,7 @@ class ObjectBytes:
         return f"{self.objects.url}|{self.path}|{self.size}|{self.etag or ''}"
 
     def read(self, start: int, length: int) -> bytes:
-        """See `Bytes`."""
+        """Bytes [start, start + length)."""
         if length == 0:
             return b""
         if self.etag is None:

@@ -165,10 +165,10 @@ class Records:
                 keys.state_index(kind, namespace, after["state"]) if moved else "",
             ]
             noted = _noted(kind, namespace, id, kept=after["state"] != JobState.RUNNING)
-            told = announce(stored, after)
-            arguments = [id, token, json.dumps(after), *noted, *told.arguments]
+            event = announce(stored, after)
+            arguments = [id, token, json.dumps(after), *noted, *event.arguments]
             with reachable():
-                done = self._replace(keys=[*names, *told.keys], args=arguments)
+                done = self._replace(keys=[*names, *event.keys], args=arguments)
             if done:
                 return after
         raise Conflict(f"{kind} {id} is being changed by others all the time; try again")

@@ -36,9 +36,9 @@ return 1
 """
 
 
-def digest_of(said: Any) -> str:
+def digest_of(value: Any) -> str:
     """The name of all that goes into something: of its JSON."""
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"), default=str)
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

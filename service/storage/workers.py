@@ -17,8 +17,8 @@ _NAMES = f"{PREFIX}:workers"  # a set, so that counting workers never walks all 
 def register(redis: Redis, name: str, info: Mapping[str, Any], ttl: float) -> None:
     """Says that a worker is alive for the next `ttl` seconds. `info` is JSON: device, what it does."""
     with reachable(), redis.pipeline(transaction=False) as pipeline:
-        said = json.dumps({**info, "name": name, "ttl": ttl})
-        pipeline.set(_key(name), said, px=max(1, int(ttl * 1000)))
+        entry = json.dumps({**info, "name": name, "ttl": ttl})
+        pipeline.set(_key(name), entry, px=max(1, int(ttl * 1000)))
         pipeline.sadd(_NAMES, name)
         pipeline.execute()
 
@@ -42,11 +42,11 @@ def _told(redis: Redis) -> list[dict[str, Any]]:
     client: Any = redis
     with reachable():
         names = sorted(member.decode() for member in client.smembers(_NAMES))
-        said = client.mget([_key(name) for name in names]) if names else []
-        gone = [name for name, info in zip(names, said, strict=True) if info is None]
+        entries = client.mget([_key(name) for name in names]) if names else []
+        gone = [name for name, info in zip(names, entries, strict=True) if info is None]
         if gone:
             client.srem(_NAMES, *gone)
-    return [json.loads(info) for info in said if info is not None]
+    return [json.loads(info) for info in entries if info is not None]
 
 
 def ages(redis: Redis) -> dict[str, float]:

@@ -94,8 +94,8 @@ class Sender:
             try:
                 return await self._post_to(address, destination, headers, body)
             except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError) as error:
-                said = str(error).strip().splitlines()
-                words = said[0][:200] if said else type(error).__name__
+                lines = str(error).strip().splitlines()
+                words = lines[0][:200] if lines else type(error).__name__
                 outcome = Outcome(error=f"the connection failed: {words}")
         return outcome
 

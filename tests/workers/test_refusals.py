@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from upweight.errors import ComputationFailed
-from workers.refusals import said
+from workers.refusals import public_error
 
 
 def test_an_allocation_that_fails_names_what_to_change() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.zeros(1 << 50)
-    error = said(caught.value, "job_1")
+    error = public_error(caught.value, "job_1")
     assert isinstance(error, ComputationFailed)
     assert "smaller batch_size" in error.detail
     assert error.errors[0].pointer == "/batch_size"
@@ -29,7 +29,7 @@ def test_an_allocation_that_fails_names_what_to_change() -> None:
     ],
 )
 def test_types_that_do_not_meet_are_a_matter_of_precision(words: str) -> None:
-    error = said(RuntimeError(words), "job_x")
+    error = public_error(RuntimeError(words), "job_x")
     assert isinstance(error, ComputationFailed)
     assert error.errors[0].pointer == "/precision"
     assert words in error.detail

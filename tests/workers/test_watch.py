@@ -30,7 +30,7 @@ class Desk:
             "me",
             stopping=self.stopping,
             is_cancelled=lambda: self.cancelled,
-            tell=self.told.append,
+            report=self.told.append,
             seconds=seconds,
             heartbeat_seconds=0.1,
         )

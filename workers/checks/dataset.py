@@ -93,10 +93,10 @@ def _rows(shard: Shard, names: Sequence[str], pointers: dict[str, str], source: 
             )
         counts[name] = shape[0]
     if len(set(counts.values())) > 1:
-        said = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
+        listed = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
         raise Rejected.field(
             source.pointer,
-            f"the columns of a shard must have the same number of rows: {said}",
+            f"the columns of a shard must have the same number of rows: {listed}",
             None,
         )
     return next(iter(counts.values()))

@@ -39,13 +39,13 @@ class KeptReports:
         self._redis: Any = redis
 
     def report(
-        self, namespace: str, said: Mapping[str, Any], check: Callable[[], dict[str, Any]]
+        self, namespace: str, question: Mapping[str, Any], check: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        """The kept report of a check of which `said` says all, as JSON, or what `check` gives now.
+        """The kept report of a check that `question` describes in full, as JSON, or what `check` gives now.
 
         Raises ProgramError as the check does, or did.
         """
-        key = f"{PREFIX}:checked:{namespace}:{digest_of([said, _versions()])}"
+        key = f"{PREFIX}:checked:{namespace}:{digest_of([question, _versions()])}"
         with reachable():
             kept = self._redis.getex(key, ex=_SECONDS)
         if kept is not None:

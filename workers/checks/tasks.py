@@ -22,7 +22,7 @@ from workers.process.watch import GivenBack, Watch
 from workers.programs.fork_server import ForkServer
 from workers.programs.isolation import run_isolated
 from workers.programs.models import allowed_programs
-from workers.refusals import said
+from workers.refusals import public_error
 
 
 class CheckTasks:
@@ -64,7 +64,7 @@ class CheckTasks:
             self._forget_try(id)
             log("check-postponed", level="warning", record=id, detail=error.detail)
         except Exception as error:
-            problem = said(error, id).problem().model_dump(mode="json")
+            problem = public_error(error, id).problem().model_dump(mode="json")
             self._conclude(kind, namespace, id, {"state": CheckState.REJECTED, "problem": problem})
         finally:
             context.leases.release(id, context.name)
@@ -128,8 +128,8 @@ class CheckTasks:
         if program["format"] == "factory":  # its code has no version that is known here
             report = check()
         else:
-            said = {**arguments, "blob": blob, "limits": [seconds, memory]}
-            report = self._reports.report(namespace, said, check)
+            question = {**arguments, "blob": blob, "limits": [seconds, memory]}
+            report = self._reports.report(namespace, question, check)
         watch.checkpoint()
         return _model_fields(report, context.settings.model_parameters)
 
@@ -153,7 +153,7 @@ class CheckTasks:
             context.name,
             stopping=context.stopping,
             is_cancelled=lambda: False,
-            tell=lambda live: None,
+            report=lambda live: None,
             seconds=context.settings.check_seconds,
             heartbeat_seconds=context.settings.heartbeat_seconds,
         )

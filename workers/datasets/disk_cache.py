@@ -60,7 +60,7 @@ class DiskCache:
             )
 
     def get(self, identity: str, number: int, length: int) -> bytes | None:
-        """See `BlockCache`. A block of another length is one whose writing was cut short by a power failure."""
+        """A block, None where it is not held: one of another length was cut short by a power failure."""
         path = self._path(identity, number)
         try:
             block = path.read_bytes()
@@ -70,7 +70,7 @@ class DiskCache:
         return block if len(block) == length else None
 
     def put(self, identity: str, number: int, block: bytes) -> None:
-        """See `BlockCache`. A disk that takes no more makes it slow, not wrong."""
+        """Holds a block. A disk that takes no more makes reading slow, not wrong."""
         path = self._path(identity, number)
         with suppress(OSError), self._locked():
             self._make_room(len(block), path)
@@ -117,7 +117,7 @@ class DiskCache:
 
 
 class CachedBytes:
-    """See `Bytes`. Neighbouring blocks that are missing are fetched at once."""
+    """An object of a distant storage, read through the cache; neighbouring blocks that are missing come at once."""
 
     def __init__(self, content: ObjectBytes, cache: BlockCache) -> None:
         self.size = content.size
@@ -126,7 +126,7 @@ class CachedBytes:
         self._block = cache.block_bytes
 
     def read(self, start: int, length: int) -> bytes:
-        """See `Bytes`."""
+        """Bytes [start, start + length)."""
         if length == 0:
             return b""
         numbers = range(start // self._block, (start + length - 1) // self._block + 1)

@@ -61,12 +61,12 @@ class ArraysShard:
         self.names = list(arrays)
 
     def shape(self, column: str) -> ColumnShape:
-        """See `Shard`."""
+        """Dtype and shape of a row of a column. Raises KeyError."""
         array = self._arrays[column]
         return ColumnShape(array.dtype, array.shape)
 
     def read(self, column: str, start: int, stop: int) -> Array:
-        """See `Shard`."""
+        """Rows [start, stop) of a column."""
         return self._arrays[column].read(start, stop)
 
 
@@ -83,12 +83,12 @@ class ParquetShard:
         self.names = self._file.names
 
     def shape(self, column: str) -> ColumnShape:
-        """See `Shard`."""
+        """Dtype and shape of a row of a column. Raises KeyError, and ValueError for a column that is no array."""
         array = self._array(column)
         return ColumnShape(array.dtype, array.shape)
 
     def read(self, column: str, start: int, stop: int) -> Array:
-        """See `Shard`."""
+        """Rows [start, stop) of a column."""
         return self._array(column).read(start, stop)
 
     def _array(self, name: str) -> StoredArray:

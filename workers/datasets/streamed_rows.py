@@ -43,7 +43,7 @@ class StreamedRows:
         return self._ends[-1]
 
     def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """See `Rows`."""
+        """The batches of rows [start, stop), `size` rows each, from windows that are read ahead."""
         if size < 1:
             raise BadParameter("batch_size", size, "must be at least 1")
         end = len(self) if stop is None else min(stop, len(self))
@@ -66,7 +66,7 @@ class StreamedRows:
             ahead.close()  # type: ignore[attr-defined]
 
     def take(self, indices: Tensor) -> Batch:
-        """See `Rows`."""
+        """The rows with these numbers."""
         numbers = self._numbers(indices.cpu())
         return self._batch({name: self._gathered(name, numbers) for name in self._names}, 0)
 

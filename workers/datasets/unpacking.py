@@ -33,7 +33,7 @@ class UnpackedBytes:
         self._rest = bytearray()  # of a piece that reached over a block's end
 
     def read(self, start: int, length: int) -> bytes:
-        """See `Bytes`."""
+        """Bytes [start, start + length)."""
         stop, parts = start + length, []
         while start < stop:
             number, inside = divmod(start, self._block_bytes)

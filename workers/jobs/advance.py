@@ -120,7 +120,7 @@ class SpreadJob:
             context.shared.let_go(self.namespace, name, id)
 
     def _require_all(self, store: ObjectStore) -> None:
-        """Every object is there, and the store's writer knows the digests that their writers told."""
+        """Every object is there, and the store's writer knows the digests that their writers gave."""
         for stage, count in self.plan.stages().items():
             if stage in ("sums", "fit", "finish"):
                 continue

@@ -77,7 +77,7 @@ class Executor:
 
 @contextmanager
 def computing_with(threads: int) -> Iterator[None]:
-    """So many CPU threads of torch, whatever this worker has been told; its own number afterwards.
+    """So many CPU threads of torch, whatever this worker is set to; its own number afterwards.
 
     Sums are cut among threads, so that their number decides the last bits.
     """

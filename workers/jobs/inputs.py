@@ -288,8 +288,10 @@ class JobInputs:
         record = self._factors_job
         if record is None or record.verdict is None:
             return None
-        told = record.verdict.solved
-        return Judgement(level=told.level, text=f"Of the factors' job, {record.id}: {told.text}")
+        judgement = record.verdict.solved
+        return Judgement(
+            level=judgement.level, text=f"Of the factors' job, {record.id}: {judgement.text}"
+        )
 
     def _earlier_factors(self) -> RowsOf | None:
         record = self._factors_job

@@ -85,17 +85,17 @@ class Plan:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> Plan:
+    def from_json(cls, document: Mapping[str, Any]) -> Plan:
         """The inverse of `to_json`."""
         cuts = {
-            name: Cut(**said[name]) if said[name] is not None else None
+            name: Cut(**document[name]) if document[name] is not None else None
             for name in ("rhs", "test", "train", "hessian")
         }
         return cls(
             **{
-                **said,
+                **document,
                 **cuts,
-                "trailing": tuple(said["trailing"]),
-                "predicts": tuple(said["predicts"]),
+                "trailing": tuple(document["trailing"]),
+                "predicts": tuple(document["predicts"]),
             }
         )

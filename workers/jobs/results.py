@@ -84,7 +84,7 @@ class ResultWriter:
         return {"path": name, "size_bytes": meta.size, "digest": self._digest(meta.path)}
 
     def _digest(self, path: str) -> str:
-        if path not in self.digests:  # of what others wrote and nobody has told us
+        if path not in self.digests:  # of what other workers wrote without a digest in Redis
             self.digests[path] = self.objects.digest(path)
         return self.digests[path]
 

@@ -302,10 +302,10 @@ class Steps:
 
     def precision_summary(self) -> dict[str, Any]:
         """What was computed in, and where that is not what the model is stored in."""
-        said: dict[str, Any] = {"precision": self.request.precision}
+        summary: dict[str, Any] = {"precision": self.request.precision}
         if self.inputs.precision_note is not None:
-            said["precision_note"] = self.inputs.precision_note
-        return said
+            summary["precision_note"] = self.inputs.precision_note
+        return summary
 
     def low_precision_summary(self, factors: Callable[[], Tensor]) -> dict[str, Any]:
         """What a sample of factors and training rows says of low precision; nothing in full precision."""
@@ -315,8 +315,8 @@ class Steps:
         found = engine.low_precision_agreement(
             self.inputs.problem, factors(), self.inputs.train, precision
         )
-        said = {"low_precision_correlation": found.correlation}
-        return said | ({"warning": found.warning} if found.warning else {})
+        summary = {"low_precision_correlation": found.correlation}
+        return summary | ({"warning": found.warning} if found.warning else {})
 
 
 def _peak_memory(device: torch.device) -> int:

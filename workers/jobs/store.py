@@ -205,7 +205,7 @@ class MemoryStore(BlockStore):
         return [self._mean_sums[train]]
 
     def findings(self, of_fit: Callable[[], Tensors]) -> Findings | None:
-        """As the blocks told it."""
+        """As the blocks gave it."""
         if not self._summaries:
             return None
         return Findings(self._summaries, self._of_rows, self._of_fit)

@@ -36,7 +36,7 @@ from workers.jobs.steps import Cost, Steps
 from workers.jobs.store import MemoryStore, ObjectStore
 from workers.process.context import Context
 from workers.process.watch import Cancelled, GivenBack, Watch
-from workers.refusals import said
+from workers.refusals import public_error
 
 REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 # Problems from this status on may pass; others are the job's own, and come again.
@@ -94,7 +94,7 @@ class JobTask:
             with suppress(Unavailable):
                 self._clear_away(namespace, id, holder)
         except Exception as error:
-            context.lifecycle.fail(namespace, id, attempt, said(error, id))
+            context.lifecycle.fail(namespace, id, attempt, public_error(error, id))
             if isinstance(error, MemoryError):
                 context.session.forget()
 
@@ -149,7 +149,7 @@ class JobTask:
             context.name,
             stopping=context.stopping,
             is_cancelled=lambda: context.lifecycle.is_cancelling(namespace, id, attempt),
-            tell=lambda live: context.records.set_live("job", namespace, id, live),
+            report=lambda live: context.records.set_live("job", namespace, id, live),
             seconds=seconds,
             heartbeat_seconds=context.settings.heartbeat_seconds,
         )
@@ -239,7 +239,7 @@ class BlockTask:
         context, lease = self._context, lease_of(id, block)
         if not context.leases.take(lease, context.name):
             return
-        # In hand before the job is looked at: who then finds it being cancelled, and nothing in hand, deletes it.
+        # Entered before the record is read: whoever cancels the job and finds no block in hand deletes what it stored.
         context.grids.enter(id, block)
         again: Document | None = None
         try:
@@ -299,7 +299,7 @@ class BlockTask:
         return self._loaded
 
     def _failed(self, namespace: str, job: Document, block: str, error: Exception) -> bool:
-        problem = said(error, job["id"])
+        problem = public_error(error, job["id"])
         if isinstance(error, MemoryError):
             self._loaded = None
             self._context.session.forget()
@@ -336,14 +336,14 @@ class BlockTask:
             context.name,
             stopping=context.stopping,
             is_cancelled=lambda: context.lifecycle.is_cancelling(namespace, id, job["attempt"]),
-            tell=lambda live: self._tell(namespace, job, stage, block, live),
+            report=lambda live: self._report(namespace, job, stage, block, live),
             seconds=min(job["request"]["timeout_s"] or limit, limit),
             heartbeat_seconds=context.settings.heartbeat_seconds,
             # Of the whole job's time, by Redis's clock.
             spent_seconds=context.grids.figures(id).elapsed,
         )
 
-    def _tell(
+    def _report(
         self, namespace: str, job: Document, stage: Stage, block: str, live: dict[str, Any]
     ) -> None:
         """The progress of the whole stage, with what is inside of the blocks in hand."""
@@ -397,7 +397,7 @@ class _Loaded:
         return cls((job["id"], job["attempt"]), request, inputs, plan, fits, store)
 
     def executor(self, watch: Watch) -> Executor:
-        """Its progress is told to this block's watch."""
+        """Its progress goes to this block's watch."""
         steps = Steps(self.request, self.inputs, self.plan, self.fits, watch.progress)
         return Executor(steps, self.store)
 

@@ -1,4 +1,4 @@
-"""Over a task at work: renews its lease, tells its progress, and says when to stop.
+"""Watches over a task: renews its lease, reports its progress, and raises when it must stop.
 
 The engine calls `progress` between any two batches; that is where a cancelled, overdue, lost or interrupted task ends.
 """
@@ -40,7 +40,7 @@ class Watch:
         *,
         stopping: threading.Event,
         is_cancelled: Callable[[], bool],
-        tell: Callable[[dict[str, Any]], None],
+        report: Callable[[dict[str, Any]], None],
         seconds: float,
         heartbeat_seconds: float,
         spent_seconds: float = 0.0,
@@ -50,7 +50,7 @@ class Watch:
         self._holder = holder
         self._stopping = stopping
         self._is_cancelled = is_cancelled
-        self._tell = tell
+        self._report = report
         self._limit = seconds
         self._heartbeat = heartbeat_seconds
         self._began = time.monotonic() - spent_seconds
@@ -78,7 +78,7 @@ class Watch:
     def progress(self, stage: str, done: int, total: int, unit: str) -> None:
         """Takes note of how far the task is, and raises what ends it."""
         if stage == PASS:
-            # Within one step of a solver: too fine to be told, but a good moment to stop.
+            # Within one step of a solver: too fine to be reported, but a good moment to stop.
             self.checkpoint()
             return
         self._stages.enter(stage)
@@ -107,7 +107,7 @@ class Watch:
             raise Cancelled
 
     def _run(self) -> None:
-        told: tuple[str, int, int, str] | None = None
+        reported: tuple[str, int, int, str] | None = None
         renewed = time.monotonic()
         while not self._done.wait(POLL_SECONDS):
             try:
@@ -116,7 +116,7 @@ class Watch:
                     renewed = time.monotonic()
                 if self._is_cancelled():
                     self._verdict = Cancelled()
-                told = self._tell_if_changed(told)
+                reported = self._report_if_changed(reported)
             except LeaseLost as error:
                 self._verdict = error
             except UpweightError as error:
@@ -129,13 +129,13 @@ class Watch:
         ):
             self._verdict = LeaseLost(f"{self._id} was given to another worker")
 
-    def _tell_if_changed(
-        self, told: tuple[str, int, int, str] | None
+    def _report_if_changed(
+        self, reported: tuple[str, int, int, str] | None
     ) -> tuple[str, int, int, str] | None:
         now = self._progress
-        if now is not None and now != told:
+        if now is not None and now != reported:
             stage, done, total, unit = now
-            self._tell(
+            self._report(
                 {
                     "stage": stage,
                     "progress": {"done": done, "total": total, "unit": unit},

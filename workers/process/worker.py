@@ -27,7 +27,7 @@ from upweight.schema.base import CONTRACT
 from workers.process.compatibility import Contract
 
 Task = Callable[..., None]
-_LONGEST_WAIT = 1  # seconds for a task, until it is looked whether the worker is to stop
+_LONGEST_WAIT = 1  # seconds of waiting for a task, between checks whether the worker is to stop
 _HEARTBEAT_SECONDS = 5.0  # of RQ's own registries
 
 

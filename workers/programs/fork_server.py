@@ -87,10 +87,10 @@ class Forked:
     def _status(self, seconds: float) -> int | None:
         self._leash.settimeout(seconds)
         try:
-            said = self._leash.recv(_STATUS.size)
+            status = self._leash.recv(_STATUS.size)
         except OSError:
             return None
-        return int(_STATUS.unpack(said)[0]) if len(said) == _STATUS.size else None
+        return int(_STATUS.unpack(status)[0]) if len(status) == _STATUS.size else None
 
 
 class ForkServer:

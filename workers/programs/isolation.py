@@ -59,16 +59,16 @@ def run_isolated(
         "memory_bytes": memory_bytes,
         "cpu_s": max(1, int(timeout_s) + 1),
     }
-    said = json.dumps(question).encode()
+    request = json.dumps(question).encode()
     forked = server.fork() if server is not None else None
     if forked is not None:
-        answer, status = _converse(forked, said, timeout_s)
+        answer, status = _converse(forked, request, timeout_s)
         if status is not None:
             if server is not None and status < 0:
                 server.retire()
             return _report(answer, status)
     # There is no server, or it has died, and the child with it.
-    answer, status = _converse(_Fresh(), said, timeout_s)
+    answer, status = _converse(_Fresh(), request, timeout_s)
     assert status is not None
     return _report(answer, status)
 

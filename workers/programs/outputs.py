@@ -96,15 +96,17 @@ def _leaves(
 
 def _names(kind: str, context: Any, count: int, tuples: Mapping[str, NamedTuple]) -> list[str]:
     """Of a container's parts: a dict's keys, the fields of a dataclass or named tuple; else their places."""
-    told = json.loads(context) if isinstance(context, str) else context
-    if isinstance(told, dict):  # a defaultdict's
-        told = told.get("dict_context")
-    if kind == "collections.namedtuple" and isinstance(told, str) and told in tuples:
-        told = tuples[told].field_names
-    if isinstance(told, list) and told and isinstance(told[0], list):  # with those that are None
-        told = told[0]
-    if isinstance(told, list) and len(told) == count:
-        names = [str(each)[:300] for each in told if isinstance(each, str | int)]
+    recorded = json.loads(context) if isinstance(context, str) else context
+    if isinstance(recorded, dict):  # a defaultdict's
+        recorded = recorded.get("dict_context")
+    if kind == "collections.namedtuple" and isinstance(recorded, str) and recorded in tuples:
+        recorded = tuples[recorded].field_names
+    if (
+        isinstance(recorded, list) and recorded and isinstance(recorded[0], list)
+    ):  # with those that are None
+        recorded = recorded[0]
+    if isinstance(recorded, list) and len(recorded) == count:
+        names = [str(each)[:300] for each in recorded if isinstance(each, str | int)]
         if len(set(names)) == count:
             return names
     return [str(place) for place in range(count)]

@@ -36,7 +36,7 @@ class Recovery:
         self._thread = Background("recovery", self._in_turn, context.stopping, pause)
 
     def start(self) -> None:
-        """Begins to look, every few seconds."""
+        """Begins to sweep, every few seconds."""
         self._thread.start()
 
     def _in_turn(self) -> None:

@@ -32,7 +32,7 @@ class Retention:
         self._thread = Background("retention", self._in_turn, context.stopping, pause)
 
     def start(self) -> None:
-        """Begins to look."""
+        """Begins to sweep."""
         self._thread.start()
 
     def _in_turn(self) -> None:

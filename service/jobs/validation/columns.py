@@ -111,7 +111,7 @@ def _by_role(
 ) -> tuple[list[str], str] | None:
     """A program takes inputs and then targets: where one of them agrees by name, or is one alone on both sides."""
     end = len(dataset.inputs)
-    ordered, ways = [], []
+    ordered, hows = [], []
     for role, here, elsewhere in (
         ("input", slice(end), slice(end, None)),
         ("target", slice(end, None), slice(end)),
@@ -119,15 +119,15 @@ def _by_role(
         want, have = wanted[here], names[here]
         if sorted(want) == sorted(have):
             ordered += [columns[here][have.index(name)] for name in want]
-            ways.append("by name")
+            hows.append("by name")
         elif (
             len(want) == 1 and want[0] not in names[elsewhere] and have[0] not in wanted[elsewhere]
         ):
             ordered += columns[here]
-            ways.append(f"by place: the one {role} {want[0]!r} takes {columns[here][0]!r}")
+            hows.append(f"by place: the one {role} {want[0]!r} takes {columns[here][0]!r}")
         else:
             return None
-    return ordered, "; ".join(ways)
+    return ordered, "; ".join(hows)
 
 
 def _are_places(names: Sequence[str]) -> bool:
@@ -140,7 +140,7 @@ def _are_places(names: Sequence[str]) -> bool:
 def _with_features(apart: Sequence[Chosen], found: Sequence[ColumnMatch]) -> list[ColumnMatch]:
     """Features that lie in another order than in the first dataset that names them are taken in its order."""
     orders: list[dict[str, list[str]]] = [{} for _ in found]
-    said = ["" for _ in found]
+    notes = ["" for _ in found]
     places = [[*match.inputs, *match.targets] for match in found]
     for columns in zip_longest(*places):
         reference: tuple[str, list[str]] | None = None
@@ -155,10 +155,10 @@ def _with_features(apart: Sequence[Chosen], found: Sequence[ColumnMatch]) -> lis
                 raise _refused(apart[at], _other_features(dataset.name, column, own, *reference))
             elif own != reference[1]:
                 orders[at][column] = reference[1]
-                said[at] = f"; features in the order of {reference[0]!r} by name"
+                notes[at] = f"; features in the order of {reference[0]!r} by name"
     return [
         match.model_copy(update={"features": order, "how": match.how + words})
-        for match, order, words in zip(found, orders, said, strict=True)
+        for match, order, words in zip(found, orders, notes, strict=True)
     ]
 
 

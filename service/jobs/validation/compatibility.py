@@ -118,11 +118,11 @@ def _same_shape(wanted: Sequence[int | None], given: Sequence[int | None]) -> bo
 
 
 def _described(specs: Sequence[TensorSpec], *, batch: bool) -> str:
-    told = [
+    listed = [
         f"{spec.name!r} {_shape(spec.shape[1:] if batch else spec.shape)} {spec.dtype}"
         for spec in specs
     ]
-    return f"{len(specs)} inputs ({', '.join(told)})"
+    return f"{len(specs)} inputs ({', '.join(listed)})"
 
 
 def _shape(shape: Sequence[int | None]) -> str:
