@@ -71,12 +71,12 @@ def test_another_function_is_never_called(
 
 @pytest.mark.parametrize("when", ["on_success", "on_failure"])
 def test_callbacks_in_a_payload_are_never_called(bench: Bench, tmp_path: Path, when: str) -> None:
-    import tests.workers.callbacks
+    import tests.workers.process.callbacks
 
     marker = tmp_path / "marker"
-    tests.workers.callbacks.MARKER = marker
+    tests.workers.process.callbacks.MARKER = marker
     function = RUN_JOB if when == "on_success" else "os.getpid"
-    options: dict[str, Any] = {when: Callback("tests.workers.callbacks.mark")}
+    options: dict[str, Any] = {when: Callback("tests.workers.process.callbacks.mark")}
     bench.queue.enqueue(function, args=("ns", "x"), job_id="evil", **options)
     bench.work()
     assert not marker.exists()
