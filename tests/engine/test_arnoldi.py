@@ -219,3 +219,5 @@ def test_a_regularisation_below_rounding_is_no_solved_system() -> None:
     operator = Matrix(torch.diag(values), damping=1.0)
     solution = found.solve(torch.tensor([[1e8, 1e8, 1.0]]), operator=operator)
     assert solution.status == (Status.TRUNCATED,)
+    assert solution.info["dropped_count"] == 1
+    assert not solution.info["converged"]

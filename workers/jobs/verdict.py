@@ -91,12 +91,21 @@ def _factorised(request: JobRequest, summary: Summary, dtype: torch.dtype) -> Ju
 def _low_rank(request: JobRequest, summary: Summary, dtype: torch.dtype) -> Judgement:
     assert isinstance(request.inversion, Arnoldi)
     rank = summary.get("rank", request.inversion.rank_estimate)
+    residual = f"The largest residual norm is {summary.get('worst_residual_norm', 0.0):.3g}."
+    if lost := summary.get("dropped_count", 0):
+        wider = "" if dtype == torch.float64 else ", or use precision float64"
+        return Judgement(
+            level="fair",
+            text=f"{lost} of the {rank} eigenvalues found are, with λ = {request.hessian_regularization:.3g}, "
+            "within their own rounding of zero: what of a gradient lies in these directions is left out, which no "
+            f"residual shows. {residual} Raise hessian_regularization{wider}.",
+        )
     outside = "is divided by λ" if request.inversion.complement else "is dropped"
     return Judgement(
         level="fair",
         text=f"A low-rank answer: the {rank} strongest directions of H are inverted, and what of a gradient lies "
-        f"outside {outside}. The largest residual norm is {summary.get('worst_residual_norm', 0.0):.3g}. Compare a "
-        "few test rows with cg before you rely on it, or raise rank_estimate until the ranking no longer changes.",
+        f"outside {outside}. {residual} Compare a few test rows with cg before you rely on it, or raise rank_estimate "
+        "until the ranking no longer changes.",
     )
 
 

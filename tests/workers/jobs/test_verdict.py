@@ -67,6 +67,17 @@ def test_low_rank_is_not_the_whole_answer_unless_nothing_was_left_out() -> None:
     assert solved(arnoldi, summary(converged=3), FLOAT).level == "good"
 
 
+def test_a_lambda_below_rounding_is_told_to_be_raised_at_any_rank() -> None:
+    arnoldi = request("arnoldi", rank_estimate=4)
+    told = summary(truncated=3) | {"rank": 4, "dropped_count": 1}
+    found = solved(arnoldi, told, FLOAT)
+    assert found.level == "fair"
+    assert "1 of the 4 eigenvalues" in found.text
+    assert "Raise hessian_regularization, or use precision float64." in found.text
+    assert "rank_estimate" not in found.text
+    assert solved(arnoldi, told, torch.float64).text.endswith("Raise hessian_regularization.")
+
+
 def test_a_warning_of_the_engine_is_never_good() -> None:
     told = summary(converged=3) | {"warning": "scores in bf16 correlate by 0.9"}
     found = solved(request("cg"), told, FLOAT)

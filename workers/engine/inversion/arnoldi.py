@@ -59,6 +59,11 @@ class LowRank:
         below = (self.eigenvalues < -errors) & (self.eigenvalues + self.damping <= errors)
         return bool(below.any())
 
+    @property
+    def _below_rounding(self) -> bool:
+        """Whether λ is lost in an eigenvalue's own error."""
+        return self.damping > 0.0 and not bool(self.kept.all())
+
     def solve(
         self, rhs: Tensor, progress: Progress | None = None, operator: Operator | None = None
     ) -> Solution:
@@ -96,7 +101,7 @@ class LowRank:
 
     def _status(self, rhs: Tensor, norms: Tensor) -> tuple[Status, ...]:
         exact = norms <= torch.finfo(rhs.dtype).eps ** 0.5 * torch.linalg.vector_norm(rhs, dim=1)
-        if self.damping > 0.0 and not bool(self.kept.all()):
+        if self._below_rounding:
             # λ is below rounding: what was dropped is large in x, though no residual shows it.
             exact = torch.zeros_like(exact)
         return tuple(Status.CONVERGED if each else Status.TRUNCATED for each in exact.tolist())
@@ -111,7 +116,8 @@ class LowRank:
             "residuals": self.residuals,
             "dropped": self.eigenvalues[~self.kept],
             "rank": rank,
-            "converged": self.converged,
+            "dropped_count": int((~self.kept).sum()),
+            "converged": self.converged and not self._below_rounding,
             **({"note": note} if clamped else {}),
         }
 
@@ -146,7 +152,8 @@ class Arnoldi:
     `krylov_dimension` is the largest basis, null for 2 rank + 20; more than the rank, and at most
     p. With `eigen_computation_on_gpu` false the basis is kept in the host's memory; null means
     wherever the Hessian is. info has eigenvalues (rank,), eigenvectors (p, rank), residuals (rank,),
-    converged, and the eigenvalues `dropped` because D + λ is as good as zero.
+    the eigenvalues `dropped` because D + λ is as good as zero, and `converged`: all pairs are found, and λ is above
+    their rounding.
     """
 
     rank_estimate: int = 10
