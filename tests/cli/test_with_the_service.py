@@ -72,6 +72,24 @@ def test_how_columns_met_the_models_inputs_is_shown(
     assert asked["columns"] == {"input": "x"}
 
 
+def test_a_job_that_goes_by_ids_is_shown_with_names(
+    online: Upweight, registered: tuple[str, ...]
+) -> None:
+    ids = {
+        each: online(each, "show", name, "--json").document["id"]
+        for each, name in (("models", "cli-net"), ("datasets", "cli-rows"))
+    }
+    data = ids["datasets"]
+    by_ids = ("--model", ids["models"], "--train", data, "--test", data, "--test-rows", "0:2")
+    job = online("jobs", "submit", *by_ids, *LAMBDA, "--label", "by=ids", "--wait").out.split()
+    (line,) = online("jobs", "list", "--label", "by=ids").out.splitlines()[1:]
+    assert line.split()[3:5] == ["cli-net@1", "cli-rows@1"]
+    shown = online("jobs", "show", line.split()[0]).out
+    assert f"cli-net@1 ({ids['models']})" in shown
+    assert f"cli-rows@1 ({data}) [0:2]" in shown
+    assert line.split()[0] in job
+
+
 def test_right_hand_sides_are_uploaded_from_a_file(
     online: Upweight, registered: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -86,10 +104,10 @@ def test_right_hand_sides_are_uploaded_from_a_file(
 def test_a_job_that_fails_ends_with_1_and_says_why(
     online: Upweight, registered: tuple[str, ...]
 ) -> None:
-    singular = ("--regularization", "0")
-    ended = online("jobs", "submit", *registered, *singular, "--test-rows", "0:1", "--wait")
+    growing = (*LAMBDA, "--method", "lissa", "--set", "scale=1e-3")
+    ended = online("jobs", "submit", *registered, *growing, "--test-rows", "0:1", "--wait")
     assert ended.code == Exit.FAILED
-    assert "hessian_regularization" in ended.err.splitlines()[-1]
+    assert "try scale = " in ended.err.splitlines()[-1]
     again = online("jobs", "retry", ended.out.split()[1], "--wait")
     assert again.code == Exit.FAILED
     gone = online("jobs", "delete", ended.out.split()[1])

@@ -290,6 +290,21 @@ def test_records_are_tables_in_notebooks() -> None:
         assert "<script>" not in shown
 
 
+def test_a_model_in_a_notebook_is_words_and_no_json() -> None:
+    spec = {"name": "x", "dtype": "float32", "shape": [None, 64]}
+    weight = {"name": "0.weight", "shape": [32, 64], "offset": 0}
+    fixed = {"parameter_count": 32, "parameters": ["0.bias"], "reason": "requires_grad is False"}
+    record = ModelRecord.model_validate(
+        records.model(inputs=[spec, spec], selected=[weight], held_fixed=fixed)
+    )
+    shown = record._repr_html_()
+    assert "x (n, 64) float32, x (n, 64) float32</td>" in shown
+    assert "0.weight (32, 64) (offset 0)</td>" in shown
+    assert "cross_entropy (label_smoothing 0.0" in shown
+    assert "parameter_count 32, parameters 0.bias, reason requires_grad is False</td>" in shown
+    assert not set(shown) & set('{}["]')
+
+
 def test_records_are_a_line_at_a_prompt() -> None:
     model, job = records.model(), records.job("queued")
     told = repr(ModelRecord.model_validate(model))

@@ -9,11 +9,14 @@ import typer
 from upweight.cli import choices, units
 from upweight.cli.choices import Labels, Limit, Oldest
 from upweight.cli.following import ended, watched
+from upweight.cli.names import names_of
 from upweight.cli.shell import Shell
 from upweight.cli.submission import Submission
 from upweight.cli.verb import group, verb
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from upweight.schema import Delivery, FactorsOf, JobRecord, Judgement
 
 jobs = group("Jobs: start them, watch them, stop them.")
@@ -128,7 +131,13 @@ def show_all(
         order="asc" if oldest_first else "desc",
     )
     heads = ("ID", "STATE", "KIND", "MODEL", "TRAIN", "METHOD", "RESULT", "SECONDS", "CREATED")
-    shell.list(found, heads, _row, "no jobs; start one: upweight jobs submit --help")
+    name = names_of(shell.client)
+    shell.list(
+        found,
+        heads,
+        lambda record: _row(record, name),
+        "no jobs; start one: upweight jobs submit --help",
+    )
 
 
 @verb(jobs, "show", "upweight jobs show job_01JD0000000000000000000000")
@@ -220,14 +229,20 @@ def _judged(judgement: Judgement) -> str:
     return f"{judgement.level}: {judgement.text}"
 
 
-def _row(record: JobRecord) -> tuple[str, ...]:
+def _both(reference: str, called: Callable[[str], str]) -> str:
+    """The name, and the id where the job goes by that."""
+    name = called(reference)
+    return name if name == reference else f"{name} ({reference})"
+
+
+def _row(record: JobRecord, name: Callable[[str], str]) -> tuple[str, ...]:
     result = record.result
     return (
         record.id,
         str(record.state),
         record.request.kind,
-        record.request.model,
-        record.request.train.dataset,
+        name(record.request.model),
+        name(record.request.train.dataset),
         record.request.inversion.method,
         units.shape(result.influence_shape or result.factor_shape) if result else "",
         f"{record.cost.seconds:.2f}" if record.cost else "",
@@ -237,9 +252,15 @@ def _row(record: JobRecord) -> tuple[str, ...]:
 
 def _show(shell: Shell, record: JobRecord) -> None:
     request, progress, cost, result = record.request, record.progress, record.cost, record.result
+    called = names_of(shell.client)
     rows = {name: getattr(request, name, None) for name in ("train", "test", "hessian_on")}
     selections = [
-        (name, f"{chosen.dataset}{f' [{chosen.rows}]' if chosen.rows else ''}" if chosen else "")
+        (
+            name,
+            f"{_both(chosen.dataset, called)}{f' [{chosen.rows}]' if chosen.rows else ''}"
+            if chosen
+            else "",
+        )
         for name, chosen in rows.items()
     ]
     parameters = request.inversion.model_dump(exclude={"method"}, exclude_none=True)
@@ -257,7 +278,7 @@ def _show(shell: Shell, record: JobRecord) -> None:
             ("before it", units.count(record.queue_position)),
             ("time left", units.seconds(record.eta_seconds)),
             ("kind", request.kind),
-            ("model", request.model),
+            ("model", _both(request.model, called)),
             *selections,
             ("columns", "; ".join(dict.fromkeys(match.how for match in record.matched))),
             (
