@@ -1,32 +1,43 @@
 """The change feed: one listener on Redis for the whole process wakes whoever waits for a record to change.
 
-No thread is held by a waiter. A message that is lost costs a second: waiters look again by themselves.
+No thread is held by a waiter, and what woken ones read is read by a few threads of their namespace, so that thousands
+of them leave the other requests theirs. When the feed was lost, all look again; and each does by itself now and then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from redis import Redis
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from service.storage.keys import CHANGES, Document, Kind, message
+from upweight.errors import RateLimited
 
 POLL_SECONDS = 1.0
+LONGEST_POLL_SECONDS = 30.0
+POLLS_PER_SECOND = 100  # of all listeners together
 PAUSE_SECONDS = 0.02  # a worker may report hundreds of times a second; nobody reads so fast
+EVENTS_PER_SECOND = 2_000  # to all listeners together
+READERS = 4  # threads for those of one namespace
 
 
 class Changes:
     """Made and used on the event loop; `run` is its one thread."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, limit: int) -> None:
         self._redis: Any = redis
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._limit = limit  # streams and held answers of one namespace
+        self._watched: dict[str, _Watched] = {}
+        self._listeners: Counter[str] = Counter()  # by namespace
+        self._readers: dict[str, CapacityLimiter] = {}  # by namespace
         self._stopping = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._listen, name="changes", daemon=True)
@@ -43,29 +54,36 @@ class Changes:
     def close(self) -> None:
         """Ends all waiting at once; the listener follows within a second."""
         self._stopping.set()
-        for events in self._waiting.values():
-            for event in events:
-                event.set()
+        self._wake_all()
 
     def join(self) -> None:
         """Waits for the listener, so that its connection may be closed."""
         self._thread.join(timeout=2.0)
 
+    def refuse_over(self, namespace: str) -> None:
+        """Raises RateLimited where a namespace has as many streams and held answers here as it may."""
+        if self._listeners[namespace] >= self._limit:
+            raise RateLimited(
+                f"{self._limit} streams and held answers of this namespace are open, which is the limit; end some, or "
+                "ask without wait",
+                retry_after=5,
+            )
+
     async def follow(
         self, kind: Kind, namespace: str, id: str, read: Callable[[], Document]
     ) -> AsyncIterator[Document]:
-        """The record as it stands, and again at least every second; the sooner when it changes.
+        """The record as it stands, and again when it changes, and every now and then.
 
         `read` runs in a thread. Ends when the service stops; whoever iterates ends it earlier.
         """
-        with self._watch(message(kind, namespace, id)) as changed:
+        with self._watch(kind, namespace, id) as (watched, changed):
             while True:
                 changed.clear()
-                yield await run_in_threadpool(read)
+                yield await watched.read(read)
                 if self.closed:
                     return
-                await asyncio.sleep(PAUSE_SECONDS)
-                await _set_within(changed, POLL_SECONDS)
+                await asyncio.sleep(max(PAUSE_SECONDS, self._count() / EVENTS_PER_SECOND))
+                await _set_within(changed, self._poll_seconds())
 
     async def until(
         self,
@@ -77,37 +95,61 @@ class Changes:
         done: Callable[[Document], bool],
         seconds: float,
     ) -> Document:
-        """The record once it is `done`, or as it stands after so many seconds."""
+        """The record once it is `done`, or as it stands after so many seconds. Raises RateLimited."""
+        if seconds <= 0:
+            return await run_in_threadpool(read)
+        self.refuse_over(namespace)
         deadline = asyncio.get_running_loop().time() + seconds
-        document: Document = {}
-        with self._watch(message(kind, namespace, id)) as changed:
+        with self._watch(kind, namespace, id) as (watched, changed):
             while True:
                 changed.clear()
-                document = await run_in_threadpool(read)
+                document = await watched.read(read)
                 left = deadline - asyncio.get_running_loop().time()
                 if done(document) or left <= 0 or self.closed:
                     return document
-                await _set_within(changed, min(left, POLL_SECONDS))
+                await _set_within(changed, min(left, self._poll_seconds()))
 
     @contextmanager
-    def _watch(self, name: str) -> Iterator[asyncio.Event]:
-        changed = asyncio.Event()
-        self._waiting.setdefault(name, set()).add(changed)
+    def _watch(
+        self, kind: Kind, namespace: str, id: str
+    ) -> Iterator[tuple[_Watched, asyncio.Event]]:
+        name = message(kind, namespace, id)
+        if namespace not in self._readers:
+            self._readers[namespace] = CapacityLimiter(READERS)
+        if name not in self._watched:
+            self._watched[name] = _Watched(self._readers[namespace])
+        watched, changed = self._watched[name], asyncio.Event()
+        watched.waiting.add(changed)
+        self._listeners[namespace] += 1
         try:
-            yield changed
+            yield watched, changed
         finally:
-            self._waiting[name].discard(changed)
-            if not self._waiting[name]:
-                del self._waiting[name]
+            watched.waiting.discard(changed)
+            if not watched.waiting:
+                del self._watched[name]
+            self._listeners[namespace] -= 1
+            if not self._listeners[namespace]:
+                del self._listeners[namespace], self._readers[namespace]
+
+    def _count(self) -> int:
+        return self._listeners.total()
+
+    def _poll_seconds(self) -> float:
+        """How long a listener waits for a word: nothing may have been said, as of its place in a queue."""
+        return min(LONGEST_POLL_SECONDS, max(POLL_SECONDS, self._count() / POLLS_PER_SECOND))
 
     def _wake(self, name: str) -> None:
-        for changed in self._waiting.get(name, ()):
-            changed.set()
+        if name in self._watched:
+            self._watched[name].wake()
+
+    def _wake_all(self) -> None:
+        for watched in self._watched.values():
+            watched.wake()
 
     def _listen(self) -> None:
         while not self._stopping.is_set():
             try:
-                with self._redis.pubsub(ignore_subscribe_messages=True) as feed:
+                with self._redis.pubsub() as feed:
                     feed.subscribe(CHANGES)
                     while not self._stopping.is_set():
                         self._pass_on(feed.get_message(timeout=0.5))
@@ -115,8 +157,41 @@ class Changes:
                 self._stopping.wait(0.5)
 
     def _pass_on(self, received: dict[str, Any] | None) -> None:
-        if received is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake, received["data"].decode())
+        if received is None:
+            return
+        if received["type"] == "message":
+            self._on_loop(self._wake, received["data"].decode())
+        elif (
+            received["type"] == "subscribe"
+        ):  # once more after a lost connection: what was said meanwhile is not known
+            self._on_loop(self._wake_all)
+
+    def _on_loop(self, call: Callable[..., None], *arguments: str) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+
+class _Watched:
+    """A record that somebody waits for. Those who wait for the same one share what is read of it."""
+
+    def __init__(self, readers: CapacityLimiter) -> None:
+        self.waiting: set[asyncio.Event] = set()
+        self._readers = readers
+        self._reading: asyncio.Task[Document] | None = None
+
+    def wake(self) -> None:
+        """It has changed: what is being read may be older."""
+        self._reading = None
+        for changed in self.waiting:
+            changed.set()
+
+    async def read(self, read: Callable[[], Document]) -> Document:
+        """The record as it stands now. All who wait for a record give functions that read the same."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(to_thread.run_sync(read, limiter=self._readers))
+            # Who waited for it may have gone, and then nobody looks at its error.
+            self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._reading)
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

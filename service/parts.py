@@ -44,7 +44,7 @@ class Parts(Stores):
         objects = Objects.of(settings, front=True)
         objects.verify()
         redis = connect(settings.redis_url)
-        changes = Changes(redis)
+        changes = Changes(redis, settings.namespace_listeners)
         changes.start()
         outbox, webhook_secrets = Outbox(redis), _webhook_secrets(settings, redis)
         courier = _courier(settings, outbox, webhook_secrets)

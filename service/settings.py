@@ -94,6 +94,11 @@ class Settings(BaseSettings):
     namespace_uploads: int = Field(
         24, description="Uploads of one namespace at once, in each front end.", ge=1
     )
+    namespace_listeners: int = Field(
+        2_000,
+        description="Event streams and answers held by `wait` of one namespace, in each front end.",
+        ge=1,
+    )
     namespace_bytes: int | None = Field(
         None, description="Stored bytes of one namespace; null: no limit.", gt=0
     )

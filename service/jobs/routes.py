@@ -145,6 +145,7 @@ async def stream(
     seen = int(last_event_id) if last_event_id is not None else None
     if job["state"] in TERMINAL and job["revision"] == seen:
         return Response(status_code=204)  # a browser's EventSource would connect again for ever
+    parts.changes.refuse_over(caller.namespace)
     return StreamingResponse(
         events(parts, caller.namespace, id, seen),
         media_type="text/event-stream",

@@ -1,0 +1,124 @@
+"""Thousands who wait for records: what they read is shared, their number is limited, and a lost feed is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from service.changes import Changes
+from service.storage.keys import CHANGES, message
+from service.storage.redis import connect
+from tests.service.acting import Acting, problem
+from tests.service.conftest import Front, run_front, small_settings
+
+ID = "job_01ARZ3NDEKTSV4RRFFQ69G5FAV"
+
+
+def on_a_feed(url: str, scene: Callable[[Changes, Any], Awaitable[None]]) -> None:
+    """Plays a scene with a feed and a Redis to publish on."""
+
+    async def play() -> None:
+        redis = connect(url)
+        changes = Changes(redis, 10_000)
+        changes.start()
+        try:
+            while not redis.pubsub_numsub(CHANGES)[0][1]:
+                await asyncio.sleep(0.01)
+            await scene(changes, redis)
+        finally:
+            changes.close()
+            changes.join()
+            redis.close()
+
+    asyncio.run(play())
+
+
+def test_a_thousand_who_wait_for_one_record_read_it_together(redis_url: str) -> None:
+    reads = itertools.count()
+    state = {"state": "running"}
+
+    async def scene(changes: Changes, redis: Any) -> None:
+        def read() -> dict[str, Any]:
+            next(reads)
+            return dict(state)
+
+        def done(document: dict[str, Any]) -> bool:
+            return document["state"] == "succeeded"
+
+        waiting = [
+            asyncio.create_task(changes.until("job", "a", ID, read, done=done, seconds=60))
+            for _ in range(1000)
+        ]
+        await asyncio.sleep(0.5)
+        state["state"] = "succeeded"
+        redis.publish(CHANGES, message("job", "a", ID))
+        found = await asyncio.wait_for(asyncio.gather(*waiting), 30)
+        assert all(each == {"state": "succeeded"} for each in found)
+
+    on_a_feed(redis_url, scene)
+    assert next(reads) < 20
+
+
+def test_who_waits_hears_of_a_change_at_once_and_of_one_that_a_lost_feed_swallowed(
+    redis_url: str,
+) -> None:
+    state = {"state": "running"}
+
+    async def scene(changes: Changes, redis: Any) -> None:
+        changes._poll_seconds = lambda: 60.0  # type: ignore[method-assign]  # as if there were thousands
+        waiting = asyncio.create_task(
+            changes.until(
+                "job",
+                "a",
+                ID,
+                lambda: dict(state),
+                done=lambda d: d["state"] == "ended",
+                seconds=50,
+            )
+        )
+        await asyncio.sleep(0.2)
+        redis.client_kill_filter(_type="pubsub")
+        state["state"] = "ended"  # and nothing is published
+        assert await asyncio.wait_for(waiting, 20) == {"state": "ended"}
+
+    on_a_feed(redis_url, scene)
+
+
+def test_an_error_of_the_reading_reaches_all_who_wait(redis_url: str) -> None:
+    async def scene(changes: Changes, redis: Any) -> None:
+        def read() -> dict[str, Any]:
+            raise LookupError("gone")
+
+        waiting = [
+            changes.until("job", "a", ID, read, done=lambda _: False, seconds=9) for _ in range(3)
+        ]
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [str(each) for each in found] == ["gone"] * 3
+
+    on_a_feed(redis_url, scene)
+
+
+@pytest.fixture
+def few(redis_server: Any, redis_url: str, tmp_path: Any) -> Any:
+    yield from run_front(small_settings(redis_server, tmp_path, namespace_listeners=2))
+
+
+def test_streams_and_held_answers_of_a_namespace_are_limited(few: Front) -> None:
+    with httpx2.Client(base_url=few.url, timeout=60, trust_env=False) as client:
+        acting = Acting(client, few.parts)
+        acting.ready()
+        id = acting.job()["id"]
+        path = f"/v1/jobs/{id}/events"
+        with client.stream("GET", path) as first, client.stream("GET", path) as second:
+            lines = [first.iter_lines(), second.iter_lines()]  # a stream ends with its iterator
+            assert all(next(each) for each in lines)
+            for over in (path, f"/v1/jobs/{id}?wait=5"):
+                answer = client.get(over)
+                assert "2 streams" in problem(answer, 429, "rate-limited")["detail"]
+                assert answer.headers["retry-after"] == "5"
+            assert client.get(f"/v1/jobs/{id}").status_code == 200
