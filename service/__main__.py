@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app, refuse_openness
+from service.connections import BACKLOG, Connection
 from service.logs import configure, log
 from service.malloc import keep_one_arena
 from service.private import keep_files_private
@@ -64,6 +65,8 @@ def main() -> int:
     app = create_app(settings)
     config = uvicorn.Config(
         app,
+        http=Connection,
+        backlog=BACKLOG,
         host=settings.host,
         port=settings.port,
         log_config=None,

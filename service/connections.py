@@ -1,0 +1,113 @@
+"""Connections that say nothing: closed after a while, and before others are kept out for want of handles.
+
+uvicorn closes what is silent after an answer; here is the time for a request's head, for the next piece of its body,
+and the number of connections. The oldest silent one makes room for a new one; without any, the new one is told to come
+again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from functools import cache
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 20.0  # from the connection, or the first byte, to the end of a request's head
+BODY_SECONDS = 60.0  # between two pieces of a body, while we read
+LOOK_SECONDS = 2.0
+BACKLOG = 100  # connections that are taken in one go
+# For Redis, the object storage and files; and for connections that are taken before others have been closed for them.
+HANDLES_KEPT = 4 * BACKLOG + 128
+MOST_HANDLES = 65_536
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 5\r\n"
+    b"connection: close\r\ncontent-length: 0\r\n\r\n"
+)
+
+
+@cache
+def most_connections() -> int:
+    """How many this process holds, once its limit of handles was raised as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wished = MOST_HANDLES if hard == resource.RLIM_INFINITY else min(hard, MOST_HANDLES)
+    if soft != resource.RLIM_INFINITY and soft < wished:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wished, hard))
+        soft = wished
+    handles = MOST_HANDLES if soft == resource.RLIM_INFINITY else min(soft, MOST_HANDLES)
+    return max(16, handles - HANDLES_KEPT)
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection, with an eye on the clock."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._heard = (
+            time.monotonic()
+        )  # when the head at hand was begun, or the last piece of a body came
+        self._head_begun = True  # the first one begins with the connection
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Makes room where there is none."""
+        super().connection_made(transport)
+        if len(self.connections) > most_connections() and not self._made_room():
+            transport.write(_BUSY)
+            transport.close()
+            return
+        self._watch = self.loop.call_later(LOOK_SECONDS, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends the watch."""
+        super().connection_lost(exc)
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Notes the time, but not of a head that comes byte by byte."""
+        if self.conn.their_state is not h11.IDLE or not self._head_begun:
+            self._heard = time.monotonic()
+        self._head_begun = True
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._heard = time.monotonic()
+
+    def on_response_complete(self) -> None:
+        """uvicorn's own time for connections that are kept begins."""
+        super().on_response_complete()
+        self._head_begun = bool(self.conn.trailing_data[0])
+        self._heard = time.monotonic()
+
+    def _look(self) -> None:
+        silent = time.monotonic() - self._heard
+        match self.conn.their_state:
+            case h11.IDLE:
+                over = self._head_begun and silent > HEAD_SECONDS
+            case h11.SEND_BODY:
+                over = not self.flow.read_paused and silent > BODY_SECONDS
+            case _:
+                over = False
+        if over:
+            self.transport.abort()
+        else:
+            self._watch = self.loop.call_later(LOOK_SECONDS, self._look)
+
+    def _made_room(self) -> bool:
+        """Whether another connection was closed: the one that has said nothing between requests for longest."""
+        idle = [
+            each
+            for each in self.connections
+            if isinstance(each, Connection)
+            and each is not self
+            and each.conn.their_state is h11.IDLE
+            and not each.transport.is_closing()
+        ]
+        oldest = min(idle, key=lambda each: each._heard, default=None)
+        if oldest is None:
+            return False
+        oldest.transport.abort()
+        return True

@@ -1,0 +1,164 @@
+"""Connections that say nothing are closed after a while, and keep nobody out."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+
+from service import connections
+from service.local.redis_server import RedisServer
+
+HANDLES = 700
+
+
+@pytest.fixture
+def crowded(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """A front end as a process that has few handles."""
+    environment = os.environ | {
+        "UPWEIGHT_REDIS_URL": redis_url,
+        "UPWEIGHT_STORAGE": str(tmp_path),
+        "UPWEIGHT_PORT": "0",
+    }
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({HANDLES},) * 2); "
+    limited += "import runpy; runpy.run_module('service', run_name='__main__')"
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-c", limited], env=environment, stderr=file)
+    try:
+        deadline = time.monotonic() + 60
+        listening: list[dict[str, Any]] = []
+        while not listening:
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+            said = [
+                json.loads(line)
+                for line in log.read_text().splitlines(keepends=True)
+                if line.endswith("\n")
+            ]
+            listening = [each for each in said if each["event"] == "listening"]
+        yield listening[0]["host"], listening[0]["port"]
+        assert "Too many open files" not in log.read_text()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_more_silent_connections_than_handles_keep_nobody_out(crowded: tuple[str, int]) -> None:
+    host, port = crowded
+    with ExitStack() as stack, httpx2.Client(trust_env=False, timeout=20) as client:
+        for _ in range(2 * HANDLES):
+            silent = stack.enter_context(socket.create_connection((host, port)))
+            silent.sendall(b"GET / HT")
+        for _ in range(3):
+            assert client.get(f"http://{host}:{port}/healthz").status_code == 200
+            assert client.get(f"http://{host}:{port}/v1/jobs").status_code == 200
+            stack.enter_context(socket.create_connection((host, port)))
+
+
+def test_the_limit_of_handles_is_raised_as_far_as_it_may_be() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wished = min(hard, connections.MOST_HANDLES)
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard})); "
+    code += "from service.connections import most_connections as most; print(most())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(said.stdout) == wished - connections.HANDLES_KEPT
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Reads a body, and answers."""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        more = message.get("more_body", False)
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+    )
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a server that waits for a second at most, and keeps connections for a while."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(connections, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.1)
+    config = uvicorn.Config(
+        echo, http=connections.Connection, port=0, log_config=None, lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join(30)
+
+
+@contextmanager
+def connected(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as made:
+        yield made
+
+
+def ends(connection: socket.socket) -> bool:
+    """Whether the other side closes it, having said nothing more."""
+    try:
+        return connection.recv(1000) == b""
+    except ConnectionResetError:
+        return True
+
+
+def trickle(connection: socket.socket, data: bytes) -> None:
+    for byte in data:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.2)
+
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n"
+
+
+@pytest.mark.parametrize("said", [b"", b"G", HEAD, HEAD + b"\r\nab"])
+def test_who_stops_in_the_middle_is_let_go(impatient: int, said: bytes) -> None:
+    with connected(impatient) as connection:
+        connection.sendall(said)
+        assert ends(connection)
+
+
+def test_a_head_that_comes_byte_by_byte_has_no_more_time(impatient: int) -> None:
+    with connected(impatient) as connection:
+        began = time.monotonic()
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            trickle(connection, HEAD * 100)
+        assert time.monotonic() - began < 15
+
+
+def test_who_goes_on_is_served_and_kept_for_the_next_request(impatient: int) -> None:
+    with connected(impatient) as connection:
+        for _ in range(2):
+            connection.sendall(HEAD + b"\r\n")
+            for piece in (b"a", b"b", b"cd"):
+                time.sleep(0.6)
+                connection.sendall(piece)
+            answer = b""
+            while not answer.endswith(b"ok"):
+                answer += connection.recv(1000)
+            assert answer.startswith(b"HTTP/1.1 200")
+            time.sleep(1.5)  # longer than a head may take: it has not been begun
