@@ -13,7 +13,6 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from upweight.complaints import field_errors
 from upweight.errors import (
     Forbidden,
     InternalError,
@@ -26,6 +25,7 @@ from upweight.errors import (
     UpweightError,
     error_classes,
 )
+from upweight.field_errors import field_errors
 from upweight.schema import FieldError
 
 # What every route that wants a key may answer.

@@ -83,7 +83,7 @@ def described(error: Exception) -> tuple[str, Exit]:
     if isinstance(error, UpweightError):
         code = CODES.get(error.type) or STATUSES.get(error.status, Exit.FAILED)
         return _line(error.detail), code
-    # The parser's complaints are known by their method, wherever their class lives.
+    # The parser's errors are known by their method, wherever their class lives.
     complaint = getattr(error, "format_message", None)
     if complaint is not None:
         context = getattr(error, "ctx", None)

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from upweight.complaints import field_errors
 from upweight.errors import InvalidRequest
+from upweight.field_errors import field_errors
 from upweight.row_choice import RowChoice, rows_text
 from upweight.schema import (
     DatasetRecord,
@@ -65,7 +65,7 @@ def validated(kind: type[M], path: str, fields: Mapping[str, Any]) -> M:
 def invalid(
     exc: ValidationError, path: str, body: Mapping[str, Any], at: tuple[str, ...] = ()
 ) -> InvalidRequest:
-    """pydantic's complaints in the service's own words. `at`: where in the body the model begins."""
+    """pydantic's errors in the service's own words. `at`: where in the body the model begins."""
     found = [{**error, "loc": ("body", *at, *error["loc"])} for error in exc.errors()]
     errors = field_errors(found, body, path)
     return InvalidRequest("; ".join(map(_told, errors[:FIELDS_SHOWN])), errors=errors)

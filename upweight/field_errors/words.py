@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from upweight.complaints.pointers import Place, locate
 from upweight.errors import shown
+from upweight.field_errors.pointers import Place, locate
 from upweight.schema import FieldError
 from upweight.schema.inversion import owners_of
 
