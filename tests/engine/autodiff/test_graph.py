@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.engine.exact import relative
+from tests.engine.models import make
 from workers.engine import Batch, Hessian, Problem, TensorRows, make_loss, perturbation
 from workers.engine.autodiff.derivative import Derivative
 from workers.engine.autodiff.graph.linearized import AnalyticMixed, analytic_hvp
@@ -14,9 +16,6 @@ from workers.engine.autodiff.hvp import ReverseLoop
 from workers.engine.autodiff.mixed import InputVariable, MixedReverseLoop
 from workers.engine.errors import BadParameter
 from workers.engine.model.second_order import twice_differentiable
-
-from .exact import relative
-from .models import make
 
 # Since then torch differentiates group norm twice over a batch of vectors, too.
 BATCHES_GROUP_NORM = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15)

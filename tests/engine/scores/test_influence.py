@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.engine.exact import Exact, relative
+from tests.engine.models import make
 from workers.engine import (
     BadParameter,
     Batch,
@@ -30,9 +32,6 @@ from workers.engine import (
 from workers.engine.autodiff import jvp
 from workers.engine.autodiff.gradients import GradientBackends
 from workers.engine.scores import up as weighting
-
-from .exact import Exact, relative
-from .models import make
 
 Blocks = Iterator[tuple[slice, Tensor]]
 

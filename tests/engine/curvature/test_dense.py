@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.engine.autodiff.test_graph import MODELS, problem_of
+from tests.engine.exact import Exact, relative
+from tests.engine.models import make
 from workers.engine import Hessian, Loss, NotFinite, Problem, TensorRows, make_loss
 from workers.engine.curvature.dense.build import layer_pairs
-
-from .exact import Exact, relative
-from .models import make
-from .test_written_out import MODELS, problem_of
 
 CROSS_ENTROPY = make_loss("cross_entropy")
 

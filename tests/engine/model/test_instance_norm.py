@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tests.engine.autodiff.test_exported import exported
+from tests.engine.exact import relative
 from workers.engine import (
     Hessian,
     Problem,
@@ -16,9 +18,6 @@ from workers.engine import (
     make_loss,
     row_gradients,
 )
-
-from .exact import relative
-from .test_exported import exported
 
 pytestmark = pytest.mark.filterwarnings(  # torch's own, while it exports
     "ignore::FutureWarning", "ignore::DeprecationWarning"

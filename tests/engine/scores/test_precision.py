@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.engine.exact import relative
 from workers.engine import (
     BadParameter,
     Problem,
@@ -15,8 +16,6 @@ from workers.engine import (
     per_example_gradients,
     up,
 )
-
-from .exact import relative
 
 
 def problem_and_rows() -> tuple[Problem, TensorRows]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.engine.exact import worst_row
 from workers.engine import (
     BadParameter,
     Batch,
@@ -20,8 +21,6 @@ from workers.engine import (
     make_loss,
     per_example_gradients,
 )
-
-from .exact import worst_row
 
 LOGITS = torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 CLASSES = torch.tensor([0, 1, 2, 3, 0, -100, 2])

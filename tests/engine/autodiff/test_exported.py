@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, export, load, save
 
+from tests.engine.exact import relative
+from tests.engine.models import BagOfWords, Case, make
 from workers.engine import (
     Direct,
     Hessian,
@@ -25,9 +27,6 @@ from workers.engine import (
     up,
 )
 from workers.engine.autodiff.gradients import gradient_backend
-
-from .exact import relative
-from .models import BagOfWords, Case, make
 
 pytestmark = pytest.mark.filterwarnings(  # torch's own, while it exports
     "ignore::FutureWarning",

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.engine.exact import Exact, relative
+from tests.engine.models import make
 from workers.engine import (
     BadParameter,
     Batch,
@@ -26,9 +28,6 @@ from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.nodes import BackwardContext, Smooth
 from workers.engine.autodiff.select import hessian_products
 from workers.engine.model.second_order import twice_differentiable
-
-from .exact import Exact, relative
-from .models import make
 
 PERCEPTRON = make("perceptron")
 PROBLEM = Problem(PERCEPTRON.module, make_loss("cross_entropy"))

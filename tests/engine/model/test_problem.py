@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.engine.autodiff.test_graph import problem_of
+from tests.engine.exact import relative
+from tests.engine.models import Recurrent, TiedAutoencoder, make
 from workers.engine import (
     BadParameter,
     Batch,
@@ -23,10 +26,6 @@ from workers.engine import (
     per_example_gradients,
 )
 from workers.engine.autodiff.gradients import by_batched_backward, by_row, by_vmap, gradient_backend
-
-from .exact import relative
-from .models import Recurrent, TiedAutoencoder, make
-from .test_written_out import problem_of
 
 
 def perceptron() -> nn.Module:

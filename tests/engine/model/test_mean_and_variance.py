@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.engine.exact import relative
 from workers.engine import (
     Arnoldi,
     BadParameter,
@@ -25,8 +26,6 @@ from workers.engine import (
     per_example_gradients,
     up,
 )
-
-from .exact import relative
 
 ROWS, DAMPING = 14, 3.0
 X = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
