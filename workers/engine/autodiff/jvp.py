@@ -25,6 +25,7 @@ from workers.engine.model.rows import Batch
 from workers.engine.model.second_order import is_out_of_memory, twice_differentiable
 
 # Times that a row meets a weight, in the mean, as at every token: its gradient does so once, however many the vectors.
+# Above it gradients took a half to a fifth of the time.
 MOST_MEETINGS = 4
 
 

@@ -33,7 +33,8 @@ PROBE_VECTORS = 2
 FIRST_ORDER = {torch.float64: 1e-10, torch.float32: 1e-4}
 SECOND_ORDER = {torch.float64: 1e-9, torch.float32: 1e-3}
 OTHER_DTYPES = 1e-2
-# Activations of a row above which calls cost nothing beside the work in them.
+# Activations of a row above which calls cost nothing beside the work in them:
+# `python -m benchmarks.peers --case encoder-cg`.
 LOOPED_BYTES = {"cpu": 1 << 12}
 LOOPED_BYTES_ELSEWHERE = 1 << 20
 

@@ -18,12 +18,13 @@ from workers.engine.progress import Progress, silent
 
 DEFAULT_BUDGET = 1 << 30  # bytes
 # A block of rows × vectors that a CPU keeps in its caches: beyond it page faults cost 1.7 times, far
-# below it the calls do. GPUs want blocks large.
+# below it the calls do. GPUs want blocks large. The cases mlp-cg, wide-cg and cnn-cg of
+# `python -m benchmarks.peers` show what other sizes cost.
 CACHED_BYTES = {"cpu": 1 << 24}
 ROWS_AT_ONCE = {"cpu": 384}
 NARROW_ROWS_AT_ONCE = 2048  # with few vectors, when cached_bytes bounds the block
 ROWS_AT_ONCE_ELSEWHERE = 8192
-# Of a block, if vectors are to be split so that it stays in cache.
+# A block has at least these, where vectors are split so that it stays in cache.
 FEWEST_ROWS = 128
 FEWEST_VECTORS = 8
 VECTORS_AT_ONCE = {"cpu": 64}

@@ -18,6 +18,8 @@ from workers.engine.autodiff.select import PROBE_ROWS
 from workers.engine.inversion.solution import Solution
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
+    FEWEST_ROWS,
+    FEWEST_VECTORS,
     BatchSize,
     Block,
     activation_bytes,
@@ -38,11 +40,11 @@ from workers.engine.scores.contraction import (
 )
 from workers.engine.scores.precision import Agreement, Precision, agreement, checked, product
 
-# Up to so many factors a layer's share of a pass forward along each costs less than gradients of so many numbers.
+# Up to so many factors, a JVP along each costs less than gradients of so many numbers.
+# `python -m benchmarks.peers --case wide-cg` shows the difference.
 MOST_TANGENTS = 128
 LONG_GRADIENT = 1 << 15
 MANY_GRADIENTS = 1 << 23  # numbers of all rows: of fewer, gradients cost less than a comparison
-FEWEST_ROWS, FEWEST_AT_ONCE = 128, 8  # of a block that stays in cache
 # What low precision is judged by.
 SAMPLED_ROWS = 64
 SAMPLED_FACTORS = 64
@@ -91,7 +93,7 @@ def _along(
 ) -> Iterator[tuple[slice, Tensor]]:
     kind = problem.device.type
     row_bytes = activation_bytes(problem, rows)
-    most = max(FEWEST_AT_ONCE, cached_bytes(kind) // (row_bytes * FEWEST_ROWS))
+    most = max(FEWEST_VECTORS, cached_bytes(kind) // (row_bytes * FEWEST_ROWS))
     vectors = min(len(factors), vectors_at_once(kind), most)
     cost = row_bytes * (1 + vectors)
     budget = min(budget, max(FEWEST_ROWS * cost, cached_bytes(kind)))

@@ -25,7 +25,8 @@ from workers.engine.autodiff.graph.linear import affine_tangent
 from workers.engine.autodiff.graph.nodes import BackwardContext, InputTangents, Tangent, part_of
 from workers.engine.model.parameters import ParameterSlice
 
-# W's matrix over all places has so many times the multiplications of the convolution itself.
+# W's matrix over all places has so many times the multiplications of the convolution itself:
+# `python -m benchmarks.peers --case cnn-cg` shows the three bounds.
 MOST_WASTE = 2.5
 MOST_ENTRIES = 1 << 22
 # With fewer outputs than this, products a vector each are slower than one and a transposition.
