@@ -49,15 +49,16 @@ class Parts(Stores):
         outbox, webhook_secrets = Outbox(redis), _webhook_secrets(settings, redis)
         courier = _courier(settings, outbox, webhook_secrets)
         courier.start()
+        stores = Stores.over(settings, redis, objects)
         return cls(
-            **vars(Stores.over(settings, redis, objects)),
+            **vars(stores),
             keys=Keys(redis, objects),
             changes=changes,
             # Slow senders hold these threads and not those that all other routes share.
             uploads=ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="upload"),
             upload_limit=Uploads(settings.namespace_uploads),
             rate=Rate(redis, settings.namespace_requests),
-            quota=Quota(redis, objects, settings.namespace_bytes),
+            quota=Quota(redis, objects, stores.records, settings.namespace_bytes),
             outbox=outbox,
             webhook_secrets=webhook_secrets,
             courier=courier,

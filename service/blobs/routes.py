@@ -15,7 +15,6 @@ from service.blobs.records import find_blob, require_blob
 from service.blobs.upload import accept_upload, receive_blob, too_large
 from service.dependencies import PartsNow, Reader, Writer
 from service.docs.examples import HELLO
-from service.parts import Parts
 from service.problems import EVERYWHERE, documented
 from service.results.layout import blob_path
 from service.storage.layout import upload_path
@@ -76,21 +75,8 @@ async def put_blob(
     if length > parts.settings.blob_bytes:
         raise too_large(parts.settings.blob_bytes)
     with parts.upload_limit.one(caller.namespace):
-        stored = await _within_quota(parts, caller.namespace, digest, length, request)
+        stored = await receive_blob(parts, caller.namespace, digest, length, request.stream())
     return JSONResponse(stored.model_dump(), 201)  # type: ignore[return-value]
-
-
-async def _within_quota(
-    parts: Parts, namespace: str, digest: str, length: int, request: Request
-) -> BlobRecord:
-    await run_in_threadpool(parts.quota.take, namespace, length)
-    try:
-        stored = await receive_blob(parts, namespace, digest, request.stream())
-    except BaseException:
-        await run_in_threadpool(parts.quota.add, namespace, -length)
-        raise
-    await run_in_threadpool(parts.quota.add, namespace, stored.size_bytes - length)
-    return stored
 
 
 @router.head("/{digest}", responses=documented(NotFound), response_class=Response)
@@ -176,10 +162,7 @@ async def complete(digest: DigestPath, parts: PartsNow, caller: Writer) -> BlobR
     found = await run_in_threadpool(find_blob, parts.objects, caller.namespace, digest)
     if found is not None:
         return found
-    # Its size is known once it is there: a namespace that is over its quota by it gets no further URL.
-    await run_in_threadpool(parts.quota.refuse_over, caller.namespace)
     stored = await accept_upload(parts, caller.namespace, digest)
-    await run_in_threadpool(parts.quota.add, caller.namespace, stored.size_bytes)
     return JSONResponse(stored.model_dump(), 201)  # type: ignore[return-value]
 
 

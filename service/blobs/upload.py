@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from service.limits.quota import Reservation
 from service.parts import Parts
 from service.results.layout import blob_path
 from service.storage.layout import upload_path
@@ -25,15 +27,29 @@ SILENCE_SECONDS = 60.0  # of a sender, before its thread is given to another
 
 
 async def receive_blob(
-    parts: Parts, namespace: str, digest: str, body: AsyncIterator[bytes]
+    parts: Parts, namespace: str, digest: str, length: int, body: AsyncIterator[bytes]
 ) -> BlobRecord:
     """Stores the body under its digest. Whatever goes wrong, nothing is left behind.
 
-    Raises DigestMismatch, TooLarge, and InvalidRequest for a sender that breaks off or falls silent.
+    `length` in bytes; 0 where the sender did not say it. Raises DigestMismatch, TooLarge, QuotaExceeded, and
+    InvalidRequest for a sender that breaks off or falls silent.
     """
+    reservation = await run_in_threadpool(parts.quota.reserve, namespace, length)
+    try:
+        stored = await _receive(parts, namespace, digest, reservation, body)
+    except BaseException:
+        await run_in_threadpool(reservation.give_back)
+        raise
+    await run_in_threadpool(reservation.settle, stored.size_bytes)
+    return stored
+
+
+async def _receive(
+    parts: Parts, namespace: str, digest: str, reservation: Reservation, body: AsyncIterator[bytes]
+) -> BlobRecord:
     pipe = _Pipe(asyncio.get_running_loop())
     path = blob_path(namespace, digest)
-    checked = verified(iter(pipe), digest, parts.settings.blob_bytes)
+    checked = verified(iter(pipe), digest, parts.settings.blob_bytes, reservation)
     stored = in_thread(parts.uploads, lambda: parts.objects.put_stream(path, checked))
     try:
         await pipe.fill(body, stored)
@@ -50,13 +66,17 @@ def in_thread(pool: ThreadPoolExecutor, work: Callable[[], Done]) -> asyncio.Fut
     return asyncio.get_running_loop().run_in_executor(pool, work)
 
 
-def verified(chunks: Iterator[bytes], digest: str, limit: int) -> Iterator[bytes]:
-    """The chunks, unchanged. Raises at their end when they are not what the digest says: so nothing is stored."""
+def verified(
+    chunks: Iterator[bytes], digest: str, limit: int, reservation: Reservation
+) -> Iterator[bytes]:
+    """The chunks, unchanged, once there is room for them. Raises at their end when they are not what the digest says:
+    so nothing is stored."""
     seen, size = hashlib.sha256(), 0
     for chunk in chunks:
         size += len(chunk)
         if size > limit:
             raise too_large(limit)
+        reservation.cover(size)
         seen.update(chunk)
         yield chunk
     actual = f"sha256:{seen.hexdigest()}"
@@ -136,7 +156,8 @@ async def _coalesced(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def accept_upload(parts: Parts, namespace: str, digest: str) -> BlobRecord:
-    """The blob. Raises NotFound when nothing came, and DigestMismatch or TooLarge, which delete what came."""
+    """The blob. Raises NotFound when nothing came, QuotaExceeded, and DigestMismatch or TooLarge, which delete what
+    came."""
     size = await in_thread(parts.uploads, lambda: _accept(parts, namespace, digest))
     return BlobRecord(digest=digest, size_bytes=size)
 
@@ -150,9 +171,15 @@ def _accept(parts: Parts, namespace: str, digest: str) -> int:
             raise FileNotFoundError(path)
         if meta.size > limit:
             raise too_large(limit)
-        # In another thread: what an object is written from can't read objects in the same one.
-        chunks = verified(read_ahead(objects.open_stream(path)), digest, limit)
-        objects.put_stream(blob_path(namespace, digest), chunks)
+        reservation = parts.quota.reserve(namespace, meta.size)
+        try:
+            # In another thread: what an object is written from can't read objects in the same one.
+            chunks = verified(read_ahead(objects.open_stream(path)), digest, limit, reservation)
+            objects.put_stream(blob_path(namespace, digest), chunks)
+        except BaseException:
+            reservation.give_back()
+            raise
+        reservation.settle(meta.size)
     except FileNotFoundError:
         raise NotFound(
             f"nothing has come for {digest}; PUT the bytes to the URL that POST /v1/blobs/{digest}/url?method=PUT "

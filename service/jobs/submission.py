@@ -13,7 +13,7 @@ from service.jobs.validation.blobs import (
 from service.jobs.validation.compatibility import fitted
 from service.jobs.validation.inputs import Inputs, find_inputs
 from service.jobs.validation.singular import refuse_singular
-from service.jobs.validation.size import refuse_too_much
+from service.jobs.validation.size import refuse_too_much, result_bytes
 from service.parts import Parts, webhook_policy
 from service.registry import repeated
 from service.requests import Trace
@@ -21,7 +21,7 @@ from service.storage.keys import Document, Kind, new_id
 from service.storage.queue import RUN_JOB
 from service.storage.records import Idempotency
 from service.webhooks.destination import Destination, Refused
-from upweight.errors import InvalidRequest, QueueFull
+from upweight.errors import InvalidRequest, QueueFull, UpweightError
 from upweight.schema import (
     TERMINAL,
     ColumnMatch,
@@ -62,11 +62,17 @@ def submit(
         refuse_singular(job, inputs)
     parts.queue.refuse_if_full(job.priority)
     _refuse_over_quota(parts, namespace)
-    parts.quota.refuse_over(namespace)
     document = _record(job, inputs, matched, earlier_factors).model_dump(mode="json")
-    id, made = parts.records.create(
-        "job", namespace, document, idempotency=idempotency, requires=_requires(document)
-    )
+    parts.quota.reserve_for_job(namespace, document["id"], result_bytes(job, inputs))
+    try:
+        id, made = parts.records.create(
+            "job", namespace, document, idempotency=idempotency, requires=_requires(document)
+        )
+    except UpweightError:
+        parts.quota.give_back(namespace, document["id"])
+        raise
+    if not made:
+        parts.quota.give_back(namespace, document["id"])
     stored = parts.records.get("job", namespace, id)
     if made:
         # The copy after the queue: a worker is at the job meanwhile, and the answer still waits for both.

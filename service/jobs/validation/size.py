@@ -8,7 +8,7 @@ from service.jobs.validation.compatibility import floating_inputs
 from service.jobs.validation.inputs import Inputs
 from service.settings import Settings
 from upweight.errors import InvalidRequest, ResultTooLarge
-from upweight.schema import FactorsJob, InfluencesJob, JobRequest
+from upweight.schema import FactorsJob, InfluencesJob, JobRequest, SelfInfluencesJob
 from upweight.schema.inversion import methods_in_words
 
 _TOP_ENTRY_EXTRA = 8  # of a kept entry: its column's number
@@ -137,6 +137,20 @@ def _factors_within_limits(
             f"{settings.result_bytes}; choose fewer test rows, or do not keep them",
             True,
         )
+
+
+def result_bytes(job: JobRequest, inputs: Inputs) -> int:
+    """What a job will store, as far as that is known before it runs: arrays, not their info."""
+    m, n, item = len(_test_rows(inputs)), len(inputs.train.rows), item_bytes(job)
+    factors = m * (inputs.model.parameter_count or 0) * item
+    if isinstance(job, FactorsJob):
+        return factors
+    if not isinstance(job, InfluencesJob):
+        return n * item if isinstance(job, SelfInfluencesJob) else 0
+    keep = job.keep
+    size = m * n * prod(perturbed_shape(job, inputs)) * item if keep.matrix else 0
+    size += 2 * m * keep.top * (item + _TOP_ENTRY_EXTRA)
+    return size + (n * item if keep.mean else 0) + (factors if keep.factors else 0)
 
 
 def item_bytes(job: JobRequest) -> int:

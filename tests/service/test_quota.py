@@ -1,0 +1,134 @@
+"""Stored bytes of a namespace are reserved before they come: what happens side by side stays within the limit."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+import redis
+
+from service.limits import quota
+from service.local.redis_server import RedisServer
+from service.results.layout import namespace_prefixes
+from tests.service.acting import Acting, digest_of, problem
+from tests.service.conftest import Front, run_front, small_settings
+
+KIB = 1024
+
+
+@pytest.fixture(scope="module")
+def small(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """A front end with room for 100 KiB, on a database of its own."""
+    folder = tmp_path_factory.mktemp("small")
+    settings = small_settings(redis_server, folder, namespace_bytes=100 * KIB)
+    url = f"{redis_server.url.rpartition('/')[0]}/4"
+    yield from run_front(settings.model_copy(update={"redis_url": url}))
+
+
+@pytest.fixture
+def http(small: Front) -> Iterator[httpx2.Client]:
+    with redis.Redis.from_url(small.settings.redis_url) as connection:
+        connection.flushdb()
+    for prefix in namespace_prefixes("default"):
+        small.parts.objects.delete_prefix(prefix)
+    with httpx2.Client(base_url=small.url, timeout=120, trust_env=False) as made:
+        yield made
+
+
+def put(http: httpx2.Client, size: int) -> httpx2.Response:
+    data = os.urandom(size)
+    return http.put(f"/v1/blobs/{digest_of(data)}", content=data)
+
+
+def chunked(data: bytes, entered: threading.Semaphore, go: threading.Event) -> Iterator[bytes]:
+    """A body whose length is not said, of which the first half comes and then waits."""
+    yield data[: len(data) // 2]
+    entered.release()
+    assert go.wait(60)
+    yield data[len(data) // 2 :]
+
+
+def test_uploads_of_unknown_length_side_by_side_do_not_share_the_room(
+    small: Front, http: httpx2.Client
+) -> None:
+    go, entered, found = threading.Event(), threading.Semaphore(0), []
+
+    def upload() -> None:
+        data = os.urandom(60 * KIB)
+        with httpx2.Client(base_url=small.url, timeout=120, trust_env=False) as client:
+            body = chunked(data, entered, go)
+            try:
+                found.append(client.put(f"/v1/blobs/{digest_of(data)}", content=body).status_code)
+            except httpx2.TransportError:  # refused while it was still sending
+                found.append(403)
+
+    threads = [threading.Thread(target=upload) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert entered.acquire(timeout=60)
+    go.set()
+    for thread in threads:
+        thread.join()
+    objects = small.parts.objects
+    stored = sum(m.size for each in namespace_prefixes("default") for m in objects.walk(each))
+    assert stored <= 100 * KIB
+    assert sorted(found) == [201, 403, 403, 403]
+    assert put(http, 30 * KIB).status_code == 201, "what was refused holds no room"
+
+
+def test_measuring_again_forgets_nothing_that_is_on_its_way(
+    small: Front, http: httpx2.Client
+) -> None:
+    go, entered = threading.Event(), threading.Semaphore(0)
+    data = os.urandom(60 * KIB)
+    headers = {"Content-Length": str(len(data))}
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(
+            lambda: http.put(
+                f"/v1/blobs/{digest_of(data)}",
+                content=chunked(data, entered, go),
+                headers=headers,
+            )
+        )
+        assert entered.acquire(timeout=60)
+        small.parts.quota.measure_again("default")
+        with httpx2.Client(base_url=small.url, timeout=60, trust_env=False) as other:
+            problem(put(other, 60 * KIB), 403, "quota-exceeded")
+            assert put(other, 30 * KIB).status_code == 201
+        go.set()
+        assert coming.result().status_code == 201
+    problem(put(http, 20 * KIB), 403, "quota-exceeded")
+    assert put(http, 10 * KIB).status_code == 201
+
+
+def test_a_reservation_of_a_process_that_died_ends_by_itself(
+    small: Front, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "RESERVED_SECONDS", 1)
+    small.parts.quota.reserve("default", 90 * KIB)
+    problem(put(http, 20 * KIB), 403, "quota-exceeded")
+    time.sleep(2.1)
+    assert put(http, 20 * KIB).status_code == 201
+
+
+def test_a_job_reserves_what_its_result_will_take_until_it_has_ended(
+    small: Front, http: httpx2.Client
+) -> None:
+    acting = Acting(http, small.parts)
+    acting.ready()
+    acting.dataset("large", rows=100)
+    body = {**acting.job_request(), "test": {"dataset": "large"}, "train": {"dataset": "large"}}
+    made = [http.post("/v1/jobs", json={**body, "seed": seed}) for seed in range(5)]  # 40,000 bytes
+    accepted = [each.json()["id"] for each in made if each.status_code == 202]
+    assert len(accepted) == 2
+    refused = problem(made[-1], 403, "quota-exceeded")["detail"]
+    assert "and 40000 more would be stored" in refused
+    assert http.post(f"/v1/jobs/{accepted[0]}/cancel").status_code == 202
+    assert http.delete(f"/v1/jobs/{accepted[0]}").status_code == 204
+    assert http.post("/v1/jobs", json={**body, "seed": 99}).status_code == 202
