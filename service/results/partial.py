@@ -12,7 +12,7 @@ from service.parts import Parts
 from service.results.stored import StoredResult, find_result
 from service.storage.cuts import Cut
 from upweight.errors import ResultNotReady
-from upweight.schema import InfluencesJob, JobRecord, JobState, ResultSummary
+from upweight.schema import JobRecord, JobState, ResultSummary
 
 _AT_WORK = (JobState.RUNNING, JobState.CANCELLING)
 
@@ -20,7 +20,7 @@ _AT_WORK = (JobState.RUNNING, JobState.CANCELLING)
 def find_readable(parts: Parts, namespace: str, id: str) -> StoredResult:
     """The result, or what there will be of it while the job is at work in blocks. Raises as `find_result`."""
     job = JobRecord.model_validate(find_job(parts, namespace, id))
-    keeps_matrix = isinstance(job.request, InfluencesJob) and job.request.keep.matrix
+    keeps_matrix = job.request.keeps_matrix
     if job.state not in _AT_WORK or job.plan is None or not keeps_matrix:
         return find_result(parts, namespace, id)
     test, train = _cuts(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, JsonValue, ModelWrapValidatorHandler, model_validator
 
@@ -69,7 +69,12 @@ class Blocks(Request):
 
 
 class _JobRequest(Request):
-    """What jobs of every kind have."""
+    """What jobs of every kind have, and what is true of the kind: a plan is made from that."""
+
+    # Whose rows' losses and predictions are stored beside the result.
+    predicts: ClassVar[tuple[Literal["test", "train"], ...]] = ("test",)
+    # Whether the right-hand sides are gradients of the training rows, each multiplied with its own solution.
+    is_self: ClassVar[bool] = False
 
     model: Reference
     train: Selection
@@ -105,6 +110,21 @@ class _JobRequest(Request):
     )
     labels: Labels = {}
 
+    @property
+    def scores_rows(self) -> bool:
+        """Whether training rows are scored."""
+        return False
+
+    @property
+    def keeps_factors(self) -> bool:
+        """Whether the solutions are part of the result."""
+        return True
+
+    @property
+    def keeps_matrix(self) -> bool:
+        """Whether a score of each test row with each training row is part of the result."""
+        return False
+
     @model_validator(mode="after")
     def _low_precision_has_a_use(self) -> Self:
         of_up = getattr(self, "influence_type", None) == "up"
@@ -126,6 +146,7 @@ class _JobRequest(Request):
 class InfluencesJob(_JobRequest):
     """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train), or with ∇ₓ∇L(z_train) for `perturbation`. Positive means helpful."""
 
+    predicts = ("test", "train")
     kind: Literal["influences"] = "influences"
     test: Selection
     influence_type: Literal["up", "perturbation"] = "up"
@@ -143,6 +164,21 @@ class InfluencesJob(_JobRequest):
         "choose as many rows, for their labels alone. With it `inversion` may be left out.",
     )
     keep: Keep = Keep()
+
+    @property
+    def scores_rows(self) -> bool:
+        """Unless the factors alone are kept."""
+        return self.keep.matrix or self.keep.top > 0 or self.keep.mean
+
+    @property
+    def keeps_factors(self) -> bool:
+        """As `keep` says."""
+        return self.keep.factors
+
+    @property
+    def keeps_matrix(self) -> bool:
+        """As `keep` says."""
+        return self.keep.matrix
 
     @model_validator(mode="wrap")
     @classmethod
@@ -180,6 +216,7 @@ class FactorsJob(_JobRequest):
 class IhvpJob(_JobRequest):
     """x with (H + λI) x = b for right-hand sides of your own."""
 
+    predicts = ()
     kind: Literal["ihvp"] = "ihvp"
     rhs: Digest = Field(
         description="A safetensors blob with one tensor `rhs` of shape (right-hand sides, parameters)."
@@ -189,7 +226,19 @@ class IhvpJob(_JobRequest):
 class SelfInfluencesJob(_JobRequest):
     """The influence of each training row on itself."""
 
+    predicts = ("train",)
+    is_self = True
     kind: Literal["self_influences"] = "self_influences"
+
+    @property
+    def scores_rows(self) -> bool:
+        """Each with itself."""
+        return True
+
+    @property
+    def keeps_factors(self) -> bool:
+        """Never: there is one for each training row."""
+        return False
 
 
 JobRequest = Annotated[

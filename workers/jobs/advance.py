@@ -136,7 +136,7 @@ class SpreadJob:
     def _stays(self, name: str, store: ObjectStore) -> bool:
         """Whether a shared folder is of use after the job: its result's factors, or small enough for others."""
         folder = folder_of(self.namespace, name)
-        if folder == store.factors_folder and store.keeps_factors:
+        if folder == store.factors_folder and store.request.keeps_factors:
             return True
         size = sum(meta.size for meta in self.context.objects.walk(folder))
         reuse = store.request.reuse

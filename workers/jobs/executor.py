@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from upweight.schema import SelfInfluencesJob
 from workers.jobs.finish import Finish
 from workers.jobs.plan import Stage
 from workers.jobs.steps import Cost, Steps
@@ -62,7 +61,7 @@ class Executor:
             case "solve":
                 solved = steps.solve(number)
                 return lambda: store.put_solved(number, solved)
-            case "contract" if isinstance(steps.request, SelfInfluencesJob):
+            case "contract" if steps.request.is_self:
                 block = steps.self_influences(number)
                 return lambda: store.put_self_influences(number, block)
             case "contract":

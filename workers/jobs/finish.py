@@ -9,7 +9,7 @@ import torch
 
 from service.storage.cuts import Cut
 from service.storage.row_blocks import block_path
-from upweight.schema import InfluencesJob, JobRequest, Keep, SelfInfluencesJob, Verdict
+from upweight.schema import InfluencesJob, JobRequest, Keep, Verdict
 from workers.engine import EngineError
 from workers.jobs import verdict
 from workers.jobs.merge import Ranking, mean_of, merged_summary
@@ -43,7 +43,7 @@ class Finish:
             self._means(self._request.keep)
         result = self._described()
         manifest = {**described, "stored": result["stored"], "plan": self._plan.to_json()}
-        shared = store.factor_objects() if store.keeps_factors else ()
+        shared = store.factor_objects() if self._request.keeps_factors else ()
         size = self._writer.commit(described_layout(steps.inputs.problem), manifest, shared)
         return {
             "info": summary,
@@ -119,9 +119,9 @@ class Finish:
         """The record's `result`."""
         request, plan = self._request, self._plan
         problem = self.steps.inputs.problem
-        keeps_factors = self.store.keeps_factors
+        keeps_factors = self._request.keeps_factors
         shape = None
-        if isinstance(request, SelfInfluencesJob):
+        if request.is_self:
             shape = [plan.train.total]
         elif plan.contracts:
             shape = list(plan.matrix_shape())
@@ -143,11 +143,11 @@ class Finish:
         keep = self._request.keep if isinstance(self._request, InfluencesJob) else None
         present = {
             "info": self.steps.inputs.factors is None,
-            "factors": self.store.keeps_factors,
-            "matrix": keep is not None and keep.matrix,
+            "factors": self._request.keeps_factors,
+            "matrix": self._request.keeps_matrix,
             "top": keep is not None and keep.top > 0,
             "mean": keep is not None and keep.mean,
-            "self_influences": isinstance(self._request, SelfInfluencesJob),
+            "self_influences": self._request.is_self,
             **{f"{side}_predictions": True for side in self._plan.predicts},
         }
         return [name for name, is_there in present.items() if is_there]

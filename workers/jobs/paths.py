@@ -78,8 +78,8 @@ class BlockPaths:
             fit=folders[0],
             factors=folders[-1],
             fit_name=fit_name,
-            keeps_matrix=request.kind == "influences" and request.keep.matrix,
-            is_self=request.kind == "self_influences",
+            keeps_matrix=request.keeps_matrix,
+            is_self=request.is_self,
         )
 
     def there(self, objects: Objects, stage: Stage, count: int) -> list[int]:

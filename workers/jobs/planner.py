@@ -10,11 +10,11 @@ import torch
 
 from service.settings import Settings
 from service.storage.cuts import Cut
-from upweight.schema import IhvpJob, InfluencesJob, JobRequest, SelfInfluencesJob
+from upweight.schema import InfluencesJob, JobRequest
 from workers.engine.autodiff.mixed import InputVariable, ModuleVariable
 from workers.jobs.estimate import Estimate, estimated
 from workers.jobs.inputs import JobInputs
-from workers.jobs.plan import Plan, Side
+from workers.jobs.plan import Plan
 
 CHUNK_BYTES = 32 * 1024**2  # of the matrix: what a contraction holds of its result
 FEWEST_COLUMNS = 32  # of a chunk, before it gets fewer test rows
@@ -52,12 +52,12 @@ class Planner:
 
     @property
     def _seconds(self) -> float:
-        rows = len(self.inputs.train) if _contracts(self.request) else 0
+        rows = len(self.inputs.train) if self.request.scores_rows else 0
         return self.estimate.total(self._solved_for, rows)
 
     @property
     def _solved_for(self) -> int:
-        if isinstance(self.request, SelfInfluencesJob):
+        if self.request.is_self:
             return len(self.inputs.train)
         return self.rhs_count if self.inputs.factors is None else 0
 
@@ -67,7 +67,7 @@ class Planner:
         test_rows, train_rows = self.rhs_count, len(inputs.train)
         test = Cut.evenly(test_rows, self._budget // self._vector_bytes or 1)
         train = Cut.evenly(train_rows, MOST_ROWS)
-        if self._keeps_matrix:
+        if self.request.keeps_matrix:
             most = CHUNK_BYTES // (FEWEST_COLUMNS * self._entry_bytes) or 1
             test = Cut.evenly(test_rows, min(test.step, most))
             train = Cut.evenly(train_rows, self._columns(test))
@@ -79,9 +79,9 @@ class Planner:
             train=train,
             trailing=self._trailing,
             fits=inputs.factors is None and request.inversion.has_fit,
-            solves=inputs.factors is None and not isinstance(request, SelfInfluencesJob),
-            contracts=_contracts(request),
-            predicts=_predicts(request),
+            solves=inputs.factors is None and not request.is_self,
+            contracts=request.scores_rows,
+            predicts=request.predicts,
             threads=torch.get_num_threads(),
         )
 
@@ -89,7 +89,7 @@ class Planner:
         """Cut by time, too."""
         estimate, seconds = self.estimate, self.settings.block_seconds
         row = estimate.train_row * plan.test.step / max(1, plan.test.total)
-        if isinstance(self.request, SelfInfluencesJob):
+        if self.request.is_self:
             row += estimate.right_hand_side
         fitting = _power_of_two(seconds / row) if row else plan.train.total
         fewest = max(FEWEST_ROWS, plan.train.total * plan.test.count // MOST_BLOCKS)
@@ -115,7 +115,7 @@ class Planner:
         """As far as the job says how it is to be cut, and memory allows."""
         wish = self.request.blocks
         test = _at_most(plan.test, wish.test_rows, self._budget // self._vector_bytes or 1)
-        most = self._columns(test) if self._keeps_matrix else MOST_ROWS
+        most = self._columns(test) if self.request.keeps_matrix else MOST_ROWS
         train = _at_most(plan.train, wish.train_rows, most)
         rhs = _at_most(plan.rhs, wish.rhs_rows, self._rhs_most)
         hessian = plan.hessian
@@ -140,10 +140,6 @@ class Planner:
     def _entry_bytes(self) -> int:
         return prod(self._trailing) * self.inputs.problem.dtype.itemsize
 
-    @property
-    def _keeps_matrix(self) -> bool:
-        return isinstance(self.request, InfluencesJob) and self.request.keep.matrix
-
     def _columns(self, test: Cut) -> int:
         return CHUNK_BYTES // (test.step * self._entry_bytes) or 1
 
@@ -159,20 +155,6 @@ class Planner:
         first = problem.placed(next(iter(self.inputs.train.batches(1))))
         with torch.no_grad():
             return tuple(variable.initial(problem, first).shape[1:])
-
-
-def _contracts(request: JobRequest) -> bool:
-    if isinstance(request, InfluencesJob):
-        return request.keep.matrix or request.keep.top > 0 or request.keep.mean
-    return isinstance(request, SelfInfluencesJob)
-
-
-def _predicts(request: JobRequest) -> tuple[Side, ...]:
-    if isinstance(request, InfluencesJob):
-        return ("test", "train")
-    if isinstance(request, SelfInfluencesJob):
-        return ("train",)
-    return () if isinstance(request, IhvpJob) else ("test",)
 
 
 def _at_most(cut: Cut, wish: int | None, most: int) -> Cut:

@@ -16,7 +16,7 @@ from service.storage.arrays import NewMatrix
 from service.storage.objects import ObjectMeta, Objects
 from service.storage.row_blocks import RowBlocks, block_path
 from service.storage.tensors import read_entry, read_header, read_note
-from upweight.schema import InfluencesJob, JobRequest, SelfInfluencesJob
+from upweight.schema import InfluencesJob, JobRequest
 from workers.fits.store import StoredFits, Tensors, as_tensor
 from workers.jobs.inputs import JobInputs, stored_rows
 from workers.jobs.merge import Ranking
@@ -56,14 +56,6 @@ class BlockStore(ABC):
     ) -> None:
         self.request, self.inputs, self.plan, self.writer = request, inputs, plan, writer
         self._test_factors: tuple[int, Tensor] | None = None
-
-    @property
-    def keeps_factors(self) -> bool:
-        """Whether they are part of the result."""
-        request = self.request
-        return not isinstance(request, SelfInfluencesJob) and (
-            not isinstance(request, InfluencesJob) or request.keep.factors
-        )
 
     @property
     @abstractmethod
@@ -163,7 +155,7 @@ class MemoryStore(BlockStore):
         self._solved.append(block.x)
         self._found(block)
         self._of_rows.append(block.of_rows)
-        if not self.keeps_factors:
+        if not self.request.keeps_factors:
             return ""
         return write_solved(self.writer, block_path(self.factors_folder, number), block)
 
