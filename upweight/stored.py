@@ -137,8 +137,10 @@ def labelled(record: JobRecord, name: str) -> Flow[Labelled]:
         rows = yield from _rows(test, record.test_id)
         return Labelled((Axis("test", rows), Axis("parameter")), "value")
     train = Axis("train", (yield from _rows(request.train, record.train_id)))
-    if name == "mean" or test is None:
+    if name == "mean" or request.kind == "self_influences":
         return Labelled((train,))
+    if test is None:  # of factors for right-hand sides of their own
+        return Labelled((Axis("row"), train))
     return Labelled((Axis("test", (yield from _rows(test, record.test_id))), train))
 
 

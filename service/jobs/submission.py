@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from service.auth import Caller
 from service.jobs.states import now
 from service.jobs.validation.blobs import (
@@ -54,7 +56,10 @@ def submit(
     if isinstance(job, InfluencesJob) and job.factors is not None:
         earlier_factors = job_with_factors(parts, namespace, job.factors)
         job = as_solved(job, earlier_factors, inputs)
-        inputs = find_inputs(parts, namespace, job)
+        inputs = replace(
+            find_inputs(parts, namespace, job),
+            given_rows=earlier_factors["result"]["factor_shape"][0],
+        )
     matched = fitted(inputs, job.columns)
     refuse_what_is_not_given(parts, namespace, job, inputs, matched)
     refuse_too_much(parts.settings, job, inputs)

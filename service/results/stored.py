@@ -76,10 +76,10 @@ class StoredResult:
         return self._rows(self.job.train_id, self.job.request.train)
 
     def test_rows(self) -> Rows:
-        """The test dataset's row for each row."""
+        """The test dataset's row for each row; right-hand sides of a job's own count themselves."""
         selection = getattr(self.job.request, "test", None)
-        assert self.job.test_id is not None
-        assert selection is not None
+        if self.job.test_id is None or selection is None:
+            return parse_rows(None, self.influence_shape[0])
         return self._rows(self.job.test_id, selection)
 
     def _rows(self, dataset_id: str, selection: Selection) -> Rows:

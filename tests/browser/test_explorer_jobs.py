@@ -74,6 +74,26 @@ def test_a_job_is_seen_live_and_cancelled_retried_and_deleted(
     assert_calm(browser, digits.url)
 
 
+def test_a_job_leads_to_the_one_that_its_factors_are_of(
+    browser: Chrome, digits: Subject, http: httpx2.Client, on_digits: dict[str, Any]
+) -> None:
+    def computed(**values: Any) -> str:
+        made = http.post("/v1/jobs", json=values).raise_for_status().json()["id"]
+        assert http.get(f"/v1/jobs/{made}?wait=30").json()["state"] == "succeeded"
+        return str(made)
+
+    solved = {"inversion": {"method": "arnoldi", "rank_estimate": 5}}
+    earlier = computed(**{**on_digits, "kind": "factors"}, **solved)
+    kept = ("kind", "model", "train")
+    later = computed(**{name: on_digits[name] for name in kept}, factors=earlier)
+    browser.get(f"{digits.url}/#/jobs/{later}/inversion")
+    press(browser, f"a[href*='{earlier}']")
+    first(browser, "h1", "Factors")
+    assert f"#/jobs/{earlier}" in browser.current_url
+    first(browser, ".facts", earlier)
+    assert_calm(browser, digits.url)
+
+
 def test_the_list_is_narrowed_by_state(browser: Chrome, digits: Subject) -> None:
     browser.get(f"{digits.url}/#/jobs?state=succeeded")
     first(browser, "tr[data-job]")

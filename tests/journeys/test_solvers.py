@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -298,6 +299,47 @@ def test_a_measurement_of_ones_own_meets_training_rows(
     with pytest.raises(errors.InvalidRequest, match="solutions for 3 right-hand sides") as caught:
         online.compute_influences(*["two-classes"] * 3, factors=factors)
     assert caught.value.errors[0].pointer == "/test/rows"
+
+
+@everywhere
+def test_a_measurement_of_ones_own_needs_no_test_rows(
+    online: Client, two_classes: Problem, cut: dict[str, Any], tmp_path: Path
+) -> None:
+    b = np.random.default_rng(3).normal(size=(3, 14))
+    factors = online.solve_hvp(
+        "direct", "two-classes", "two-classes", b, hessian_regularization=0.1, precision="float64"
+    )
+    exact = np.linalg.solve(two_classes.hessian + 0.1 * np.eye(14), b.T).T @ two_classes.gradients.T
+    result = online.compute_influences(
+        *["two-classes"] * 2, factors=factors, precision="float64",
+        keep={"matrix": True, "top": 4, "mean": True}, **cut,
+    )  # fmt: skip
+    assert (result.job.test_id, result.job.request.test) == (None, None)
+    assert distance(result.numpy(), exact) < 1e-8
+    assert distance(result.mean(), exact.mean(0)) < 1e-8
+    assert [each.column for each in result.top(1, k=1).items] == [int(exact[1].argmax())]
+    table = result.to_arrow()
+    assert table.column_names == ["row", "train", "influence"]
+    assert table["row"].unique().to_pylist() == [0, 1, 2]
+    assert "right-hand side" in result._repr_html_()
+    result.plot("heatmap", tmp_path / "heat.png")
+    with pytest.raises(errors.NotStored, match="no test rows"):
+        result.rows(side="test")
+    assert len(result.rows(side="train", limit=5).items) == 5
+
+
+def test_the_test_rows_of_factors_are_theirs_where_none_are_given(
+    online: Client, two_classes: Problem
+) -> None:
+    earlier = online.compute_influence_factors(
+        *["two-classes"] * 3, test_rows="2:7", hessian_regularization=0.1, precision="float64"
+    )
+    result = online.compute_influences(*["two-classes"] * 2, factors=earlier, precision="float64")
+    assert distance(result.numpy(), two_classes.factors(0.1)[2:7] @ two_classes.gradients.T) < 1e-8
+    assert result.job.test_id == earlier.job.test_id
+    assert [row.row for row in result.rows(side="test").items] == [2, 3, 4, 5, 6]
+    with pytest.raises(errors.InvalidRequest, match="'test_rows' picks rows of 'test'"):
+        online.compute_influences(*["two-classes"] * 2, factors=earlier, test_rows="0:2")
 
 
 def test_an_inversion_is_left_out_with_factors_alone(http: httpx2.Client) -> None:

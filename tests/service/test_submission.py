@@ -233,6 +233,19 @@ def test_the_factors_of_an_earlier_job_are_taken_for_the_same_test_rows(
         assert submitted(ready, factors=earlier, test=test).status_code == 202
 
 
+def test_test_rows_are_left_out_with_factors_alone(ready: Acting, earlier: str) -> None:
+    made = without_test(ready, factors=earlier)
+    assert made.status_code == 202
+    assert made.json()["request"]["test"] == {"dataset": made.json()["test_id"], "rows": "0:5"}
+    assert "is missing. The rows that are influenced." in field(without_test(ready), "/test")
+    both = {**ready.job_request(), "model": None}
+    del both["test"]
+    told = {each["pointer"] for each in ready.post("/v1/jobs", both).json()["errors"]}
+    assert told == {"/model", "/test"}
+    wrong = without_test(ready, factors="job_1")
+    assert [each["pointer"] for each in wrong.json()["errors"]] == ["/factors"]
+
+
 def test_factors_that_do_not_fit_are_refused_with_what_would(ready: Acting, earlier: str) -> None:
     test = {"dataset": "test", "rows": "0:5"}
     for values in ({"test": {"dataset": "test"}}, {"test": {"dataset": "train", "rows": "0:5"}}):

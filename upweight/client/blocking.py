@@ -57,7 +57,7 @@ class Client:
         self,
         model: Model,
         train: Choice,
-        test: Choice,
+        test: Choice | None = None,
         *,
         input_data: Choice | None = None,
         influence_type: Literal["up", "perturbation"] = "up",
@@ -80,7 +80,8 @@ class Client:
 
         `train`, `test`: a record, an id, a name, or `{"dataset": …, "rows": …}`; `train_rows` and `test_rows` pick
         rows (`"0:100"`, a slice, a range, numbers). The Hessian is over all rows of `train`, or over `hessian_on`;
-        with `input_data`, the influence is that of its rows, and the Hessian is over `train`.
+        with `input_data`, the influence is that of its rows, and the Hessian is over `train`. `factors`: a result or
+        job whose factors are taken, with its λ and method; `test` is then theirs, and may be left out.
         `inversion_method`: `direct`, `cg`, `lissa`, `arnoldi`; `**parameters` are those of the method (`rtol`,
         `maxiter`, …) and of the job: batch_size, labels, precision, priority, reuse, seed, timeout_s, webhook. What
         both have (`batch_size` and `seed` of `lissa`) is the method's. `precision` is by default the model's own:

@@ -121,7 +121,7 @@ def influences(
     hold: float,
     computation: Computation,
     *,
-    test: Choice,
+    test: Choice | None,
     test_rows: RowChoice | None,
     influence_type: Any,
     perturb_at: str | None,
@@ -131,11 +131,17 @@ def influences(
 ) -> Flow[JobRecord]:
     """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train)."""
     computation = replace(computation, solved=factors is not None)
+    if test is None and test_rows is not None:
+        raise InvalidRequest.field(
+            "/test",
+            "'test_rows' picks rows of 'test': give both, or neither where there are 'factors'",
+            None,
+        )
     return (
         yield from computation.run(
             bars,
             hold,
-            test=selection(test, test_rows),
+            test=None if test is None else selection(test, test_rows),
             influence_type=getattr(influence_type, "value", influence_type),
             perturb_at=perturb_at,
             perturb_input=perturb_input,

@@ -56,7 +56,7 @@ class AsyncClient:
         self,
         model: Model,
         train: Choice,
-        test: Choice,
+        test: Choice | None = None,
         *,
         input_data: Choice | None = None,
         influence_type: Literal["up", "perturbation"] = "up",

@@ -61,14 +61,13 @@ def panels(record: JobRecord, tests: Sequence[int] | None, k: int) -> Flow[list[
         return [Panel(None, doubtful=doubtful)]
     if tests is None:
         tests = yield from hardest(record)
-    test = yield from record_of(record.test_id or record.train_id)
     found = []
     for position in tests:
         ranked = yield from _ranked(record, position, k)
         columns = [item.column for items in ranked for item in items]
         guesses = yield from predicted(record, "train", columns)
         helpful, harmful = yield from _examples(train, ranked, guesses)
-        focus = yield from itself(record, test, position)
+        focus = yield from itself(record, position)
         found.append(Panel(focus, helpful, harmful))
     return found
 
@@ -102,8 +101,11 @@ def predicted(
     return {item.row: item for item in found.items}
 
 
-def itself(record: JobRecord, dataset: DatasetRecord, position: int) -> Flow[Example]:
-    """A test row of the matrix."""
+def itself(record: JobRecord, position: int) -> Flow[Example]:
+    """A test row of the matrix, or what it is of where no test rows stand for the factors."""
+    if record.test_id is None:
+        return Example(position, words="right-hand side")
+    dataset = yield from record_of(record.test_id)
     guesses = yield from predicted(record, "test", [position])
     labelled = yield from stored.labelled(record, "influences")
     row = int(labelled.axes[0].labels(np.array([position]))[0])

@@ -48,7 +48,6 @@ def feature_panels(record: JobRecord, bars: Bars) -> Flow[list[FeaturePanel]]:
     _, total, *shape = source.shape
     looked_at = min(total, max(1, MOST_NUMBERS // max(1, math.prod(shape))))
     train = yield from record_of(record.train_id)
-    test = yield from record_of(record.test_id or record.train_id)
     named = yield from stored.labelled(record, "influences")
     found = []
     positions = yield from hardest(record)
@@ -63,7 +62,7 @@ def feature_panels(record: JobRecord, bars: Bars) -> Flow[list[FeaturePanel]]:
             Touched(shown[row], *_laid_out(record, train, values[column]))
             for row, column in zip(rows, columns, strict=True)
         )
-        focus = yield from itself(record, test, position)
+        focus = yield from itself(record, position)
         found.append(FeaturePanel(focus, touched, looked_at, total))
     return found
 

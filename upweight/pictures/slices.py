@@ -52,7 +52,7 @@ def part(record: JobRecord, test: Any, train: Any, by_class: bool, bars: Bars) -
     if len(source.shape) > 2:
         return (yield from _features(record, test or 0, train or 0, bars))
     named = yield from stored.labelled(record, "influences")
-    datasets = (record.test_id or record.train_id, record.train_id)
+    datasets = (record.test_id, record.train_id)
     sides, picked = [], []
     for axis, chosen, size, most, dataset in zip(
         named.axes, (test, train), source.shape, MOST, datasets, strict=True
@@ -104,12 +104,12 @@ def _positions(chosen: Any, size: int, most: int) -> NDArray[np.int64]:
 
 
 def _side(
-    name: str, dataset_id: str, rows: NDArray[np.int64], by_class: bool
+    name: str, dataset_id: str | None, rows: NDArray[np.int64], by_class: bool
 ) -> Flow[tuple[Side, NDArray[np.intp]]]:
-    """An edge, and the order of its positions."""
-    dataset = yield from record_of(dataset_id)
-    labels = (yield from _classes(dataset, rows)) if by_class else None
-    if labels is None:
+    """An edge, and the order of its positions. Right-hand sides of a job's own are of no dataset."""
+    dataset = (yield from record_of(dataset_id)) if dataset_id is not None else None
+    labels = (yield from _classes(dataset, rows)) if by_class and dataset is not None else None
+    if labels is None or dataset is None:
         marks = np.unique(np.linspace(0, len(rows) - 1, min(TICKS, len(rows))).astype(int))
         return Side(f"{name} rows", marks.tolist(), [str(rows[at]) for at in marks], []), np.arange(
             len(rows)

@@ -6,7 +6,16 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AliasChoices, Field, JsonValue, ModelWrapValidatorHandler, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
 from upweight.schema.base import (
     CONTRACT,
@@ -148,20 +157,24 @@ class InfluencesJob(_JobRequest):
 
     predicts = ("test", "train")
     kind: Literal["influences"] = "influences"
-    test: Selection
+    factors: Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")] | None = Field(
+        None,
+        description="An earlier job whose factors are used instead of solving again, with its λ, method and rows of "
+        "the Hessian; another one of these is refused. Of an `ihvp` job they are the solutions for right-hand sides of "
+        "its own, say the gradient of a margin: row i of the result is then that of right-hand side i. With it "
+        "`inversion` and `test` may be left out.",
+    )
+    test: Selection | None = Field(
+        None,
+        description="The rows that are influenced. With `factors` it may be left out, and is theirs; of an `ihvp` "
+        "job's it must choose as many rows as there are right-hand sides, for their labels alone.",
+    )
     influence_type: Literal["up", "perturbation"] = "up"
     perturb_at: Text | None = Field(
         None, description="Perturbation at the output of this inner module instead of at the input."
     )
     perturb_input: Text | None = Field(
         None, description="The input column to perturb; null means the only floating-point one."
-    )
-    factors: Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")] | None = Field(
-        None,
-        description="An earlier job whose factors are used instead of solving again, with its λ, method and rows of "
-        "the Hessian; another one of these is refused. Of an `ihvp` job they are the solutions for right-hand sides of "
-        "its own, say the gradient of a margin: row i of the result is then that of right-hand side i, and `test` must "
-        "choose as many rows, for their labels alone. With it `inversion` may be left out.",
     )
     keep: Keep = Keep()
 
@@ -179,6 +192,14 @@ class InfluencesJob(_JobRequest):
     def keeps_matrix(self) -> bool:
         """As `keep` says."""
         return self.keep.matrix
+
+    @field_validator("test")
+    @classmethod
+    def _test_of_factors(cls, test: Selection | None, info: ValidationInfo) -> Selection | None:
+        # `factors` that are wrong themselves are not in `data`, and are told alone.
+        if test is None and info.data.get("factors", "") is None:
+            raise PydanticKnownError("missing")
+        return test
 
     @model_validator(mode="wrap")
     @classmethod

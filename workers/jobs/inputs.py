@@ -247,7 +247,11 @@ class JobInputs:
             path = blob_path(self._namespace, request.rhs)
             return read_header(self._context.objects, path)["rhs"].shape[0]
         test: Selection | None = getattr(request, "test", None)
-        return len(parse_rows(test.rows, self._dataset("test_id").rows or 0)) if test else 0
+        if test is not None:
+            return len(parse_rows(test.rows, self._dataset("test_id").rows or 0))
+        earlier = self._factors_job
+        shape = earlier.result.factor_shape if earlier and earlier.result else None
+        return shape[0] if shape else 0
 
     def _entry(self, digest: str, name: str, pointer: str) -> TensorEntry:
         path = blob_path(self._namespace, digest)

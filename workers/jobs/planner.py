@@ -81,7 +81,9 @@ class Planner:
             fits=inputs.factors is None and request.inversion.has_fit,
             solves=inputs.factors is None and not request.is_self,
             contracts=request.scores_rows,
-            predicts=request.predicts,
+            predicts=tuple(
+                side for side in request.predicts if side != "test" or inputs.test is not None
+            ),
             threads=torch.get_num_threads(),
         )
 

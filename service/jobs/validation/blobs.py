@@ -75,6 +75,8 @@ def as_solved(job: InfluencesJob, earlier: Document, inputs: Inputs) -> Influenc
         "hessian_regularization": damping,
         "inversion": _INVERSION.validate_python(inversion),
     }
+    if job.test is None and earlier["test_id"] is not None:
+        update["test"] = Selection(dataset=earlier["test_id"], rows=request["test"]["rows"])
     rows = (request["hessian_on"] or {"rows": None})["rows"]
     if not _same_rows(earlier["hessian_id"], rows, inputs.hessian):
         if job.hessian_on is not None:

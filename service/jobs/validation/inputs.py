@@ -36,6 +36,12 @@ class Inputs:
     train: Chosen
     test: Chosen | None
     hessian: Chosen
+    given_rows: int = 0  # factors of an earlier job that no test rows stand for
+
+    @property
+    def test_count(self) -> int:
+        """Rows of the result, or of the factors; 0 for self-influences."""
+        return len(self.test.rows) if self.test is not None else self.given_rows
 
     @property
     def chosen(self) -> list[Chosen]:

@@ -47,7 +47,7 @@ def _method_within_limits(settings: Settings, job: JobRequest, count: int | None
 def _blocks_within_limits(settings: Settings, job: JobRequest, inputs: Inputs) -> None:
     """Each block is a task and an object: a few thousand are plenty."""
     wish, columns = job.blocks, len(inputs.train.rows)
-    rows = len(_test_rows(inputs))
+    rows = inputs.test_count
     counts = {
         "train_rows": _blocks(columns, wish.train_rows) * _blocks(rows, wish.test_rows),
         "rhs_rows": _blocks(rows, wish.rhs_rows),
@@ -100,7 +100,7 @@ def perturbed_shape(job: InfluencesJob, inputs: Inputs) -> tuple[int, ...]:
 def _influences_within_limits(
     settings: Settings, job: InfluencesJob, inputs: Inputs, one: tuple[int, ...]
 ) -> None:
-    m, n, item = len(_test_rows(inputs)), len(inputs.train.rows), item_bytes(job)
+    m, n, item = inputs.test_count, len(inputs.train.rows), item_bytes(job)
     if job.keep.top > n:
         raise InvalidRequest.field(
             "/keep/top", f"there are {n} training rows to choose the top from", job.keep.top
@@ -128,7 +128,7 @@ def _influences_within_limits(
 def _factors_within_limits(
     settings: Settings, job: JobRequest, inputs: Inputs, pointer: str
 ) -> None:
-    rows, count = len(_test_rows(inputs)), inputs.model.parameter_count or 0
+    rows, count = inputs.test_count, inputs.model.parameter_count or 0
     size = rows * count * item_bytes(job)
     if size > settings.result_bytes:
         raise ResultTooLarge.field(
@@ -141,7 +141,7 @@ def _factors_within_limits(
 
 def result_bytes(job: JobRequest, inputs: Inputs) -> int:
     """What a job will store, as far as that is known before it runs: arrays, not their info."""
-    m, n, item = len(_test_rows(inputs)), len(inputs.train.rows), item_bytes(job)
+    m, n, item = inputs.test_count, len(inputs.train.rows), item_bytes(job)
     factors = m * (inputs.model.parameter_count or 0) * item
     if isinstance(job, FactorsJob):
         return factors
@@ -156,10 +156,6 @@ def result_bytes(job: JobRequest, inputs: Inputs) -> int:
 def item_bytes(job: JobRequest) -> int:
     """Bytes of one number of the result."""
     return 8 if job.precision == "float64" else 4
-
-
-def _test_rows(inputs: Inputs) -> range:
-    return range(len(inputs.test.rows)) if inputs.test is not None else range(0)
 
 
 def _of(shape: tuple[int, ...]) -> str:

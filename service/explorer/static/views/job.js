@@ -38,8 +38,9 @@ function tabsOf(job) {
   const stored = job.result.stored;
   if (kind === "self_influences") return ["overview", "training", "inversion"];
   if (kind !== "influences") return ["overview", "inversion"];
-  if (type === "perturbation") return ["overview", ...(stored.includes("matrix") ? ["perturbation"] : []), "inversion"];
-  return ["overview", ...(stored.includes("matrix") || stored.includes("top") ? ["test"] : []), "training", "inversion"];
+  const tested = job.test_id !== null; // else the factors are for right-hand sides of a job's own
+  if (type === "perturbation") return ["overview", ...(tested && stored.includes("matrix") ? ["perturbation"] : []), "inversion"];
+  return ["overview", ...(tested && (stored.includes("matrix") || stored.includes("top")) ? ["test"] : []), "training", "inversion"];
 }
 
 class Job {
