@@ -8,17 +8,13 @@ import typer
 
 from upweight import __version__
 from upweight.cli.datasets import datasets
-from upweight.cli.doctor import doctor
 from upweight.cli.jobs import jobs
 from upweight.cli.keys import keys
 from upweight.cli.models import models
-from upweight.cli.reindex import reindex
+from upweight.cli.operation import doctor, reindex, retention, serve, worker
 from upweight.cli.results import results
-from upweight.cli.retention import retention
-from upweight.cli.serve import serve
 from upweight.cli.verb import examples, group, line, verb
 from upweight.cli.webhooks import webhooks
-from upweight.cli.worker import worker
 
 command = group("Influence functions as a service.")
 command.command(
