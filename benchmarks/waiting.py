@@ -82,7 +82,7 @@ def _answers() -> None:
         began = time.perf_counter()
         problem = Problem(network.eval(), make_loss("cross_entropy"))
         rhs = torch.cat([block for _, block in row_gradients(problem, test)])
-        factors = ConjugateGradients(rtol=1e-5).solve(Hessian(problem, train, 0.5), rhs).x
+        factors = ConjugateGradients(rtol=1e-5).solve(Hessian(problem, train), 0.5, rhs).x
         for _ in up(problem, factors, train):
             pass
         print(time.perf_counter() - began, flush=True)

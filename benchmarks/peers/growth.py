@@ -81,9 +81,9 @@ def measure(method: str, size: Size) -> dict[str, float]:
         for _ in range(CALLS):
             begun = time.perf_counter()
             problem = Problem(model, make_loss("cross_entropy"))
-            hessian = Hessian(problem, train, DAMPING)
+            hessian = Hessian(problem, train)
             rhs = torch.cat([block for _, block in row_gradients(problem, test)])
-            solution = ways[method].solve(hessian, rhs)
+            solution = ways[method].solve(hessian, DAMPING, rhs)
             for _ in up(problem, solution.x, train):
                 pass
             seconds.append(time.perf_counter() - begun)

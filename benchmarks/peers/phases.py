@@ -51,7 +51,7 @@ def phases(model: str, vectors: int) -> list[Phase]:
     rows = trained.test.first(vectors)
     test = TensorRows(rows.inputs, rows.targets)
     problem = Problem(trained.model, make_loss("cross_entropy"))
-    hessian = Hessian(problem, train, DAMPING)
+    hessian = Hessian(problem, train)
     rhs = torch.cat([block for _, block in row_gradients(problem, test)])
     n, p = len(train), problem.size
     product = product_flops(trained.model, n)
@@ -79,7 +79,7 @@ def phases(model: str, vectors: int) -> list[Phase]:
         found += [
             Phase("Hessian built", n * p**2, hessian.dense),
             Phase("Cholesky factor", p**3 / 3, lambda: torch.linalg.cholesky_ex(matrix)),
-            Phase("direct, all of it", n * p**2 + p**3 / 3, lambda: Direct().fit(hessian)),
+            Phase("direct, all of it", n * p**2 + p**3 / 3, lambda: Direct().fit(hessian, DAMPING)),
         ]
     return found
 

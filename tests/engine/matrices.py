@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from workers.engine import Curvature, Damped
 
-class Matrix:
-    """The mean of symmetric matrices, one a row of data, plus λ; remembers every block it saw."""
 
-    def __init__(self, rows: Tensor, damping: float = 0.0) -> None:
+class Symmetric(Curvature):
+    """The mean of symmetric matrices, one a row of data; remembers every block it saw."""
+
+    def __init__(self, rows: Tensor) -> None:
         self.rows = rows if rows.ndim == 3 else rows[None]
         self.mean = self.rows.mean(0)
-        self.damping = damping
         self.passes = 0
         self.widths: list[int] = []
 
@@ -37,18 +39,36 @@ class Matrix:
     def matmat(self, vectors: Tensor) -> Tensor:
         self.passes += 1
         self.widths.append(len(vectors))
-        return vectors @ self.mean + self.damping * vectors
-
-    def undamped(self, vectors: Tensor) -> Tensor:
-        self.passes += 1
-        self.widths.append(len(vectors))
         return vectors @ self.mean
 
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
-        return vectors @ self.rows[indices].mean(0) + self.damping * vectors
+        return vectors @ self.rows[indices].mean(0)
 
     def dense(self) -> Tensor:
         return self.mean.clone()
+
+
+class Both(Damped):
+    """H + λI, which unpacks into the two that a method takes."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.curvature, self.damping))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.curvature, name)
+
+
+def with_damping(curvature: Curvature, damping: float) -> Both:
+    return Both(curvature, damping)
+
+
+class Matrix(Both):
+    """A matrix, or the mean of some, plus λ."""
+
+    def __init__(
+        self, rows: Tensor, damping: float = 0.0, kind: Callable[[Tensor], Curvature] = Symmetric
+    ) -> None:
+        super().__init__(kind(rows), damping)
 
     def inverse(self, rhs: Tensor, extra: float = 0.0) -> Tensor:
         damped = self.mean.double() + (self.damping + extra) * torch.eye(len(self.mean)).double()

@@ -25,7 +25,7 @@ def projected(matrix: torch.Tensor, rank: int, damping: float, rhs: torch.Tensor
 def test_it_is_the_projected_inverse(rank: int) -> None:
     matrix = decaying(40)
     rhs = torch.randn(3, 40, dtype=torch.float64)
-    solution = Arnoldi(rank, tol=1e-10).solve(Matrix(matrix, 1e-2), rhs)
+    solution = Arnoldi(rank, tol=1e-10).solve(*Matrix(matrix, 1e-2), rhs)
     torch.testing.assert_close(solution.x, projected(matrix, rank, 1e-2, rhs), rtol=1e-6, atol=1e-6)
     assert solution.info["converged"]
 
@@ -33,28 +33,28 @@ def test_it_is_the_projected_inverse(rank: int) -> None:
 def test_with_all_eigenpairs_it_is_exact() -> None:
     operator = Matrix(decaying(25), damping=1e-3)
     rhs = torch.randn(3, 25, dtype=torch.float64)
-    solution = Arnoldi(25).solve(operator, rhs)
+    solution = Arnoldi(25).solve(*operator, rhs)
     torch.testing.assert_close(solution.x, operator.inverse(rhs), rtol=1e-8, atol=1e-8)
     assert set(solution.status) == {Status.CONVERGED}
 
 
 def test_negative_eigenvalues_count_by_their_size() -> None:
     operator = Matrix(with_eigenvalues([-3.0, 2.0, -1.0, 0.5, 0.1, 0.0, 0.01, 0.02]))
-    values = Arnoldi(3, seed=1).fit(operator).eigenvalues
+    values = Arnoldi(3, seed=1).fit(*operator).eigenvalues
     torch.testing.assert_close(values, torch.tensor([-3.0, 2.0, -1.0], dtype=torch.float64))
 
 
 def test_every_copy_of_a_repeated_eigenvalue_is_found() -> None:
     # As in every linear regression with several outputs.
     spectrum = [3.0] * 4 + [2.0] * 4 + [1.0] * 4 + torch.linspace(0, 0.5, 150).tolist()
-    fitted = Arnoldi(10, krylov_dimension=24).fit(Matrix(with_eigenvalues(spectrum)))
+    fitted = Arnoldi(10, krylov_dimension=24).fit(*Matrix(with_eigenvalues(spectrum)))
     expected = torch.tensor([3.0] * 4 + [2.0] * 4 + [1.0] * 2, dtype=torch.float64)
     torch.testing.assert_close(fitted.eigenvalues, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_restarts_reach_the_tolerance_from_a_small_basis() -> None:
     matrix = decaying(300, 1e-3)
-    fitted = Arnoldi(10, tol=1e-8, krylov_dimension=25).fit(Matrix(matrix))
+    fitted = Arnoldi(10, tol=1e-8, krylov_dimension=25).fit(*Matrix(matrix))
     exact = torch.linalg.eigvalsh(matrix).flip(0)[:10]
     assert fitted.converged
     torch.testing.assert_close(fitted.eigenvalues, exact, rtol=1e-10, atol=1e-12)
@@ -65,7 +65,7 @@ def test_restarts_reach_the_tolerance_from_a_small_basis() -> None:
 
 def test_the_residuals_are_the_true_ones() -> None:
     matrix = decaying(60, 1e-3)
-    fitted = Arnoldi(5, tol=1e-3).fit(Matrix(matrix, damping=0.3))
+    fitted = Arnoldi(5, tol=1e-3).fit(*Matrix(matrix, damping=0.3))
     true = matrix @ fitted.eigenvectors - fitted.eigenvectors * fitted.eigenvalues
     torch.testing.assert_close(
         fitted.residuals, torch.linalg.vector_norm(true, dim=0), rtol=1e-3, atol=1e-13
@@ -75,12 +75,12 @@ def test_the_residuals_are_the_true_ones() -> None:
 def test_what_lies_outside_is_dropped_or_divided_by_the_damping() -> None:
     matrix = torch.diag(torch.tensor([4.0, 3.0, 0.0, 0.0], dtype=torch.float64))
     rhs = torch.ones(1, 4, dtype=torch.float64)
-    dropped = Arnoldi(2).solve(Matrix(matrix, 0.5), rhs)
+    dropped = Arnoldi(2).solve(*Matrix(matrix, 0.5), rhs)
     expected = torch.tensor([[1 / 4.5, 1 / 3.5, 0.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(dropped.x, expected)
     assert dropped.status == (Status.TRUNCATED,)
     assert float(dropped.residual_norms[0]) == pytest.approx(2**0.5)
-    complete = Arnoldi(2, complement=True).solve(Matrix(matrix, 0.5), rhs)
+    complete = Arnoldi(2, complement=True).solve(*Matrix(matrix, 0.5), rhs)
     expected[0, 2:] = 2.0
     torch.testing.assert_close(complete.x, expected)
     assert complete.status == (Status.CONVERGED,)
@@ -90,8 +90,8 @@ def test_a_shifted_eigenvalue_at_zero_is_dropped_and_named() -> None:
     operator = Matrix(with_eigenvalues([3.0, -1.0, 0.2, 0.1]), damping=1.0)
     rhs = torch.randn(2, 4, dtype=torch.float64)
     with pytest.raises(SingularHessian, match=r"a hessian_regularization of 1\.3 would do"):
-        Arnoldi(3).solve(operator, rhs)
-    solution = Arnoldi(3, unsolved="keep").solve(operator, rhs)
+        Arnoldi(3).solve(*operator, rhs)
+    solution = Arnoldi(3, unsolved="keep").solve(*operator, rhs)
     torch.testing.assert_close(solution.info["dropped"], torch.tensor([-1.0], dtype=torch.float64))
     assert float(solution.x.abs().max()) < 100
 
@@ -99,7 +99,7 @@ def test_a_shifted_eigenvalue_at_zero_is_dropped_and_named() -> None:
 def test_stored_eigenpairs_solve_without_the_data() -> None:
     operator = Matrix(decaying(30), damping=1e-2)
     rhs = torch.randn(3, 30, dtype=torch.float64)
-    fitted = Arnoldi(6).fit(operator)
+    fitted = Arnoldi(6).fit(*operator)
     stored = {name: each.clone() for name, each in fitted.tensors().items()}
     again = LowRank.from_tensors(stored).solve(rhs)
     assert torch.equal(again.x, fitted.solve(rhs).x)
@@ -108,7 +108,7 @@ def test_stored_eigenpairs_solve_without_the_data() -> None:
 
 def test_single_precision_converges_at_its_own_rounding() -> None:
     operator = Matrix(decaying(200, 1e-3).float())
-    fitted = Arnoldi(20).fit(operator)
+    fitted = Arnoldi(20).fit(*operator)
     exact = torch.linalg.eigvalsh(operator.mean.double()).flip(0)[:20]
     assert fitted.converged
     assert float((fitted.eigenvalues.double() - exact).abs().max()) < 2e-6
@@ -123,14 +123,14 @@ def test_single_precision_tells_close_eigenvalues_far_below_the_largest_apart() 
     large, small = with_eigenvalues([10.5, 8.5, 6.3, 4.2]), with_eigenvalues([*around, *below])
     rounded, rank = torch.block_diag(large, small).float(), 11
     rhs = torch.randn(8, len(rounded), generator=torch.Generator().manual_seed(0))
-    found = Arnoldi(rank).solve(Matrix(rounded, 0.3), rhs).x.double()
+    found = Arnoldi(rank).solve(*Matrix(rounded, 0.3), rhs).x.double()
     exact = projected(rounded.double(), rank, 0.3, rhs.double())
     assert float((found - exact).norm() / exact.norm()) < 2e-5
 
 
 def test_a_hessian_of_nothing_but_zeros_is_no_catastrophe() -> None:
     operator = Matrix(torch.zeros(8, 8, dtype=torch.float64), damping=0.5)
-    solution = Arnoldi(2).solve(operator, torch.ones(1, 8, dtype=torch.float64))
+    solution = Arnoldi(2).solve(*operator, torch.ones(1, 8, dtype=torch.float64))
     assert bool(torch.isfinite(solution.x).all())
 
 
@@ -152,7 +152,7 @@ def test_with_all_eigenpairs_it_is_exact_whatever_the_rank_of_the_hessian(
     spectrum = [0.8**each for each in range(nonzero)] + [0.0] * (size - nonzero)
     operator = Matrix(with_eigenvalues(spectrum).to(dtype), damping)
     rhs = torch.randn(3, size, dtype=dtype)
-    solution = Arnoldi(size).solve(operator, rhs)
+    solution = Arnoldi(size).solve(*operator, rhs)
     rounding = 20 * size * torch.finfo(dtype).eps * (1 + 1 / damping)
     assert worst_row(solution.x, operator.inverse(rhs)) < rounding
     assert solution.info["converged"]
@@ -166,7 +166,7 @@ def test_eigenpairs_that_are_zero_leave_those_that_are_not_as_they_are(
     turn, damping = with_eigenvalues([0.8**each for each in range(7)] + [0.0] * 7), 0.1
     operator = Matrix(turn.to(dtype), damping)
     rhs = torch.randn(3, 14, dtype=dtype) @ operator.mean  # in the range of H
-    solution = Arnoldi(rank).solve(operator, rhs)
+    solution = Arnoldi(rank).solve(*operator, rhs)
     bound = 1e4 * torch.finfo(dtype).eps
     assert worst_row(solution.x, operator.inverse(rhs)) < bound
 
@@ -178,7 +178,7 @@ def test_a_hessian_of_fewer_training_rows_than_a_block_has_vectors(
 ) -> None:
     spectrum = [3.0, 2.0] + [0.0] * 98
     matrix = torch.diag(torch.tensor(spectrum).double()) if diagonal else with_eigenvalues(spectrum)
-    fitted = Arnoldi(rank).fit(Matrix(matrix))
+    fitted = Arnoldi(rank).fit(*Matrix(matrix))
     expected = torch.tensor([3.0, 2.0] + [0.0] * 98, dtype=torch.float64)[:rank]
     torch.testing.assert_close(fitted.eigenvalues, expected, rtol=1e-12, atol=1e-12)
     turned = fitted.eigenvectors.T @ fitted.eigenvectors
@@ -190,7 +190,7 @@ def test_a_hessian_of_fewer_training_rows_than_a_block_has_vectors(
 def test_eigenpairs_have_no_rounding_of_the_damping_in_them(damping: float) -> None:
     """They are kept for jobs with other dampings."""
     matrix = decaying(55, 1e-3).float()
-    fitted = replace(Arnoldi(20).fit(Matrix(matrix, damping)), damping=1e-2)
+    fitted = replace(Arnoldi(20).fit(*Matrix(matrix, damping)), damping=1e-2)
     rhs = torch.randn(4, 55)
     exact = projected(matrix.double(), 20, 1e-2, rhs.double())
     assert worst_row(fitted.solve(rhs).x, exact) < 1e-4
@@ -199,18 +199,18 @@ def test_eigenpairs_have_no_rounding_of_the_damping_in_them(damping: float) -> N
 def test_of_more_eigenpairs_than_there_are_parameters_all_are_taken_and_it_says_so() -> None:
     operator = Matrix(decaying(4, 0.1), damping=1e-2)
     rhs = torch.randn(3, 4, dtype=torch.float64)
-    solution = Arnoldi(10).solve(operator, rhs)
+    solution = Arnoldi(10).solve(*operator, rhs)
     torch.testing.assert_close(solution.x, operator.inverse(rhs))
     assert solution.info["rank"] == 4
     assert solution.info["note"] == (
         "rank_estimate 10 is more than the 4 parameters: all 4 eigenpairs were taken"
     )
-    assert "note" not in Arnoldi(4).solve(operator, rhs).info
+    assert "note" not in Arnoldi(4).solve(*operator, rhs).info
 
 
 def test_complement_without_damping_is_refused() -> None:
     with pytest.raises(BadParameter, match="positive with complement"):
-        Arnoldi(2, complement=True).fit(Matrix(decaying(4, 0.1)))
+        Arnoldi(2, complement=True).fit(*Matrix(decaying(4, 0.1)))
 
 
 def test_a_regularisation_below_rounding_is_no_solved_system() -> None:

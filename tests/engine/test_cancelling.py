@@ -20,6 +20,7 @@ from workers.engine import (
     up,
 )
 
+from .matrices import with_damping
 from .models import make
 
 
@@ -51,9 +52,11 @@ RHS = torch.ones(2, PROBLEM.size, dtype=torch.float64)
     ids=lambda method: type(method).__name__,
 )
 def test_every_method_can_be_cancelled_between_batches(method: object, call: int) -> None:
-    hessian = Hessian(PROBLEM, CASE.train, 10.0, batch_size=4, progress=stopping_at(call))
+    hessian = with_damping(
+        Hessian(PROBLEM, CASE.train, batch_size=4, progress=stopping_at(call)), 10.0
+    )
     with pytest.raises(Stop):
-        method.solve(hessian, RHS)  # type: ignore[attr-defined]
+        method.solve(*hessian, RHS)  # type: ignore[attr-defined]
     assert hessian.passes == 0
 
 
@@ -63,9 +66,9 @@ def test_every_method_can_be_cancelled_between_batches(method: object, call: int
     ids=lambda method: type(method).__name__,
 )
 def test_every_method_can_be_cancelled_between_iterations(method: object) -> None:
-    hessian = Hessian(PROBLEM, CASE.train, 10.0)
+    hessian = with_damping(Hessian(PROBLEM, CASE.train), 10.0)
     with pytest.raises(Stop):
-        method.solve(hessian, RHS, stopping_at(2))  # type: ignore[attr-defined]
+        method.solve(*hessian, RHS, stopping_at(2))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", [up, perturbation])
@@ -76,6 +79,6 @@ def test_influences_can_be_cancelled_between_blocks(kind: Callable[..., object])
 
 
 def test_self_influence_can_be_cancelled_too() -> None:
-    solve = Direct().fit(Hessian(PROBLEM, CASE.train, 10.0)).solve
+    solve = Direct().fit(*with_damping(Hessian(PROBLEM, CASE.train), 10.0)).solve
     with pytest.raises(Stop):
         list(self_influence(PROBLEM, solve, CASE.train, batch_size=4, progress=stopping_at(2)))

@@ -20,6 +20,7 @@ from workers.engine import (
 )
 
 from .exact import relative
+from .matrices import with_damping
 from .models import make
 
 pytestmark = [
@@ -42,7 +43,7 @@ def test_influences_on_a_gpu_are_those_on_the_cpu(name: str, method: object) -> 
         train = TensorRows(case.train._inputs, case.train_targets, device=device)
         test = TensorRows(case.test._inputs, case.targets[: case.test_count], device=device)
         rhs = torch.cat([each for _, each in row_gradients(problem, test)])
-        factors = method.solve(Hessian(problem, train, 10.0), rhs).x  # type: ignore[attr-defined]
+        factors = method.solve(*with_damping(Hessian(problem, train), 10.0), rhs).x  # type: ignore[attr-defined]
         assert factors.device.type == device
         found[device] = torch.cat([each for _, each in up(problem, factors, train)], 1).cpu()
     assert relative(found["cuda"], found["cpu"]) < 1e-6

@@ -25,7 +25,7 @@ from workers.engine import (
 )
 
 from .exact import Exact, relative
-from .matrices import Matrix, decaying
+from .matrices import Matrix, decaying, with_damping
 from .models import Case, make
 
 MODELS = ["linear_regression", "softmax_regression", "perceptron", "convolutional", "encoder"]
@@ -48,7 +48,7 @@ def solved(name: str, method: Direct | ConjugateGradients | Lissa | Arnoldi) -> 
     case, _, _, _, damping = known(name)
     problem = problem_of(case)
     rhs = torch.cat([each for _, each in row_gradients(problem, case.test, batch_size=2)])
-    return method.solve(Hessian(problem, case.train, damping, batch_size=4), rhs)
+    return method.solve(*with_damping(Hessian(problem, case.train, batch_size=4), damping), rhs)
 
 
 def problem_of(case: Case) -> Problem:
@@ -136,7 +136,7 @@ def test_solutions_are_linear_and_no_neighbour_changes_one(
     both = (first * rhs[0] + second * rhs[1])[None]
 
     def solve(given: Tensor) -> Tensor:
-        return method.solve(Matrix(decaying(30, 1e-2), damping=0.05), given).x
+        return method.solve(*Matrix(decaying(30, 1e-2), damping=0.05), given).x
 
     apart = torch.cat([solve(rhs[:1]), solve(rhs[1:])])
     scale = float(apart.abs().max()) * (1 + abs(first) + abs(second))

@@ -20,6 +20,7 @@ from workers.engine import (
 )
 
 from .exact import Exact, relative
+from .matrices import with_damping
 from .models import CASES, Case, make
 
 DAMPING = 10.0  # above the most negative eigenvalue of these untrained models
@@ -39,9 +40,9 @@ def problem_of(case: Case, dtype: torch.dtype = torch.float64) -> Problem:
 
 def influences(case: Case, dtype: torch.dtype) -> Tensor:
     problem = problem_of(case, dtype)
-    hessian = Hessian(problem, case.train, DAMPING, batch_size=4)
+    hessian = with_damping(Hessian(problem, case.train, batch_size=4), DAMPING)
     rhs = torch.cat([each for _, each in row_gradients(problem, case.test)])
-    factors = Direct().solve(hessian, rhs).x
+    factors = Direct().solve(*hessian, rhs).x
     return torch.cat([each for _, each in up(problem, factors, case.train, batch_size=5)], 1)
 
 
@@ -56,7 +57,7 @@ def test_gradients_are_those_of_single_rows(name: str) -> None:
 @every_model
 def test_the_dense_hessian_is_that_of_autograd(name: str) -> None:
     case = make(name)
-    found = Hessian(problem_of(case), case.train, DAMPING, batch_size=4).dense()
+    found = with_damping(Hessian(problem_of(case), case.train, batch_size=4), DAMPING).dense()
     assert relative(found, exact_of(name).hessian) < 1e-11
 
 

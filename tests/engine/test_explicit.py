@@ -17,10 +17,11 @@ from workers.engine import (
     TensorRows,
     make_loss,
 )
-from workers.engine.inversion.explicit import Explicit, explicit_where_cheaper
 from workers.engine.inversion.lissa import STEPS_OF_ENDS
+from workers.engine.operators import Explicit, explicit_where_cheaper
 
 from .exact import worst_row
+from .matrices import Both, with_damping
 
 METHODS = [
     ConjugateGradients(rtol=1e-5, atol=1e-30),
@@ -39,10 +40,10 @@ def parts() -> tuple[nn.Module, TensorRows, Tensor]:
     return module, rows, torch.randn(60, 354, dtype=torch.float64)
 
 
-def hessian(dtype: torch.dtype = torch.float64, product: str | None = None) -> Hessian:
+def hessian(dtype: torch.dtype = torch.float64, product: str | None = None) -> Both:
     module, rows, _ = parts()
     problem = Problem(module, make_loss("cross_entropy"), dtype=dtype)
-    return Hessian(problem, rows, 0.3, product=product)
+    return with_damping(Hessian(problem, rows, product=product), 0.3)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda each: type(each).__name__)
@@ -51,11 +52,11 @@ def test_it_is_the_answer_that_products_give(
     method: ConjugateGradients | Lissa | Arnoldi, dtype: torch.dtype
 ) -> None:
     operator, rhs = hessian(dtype), parts()[2]
-    found = method.solve(operator, rhs)
+    found = method.solve(*operator, rhs)
     # Each right-hand side's true residual, judged by products in float64.
     by_products = hessian(product="reverse_batched")
     residual = rhs - by_products.matmat(found.x.double())
-    expected = method.solve(by_products, rhs)
+    expected = method.solve(*by_products, rhs)
     assert operator.products <= 60 < by_products.products
     assert worst_row(found.x, expected.x) < 1e-4
     norms = torch.linalg.vector_norm(residual, dim=1)
@@ -66,14 +67,15 @@ def test_it_is_the_answer_that_products_give(
 def test_the_matrix_is_built_once() -> None:
     operator, rhs = hessian(), parts()[2]
     for _ in range(3):
-        METHODS[0].solve(operator, rhs)
+        METHODS[0].solve(*operator, rhs)
     assert operator.passes == 1
 
 
 def test_it_multiplies_as_the_operator_does() -> None:
     operator, vector = hessian(), parts()[2][:1]
-    explicit = explicit_where_cheaper(operator, 10_000, 60)
-    assert isinstance(explicit, Explicit)
+    found = explicit_where_cheaper(operator.curvature, 10_000, 60)
+    assert isinstance(found, Explicit)
+    explicit = with_damping(found, operator.damping)
     torch.testing.assert_close(explicit.matmat(vector), operator.matmat(vector))
     picked = torch.arange(50)
     torch.testing.assert_close(
@@ -83,7 +85,7 @@ def test_it_multiplies_as_the_operator_does() -> None:
 
 def test_a_few_products_build_nothing() -> None:
     operator = hessian()
-    assert explicit_where_cheaper(operator, 2, 1) is operator
+    assert explicit_where_cheaper(operator.curvature, 2, 1) is operator.curvature
     assert operator.passes == 0
 
 
@@ -95,7 +97,7 @@ def test_a_matrix_beyond_the_budget_is_not_built() -> None:
 
 def test_random_batches_need_no_matrix() -> None:
     operator, rhs = hessian(), parts()[2]
-    Lissa(maxiter=3, batch_size=100, scale=50.0).solve(operator, rhs)
+    Lissa(maxiter=3, batch_size=100, scale=50.0).solve(*operator, rhs)
     # The true residual, and one product with one vector for each Lanczos step that looks for negative curvature.
     assert operator.passes == 1 + STEPS_OF_ENDS
     assert operator.products == 4 * 60 + STEPS_OF_ENDS

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.engine import ConjugateGradients, Hessian, Recycled
+from workers.engine import ConjugateGradients, Damped, Hessian, Recycled
 from workers.engine.curvature.row_sums import RowSums
 from workers.engine.inversion.fewer_rows import FewerRows
 from workers.engine.inversion.recycled import MOST_LESSONS
-from workers.engine.inversion.solution import Operator
 
 from .exact import relative, worst_row
 from .test_gauss_newton import hessian, trained
@@ -56,7 +55,7 @@ def test_late_products_leave_rows_out_and_the_true_residual_keeps_its_bound(
 ) -> None:
     rhs, expected = rhs_and_solution()
     operator = hessian()
-    found = ConjugateGradients(rtol=RTOL, atol=0.0).solve(operator, rhs)
+    found = ConjugateGradients(rtol=RTOL, atol=0.0).solve(*operator, rhs)
     assert min(parts) < 0.85
     residuals = torch.linalg.vector_norm(rhs - hessian().matmat(found.x), dim=1)
     assert worst_row(hessian().matmat(found.x), rhs) <= RTOL
@@ -71,14 +70,14 @@ def test_with_the_wrong_rows_left_out_whole_products_put_it_right(
     rhs, _ = rhs_and_solution()
     original = FewerRows.of
 
-    def reversed_order(operator: Operator, traces: Tensor | None) -> FewerRows | None:
+    def reversed_order(operator: Damped, traces: Tensor | None) -> FewerRows | None:
         assert traces is not None
         turned = torch.empty_like(traces)
         turned[traces.argsort()] = traces.sort(descending=True).values
         return original(operator, turned)
 
     monkeypatch.setattr(FewerRows, "of", staticmethod(reversed_order))
-    found = ConjugateGradients(rtol=RTOL, atol=0.0).solve(hessian(), rhs)
+    found = ConjugateGradients(rtol=RTOL, atol=0.0).solve(*hessian(), rhs)
     assert parts
     assert worst_row(hessian().matmat(found.x), rhs) <= RTOL
     assert bool(found.converged.all())
@@ -90,9 +89,9 @@ def test_what_is_learned_for_the_next_solution_is_learned_from_whole_products(
     rhs, _ = rhs_and_solution()
     method, recycled = ConjugateGradients(rtol=RTOL, atol=0.0), Recycled()
     for lesson in range(MOST_LESSONS):
-        method.solve(hessian(), rhs + lesson, recycled=recycled)
+        method.solve(*hessian(), rhs + lesson, recycled=recycled)
     assert not parts
-    method.solve(hessian(), rhs.flip(1), recycled=recycled)
+    method.solve(*hessian(), rhs.flip(1), recycled=recycled)
     assert parts
 
 

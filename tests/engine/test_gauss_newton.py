@@ -10,16 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from workers.engine import ConjugateGradients, Hessian, Problem, Recycled, TensorRows, make_loss
+from workers.engine import (
+    ConjugateGradients,
+    Damped,
+    Hessian,
+    Problem,
+    Recycled,
+    TensorRows,
+    make_loss,
+)
 from workers.engine.autodiff.graph.trace import traced
 from workers.engine.gauss_newton import DualGaussNewton, dual, dual_gauss_newton, sizes
 from workers.engine.gauss_newton.roots import roots
 from workers.engine.gauss_newton.scan import Longest
 from workers.engine.inversion.preconditioner import IDENTITY
 from workers.engine.model.rows import Rows
+from workers.engine.operators import Metric
 from workers.engine.progress import silent
 
 from .exact import Exact, relative, worst_row
+from .matrices import Both, with_damping
 from .models import make
 
 DAMPING = 0.05
@@ -159,19 +169,23 @@ def trained() -> tuple[nn.Module, TensorRows, Tensor]:
     return module.double().eval(), rows, torch.randn(10, 1097, dtype=torch.float64)
 
 
-def hessian(dtype: torch.dtype = torch.float64, damping: float = 2e-3) -> Hessian:
+def hessian(dtype: torch.dtype = torch.float64, damping: float = 2e-3) -> Both:
     """By products, although its matrix would be cheaper."""
     module, rows, _ = trained()
     problem = Problem(module, make_loss("cross_entropy"), dtype=dtype)
-    return Hessian(problem, rows, damping, product="graph")
+    return with_damping(Hessian(problem, rows, product="graph"), damping)
+
+
+def own(operator: Damped, products: float) -> Metric | None:
+    return operator.curvature.preconditioner_if_cheaper(operator.damping, products)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_it_saves_products_and_changes_no_promise(dtype: torch.dtype) -> None:
     rhs, method = trained()[2], ConjugateGradients(rtol=1e-5, atol=1e-30)
     helped, alone = hessian(dtype), hessian(dtype)
-    found = method.solve(helped, rhs)
-    method.solve(alone, rhs, preconditioner=IDENTITY)
+    found = method.solve(*helped, rhs)
+    method.solve(*alone, rhs, fit=IDENTITY)
     assert found.info["preconditioner"] == "gauss_newton"
     assert 32 <= found.info["preconditioner_rank"] <= sizes.MOST_COLUMNS
     assert helped.products < 0.7 * alone.products
@@ -199,11 +213,11 @@ def test_it_is_left_where_it_cannot_help() -> None:
     inputs = torch.randn(2000, 20, dtype=torch.float64)
     alike = TensorRows(inputs, torch.randn(2000, 5, dtype=torch.float64))
     assert made(Problem(module, make_loss("mse")), alike, 1e-6) is None  # each counts as much
-    few = Hessian(problem, rows, 2e-3, product="graph", budget_bytes=1 << 16)
-    assert few.preconditioner_if_cheaper(300.0) is None  # no memory for enough of them
-    assert hessian().preconditioner_if_cheaper(1.0) is None  # no products to save
-    other = Hessian(problem, rows, 2e-3, product="reverse_batched")
-    assert other.preconditioner_if_cheaper(300.0) is None  # not known to be the model's graph
+    few = with_damping(Hessian(problem, rows, product="graph", budget_bytes=1 << 16), 2e-3)
+    assert own(few, 300.0) is None  # no memory for enough of them
+    assert own(hessian(), 1.0) is None  # no products to save
+    other = with_damping(Hessian(problem, rows, product="reverse_batched"), 2e-3)
+    assert own(other, 300.0) is None  # not known to be the model's graph
 
 
 def test_it_is_kept_for_the_same_damping() -> None:
@@ -218,18 +232,18 @@ def test_it_is_kept_for_the_same_damping() -> None:
 def test_what_a_solution_meets_with_it_helps_the_next() -> None:
     kept, rhs, method = Recycled(), trained()[2], ConjugateGradients(rtol=1e-5, atol=1e-30)
     first = hessian()
-    method.solve(first, rhs[:5], recycled=kept)
+    method.solve(*first, rhs[:5], recycled=kept)
     deflated = kept.deflated
     assert deflated is not None
     assert kept.nbytes == sum(each.nbytes for each in deflated.tensors().values())
     # P is positive definite.
     assert float(deflated.weights.min()) > -1.0
-    alone = method.solve(hessian(), rhs[5:])
-    found = method.solve(hessian(), rhs[5:], recycled=kept)
+    alone = method.solve(*hessian(), rhs[5:])
+    found = method.solve(*hessian(), rhs[5:], recycled=kept)
     assert found.info["preconditioner_pairs"] == len(deflated.weights)
     assert int(found.info["iterations"].sum()) < int(alone.info["iterations"].sum())
     assert worst_row(hessian().matmat(found.x), rhs[5:]) < 1.1e-5
-    method.solve(hessian(damping=3e-3), rhs, recycled=kept)
+    method.solve(*hessian(damping=3e-3), rhs, recycled=kept)
     assert kept.deflated is not deflated
 
 
@@ -237,7 +251,7 @@ def test_a_deflation_learns_from_two_solutions() -> None:
     kept, rhs, method = Recycled(), trained()[2], ConjugateGradients(rtol=1e-5, atol=1e-30)
     lessons = []
     for part in (rhs[:2], rhs[2:4], rhs[4:]):
-        method.solve(hessian(), part, recycled=kept)
+        method.solve(*hessian(), part, recycled=kept)
         lessons.append(kept.deflated)
     first, second, third = lessons
     assert first is not None
@@ -256,17 +270,17 @@ def test_a_deflation_learns_from_two_solutions() -> None:
 
 def test_a_solution_without_the_deflation_leaves_it_as_it_is() -> None:
     kept, rhs = Recycled(), trained()[2]
-    ConjugateGradients(rtol=1e-5, atol=1e-30).solve(hessian(), rhs[:2], recycled=kept)
+    ConjugateGradients(rtol=1e-5, atol=1e-30).solve(*hessian(), rhs[:2], recycled=kept)
     deflated = kept.deflated
     assert deflated is not None
     separate = ConjugateGradients(rtol=1e-5, atol=1e-30, recurrence="separate")
-    separate.solve(hessian(), rhs[2:4], recycled=kept)
+    separate.solve(*hessian(), rhs[2:4], recycled=kept)
     assert kept.deflated is deflated
     assert kept.vectors is None
 
 
 def test_products_with_it_are_what_it_divides_by() -> None:
-    made_here = hessian().preconditioner_if_cheaper(300.0)
+    made_here = own(hessian(), 300.0)
     assert made_here is not None
     vectors = trained()[2]
     inverse = made_here.apply(vectors)

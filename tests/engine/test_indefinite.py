@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from workers import engine
 from workers.engine import (
     Arnoldi,
     ConjugateGradients,
@@ -26,7 +27,9 @@ METHODS: dict[str, Callable[..., Method]] = {
     "direct": Direct,
     "cg": lambda **more: ConjugateGradients(rtol=1e-5, **more),
     "cg, separate": lambda **more: ConjugateGradients(rtol=1e-5, recurrence="separate", **more),
-    "cg, jacobi": lambda **more: ConjugateGradients(rtol=1e-5, preconditioner="jacobi", **more),
+    "cg, jacobi": lambda **more: ConjugateGradients(
+        rtol=1e-5, preconditioner=engine.METHODS["jacobi"](), **more
+    ),
     "lissa": lambda **more: Lissa(scale="auto", rtol=1e-6, maxiter=20_000, **more),
     "lissa, slow": lambda **more: Lissa(scale=1e4, maxiter=40, **more),  # grows by next to nothing
     "lissa, h0": lambda **more: Lissa(scale=50.0, h0=torch.ones(3, 30), rtol=1e-5, **more),
@@ -50,7 +53,7 @@ def rhs(dtype: torch.dtype) -> torch.Tensor:
 
 
 def solved(method: str, operator: Matrix, **more: object) -> Solution:
-    return METHODS[method](**more).solve(operator, rhs(operator.dtype))
+    return METHODS[method](**more).solve(*operator, rhs(operator.dtype))
 
 
 def operator_of(spectrum: str, dtype: torch.dtype, damping: float) -> Matrix:
@@ -121,7 +124,7 @@ def test_what_lissa_came_to_is_kept_where_it_has_not_diverged() -> None:
 def test_lissa_is_told_the_damping_that_its_own_dampening_leaves_wanting() -> None:
     operator = operator_of("a negative end", torch.float64, 0.1)
     assert set(
-        Lissa(scale=10.0, dampen=0.05, maxiter=5000).solve(operator, rhs(torch.float64)).status
+        Lissa(scale=10.0, dampen=0.05, maxiter=5000).solve(*operator, rhs(torch.float64)).status
     ) == {Status.CONVERGED}
 
 
@@ -130,10 +133,10 @@ def test_a_system_without_a_solution_is_not_said_to_be_solved(recurrence: str) -
     operator = Matrix(torch.diag(torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)))
     beside = torch.tensor([[1.0, 1.0, 1.0]], dtype=torch.float64)
     method = ConjugateGradients(recurrence=recurrence, maxiter=50, unsolved="keep")  # type: ignore[arg-type]
-    assert method.solve(operator, beside).status[0] is not Status.CONVERGED
+    assert method.solve(*operator, beside).status[0] is not Status.CONVERGED
     null = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
     with pytest.raises(SingularHessian, match="singular"):
-        ConjugateGradients(recurrence=recurrence).solve(operator, null)  # type: ignore[arg-type]
+        ConjugateGradients(recurrence=recurrence).solve(*operator, null)  # type: ignore[arg-type]
 
 
 @both
@@ -144,4 +147,4 @@ def test_a_singular_system_that_has_a_solution_is_solved(dtype: torch.dtype) -> 
     exact = inside.double() @ torch.linalg.pinv(operator.mean.double(), rtol=1e-5)
     for recurrence in ("shared", "separate"):
         method = ConjugateGradients(rtol=1e-5, recurrence=recurrence)  # type: ignore[arg-type]
-        assert worst_row(method.solve(operator, inside).x, exact) < 1e-3
+        assert worst_row(method.solve(*operator, inside).x, exact) < 1e-3

@@ -25,6 +25,7 @@ from workers.engine import (
 )
 
 from .exact import relative
+from .matrices import Both, with_damping
 
 FOLDER = Path(__file__).parent / "reference"
 LOSSES = {"linear-regression": "mse", "softmax-iris": "cross_entropy"}
@@ -44,9 +45,9 @@ class Reference:
     def rows(self, part: str) -> TensorRows:
         return TensorRows(self.arrays[f"x_{part}"], self.arrays[f"y_{part}"])
 
-    def hessian(self, problem: Problem, batch_size: int = 100) -> Hessian:
-        return Hessian(
-            problem, self.rows("train"), float(self.arrays["lam"]), batch_size=batch_size
+    def hessian(self, problem: Problem, batch_size: int = 100) -> Both:
+        return with_damping(
+            Hessian(problem, self.rows("train"), batch_size=batch_size), float(self.arrays["lam"])
         )
 
 
@@ -59,7 +60,7 @@ def reference(request: pytest.FixtureRequest) -> Reference:
 def influences(reference: Reference, method: object, dtype: torch.dtype) -> Tensor:
     problem = reference.problem(dtype)
     rhs = torch.cat([each for _, each in row_gradients(problem, reference.rows("test"))])
-    factors = method.solve(reference.hessian(problem), rhs).x  # type: ignore[attr-defined]
+    factors = method.solve(*reference.hessian(problem), rhs).x  # type: ignore[attr-defined]
     return torch.cat([each for _, each in up(problem, factors, reference.rows("train"))], 1)
 
 
@@ -98,7 +99,7 @@ def test_perturbation_is_the_stored_one(
     problem = reference.problem(dtype)
     expected = reference.arrays["pert"]
     rhs = torch.cat([each for _, each in row_gradients(problem, reference.rows("test"))])
-    factors = Direct().solve(reference.hessian(problem), rhs[: len(expected)]).x
+    factors = Direct().solve(*reference.hessian(problem), rhs[: len(expected)]).x
     blocks = perturbation(problem, factors, reference.rows("train"), batch_size=11)
     assert relative(torch.cat([each for _, each in blocks], 1), expected) < bound
 

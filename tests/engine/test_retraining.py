@@ -18,6 +18,8 @@ from workers.engine import (
     up,
 )
 
+from .matrices import with_damping
+
 DAMPING = 1e-2
 N, D, C = 60, 3, 3
 
@@ -58,7 +60,7 @@ def solved(data: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Problem, Tensor
     problem = Problem(module, make_loss("cross_entropy"))
     rows = TensorRows(x, y)
     rhs = torch.cat([each for _, each in row_gradients(problem, TensorRows(x_test, y_test))])
-    return problem, Direct().solve(Hessian(problem, rows, DAMPING), rhs).x, rows
+    return problem, Direct().solve(*with_damping(Hessian(problem, rows), DAMPING), rhs).x, rows
 
 
 def test_lowering_the_weight_of_a_row_changes_the_test_loss_as_predicted(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.engine.matrices import with_damping
 from upweight.export import save_program
 from workers.checks.model import check_model
 from workers.engine import (
@@ -253,9 +254,9 @@ def test_a_part_in_another_type_is_computed_in_the_one_asked_for(
 def test_residuals_of_cg_are_refined_in_float64(case: Any, of_case: Of) -> None:
     given = of_case(case)
     problem = Problem(read_pt2(given.path).module, make_loss("cross_entropy"))
-    hessian = Hessian(problem, TensorRows([given.x], given.y), 1.0)
+    hessian = with_damping(Hessian(problem, TensorRows([given.x], given.y)), 1.0)
     rhs = given.gradients[:2].float()
-    solution = ConjugateGradients(rtol=1e-11, atol=0.0).solve(hessian, rhs)
+    solution = ConjugateGradients(rtol=1e-11, atol=0.0).solve(*hessian, rhs)
     assert solution.info["refined"]
     damped = given.hessian + torch.eye(problem.size, dtype=torch.float64)
     left = rhs.double() - solution.x @ damped

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.engine.matrices import with_damping
 from tests.frozen_models import CASES, ROWS, frozen_body, network, rows, trained_part
 from tests.journeys.formulas import Formula
 from upweight.export import exported, save_program
@@ -67,7 +68,7 @@ def test_influence_is_over_the_parameters_that_require_gradients(
     exact = formula.up(formula.factors(x[:3], y[:3]), x, y)
     rhs = per_example_gradients(problem, Batch((x[:3],), y[:3], 0))
     for method in (Direct(), ConjugateGradients(rtol=1e-10, atol=0.0)):
-        factors = method.solve(Hessian(problem, data_set, DAMPING), rhs).x
+        factors = method.solve(*with_damping(Hessian(problem, data_set), DAMPING), rhs).x
         found = torch.cat([block for _, block in up(problem, factors, data_set)], 1)
         torch.testing.assert_close(found, exact, rtol=1e-7, atol=1e-9)
 

@@ -22,18 +22,22 @@ from workers.engine.errors import (
     UnsupportedOperator,
     WrongDerivative,
 )
-from workers.engine.inversion.arnoldi import Arnoldi, LowRank
+from workers.engine.inversion.arnoldi import Arnoldi
 from workers.engine.inversion.cg import ConjugateGradients
 from workers.engine.inversion.direct import Direct, Factorisation
 from workers.engine.inversion.lissa import Lissa
+from workers.engine.inversion.low_rank import LowRank
+from workers.engine.inversion.method import METHODS, Method
 from workers.engine.inversion.recycled import Recycled
-from workers.engine.inversion.solution import Inverse, Operator, Solution, Status
+from workers.engine.inversion.solution import Solution, Status
+from workers.engine.inversion.verdict import unsolved_statuses
 from workers.engine.model.dtypes import is_mixed, mixed
 from workers.engine.model.losses import Loss, make_loss
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows, TensorRows
 from workers.engine.model.second_order import is_out_of_memory
+from workers.engine.operators import Curvature, Damped, Inverse, restored, stored
 from workers.engine.progress import Progress
 from workers.engine.scores.contraction import row_gradients
 from workers.engine.scores.optimality import Optimality, optimality
@@ -43,6 +47,7 @@ from workers.engine.scores.predictions import Predictions, row_predictions
 from workers.engine.scores.up import low_precision_agreement, self_influence, up
 
 __all__ = [
+    "METHODS",
     "VERIFIED",
     "Agreement",
     "Arnoldi",
@@ -50,6 +55,8 @@ __all__ = [
     "Batch",
     "ComplexParameter",
     "ConjugateGradients",
+    "Curvature",
+    "Damped",
     "DerivativeCheck",
     "Direct",
     "Diverged",
@@ -61,11 +68,11 @@ __all__ = [
     "Lissa",
     "Loss",
     "LowRank",
+    "Method",
     "MixedPrecision",
     "NoSuchParameter",
     "NotFinite",
     "NothingTrains",
-    "Operator",
     "Optimality",
     "OutOfMemory",
     "ParameterSlice",
@@ -96,8 +103,11 @@ __all__ = [
     "per_example_gradients",
     "perturb_at",
     "perturbation",
+    "restored",
     "row_gradients",
     "row_predictions",
     "self_influence",
+    "stored",
+    "unsolved_statuses",
     "up",
 ]

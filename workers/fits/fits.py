@@ -1,45 +1,73 @@
-"""What an inversion finds out about model and training rows alone, kept on a warm worker from job to job, and on a
-shelf in the object storage from worker to worker."""
+"""What an inversion finds out about model and training rows alone, kept on a warm worker from job to job, and in the
+object storage from worker to worker."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from pydantic import BaseModel
 from torch import Tensor
 
-from workers import engine
+from service.storage.shared import digest_of
+from upweight.schema import Inversion
 from workers.engine import (
-    Factorisation,
-    Hessian,
-    LowRank,
-    Operator,
+    METHODS,
+    Curvature,
+    Inverse,
+    Method,
     Progress,
     Recycled,
     Solution,
+    restored,
+    stored,
 )
-from workers.engine.inversion.preconditioner import (
-    Diagonal,
-    LowRankPlusIdentity,
-    Preconditioner,
-)
-from workers.fits.inversions import Method
 from workers.fits.session import Session
 
-# Grows when fits are made another way, so that those in the object storage are not taken for what they would be now:
-# until 2, eigenpairs of arnoldi had the rounding of λ in them.
-REVISION = 2
+# Grows when fits are made another way, so that those in the object storage are not taken for what they would be now.
+# 3: they say their class, and λ is in none of what is found out about H.
+REVISION = 3
 
 Solve = Callable[[Tensor], Solution]
-Fit = TypeVar("Fit")
+Guess = Callable[[str, str], Tensor]  # (blob digest, tensor name) -> (k, p)
 
 
-class Shelf(Protocol):
+class Store(Protocol):
     """Where fits are found by other workers, by name."""
 
     def find(self, name: str) -> dict[str, Tensor] | None: ...
     def put(self, name: str, tensors: Mapping[str, Tensor]) -> bool: ...
+
+
+def engine_method(inversion: Inversion, seed: int, guess: Guess | None = None) -> Method:
+    """The engine's method with the contract's parameters, by their names; a first guess is fetched by `guess`."""
+    fields = _fields(inversion, seed)
+    name = inversion.guess_field
+    if name is not None:
+        digest = fields[name]
+        fields[name] = guess(digest, name) if digest is not None and guess is not None else None
+    return METHODS[inversion.method](**fields)
+
+
+def _fields(part: BaseModel, seed: int) -> dict[str, Any]:
+    """The parameters of a method, with the job's seed where it draws and is given none of its own."""
+    name = str(getattr(part, "method", None) or getattr(part, "name", None))
+    fields = {
+        field: _made(getattr(part, field), seed)
+        for field in type(part).model_fields
+        if field not in ("method", "name")
+    }
+    draws = "seed" in METHODS[name].__dataclass_fields__
+    return fields | {"seed": seed} if draws and fields.get("seed") is None else fields
+
+
+def _made(value: Any, seed: int) -> Any:
+    """A method that is another one's parameter, as the engine's."""
+    if not isinstance(value, BaseModel):
+        return value
+    name = getattr(value, "method", None) or getattr(value, "name", None)
+    return METHODS[str(name)](**_fields(value, seed))
 
 
 @dataclass(frozen=True)
@@ -48,148 +76,93 @@ class Fits:
 
     session: Session
     key: tuple[str, ...]
+    inversion: Inversion
+    seed: int
     damping: float
-    shelf: Shelf | None = None
+    store: Store | None = None
     recycles: bool = False  # whether a solution may depend on those before it
 
-    def name(self, method: Method) -> str | None:
-        """What a fit of this method is called on a shelf; None for a method without."""
-        name = self._name(method)
-        return "-".join(name) if name else None
+    @property
+    def name(self) -> str | None:
+        """What the fit is called in a store: of all parameters that it may depend on. None where there is none."""
+        inversion = self.inversion
+        if not inversion.has_fit:
+            return None
+        parameters = inversion.model_dump(mode="json", exclude={"method", *inversion.solve_only})
+        seed = self.seed if inversion.fit_is_random else None
+        damping = self.damping if inversion.fit_is_damped else None
+        return f"{inversion.method}-{digest_of([parameters, seed, damping])[:32]}"
 
-    def _name(self, method: Method) -> tuple[str, ...]:
-        match method:
-            case engine.Direct(unsolved=unsolved):  # of any λ
-                return ("direct",) if unsolved == "fail" else ("direct", unsolved)
-            case engine.Arnoldi(rank_estimate=rank, tol=tol, krylov_dimension=dimension, seed=seed):
-                return ("arnoldi", *map(str, (rank, tol, dimension, seed)))
-            case engine.ConjugateGradients(preconditioner=str(kind), rank=rank, seed=seed):
-                return ("cg", *map(str, (kind, rank, seed, self.damping)))
-            case _:
-                return ()
-
-    def prepare(self, method: Method, hessian: Callable[[], Operator], progress: Progress) -> None:
+    def prepare(self, curvature: Callable[[], Curvature], progress: Progress) -> None:
         """Makes the fit, or finds it, so that `solver` will find it."""
-        match method:
-            case engine.Direct():
-                self._factorisation(method, hessian, progress)
-            case engine.Arnoldi():
-                self._pairs(method, hessian, progress)
-            case engine.ConjugateGradients() if method.preconditioner:
-                self._preconditioner(method, hessian, progress)
-            case _:
-                pass
+        self._fit(engine_method(self.inversion, self.seed), curvature, progress)
 
-    def solver(self, method: Method, hessian: Callable[[], Hessian], progress: Progress) -> Solve:
+    def solver(self, guess: Guess, curvature: Callable[[], Curvature], progress: Progress) -> Solve:
         """How to solve for any block of right-hand sides; the fit is made now, or found.
 
-        `hessian` makes a new operator.
+        `curvature` makes a new one.
         """
-        match method:
-            case engine.Direct():
-                return self._factorisation(method, hessian, progress).solve
-            case engine.Arnoldi():
-                pairs, operator = self._pairs(method, hessian, progress), hessian()
-                return lambda rhs: pairs.solve(rhs, progress, operator=operator)
-            case engine.ConjugateGradients() if method.preconditioner:
-                fitted, operator = self._preconditioner(method, hessian, progress), hessian()
-                return lambda rhs: method.solve(operator, rhs, progress, fitted)
-            case _:
-                operator = hessian()
-                return lambda rhs: self._recycling(method, operator, rhs, progress)
+        method = engine_method(self.inversion, self.seed, guess)
+        fit, operator = self._fit(method, curvature, progress), curvature()
+        if fit is None and method.recycles and self.recycles:
+            return lambda rhs: self._recycling(method, operator, rhs, progress)
+        return lambda rhs: method.solve(operator, self.damping, rhs, progress, fit)
 
     def _recycling(
-        self,
-        method: engine.ConjugateGradients | engine.Lissa,
-        operator: Hessian,
-        rhs: Tensor,
-        progress: Progress,
+        self, method: Method, operator: Curvature, rhs: Tensor, progress: Progress
     ) -> Solution:
         """With what earlier solutions on this worker have left, and leaving more for the next."""
-        if not self.recycles:
-            return method.solve(operator, rhs, progress)
         key = (*self.key, "recycled")
         recycled = self.session.kept(key, lambda: (Recycled(), 0))
-        solution = method.solve(operator, rhs, progress, recycled=recycled)
+        solution = method.solve(operator, self.damping, rhs, progress, recycled=recycled)
         self.session.resize(key, recycled.nbytes)
         return solution
 
-    def _factorisation(
-        self, method: engine.Direct, hessian: Callable[[], Operator], progress: Progress
-    ) -> Factorisation:
-        def fit() -> Factorisation:
-            return method.fit(hessian(), progress)
+    def _fit(
+        self, method: Method, curvature: Callable[[], Curvature], progress: Progress
+    ) -> Inverse | None:
+        """The fit for this λ, with what the method's other parameters ask of it; None where it has none."""
+        if self.name is None:
+            return None
 
-        fitted = self._found(self._name(method), fit, Factorisation.from_tensors)
-        if method.wants_all(len(fitted.hessian)) and fitted.spectrum.eigenvalues is None:
-            key, found = (*self.key, *self._name(method), "spectrum"), fitted
-            fitted = self.session.kept(key, lambda: _sized(found.with_all_eigenvalues()))
-        if fitted.damping == self.damping:
-            return fitted
-        # Another λ needs no pass over the data: only the factorisation is made again.
-        key = (*self.key, *self._name(method), method.spectrum, str(self.damping))
-        kept = fitted
-        return self.session.kept(key, lambda: _sized(kept.damped(self.damping, method.unsolved)))
+        def made() -> Inverse:
+            found = method.fit(curvature(), self.damping, progress)
+            assert found is not None
+            return found
 
-    def _pairs(
-        self, method: engine.Arnoldi, hessian: Callable[[], Operator], progress: Progress
-    ) -> LowRank:
-        fitted = self._found(self._name(method), lambda: method.fit(hessian(), progress), _low_rank)
-        return replace(
-            fitted,
-            damping=self.damping,
-            complement=method.complement,
-            asked=method.rank_estimate,
-            unsolved=method.unsolved,
-        )
-
-    def _preconditioner(
-        self, method: engine.ConjugateGradients, hessian: Callable[[], Operator], told: Progress
-    ) -> Preconditioner:
-        return self._found(self._name(method), lambda: method.fit(hessian(), told), _preconditioner)
-
-    def _found(
-        self,
-        name: tuple[str, ...],
-        fit: Callable[[], Fit],
-        from_tensors: Callable[[dict[str, Tensor]], Fit],
-    ) -> Fit:
+        key = (*self.key, self.name)
+        fit = self.session.kept(key, lambda: _sized(self._found(key[-1], made)))
+        asked = self.inversion.model_dump_json(include=set(self.inversion.solve_only))
+        if method.lacks(fit):
+            whole = fit
+            fit = self.session.kept(
+                (*key, "completed", asked), lambda: _sized(method.completed(whole))
+            )
+        fit = method.completed(fit)
+        if self.inversion.fit_is_damped:
+            return fit
+        if fit.is_cheaply_damped:
+            return fit.damped(self.damping)
+        # Another λ needs no pass over the data, but work that is worth keeping.
+        before = fit
         return self.session.kept(
-            (*self.key, *name), lambda: _sized(self._shelved("-".join(name), fit, from_tensors))
+            (*key, "damped", asked, str(self.damping)),
+            lambda: _sized(before.damped(self.damping), beside=before),
         )
 
-    def _shelved(
-        self,
-        name: str,
-        fit: Callable[[], Fit],
-        from_tensors: Callable[[dict[str, Tensor]], Fit],
-    ) -> Fit:
-        stored = self.shelf.find(name) if self.shelf is not None else None
-        if stored is not None:
-            return from_tensors(stored)
-        tensors = {key: each.contiguous() for key, each in _tensors(fit()).items()}
-        if self.shelf is not None and not self.shelf.put(name, tensors):
+    def _found(self, name: str, fit: Callable[[], Inverse]) -> Inverse:
+        found = self.store.find(name) if self.store is not None else None
+        if found is not None:
+            return restored(found)
+        tensors = stored(fit())
+        if self.store is not None and not self.store.put(name, tensors):
             # Another was there first, and all blocks are computed with one.
-            tensors = self.shelf.find(name) or tensors
-        # As whoever takes it from the shelf will have it: the layout in memory decides the last bits, too.
-        return from_tensors(tensors)
+            tensors = self.store.find(name) or tensors
+        # As whoever takes it from the store will have it: the layout in memory decides the last bits, too.
+        return restored(tensors)
 
 
-def _tensors(fitted: Any) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = fitted.tensors()
-    if isinstance(fitted, LowRank) and fitted.images is not None:
-        # Whoever has them measures residuals without a pass, so that all must have them.
-        tensors["images"] = fitted.images
-    return tensors
-
-
-def _low_rank(tensors: dict[str, Tensor]) -> LowRank:
-    return replace(LowRank.from_tensors(tensors), images=tensors.get("images"))
-
-
-def _preconditioner(tensors: dict[str, Tensor]) -> Preconditioner:
-    return Diagonal(**tensors) if "diagonal" in tensors else LowRankPlusIdentity(**tensors)
-
-
-def _sized(fitted: Fit) -> tuple[Fit, int]:
-    return fitted, sum(each.nbytes for each in _tensors(fitted).values())
+def _sized(fitted: Inverse, beside: Inverse | None = None) -> tuple[Inverse, int]:
+    """With its bytes; none where it is one that is kept already."""
+    size = sum(each.nbytes for each in fitted.tensors().values())
+    return fitted, 0 if fitted is beside else size

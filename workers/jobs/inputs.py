@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -149,17 +149,17 @@ class JobInputs:
         """Those that this worker keeps for itself."""
         # A job that says how it is cut gets the same bits in one task and in many.
         recycles = self._request.reuse and self._request.blocks == Blocks()
-        return Fits(
-            self._context.session,
-            ("fit", *self._hessian_identity(), str(plan.hessian)),
-            self._request.hessian_regularization,
-            recycles=recycles,
-        )
+        fits = self._fits(("fit", *self._hessian_identity(), str(plan.hessian)))
+        return replace(fits, recycles=recycles)
 
     def shared_fits(self, store: StoredFits) -> Fits:
         """Those that all workers at the job find in the object storage."""
-        damping, session = self._request.hessian_regularization, self._context.session
-        return Fits(session, ("stored", store.folder), damping, store)
+        return replace(self._fits(("stored", store.folder)), store=store)
+
+    def _fits(self, key: tuple[str, ...]) -> Fits:
+        request = self._request
+        given = request.inversion, request.seed, request.hessian_regularization
+        return Fits(self._context.session, key, *given)
 
     def fit_digest(self, plan: Plan) -> str:
         """Of all that goes into what is found out about H."""

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from upweight.schema import InfluencesJob, JobRequest
 from workers import engine
-from workers.engine import Batch, Hessian, NotFinite, Operator, Progress, Rows, Solution
+from workers.engine import Batch, Curvature, Hessian, NotFinite, Precision, Progress, Rows, Solution
 from workers.fits.fits import Fits, Solve
-from workers.fits.inversions import Method, curvature_share, described, engine_method, low_precision
 from workers.fits.store import Tensors
 from workers.jobs.inputs import JobInputs
 from workers.jobs.merge import Ranking, merged_summary, sum_of_rows
@@ -97,17 +96,33 @@ def numbered_from(start: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class SummedHessian:
+class SummedHessian(Curvature):
     """A Hessian whose partial sums are there: to be built, never to be multiplied with."""
 
     hessian: Hessian
     partial: Iterator[Tensor]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.hessian, name)
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(p, p)."""
+        return self.hessian.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its numbers."""
+        return self.hessian.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.hessian.device
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """(k, p) -> (k, p), by passes over the rows."""
+        return self.hessian.matmat(vectors)
 
     def dense(self) -> Tensor:
-        """(p, p), λ not included: the sums added up in the plan's order."""
+        """(p, p): the sums added up in the plan's order."""
         total = next(self.partial).clone()
         for each in self.partial:
             total += each
@@ -143,7 +158,6 @@ class Steps:
             Hessian(
                 self.inputs.problem,
                 self.inputs.hessian_rows if rows is None else rows,
-                self.request.hessian_regularization,
                 **self._options(),
             )
         )
@@ -167,14 +181,14 @@ class Steps:
     def fit(self, partial: Iterator[Tensor] | None = None) -> None:
         """Makes what the inversion finds out about H, or finds it; from partial sums where it was cut."""
 
-        def operator() -> Operator:
+        def curvature() -> Curvature:
             return self._hessian() if partial is None else SummedHessian(self._hessian(), partial)
 
-        self._fits.prepare(self._method(slice(0, 0)), operator, self._progress)
+        self._fits.prepare(curvature, self._progress)
 
     def fit_name(self) -> str | None:
         """What the fit is called in a store; None where there is none."""
-        return self._fits.name(self._method(slice(0, 0)))
+        return self._fits.name
 
     def of_fit(self) -> Tensors:
         """What the inversion found out about H, from a fit that is there."""
@@ -191,27 +205,19 @@ class Steps:
         return self._described(self._solver(rows)(rhs), rhs)
 
     def _solver(self, rows: slice) -> Solve:
-        return self._fits.solver(self._method(rows), self._hessian, self._progress)
-
-    def _method(self, rows: slice) -> Method:
         """With the rows' part of a first guess."""
         guess = self.inputs.guess
-        return engine_method(
-            self.request.inversion,
-            self.request.seed,
-            lambda digest, name: guess(digest, name, rows),
+        return self._fits.solver(
+            lambda digest, name: guess(digest, name, rows), self._hessian, self._progress
         )
 
     def _described(self, solution: Solution, rhs: Tensor) -> Solved:
-        summary, arrays = described(solution)
-        summary["curvature_share"] = curvature_share(
-            rhs, solution.x, self.request.hessian_regularization
-        )
-        rowwise = self.request.inversion.answer == "iterative"
-        of_rows = {
-            name: value for name, value in arrays.items() if rowwise or name == "residual_norms"
-        }
-        of_fit = {name: value for name, value in arrays.items() if name not in of_rows}
+        damping = self.request.hessian_regularization
+        summary = solution.summary | {"curvature_share": solution.curvature_share(rhs, damping)}
+        of_rows: Tensors = {}
+        of_fit: Tensors = {}
+        for name, value in solution.arrays.items():
+            (of_rows if name in solution.rowwise else of_fit)[name] = value
         return Solved(solution.x, of_rows, of_fit, summary)
 
     def _right_hand_sides(self, rows: slice) -> Tensor:
@@ -325,3 +331,8 @@ def _peak_memory(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def low_precision(precision: str | None) -> Precision:
+    """The engine's precision of gradient products; everything else is in the problem's dtype."""
+    return precision if precision in ("tf32", "bf16") else "full"  # type: ignore[return-value]

@@ -103,6 +103,6 @@ def warm_up(device: torch.device) -> None:
     problem = Problem(network, make_loss("cross_entropy"), device=device)
     rhs = torch.cat([block for _, block in row_gradients(problem, rows)])
     # λ far above any curvature of such a network, whose weights are random: H + λI is definite.
-    factors = Direct().solve(Hessian(problem, rows, 100.0), rhs).x
+    factors = Direct().solve(Hessian(problem, rows), 100.0, rhs).x
     for _ in up(problem, factors, rows):
         pass

@@ -15,7 +15,6 @@ from workers.engine import (
     Direct,
     Hessian,
     Lissa,
-    LowRank,
     Problem,
     Recycled,
     Solution,
@@ -40,27 +39,25 @@ def answer(work: Work) -> Answer:
     if "problem" not in work.kept or not work.contestant.kept:
         work.kept["problem"] = Problem(work.trained.model, make_loss("cross_entropy"))
     problem = work.kept["problem"]
-    hessian = Hessian(problem, train, work.case.damping)
+    hessian, damping = Hessian(problem, train), work.case.damping
     rhs = torch.cat([block for _, block in row_gradients(problem, test)])
     if work.contestant.kept:
-        solution = _with_what_is_kept(_method(work), hessian, rhs, work.kept)
+        solution = _with_what_is_kept(_method(work), hessian, damping, rhs, work.kept)
     else:
-        solution = _method(work).solve(hessian, rhs)
+        solution = _method(work).solve(hessian, damping, rhs)
     meet = perturbation if work.case.kind == "perturbation" else up
     influence = torch.cat([block for _, block in meet(problem, solution.x, train)], 1)
     return Answer(influence, solution.x, hessian.products, _notes(solution, hessian))
 
 
 def _with_what_is_kept(
-    method: Method, hessian: Hessian, rhs: Tensor, kept: dict[str, Any]
+    method: Method, hessian: Hessian, damping: float, rhs: Tensor, kept: dict[str, Any]
 ) -> Solution:
     """As `workers.fits.fits` does it, with what earlier calls have found out about H."""
-    if isinstance(method, ConjugateGradients | Lissa):
-        return method.solve(hessian, rhs, recycled=kept.setdefault("recycled", Recycled()))
     if "fitted" not in kept:
-        kept["fitted"] = method.fit(hessian)
-    fitted = kept["fitted"]
-    return fitted.solve(rhs, operator=hessian) if isinstance(fitted, LowRank) else fitted.solve(rhs)
+        kept["fitted"] = method.fit(hessian, damping)
+    recycled = kept.setdefault("recycled", Recycled())
+    return method.solve(hessian, damping, rhs, fit=kept["fitted"], recycled=recycled)
 
 
 def _method(work: Work) -> Method:

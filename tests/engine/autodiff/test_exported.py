@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, export, load, save
 
 from tests.engine.exact import relative
+from tests.engine.matrices import with_damping
 from tests.engine.models import BagOfWords, Case, make
 from workers.engine import (
     Direct,
@@ -50,7 +51,7 @@ def influences(case: Case, module: nn.Module, dtype: torch.dtype) -> tuple[Tenso
     problem = Problem(module, make_loss(case.loss), case.parameters, dtype=dtype)
     check_problem(problem, next(case.train.batches(3)))
     rhs = torch.cat([each for _, each in row_gradients(problem, case.test)])
-    factors = Direct().solve(Hessian(problem, case.train, 10.0, batch_size=4), rhs).x
+    factors = Direct().solve(*with_damping(Hessian(problem, case.train, batch_size=4), 10.0), rhs).x
     dense = Hessian(problem, case.train).dense()
     return torch.cat([each for _, each in up(problem, factors, case.train)], 1), dense
 
@@ -147,7 +148,7 @@ def test_what_was_perturbed_before_leaves_the_bits_of_all_else_as_they_are(begun
         assert list(perturb_at(used, torch.ones(1, used.size), rows, module=name))
     found = []
     for problem in (fresh, used):
-        hessian = Hessian(problem, rows, 1.0)
+        hessian = with_damping(Hessian(problem, rows), 1.0)
         vectors = torch.eye(problem.size)[:5]
         batches = [next(rows.batches(size)) for size in (1, 7)]
         numbers = [

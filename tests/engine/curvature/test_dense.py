@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tests.engine.autodiff.test_graph import MODELS, problem_of
 from tests.engine.exact import Exact, relative
+from tests.engine.matrices import with_damping
 from tests.engine.models import make
 from workers.engine import Hessian, Loss, NotFinite, Problem, TensorRows, make_loss
 from workers.engine.curvature.dense.build import layer_pairs
@@ -44,7 +45,7 @@ def by_pairs(hessian: Hessian) -> Tensor:
 def test_it_is_the_hessian_of_all_rows_for_any_batch_size(name: str, batch_size: int) -> None:
     case = make(name)
     problem = Problem(case.module, make_loss(case.loss))
-    dense = by_pairs(Hessian(problem, case.train, 3.0, batch_size=batch_size))
+    dense = by_pairs(with_damping(Hessian(problem, case.train, batch_size=batch_size), 3.0))
     assert relative(dense, Exact(case).hessian) < 1e-12
     assert torch.equal(dense, dense.T)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.engine.exact import Exact, relative
+from tests.engine.matrices import with_damping
 from tests.engine.models import make
 from workers.engine import (
     BadParameter,
@@ -71,7 +72,7 @@ class Explosive(torch.Tensor):
 @given(batch_size=st.integers(1, 40), vectors=vectors_of)
 @few
 def test_no_batch_size_changes_the_product(batch_size: int, vectors: Tensor) -> None:
-    hessian = Hessian(PROBLEM, PERCEPTRON.train, 0.3, batch_size=batch_size)
+    hessian = with_damping(Hessian(PROBLEM, PERCEPTRON.train, batch_size=batch_size), 0.3)
     assert relative(hessian.matmat(vectors), vectors @ EXACT + 0.3 * vectors) < 1e-12
 
 
@@ -94,7 +95,7 @@ def test_the_product_is_symmetric(vectors: Tensor) -> None:
 @given(vectors=vectors_of, factor=st.floats(-10, 10))
 @few
 def test_the_product_is_linear(vectors: Tensor, factor: float) -> None:
-    hessian = Hessian(PROBLEM, PERCEPTRON.train, 0.1)
+    hessian = with_damping(Hessian(PROBLEM, PERCEPTRON.train), 0.1)
     left = hessian.matmat(vectors[:1] + factor * vectors[1:2])
     images = hessian.matmat(vectors)
     torch.testing.assert_close(left, images[:1] + factor * images[1:2], rtol=1e-9, atol=1e-9)
@@ -110,7 +111,7 @@ def test_every_way_of_multiplying_is_exact(way: Derivative) -> None:
 
 
 def test_the_dense_form_has_no_damping_and_is_symmetric_to_the_last_bit() -> None:
-    dense = Hessian(PROBLEM, PERCEPTRON.train, 5.0, batch_size=6).dense()
+    dense = with_damping(Hessian(PROBLEM, PERCEPTRON.train, batch_size=6), 5.0).dense()
     assert relative(dense, EXACT) < 1e-12
     assert torch.equal(dense, dense.T)
 
@@ -123,11 +124,11 @@ def test_passes_and_products_are_counted() -> None:
 
 
 def test_a_sample_of_rows_has_its_own_mean() -> None:
-    hessian = Hessian(PROBLEM, PERCEPTRON.train, 0.2, batch_size=2)
+    hessian = with_damping(Hessian(PROBLEM, PERCEPTRON.train, batch_size=2), 0.2)
     picked = torch.tensor([4, 1, 7])
     part = PERCEPTRON.train.take(picked)
     vectors = torch.randn(2, PROBLEM.size, dtype=torch.float64)
-    alone = Hessian(PROBLEM, TensorRows(part.inputs, part.target_tensors[0]), 0.2)
+    alone = with_damping(Hessian(PROBLEM, TensorRows(part.inputs, part.target_tensors[0])), 0.2)
     assert relative(hessian.sampled_matmat(picked, vectors), alone.matmat(vectors)) < 1e-12
 
 
@@ -155,7 +156,7 @@ def test_a_batch_that_ends_memory_half_way_is_not_counted_twice(
         if calls == 4:  # the second block of vectors of the second batch
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    hessian = Hessian(PROBLEM, PERCEPTRON.train, 0.1, batch_size=8, product="graph")
+    hessian = with_damping(Hessian(PROBLEM, PERCEPTRON.train, batch_size=8, product="graph"), 0.1)
     vectors = torch.randn(6, PROBLEM.size, dtype=torch.float64)
     monkeypatch.setattr("workers.engine.model.batching.VECTORS_AT_ONCE", {"cpu": 3})
     monkeypatch.setattr(Linearized, "add", halfway)
@@ -227,7 +228,7 @@ def test_a_loss_that_overflows_names_its_row() -> None:
 @pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf")])
 def test_an_impossible_damping_is_refused(damping: float) -> None:
     with pytest.raises(BadParameter, match="hessian_regularization"):
-        Hessian(PROBLEM, PERCEPTRON.train, damping)
+        with_damping(Hessian(PROBLEM, PERCEPTRON.train), damping)
 
 
 def test_no_rows_are_refused() -> None:
@@ -250,7 +251,7 @@ def test_a_second_derivative_that_is_zero_is_a_zero_hessian() -> None:
             return x @ self.weight - y
 
     problem = Problem(Linear().eval(), make_loss("program"))
-    hessian = Hessian(problem, TensorRows(torch.randn(5, 2), torch.randn(5)), 0.5)
+    hessian = with_damping(Hessian(problem, TensorRows(torch.randn(5, 2), torch.randn(5))), 0.5)
     assert torch.equal(hessian.dense(), torch.zeros(2, 2))
 
 

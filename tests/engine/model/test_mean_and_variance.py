@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.engine.exact import relative
+from tests.engine.matrices import with_damping
 from workers.engine import (
     Arnoldi,
     BadParameter,
@@ -90,7 +91,7 @@ def test_influences_are_those_of_torchs_loss(method: Direct) -> None:
     module = heads()
     problem, rows = Problem(module, GAUSSIAN), TensorRows([X], Y)
     rhs = per_example_gradients(problem, Batch((X[:3],), Y[:3], 0))
-    factors = method.solve(Hessian(problem, rows, DAMPING), rhs).x
+    factors = method.solve(*with_damping(Hessian(problem, rows), DAMPING), rhs).x
     found = torch.cat([block for _, block in up(problem, factors, rows)], 1)
     assert relative(found, influences_by_torch(module)) < 1e-6
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.engine.exact import Exact, relative
+from tests.engine.matrices import with_damping
 from tests.engine.models import make
 from workers.engine import (
     BadParameter,
@@ -109,8 +110,8 @@ def test_shuffled_rows_come_back_under_their_own_numbers() -> None:
 @pytest.mark.parametrize("batch_size", [4, 20])
 def test_self_influence_is_the_diagonal(batch_size: int) -> None:
     case, problem = make("perceptron"), problem_of("perceptron")
-    hessian = Hessian(problem, case.train, 10.0)
-    fitted = Direct().fit(hessian)
+    hessian = with_damping(Hessian(problem, case.train), 10.0)
+    fitted = Direct().fit(*hessian)
     blocks = self_influence(problem, fitted.solve, case.train, batch_size=batch_size)
     found = torch.cat([each for _, each in blocks])
     gradients = torch.cat([each for _, each in row_gradients(problem, case.train)])
@@ -121,10 +122,10 @@ def test_self_influence_is_the_diagonal(batch_size: int) -> None:
 
 def test_self_influence_takes_any_solver() -> None:
     case, problem = make("perceptron"), problem_of("perceptron")
-    hessian = Hessian(problem, case.train, 10.0)
+    hessian = with_damping(Hessian(problem, case.train), 10.0)
     method = ConjugateGradients(rtol=1e-12, atol=0.0)
-    exact = self_influence(problem, Direct().fit(hessian).solve, case.train)
-    found = self_influence(problem, lambda rhs: method.solve(hessian, rhs), case.train)
+    exact = self_influence(problem, Direct().fit(*hessian).solve, case.train)
+    found = self_influence(problem, lambda rhs: method.solve(*hessian, rhs), case.train)
     for (_, ours), (_, theirs) in zip(found, exact, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=0)
 
@@ -219,12 +220,16 @@ def test_no_rows_and_no_factors_give_no_blocks() -> None:
 def test_inverting_the_mean_is_not_averaging_inverses_of_batches() -> None:
     case = make("softmax_regression")
     problem = Problem(case.module, make_loss(case.loss))
-    hessian = Hessian(problem, case.train, 0.01, batch_size=5)
+    hessian = with_damping(Hessian(problem, case.train, batch_size=5), 0.01)
     rhs = torch.cat([each for _, each in row_gradients(problem, case.test)])
-    found = joined(up(problem, Direct().solve(hessian, rhs).x, case.train))
+    found = joined(up(problem, Direct().solve(*hessian, rhs).x, case.train))
     assert relative(found, Exact(case).up(0.01)) < 1e-9
     by_batch = [
-        Direct().solve(Hessian(problem, TensorRows(b.inputs, b.target_tensors[0]), 0.01), rhs).x
+        Direct()
+        .solve(
+            *with_damping(Hessian(problem, TensorRows(b.inputs, b.target_tensors[0])), 0.01), rhs
+        )
+        .x
         for b in case.train.batches(5)
     ]
     wrong = joined(up(problem, torch.stack(by_batch).mean(0), case.train))

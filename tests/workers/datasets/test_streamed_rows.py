@@ -22,6 +22,7 @@ from service.datasets.sources import blob_sources
 from service.jobs.states import now
 from service.results.layout import blob_path
 from service.storage.objects import Objects
+from tests.engine.matrices import with_damping
 from tests.s3_server import S3Server
 from upweight.schema import DatasetRecord, parse_rows
 from workers.checks.dataset import check_dataset
@@ -161,8 +162,8 @@ def test_influences_over_ten_times_the_cache_are_the_same_bytes(kept: Kept) -> N
     rhs = torch.randn(2, problem.size)
 
     def computed(rows: StreamedRows | TensorRows) -> Iterator[torch.Tensor]:
-        hessian = Hessian(problem, rows, 1e-2, batch_size=100)
-        solution = ConjugateGradients(rtol=1e-3, maxiter=2).solve(hessian, rhs)
+        hessian = with_damping(Hessian(problem, rows, batch_size=100), 1e-2)
+        solution = ConjugateGradients(rtol=1e-3, maxiter=2).solve(*hessian, rhs)
         for _, block in up(problem, solution.x, rows, batch_size=100):
             yield block
 

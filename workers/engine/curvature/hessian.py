@@ -13,47 +13,45 @@ from workers.engine.curvature.dense.by_layers import ByLayers
 from workers.engine.curvature.row_sums import RowSums
 from workers.engine.errors import BadParameter, OutOfMemory, ShapeMismatch
 from workers.engine.gauss_newton import dual_gauss_newton
-from workers.engine.inversion.preconditioner import Metric
 from workers.engine.model.batching import DEFAULT_BUDGET, BatchSize
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Rows
 from workers.engine.model.second_order import is_out_of_memory
+from workers.engine.operators import Curvature, Metric
 from workers.engine.progress import Progress, silent
 
 FEWEST_EXPLICIT = 256  # with fewer parameters there is nothing to gain
 LOOKING_FOR_MEMORY = "use cg, lissa or arnoldi, or select fewer parameters"
 
 
-class Hessian:
-    """H + λI, where H = (1/n) Σ ∇²θ L(zᵢ, θ) over ALL n rows.
+class Hessian(Curvature):
+    """H = (1/n) Σ ∇²θ L(zᵢ, θ) over ALL n rows.
 
     The result does not depend on the batch size beyond rounding: a short last batch weighs what it
-    has rows. `damping` is λ ≥ 0. `budget_bytes` bounds the activations of one block of rows ×
-    vectors; `batch_size` "auto" derives the rows from it. `progress` hears of every batch.
+    has rows. `budget_bytes` bounds the activations of one block of rows × vectors; `batch_size`
+    "auto" derives the rows from it. `progress` hears of every batch.
 
     `passes` counts multiplications of a block with the whole training set, `products` the vectors
     in them. What multiplies, one for a vector and one for several, is selected by a rule of model and
     device. `product_name` is its name, `product` fixes it by its name.
     """
 
+    is_sum_of_rows = True
+
     def __init__(
         self,
         problem: Problem,
         rows: Rows,
-        damping: float = 0.0,
         *,
         batch_size: BatchSize = "auto",
         budget_bytes: int = DEFAULT_BUDGET,
         progress: Progress | None = None,
         product: str | None = None,
     ) -> None:
-        if not damping >= 0.0 or damping == float("inf"):
-            raise BadParameter("hessian_regularization", damping, "must be finite and at least 0")
         if len(rows) == 0:
             raise BadParameter("rows", 0, "the Hessian needs at least one training row")
         self.problem = problem
         self.rows = rows
-        self.damping = float(damping)
         self.passes = 0
         self.products = 0
         self.progress: Progress = progress or silent
@@ -94,14 +92,10 @@ class Hessian:
         return next(reversed(used.values())).name if used else None
 
     def matmat(self, vectors: Tensor) -> Tensor:
-        """(H + λI) v for each row v of (k, p), in one pass over the training rows.
+        """H v for each row v of (k, p), in one pass over the training rows.
 
         Raises ShapeMismatch, NotFinite, UnsupportedOperator, OutOfMemory.
         """
-        return self.undamped(vectors) + self.damping * vectors
-
-    def undamped(self, vectors: Tensor) -> Tensor:
-        """H v for each row v of (k, p), λ not included; raises what `matmat` does."""
         if vectors.ndim != 2 or vectors.shape[1] != self.problem.size:
             raise ShapeMismatch("vectors", (-1, self.problem.size), vectors.shape, "a row a vector")
         if len(vectors) == 0:
@@ -120,17 +114,16 @@ class Hessian:
         problem = self.problem.in_double()
         with torch.no_grad():
             problem.losses(problem.theta, problem.placed(next(iter(self.rows.batches(1)))))
-        given = problem, self.rows, self.damping
-        return Hessian(*given, budget_bytes=self._budget, progress=self.progress)
+        return Hessian(problem, self.rows, budget_bytes=self._budget, progress=self.progress)
 
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
-        """(H_j + λI) v with H_j the mean over the rows with these numbers; counts as no pass."""
+        """H_j v with H_j the mean over the rows with these numbers; counts as no pass."""
         total = self._sums.over_sample(indices, vectors)
         self.products += len(vectors)
-        return total / len(indices) + self.damping * vectors
+        return total / len(indices)
 
     def partial_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
-        """λ v + (1/n) Σ ∇² L(zᵢ) v over the rows with these numbers, ascending; all rows where memory ends.
+        """(1/n) Σ ∇² L(zᵢ) v over the rows with these numbers, ascending; all rows where memory ends.
 
         Counts as a pass, and as many products as that part of the rows is worth.
         """
@@ -139,10 +132,10 @@ class Hessian:
             return self.matmat(vectors)
         self.passes += 1
         self.products += round(len(vectors) * len(indices) / len(self.rows))
-        return total / len(self.rows) + self.damping * vectors
+        return total / len(self.rows)
 
     def dense(self) -> Tensor:
-        """H itself, (p, p), WITHOUT λ; symmetric to the last bit. Raises OutOfMemory.
+        """H itself, (p, p), symmetric to the last bit. Raises OutOfMemory.
 
         A chain of linear layers is summed up by pairs of layers in ONE pass, without a product; so
         are such layers at the end of a model with analytic products, whose other parameters take a
@@ -168,7 +161,7 @@ class Hessian:
             last = min(first + width, size)
             units = torch.zeros(last - first, size, dtype=self.dtype, device=self.device)
             units[:, first:last].fill_diagonal_(1.0)
-            result[first:last] = self.undamped(units)
+            result[first:last] = self.matmat(units)
             self.progress("hessian", last, size, "parameters")
         return symmetrise(result, width)
 
@@ -201,7 +194,7 @@ class Hessian:
                 self._matrix = self._dense(pairs)
         return self._matrix
 
-    def preconditioner_if_cheaper(self, products: float) -> Metric | None:
+    def preconditioner_if_cheaper(self, damping: float, products: float) -> Metric | None:
         """A preconditioner for cg, if it saves more than it costs in a solution by so many products; else None.
 
         Only where products are analytic, of the model's graph.
@@ -210,7 +203,7 @@ class Hessian:
         derivative = self._sums.derivative(probe, self.problem.theta.expand(2, -1))
         if not isinstance(derivative, AnalyticHvp):
             return None
-        given = self.problem, derivative.graph, self.rows, self.damping, products
+        given = self.problem, derivative.graph, self.rows, damping, products
         return dual_gauss_newton(*given, budget_bytes=self._budget, progress=self.progress)
 
     def _layer_pairs(self) -> LayerPairs | None:

@@ -20,6 +20,7 @@ from workers.engine.gauss_newton.sizes import Sizes, are_outer, width_of
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Rows
 from workers.engine.model.second_order import is_out_of_memory
+from workers.engine.operators import Metric
 from workers.engine.progress import Progress
 
 # Columns are as long (squares, in λ), and have at least this part of the trace of all of them.
@@ -31,18 +32,18 @@ ABOVE_ROUNDING = 10.0
 
 
 @dataclass(frozen=True)
-class DualGaussNewton:
-    """See the package; a `Preconditioner`."""
+class DualGaussNewton(Metric):
+    """See the package."""
 
     columns: Columns
     factor: Tensor  # (D, D), lower, of λI + Gᵀ G
     damping: float
     row_traces: Tensor  # (n,)
 
-    def apply(self, residuals: Tensor) -> Tensor:
+    def apply(self, rhs: Tensor) -> Tensor:
         """(k, p) -> (k, p)."""
-        weights = torch.cholesky_solve(self.columns.met(residuals).T, self.factor).T
-        return (residuals - self.columns.combined(weights)).div_(self.damping)
+        weights = torch.cholesky_solve(self.columns.met(rhs).T, self.factor).T
+        return (rhs - self.columns.combined(weights)).div_(self.damping)
 
     def products(self, blocks: Sequence[Tensor]) -> Tensor:
         """(λI + G Gᵀ) between vectors: blocks (s_i, p) to (Σ s, Σ s), float64."""
@@ -60,7 +61,7 @@ class DualGaussNewton:
 
     @property
     def info(self) -> dict[str, str | int]:
-        """What a solution says of it."""
+        """As a preconditioner."""
         return {"preconditioner": "gauss_newton", "preconditioner_rank": len(self.factor)}
 
 

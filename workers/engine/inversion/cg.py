@@ -19,20 +19,16 @@ import torch
 from torch import Tensor
 
 from workers.engine.errors import BadParameter, ShapeMismatch
-from workers.engine.inversion.explicit import Explicit
+from workers.engine.inversion.cholesky import Cholesky
 from workers.engine.inversion.fewer_rows import FewerRows
 from workers.engine.inversion.indefinite import Unsolved, indefinite
-from workers.engine.inversion.preconditioner import (
-    IDENTITY,
-    Factored,
-    Preconditioner,
-    jacobi,
-    nystroem,
-)
+from workers.engine.inversion.method import Method
+from workers.engine.inversion.preconditioner import IDENTITY
 from workers.engine.inversion.recurrences import Limits, Run, separate, shared
 from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.refinement import doubled, refine
-from workers.engine.inversion.solution import Operator, Solution, Status, checked_rhs
+from workers.engine.inversion.solution import Solution, Status, checked_rhs
+from workers.engine.operators import Curvature, Damped, Inverse
 from workers.engine.progress import Progress, silent
 
 # More rows than this make the small dense algebra of a shared space cost more than it saves.
@@ -48,6 +44,8 @@ SHARING = 0.6
 FACTORISATION = 4.5
 # Of a power of two that float32 has, as well as what is left of a row divided by it.
 MOST_EXPONENT = 120
+# What the info has of each right-hand side.
+ROWWISE = frozenset({"iterations", "converged", "residual_norms"})
 # A relative residual below this is rounding in float32: it is told, and reached, in float64 ...
 FINEST = 2e-6
 # ... from a solution that is as good as this.
@@ -55,12 +53,12 @@ START = 1e-5
 
 
 @dataclass(frozen=True)
-class ConjugateGradients:
+class ConjugateGradients(Method, name="cg"):
     """Stops each right-hand side when ‖r‖ ≤ max(rtol ‖b‖, atol), judged by the true residual.
 
     `x0` is a start (k, p), never written to; null starts from zero, and for b = 0 the answer is 0.
-    `maxiter` null means 10 p, at least 50. `preconditioner` is "jacobi", "nystroem" of the given
-    `rank`, or null for what makes the solution quicker, if anything does; `seed` is that of probes.
+    `maxiter` null means 10 p, at least 50. `preconditioner` is any method with a fit, or null for what
+    makes the solution quicker, if anything does.
     info has iterations (k,), converged (k,), residual_norms (k,), passes, refined, preconditioner
     and preconditioner_rank.
     """
@@ -69,8 +67,7 @@ class ConjugateGradients:
     rtol: float = 1e-7
     atol: float = 0.0
     maxiter: int | None = None
-    preconditioner: Literal["jacobi", "nystroem"] | None = None
-    rank: int | None = None
+    preconditioner: Method | None = None
     recurrence: Literal["shared", "separate"] = "shared"
     seed: int = 0
     unsolved: Unsolved = "fail"
@@ -82,31 +79,35 @@ class ConjugateGradients:
             )
         if self.maxiter is not None and self.maxiter < 1:
             raise BadParameter("maxiter", self.maxiter, "at least 1, or null for 10 p")
-        if self.preconditioner not in (None, "jacobi", "nystroem"):
-            raise BadParameter("preconditioner", self.preconditioner, "null, jacobi or nystroem")
-        if (self.preconditioner == "nystroem") != (self.rank is not None):
-            raise BadParameter("rank", self.rank, "given with preconditioner nystroem, and only so")
-        if self.rank is not None and self.rank < 1:
-            raise BadParameter("rank", self.rank, "at least 1")
+        if not isinstance(self.preconditioner, Method | None):
+            raise BadParameter("preconditioner", self.preconditioner, "null, or a method")
         if self.recurrence not in ("shared", "separate"):
             raise BadParameter("recurrence", self.recurrence, "shared or separate")
 
-    def fit(self, hessian: Operator, progress: Progress | None = None) -> Preconditioner:
-        """The preconditioner, which depends on model, training rows and λ alone."""
-        tell = progress or silent
-        if self.preconditioner == "jacobi":
-            return jacobi(hessian, self.seed, tell)
-        if self.preconditioner == "nystroem":
-            assert self.rank is not None
-            return nystroem(hessian, self.rank, self.seed, tell)
-        return IDENTITY
+    recycles = True
+
+    def fit(
+        self, curvature: Curvature, damping: float, progress: Progress | None = None
+    ) -> Inverse | None:
+        """The preconditioner that is asked for."""
+        if self.preconditioner is None:
+            return None
+        found = self.preconditioner.fit(curvature, damping, progress)
+        if found is None:
+            raise BadParameter(
+                "preconditioner",
+                self.preconditioner.name,
+                "a method that finds out something first",
+            )
+        return found.positive()
 
     def solve(
         self,
-        hessian: Operator,
+        curvature: Curvature,
+        damping: float,
         rhs: Tensor,
         progress: Progress | None = None,
-        preconditioner: Preconditioner | None = None,
+        fit: Inverse | None = None,
         recycled: Recycled | None = None,
     ) -> Solution:
         """Solve for all rows of rhs (k, p). Raises SingularHessian, ShapeMismatch, NotFinite, and what H raises.
@@ -114,13 +115,14 @@ class ConjugateGradients:
         `recycled` is what earlier solutions with this H have left, and is added to. Where float32
         cannot tell that a row is within its bound, all rows come in float64; see `refinement`.
         """
+        hessian = Damped(curvature, damping)
         rhs = checked_rhs(hessian, rhs)
         begun = hessian.passes
         scale = _powers_of_two(rhs)
         rhs, start = rhs / scale, self._start(rhs, scale)
         found = recycled or Recycled()
         operator = found.operator(hessian, self._expected_products(len(rhs)), len(rhs))
-        fitted = preconditioner or self._fitted(operator, found, len(rhs), progress)
+        fitted = fit or self._fitted(operator, found, len(rhs), progress)
         size = torch.linalg.vector_norm(rhs, dim=1)
         bounds = torch.maximum(self.rtol * size, self.atol / scale[:, 0])
         fine = bounds < FINEST * size
@@ -153,6 +155,7 @@ class ConjugateGradients:
                 "refined": double is not None,
                 **fitted.info,
             },
+            rowwise=ROWWISE,
         )
 
     def _start(self, rhs: Tensor, scale: Tensor) -> Tensor | None:
@@ -170,30 +173,30 @@ class ConjugateGradients:
         return alone * count ** (SHARING if self.recurrence == "shared" else 1.0)
 
     def _fitted(
-        self, operator: Operator, found: Recycled, count: int, progress: Progress | None
-    ) -> Preconditioner:
+        self, operator: Damped, found: Recycled, count: int, progress: Progress | None
+    ) -> Inverse:
         """The one asked for; none asked for, what makes the solution quicker."""
         if self.preconditioner is not None or self.recurrence == "separate":
-            return self.fit(operator, progress)
-        if isinstance(operator, Explicit):
+            return self.fit(operator.curvature, operator.damping, progress) or IDENTITY
+        if operator.curvature.matrix is not None:
             pays = operator.shape[0] <= FACTORISATION * self._expected_products(count)
             factor = found.cholesky(operator) if pays or found.factor is not None else None
-            return IDENTITY if factor is None else Factored(factor)
+            return IDENTITY if factor is None else Cholesky(factor)
         return found.preconditioner(operator, self._expected_products(count)) or IDENTITY
 
     def _begin(
         self,
-        operator: Operator,
+        operator: Damped,
         rhs: Tensor,
         x0: Tensor | None,
         bounds: Tensor,
-        fitted: Preconditioner,
+        fitted: Inverse,
         tell: Progress,
     ) -> Run:
         maxiter = self.maxiter or max(10 * rhs.shape[1], 50)
         start = torch.zeros_like(rhs) if x0 is None else x0
         run = Run(operator, rhs, start, Limits(bounds, maxiter), fitted, tell)
-        if x0 is None and isinstance(fitted, Factored):
+        if x0 is None and fitted.is_exact:
             run.x = fitted.apply(rhs)
             run.iterations[run.unfinished] += 1
         return run
@@ -213,7 +216,7 @@ class ConjugateGradients:
         return norms
 
     def _refined(
-        self, run: Run, double: Operator, bounds: Tensor, norms: Tensor
+        self, run: Run, double: Damped, bounds: Tensor, norms: Tensor
     ) -> tuple[Tensor, Tensor]:
         """x (k, p) and residual norms (k,) in float64, and the status of the rows that changed."""
         x, norms = run.x.double(), norms.double()
@@ -231,7 +234,7 @@ class ConjugateGradients:
             inner = self._begin(
                 run.operator, residuals, None, limits, run.preconditioner, run.progress
             )
-            if not isinstance(run.preconditioner, Factored):
+            if not run.preconditioner.is_exact:
                 inner.residual = residuals.clone()
                 self._iterate(inner)
             run.iterations[rows[which]] += inner.iterations

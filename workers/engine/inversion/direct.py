@@ -5,25 +5,36 @@ Use it below some ten thousand parameters, and whenever many right-hand sides sh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from workers.engine.errors import BadParameter
+from workers.engine.inversion.cholesky import cholesky, divided
 from workers.engine.inversion.extremes import (
     Spectrum,
     all_eigenvalues,
     extreme_eigenvalues,
 )
 from workers.engine.inversion.indefinite import LIFT, ROUNDING, Unsolved, singular
+from workers.engine.inversion.method import Method
+from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.solution import (
-    Operator,
     Solution,
     Status,
     checked_rhs,
     checked_rows,
 )
+from workers.engine.inversion.verdict import (
+    Verdict,
+    of_factorisation,
+    of_right_hand_sides,
+    unsolved_statuses,
+)
+from workers.engine.operators import Curvature, Damped, Inverse
 from workers.engine.progress import Progress, silent
 
 # Up to this many parameters all eigenvalues cost less than a second: 4/3 p³ operations.
@@ -33,8 +44,8 @@ Wanted = Literal["auto", "all", "extremes"]
 
 
 @dataclass(frozen=True)
-class Factorisation:
-    """H, what is known of its spectrum, and the Cholesky factor of H + λI; see `Inverse`.
+class Factorisation(Inverse):
+    """H, what is known of its spectrum, and the Cholesky factor of H + λI.
 
     Where an indefinite H + λI is kept, it is the LU factors, with their `pivots`.
 
@@ -46,6 +57,9 @@ class Factorisation:
     damping: float
     spectrum: Spectrum  # of H, λ not included
     pivots: Tensor | None = None  # (p,)
+    unsolved: Unsolved = "fail"  # where another λ leaves H + λI indefinite
+
+    is_exact = True
 
     def solve(self, rhs: Tensor, progress: Progress | None = None) -> Solution:
         """Two triangular solves and one step of refinement for all (k, p) at once."""
@@ -62,10 +76,27 @@ class Factorisation:
             {"hessian": self.hessian, **self._told()},
         )
 
+    def apply(self, rhs: Tensor) -> Tensor:
+        """Two triangular solves for all (k, p) at once."""
+        return self._divided(rhs).contiguous()
+
+    def positive(self) -> Inverse:
+        """Itself; an indefinite H + λI is no preconditioner."""
+        if self.pivots is not None:
+            raise BadParameter(
+                "hessian_regularization", self.damping, "larger: H + λI is not positive definite"
+            )
+        return self
+
     def _divided(self, rhs: Tensor) -> Tensor:
         if self.pivots is not None:
             return torch.linalg.lu_solve(self.factor, self.pivots, rhs.T).T
-        return torch.cholesky_solve(rhs.T, self.factor).T
+        return divided(rhs, self.factor)
+
+    @property
+    def info(self) -> dict[str, str | int]:
+        """As a preconditioner."""
+        return {"preconditioner": "cholesky"}
 
     def _told(self) -> dict[str, float | Tensor]:
         known = self.spectrum
@@ -92,19 +123,21 @@ class Factorisation:
         return tensors | {name: each for name, each in more.items() if each is not None}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> Factorisation:
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Factorisation:
         """The inverse of `tensors`."""
         damping, smallest, largest = tensors["numbers"].tolist()
         spectrum = Spectrum(smallest, largest, tensors.get("eigenvalues"))
         return cls(tensors["hessian"], tensors["factor"], damping, spectrum, tensors.get("pivots"))
 
-    def damped(self, damping: float, unsolved: Unsolved = "fail") -> Factorisation:
+    def damped(self, damping: float) -> Factorisation:
         """The same Hessian with another λ: no pass over the data. Raises SingularHessian."""
+        if damping == self.damping:
+            return self
         known = self.spectrum
         close = known.smallest + damping <= LIFT * max(known.largest, damping)
         exact = known.eigenvalues is not None
         kept = known if exact or not close else None
-        return _factorised(self.hessian, damping, kept, unsolved)
+        return _factorised(self.hessian, damping, kept, self.unsolved)
 
     def with_all_eigenvalues(self) -> Factorisation:
         """The same with the whole spectrum."""
@@ -114,7 +147,7 @@ class Factorisation:
 
 
 @dataclass(frozen=True)
-class Direct:
+class Direct(Method, name="direct"):
     """(H + λI)⁻¹ by Cholesky. A singular or indefinite H + λI is an error that names a λ.
 
     `spectrum`: all eigenvalues of H, its extremes, or (`auto`) all up to FEW parameters. With
@@ -128,45 +161,73 @@ class Direct:
         """Whether all eigenvalues of a Hessian (size, size) are to be computed."""
         return self.spectrum == "all" or (self.spectrum == "auto" and size <= FEW)
 
-    def fit(self, hessian: Operator, progress: Progress | None = None) -> Factorisation:
-        """What depends on model, training rows and λ alone. Raises SingularHessian."""
+    def fit(
+        self, curvature: Curvature, damping: float, progress: Progress | None = None
+    ) -> Factorisation:
+        """H, and its factorisation with λ. Raises SingularHessian."""
         tell = progress or silent
-        matrix = hessian.dense()
+        matrix = curvature.dense()
         tell("factorise", 0, 1, "factorisation")
         known = all_eigenvalues(matrix) if self.wants_all(len(matrix)) else None
-        fitted = _factorised(matrix, hessian.damping, known, self.unsolved)
+        fitted = _factorised(matrix, Damped(curvature, damping).damping, known, self.unsolved)
         tell("factorise", 1, 1, "factorisation")
         return fitted
 
-    def solve(self, hessian: Operator, rhs: Tensor, progress: Progress | None = None) -> Solution:
+    def lacks(self, fit: Inverse) -> bool:
+        """All eigenvalues, where they are wanted now and were not then."""
+        assert isinstance(fit, Factorisation)
+        return fit.spectrum.eigenvalues is None and self.wants_all(len(fit.hessian))
+
+    def completed(self, fit: Inverse) -> Factorisation:
+        """With all eigenvalues, where they are wanted."""
+        assert isinstance(fit, Factorisation)
+        found = fit.with_all_eigenvalues() if self.lacks(fit) else fit
+        return found if found.unsolved == self.unsolved else replace(found, unsolved=self.unsolved)
+
+    def solve(
+        self,
+        curvature: Curvature,
+        damping: float,
+        rhs: Tensor,
+        progress: Progress | None = None,
+        fit: Inverse | None = None,
+        recycled: Recycled | None = None,
+    ) -> Solution:
         """Solve for all rows of rhs (k, p). Raises SingularHessian, ShapeMismatch, NotFinite."""
-        rhs = checked_rhs(hessian, rhs)
-        return self.fit(hessian, progress).solve(rhs, progress)
+        if fit is None:
+            rhs = checked_rhs(Damped(curvature, damping), rhs)
+            fit = self.fit(curvature, damping, progress)
+        assert isinstance(fit, Factorisation)
+        return fit.solve(rhs, progress)
+
+    def verdict(self, summary: Mapping[str, Any], damping: float, dtype: torch.dtype) -> Verdict:
+        """By the condition number, where the spectrum is known and positive."""
+        if "smallest_eigenvalue" in summary and "negative_curvature" not in unsolved_statuses(
+            summary
+        ):
+            return of_factorisation(summary, damping, dtype)
+        return of_right_hand_sides(summary)
 
 
 def _factorised(
     matrix: Tensor, damping: float, spectrum: Spectrum | None, unsolved: Unsolved
 ) -> Factorisation:
     """`spectrum` is that of H, where it is known."""
-    shifted = matrix.clone()
-    shifted.diagonal().add_(damping)
-    factor, failed = torch.linalg.cholesky_ex(shifted)
-    if spectrum is None:
-        definite = not int(failed)
-        spectrum = (
-            extreme_eigenvalues(matrix, factor, damping) if definite else all_eigenvalues(matrix)
-        )
+    shifted, factor = cholesky(matrix, damping)
+    if spectrum is None and factor is not None:
+        spectrum = extreme_eigenvalues(matrix, factor, damping)
+    spectrum = spectrum or all_eigenvalues(matrix)
     smallest, largest = spectrum.smallest, spectrum.largest
     scale = max(abs(smallest), abs(largest), damping)
     # Eigenvalues below this are rounding: the solution would be, too.
     floor = matrix.shape[0] ** 0.5 * torch.finfo(matrix.dtype).eps * scale
-    if int(failed) or smallest + damping <= floor:
+    if factor is None or smallest + damping <= floor:
         if unsolved == "keep" and smallest + damping < -floor:
             known = spectrum if spectrum.eigenvalues is not None else all_eigenvalues(matrix)
             assert known.eigenvalues is not None
             if float((known.eigenvalues + damping).abs().min()) > floor:
                 lu, pivots = torch.linalg.lu_factor(shifted)
-                return Factorisation(matrix, lu, damping, known, pivots)
+                return Factorisation(matrix, lu, damping, known, pivots, unsolved)
         hidden = matrix.dtype == torch.float32 and abs(smallest + damping) <= ROUNDING * floor
         raise singular(smallest, damping, scale, rounding="float32" if hidden else "")
-    return Factorisation(matrix, factor, damping, spectrum)
+    return Factorisation(matrix, factor, damping, spectrum, unsolved=unsolved)

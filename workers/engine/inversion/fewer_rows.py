@@ -10,12 +10,11 @@ over ALL rows in the end, and where it is too large the iterations go on with wh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from workers.engine.inversion.solution import Operator
+from workers.engine.operators import Damped
 
 # What a product adds to a residual, in its norm, over the part of the trace that is left out: from the second iteration
 # on 0.2 to 6.7 on a perceptron, an encoder and a CNN, at most 4 where two thirds of all were met.
@@ -27,27 +26,18 @@ OF_THE_REST = 0.3
 WORTH_LEAVING = 0.15
 
 
-@runtime_checkable
-class PartialOperator(Operator, Protocol):
-    """An operator that is a mean over rows, of which some can be left out."""
-
-    def partial_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
-        """(k, p) -> (k, p): the sum over these rows (r,), ascending, by the number of ALL rows; λ included."""
-        ...
-
-
 @dataclass(frozen=True)
 class FewerRows:
     """Which rows an iteration can leave out."""
 
-    operator: PartialOperator
+    operator: Damped
     order: Tensor  # (n,) row numbers, those that count most first
     tails: Tensor  # (n + 1,) part of the trace without the first so many of them
 
     @classmethod
-    def of(cls, operator: Operator, traces: Tensor | None) -> FewerRows | None:
+    def of(cls, operator: Damped, traces: Tensor | None) -> FewerRows | None:
         """From what each row adds to the trace (n,); None if that is not known, or says nothing."""
-        if traces is None or not isinstance(operator, PartialOperator):
+        if traces is None or not operator.curvature.is_sum_of_rows:
             return None
         weights, order = traces.double().sort(descending=True, stable=True)
         total = weights.sum()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workers.engine.errors import SingularHessian
 from workers.engine.inversion.lanczos import Ends, ends
-from workers.engine.inversion.solution import Operator
+from workers.engine.operators import Damped
 
 # Whether negative curvature is an error, or results are kept with a status each.
 Unsolved = Literal["fail", "keep"]
@@ -34,12 +34,12 @@ def singular(
     )
 
 
-def indefinite(operator: Operator, direction: Tensor, seed: int) -> SingularHessian:
+def indefinite(operator: Damped, direction: Tensor, seed: int) -> SingularHessian:
     """The error where conjugate gradients met this direction (p,) of curvature that is not positive.
 
     The smallest eigenvalue comes from Lanczos steps that begin there.
     """
-    found: Ends = ends(operator, seed, start=direction[None])
+    found: Ends = ends(operator.curvature, seed, start=direction[None])
     scale = max(abs(found.smallest), abs(found.largest), operator.damping)
     return singular(found.smallest, operator.damping, scale, bound=not found.exact)
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from workers.engine.inversion.orthonormal import orthonormal
-from workers.engine.inversion.solution import Operator
+from workers.engine.operators import Curvature
 
 
 class BlockKrylov:
     """`basis` (s, p) orthonormal, `projected` (s, s) in float64, and what H leads out of it."""
 
-    def __init__(self, operator: Operator, rhs: Tensor) -> None:
-        self._operator = operator
+    def __init__(self, curvature: Curvature, rhs: Tensor) -> None:
+        self._curvature = curvature
         self.basis = rhs[:0]
         self.projected = torch.zeros(0, 0, dtype=torch.float64, device=rhs.device)
         self._following = rhs
@@ -30,7 +30,7 @@ class BlockKrylov:
     def grow(self) -> None:
         """One product of H with the next block."""
         block = self._orthonormal(self._following)[: self.room]
-        image = self._operator.undamped(block)
+        image = self._curvature.matmat(block)
         before, self.basis = len(self.basis), torch.cat([self.basis, block])
         part = image @ self.basis.T  # (k, s)
         wider = torch.zeros(len(self.basis), len(self.basis)).to(self.projected)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.inversion.orthonormal import orthonormal
-from workers.engine.inversion.solution import Operator
+from workers.engine.operators import Curvature
 from workers.engine.progress import Progress
 
 MOST_RESTARTS = 100
@@ -53,7 +53,7 @@ class Eigenpairs:
 class _Krylov:
     """An orthonormal basis that grows, H's projection on it, and what H leads out of it."""
 
-    operator: Operator
+    curvature: Curvature
     basis: Tensor  # (dimension, p), the first `size` rows in use
     projected: Tensor  # (dimension, dimension), in float64
     generator: torch.Generator
@@ -61,17 +61,17 @@ class _Krylov:
     overlap: Tensor = field(init=False)  # (w, w), of what the last block leads out to
 
     @classmethod
-    def of(cls, operator: Operator, dimension: int, seed: int, device: torch.device) -> _Krylov:
+    def of(cls, curvature: Curvature, dimension: int, seed: int, device: torch.device) -> _Krylov:
         """Empty, with room for so many rows."""
-        basis = torch.zeros(dimension, operator.shape[0], dtype=operator.dtype, device=device)
+        basis = torch.zeros(dimension, curvature.shape[0], dtype=curvature.dtype, device=device)
         # What products and orthogonalisation round is small where H is; an eigenproblem in float32
         # would round everything as it does the largest eigenvalue.
         projected = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
-        return cls(operator, basis, projected, torch.Generator().manual_seed(seed))
+        return cls(curvature, basis, projected, torch.Generator().manual_seed(seed))
 
     def product(self, vectors: Tensor) -> Tensor:
         """H v."""
-        return self.operator.undamped(vectors.to(self.operator.device)).to(self.basis.device)
+        return self.curvature.matmat(vectors.to(self.curvature.device)).to(self.basis.device)
 
     def random(self, width: int) -> Tensor:
         """Random orthonormal vectors (width, p), orthogonal to the basis as far as there is room."""
@@ -173,7 +173,7 @@ def block_width(size: int) -> int:
 
 
 def largest_eigenpairs(
-    operator: Operator,
+    curvature: Curvature,
     rank: int,
     dimension: int,
     tol: float,
@@ -182,9 +182,9 @@ def largest_eigenpairs(
     progress: Progress,
 ) -> Eigenpairs:
     """`rank` pairs from a basis of at most `dimension` > rank rows (or = p), kept on `device`."""
-    size = operator.shape[0]
-    krylov = _Krylov.of(operator, dimension, seed, device)
-    goal = _Goal(rank, tol, torch.finfo(operator.dtype).eps)
+    size = curvature.shape[0]
+    krylov = _Krylov.of(curvature, dimension, seed, device)
+    goal = _Goal(rank, tol, torch.finfo(curvature.dtype).eps)
     # A narrow space, or all of it, is filled one by one.
     width = block_width(size) if dimension - rank >= FEWEST_FREE and dimension < size else 1
     block = krylov.random(width)
@@ -219,12 +219,12 @@ def largest_eigenpairs(
             # Orthogonal to the whole old basis, hence to what is kept of it.
             block = krylov.orthonormal(block)
     values, turn = krylov.ritz()
-    values = values[:rank].to(operator.dtype)
+    values = values[:rank].to(curvature.dtype)
     vectors = krylov.combined(turn[:, :rank])
     vectors = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     images = krylov.product(vectors)
     residuals = torch.linalg.vector_norm(images - values[:, None] * vectors, dim=1)
-    home = operator.device
+    home = curvature.device
     return Eigenpairs(
         values.to(home),
         vectors.T.contiguous().to(home),
@@ -244,13 +244,13 @@ class Ends:
     exact: bool
 
 
-def ends(operator: Operator, seed: int, start: Tensor | None = None, steps: int = 60) -> Ends:
-    """Rough smallest and largest eigenvalue of H (λ not included), by some Lanczos steps.
+def ends(curvature: Curvature, seed: int, start: Tensor | None = None, steps: int = 60) -> Ends:
+    """Rough smallest and largest eigenvalue of H, by some Lanczos steps.
 
     They begin at random, or near `start` (1, p), until the smallest eigenvalue has settled to a per cent.
     """
-    steps = min(steps, operator.shape[0])
-    krylov = _Krylov.of(operator, steps, seed, operator.device)
+    steps = min(steps, curvature.shape[0])
+    krylov = _Krylov.of(curvature, steps, seed, curvature.device)
     block = krylov.random(1)
     if start is not None:
         unit = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
@@ -262,14 +262,14 @@ def ends(operator: Operator, seed: int, start: Tensor | None = None, steps: int 
         if start is not None and krylov.size >= FEWEST_OF_ENDS and settled:
             break
     error = float(krylov.leads_out(turn[:, -1:]))
-    exact = krylov.size == operator.shape[0]
+    exact = krylov.size == curvature.shape[0]
     return Ends(float(values[0]), float(values[-1]), error, exact)
 
 
-def largest_magnitude(operator: Operator, seed: int, steps: int = 20) -> tuple[float, float]:
-    """Rough smallest and largest eigenvalue of H (λ not included), by a few Lanczos steps.
+def largest_magnitude(curvature: Curvature, seed: int, steps: int = 20) -> tuple[float, float]:
+    """Rough smallest and largest eigenvalue of H, by a few Lanczos steps.
 
     The largest is from below, typically to a per cent; its Ritz error is added for safety.
     """
-    found = ends(operator, seed, steps=steps)
+    found = ends(curvature, seed, steps=steps)
     return found.smallest, found.largest + found.largest_error

@@ -27,14 +27,15 @@ from workers.engine.errors import (
 from workers.engine.inversion.course import course_of, course_steps
 from workers.engine.inversion.indefinite import Unsolved, clearly_negative, singular
 from workers.engine.inversion.lanczos import ends, largest_magnitude
+from workers.engine.inversion.method import Method
 from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.solution import (
-    SampledOperator,
     Solution,
     Status,
     checked_rhs,
 )
 from workers.engine.inversion.stationary import Spectrum, Step, iterates, stops
+from workers.engine.operators import Curvature, Damped, Inverse
 from workers.engine.progress import Progress, silent
 
 # A safe scale keeps this much distance from the bound, for the error of the estimate ...
@@ -58,50 +59,39 @@ EXPECTED_STEPS = 8
 # More rows than this make the small dense algebra of a shared space cost more than it saves.
 ROWS_OF_A_SPACE = 128
 
+# What the info has of each right-hand side.
+ROWWISE = frozenset({"residual_norms", "converged", "course_percent"})
+
 
 @dataclass(frozen=True)
-class OfBatch:
-    """H_j + λI, of some rows: what Lanczos steps ask of an operator."""
+class OfBatch(Curvature):
+    """H_j, of some rows: what Lanczos steps ask for."""
 
-    hessian: SampledOperator
+    original: Curvature
     indices: Tensor
-
-    @property
-    def damping(self) -> float:
-        """λ."""
-        return self.hessian.damping
-
-    @property
-    def passes(self) -> int:
-        """Over all training rows: none is made here."""
-        return self.hessian.passes
 
     @property
     def shape(self) -> tuple[int, int]:
         """(p, p)."""
-        return self.hessian.shape
+        return self.original.shape
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the vectors it multiplies."""
-        return self.hessian.dtype
+        return self.original.dtype
 
     @property
     def device(self) -> torch.device:
         """Where they lie."""
-        return self.hessian.device
+        return self.original.device
 
     def matmat(self, vectors: Tensor) -> Tensor:
-        """(k, p) -> (k, p), λ included."""
-        return self.hessian.sampled_matmat(self.indices, vectors)
-
-    def undamped(self, vectors: Tensor) -> Tensor:
-        """(k, p) -> (k, p), λ not included."""
-        return self.matmat(vectors) - self.damping * vectors
+        """(k, p) -> (k, p)."""
+        return self.original.sampled_matmat(self.indices, vectors)
 
     def dense(self) -> Tensor:
-        """(p, p), λ not included."""
-        return self.undamped(torch.eye(self.shape[0], dtype=self.dtype, device=self.device))
+        """(p, p)."""
+        return self.matmat(torch.eye(self.shape[0], dtype=self.dtype, device=self.device))
 
 
 class RoundingWatch:
@@ -136,7 +126,7 @@ class RoundingWatch:
 
 
 @dataclass(frozen=True)
-class Lissa:
+class Lissa(Method, name="lissa"):
     """Runs until the largest relative change of an entry is below rtol, rounding is all that changes it, or `maxiter`.
 
     `scale` "auto" takes a safe one from a few Lanczos steps, with H and with some random batches' own Hessians,
@@ -168,17 +158,22 @@ class Lissa:
         if self.batch_size is not None and self.batch_size < 1:
             raise BadParameter("batch_size", self.batch_size, "at least 1, or null for all rows")
 
+    recycles = True
+
     def solve(
         self,
-        hessian: SampledOperator,
+        curvature: Curvature,
+        damping: float,
         rhs: Tensor,
         progress: Progress | None = None,
+        fit: Inverse | None = None,
         recycled: Recycled | None = None,
     ) -> Solution:
         """Solve for all rows of rhs (k, p). Raises Diverged with a scale to try, SingularHessian with a λ.
 
         `recycled` is what earlier solutions with this H have left, and is added to.
         """
+        hessian = Damped(curvature, damping)
         rhs = checked_rhs(hessian, rhs)
         if self.h0 is not None and self.h0.shape != rhs.shape:
             raise ShapeMismatch("h0", rhs.shape, self.h0.shape, "a start for each right-hand side")
@@ -217,11 +212,12 @@ class Lissa:
             "course_percent": 100.0 * course,
         }
         residual = rhs - hessian.matmat(x)
-        return Solution(x, torch.linalg.vector_norm(residual, dim=1), status, info)
+        norms = torch.linalg.vector_norm(residual, dim=1)
+        return Solution(x, norms, status, info, ROWWISE)
 
     def _all(
         self,
-        hessian: SampledOperator,
+        hessian: Damped,
         rhs: Tensor,
         scale: float,
         tell: Progress,
@@ -244,9 +240,11 @@ class Lissa:
         for part in torch.split(rows, ROWS_OF_A_SPACE) if len(rows) else ():
             found = None
             if spectrum is None:
-                found = iterates(hessian, rhs[part], step, self.maxiter, tell)
+                found = iterates(hessian.curvature, rhs[part], step, self.maxiter, tell)
             if found is None:
-                spectrum = spectrum or Spectrum.where_cheaper(hessian, len(rows), self.maxiter)
+                spectrum = spectrum or Spectrum.where_cheaper(
+                    hessian.curvature, len(rows), self.maxiter
+                )
                 found = spectrum.iterates(rhs[part], step) if spectrum else None
                 recycled.spectrum = spectrum or kept
             if found is None:
@@ -264,7 +262,7 @@ class Lissa:
         return h, changes, done, course, contracts, rounded
 
     def _iterate(
-        self, hessian: SampledOperator, rhs: Tensor, scale: float, tell: Progress
+        self, hessian: Damped, rhs: Tensor, scale: float, tell: Progress
     ) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
         """The iterate h, its last relative changes (both (k, p)), the steps taken, the course (k, t), and which
         rows (k,) ended as rounding was all that changed them."""
@@ -323,19 +321,17 @@ class Lissa:
             )
         return settled
 
-    def _product(
-        self, hessian: SampledOperator, vectors: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def _product(self, hessian: Damped, vectors: Tensor, generator: torch.Generator) -> Tensor:
         if not self._takes_samples(hessian):
             return hessian.matmat(vectors)
         return hessian.sampled_matmat(self._drawn(hessian, generator), vectors)
 
-    def _drawn(self, hessian: SampledOperator, generator: torch.Generator) -> Tensor:
+    def _drawn(self, hessian: Damped, generator: torch.Generator) -> Tensor:
         """The row numbers of a random batch, without replacement."""
         drawn = torch.randperm(hessian.row_count, generator=generator)[: self.batch_size]
         return drawn.to(hessian.device)
 
-    def _takes_samples(self, hessian: SampledOperator) -> bool:
+    def _takes_samples(self, hessian: Damped) -> bool:
         return self.batch_size is not None and self.batch_size < hessian.row_count
 
     def _relative(self, step: Tensor, h: Tensor) -> Tensor:
@@ -345,8 +341,8 @@ class Lissa:
         size = torch.maximum(h.abs(), floor)
         return torch.where(size > 0, step.abs() / size.clamp(min=torch.finfo(h.dtype).tiny), 0.0)
 
-    def _safe_scale(self, hessian: SampledOperator) -> float:
-        _, largest = largest_magnitude(hessian, self.seed)
+    def _safe_scale(self, hessian: Damped) -> float:
+        _, largest = largest_magnitude(hessian.curvature, self.seed)
         top = largest + hessian.damping
         if top <= 0.0:
             raise self._indefinite(hessian, 0.0) or singular(0.0, hessian.damping, 0.0)
@@ -354,21 +350,21 @@ class Lissa:
             return MARGIN * top / (2.0 - self.dampen)
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(BATCHES_LOOKED_AT):
-            batch = OfBatch(hessian, self._drawn(hessian, generator))
+            batch = OfBatch(hessian.curvature, self._drawn(hessian, generator))
             _, largest = largest_magnitude(batch, self.seed, STEPS_IN_A_BATCH)
             top = max(top, largest + hessian.damping)
         return MARGIN_OF_BATCHES * top / (2.0 - self.dampen)
 
-    def _indefinite(self, hessian: SampledOperator, scale: float) -> SingularHessian | None:
+    def _indefinite(self, hessian: Damped, scale: float) -> SingularHessian | None:
         """What is to be said where H + λI, dampened, has a negative eigenvalue, as far as Lanczos steps tell."""
-        found = ends(hessian, self.seed, steps=STEPS_OF_ENDS)
+        found = ends(hessian.curvature, self.seed, steps=STEPS_OF_ENDS)
         top = max(abs(found.smallest), abs(found.largest), hessian.damping)
         least = found.smallest + hessian.damping + self.dampen * scale
         if not clearly_negative(least, top, hessian.shape[0], hessian.dtype):
             return None
         return singular(found.smallest, hessian.damping, top, bound=not found.exact)
 
-    def _diverged(self, hessian: SampledOperator, scale: float) -> EngineError:
+    def _diverged(self, hessian: Damped, scale: float) -> EngineError:
         indefinite = self._indefinite(hessian, scale)
         if indefinite is not None:
             return indefinite

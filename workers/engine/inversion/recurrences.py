@@ -14,9 +14,9 @@ from torch import Tensor
 from workers.engine.inversion.fewer_rows import FewerRows
 from workers.engine.inversion.indefinite import ROUNDING, clearly_negative
 from workers.engine.inversion.orthonormal import orthonormal
-from workers.engine.inversion.preconditioner import Preconditioner
 from workers.engine.inversion.recycled import Directions
-from workers.engine.inversion.solution import Operator, Status
+from workers.engine.inversion.solution import Status
+from workers.engine.operators import Damped, Inverse
 from workers.engine.progress import Progress
 
 # Of the rounding error of a true residual: a recurrence this small has nothing left to give.
@@ -35,11 +35,11 @@ class Limits:
 class Run:
     """The state of all right-hand sides; `x` is written in place, `rhs` never."""
 
-    operator: Operator
+    operator: Damped
     rhs: Tensor  # (k, p)
     x: Tensor  # (k, p)
     limits: Limits
-    preconditioner: Preconditioner
+    preconditioner: Inverse
     progress: Progress
     directions: Directions | None = None  # where those that are met are wanted
     fewer: FewerRows | None = None  # for late products, where it is known which

@@ -10,21 +10,15 @@ changes what a solution promises: residuals are recomputed from the operator eve
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from workers.engine.inversion.explicit import AnyOperator, Explicit, explicit_where_cheaper
-from workers.engine.inversion.preconditioner import (
-    Deflated,
-    LowRankPlusIdentity,
-    Metric,
-    Preconditionable,
-    Preconditioner,
-)
-from workers.engine.inversion.solution import Operator, SampledOperator
+from workers.engine.inversion.cholesky import cholesky
+from workers.engine.inversion.low_rank import LowRank
+from workers.engine.inversion.preconditioner import Deflated
 from workers.engine.inversion.stationary import Spectrum
+from workers.engine.operators import Damped, Explicit, Inverse, Metric, explicit_where_cheaper
 
 # That Ritz pairs are taken from, and what they may take.
 MOST_DIRECTIONS = 256
@@ -110,47 +104,48 @@ class Recycled:
         kept += [] if self.spectrum is None else [self.spectrum.values, self.spectrum.vectors]
         return sum(each.nbytes for each in kept if each is not None)
 
-    def operator(self, hessian: AnyOperator, vectors: float, width: int) -> AnyOperator:
-        """The operator, with its matrix at hand if it is kept, or pays for all products so far."""
-        if isinstance(hessian, Explicit):
+    def operator(self, hessian: Damped, vectors: float, width: int) -> Damped:
+        """The operator, with H's matrix at hand if it is kept, or pays for all products so far."""
+        if hessian.curvature.matrix is not None:
             return hessian
         if self.matrix is not None:
-            return cast(AnyOperator, Explicit(cast(SampledOperator, hessian), self.matrix))
+            return Damped(Explicit(hessian.curvature, self.matrix), hessian.damping)
         self.vectors_asked += vectors
-        found = explicit_where_cheaper(hessian, self.vectors_asked, width)
-        if isinstance(found, Explicit):
-            self.matrix = found.matrix
-        return found
+        found = explicit_where_cheaper(hessian.curvature, self.vectors_asked, width)
+        self.matrix = found.matrix
+        return Damped(found, hessian.damping)
 
-    def cholesky(self, operator: Explicit) -> Tensor | None:
-        """The lower factor of H + λI; None where it is not positive definite."""
+    def cholesky(self, operator: Damped) -> Tensor | None:
+        """The lower factor of H + λI, whose matrix is at hand; None where it is not positive definite."""
         if self.factor is None or self.factor_damping != operator.damping:
-            shifted = operator.matrix.clone()
-            shifted.diagonal().add_(operator.damping)
-            factor, failed = torch.linalg.cholesky_ex(shifted)
-            if int(failed):
+            assert operator.curvature.matrix is not None
+            _, factor = cholesky(operator.curvature.matrix, operator.damping)
+            if factor is None:
                 return None
             self.factor, self.factor_damping = factor, operator.damping
         return self.factor
 
-    def low_rank(self, damping: float) -> LowRankPlusIdentity | None:
+    def low_rank(self, damping: float) -> LowRank | None:
         """A preconditioner from the Ritz pairs; None without any that λ leaves positive."""
         if self.values is None or self.vectors is None or not damping > 0.0:
             return None
-        return LowRankPlusIdentity.of(self.values, self.vectors, damping)
+        values = self.values
+        return LowRank(
+            values, self.vectors, torch.zeros_like(values), damping, True, True, flat=True
+        )
 
-    def preconditioner(self, operator: Operator, products: float) -> Preconditioner | None:
+    def preconditioner(self, operator: Damped, products: float) -> Inverse | None:
         """The best that is known, or the operator's own where that pays for so many products."""
         kept = self.low_rank(operator.damping)
         if kept is not None:
             return kept
-        if self.own_damping != operator.damping and isinstance(operator, Preconditionable):
-            self.own, self.deflated = operator.preconditioner_if_cheaper(products), None
-            self.lessons = 0
-            self.own_damping = operator.damping
+        damping = operator.damping
+        if self.own_damping != damping:
+            self.own = operator.curvature.preconditioner_if_cheaper(damping, products)
+            self.deflated, self.lessons, self.own_damping = None, 0, damping
         return self.deflated or self.own
 
-    def directions(self, preconditioner: Preconditioner) -> Directions | None:
+    def directions(self, preconditioner: Inverse) -> Directions | None:
         """Where those of a solution with it are wanted, for `learn`; None where enough is known."""
         if not self._learns:
             return None
@@ -164,13 +159,13 @@ class Recycled:
     def _learns(self) -> bool:
         return self.vectors is None and self.lessons < MOST_LESSONS
 
-    def row_traces(self, preconditioner: Preconditioner) -> Tensor | None:
+    def row_traces(self, preconditioner: Inverse) -> Tensor | None:
         """(n,) what each training row adds to the trace of H, about; None where that is not known."""
         if self.own is None or not (preconditioner is self.own or preconditioner is self.deflated):
             return None
         return self.own.row_traces
 
-    def learn(self, directions: Directions, preconditioner: Preconditioner) -> None:
+    def learn(self, directions: Directions, preconditioner: Inverse) -> None:
         """Ritz pairs of the space that these directions span."""
         if not directions.blocks or not self._learns:
             return

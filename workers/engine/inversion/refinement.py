@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from workers.engine.errors import EngineError
-from workers.engine.inversion.explicit import Explicit
-from workers.engine.inversion.solution import Operator
+from workers.engine.operators import Damped
 
 MOST_ROUNDS = 8
 # A round that gains less is the last: the corrections are noise.
@@ -30,29 +28,19 @@ ROWS_AT_ONCE = 128
 Correct = Callable[[Tensor, Tensor, float], Tensor]
 
 
-@runtime_checkable
-class Doubled(Protocol):
-    """An operator that can be had in float64."""
-
-    def in_double(self) -> Operator:
-        """The same operator."""
-        ...
-
-
-def doubled(operator: Operator) -> Operator | None:
+def doubled(operator: Damped) -> Damped | None:
     """The operator in float64, None where it is already, or where it or the device can't."""
-    inner = operator.hessian if isinstance(operator, Explicit) else operator
-    if operator.dtype == torch.float64 or not isinstance(inner, Doubled):
+    if operator.dtype == torch.float64:
         return None
     with suppress(EngineError, RuntimeError, TypeError):
-        double = inner.in_double()
-        if double.shape == operator.shape:
-            return double
+        double = operator.curvature.in_double()
+        if double is not None and double.shape == operator.shape:
+            return Damped(double, operator.damping)
     return None
 
 
 def refine(
-    double: Operator, rhs: Tensor, x: Tensor, bounds: Tensor, correct: Correct
+    double: Damped, rhs: Tensor, x: Tensor, bounds: Tensor, correct: Correct
 ) -> tuple[Tensor, Tensor]:
     """x (k, p) in float64 and its residual norms (k,), each within `bounds` (k,) if it can be.
 

@@ -1,17 +1,17 @@
-"""What every inversion method returns, and the interfaces they share."""
+"""What every inversion method returns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from workers.engine.errors import NotFinite, ShapeMismatch
-from workers.engine.progress import Progress
+from workers.engine.operators import Damped
 
 
 class Status(StrEnum):
@@ -24,74 +24,65 @@ class Status(StrEnum):
     TRUNCATED = "truncated"  # a low-rank answer: the residual is what lies outside the eigenvectors
 
 
-class Operator(Protocol):
-    """A symmetric H + λI; `Hessian` is one, and so is any matrix in a test."""
-
-    @property
-    def damping(self) -> float: ...
-    @property
-    def passes(self) -> int: ...
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-    @property
-    def device(self) -> torch.device: ...
-    def matmat(self, vectors: Tensor) -> Tensor:
-        """(k, p) -> (k, p), λ included."""
-        ...
-
-    def undamped(self, vectors: Tensor) -> Tensor:
-        """(k, p) -> (k, p), λ not included: what (H + λI) v − λ v is but for rounding of λ v."""
-        ...
-
-    def dense(self) -> Tensor:
-        """(p, p), λ not included."""
-        ...
-
-
-class SampledOperator(Operator, Protocol):
-    """An operator that is a mean over rows, any sample of which can stand in for it."""
-
-    @property
-    def row_count(self) -> int: ...
-    def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
-        """(k, p) -> (k, p) with the mean over these rows alone, λ included."""
-        ...
-
-
 @dataclass(frozen=True)
 class Solution:
     """(H + λI) x = b, solved for each row b.
 
     `residual_norms` (k,) are ‖b − (H + λI) x‖, recomputed from the operator at the end. `info` is
-    the method's own: tensors and plain values. The whole unpacks as `x, info = solution`.
+    the method's own: tensors and plain values. Of its tensors those in `rowwise` have a row for each
+    right-hand side, the others are about H. The whole unpacks as `x, info = solution`.
     """
 
     x: Tensor  # (k, p)
     residual_norms: Tensor  # (k,)
     status: tuple[Status, ...]
     info: Mapping[str, Any] = field(default_factory=dict)
+    rowwise: frozenset[str] = frozenset({"residual_norms"})
 
     @property
     def converged(self) -> Tensor:
         """(k,) booleans."""
         return torch.tensor([each is Status.CONVERGED for each in self.status], dtype=torch.bool)
 
+    @property
+    def arrays(self) -> dict[str, Tensor]:
+        """The tensors of the info, to be stored, and the residual norms."""
+        tensors = {
+            name: value
+            for name, value in self.info.items()
+            if isinstance(value, Tensor) and value.ndim > 0
+        }
+        return {"residual_norms": self.residual_norms} | tensors
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The info as plain values, with how many right-hand sides ended in which status."""
+        found: dict[str, Any] = {}
+        for name, value in self.info.items():
+            if isinstance(value, Tensor) and value.ndim == 0:
+                found[name] = value.item()
+            elif isinstance(value, str | int | float | bool):
+                found[name] = value
+        found["right_hand_sides"] = len(self.status)
+        found["statuses"] = {status.value: self.status.count(status) for status in set(self.status)}
+        found["worst_residual_norm"] = self.residual_norms.max().item() if len(self.status) else 0.0
+        iterations = self.arrays.get("iterations")
+        if iterations is not None and iterations.numel():
+            found["iterations"] = int(iterations.max())
+        return found
+
+    def curvature_share(self, rhs: Tensor, damping: float) -> float:
+        """What H, and not λ, makes of the right-hand sides b (k, p): the mean of ‖b − λx‖ / ‖b‖ of those beside 0."""
+        norms = torch.linalg.vector_norm(rhs, dim=1)
+        rest = torch.linalg.vector_norm(rhs - damping * self.x, dim=1)
+        some = norms > 0
+        return float((rest[some] / norms[some]).mean()) if bool(some.any()) else 0.0
+
     def __iter__(self) -> Any:
         return iter((self.x, self.info))
 
 
-class Inverse(Protocol):
-    """What a method has found out about H + λI, ready for any right-hand side, and storable."""
-
-    def solve(self, rhs: Tensor, progress: Progress | None = None) -> Solution: ...
-    def tensors(self) -> dict[str, Tensor]:
-        """All of it, for storing; the class's `from_tensors` makes it again."""
-        ...
-
-
-def checked_rhs(operator: Operator, rhs: Tensor) -> Tensor:
+def checked_rhs(operator: Damped, rhs: Tensor) -> Tensor:
     """The right-hand sides (k, p) in the operator's dtype. Raises ShapeMismatch, NotFinite."""
     return checked_rows(rhs, operator.shape[0], operator.dtype, operator.device)
 
@@ -105,3 +96,13 @@ def checked_rows(rhs: Tensor, size: int, dtype: torch.dtype, device: torch.devic
     if not bool(finite.all()):
         raise NotFinite("the right-hand sides", row=int((~finite).nonzero()[0, 0]))
     return rhs
+
+
+def approximate(apply: Callable[[Tensor], Tensor], operator: Damped, rhs: Tensor) -> Solution:
+    """What an approximate inverse answers, with its true residuals: truncated, but where these are rounding."""
+    rhs = checked_rhs(operator, rhs)
+    x = apply(rhs)
+    norms = torch.linalg.vector_norm(rhs - operator.matmat(x), dim=1)
+    exact = norms <= torch.finfo(rhs.dtype).eps ** 0.5 * torch.linalg.vector_norm(rhs, dim=1)
+    status = tuple(Status.CONVERGED if each else Status.TRUNCATED for each in exact.tolist())
+    return Solution(x, norms, status)

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.engine.inversion.explicit import Explicit
 from workers.engine.inversion.krylov import BlockKrylov
-from workers.engine.inversion.solution import Operator
+from workers.engine.operators import Curvature
 from workers.engine.progress import Progress
 
 # Relative error of an iterate in the norm of each row.
@@ -79,13 +78,13 @@ class Spectrum:
     vectors: Tensor
 
     @classmethod
-    def where_cheaper(cls, operator: Operator, rows: int, maxiter: int) -> Spectrum | None:
-        """Of an operator with its matrix at hand, if that pays for `maxiter` steps of so many rows."""
-        size = operator.shape[0]
+    def where_cheaper(cls, curvature: Curvature, rows: int, maxiter: int) -> Spectrum | None:
+        """Of a curvature with its matrix at hand, if that pays for `maxiter` steps of so many rows."""
+        size = curvature.shape[0]
         pays = rows * maxiter >= DECOMPOSITION * size
-        if not isinstance(operator, Explicit) or not pays or not _fits(maxiter, size):
+        if curvature.matrix is None or not pays or not _fits(maxiter, size):
             return None
-        return cls(*torch.linalg.eigh(operator.matrix.double()))
+        return cls(*torch.linalg.eigh(curvature.matrix.double()))
 
     def serves(self, maxiter: int) -> bool:
         """Whether so many steps can be looked through."""
@@ -104,14 +103,14 @@ def _fits(maxiter: int, size: int) -> bool:
 
 
 def iterates(
-    operator: Operator, rhs: Tensor, step: Step, maxiter: int, progress: Progress
+    curvature: Curvature, rhs: Tensor, step: Step, maxiter: int, progress: Progress
 ) -> Iterates | None:
     """Those up to `maxiter`; None where a space would not be small, or the recursion does not converge
     within it."""
     blocks = min(maxiter // 2, MOST_DIRECTIONS // max(len(rhs), 1))
     if not FEWEST_STEPS <= maxiter <= MOST_STEPS or blocks < FEWEST_BLOCKS:
         return None
-    space, looked_at = BlockKrylov(operator, rhs), 0
+    space, looked_at = BlockKrylov(curvature, rhs), 0
     for number in range(1, blocks + 1):
         progress("lissa", number - 1, blocks, "blocks")
         space.grow()

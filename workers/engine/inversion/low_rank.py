@@ -1,0 +1,184 @@
+"""H as a few directions: a low-rank inverse, which is also the preconditioner of such a sketch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from workers.engine.errors import BadParameter
+from workers.engine.inversion.indefinite import Unsolved, singular
+from workers.engine.inversion.solution import Solution, Status, checked_rows
+from workers.engine.operators import Damped, Inverse
+from workers.engine.progress import Progress
+
+
+@dataclass(frozen=True)
+class LowRank(Inverse):
+    """x = V (D + λ)⁻¹ Vᵀ b, plus (b − V Vᵀ b) / λ with `complement`.
+
+    `flat` is its positive form, for preconditioning, times d + λ with d the last of D:
+    (d + λ) V (D + λ)⁻¹ Vᵀ + (I − V Vᵀ). Frangella, Tropp and Udell, Randomized Nyström preconditioning
+    (2021), equation 5.3.
+    """
+
+    eigenvalues: Tensor  # (rank,) of H, λ not included
+    eigenvectors: Tensor  # (p, rank)
+    residuals: Tensor  # (rank,) ‖Hv − μv‖
+    damping: float
+    complement: bool
+    converged: bool
+    images: Tensor | None = None  # (rank, p), H V, where at hand: residuals then take no pass
+    unsolved: Unsolved = "fail"
+    note: str | None = None
+    flat: bool = False
+
+    is_cheaply_damped = True
+
+    @property
+    def kept(self) -> Tensor:
+        """(rank,) booleans: where D + λ is farther from zero than its own error."""
+        shifted = self.eigenvalues + self.damping
+        return shifted.abs() > self._errors
+
+    @property
+    def _errors(self) -> Tensor:
+        """(rank,) of D + λ."""
+        shifted = self.eigenvalues + self.damping
+        eps = torch.finfo(shifted.dtype).eps * self.eigenvectors.shape[0] ** 0.5
+        return torch.clamp(self.residuals, min=eps * float(shifted.abs().max()))
+
+    @property
+    def _negative(self) -> bool:
+        """Whether a negative eigenvalue is left in H + λI, or exactly undone by λ."""
+        errors = self._errors
+        below = (self.eigenvalues < -errors) & (self.eigenvalues + self.damping <= errors)
+        return bool(below.any())
+
+    @property
+    def _below_rounding(self) -> bool:
+        """Whether λ is lost in an eigenvalue's own error."""
+        return self.damping > 0.0 and not bool(self.kept.all())
+
+    def apply(self, rhs: Tensor) -> Tensor:
+        """(k, p) -> (k, p)."""
+        if self.flat:
+            values = self.eigenvalues
+            weights = (values[-1] + self.damping) / (values + self.damping) - 1.0
+            return rhs + ((rhs @ self.eigenvectors) * weights) @ self.eigenvectors.T
+        return self._applied(rhs)[0]
+
+    def _applied(self, rhs: Tensor) -> tuple[Tensor, Tensor]:
+        """x (k, p), and its coordinates in the eigenvectors that are kept."""
+        vectors, values = self.eigenvectors[:, self.kept], self.eigenvalues[self.kept]
+        inside = rhs @ vectors
+        parts = inside / (values + self.damping)
+        x = parts @ vectors.T
+        if self.complement:
+            outside = rhs - (rhs @ self.eigenvectors) @ self.eigenvectors.T
+            x = x + outside / self.damping
+        return x, parts
+
+    def solve(
+        self, rhs: Tensor, progress: Progress | None = None, operator: Damped | None = None
+    ) -> Solution:
+        """Solve for all (k, p) at once. Without `operator`, residual norms are NaN: not measured.
+
+        Raises SingularHessian where a pair is negative with λ, and that is not kept.
+        """
+        size = self.eigenvectors.shape[0]
+        rhs = checked_rows(rhs, size, self.eigenvectors.dtype, self.eigenvectors.device)
+        negative = self._negative
+        if negative and self.unsolved == "fail":
+            # What is not among the largest in absolute value is less negative than this.
+            scale = max(float(self.eigenvalues.abs().max()), self.damping)
+            raise singular(float(self.eigenvalues.min()), self.damping, scale)
+        x, parts = self._applied(rhs)
+        norms = torch.full_like(rhs[:, 0], float("nan"))
+        if operator is not None:
+            if self.images is None or self.complement:
+                product = operator.matmat(x)
+            else:  # x lies in the span of the eigenvectors, whose products are at hand
+                product = parts @ self.images[self.kept] + self.damping * x
+            norms = torch.linalg.vector_norm(rhs - product, dim=1)
+        if progress is not None:
+            progress("solve", rhs.shape[0], rhs.shape[0], "right-hand sides")
+        status = self._status(rhs, norms)
+        if negative:
+            status = (Status.NEGATIVE_CURVATURE,) * len(rhs)
+        return Solution(x, norms, status, self._told())
+
+    def _status(self, rhs: Tensor, norms: Tensor) -> tuple[Status, ...]:
+        exact = norms <= torch.finfo(rhs.dtype).eps ** 0.5 * torch.linalg.vector_norm(rhs, dim=1)
+        if self._below_rounding:
+            # λ is below rounding: what was dropped is large in x, though no residual shows it.
+            exact = torch.zeros_like(exact)
+        return tuple(Status.CONVERGED if each else Status.TRUNCATED for each in exact.tolist())
+
+    def _told(self) -> dict[str, object]:
+        return {
+            "eigenvalues": self.eigenvalues,
+            "eigenvectors": self.eigenvectors,
+            "residuals": self.residuals,
+            "dropped": self.eigenvalues[~self.kept],
+            "rank": self.eigenvectors.shape[1],
+            "dropped_count": int((~self.kept).sum()),
+            "converged": self.converged and not self._below_rounding,
+            **({"note": self.note} if self.note else {}),
+        }
+
+    def damped(self, damping: float) -> LowRank:
+        """The same pairs with another λ."""
+        return replace(self, damping=damping)
+
+    def positive(self) -> LowRank:
+        """In its `flat` form, of the pairs that λ leaves positive, largest first."""
+        if not self.damping > 0.0:
+            raise BadParameter(
+                "hessian_regularization",
+                self.damping,
+                "must be positive for a preconditioner of low rank",
+            )
+        falling = self.eigenvalues.argsort(descending=True, stable=True)
+        sound = falling[self.eigenvalues[falling] >= 0.0]
+        if not len(sound):
+            values, vectors = torch.zeros_like(self.eigenvalues[:1]), self.eigenvectors[:, :1]
+        elif bool((sound == torch.arange(len(self.eigenvalues), device=sound.device)).all()):
+            return replace(self, flat=True)
+        else:
+            values, vectors = self.eigenvalues[sound], self.eigenvectors[:, sound]
+        return replace(self, eigenvalues=values, eigenvectors=vectors, flat=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For storing; `from_tensors` takes them back."""
+        numbers = (self.damping, float(self.complement), float(self.converged), float(self.flat))
+        tensors = {
+            "eigenvalues": self.eigenvalues,
+            "eigenvectors": self.eigenvectors,
+            "residuals": self.residuals,
+            "numbers": torch.tensor(numbers, dtype=torch.float64),
+        }
+        # Whoever has them measures residuals without a pass, so that all must have them.
+        return tensors if self.images is None else tensors | {"images": self.images}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> LowRank:
+        """The inverse of `tensors`."""
+        damping, complement, converged, flat = tensors["numbers"].tolist()
+        return cls(
+            tensors["eigenvalues"],
+            tensors["eigenvectors"],
+            tensors["residuals"],
+            damping,
+            bool(complement),
+            bool(converged),
+            tensors.get("images"),
+            flat=bool(flat),
+        )
+
+    @property
+    def info(self) -> dict[str, str | int]:
+        """As a preconditioner."""
+        return {"preconditioner": "low_rank", "preconditioner_rank": len(self.eigenvalues)}

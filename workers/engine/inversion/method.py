@@ -1,0 +1,67 @@
+"""What a method to apply (H + λI)⁻¹ is, and the methods by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from workers.engine.inversion.recycled import Recycled
+from workers.engine.inversion.solution import Solution
+from workers.engine.inversion.verdict import Verdict, of_right_hand_sides
+from workers.engine.operators import Curvature, Inverse
+from workers.engine.progress import Progress
+
+METHODS: dict[str, type[Method]] = {}
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way to solve (H + λI) x = b: a frozen dataclass of its parameters, named as in the contract.
+
+    A subclass says its name, `class Direct(Method, name="direct")`, and is in METHODS then.
+    """
+
+    name: ClassVar[str]
+    recycles: ClassVar[bool] = False  # whether `solve` uses what earlier solutions have left
+
+    def __init_subclass__(cls, *, name: str) -> None:
+        cls.name = name
+        METHODS[name] = cls
+
+    def fit(
+        self, curvature: Curvature, damping: float, progress: Progress | None = None
+    ) -> Inverse | None:
+        """What depends on model and training rows alone, and perhaps on λ; None where there is nothing."""
+        return None
+
+    def lacks(self, fit: Inverse) -> bool:
+        """Whether a fit that was made with other parameters must be completed by some work."""
+        return False
+
+    def completed(self, fit: Inverse) -> Inverse:
+        """The fit with what these parameters ask of it, without a pass over the data."""
+        return fit
+
+    @abstractmethod
+    def solve(
+        self,
+        curvature: Curvature,
+        damping: float,
+        rhs: Tensor,
+        progress: Progress | None = None,
+        fit: Inverse | None = None,
+        recycled: Recycled | None = None,
+    ) -> Solution:
+        """Solve for all rows of rhs (k, p), by a fit of this λ if one is given.
+
+        `recycled` is what earlier solutions with this H have left, and is added to.
+        """
+
+    def verdict(self, summary: Mapping[str, Any], damping: float, dtype: torch.dtype) -> Verdict:
+        """Whether (H + λI) x = b was solved for each right-hand side, from the summary of all solutions."""
+        return of_right_hand_sides(summary)

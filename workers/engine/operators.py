@@ -1,0 +1,251 @@
+"""The linear operators of the engine: a curvature H, the sum H + λI, and what approximates (H + λI)⁻¹."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from workers.engine.errors import BadParameter
+
+INVERSES: dict[str, type[Inverse]] = {}
+
+
+class Curvature(ABC):
+    """H, symmetric. What a kind of curvature can do beyond products is said by its attributes; solvers ask these."""
+
+    passes: int = 0  # over all training rows, so far
+    matrix: Tensor | None = None  # (p, p), where it is at hand
+    is_sum_of_rows: bool = False  # whether products over some of the rows are to be had
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(p, p)."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of the vectors it multiplies."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where these lie."""
+
+    @property
+    def row_count(self) -> int:
+        """n, the number of training rows."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """H v for each row v of (k, p): (k, p)."""
+
+    def damped_matmat(self, vectors: Tensor, damping: float) -> Tensor:
+        """(H + λI) v for each row v of (k, p): (k, p)."""
+        return self.matmat(vectors) + damping * vectors
+
+    def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
+        """(k, p) -> (k, p) with the mean over the rows with these numbers alone."""
+        raise NotImplementedError
+
+    def partial_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
+        """(k, p) -> (k, p): the sum over the rows with these numbers (r,), ascending, by the number of ALL rows."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """(p, p)."""
+
+    def in_double(self) -> Curvature | None:
+        """The same in float64; None where it cannot be had, or raises what the model does."""
+        return None
+
+    def matrix_if_cheaper(self, vectors: int, width: int) -> Tensor | None:
+        """H (p, p), if building it saves time on that many products to come, `width` vectors at a time; built once."""
+        return None
+
+    def preconditioner_if_cheaper(self, damping: float, products: float) -> Metric | None:
+        """One of its own for H + λI, if that makes a solution by so many products cheaper."""
+        return None
+
+
+@dataclass(frozen=True)
+class Damped:
+    """H + λI, of a curvature and λ ≥ 0."""
+
+    curvature: Curvature
+    damping: float
+
+    def __post_init__(self) -> None:
+        if not self.damping >= 0.0 or self.damping == float("inf"):
+            raise BadParameter(
+                "hessian_regularization", self.damping, "must be finite and at least 0"
+            )
+
+    @property
+    def passes(self) -> int:
+        """Over all training rows, so far."""
+        return self.curvature.passes
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(p, p)."""
+        return self.curvature.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors it multiplies."""
+        return self.curvature.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where these lie."""
+        return self.curvature.device
+
+    @property
+    def row_count(self) -> int:
+        """n, the number of training rows."""
+        return self.curvature.row_count
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """(H + λI) v for each row v of (k, p): (k, p)."""
+        return self.curvature.damped_matmat(vectors, self.damping)
+
+    def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
+        """(H_j + λI) v with H_j the mean over the rows with these numbers: (k, p)."""
+        return self.curvature.sampled_matmat(indices, vectors) + self.damping * vectors
+
+    def partial_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
+        """λ v and the sum over the rows with these numbers, ascending, by the number of ALL rows: (k, p)."""
+        return self.curvature.partial_matmat(indices, vectors) + self.damping * vectors
+
+
+@dataclass(frozen=True)
+class Explicit(Curvature):
+    """A curvature with its matrix at hand: a product takes 2 p² operations and no pass over rows."""
+
+    original: Curvature
+    matrix: Tensor = field()  # (p, p)
+
+    @property
+    def passes(self) -> int:  # type: ignore[override]
+        """Over the training rows: building was one."""
+        return self.original.passes
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(p, p)."""
+        return self.original.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors it multiplies."""
+        return self.original.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where these lie."""
+        return self.original.device
+
+    @property
+    def row_count(self) -> int:
+        """n, the number of training rows."""
+        return self.original.row_count
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """(k, p) -> (k, p)."""
+        return vectors @ self.matrix
+
+    def damped_matmat(self, vectors: Tensor, damping: float) -> Tensor:
+        """(k, p) -> (k, p), λ included."""
+        return torch.addmm(vectors, vectors, self.matrix, beta=damping)
+
+    def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
+        """With the mean over these rows alone: the matrix is of no use for that."""
+        return self.original.sampled_matmat(indices, vectors)
+
+    def dense(self) -> Tensor:
+        """(p, p)."""
+        return self.matrix.clone()
+
+    def in_double(self) -> Curvature | None:
+        """By products: the matrix was rounded."""
+        return self.original.in_double()
+
+
+def explicit_where_cheaper(curvature: Curvature, vectors: float, width: int) -> Curvature:
+    """The curvature, with its matrix at hand if that pays for so many vectors."""
+    if curvature.matrix is not None:
+        return curvature
+    matrix = curvature.matrix_if_cheaper(int(vectors), width)
+    return curvature if matrix is None else Explicit(curvature, matrix)
+
+
+class Inverse(ABC):
+    """An approximation of (H + λI)⁻¹ that serves any right-hand side, and can be stored.
+
+    Each is the answer of a method, and a preconditioner of conjugate gradients.
+    """
+
+    # Whether it is (H + λI)⁻¹ but for rounding, and whether another λ costs next to nothing.
+    is_exact: ClassVar[bool] = False
+    is_cheaply_damped: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        INVERSES[cls.__name__] = cls
+
+    @abstractmethod
+    def apply(self, rhs: Tensor) -> Tensor:
+        """(k, p) -> (k, p)."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it is made of, for storing."""
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `tensors`."""
+        return cls(**tensors)
+
+    def damped(self, damping: float) -> Inverse:
+        """The same H with another λ, without a pass over the data."""
+        raise NotImplementedError(f"{type(self).__name__} is of one λ alone")
+
+    def positive(self) -> Inverse:
+        """As a preconditioner: symmetric and positive definite, right up to a factor. Raises BadParameter."""
+        return self
+
+    @property
+    @abstractmethod
+    def info(self) -> dict[str, str | int]:
+        """What conjugate gradients say of it as their preconditioner: its name and, where it has one, its rank."""
+
+
+def stored(inverse: Inverse) -> dict[str, Tensor]:
+    """Its tensors under names that say its class; `restored` takes them back."""
+    kind = type(inverse).__name__
+    return {f"{kind}.{name}": each.contiguous() for name, each in inverse.tensors().items()}
+
+
+def restored(tensors: Mapping[str, Tensor]) -> Inverse:
+    """The inverse that was `stored`."""
+    (kind,) = {name.partition(".")[0] for name in tensors}
+    return INVERSES[kind].from_tensors(
+        {name.partition(".")[2]: each for name, each in tensors.items()}
+    )
+
+
+class Metric(Inverse):
+    """One that can be multiplied with as well as divided by, and knows which rows it owes most."""
+
+    row_traces: Tensor  # (n,) what each training row adds to the trace of the Gauss-Newton matrix
+
+    @abstractmethod
+    def products(self, blocks: Sequence[Tensor]) -> Tensor:
+        """M times these vectors with each other: blocks (s_i, p) to (Σ s, Σ s), float64."""
