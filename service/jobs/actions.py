@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from service.jobs.submission import enqueue, ensure_enqueued
+from service.jobs.submission import ensure_enqueued
 from service.parts import Parts
 from service.registry import filters_of, resolve
 from service.requests import Trace
@@ -15,7 +16,6 @@ from service.results.layout import ResultPaths
 from service.storage import keys
 from service.storage.keys import Document, Kind, by_use
 from service.storage.records import Idempotency, not_found
-from upweight.errors import Conflict
 from upweight.schema import TERMINAL, JobRecord, JobState
 
 KEEPALIVE_SECONDS = 15.0
@@ -40,9 +40,10 @@ def current_job(parts: Parts, namespace: str, id: str) -> Document:
 def cancel(parts: Parts, namespace: str, id: str) -> Document:
     """Stops a job, at once when it waits. Raises NotFound, Conflict."""
     before = find_job(parts, namespace, id)
-    after = parts.lifecycle.request_cancel(namespace, id)
     if before["state"] == JobState.QUEUED:
+        # Before the change of state: after it another may have queued the job again, and its task would be taken out.
         parts.queue.remove(id, before["attempt"], before["request"]["priority"])
+    after = parts.lifecycle.request_cancel(namespace, id)
     waits = after["worker"] is None  # to begin again
     if after["state"] == JobState.CANCELLING and (waits or after.get("plan")):
         parts.ending.cancelled_if_free(namespace, after)
@@ -58,22 +59,20 @@ def retry(
         ensure_enqueued(parts, namespace, job, trace)
         return job
     parts.queue.refuse_if_full(job["request"]["priority"])
-    parts.lifecycle.retry(namespace, id)
+    once = hashlib.sha256(idempotency.key.encode()).hexdigest() if idempotency else None
+    parts.lifecycle.retry(namespace, id, once)
     if idempotency:
         parts.records.remember("job", f"{namespace}:retry", idempotency, id)
     queued = parts.records.get("job", namespace, id)
-    enqueue(parts, namespace, queued, trace)
+    ensure_enqueued(parts, namespace, queued, trace)
     parts.copies.secure("job", namespace, id)
     return queued
 
 
 def delete(parts: Parts, namespace: str, id: str) -> None:
     """Deletes an ended job and all that it stored. Raises NotFound, Conflict."""
-    job = find_job(parts, namespace, id)
-    if job["state"] not in TERMINAL:
-        raise Conflict(
-            f"job {id} is {job['state']}; cancel it first (POST /v1/jobs/{id}/cancel), then delete it"
-        )
+    find_job(parts, namespace, id)
+    job = parts.lifecycle.begin_deletion(namespace, id)
     # The manifest first: from then on there is no result, whatever happens to the rest.
     paths = ResultPaths(namespace, id)
     parts.objects.delete([paths.manifest])

@@ -16,7 +16,7 @@ from typing import Any
 from service import counters
 from service.counters import Counter, Counters
 from service.storage.keys import Document
-from service.storage.records import Records
+from service.storage.records import Records, not_found
 from service.webhooks.outbox import announcement
 from upweight.errors import Conflict, NotFound, UpweightError
 from upweight.schema import TERMINAL, JobState
@@ -172,10 +172,26 @@ class Lifecycle:
 
         return self._move(namespace, id, change)
 
-    def retry(self, namespace: str, id: str) -> Document:
-        """failed or cancelled → queued. Raises Conflict from any other state."""
+    def begin_deletion(self, namespace: str, id: str) -> Document:
+        """Marks an ended job, so that nobody begins it again while what it stored is deleted. Raises Conflict."""
 
         def change(job: Document) -> Document | None:
+            if job["state"] not in TERMINAL:
+                raise Conflict(
+                    f"job {id} is {job['state']}; cancel it first (POST /v1/jobs/{id}/cancel), then delete it"
+                )
+            return {**job, "deleting": True}
+
+        return self._records.update("job", namespace, id, change)
+
+    def retry(self, namespace: str, id: str, once: str | None = None) -> Document:
+        """failed or cancelled → queued, and no more than once for the same `once`. Raises Conflict, NotFound."""
+
+        def change(job: Document) -> Document | None:
+            if once is not None and job.get("retried_by") == once:
+                return None  # by the same request, sent again
+            if job.get("deleting"):
+                raise not_found("job", id)
             if job["state"] not in (JobState.FAILED, JobState.CANCELLED):
                 raise Conflict(
                     f"job {id} is {job['state']}; only a failed or cancelled job can be retried"
@@ -191,6 +207,7 @@ class Lifecycle:
                 "device": None,
                 "lost": 0,
                 "plan": None,
+                "retried_by": once,
             }
 
         return self._move(namespace, id, change)
