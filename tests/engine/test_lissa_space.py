@@ -18,9 +18,16 @@ from .matrices import Matrix, Symmetric, decaying, with_damping, with_eigenvalue
 
 
 def recursion(
-    matrix: Tensor, rhs: Tensor, damping: float, scale: float, dampen: float, rtol: float, most: int
+    matrix: Tensor,
+    rhs: Tensor,
+    damping: float,
+    scale: float,
+    dampen: float,
+    rtol: float,
+    most: int,
+    rounding: float = 0.0,
 ) -> tuple[Tensor, list[int]]:
-    """The formula, step by step in float64, and the steps of each row."""
+    """The formula, step by step in float64, and the steps of each row; `rounding` of its largest entry is no change."""
     matrix, rhs = matrix.double(), rhs.double()
     damped = matrix + damping * torch.eye(len(matrix), dtype=torch.float64)
     x, counts = torch.zeros_like(rhs), []
@@ -29,7 +36,8 @@ def recursion(
         while count < most:
             before, h = h, b + (1 - dampen) * h - damped @ h / scale
             count += 1
-            if bool(((h - before).abs() <= rtol * h.abs()).all()):
+            allowed = (rtol * h.abs()).clamp(min=rounding * float(h.abs().max()))
+            if bool(((h - before).abs() <= allowed).all()):
                 break
         x[row], counts = h / scale, [*counts, count]
     return x, counts
@@ -88,7 +96,7 @@ def test_every_row_stops_where_the_recursion_does(rtol: float) -> None:
 
 
 @dataclass
-class Looked(stationary.Iterates):
+class Looked(stationary.InOneSpace):
     """Counts the steps at which whole rows are looked at."""
 
     looks: int = 0

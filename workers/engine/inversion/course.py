@@ -19,10 +19,10 @@ def course_steps(maxiter: int) -> list[int]:
 
 def course_of(found: Iterates, stop: Tensor, maxiter: int) -> Tensor:
     """(k, t) at `course_steps`, from the small space; after a row's `stop` (k,) its last one."""
-    course = []
-    for step in course_steps(maxiter):
-        numbers = stop.clamp(max=step)
-        h = (found.weights * found.sums(numbers)).norm(dim=1)
-        change = (found.weights * found.multipliers ** numbers[:, None]).norm(dim=1)
-        course.append(torch.where(h > 0, change / h, 0.0))
-    return torch.stack(course, 1)
+    marks = torch.tensor(course_steps(maxiter)).to(stop)
+    course, last = (_change(*found.norms(steps)) for steps in (marks, stop))  # (t, k), (k, k)
+    return torch.where(marks[:, None] <= stop, course, last.diagonal()).T
+
+
+def _change(norms: Tensor, steps: Tensor) -> Tensor:
+    return torch.where(norms > 0, steps / norms, 0.0)

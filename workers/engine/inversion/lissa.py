@@ -25,6 +25,7 @@ from workers.engine.errors import (
     SingularHessian,
 )
 from workers.engine.inversion.course import course_of, course_steps
+from workers.engine.inversion.deflated import Deflation
 from workers.engine.inversion.indefinite import Unsolved, clearly_negative, singular
 from workers.engine.inversion.lanczos import ends, largest_magnitude
 from workers.engine.inversion.method import Method
@@ -34,7 +35,14 @@ from workers.engine.inversion.solution import (
     Status,
     checked_rhs,
 )
-from workers.engine.inversion.stationary import Spectrum, Step, iterates, stops
+from workers.engine.inversion.stationary import (
+    LARGE_SPACE,
+    Iterates,
+    Spectrum,
+    Step,
+    iterates,
+    stops,
+)
 from workers.engine.operators import Curvature, Damped, Inverse
 from workers.engine.progress import Progress, silent
 
@@ -58,6 +66,8 @@ STEPS_OF_ENDS = 20
 EXPECTED_STEPS = 8
 # More rows than this make the small dense algebra of a shared space cost more than it saves.
 ROWS_OF_A_SPACE = 128
+# Blocks of a shared space that are tried before H's largest eigenvectors are split off.
+FEW_BLOCKS = 6
 
 # What the info has of each right-hand side.
 ROWWISE = frozenset({"residual_norms", "converged", "course_percent"})
@@ -240,7 +250,7 @@ class Lissa(Method, name="lissa"):
         for part in torch.split(rows, ROWS_OF_A_SPACE) if len(rows) else ():
             found = None
             if spectrum is None:
-                found = iterates(hessian.curvature, rhs[part], step, self.maxiter, tell)
+                found = self._in_a_space(hessian.curvature, rhs[part], step, tell, recycled)
             if found is None:
                 spectrum = spectrum or Spectrum.where_cheaper(
                     hessian.curvature, len(rows), self.maxiter
@@ -260,6 +270,27 @@ class Lissa(Method, name="lissa"):
                 steps = int(count.max())
             done = max(done, steps)
         return h, changes, done, course, contracts, rounded
+
+    def _in_a_space(
+        self,
+        curvature: Curvature,
+        rhs: Tensor,
+        step: Step,
+        tell: Progress,
+        recycled: Recycled,
+    ) -> Iterates | None:
+        """The iterates of these rows from a space that they share, or from small ones beside H's largest
+        eigenvectors; None where neither is small."""
+        if not Deflation.suits(curvature):
+            return iterates(curvature, rhs, step, self.maxiter, tell)
+        if recycled.deflation is None:
+            most = max(LARGE_SPACE, FEW_BLOCKS * len(rhs))
+            found = iterates(curvature, rhs, step, self.maxiter, tell, most)
+            if found is not None:
+                return found
+            recycled.deflation = Deflation.of(curvature, tell)
+        found = recycled.deflation.iterates(curvature, rhs, step, self.maxiter, tell)
+        return found or iterates(curvature, rhs, step, self.maxiter, tell)
 
     def _iterate(
         self, hessian: Damped, rhs: Tensor, scale: float, tell: Progress

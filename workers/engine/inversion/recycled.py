@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.inversion.cholesky import cholesky
+from workers.engine.inversion.deflated import Deflation
 from workers.engine.inversion.low_rank import LowRank
 from workers.engine.inversion.preconditioner import Deflated
 from workers.engine.inversion.stationary import Spectrum
@@ -87,6 +88,7 @@ class Recycled:
     factor: Tensor | None = None  # (p, p), lower, of H + `factor_damping` I
     factor_damping: float = 0.0
     spectrum: Spectrum | None = None  # of `matrix`, where LiSSA needed it
+    deflation: Deflation | None = None  # of `matrix`, likewise
     values: Tensor | None = None  # (r,) Ritz values of H
     vectors: Tensor | None = None  # (p, r)
     own: Metric | None = None  # what the operator knows, for `own_damping`
@@ -102,7 +104,7 @@ class Recycled:
         own = self.deflated or self.own
         kept += [] if own is None else own.tensors().values()
         kept += [] if self.spectrum is None else [self.spectrum.values, self.spectrum.vectors]
-        return sum(each.nbytes for each in kept if each is not None)
+        return sum(each.nbytes for each in (*kept, self.deflation) if each is not None)
 
     def operator(self, hessian: Damped, vectors: float, width: int) -> Damped:
         """The operator, with H's matrix at hand if it is kept, or pays for all products so far."""

@@ -12,6 +12,7 @@ as a matrix, all of its eigenvectors are the space.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -46,28 +47,81 @@ class Step:
         return 1.0 - self.dampen - (eigenvalues + self.damping) / self.scale
 
 
+class Iterates(Protocol):
+    """All iterates of some right-hand sides, in float64 but for what has p numbers a row."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the iterates."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(k, p)."""
+        ...
+
+    def norms(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Of h and of its last step, after each of these numbers of steps (t,): (t, k) each."""
+        ...
+
+    def iterate(self, steps: Tensor, rows: Tensor) -> Tensor:
+        """h of these rows (j,), each after its number of steps (j,): (j, p)."""
+        ...
+
+    def step(self, steps: Tensor, rows: Tensor) -> Tensor:
+        """The last step of each of these rows, h(n) − h(n − 1): (j, p)."""
+        ...
+
+    def entries(self, steps: Tensor, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """One entry of h and of its last step, at `places` (j,) of these rows (j,): (t, j) each."""
+        ...
+
+
 @dataclass
-class Iterates:
-    """All iterates of some right-hand sides: `multipliers` (s,) of M in the space, `weights` (k, s) of
-    b, `vectors` (s, p)."""
+class InOneSpace:
+    """Iterates in a space of all: `multipliers` (s,) of M in it, `weights` (k, s) of b, `vectors` (s, p)."""
 
     multipliers: Tensor
     weights: Tensor
     vectors: Tensor
 
-    def sums(self, steps: Tensor) -> Tensor:
-        """Σ_{j ≤ n} mʲ for n of `steps` (t,): (t, s)."""
-        m = self.multipliers
-        return (1.0 - m ** (steps[:, None] + 1.0)) / (1.0 - m)
+    @property
+    def dtype(self) -> torch.dtype:
+        """See `Iterates`."""
+        return self.vectors.dtype
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See `Iterates`."""
+        return len(self.weights), self.vectors.shape[1]
+
+    def norms(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Iterates`."""
+        squares, steps = self.weights.square().T, steps.to(self.multipliers)
+        sums, powers = sums_and_powers(self.multipliers, steps[:, None])
+        return (sums.square() @ squares).sqrt(), (powers.square() @ squares).sqrt()
 
     def iterate(self, steps: Tensor, rows: Tensor) -> Tensor:
-        """h of these rows (j,), each after its number of steps (j,): (j, p)."""
-        return (self.weights[rows] * self.sums(steps)).to(self.vectors) @ self.vectors
+        """See `Iterates`."""
+        sums, _ = sums_and_powers(self.multipliers, steps[:, None])
+        return (self.weights[rows] * sums).to(self.vectors) @ self.vectors
 
     def step(self, steps: Tensor, rows: Tensor) -> Tensor:
-        """The last step of each of these rows, h(n) − h(n − 1): (j, p)."""
+        """See `Iterates`."""
         powers = self.multipliers ** steps[:, None]
         return (self.weights[rows] * powers).to(self.vectors) @ self.vectors
+
+    def entries(self, steps: Tensor, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Iterates`."""
+        entry = (self.weights[rows] * self.vectors[:, places].T.to(self.weights)).T  # (s, j)
+        sums, powers = sums_and_powers(self.multipliers, steps[:, None])
+        return sums @ entry, powers @ entry
+
+
+def sums_and_powers(multipliers: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_{j ≤ n} mʲ, and mⁿ, for n of `steps`, which are broadcast against the multipliers."""
+    powers = multipliers**steps
+    return (1.0 - multipliers * powers) / (1.0 - multipliers), powers
 
 
 @dataclass(frozen=True)
@@ -95,7 +149,7 @@ class Spectrum:
         multipliers = step.multiplier(self.values)
         if not bool((multipliers.abs() < 1.0).all()):
             return None
-        return Iterates(multipliers, rhs.double() @ self.vectors, self.vectors.T.to(rhs))
+        return InOneSpace(multipliers, rhs.double() @ self.vectors, self.vectors.T.to(rhs))
 
 
 def _fits(maxiter: int, size: int) -> bool:
@@ -103,11 +157,17 @@ def _fits(maxiter: int, size: int) -> bool:
 
 
 def iterates(
-    curvature: Curvature, rhs: Tensor, step: Step, maxiter: int, progress: Progress
+    curvature: Curvature,
+    rhs: Tensor,
+    step: Step,
+    maxiter: int,
+    progress: Progress,
+    most_directions: int | None = None,
 ) -> Iterates | None:
     """Those up to `maxiter`; None where a space would not be small, or the recursion does not converge
     within it."""
-    blocks = min(maxiter // 2, MOST_DIRECTIONS // max(len(rhs), 1))
+    most = min(MOST_DIRECTIONS, most_directions or MOST_DIRECTIONS)
+    blocks = min(maxiter // 2, most // max(len(rhs), 1))
     if not FEWEST_STEPS <= maxiter <= MOST_STEPS or blocks < FEWEST_BLOCKS:
         return None
     space, looked_at = BlockKrylov(curvature, rhs), 0
@@ -125,33 +185,41 @@ def iterates(
         if _bound(space, found, step, maxiter) <= BOUND.get(rhs.dtype, 1e-6):
             coordinates, turn = found
             vectors = turn.T.to(rhs) @ space.basis
-            return Iterates(coordinates.multipliers, coordinates.weights, vectors)
+            return InOneSpace(coordinates.multipliers, coordinates.weights, vectors)
         if not space.room:
             break
     return None
 
 
-def _projected(space: BlockKrylov, rhs: Tensor, step: Step) -> tuple[Iterates, Tensor] | None:
+def _projected(space: BlockKrylov, rhs: Tensor, step: Step) -> tuple[InOneSpace, Tensor] | None:
     """The iterates' coordinates in the space, and the turn (s, s) to it; None if M does not shorten."""
     values, turn = torch.linalg.eigh(space.projected)
     multipliers = step.multiplier(values)
     if not bool((multipliers.abs() < 1.0).all()):
         return None
     weights = (rhs @ space.basis.T).double() @ turn
-    return Iterates(multipliers, weights, space.basis[:0]), turn
+    return InOneSpace(multipliers, weights, space.basis[:0]), turn
 
 
-def _bound(space: BlockKrylov, found: tuple[Iterates, Tensor], step: Step, maxiter: int) -> float:
+def _bound(space: BlockKrylov, found: tuple[InOneSpace, Tensor], step: Step, maxiter: int) -> float:
     """Of the relative error of any row of the last iterate: what is left out, times all steps."""
     within, turn = found
     last = turn[-space.width :]  # (w, s)
     most = torch.zeros(len(within.weights)).to(within.weights)
-    numbers = torch.linspace(0, maxiter - 1, SAMPLED_STEPS).round().to(within.weights)
-    for sums in within.sums(numbers):
+    for number in sampled_steps(maxiter).to(within.weights):
+        sums, _ = sums_and_powers(within.multipliers, number)
         most = torch.maximum(most, space.leading_out((within.weights * sums) @ last.T))
-    size = torch.linalg.vector_norm(
-        within.weights * within.sums(numbers.new_tensor([maxiter])), dim=1
-    )
+    return relative_bound(within, most, step, maxiter)
+
+
+def sampled_steps(maxiter: int) -> Tensor:
+    """Numbers of steps that what is left out is looked at after."""
+    return torch.linspace(0, maxiter - 1, SAMPLED_STEPS).round()
+
+
+def relative_bound(found: Iterates, most: Tensor, step: Step, maxiter: int) -> float:
+    """Of the relative error of any row, where a step leaves out `most` (k,) of H h at most."""
+    size = found.norms(most.new_tensor([maxiter]))[0][0]
     left_out = maxiter * most / step.scale
     return float((left_out / torch.where(size > 0, size, torch.ones_like(size))).max())
 
@@ -163,15 +231,15 @@ def stops(found: Iterates, rtol: float, maxiter: int) -> Tensor:
     Not every step is looked at: the entry that changed most against what it may tells the next step at
     which it will not change too much, and the whole row is looked at there.
     """
-    numbers = torch.arange(1, maxiter + 1).to(found.multipliers)
-    sums, powers = found.sums(numbers), found.multipliers ** numbers[:, None]  # (N, s)
-    norms = (sums.square() @ found.weights.square().T).sqrt()  # (N, k) of h
-    steps = (powers.square() @ found.weights.square().T).sqrt()
-    rounding = torch.finfo(found.vectors.dtype).eps
-    room = rtol * norms + rounding * found.vectors.shape[1] ** 0.5 * norms
+    count, size = found.shape
+    numbers = torch.arange(1, maxiter + 1, dtype=torch.float64)
+    norms, steps = found.norms(numbers)  # (N, k)
+    numbers = numbers.to(norms)
+    rounding = torch.finfo(found.dtype).eps
+    room = (rtol + rounding * size**0.5) * norms
     moved = steps.cumsum(0)  # no entry of h moves by more than the difference of two
-    stop = torch.full((len(found.weights),), maxiter).to(found.multipliers)
-    rows = torch.arange(len(stop), device=stop.device)
+    stop = torch.full((count,), maxiter).to(norms)
+    rows = torch.arange(count, device=stop.device)
     position, rows = _next(steps <= room, torch.full_like(rows, -1), rows)
     while len(rows):
         stop_here = numbers[position]
@@ -182,11 +250,9 @@ def stops(found: Iterates, rtol: float, maxiter: int) -> Tensor:
         stop[rows[within]] = stop_here[within]
         worst = (step / allowed)[~within].argmax(1)
         rows, position, largest = rows[~within], position[~within], largest[~within]
-        entry = found.weights[rows] * found.vectors[:, worst].T.to(found.weights)  # (j, s)
+        h_there, step_there = found.entries(numbers, rows, worst)  # (N, j)
         bound = torch.minimum(norms[:, rows], largest + (moved[:, rows] - moved[position, rows]))
-        small = (powers @ entry.T).abs() <= torch.maximum(
-            rtol * (sums @ entry.T).abs(), rounding * bound
-        )
+        small = step_there.abs_() <= torch.maximum(rtol * h_there.abs_(), rounding * bound)
         position, rows = _next(small, position, rows)
     return stop
 
