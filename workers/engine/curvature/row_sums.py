@@ -18,7 +18,7 @@ from workers.engine.model.second_order import is_out_of_memory, twice_differenti
 from workers.engine.progress import Progress
 
 # What a pass prepares for each batch is kept for the next one if it all fits into this part of the
-# byte budget: with few vectors a pass is mostly preparation (`python -m benchmarks.peers --case mlp-lissa`).
+# byte budget: with few vectors a pass is mostly preparation (`python -m benchmarks.peers --case mlp-cg`).
 KEPT_PART = 0.5
 # So much of it stays beside what other batches of rows prepare; more is made anew afterwards.
 KEPT_BESIDE = 1 << 24

@@ -25,7 +25,7 @@ FEWEST_ROWS = 64  # or the sums are read and written more than they are added to
 COPIES = 4  # of a row's largest factors that are alive at once
 # Parts of the rate of large matrix products that were reached on CPUs: by the sums, by the
 # analytic product from 8 vectors on, by the explicit matrix from 16 on; below that in proportion:
-# the cases mlp-direct and mlp-arnoldi of `python -m benchmarks.peers`.
+# the case mlp-direct of `python -m benchmarks.peers`.
 SUMS_RATE, PRODUCT_RATE, EXPLICIT_RATE = 0.5, 0.25, 0.7
 PRODUCT_WIDTH, EXPLICIT_WIDTH = 8, 16
 PRODUCT_FLOPS = 5.0  # times n p, for a vector: 4 in the first layer, 12 in the others, less bends

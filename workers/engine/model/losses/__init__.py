@@ -10,8 +10,7 @@ from workers.engine.model.losses.classification import (
     CrossEntropy,
     NegativeLogLikelihood,
 )
-from workers.engine.model.losses.per_row import Loss
-from workers.engine.model.losses.program import Program
+from workers.engine.model.losses.per_row import Loss, Program
 from workers.engine.model.losses.regression import Gaussian, Huber, MeanSquaredError, Poisson
 
 __all__ = ["Loss", "Program", "make_loss"]
