@@ -84,6 +84,14 @@ class _JobRequest(Request):
     predicts: ClassVar[tuple[Literal["test", "train"], ...]] = ("test",)
     # Whether the right-hand sides are gradients of the training rows, each multiplied with its own solution.
     is_self: ClassVar[bool] = False
+    # Fields that solutions do not depend on, or only by what the record and the plan have of them. All others are part
+    # of the name of stored solutions: a new field that is forgotten here costs a solve, never a wrong number.
+    beside_solutions: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("kind", "model", "hessian_on", "precision", "batch_size", "columns", "blocks"),
+            *("priority", "timeout_s", "reuse", "webhook", "labels"),
+        }
+    )
 
     model: Reference
     train: Selection
@@ -156,6 +164,9 @@ class InfluencesJob(_JobRequest):
     """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train), or with ∇ₓ∇L(z_train) for `perturbation`. Positive means helpful."""
 
     predicts = ("test", "train")
+    beside_solutions = _JobRequest.beside_solutions | {
+        *("train", "influence_type", "perturb_at", "perturb_input", "factors", "keep")
+    }
     kind: Literal["influences"] = "influences"
     factors: Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")] | None = Field(
         None,
@@ -230,6 +241,7 @@ class InfluencesJob(_JobRequest):
 class FactorsJob(_JobRequest):
     """(H + λI)⁻¹ ∇L(z_test), a row a test row: stored, for influences later."""
 
+    beside_solutions = _JobRequest.beside_solutions | {"train"}
     kind: Literal["factors"] = "factors"
     test: Selection
 
@@ -238,6 +250,7 @@ class IhvpJob(_JobRequest):
     """x with (H + λI) x = b for right-hand sides of your own."""
 
     predicts = ()
+    beside_solutions = _JobRequest.beside_solutions | {"train"}
     kind: Literal["ihvp"] = "ihvp"
     rhs: Digest = Field(
         description="A safetensors blob with one tensor `rhs` of shape (right-hand sides, parameters)."

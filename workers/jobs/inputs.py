@@ -167,21 +167,13 @@ class JobInputs:
         return digest_of([REVISION, self._hessian_identity(), cut, plan.budget_bytes, versions()])
 
     def factors_digest(self, plan: Plan) -> str:
-        """Of all that goes into the factors."""
-        request, test = self._request, getattr(self._request, "test", None)
-        return digest_of(
-            [
-                self.fit_digest(plan),
-                request.inversion.model_dump(mode="json"),
-                request.hessian_regularization,
-                request.seed,
-                getattr(request, "rhs", None),
-                [self._job["test_id"], test.rows, self._arrangement("test_id")]
-                if test is not None
-                else None,
-                asdict(plan.rhs),
-            ]
-        )
+        """Of all that goes into the factors: H's part, and every field of the request that is not named beside it."""
+        fields = self._request.model_dump(exclude=set(self._request.beside_solutions), mode="json")
+        for side in ("train", "test"):
+            if fields.get(side) is not None:  # the rows, by the dataset's id
+                id, rows = self._job[f"{side}_id"], fields[side]["rows"]
+                fields[side] = [id, rows, self._arrangement(f"{side}_id")]
+        return digest_of([self.fit_digest(plan), fields, asdict(plan.rhs)])
 
     def _hessian_identity(self) -> tuple[str, ...]:
         """Names model, precision, rows and columns of H; and the job itself, if it must not use what others made."""
