@@ -15,29 +15,23 @@ from tests.faults.grids import GridJobs
 from tests.faults.other_threads import THREADS, another_worker
 from tests.faults.slow_jobs import NAMESPACE
 from tests.faults.watched import PATIENCE
+from tests.methods import METHODS
 
 EVERYTHING = {"matrix": True, "top": 5, "mean": True, "factors": True}
-METHODS: dict[str, dict[str, Any]] = {
-    "direct": {"method": "direct"},
-    "cg": {"method": "cg", "rtol": 1e-4},
-    "preconditioned": {
-        "method": "cg",
-        "rtol": 1e-4,
-        "preconditioner": {"name": "nystroem", "rank": 8},
-    },
-    "lissa": {"method": "lissa", "maxiter": 20, "batch_size": 50},
-    "arnoldi": {"method": "arnoldi", "rank_estimate": 6, "complement": True},
-}
 CASES: dict[str, dict[str, Any]] = {
     **{
-        f"influences by {name}": {"inversion": method, "keep": EVERYTHING}
-        for name, method in METHODS.items()
+        f"influences by {row.name} {number}": {"inversion": inversion, "keep": EVERYTHING}
+        for row in METHODS.values()
+        for number, inversion in enumerate(map(row.inversion, (row.quick, *row.other)))
     },
     "only the strongest and the mean": {"keep": {"matrix": False, "top": 5, "mean": True}},
     "perturbation": {"influence_type": "perturbation"},
     "perturbation inside": {"influence_type": "perturbation", "perturb_at": "1"},
     "factors": {"kind": "factors"},
-    "self-influences by direct": {"kind": "self_influences", "inversion": METHODS["direct"]},
+    "self-influences by direct": {
+        "kind": "self_influences",
+        "inversion": METHODS["direct"].inversion({}),
+    },
     "self-influences by cg": {"kind": "self_influences"},
     "bf16": {"precision": "bf16"},
 }
@@ -76,7 +70,7 @@ def test_right_hand_sides_of_ones_own_and_factors_of_before(grid: GridJobs) -> N
 
 def test_a_worker_with_other_threads_gives_the_same_bytes(grid: GridJobs, tmp_path: Path) -> None:
     """By direct: a factorisation by more threads has other last bits."""
-    values = {"inversion": METHODS["direct"]}
+    values = {"inversion": METHODS["direct"].inversion({})}
     calm = grid.digests(grid.start(spread=True, **values))
     log, deadline = tmp_path / "log", time.monotonic() + PATIENCE
     with another_worker(grid.service, log):

@@ -11,35 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from tests.journeys.subjects import Subject
+from tests.methods import METHODS
 from upweight import Client, InfluenceResult
 
 TOLERANCES = {"float64": 1e-6, "float32": 1e-4}
-METHODS: dict[str, dict[str, Any]] = {
-    "direct": {},
-    "cg": {"rtol": 1e-10, "atol": 0.0},
-    "lissa": {"scale": "auto", "maxiter": 10_000, "rtol": 1e-9},
-    "arnoldi": {"rank_estimate": 0, "tol": 1e-10},  # as many as there are parameters
-}
-METHODS_OF_FLOAT32 = METHODS | {
-    "cg": {"rtol": 1e-6, "atol": 0.0},
-    "lissa": {"scale": "auto", "maxiter": 10_000, "rtol": 1e-6},
-    "arnoldi": {"rank_estimate": 0, "tol": 1e-6},
-}
-
-# Of k right-hand sides and p parameters: the arrays that a method's info has, and what its summary tells.
-ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
-    "direct": {"hessian": ("p", "p"), "eigenvalues": ("p",)},
-    "cg": {"iterations": ("k",), "converged": ("k",)},
-    "lissa": {"converged": ("k",)},
-    "arnoldi": {"eigenvalues": ("p",), "eigenvectors": ("p", "p"), "residuals": ("p",)},
-}
-SUMMARIES = {
-    "direct": {"smallest_eigenvalue", "largest_eigenvalue"},
-    "cg": {"iterations", "passes"},
-    "lissa": {"maximum_change_percent", "mean_change_percent", "iterations", "scale"},
-    "arnoldi": {"converged"},
-}
-
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, in its Hessian
 
 
@@ -51,9 +26,7 @@ def distance(found: Any, exact: Any) -> float:
 
 
 def parameters(subject: Subject, method: str, precision: str) -> dict[str, Any]:
-    chosen = (METHODS if precision == "float64" else METHODS_OF_FLOAT32)[method]
-    if method == "arnoldi":
-        chosen = {**chosen, "rank_estimate": subject.size}
+    chosen = METHODS[method].full(subject.size, precision == "float64")
     return {"inversion_method": method, "precision": precision, **chosen}
 
 
@@ -134,10 +107,11 @@ def test_factors_are_the_solutions_for_the_test_gradients(
     exact = iris.formula.factors(iris.x_test[3:9], iris.y_test[3:9])
     assert distance(result.x.numpy(), exact) < 1e-6
     np.testing.assert_array_equal(result.x[1:3], result.x.numpy()[1:3])
-    sizes = {"k": 6, "p": iris.size}
-    for name, axes in {**ARRAYS[method], "residual_norms": ("k",)}.items():
-        assert result.info[name].numpy().shape == tuple(sizes[axis] for axis in axes)
-    assert result.info.summary.keys() >= SUMMARIES[method]
+    sizes = {"k": 6, "p": iris.size, "r": iris.size}
+    for name, axes in {**METHODS[method].arrays, "residual_norms": ("k",)}.items():
+        shape = result.info[name].numpy().shape
+        assert shape == tuple(sizes.get(axis, shape[-1]) for axis in axes)
+    assert result.info.summary.keys() >= METHODS[method].summary
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -8,6 +8,7 @@ import httpx2
 import numpy as np
 import pytest
 
+from tests.methods import METHODS
 from tests.service.acting import Acting, digest_of, field, problem, submitted
 
 
@@ -179,7 +180,7 @@ def without_test(ready: Acting, **values: Any) -> httpx2.Response:
 
 def test_jobs_of_every_kind_type_and_method_are_queued(ready: Acting) -> None:
     rhs = ready.upload(b"not looked into here")
-    methods = [{"method": name} for name in ("direct", "cg", "lissa", "arnoldi")]
+    methods = [{"method": name} for name in METHODS]
     methods += [{"method": "cg", "x0": rhs}, {"method": "lissa", "h0": rhs}]
     for inversion in methods:
         answer = submitted(ready, inversion=inversion, hessian_regularization=0.1)

@@ -93,8 +93,8 @@ def _chosen(schema: Schema, root: Schema, value: Any) -> tuple[Schema, str | Non
             if reference is None:
                 return schema, None
             schema = {"$ref": reference}
-        elif "anyOf" in schema:
-            member = _member(schema["anyOf"], value)
+        elif "anyOf" in schema or "oneOf" in schema:
+            member = _member(schema.get("anyOf") or schema["oneOf"], value)
             if member is None:
                 return schema, tag
             schema = member
@@ -112,5 +112,8 @@ def _member(members: list[Schema], value: Any) -> Schema | None:
     real = [member for member in members if member.get("type") != "null"]
     if len(real) == 1:
         return real[0]
-    objects = [member for member in real if "$ref" in member or "discriminator" in member]
-    return objects[0] if isinstance(value, dict) and objects else None
+    objects = [each for each in real if {"$ref", "discriminator", "oneOf"} & each.keys()]
+    if not isinstance(value, dict) or not objects:
+        return None
+    told = (each for each in objects if each.get("discriminator", {}).get("propertyName") in value)
+    return next(told, objects[0])

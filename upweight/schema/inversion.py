@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -61,6 +68,11 @@ class InversionMethod(Request):
     def needs_damping(self) -> str | None:
         """What divides by λ, where anything does: then λ must be above 0."""
         return None
+
+    @property
+    def building(self) -> InversionMethod | None:
+        """What of it builds H: itself, or a method that it takes."""
+        return self if self.builds_matrix else None
 
     def fit_products(self, parameters: int) -> float:
         """About how many vectors H is multiplied with to make the fit."""
@@ -117,125 +129,6 @@ class Direct(InversionMethod):
         return parameters / 6.0
 
 
-class Jacobi(Request):
-    """Divides by an estimate of the Hessian's diagonal."""
-
-    name: Literal["jacobi"] = "jacobi"
-
-
-class Nystroem(Request):
-    """A randomised low-rank model of the Hessian."""
-
-    name: Literal["nystroem"] = "nystroem"
-    rank: PositiveInt = 32
-
-
-def _by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-Preconditioner = Annotated[
-    Jacobi | Nystroem, Field(discriminator="name"), BeforeValidator(_by_name)
-]
-
-
-class ConjugateGradient(InversionMethod):
-    """Conjugate gradient on all right-hand sides at once. Stops a right-hand side at ‖r‖ ≤ max(rtol ‖b‖, atol)."""
-
-    label = "conjugate gradient"
-    answer = "iterative"
-    suggested = True
-    guess_field = "x0"
-    solve_only = frozenset({"x0", "rtol", "atol", "maxiter", "unsolved"})
-    together = 128  # they share what they find out: few blocks are better than many
-    # Products until it converges to 1e-5: for one right-hand side, and how they grow. As the engine's (a test says so).
-    FIRST_PRODUCTS: ClassVar[float] = 43.0
-    SHARING: ClassVar[float] = 0.6
-
-    method: Literal["cg"] = "cg"
-    x0: Digest | None = Field(
-        None,
-        description="First guess: a safetensors blob with one tensor `x0` of shape "
-        "(right-hand sides, parameters). Null begins at 0.",
-    )
-    rtol: Tolerance = Field(
-        1e-7,
-        description="Relative residual at which a right-hand side is done. What float32 cannot tell, below some "
-        "2e-6, is reached with residuals in float64; the factors are float64 then.",
-    )
-    atol: Annotated[float, Field(ge=0.0)] = Field(
-        0.0,
-        description="Absolute residual at which a right-hand side is done, however small it is itself; 0 leaves it to "
-        "`rtol` alone.",
-    )
-    maxiter: PositiveInt | None = Field(
-        None,
-        description="Iterations at most; null means 10 times the number of parameters, at least 50.",
-    )
-    preconditioner: Preconditioner | None = Field(
-        None, description="`jacobi`, or `nystroem` with a `rank`."
-    )
-    unsolved: Unsolved = "fail"
-
-    @model_validator(mode="after")
-    def _some_tolerance(self) -> Self:
-        if self.rtol == 0.0 and self.atol == 0.0:
-            raise ValueError(
-                "'rtol' and 'atol' are both 0, which no residual reaches; give one of them"
-            )
-        return self
-
-    @property
-    def has_fit(self) -> bool:
-        """A preconditioner that is asked for."""
-        return self.preconditioner is not None
-
-    def products(self, right_hand_sides: int, together: int) -> float:
-        """To a tolerance of 1e-5, or `maxiter`."""
-        limit = self.maxiter or 10**9
-        one_block = min(self.FIRST_PRODUCTS * together**self.SHARING, limit * together)
-        return one_block * right_hand_sides / together
-
-
-class Lissa(InversionMethod):
-    """Stochastic Neumann series: h ← b + (1 − dampen) h − (H_j + λI) h / scale; the answer is h / scale."""
-
-    label = "LiSSA"
-    answer = "iterative"
-    guess_field = "h0"
-    together = 64
-
-    method: Literal["lissa"] = "lissa"
-    maxiter: PositiveInt = Field(1000, description="Steps at most.")
-    dampen: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="Extra damping: the fixed point is (H + (λ + dampen·scale) I)⁻¹ b."
-    )
-    scale: Annotated[float, Field(gt=0.0)] | Literal["auto"] = Field(
-        "auto",
-        description="Must exceed half the largest eigenvalue of H + λI, with random batches of a batch's; `auto` "
-        "estimates a safe one, which the info tells.",
-    )
-    h0: Digest | None = Field(
-        None,
-        description="First guess: a safetensors blob with one tensor `h0` of shape "
-        "(right-hand sides, parameters), in units of scale · x: choose `scale` with it. Null begins at b.",
-    )
-    rtol: PositiveTolerance = Field(
-        1e-4, description="Largest relative change at which the course stops."
-    )
-    batch_size: PositiveInt | None = Field(
-        None, description="Rows of the random batch of a step; null means all rows."
-    )
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(
-        None, description="Seed of the batches; null means the job's seed."
-    )
-    unsolved: Unsolved = "fail"
-
-    def products(self, right_hand_sides: int, together: int) -> float:
-        """A step multiplies each right-hand side once."""
-        return float(self.maxiter * right_hand_sides)
-
-
 class Arnoldi(InversionMethod):
     """The eigenpairs of H largest in absolute value: x ≈ V (D + λ)⁻¹ Vᵀ b."""
 
@@ -283,6 +176,155 @@ class Arnoldi(InversionMethod):
     def fit_products(self, parameters: int) -> float:
         """Two for each eigenpair."""
         return 2.0 * self.rank_estimate + self.EXTRA_PRODUCTS
+
+
+# What has a fit, and so preconditions `cg`.
+_Fitted = Direct | Arnoldi
+
+
+class Jacobi(Request):
+    """Divides by an estimate of the Hessian's diagonal."""
+
+    name: Literal["jacobi"] = "jacobi"
+
+
+class Nystroem(Request):
+    """A randomised low-rank model of the Hessian."""
+
+    name: Literal["nystroem"] = "nystroem"
+    rank: PositiveInt = 32
+
+
+def _by_name(value: Any) -> Any:
+    """A bare name stands for the preconditioner of that name, or for the method."""
+    if not isinstance(value, str):
+        return value
+    methods = [cls.model_fields["method"].default for cls in get_args(_Fitted)]
+    return {"method" if value in methods else "name": value}
+
+
+def _spelling(value: Any) -> str:
+    """Tags that no field is called: the words for an error look for fields."""
+    given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return "as a method" if "method" in given else "as a preconditioner"
+
+
+Preconditioner = Annotated[
+    Annotated[Jacobi | Nystroem, Field(discriminator="name"), Tag("as a preconditioner")]
+    | Annotated[_Fitted, Field(discriminator="method"), Tag("as a method")],
+    Discriminator(_spelling),
+    BeforeValidator(_by_name),
+]
+
+
+class ConjugateGradient(InversionMethod):
+    """Conjugate gradient on all right-hand sides at once. Stops a right-hand side at ‖r‖ ≤ max(rtol ‖b‖, atol)."""
+
+    label = "conjugate gradient"
+    answer = "iterative"
+    suggested = True
+    guess_field = "x0"
+    solve_only = frozenset({"x0", "rtol", "atol", "maxiter", "unsolved"})
+    together = 128  # they share what they find out: few blocks are better than many
+    # Products until it converges to 1e-5: for one right-hand side, and how they grow. As the engine's (a test says so).
+    FIRST_PRODUCTS: ClassVar[float] = 43.0
+    SHARING: ClassVar[float] = 0.6
+
+    method: Literal["cg"] = "cg"
+    x0: Digest | None = Field(
+        None,
+        description="First guess: a safetensors blob with one tensor `x0` of shape "
+        "(right-hand sides, parameters). Null begins at 0.",
+    )
+    rtol: Tolerance = Field(
+        1e-7,
+        description="Relative residual at which a right-hand side is done. What float32 cannot tell, below some "
+        "2e-6, is reached with residuals in float64; the factors are float64 then.",
+    )
+    atol: Annotated[float, Field(ge=0.0)] = Field(
+        0.0,
+        description="Absolute residual at which a right-hand side is done, however small it is itself; 0 leaves it to "
+        "`rtol` alone.",
+    )
+    maxiter: PositiveInt | None = Field(
+        None,
+        description="Iterations at most; null means 10 times the number of parameters, at least 50.",
+    )
+    preconditioner: Preconditioner | None = Field(
+        None,
+        description="`jacobi`, `nystroem` with a `rank`, or any `method` that finds out something about H first, with "
+        'its parameters: `{"method": "arnoldi", "rank_estimate": 50}`. Null: what makes the solution quicker.',
+    )
+    unsolved: Unsolved = "fail"
+
+    @model_validator(mode="after")
+    def _some_tolerance(self) -> Self:
+        if self.rtol == 0.0 and self.atol == 0.0:
+            raise ValueError(
+                "'rtol' and 'atol' are both 0, which no residual reaches; give one of them"
+            )
+        return self
+
+    @property
+    def has_fit(self) -> bool:
+        """A preconditioner that is asked for."""
+        return self.preconditioner is not None
+
+    @property
+    def building(self) -> InversionMethod | None:
+        """Its preconditioner, where that does."""
+        inner = self.preconditioner
+        return inner.building if isinstance(inner, InversionMethod) else None
+
+    def fit_products(self, parameters: int) -> float:
+        """Those of its preconditioner."""
+        inner = self.preconditioner
+        return inner.fit_products(parameters) if isinstance(inner, InversionMethod) else 0.0
+
+    def products(self, right_hand_sides: int, together: int) -> float:
+        """To a tolerance of 1e-5, or `maxiter`."""
+        limit = self.maxiter or 10**9
+        one_block = min(self.FIRST_PRODUCTS * together**self.SHARING, limit * together)
+        return one_block * right_hand_sides / together
+
+
+class Lissa(InversionMethod):
+    """Stochastic Neumann series: h ← b + (1 − dampen) h − (H_j + λI) h / scale; the answer is h / scale."""
+
+    label = "LiSSA"
+    answer = "iterative"
+    guess_field = "h0"
+    together = 64
+
+    method: Literal["lissa"] = "lissa"
+    maxiter: PositiveInt = Field(1000, description="Steps at most.")
+    dampen: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="Extra damping: the fixed point is (H + (λ + dampen·scale) I)⁻¹ b."
+    )
+    scale: Annotated[float, Field(gt=0.0)] | Literal["auto"] = Field(
+        "auto",
+        description="Must exceed half the largest eigenvalue of H + λI, with random batches of a batch's; `auto` "
+        "estimates a safe one, which the info tells.",
+    )
+    h0: Digest | None = Field(
+        None,
+        description="First guess: a safetensors blob with one tensor `h0` of shape "
+        "(right-hand sides, parameters), in units of scale · x: choose `scale` with it. Null begins at b.",
+    )
+    rtol: PositiveTolerance = Field(
+        1e-4, description="Largest relative change at which the course stops."
+    )
+    batch_size: PositiveInt | None = Field(
+        None, description="Rows of the random batch of a step; null means all rows."
+    )
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(
+        None, description="Seed of the batches; null means the job's seed."
+    )
+    unsolved: Unsolved = "fail"
+
+    def products(self, right_hand_sides: int, together: int) -> float:
+        """A step multiplies each right-hand side once."""
+        return float(self.maxiter * right_hand_sides)
 
 
 _Methods = Direct | ConjugateGradient | Lissa | Arnoldi

@@ -3,6 +3,7 @@ object storage from worker to worker."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -58,7 +59,7 @@ def _fields(part: BaseModel, seed: int) -> dict[str, Any]:
         for field in type(part).model_fields
         if field not in ("method", "name")
     }
-    draws = "seed" in METHODS[name].__dataclass_fields__
+    draws = any(each.name == "seed" for each in dataclasses.fields(METHODS[name]))
     return fields | {"seed": seed} if draws and fields.get("seed") is None else fields
 
 

@@ -34,10 +34,12 @@ def refuse_too_much(settings: Settings, job: JobRequest, inputs: Inputs) -> None
 def _method_within_limits(settings: Settings, job: JobRequest, count: int | None) -> None:
     if count is None:
         return
-    if job.inversion.builds_matrix and count > settings.direct_parameters:
-        method, others = job.inversion.method, methods_in_words(building_h=False, quote="'")
+    builder = job.inversion.building
+    if builder is not None and count > settings.direct_parameters:
+        method = type(builder).model_fields["method"].default
+        others = methods_in_words(building_h=False, quote="'")
         raise InvalidRequest.field(
-            "/inversion/method",
+            "/inversion/method" if builder is job.inversion else "/inversion/preconditioner",
             f"{method!r} makes the full Hessian, for up to {settings.direct_parameters} parameters; the model "
             f"selects {count}. Choose {others}, or register the model with fewer 'parameters' ('head.*')",
             method,

@@ -56,9 +56,12 @@ function object(name, schema, context, required) {
 
 /** A choice between objects by their discriminator, as a list; an optional one may be none of them. */
 function union(name, schema, context, required) {
-  const { propertyName, mapping } = schema.discriminator;
+  const members = new Map();
+  for (const { propertyName, mapping } of schema.unions)
+    for (const [tag, $ref] of Object.entries(mapping)) if (!members.has(tag)) members.set(tag, { propertyName, $ref });
+  const [{ propertyName }] = schema.unions;
   const id = freshId("union");
-  const tags = Object.keys(mapping);
+  const tags = [...members.keys()];
   const optional = schema.nullable || !required;
   const select = h("select", { id, onchange: () => choose(select.value) }, optional ? h("option", { value: "" }, "none") : null, tags.map((tag) => h("option", { value: tag }, tag)));
   const body = h("div", { class: "union-body" });
@@ -74,9 +77,10 @@ function union(name, schema, context, required) {
       return;
     }
     const kept = member?.read();
-    member = build("", { $ref: mapping[tag] }, context, true);
-    if (name === null) member.write({ ...context.initial, ...kept, [propertyName]: tag });
-    const words = resolved({ $ref: mapping[tag] }, context.document).description;
+    const { propertyName: key, $ref } = members.get(tag);
+    member = build("", { $ref }, context, true);
+    if (name === null) member.write({ ...context.initial, ...kept, [key]: tag });
+    const words = resolved({ $ref }, context.document).description;
     replace(body, words ? h("p", { class: "help" }, marked(words)) : null, member.element);
   }
 
@@ -85,10 +89,10 @@ function union(name, schema, context, required) {
   const element = name ? h("fieldset", { "data-field": name }, h("legend", {}, title(name)), chooser, body) : h("div", { class: "fields" }, chooser, body);
   const self = {
     element,
-    read: () => (member === null ? undefined : { ...member.read(), [propertyName]: select.value }),
+    read: () => (member === null ? undefined : { ...member.read(), [members.get(select.value).propertyName]: select.value }),
     write(value) {
       if (value === undefined || value === null) return choose(optional ? "" : select.value);
-      choose(value[propertyName] ?? tags[0]);
+      choose(schema.unions.map((each) => value[each.propertyName]).find((tag) => members.has(tag)) ?? tags[0]);
       member.write(value);
     },
     fail(text) {

@@ -39,15 +39,18 @@ export function resolved(schema, document) {
       const { anyOf, ...beside } = found;
       const rest = anyOf.filter((each) => each.type !== "null");
       found = rest.length === 1 ? { ...rest[0], ...beside, nullable: true } : { anyOf: rest, ...beside, nullable: true };
+    } else if (!found.discriminator && found.oneOf?.every((each) => each.discriminator)) {
+      const { oneOf, ...beside } = found;
+      return { ...beside, unions: oneOf.map((each) => each.discriminator) };
     } else {
-      return found;
+      return found.discriminator ? { ...found, unions: [found.discriminator] } : found;
     }
   }
 }
 
 /** Which field a resolved schema wants. */
 export function fieldKind(schema) {
-  if (schema.discriminator) return "union";
+  if (schema.unions) return "union";
   if (schema.properties) return "object";
   if (schema.const !== undefined) return "constant";
   if (schema.enum) return "choice";
