@@ -18,7 +18,7 @@ from service.storage import keys
 from service.storage.keys import Document, Kind
 from service.storage.queue import CHECK_PRIORITY, CHECKS
 from service.storage.records import Idempotency, not_found
-from upweight.errors import InvalidRequest
+from upweight.errors import InvalidRequest, RateLimited
 from upweight.schema import CheckState
 from upweight.schema.base import REFERENCE_PATTERN
 
@@ -62,6 +62,19 @@ def repeated(
     """What an earlier request with this key made. Raises IdempotencyConflict, NotFound."""
     id = parts.records.made_by(kind, namespace, idempotency) if idempotency else None
     return parts.records.get(kind, namespace, id) if id is not None else None
+
+
+def refuse_many_checks(parts: Parts, namespace: str) -> None:
+    """Raises RateLimited where a namespace has as many unfinished checks as it may: all share one queue."""
+    limit = parts.settings.namespace_checks
+    unfinished = sum(
+        parts.records.count(kind, namespace, CheckState.CHECKING) for kind in ("model", "dataset")
+    )
+    if unfinished >= limit:
+        raise RateLimited(
+            f"{unfinished} models and datasets of this namespace are being checked, and {limit} may be; wait for some",
+            retry_after=2,
+        )
 
 
 def enter(

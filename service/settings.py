@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     )
     queue_length: int = Field(100_000, description="Jobs waiting in one queue.", gt=0)
     namespace_jobs: int = Field(20_000, description="Unfinished jobs of one namespace.", gt=0)
+    namespace_checks: int = Field(
+        200, description="Models and datasets of one namespace that are being checked.", ge=1
+    )
     namespace_requests: float | None = Field(
         None,
         description="Requests a second of one namespace, ten times as many at once; null: no limit.",

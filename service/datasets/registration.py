@@ -12,7 +12,7 @@ from service.datasets.uris import allowed_place, files_of
 from service.jobs.states import now
 from service.models.sniff import is_pickle
 from service.parts import Parts
-from service.registry import digest_of, ensure_check, enter, repeated
+from service.registry import digest_of, ensure_check, enter, refuse_many_checks, repeated
 from service.requests import Trace
 from service.storage.keys import Document, new_id
 from service.storage.records import Idempotency
@@ -43,11 +43,12 @@ def register_dataset(
     idempotency: Idempotency | None,
     trace: Trace,
 ) -> Document:
-    """A new record in state `checking`. Raises InvalidRequest."""
+    """A new record in state `checking`. Raises InvalidRequest, RateLimited."""
     earlier = repeated(parts, "dataset", caller.namespace, idempotency)
     if earlier is not None:
         ensure_check(parts, "dataset", caller.namespace, earlier, trace)
         return earlier
+    refuse_many_checks(parts, caller.namespace)
     files, size = _shards(parts, caller.namespace, request)
     record = DatasetRecord(
         id=new_id("dataset"),

@@ -11,7 +11,7 @@ from service.blobs.records import find_blob
 from service.jobs.states import now
 from service.models.sniff import refuse_bad_archive, refuse_bad_weights
 from service.parts import Parts
-from service.registry import digest_of, ensure_check, enter, repeated
+from service.registry import digest_of, ensure_check, enter, refuse_many_checks, repeated
 from service.requests import Trace
 from service.storage.keys import Document, new_id
 from service.storage.records import Idempotency
@@ -36,11 +36,12 @@ def register_model(
     idempotency: Idempotency | None,
     trace: Trace,
 ) -> Document:
-    """A new record in state `checking`. Raises InvalidRequest."""
+    """A new record in state `checking`. Raises InvalidRequest, RateLimited."""
     earlier = repeated(parts, "model", caller.namespace, idempotency)
     if earlier is not None:
         ensure_check(parts, "model", caller.namespace, earlier, trace)
         return earlier
+    refuse_many_checks(parts, caller.namespace)
     size = _checked_size(parts, caller.namespace, request)
     record = ModelRecord(
         id=new_id("model"),

@@ -7,6 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -173,3 +175,27 @@ def test_uploads_at_once_are_limited_by_namespace(http: httpx2.Client, strict: F
         thread.join()
     assert found == [201, 201]
     assert put(http, 10).status_code == 201
+
+
+def test_unfinished_checks_are_limited_by_namespace(
+    redis_server: RedisServer, redis_url: str, tmp_path: Path
+) -> None:
+    settings = small_settings(redis_server, tmp_path, namespace_checks=3)
+    with (
+        contextmanager(run_front)(settings) as front,
+        httpx2.Client(base_url=front.url, timeout=60, trust_env=False) as client,
+    ):
+        keys = front.parts.keys
+        for name in "ab":
+            secret = keys.create(name, Role.WRITE, "test")[1]
+            client.headers["Authorization"] = f"Bearer {secret}"
+            acting = Acting(client, front.parts)
+            bodies = [acting.dataset_request(f"set{number}") for number in range(4)]
+            made = [client.post("/v1/datasets", json=body) for body in bodies]
+            assert [each.status_code for each in made] == [202, 202, 202, 429]
+            assert int(made[-1].headers["retry-after"]) > 0
+            again = client.post(
+                "/v1/models", json=acting.model_request(), headers={"Idempotency-Key": "x"}
+            )
+            assert "3 models and datasets" in problem(again, 429, "rate-limited")["detail"]
+        assert front.parts.queue.lengths()["high"] == 6
