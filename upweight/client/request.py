@@ -32,11 +32,11 @@ _KEYWORDS = [
 _OF_METHODS = sorted(
     {field for method in METHODS.values() for field in method.model_fields} - {"method"}
 )
+_RANKS = {"rank", *(each.rank_field for each in METHODS.values() if each.rank_field)}
 # As HTTP and other libraries call them.
 _ALIASES = {
     **dict.fromkeys(("lambda", "lam", "damping", "damp", "λ"), "hessian_regularization"),
     **dict.fromkeys(("method", "solver"), "inversion_method"),
-    "rank": "rank_estimate",
 }
 Referable = str | ModelRecord | DatasetRecord | JobRecord
 Choice = str | DatasetRecord | Selection | Mapping[str, Any]
@@ -123,7 +123,9 @@ def _name(method: BaseModel) -> Any:
 
 
 def _not_taken(parameter: str, method: str, own: list[str]) -> str:
-    owners = owners_of(parameter)
+    owners, rank = owners_of(parameter), METHODS[method].rank_field
+    if rank is not None and parameter in _RANKS:
+        return f"{parameter!r} is no parameter of {method!r}; did you mean {rank!r}?"
     alias = difflib.get_close_matches(parameter.strip("_").lower(), _ALIASES, n=1, cutoff=0.75)
     named = _ALIASES[alias[0]] if alias else parameter
     meant = _meant(parameter, own) or _meant(named, _KEYWORDS) or _meant(named, _OF_METHODS)

@@ -199,8 +199,9 @@ def _by_name(value: Any) -> Any:
     """A bare name stands for the preconditioner of that name, or for the method."""
     if not isinstance(value, str):
         return value
+    named = [cls.model_fields["name"].default for cls in (Jacobi, Nystroem)]
     methods = [cls.model_fields["method"].default for cls in get_args(_Fitted)]
-    return {"method" if value in methods else "name": value}
+    return {"method" if value in methods and value not in named else "name": value}
 
 
 def _spelling(value: Any) -> str:

@@ -21,7 +21,7 @@ from workers.engine.operators import Curvature, Metric
 from workers.engine.progress import Progress, silent
 
 FEWEST_EXPLICIT = 256  # with fewer parameters there is nothing to gain
-LOOKING_FOR_MEMORY = "use cg, lissa or arnoldi, or select fewer parameters"
+LOOKING_FOR_MEMORY = "choose a method that only multiplies with H, or select fewer parameters"
 
 
 class Hessian(Curvature):

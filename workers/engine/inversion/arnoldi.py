@@ -20,12 +20,7 @@ from workers.engine.inversion.low_rank import LowRank
 from workers.engine.inversion.method import Method
 from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.solution import Solution, checked_rhs
-from workers.engine.inversion.verdict import (
-    Verdict,
-    of_low_rank,
-    of_right_hand_sides,
-    unsolved_statuses,
-)
+from workers.engine.inversion.verdict import Verdict, of_low_rank
 from workers.engine.operators import Curvature, Damped, Inverse, explicit_where_cheaper
 from workers.engine.progress import Progress, silent
 
@@ -113,8 +108,5 @@ class Arnoldi(Method, name="arnoldi"):
 
     def verdict(self, summary: Mapping[str, Any], damping: float, dtype: torch.dtype) -> Verdict:
         """Of a low-rank answer, where something lies outside."""
-        left = unsolved_statuses(summary)
-        if not left or "negative_curvature" in left:
-            return of_right_hand_sides(summary)
         summary = {"rank": self.rank_estimate, **summary}
         return of_low_rank(summary, damping, dtype, "rank_estimate", complement=self.complement)

@@ -26,10 +26,10 @@ class LowRank(Inverse):
 
     eigenvalues: Tensor  # (rank,) of H, λ not included
     eigenvectors: Tensor  # (p, rank)
-    residuals: Tensor  # (rank,) ‖Hv − μv‖
+    residuals: Tensor | None  # (rank,) ‖Hv − μv‖, where that was measured
     damping: float
     complement: bool
-    converged: bool
+    converged: bool | None  # whether the pairs are those of H; None where nobody looked
     images: Tensor | None = None  # (rank, p), H V, where at hand: residuals then take no pass
     unsolved: Unsolved = "fail"
     note: str | None = None
@@ -48,7 +48,10 @@ class LowRank(Inverse):
         """(rank,) of D + λ."""
         shifted = self.eigenvalues + self.damping
         eps = torch.finfo(shifted.dtype).eps * self.eigenvectors.shape[0] ** 0.5
-        return torch.clamp(self.residuals, min=eps * float(shifted.abs().max()))
+        rounding = eps * float(shifted.abs().max())
+        if self.residuals is None:
+            return torch.full_like(shifted, rounding)
+        return torch.clamp(self.residuals, min=rounding)
 
     @property
     def _negative(self) -> bool:
@@ -118,16 +121,18 @@ class LowRank(Inverse):
         return tuple(Status.CONVERGED if each else Status.TRUNCATED for each in exact.tolist())
 
     def _told(self) -> dict[str, object]:
-        return {
+        found: dict[str, object] = {
             "eigenvalues": self.eigenvalues,
             "eigenvectors": self.eigenvectors,
             "residuals": self.residuals,
             "dropped": self.eigenvalues[~self.kept],
             "rank": self.eigenvectors.shape[1],
             "dropped_count": int((~self.kept).sum()),
-            "converged": self.converged and not self._below_rounding,
-            **({"note": self.note} if self.note else {}),
+            "note": self.note,
         }
+        if self.converged is not None:
+            found["converged"] = self.converged and not self._below_rounding
+        return {name: value for name, value in found.items() if value is not None}
 
     def damped(self, damping: float) -> LowRank:
         """The same pairs with another λ."""
@@ -153,27 +158,30 @@ class LowRank(Inverse):
 
     def tensors(self) -> dict[str, Tensor]:
         """For storing; `from_tensors` takes them back."""
-        numbers = (self.damping, float(self.complement), float(self.converged), float(self.flat))
+        numbers = (self.damping, float(self.complement), float(self.flat))
         tensors = {
             "eigenvalues": self.eigenvalues,
             "eigenvectors": self.eigenvectors,
-            "residuals": self.residuals,
             "numbers": torch.tensor(numbers, dtype=torch.float64),
         }
-        # Whoever has them measures residuals without a pass, so that all must have them.
-        return tensors if self.images is None else tensors | {"images": self.images}
+        if self.converged is not None:
+            tensors["converged"] = torch.tensor([float(self.converged)])
+        # Whoever has images measures residuals without a pass, so that all must have them.
+        more = {"residuals": self.residuals, "images": self.images}
+        return tensors | {name: each for name, each in more.items() if each is not None}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> LowRank:
         """The inverse of `tensors`."""
-        damping, complement, converged, flat = tensors["numbers"].tolist()
+        damping, complement, flat = tensors["numbers"].tolist()
+        converged = tensors.get("converged")
         return cls(
             tensors["eigenvalues"],
             tensors["eigenvectors"],
-            tensors["residuals"],
+            tensors.get("residuals"),
             damping,
             bool(complement),
-            bool(converged),
+            None if converged is None else bool(converged),
             tensors.get("images"),
             flat=bool(flat),
         )

@@ -43,7 +43,7 @@ class Nystroem(Method, name="nystroem"):
         sketch = curvature.matmat(probes.T.contiguous()).T
         values, vectors = _eigenpairs(probes, sketch)
         tell("nystroem", 1, 1, "blocks")
-        return LowRank(values, vectors, torch.zeros_like(values), damping, True, True)
+        return LowRank(values, vectors, None, damping, True, None)
 
     def solve(
         self,

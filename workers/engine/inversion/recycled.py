@@ -131,10 +131,7 @@ class Recycled:
         """A preconditioner from the Ritz pairs; None without any that λ leaves positive."""
         if self.values is None or self.vectors is None or not damping > 0.0:
             return None
-        values = self.values
-        return LowRank(
-            values, self.vectors, torch.zeros_like(values), damping, True, True, flat=True
-        )
+        return LowRank(self.values, self.vectors, None, damping, True, None, flat=True)
 
     def preconditioner(self, operator: Damped, products: float) -> Inverse | None:
         """The best that is known, or the operator's own where that pays for so many products."""

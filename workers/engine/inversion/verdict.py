@@ -80,7 +80,10 @@ def of_factorisation(summary: Summary, damping: float, dtype: torch.dtype) -> Ve
 def of_low_rank(
     summary: Summary, damping: float, dtype: torch.dtype, rank_field: str, *, complement: bool
 ) -> Verdict:
-    """Of an answer that is right within some directions of H."""
+    """Of an answer that is right within some directions of H, where something lies outside of them."""
+    left = unsolved_statuses(summary)
+    if not left or "negative_curvature" in left:
+        return of_right_hand_sides(summary)
     rank, lost = summary.get("rank", "some"), summary.get("dropped_count", 0)
     residual = f"The largest residual norm is {summary.get('worst_residual_norm', 0.0):.3g}."
     if lost:
