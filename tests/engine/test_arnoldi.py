@@ -221,3 +221,17 @@ def test_a_regularisation_below_rounding_is_no_solved_system() -> None:
     assert solution.status == (Status.TRUNCATED,)
     assert solution.info["dropped_count"] == 1
     assert not solution.info["converged"]
+
+
+@pytest.mark.parametrize("damping", [0.1, 0.5])
+def test_negative_curvature_met_beside_the_pairs_is_an_error_unless_lambda_lifts_it(
+    damping: float,
+) -> None:
+    found = LowRank(torch.ones(1), torch.eye(3)[:, :1], None, damping, True, None, lowest=-0.3)
+    if damping < 0.3:
+        with pytest.raises(SingularHessian, match="at most"):
+            found.solve(torch.ones(1, 3))
+        kept = replace(found, unsolved="keep").solve(torch.ones(1, 3))
+        assert kept.status == (Status.NEGATIVE_CURVATURE,)
+    else:
+        assert found.solve(torch.ones(1, 3)).status == (Status.TRUNCATED,)

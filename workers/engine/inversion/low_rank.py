@@ -31,6 +31,7 @@ class LowRank(Inverse):
     complement: bool
     converged: bool | None  # whether the pairs are those of H; None where nobody looked
     images: Tensor | None = None  # (rank, p), H V, where at hand: residuals then take no pass
+    lowest: float | None = None  # a Rayleigh quotient of H below 0 that was met beside the pairs
     unsolved: Unsolved = "fail"
     note: str | None = None
     flat: bool = False
@@ -55,8 +56,10 @@ class LowRank(Inverse):
 
     @property
     def _negative(self) -> bool:
-        """Whether a negative eigenvalue is left in H + λI, or exactly undone by λ."""
+        """Whether a negative eigenvalue is left in H + λI, or exactly undone by λ, as far as was seen."""
         errors = self._errors
+        if self.lowest is not None and self.lowest + self.damping <= -float(errors.max()):
+            return True
         below = (self.eigenvalues < -errors) & (self.eigenvalues + self.damping <= errors)
         return bool(below.any())
 
@@ -97,7 +100,10 @@ class LowRank(Inverse):
         if negative and self.unsolved == "fail":
             # What is not among the largest in absolute value is less negative than this.
             scale = max(float(self.eigenvalues.abs().max()), self.damping)
-            raise singular(float(self.eigenvalues.min()), self.damping, scale)
+            least = float(self.eigenvalues.min())
+            if self.lowest is None or least <= self.lowest:
+                raise singular(least, self.damping, scale)
+            raise singular(self.lowest, self.damping, scale, bound=True)
         x, parts = self._applied(rhs)
         norms = torch.full_like(rhs[:, 0], float("nan"))
         if operator is not None:
@@ -167,7 +173,8 @@ class LowRank(Inverse):
         if self.converged is not None:
             tensors["converged"] = torch.tensor([float(self.converged)])
         # Whoever has images measures residuals without a pass, so that all must have them.
-        more = {"residuals": self.residuals, "images": self.images}
+        lowest = None if self.lowest is None else torch.tensor([self.lowest], dtype=torch.float64)
+        more = {"residuals": self.residuals, "images": self.images, "lowest": lowest}
         return tensors | {name: each for name, each in more.items() if each is not None}
 
     @classmethod
@@ -183,6 +190,7 @@ class LowRank(Inverse):
             bool(complement),
             None if converged is None else bool(converged),
             tensors.get("images"),
+            float(tensors["lowest"]) if "lowest" in tensors else None,
             flat=bool(flat),
         )
 
