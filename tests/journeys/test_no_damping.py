@@ -34,7 +34,7 @@ def linear(online: Client, name: str, inputs: int, loss: str, rows: int = ROWS) 
 
 def refused(online: Client, name: str, **options: Any) -> str:
     with pytest.raises(InvalidRequest) as caught:
-        online.compute_influences(name, name, name, inversion_method="direct", **options)
+        online.compute_influences(name, name, name, **{"inversion_method": "direct", **options})
     (error,) = caught.value.errors
     assert error.pointer == "/hessian_regularization"
     return error.detail
@@ -57,6 +57,8 @@ def test_a_softmax_is_refused_and_other_methods_solve_it(
     words = refused(online, fresh_name, **given)
     assert "H is singular: the same can be added to all entries of 'weight', 'bias'" in words
     assert "or take method 'arnoldi'" in words
+    within_cg = {"inversion_method": "cg", "preconditioner": {"method": "direct"}}
+    assert "H is singular" in refused(online, fresh_name, **given, **within_cg)
     exact = by_pseudo_inverse(formula)
     for method, options in (("arnoldi", {"rank_estimate": 15}), ("cg", {"rtol": 1e-10})):
         found = online.compute_influences(

@@ -132,7 +132,18 @@ def test_factors_may_be_an_earlier_result(request_of: Any, client: Client, serve
             f"'newton'.*{', '.join(map(repr, NAMES[:-1]))} and {NAMES[-1]!r}",
         ),
         ({"inversion_method": "cg", "rtol": -1}, "/inversion/rtol"),
-        ({"inversion_method": "arnoldi", "complement": True}, "hessian_regularization > 0"),
+        (
+            {"inversion_method": "arnoldi", "complement": True},
+            "^/hessian_regularization: 'complement' divides by λ, so it needs .* > 0$",
+        ),
+        (
+            {"inversion_method": "cg", "preconditioner": {"name": "nystroem", "rank": 4}},
+            "^/hessian_regularization: 'preconditioner' divides by λ",
+        ),
+        (
+            {"inversion_method": "cg", "preconditioner": "arnoldi", "hessian_regularization": 0},
+            "^/hessian_regularization: 'preconditioner' divides by λ",
+        ),
         ({"precision": "float16"}, "precision"),
         ({"hessian_perturbation": 1, "hessian_regularization": 2}, "mean the same"),
         ({"keep": {"matrix": False}}, "keeps nothing"),

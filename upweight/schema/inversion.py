@@ -272,6 +272,13 @@ class ConjugateGradient(InversionMethod):
         return self.preconditioner is not None
 
     @property
+    def needs_damping(self) -> str | None:
+        """A preconditioner of low rank divides the rest by λ."""
+        inner = self.preconditioner
+        low_rank = inner.answer == "low rank" if isinstance(inner, InversionMethod) else False
+        return "preconditioner" if low_rank or isinstance(inner, Nystroem) else None
+
+    @property
     def building(self) -> InversionMethod | None:
         """Its preconditioner, where that does."""
         inner = self.preconditioner

@@ -15,7 +15,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticKnownError
+from pydantic_core import (
+    InitErrorDetails,
+    PydanticCustomError,
+    PydanticKnownError,
+    ValidationError,
+)
 
 from upweight.schema.base import (
     CONTRACT,
@@ -156,7 +161,12 @@ class _JobRequest(Request):
     def _damping_where_it_divides(self) -> Self:
         divides = self.inversion.needs_damping
         if divides is not None and self.hessian_regularization == 0.0:
-            raise ValueError(f"{divides!r} divides by λ, so it needs hessian_regularization > 0")
+            words = "'{what}' divides by λ, so it needs hessian_regularization > 0"
+            error = PydanticCustomError("needs_damping", words, {"what": divides})
+            where = InitErrorDetails(
+                type=error, loc=("hessian_regularization",), input=self.hessian_regularization
+            )
+            raise ValidationError.from_exception_data(type(self).__name__, [where])
         return self
 
 

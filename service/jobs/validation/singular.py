@@ -13,7 +13,8 @@ _DAMPED = "give λ, such as the weight decay of training or 0.01"
 
 def refuse_singular(job: JobRequest, inputs: Inputs) -> None:
     """Raises InvalidRequest; a λ that was left out is 0."""
-    if job.hessian_regularization != 0.0 or job.inversion.answer != "exact":
+    factorised = job.inversion.building
+    if job.hessian_regularization != 0.0 or factorised is None or factorised.answer != "exact":
         return
     model = inputs.model
     reason = _known(model, len(inputs.hessian.rows))
@@ -26,7 +27,7 @@ def refuse_singular(job: JobRequest, inputs: Inputs) -> None:
             "'arnoldi', which inverts the strongest directions of H and leaves out the others",
             None if left_out else job.hessian_regularization,
         )
-    if left_out and model.loss.name in _OF_SOFTMAX:
+    if left_out and factorised is job.inversion and model.loss.name in _OF_SOFTMAX:
         raise InvalidRequest.field(
             "/hessian_regularization",
             f"hessian_regularization (λ) is left out, and H of {model.loss.name} is singular where one number can be "
