@@ -10,7 +10,7 @@ from torch import Tensor
 from workers.engine.autodiff.graph.assemble import ParameterNode
 from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.trace import traced
-from workers.engine.autodiff.select import FIRST_ORDER, PROBE_ROWS, agrees
+from workers.engine.autodiff.select import FIRST_ORDER, agrees
 from workers.engine.errors import EngineError, NotFinite
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Targets
@@ -19,6 +19,7 @@ from workers.engine.model.second_order import explained, is_out_of_memory, twice
 # Rows whose backward passes are batched together where the model itself does not batch: the cost
 # grows with its square, what is saved in overhead grows with it.
 BACKWARD_GROUP = 8
+COMPARED_ROWS = 2  # with autograd, which takes a backward pass a row
 
 Backend = Callable[[Problem, Batch], Tensor]  # a batch that is `placed` to (B, p)
 
@@ -89,7 +90,7 @@ class ByGraph:
     def __call__(self, problem: Problem, batch: Batch) -> Tensor:
         """(B, p), for a batch that is `placed`. Raises ValueError where there is no graph, or it is wrong."""
         if not self._agrees:
-            probe = batch.narrow(0, min(PROBE_ROWS, len(batch)))
+            probe = batch.narrow(0, min(COMPARED_ROWS, len(batch)))
             if not agrees(analytic_gradients(problem, probe), by_row(problem, probe), FIRST_ORDER):
                 raise ValueError("the graph of the model does not show all of it")
             self._agrees = True
