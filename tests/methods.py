@@ -80,5 +80,12 @@ METHODS = {
             {"eigenvalues": ("r",), "eigenvectors": ("p", "r"), "residuals": ("r",)},
             {"converged"},
         ),
+        Row(
+            "nystroem",
+            lambda size, double: {"rank": size},
+            {"rank": 12},
+            {"eigenvalues": ("r",), "eigenvectors": ("p", "r")},
+            {"rank"},
+        ),
     )
 }

@@ -37,6 +37,10 @@ EXAMPLES: Any = {
         "summary": "Influences by the strongest eigenvectors",
         "value": {**_INFLUENCES, "inversion": {"method": "arnoldi", "rank_estimate": 50}},
     },
+    "nystroem": {
+        "summary": "Influences by a random sketch of the Hessian, in one pass",
+        "value": {**_INFLUENCES, "inversion": {"method": "nystroem", "rank": 200}},
+    },
     "perturbation": {
         "summary": "The influence of each pixel",
         "value": {

@@ -178,8 +178,43 @@ class Arnoldi(InversionMethod):
         return 2.0 * self.rank_estimate + self.EXTRA_PRODUCTS
 
 
+class NystroemInversion(InversionMethod):
+    """A random sketch of H in one pass: H ≈ U diag(d) Uᵀ, x ≈ U (d + λ)⁻¹ Uᵀ b + (b − U Uᵀ b) / λ. Needs λ > 0."""
+
+    label = "Nyström"
+    answer = "low rank"
+    rank_field = "rank"
+    solve_only = frozenset({"unsolved"})
+
+    method: Literal["nystroem"] = "nystroem"
+    rank: PositiveInt = Field(
+        32,
+        description="Number of random directions; more than there are parameters means all of them, which is exact.",
+    )
+    unsolved: Unsolved = "fail"
+
+    @property
+    def has_fit(self) -> bool:
+        """The sketch."""
+        return True
+
+    @property
+    def fit_is_damped(self) -> bool:
+        """It is one of H."""
+        return False
+
+    @property
+    def needs_damping(self) -> str | None:
+        """What lies outside the sketch is divided by λ."""
+        return self.method
+
+    def fit_products(self, parameters: int) -> float:
+        """One for each direction."""
+        return float(min(self.rank, parameters))
+
+
 # What has a fit, and so preconditions `cg`.
-_Fitted = Direct | Arnoldi
+_Fitted = Direct | Arnoldi | NystroemInversion
 
 
 class Jacobi(Request):
@@ -335,7 +370,7 @@ class Lissa(InversionMethod):
         return float(self.maxiter * right_hand_sides)
 
 
-_Methods = Direct | ConjugateGradient | Lissa | Arnoldi
+_Methods = Direct | ConjugateGradient | Lissa | Arnoldi | NystroemInversion
 METHODS: dict[str, type[InversionMethod]] = {
     cls.model_fields["method"].default: cls for cls in get_args(_Methods)
 }

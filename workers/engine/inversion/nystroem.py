@@ -1,28 +1,43 @@
-"""A randomised low-rank model of H, from one product with a block of random vectors."""
+"""A randomised low-rank inverse: H ≈ U diag(d) Uᵀ from one product with a block of random vectors.
+
+Use it where `arnoldi` is too dear: one pass over the data instead of some two for each eigenpair, for the eigenpairs
+of a positive semidefinite model of H. It is also a preconditioner of `cg`. Frangella, Tropp and Udell, Randomized
+Nyström preconditioning (2021), algorithm 2.1.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from workers.engine.errors import BadParameter
+from workers.engine.inversion.indefinite import Unsolved
 from workers.engine.inversion.jacobi import gaussian
 from workers.engine.inversion.low_rank import LowRank
 from workers.engine.inversion.method import Method
 from workers.engine.inversion.recycled import Recycled
-from workers.engine.inversion.solution import Solution
+from workers.engine.inversion.solution import Solution, checked_rhs
+from workers.engine.inversion.verdict import Verdict, of_low_rank
 from workers.engine.operators import Curvature, Damped, Inverse
 from workers.engine.progress import Progress, silent
 
 
 @dataclass(frozen=True)
 class Nystroem(Method, name="nystroem"):
-    """From a sketch of H with `rank` random vectors, one pass. A preconditioner alone; needs λ > 0."""
+    """x = U (d + λ)⁻¹ Uᵀ b + (b − U Uᵀ b) / λ, with `rank` directions U; all p of p parameters at most. Needs λ > 0.
+
+    With all p directions U diag(d) Uᵀ is H itself, and the answer exact. With fewer it is positive semidefinite, and
+    negative curvature that the product met is an error that names a λ, as in every method.
+    info has eigenvalues (rank,) by falling size, eigenvectors (p, rank) and rank.
+    """
 
     rank: int = 32
     seed: int = 0
+    unsolved: Unsolved = "fail"
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -31,19 +46,31 @@ class Nystroem(Method, name="nystroem"):
     def fit(
         self, curvature: Curvature, damping: float, progress: Progress | None = None
     ) -> LowRank:
-        """One product with a block of probes."""
-        tell = progress or silent
+        """The sketch: one product with a block of probes."""
+        tell, size = progress or silent, curvature.shape[0]
         if not damping > 0.0:
-            raise BadParameter(
-                "hessian_regularization", damping, "must be positive for preconditioner nystroem"
-            )
-        rank = min(self.rank, curvature.shape[0])
+            raise BadParameter("hessian_regularization", damping, "must be positive for nystroem")
+        rank = min(self.rank, size)
         tell("nystroem", 0, 1, "blocks")
         probes = torch.linalg.qr(gaussian(rank, curvature, self.seed).T).Q  # (p, r)
         sketch = curvature.matmat(probes.T.contiguous()).T
-        values, vectors = _eigenpairs(probes, sketch)
+        ritz, turn = torch.linalg.eigh(probes.T @ sketch)
+        if rank == size:  # a whole basis: the sketch is H itself, negative curvature and all
+            values, vectors = ritz.flip(0), (probes @ turn).flip(1)
+        else:
+            values, vectors = _positive_part(probes, sketch, ritz, turn)
+        lowest = float(ritz[0]) if float(ritz[0]) < 0.0 else None
         tell("nystroem", 1, 1, "blocks")
-        return LowRank(values, vectors, None, damping, True, None)
+        given = values, vectors, None, damping, True, None
+        return self.completed(LowRank(*given, lowest=lowest))
+
+    def completed(self, fit: Inverse) -> LowRank:
+        """With what these parameters say of its use."""
+        assert isinstance(fit, LowRank)
+        size, note = len(fit.eigenvectors), None
+        if self.rank > size:
+            note = f"rank {self.rank} is more than the {size} parameters: all directions were taken"
+        return replace(fit, unsolved=self.unsolved, note=note)
 
     def solve(
         self,
@@ -55,18 +82,28 @@ class Nystroem(Method, name="nystroem"):
         recycled: Recycled | None = None,
     ) -> Solution:
         """Solve for all rows of rhs (k, p), with their true residuals."""
-        pairs = fit or self.fit(curvature, damping, progress)
-        assert isinstance(pairs, LowRank)
-        return pairs.solve(rhs, progress, Damped(curvature, damping))
+        operator = Damped(curvature, damping)
+        rhs = checked_rhs(operator, rhs)
+        sketch = fit or self.fit(curvature, damping, progress)
+        assert isinstance(sketch, LowRank)
+        return sketch.solve(rhs, progress, operator)
+
+    def verdict(self, summary: Mapping[str, Any], damping: float, dtype: torch.dtype) -> Verdict:
+        """Of a low-rank answer, where something lies outside."""
+        return of_low_rank({"rank": self.rank, **summary}, damping, dtype, "rank", complement=True)
 
 
-def _eigenpairs(probes: Tensor, sketch: Tensor) -> tuple[Tensor, Tensor]:
-    # H may be indefinite: eigenvalues of the projection that are not positive carry no curvature
-    # that a positive preconditioner could use, and Nyström's formula would divide by them.
-    values, turn = torch.linalg.eigh(probes.T @ sketch)
-    positive = values > 10 * torch.finfo(values.dtype).eps * values.abs().max()
+def _positive_part(
+    probes: Tensor, sketch: Tensor, ritz: Tensor, turn: Tensor
+) -> tuple[Tensor, Tensor]:
+    """d (s,) by falling size and U (p, s), of the directions whose Rayleigh quotients are above rounding.
+
+    H may be indefinite: those that are not carry no curvature that a positive inverse could use, and the formula would
+    divide by them.
+    """
+    positive = ritz > 10 * torch.finfo(ritz.dtype).eps * ritz.abs().max()
     if not bool(positive.any()):
-        return torch.zeros_like(values[:1]), probes[:, :1]
-    half = sketch @ (turn[:, positive] / values[positive].sqrt())  # (p, s): H ≈ half halfᵀ
+        return torch.zeros_like(ritz[:1]), probes[:, :1]
+    half = sketch @ (turn[:, positive] / ritz[positive].sqrt())  # (p, s): H ≈ half halfᵀ
     vectors, singular, _ = torch.linalg.svd(half, full_matrices=False)
     return singular.square(), vectors
