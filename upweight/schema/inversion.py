@@ -337,7 +337,7 @@ class Lissa(InversionMethod):
     label = "LiSSA"
     answer = "iterative"
     guess_field = "h0"
-    together = 64
+    together = 256  # they share the random batches, and eigenvectors
 
     method: Literal["lissa"] = "lissa"
     maxiter: PositiveInt = Field(1000, description="Steps at most.")

@@ -48,7 +48,7 @@ class Curvature(ABC):
 
     def damped_matmat(self, vectors: Tensor, damping: float) -> Tensor:
         """(H + λI) v for each row v of (k, p): (k, p)."""
-        return self.matmat(vectors) + damping * vectors
+        return torch.add(self.matmat(vectors), vectors, alpha=damping)
 
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """(k, p) -> (k, p) with the mean over the rows with these numbers alone."""
@@ -119,7 +119,8 @@ class Damped:
 
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """(H_j + λI) v with H_j the mean over the rows with these numbers: (k, p)."""
-        return self.curvature.sampled_matmat(indices, vectors) + self.damping * vectors
+        product = self.curvature.sampled_matmat(indices, vectors)
+        return torch.add(product, vectors, alpha=self.damping)
 
     def partial_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """λ v and the sum over the rows with these numbers, ascending, by the number of ALL rows: (k, p)."""

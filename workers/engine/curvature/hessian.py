@@ -120,7 +120,7 @@ class Hessian(Curvature):
         """H_j v with H_j the mean over the rows with these numbers; counts as no pass."""
         total = self._sums.over_sample(indices, vectors)
         self.products += len(vectors)
-        return total / len(indices)
+        return total.div_(len(indices))
 
     def partial_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """(1/n) Σ ∇² L(zᵢ) v over the rows with these numbers, ascending; all rows where memory ends.

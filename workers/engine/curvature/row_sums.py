@@ -10,6 +10,7 @@ from torch import Tensor
 from workers.engine.autodiff.derivative import AccumulatingMap, BlockSums, Derivative, LinearMap
 from workers.engine.autodiff.hvp import ReverseLoop
 from workers.engine.autodiff.select import select
+from workers.engine.curvature.sampled import SampledRows
 from workers.engine.model.batching import BatchSize, Block, BlockPlan, activation_bytes, over_rows
 from workers.engine.model.nonfinite import refuse_nonfinite_rows
 from workers.engine.model.problem import Problem
@@ -23,6 +24,7 @@ KEPT_PART = 0.5
 # So much of it stays beside what other batches of rows prepare; more is made anew afterwards.
 KEPT_BESIDE = 1 << 24
 LOOPED_VECTORS = 4
+SAMPLED_PART = 0.125  # of the byte budget, for all rows that random samples are taken from
 
 
 class RowSums:
@@ -53,6 +55,9 @@ class RowSums:
         self.derivatives: dict[bool, Derivative] = {}
         self.prepared: dict[tuple[str, int, int], LinearMap] = {}
         self._rows_seen_finite = False
+        self._sampled = SampledRows(
+            problem, rows, self._row_bytes, int(SAMPLED_PART * budget_bytes)
+        )
 
     @property
     def widest(self) -> Block:
@@ -69,11 +74,18 @@ class RowSums:
 
     def over_sample(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """Σ ∇² L(zᵢ) v over the rows with these numbers, which fit into memory together."""
-        batch = self._problem.placed(self._rows.take(indices))
         self.block = self._plan.of(len(vectors))
-        size = self.block.rows
-        parts = (batch.narrow(at, min(at + size, len(batch))) for at in range(0, len(batch), size))
-        return self._over(parts, vectors)
+        total = torch.zeros_like(vectors)
+        sums = BlockSums(total)
+        for numbers in indices.split(self.block.rows):
+            derivative = self.derivatives.get(len(vectors) > 1)
+            kept = derivative and self._sampled.linearized(derivative, numbers)
+            if derivative and kept:
+                self._apply(derivative, kept, 0, vectors, sums)
+            else:
+                self._add(self._problem.placed(self._rows.take(numbers)), vectors, sums)
+        sums.settle()
+        return total
 
     def over_part(self, indices: Tensor, vectors: Tensor) -> Tensor | None:
         """Σ ∇² L(zᵢ) v over the rows with these numbers, ascending, however many; None where memory ends."""
@@ -142,7 +154,7 @@ class RowSums:
         try:
             with twice_differentiable():
                 apply = self.prepared.get(key) or derivative.prepare(self._problem, batch)
-                self._apply(derivative, apply, batch, vectors, sums)
+                self._apply(derivative, apply, batch.start, vectors, sums)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 self._keep_nothing()
@@ -155,13 +167,16 @@ class RowSums:
         total = torch.zeros_like(vectors)
         sums = BlockSums(total)
         for part in parts:
-            derivative = self.derivative(part, vectors)
-            with twice_differentiable():
-                self._apply(
-                    derivative, derivative.prepare(self._problem, part), part, vectors, sums
-                )
+            self._add(part, vectors, sums)
         sums.settle()
         return total
+
+    def _add(self, batch: Batch, vectors: Tensor, sums: BlockSums) -> None:
+        """The batch's sum times all vectors, of which nothing is kept."""
+        derivative = self.derivative(batch, vectors)
+        with twice_differentiable():
+            apply = derivative.prepare(self._problem, batch)
+            self._apply(derivative, apply, batch.start, vectors, sums)
 
     def _taken(self, indices: Tensor) -> Iterator[Batch]:
         for numbers in indices.split(self.block.rows):
@@ -172,7 +187,7 @@ class RowSums:
         self,
         derivative: Derivative,
         apply: LinearMap,
-        batch: Batch,
+        start: int,
         vectors: Tensor,
         sums: BlockSums,
     ) -> None:
@@ -181,7 +196,7 @@ class RowSums:
         width = LOOPED_VECTORS if isinstance(derivative, ReverseLoop) else self.block.vectors
         for first in range(0, len(vectors), width):
             if first:
-                self._report(batch.start)
+                self._report(start)
             part = vectors[first : first + width]
             into = sums.of(first, len(part))
             if isinstance(apply, AccumulatingMap):

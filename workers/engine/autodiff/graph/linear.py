@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from torch import Tensor
 from workers.engine.autodiff.derivative import Sums
 from workers.engine.autodiff.graph.nodes import BackwardContext, InputTangents, Tangent, part_of
 from workers.engine.model.parameters import ParameterSlice
+
+# Outputs of a layer that are few for the columns of a matrix product.
+NARROW = 12
 
 
 @dataclass
@@ -26,6 +30,8 @@ class LinearLayer:
     values lie channels last, and the few weights are put in their order instead of many values in
     that of the weights.
     """
+
+    ROWS: ClassVar = ("inputs", "cotangent")
 
     target: str
     sources: tuple[str, ...]
@@ -53,13 +59,30 @@ class LinearLayer:
             input_tangents[0],
             theta_tangent.of(self.weight_slice),
         )
-        result = affine_tangent(
-            None if tangent is None else self._flat_inputs(tangent, 1) @ self._weight.T,
-            self._inputs,
-            None if weights is None else self._lying(self._matrices(weights)).transpose(1, 2),
-            theta_tangent.of(self.bias_slice),
-        )
+        tangent = None if tangent is None else self._flat_inputs(tangent, 1)
+        weights = None if weights is None else self._lying(self._matrices(weights))
+        shift = theta_tangent.of(self.bias_slice)
+        if len(self.weight) <= NARROW and tangent is not None and weights is not None:
+            through = self._narrow(tangent, weights)
+            result = affine_tangent(through, self._inputs, None, shift)
+        else:
+            result = affine_tangent(
+                None if tangent is None else tangent @ self._weight.T,
+                self._inputs,
+                None if weights is None else weights.transpose(1, 2),
+                shift,
+            )
         return None if result is None else result.view(count, *self._before, -1)
+
+    def _narrow(self, tangent: Tensor, weights: Tensor) -> Tensor:
+        """R of few outputs (k, N, out), shift left out, from (k, N, in) and v's weights (k, out, in).
+
+        Rows last: products with few columns run at a quarter of the rate of those with few rows.
+        """
+        count, width, size = weights.shape
+        result = (weights.reshape(-1, size) @ self._inputs.T).view(count, width, -1)
+        result.baddbmm_(self._weight.expand(count, -1, -1), tangent.mT)
+        return result.mT.contiguous()
 
     def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
         """The sources' cotangents, from the output's."""

@@ -10,7 +10,8 @@ parameters are large matrix products or convolutions over rows and vectors toget
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,6 +105,21 @@ class Linearized:
         linearized = cls(assembly.nodes, assembly.output_name, output_hessian, assembly.active)
         linearized.back(cotangent)
         return linearized
+
+    def rows(self, indices: Tensor) -> Linearized | None:
+        """The same of these rows of the batch; None where a node does not say which of its tensors have a row each."""
+
+        def taken(one: object) -> Any:
+            fields = {name: getattr(one, name) for name in one.ROWS}  # type: ignore[attr-defined]
+            return replace(
+                one,  # type: ignore[type-var]
+                **{name: None if each is None else each[indices] for name, each in fields.items()},
+            )
+
+        if not all(hasattr(each, "ROWS") for each in (*self.nodes, self.output_hessian)):
+            return None
+        nodes = [taken(each) for each in self.nodes]
+        return replace(self, nodes=nodes, output_hessian=taken(self.output_hessian))
 
     def back(self, cotangent: Tensor) -> None:
         """Every node's cotangent from that of the output, (B, ...)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -112,6 +112,8 @@ class Node(Protocol):
 @dataclass
 class Elementwise:
     """σ, each entry for itself."""
+
+    ROWS: ClassVar = ("first", "second", "cotangent", "bend")
 
     target: str
     sources: tuple[str, ...]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -13,12 +16,28 @@ from workers.engine.model.rows import Targets
 FORMED_OUTPUTS = 64
 
 
+@dataclass(frozen=True)
+class FormedHessian:
+    """The Hessian of each row's loss in its c outputs, as a map of their tangents."""
+
+    ROWS: ClassVar = ("matrices",)
+
+    matrices: Tensor  # (B, c, c)
+
+    def __call__(self, tangent: Tensor) -> Tensor:
+        """(k, B, ...) -> (k, B, ...)."""
+        # The vectors last: with them as rows of small products it takes twice as long.
+        flat = tangent.flatten(2).permute(1, 2, 0)  # (B, c, k)
+        found = torch.bmm(self.matrices.mT, flat)
+        return found.permute(2, 0, 1).contiguous().view(tangent.shape)
+
+
 def output_derivatives(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[Tensor, LinearMap]:
     """δ (B, ...) and what takes R of the outputs (k, B, ...) to R of δ."""
     width = outputs[0].numel()
     if width <= FORMED_OUTPUTS:
         cotangent, formed = formed_curvature(loss, outputs, targets)
-        return cotangent, lambda tangent: _applied(formed, tangent)
+        return cotangent, FormedHessian(formed)
     at = outputs.detach().requires_grad_()
     with torch.enable_grad():
         total = loss(at, targets).sum()
@@ -55,11 +74,6 @@ def formed_curvature(loss: Loss, outputs: Tensor, targets: Targets) -> tuple[Ten
         (rows,) = torch.autograd.grad(cotangent, copies, units.view(copies.shape))
         curvature = rows.reshape(count, width, width)
     return cotangent.detach()[::width].contiguous(), curvature
-
-
-def _applied(formed: Tensor, tangent: Tensor) -> Tensor:
-    flat = tangent.flatten(2).transpose(0, 1)  # (B, k, c)
-    return torch.bmm(flat, formed).transpose(0, 1).contiguous().view(tangent.shape)
 
 
 def _repeated(targets: Targets, times: int) -> Targets:
