@@ -13,26 +13,30 @@ from service.jobs.validation.blobs import (
     refuse_what_is_not_given,
 )
 from service.jobs.validation.compatibility import fitted
-from service.jobs.validation.inputs import Inputs, find_inputs
+from service.jobs.validation.inputs import Chosen, Inputs
 from service.jobs.validation.singular import refuse_singular
 from service.jobs.validation.size import refuse_too_much, result_bytes
 from service.parts import Parts, webhook_policy
-from service.registry import repeated
+from service.registry import repeated, resolve
 from service.requests import Trace
 from service.storage.keys import Document, Kind, new_id
 from service.storage.queue import RUN_JOB
 from service.storage.records import Idempotency
 from service.webhooks.destination import Destination, Refused
-from upweight.errors import InvalidRequest, QueueFull, UpweightError
+from upweight.errors import InvalidRequest, NotFound, NotReady, QueueFull, UpweightError
 from upweight.schema import (
     TERMINAL,
+    CheckState,
     ColumnMatch,
+    DatasetRecord,
     InfluencesJob,
     JobRecord,
     JobRequest,
     JobState,
     ModelRecord,
     OwnPrecision,
+    Selection,
+    parse_rows,
 )
 
 
@@ -84,6 +88,61 @@ def submit(
         enqueue(parts, namespace, stored, trace, made=True)
         parts.copies.secure("job", namespace, id)
     return stored
+
+
+def find_inputs(parts: Parts, namespace: str, job: JobRequest) -> Inputs:
+    """Raises NotFound, NotReady, InvalidRequest, each naming its field."""
+    model = ModelRecord.model_validate(_ready(parts, "model", namespace, job.model, "/model"))
+    train = _chosen(parts, namespace, job.train, "/train")
+    test = getattr(job, "test", None)
+    # Over all rows, whichever of them influence is asked for.
+    whole = Chosen("/train", train.dataset, parse_rows(None, train.dataset.rows or 0))
+    return Inputs(
+        model=model,
+        train=train,
+        test=_chosen(parts, namespace, test, "/test") if test is not None else None,
+        hessian=_chosen(parts, namespace, job.hessian_on, "/hessian_on")
+        if job.hessian_on is not None
+        else whole,
+    )
+
+
+def _chosen(parts: Parts, namespace: str, selection: Selection, pointer: str) -> Chosen:
+    found = _ready(parts, "dataset", namespace, selection.dataset, f"{pointer}/dataset")
+    dataset = DatasetRecord.model_validate(found)
+    try:
+        rows = parse_rows(selection.rows, dataset.rows or 0)
+    except ValueError as error:
+        raise InvalidRequest.field(f"{pointer}/rows", str(error), selection.rows) from None
+    if len(rows) == 0:
+        raise InvalidRequest.field(
+            f"{pointer}/rows",
+            f"chooses no row of {dataset.name!r}, which has {dataset.rows}; write '0:100', or leave it out for all",
+            selection.rows,
+        )
+    return Chosen(pointer, dataset, rows)
+
+
+def _ready(
+    parts: Parts, kind: Kind, namespace: str, reference: str, pointer: str
+) -> dict[str, object]:
+    try:
+        found = resolve(parts, kind, namespace, reference)
+    except NotFound as missing:
+        raise NotFound.field(pointer, missing.detail, reference) from None
+    if found["state"] == CheckState.READY:
+        return found
+    name = f"{kind} {found['name']}@{found['version']}"
+    if found["state"] == CheckState.CHECKING:
+        error = NotReady.field(
+            pointer,
+            f"{name} is still being checked; GET /v1/{kind}s/{found['id']}?wait=60 holds until it is",
+            reference,
+        )
+        error.retry_after = 1
+        raise error
+    reason = (found.get("problem") or {}).get("detail", "its check failed")
+    raise NotReady.field(pointer, f"{name} was rejected: {reason}", reference)
 
 
 def enqueue(
