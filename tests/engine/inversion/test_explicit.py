@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.engine.exact import worst_row
+from tests.engine.matrices import Both, with_damping
 from workers.engine import (
     Arnoldi,
     ConjugateGradients,
@@ -19,9 +21,6 @@ from workers.engine import (
 )
 from workers.engine.inversion.lissa import STEPS_OF_ENDS
 from workers.engine.operators import Explicit, explicit_where_cheaper
-
-from .exact import worst_row
-from .matrices import Both, with_damping
 
 METHODS = [
     ConjugateGradients(rtol=1e-5, atol=1e-30),

@@ -10,6 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.engine.exact import Exact, relative, worst_row
+from tests.engine.matrices import Both, with_damping
+from tests.engine.models import make
 from workers.engine import (
     ConjugateGradients,
     Damped,
@@ -27,10 +30,6 @@ from workers.engine.inversion.preconditioner import IDENTITY
 from workers.engine.model.rows import Rows
 from workers.engine.operators import Metric
 from workers.engine.progress import silent
-
-from .exact import Exact, relative, worst_row
-from .matrices import Both, with_damping
-from .models import make
 
 DAMPING = 0.05
 

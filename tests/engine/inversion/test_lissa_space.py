@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.engine.exact import worst_row
+from tests.engine.matrices import Matrix, Symmetric, decaying, with_damping, with_eigenvalues
 from workers.engine import Diverged, Lissa, Status
 from workers.engine.inversion import stationary
 from workers.engine.inversion.krylov import BlockKrylov
 from workers.engine.operators import Explicit
-
-from .exact import worst_row
-from .matrices import Matrix, Symmetric, decaying, with_damping, with_eigenvalues
 
 
 def recursion(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.engine.exact import worst_row
+from tests.engine.matrices import Both, Matrix, Symmetric, decaying, with_damping, with_eigenvalues
 from workers.engine import Lissa, Recycled, SingularHessian, Status
 from workers.engine.inversion import deflated
 from workers.engine.inversion.deflated import Deflation
 
-from .exact import worst_row
-from .matrices import Both, Matrix, Symmetric, decaying, with_damping, with_eigenvalues
 from .test_lissa_space import Counted, recursion
 
 DTYPES = [torch.float32, torch.float64]

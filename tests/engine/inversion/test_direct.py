@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.engine.matrices import Matrix, decaying, with_damping, with_eigenvalues
 from workers.engine import (
     Direct,
     Factorisation,
@@ -17,8 +18,6 @@ from workers.engine import (
     make_loss,
 )
 from workers.engine.inversion.direct import FEW
-
-from .matrices import Matrix, decaying, with_damping, with_eigenvalues
 
 
 def test_it_solves_all_right_hand_sides() -> None:

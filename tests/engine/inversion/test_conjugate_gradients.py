@@ -7,6 +7,8 @@ from typing import Literal
 import pytest
 import torch
 
+from tests.engine.exact import worst_row
+from tests.engine.matrices import Matrix, decaying, with_eigenvalues
 from workers.engine import (
     METHODS,
     BadParameter,
@@ -15,9 +17,6 @@ from workers.engine import (
     ShapeMismatch,
     Status,
 )
-
-from .exact import worst_row
-from .matrices import Matrix, decaying, with_eigenvalues
 
 Recurrence = Literal["shared", "separate"]
 both = pytest.mark.parametrize("recurrence", ["shared", "separate"])

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tests.engine.exact import worst_row
+from tests.engine.matrices import Matrix, with_eigenvalues
 from workers import engine
 from workers.engine import (
     Arnoldi,
@@ -18,9 +20,6 @@ from workers.engine import (
     Solution,
     Status,
 )
-
-from .exact import worst_row
-from .matrices import Matrix, with_eigenvalues
 
 Method = Direct | ConjugateGradients | Lissa | Arnoldi
 METHODS: dict[str, Callable[..., Method]] = {

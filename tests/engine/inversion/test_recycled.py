@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.engine.matrices import Matrix, Symmetric, decaying, with_damping, with_eigenvalues
 from workers.engine import ConjugateGradients, Hessian, Lissa, Problem, Recycled, make_loss
 from workers.engine.inversion import recycled as module
 from workers.engine.inversion import stationary
 from workers.engine.inversion.recycled import Directions
 
-from .matrices import Matrix, Symmetric, decaying, with_damping, with_eigenvalues
 from .test_explicit import hessian, parts
 
 

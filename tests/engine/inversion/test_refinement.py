@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.engine.exact import Exact
+from tests.engine.matrices import Both, Matrix, Symmetric, decaying, with_damping
+from tests.engine.models import make
 from workers.engine import METHODS, ConjugateGradients, Hessian, Problem, Status, make_loss
 from workers.engine.inversion.refinement import refine
-
-from .exact import Exact
-from .matrices import Both, Matrix, Symmetric, decaying, with_damping
-from .models import make
 
 DAMPING = 10.0  # more than the most negative eigenvalue of any of them
 MODELS = ["softmax_regression", "perceptron", "convolutional", "encoder"]

@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.engine.exact import worst_row
+from tests.engine.matrices import Matrix, Symmetric, decaying, with_eigenvalues
 from workers.engine import BadParameter, Diverged, Lissa, SingularHessian, Status
-
-from .exact import worst_row
-from .matrices import Matrix, Symmetric, decaying, with_eigenvalues
 
 SPECTRUM = [0.2, 0.5, 1.0, 2.0, 3.0]
 

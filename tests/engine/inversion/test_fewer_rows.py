@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.engine.exact import relative, worst_row
 from workers.engine import ConjugateGradients, Damped, Hessian, Recycled
 from workers.engine.curvature.row_sums import RowSums
 from workers.engine.inversion.fewer_rows import FewerRows
 from workers.engine.inversion.recycled import MOST_LESSONS
 
-from .exact import relative, worst_row
 from .test_gauss_newton import hessian, trained
 
 RTOL = 1e-6

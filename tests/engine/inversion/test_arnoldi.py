@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.engine.exact import worst_row
+from tests.engine.matrices import Matrix, decaying, with_eigenvalues
 from workers.engine import Arnoldi, BadParameter, LowRank, SingularHessian, Status
-
-from .exact import worst_row
-from .matrices import Matrix, decaying, with_eigenvalues
 
 
 def projected(matrix: torch.Tensor, rank: int, damping: float, rhs: torch.Tensor) -> torch.Tensor:
