@@ -9,12 +9,11 @@ import typer
 from upweight import __version__
 from upweight.cli.datasets import datasets
 from upweight.cli.jobs import jobs
-from upweight.cli.keys import keys
+from upweight.cli.keys import keys, webhooks
 from upweight.cli.models import models
 from upweight.cli.operation import doctor, reindex, retention, serve, worker
 from upweight.cli.results import results
 from upweight.cli.verb import examples, group, line, verb
-from upweight.cli.webhooks import webhooks
 
 command = group("Influence functions as a service.")
 command.command(

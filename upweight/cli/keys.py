@@ -1,4 +1,4 @@
-"""`upweight keys`: who may use the service."""
+"""`upweight keys` and `upweight webhooks`: who may use the service, and the secret that signs webhooks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from upweight.cli.module import become
-from upweight.cli.verb import examples, group
+from upweight.cli.shell import Shell
+from upweight.cli.verb import examples, group, verb
 
 keys = group(
     "Make, show and revoke keys. Without any key, the service needs none and is for this machine alone."
@@ -19,6 +20,7 @@ DataDir = Annotated[
     Path, typer.Option(help="Data folder of the service that runs here; REDIS_URL goes before it.")
 ]
 HERE = Path("upweight-data")
+webhooks = group("Webhooks: by what they are signed. Needs a key of the role admin.")
 
 
 class Role(StrEnum):
@@ -60,3 +62,22 @@ def revoke(
 ) -> None:
     """Take a key back; it stops working at once."""
     become("service.local.keys", ["--data-dir", str(data_dir), "revoke", key])
+
+
+@verb(webhooks, "secret", "upweight webhooks secret > webhook-secret")
+def secret(shell: Shell) -> None:
+    """Print the secret by which this namespace's webhooks are signed."""
+    _show(shell, shell.client.webhooks.secret())
+
+
+@verb(webhooks, "rotate", "upweight webhooks rotate > webhook-secret")
+def rotate(shell: Shell) -> None:
+    """Make a new secret and print it; for a day the old one signs, too."""
+    _show(shell, shell.client.webhooks.rotate_secret())
+
+
+def _show(shell: Shell, value: str) -> None:
+    if shell.as_json:
+        shell.document({"secret": value})
+    else:
+        print(value)
