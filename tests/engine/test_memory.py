@@ -36,7 +36,7 @@ def peak_of_a_pass(count: int, budget: int) -> int:
     rows = TensorRows(torch.randn(count, 4, dtype=torch.float64), torch.arange(count) % 3)
     hessian = Hessian(problem, rows, batch_size=10, budget_bytes=budget)
     # torch.func allows no such hooks, so the way is set; all of them share the same frame.
-    hessian._sums.ways.update(dict.fromkeys((True, False), ReverseLoop()))
+    hessian._sums.derivatives.update(dict.fromkeys((True, False), ReverseLoop()))
     Saved.alive = Saved.peak = 0
     with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
         for _ in range(2):
