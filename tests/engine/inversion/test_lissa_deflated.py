@@ -143,3 +143,23 @@ def test_where_own_spaces_do_not_do_a_shared_one_does(monkeypatch: pytest.Monkey
     )
     expected, _ = recursion(matrix, rhs, 0.02, 0.8, 0.0, 1e-30, 300)
     assert worst_row(found.x, expected) < 1e-10
+
+
+@pytest.mark.parametrize("maxiter", [5, 20_000])
+def test_for_very_few_or_very_many_steps_nothing_is_split_off(maxiter: int) -> None:
+    matrix, rhs = spread(300), torch.randn(8, 300, dtype=torch.float64)
+    recycled, operator = Recycled(), at_hand(matrix, 0.1, torch.float64)
+    found = Lissa(maxiter=maxiter, scale=0.8, rtol=1e-6).solve(*operator, rhs, recycled=recycled)
+    expected, _ = recursion(matrix, rhs, 0.1, 0.8, 0.0, 1e-6, maxiter)
+    assert recycled.deflation is None
+    assert worst_row(found.x, expected) < 1e-9
+
+
+def test_steps_are_looked_at_in_parts_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, rhs = spread(300), torch.randn(8, 300, dtype=torch.float64)
+    method = Lissa(maxiter=500, scale=0.8, rtol=1e-4)
+    whole = method.solve(*at_hand(matrix, 0.05, torch.float64), rhs)
+    monkeypatch.setattr(deflated, "NUMBERS", 1000)
+    parts = method.solve(*at_hand(matrix, 0.05, torch.float64), rhs)
+    torch.testing.assert_close(whole.x, parts.x, rtol=1e-12, atol=1e-14)
+    assert whole.info["iterations"] == parts.info["iterations"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.engine.inversion import stationary
 from workers.engine.inversion.krylov import BlockKrylov
 from workers.engine.inversion.stationary import (
     BOUND,
@@ -33,6 +34,7 @@ EXACT = 1e-3
 # Lanczos steps of a right-hand side: more than these, and splitting off has not helped.
 FEWEST_STEPS, MOST_STEPS = 4, 32
 ROOM = 12  # that there is for them at first
+NUMBERS = 1 << 20  # in float64, that are looked at together
 GONE = 100.0  # times rounding: what is left of a vector that is no more than that is none
 
 
@@ -44,9 +46,10 @@ class Deflation:
     vectors: Tensor
 
     @classmethod
-    def suits(cls, curvature: Curvature) -> bool:
-        """Whether H is large, and a product with it costs no pass over rows."""
-        return curvature.matrix is not None and curvature.shape[0] >= FEWEST_PARAMETERS
+    def suits(cls, curvature: Curvature, maxiter: int) -> bool:
+        """Whether H is large, a product with it costs no pass over rows, and so many steps can be looked through."""
+        many = stationary.FEWEST_STEPS <= maxiter <= stationary.MOST_STEPS
+        return many and curvature.matrix is not None and curvature.shape[0] >= FEWEST_PARAMETERS
 
     @classmethod
     def of(cls, curvature: Curvature, progress: Progress) -> Deflation:
@@ -183,9 +186,11 @@ class _InOwnSpaces:
 
     def norms(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """See `Iterates`."""
-        steps = steps.to(self.multipliers)
-        sums, powers = sums_and_powers(self.multipliers, steps[:, None, None])  # (t, k, d)
-        return (self.weights * sums).norm(dim=2), (self.weights * powers).norm(dim=2)
+        found = []
+        for part in self._split(steps):
+            sums, powers = sums_and_powers(self.multipliers, part[:, None, None])  # (t, k, d)
+            found.append(((self.weights * sums).norm(dim=2), (self.weights * powers).norm(dim=2)))
+        return torch.cat([h for h, _ in found]), torch.cat([step for _, step in found])
 
     def iterate(self, steps: Tensor, rows: Tensor) -> Tensor:
         """See `Iterates`."""
@@ -199,8 +204,15 @@ class _InOwnSpaces:
     def entries(self, steps: Tensor, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """See `Iterates`."""
         entry = self.weights[rows] * self.vectors[rows, :, places].to(self.weights)  # (j, d)
-        sums, powers = sums_and_powers(self.multipliers[rows], steps[:, None, None])
-        return (entry * sums).sum(2), (entry * powers).sum(2)
+        found = []
+        for part in self._split(steps):
+            sums, powers = sums_and_powers(self.multipliers[rows], part[:, None, None])
+            found.append(((entry * sums).sum(2), (entry * powers).sum(2)))
+        return torch.cat([h for h, _ in found]), torch.cat([step for _, step in found])
+
+    def _split(self, steps: Tensor) -> tuple[Tensor, ...]:
+        """So many numbers of steps at a time as memory has room for."""
+        return steps.to(self.multipliers).split(max(1, NUMBERS // self.multipliers.numel()))
 
     def _combined(self, factors: Tensor, rows: Tensor) -> Tensor:
         weights = (self.weights[rows] * factors).to(self.vectors)

@@ -281,7 +281,7 @@ class Lissa(Method, name="lissa"):
     ) -> Iterates | None:
         """The iterates of these rows from a space that they share, or from small ones beside H's largest
         eigenvectors; None where neither is small."""
-        if not Deflation.suits(curvature):
+        if not Deflation.suits(curvature, self.maxiter):
             return iterates(curvature, rhs, step, self.maxiter, tell)
         if recycled.deflation is None:
             most = max(LARGE_SPACE, FEW_BLOCKS * len(rhs))
