@@ -41,9 +41,12 @@ def digits() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def after_python(stack: Running, digits: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The README's Python, run."""
+def after_python(
+    stack: Running, digits: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Any]]:
+    """The README's Python, run where it may leave files."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("readme"))
         patch.setenv("UPWEIGHT_URL", stack.url)
         exec(compile(example("python"), "README.md", "exec"), digits)
     yield digits
