@@ -203,6 +203,17 @@ def test_conjugate_gradients_that_were_cut_short_are_said_to_be(
     assert_calm(browser, digits.url)
 
 
+def test_a_sketch_is_shown_as_what_it_is(browser: Chrome, digits: Subject) -> None:
+    browser.get(digits.page("nystroem", "inversion"))
+    plot = first(browser, ".plot", "spectrum")
+    assert tips(browser, plot) == pytest.approx(digits.array("nystroem", "eigenvalues"), rel=6e-4)
+    assert "eigenvalues of H that were found, by size" in plot.text
+    assert "low-rank answer" in first(browser, ".trust").text
+    assert "Nyström" in first(browser, ".job-head .facts").text
+    # Nobody measured residuals of its pairs.
+    assert not [each for each in all_of(browser, ".plot") if "eigenpair" in each.text]
+
+
 def test_spectra_are_those_of_the_hessian(browser: Chrome, digits: Subject) -> None:
     browser.get(digits.page("arnoldi", "inversion"))
     plot = first(browser, ".plot", "spectrum")

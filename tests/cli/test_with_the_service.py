@@ -18,6 +18,7 @@ import pytest
 
 from service.local.background import Running
 from tests.cli.conftest import LAMBDA, Upweight, process
+from tests.methods import METHODS, Row
 from upweight.cli.exits import Exit
 
 
@@ -46,6 +47,19 @@ def test_a_submitted_job_prints_its_id_and_is_watched_to_its_end(
     assert "succeeded" in watched.err.splitlines()[-1]
     states = [each["state"] for each in online("jobs", "watch", submitted.out.strip(), "--json").documents]  # fmt: skip
     assert states[-1] == "succeeded"
+
+
+@pytest.mark.parametrize("row", METHODS.values(), ids=lambda row: row.name)
+def test_every_method_is_chosen_by_its_name(
+    online: Upweight, registered: tuple[str, ...], row: Row
+) -> None:
+    chosen = ["--method", row.name, *LAMBDA, "--test-rows", "0:2", "--wait", "--json"]
+    for name, value in row.quick.items():
+        chosen += ["--set", f"{name}={json.dumps(value)}"]
+    ended = online("jobs", "submit", *registered, *chosen)
+    assert ended.code == 0
+    assert ended.documents[-1]["request"]["inversion"].items() >= row.inversion(row.quick).items()
+    assert row.name in online("jobs", "submit", "--help").out
 
 
 def test_options_go_before_what_the_json_says(
