@@ -18,7 +18,7 @@ from workers.engine.errors import BadParameter
 from workers.engine.model.second_order import twice_differentiable
 
 # Since then torch differentiates group norm twice over a batch of vectors, too.
-BATCHES_GROUP_NORM = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15)
+BATCHES_GROUP_NORM = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
 
 
 class Attention(nn.Module):
