@@ -31,8 +31,9 @@ DIRECTIONS, WIDTH = 384, 16
 FEWEST_PARAMETERS = 1024  # of fewer an eigendecomposition is quick
 # Residual of an eigenvector, in parts of the bound and of the largest eigenvalue: below what rounding does to it.
 EXACT = 1e-3
-# Lanczos steps of a right-hand side: more than these, and splitting off has not helped.
-FEWEST_STEPS, MOST_STEPS = 4, 32
+# Lanczos steps of a right-hand side: more than these, and splitting off has not helped. A look at them is an
+# eigenproblem of each, in whose small parallel regions threads wait for each other on a busy machine.
+FEWEST_STEPS, LOOKED_EVERY, MOST_STEPS = 8, 4, 32
 ROOM = 12  # that there is for them at first
 NUMBERS = 1 << 20  # in float64, that are looked at together
 GONE = 100.0  # times rounding: what is left of a vector that is no more than that is none
@@ -84,7 +85,7 @@ class Deflation:
         for number in range(MOST_STEPS):
             progress("lissa", number, MOST_STEPS, "Lanczos steps")
             lanczos.grow()
-            if lanczos.size < FEWEST_STEPS or lanczos.size % 2:
+            if lanczos.size < FEWEST_STEPS or lanczos.size % LOOKED_EVERY:
                 continue
             own, last = lanczos.iterates(step)
             if not bool((own.multipliers.abs() < 1.0).all()):
