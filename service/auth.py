@@ -175,7 +175,10 @@ def _key(stored: dict[str, Any]) -> Key:
 def authenticate(
     keys: Keys, bearer: str | None, listens_on: str, method: str, headers: Mapping[str, str]
 ) -> Caller:
-    """The caller of a request with these headers, names in lower case. Raises Unauthorized, Forbidden."""
+    """The caller of a request with these headers, names in lower case.
+
+    Raises Unauthorized, and without a key Forbidden or UnsupportedMediaType for what a stranger's page may send.
+    """
     if bearer is not None:
         return keys.caller(bearer)
     if keys.any():
@@ -212,12 +215,17 @@ def _refuse_other_origins(host: str, method: str, headers: Mapping[str, str]) ->
             f"a web page of another origin ({origin or site}) asked for this; without a key the service changes "
             f"nothing for others' pages. Open the service's own pages at http://{host}, or set a key: {HOW_TO_CREATE}"
         )
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(headers)
     if method == "POST" and kind in _FORMS:
         raise UnsupportedMediaType(
             f"the body is of type {kind!r}, which web pages of strangers may send; "
             "send 'Content-Type: application/json'"
         )
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """What the body is said to be, without parameters and in lower case; empty where nothing is said."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def is_loopback(host: str) -> bool:

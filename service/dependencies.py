@@ -11,7 +11,7 @@ from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
-from service.auth import Caller, Role, authenticate
+from service.auth import Caller, Role, authenticate, media_type
 from service.parts import Parts
 from service.requests import Trace
 from service.storage.records import Idempotency
@@ -66,7 +66,7 @@ Administrator = Annotated[Caller, Depends(_administrator)]
 
 async def json_only(request: Request) -> None:
     """Refuses a body that is not said to be JSON. Raises UnsupportedMediaType."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request.headers)
     if kind != "application/json" and not (
         kind.startswith("application/") and kind.endswith("+json")
     ):

@@ -156,8 +156,12 @@ async def _coalesced(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def accept_upload(parts: Parts, namespace: str, digest: str) -> BlobRecord:
-    """The blob. Raises NotFound when nothing came, QuotaExceeded, and DigestMismatch or TooLarge, which delete what
-    came."""
+    """The blob that came by a presigned URL: read once, past SHA-256, and written as a blob.
+
+    The bytes that were verified are those that are written. A copy inside the storage could be of others, for the
+    holder of the URL may write again between the look and the copy. Raises NotFound when nothing came, QuotaExceeded,
+    and DigestMismatch or TooLarge, which delete what came.
+    """
     size = await in_thread(parts.uploads, lambda: _accept(parts, namespace, digest))
     return BlobRecord(digest=digest, size_bytes=size)
 
