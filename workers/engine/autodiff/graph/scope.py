@@ -61,7 +61,9 @@ class Scope:
         """The node as a function of those sources. Raises ValueError if it writes in place."""
         plain = called(node, self.module)
         curve = elementwise(node, self.module)
-        if node.op != "call_module" and last_name(node.target).endswith("_") and curve is None:
+        name = last_name(node.target)
+        writes = name.endswith("_") and not name.endswith("__")  # `__and__` does not
+        if node.op != "call_module" and writes and curve is None:
             raise ValueError(f"{node.target} writes in place")
         if getattr(plain, "inplace", False) and curve is None:
             raise ValueError(f"{node.target} writes in place")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from workers.engine.autodiff.graph.functional import without_writes
 from workers.engine.model.losses import Program
 from workers.engine.model.problem import Problem
 
@@ -87,6 +88,7 @@ def _traced(problem: Problem) -> Traced | None:
             module = fx.symbolic_trace(module)
         except Exception:  # a model may do anything while it is traced
             return None
+    module = without_writes(module)
     nodes = tuple(node for node in module.graph.nodes if "_guards_fn" not in str(node.target))
     names = {id(value): name for name, value in problem.module.named_parameters()}
     inputs = tuple(node.name for node in nodes if node.op == "placeholder")
