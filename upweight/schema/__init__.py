@@ -2,6 +2,7 @@
 
 from upweight.schema.access import Access
 from upweight.schema.base import Digest, Labels, Name, Reference
+from upweight.schema.curvature import Curvature
 from upweight.schema.dataset import (
     ColumnSpec,
     DatasetFile,
@@ -91,6 +92,7 @@ __all__ = [
     "ConjugateGradient",
     "Cost",
     "CrossEntropy",
+    "Curvature",
     "DatasetFile",
     "DatasetRecord",
     "DatasetRequest",

@@ -32,6 +32,7 @@ from upweight.schema.base import (
     Request,
     Text,
 )
+from upweight.schema.curvature import Curvature, CurvatureField
 from upweight.schema.display import Record
 from upweight.schema.inversion import Direct, Inversion, PositiveInt
 from upweight.schema.problem import Problem, Progress
@@ -93,7 +94,16 @@ class _JobRequest(Request):
     # of the name of stored solutions: a new field that is forgotten here costs a solve, never a wrong number.
     beside_solutions: ClassVar[frozenset[str]] = frozenset(
         {
-            *("kind", "model", "hessian_on", "precision", "batch_size", "columns", "blocks"),
+            *(
+                "kind",
+                "model",
+                "hessian_on",
+                "curvature",
+                "precision",
+                "batch_size",
+                "columns",
+                "blocks",
+            ),
             *("priority", "timeout_s", "reuse", "webhook", "labels"),
         }
     )
@@ -102,6 +112,11 @@ class _JobRequest(Request):
     train: Selection
     hessian_on: Selection | None = Field(
         None, description="Rows that the Hessian is over; null means all rows of `train`'s dataset."
+    )
+    curvature: CurvatureField = Field(
+        Curvature(),
+        description="The matrix C of (C + λI)⁻¹, which is written H elsewhere: its `kind`, and its `structure`. A "
+        "string alone is the kind.",
     )
     inversion: Inversion
     hessian_regularization: Annotated[float, Field(ge=0.0)] = Field(

@@ -4,6 +4,7 @@ from workers.engine.admission import check_problem, check_rows_independent
 from workers.engine.autodiff.derivative_check import VERIFIED, DerivativeCheck, check_derivatives
 from workers.engine.autodiff.gradients import per_example_gradients
 from workers.engine.curvature.hessian import Hessian
+from workers.engine.curvature.kinds import Over, make_curvature
 from workers.engine.errors import (
     BadParameter,
     ComplexParameter,
@@ -75,6 +76,7 @@ __all__ = [
     "NothingTrains",
     "Optimality",
     "OutOfMemory",
+    "Over",
     "ParameterSlice",
     "Precision",
     "Predictions",
@@ -97,6 +99,7 @@ __all__ = [
     "is_mixed",
     "is_out_of_memory",
     "low_precision_agreement",
+    "make_curvature",
     "make_loss",
     "mixed",
     "optimality",

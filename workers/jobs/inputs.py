@@ -176,9 +176,9 @@ class JobInputs:
         return digest_of([self.fit_digest(plan), fields, asdict(plan.rhs)])
 
     def _hessian_identity(self) -> tuple[str, ...]:
-        """Names model, precision, rows and columns of H; and the job itself, if it must not use what others made."""
-        request = self._request
-        identity = (
+        """Names model, precision, rows, columns and kind of H; the job, too, if it must not use what others made."""
+        request, curvature = self._request, self._request.curvature
+        identity: tuple[str, ...] = (
             self._namespace,
             self._job["model_id"],
             str(DTYPES[request.precision]),
@@ -187,6 +187,9 @@ class JobInputs:
             str(request.batch_size),
             digest_of(self._arrangement("hessian_id")),
         )
+        if not curvature.is_default:  # else as it was named before there were others
+            seed = request.seed if curvature.facts.draws_labels else None
+            identity = (*identity, digest_of([curvature.model_dump(mode="json"), seed]))
         return identity if request.reuse else (*identity, self._job["id"])
 
     def _record(self, kind: Any, field: str) -> Document:

@@ -15,7 +15,17 @@ from torch import Tensor
 
 from upweight.schema import InfluencesJob, JobRequest
 from workers import engine
-from workers.engine import Batch, Curvature, Hessian, NotFinite, Precision, Progress, Rows, Solution
+from workers.engine import (
+    Batch,
+    Curvature,
+    NotFinite,
+    Over,
+    Precision,
+    Progress,
+    Rows,
+    Solution,
+    make_curvature,
+)
 from workers.fits.fits import Fits, Solve
 from workers.fits.store import Tensors
 from workers.jobs.inputs import JobInputs
@@ -96,37 +106,37 @@ def numbered_from(start: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class SummedHessian(Curvature):
-    """A Hessian whose partial sums are there: to be built, never to be multiplied with."""
+class SummedCurvature(Curvature):
+    """A curvature whose partial sums are there: to be built, never to be multiplied with."""
 
-    hessian: Hessian
+    whole: Curvature
     partial: Iterator[Tensor]
 
     @property
     def shape(self) -> tuple[int, int]:
         """(p, p)."""
-        return self.hessian.shape
+        return self.whole.shape
 
     @property
     def dtype(self) -> torch.dtype:
         """Of its numbers."""
-        return self.hessian.dtype
+        return self.whole.dtype
 
     @property
     def device(self) -> torch.device:
         """Where they lie."""
-        return self.hessian.device
+        return self.whole.device
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """(k, p) -> (k, p), by passes over the rows."""
-        return self.hessian.matmat(vectors)
+        return self.whole.matmat(vectors)
 
     def dense(self) -> Tensor:
         """(p, p): the sums added up in the plan's order."""
         total = next(self.partial).clone()
         for each in self.partial:
             total += each
-        return total / len(self.hessian.rows)
+        return total / self.whole.row_count
 
 
 class Steps:
@@ -138,30 +148,32 @@ class Steps:
         self.request, self.inputs, self.plan = request, inputs, plan
         self._fits = fits
         self._progress = progress
-        self._hessians: list[Hessian] = []
+        self._curvatures: list[Curvature] = []
 
     @contextmanager
     def measured(self) -> Iterator[Cost]:
         """What is done in this block of code; filled in at its end."""
         cost, began, device = Cost(), time.perf_counter(), self.inputs.problem.device
-        self._hessians.clear()
+        self._curvatures.clear()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         yield cost
-        cost.passes = float(sum(hessian.passes for hessian in self._hessians))
+        cost.passes = float(sum(each.passes for each in self._curvatures))
         cost.seconds = time.perf_counter() - began
         cost.peak_memory_bytes = _peak_memory(device)
 
-    def _hessian(self, rows: Rows | None = None) -> Hessian:
-        """A new one each time: what one remembers of earlier blocks must not matter to the next."""
-        self._hessians.append(
-            Hessian(
-                self.inputs.problem,
-                self.inputs.hessian_rows if rows is None else rows,
-                **self._options(),
-            )
+    def _curvature(self, window: Window | None = None) -> Curvature:
+        """Over a window of the rows, or all. A new one each time: what one remembers must not matter to the next."""
+        over = Over(
+            self.inputs.problem,
+            self.inputs.hessian_rows if window is None else window,
+            seed=self.request.seed,
+            first_row=0 if window is None else window.start,
+            **self._options(),
         )
-        return self._hessians[-1]
+        asked = self.request.curvature
+        self._curvatures.append(make_curvature(over, asked.kind, asked.structure))
+        return self._curvatures[-1]
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -171,18 +183,19 @@ class Steps:
         }
 
     def partial_hessian(self, number: int) -> Tensor:
-        """Σ ∇²θ L over one block of the training rows: (p, p)."""
+        """The curvature's sum over one block of the training rows: (p, p)."""
         assert self.plan.hessian is not None
         rows = self.plan.hessian.block(number)
         window = Window(self.inputs.hessian_rows, rows.start, rows.stop)
         with numbered_from(rows.start):
-            return self._hessian(window).dense() * len(window)
+            return self._curvature(window).dense() * len(window)
 
     def fit(self, partial: Iterator[Tensor] | None = None) -> None:
         """Makes what the inversion finds out about H, or finds it; from partial sums where it was cut."""
 
         def curvature() -> Curvature:
-            return self._hessian() if partial is None else SummedHessian(self._hessian(), partial)
+            whole = self._curvature()
+            return whole if partial is None else SummedCurvature(whole, partial)
 
         self._fits.prepare(curvature, self._progress)
 
@@ -208,7 +221,7 @@ class Steps:
         """With the rows' part of a first guess."""
         guess = self.inputs.guess
         return self._fits.solver(
-            lambda digest, name: guess(digest, name, rows), self._hessian, self._progress
+            lambda digest, name: guess(digest, name, rows), self._curvature, self._progress
         )
 
     def _described(self, solution: Solution, rhs: Tensor) -> Solved:

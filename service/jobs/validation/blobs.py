@@ -17,6 +17,7 @@ from upweight.errors import InvalidRequest, NotFound, NotReady, NotStored, Resul
 from upweight.schema import (
     TERMINAL,
     ColumnMatch,
+    Curvature,
     FactorsOf,
     InfluencesJob,
     Inversion,
@@ -63,6 +64,12 @@ def as_solved(job: InfluencesJob, earlier: Document, inputs: Inputs) -> Influenc
         raise InvalidRequest.field(
             "/hessian_regularization", f"{words}; {LEFT_OUT}", job.hessian_regularization
         )
+    curvature = Curvature.model_validate(request.get("curvature") or {})
+    if "curvature" in given and job.curvature != curvature:
+        words = f"the factors of {id} were solved for with curvature {curvature.label}, not {job.curvature.label}"
+        raise InvalidRequest.field(
+            "/curvature", f"{words}; {LEFT_OUT}", job.curvature.model_dump(mode="json")
+        )
     if "inversion" in given:
         asked = job.inversion.model_dump(mode="json")
         for name in ("method", *sorted(job.inversion.model_fields_set - {"method"})):
@@ -72,6 +79,7 @@ def as_solved(job: InfluencesJob, earlier: Document, inputs: Inputs) -> Influenc
                     f"/inversion/{name}", f"{words}; {LEFT_OUT}", asked[name]
                 )
     update: dict[str, Any] = {
+        "curvature": curvature,
         "hessian_regularization": damping,
         "inversion": _INVERSION.validate_python(inversion),
     }

@@ -1,0 +1,47 @@
+"""The field `curvature` of a job: what may be written, and what it leaves as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from upweight.schema import Curvature, JobRequest
+from upweight.schema.curvature import KINDS, STRUCTURES
+
+JOB: TypeAdapter[Any] = TypeAdapter(JobRequest)
+
+
+def job(**fields: Any) -> Any:
+    request = {"kind": "factors", "model": "m", "train": {"dataset": "a"}, "test": {"dataset": "b"}}
+    return JOB.validate_python({**request, "inversion": {"method": "direct"}, **fields})
+
+
+def test_a_job_without_the_field_is_of_the_whole_hessian() -> None:
+    assert job().curvature == Curvature(kind="hessian", structure="full")
+    assert job().curvature.is_default
+
+
+def test_a_string_is_the_kind() -> None:
+    assert job(curvature="hessian").curvature == job(curvature={"kind": "hessian"}).curvature
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, facts in STRUCTURES.items() if not facts.available]
+)
+def test_a_structure_that_is_not_there_yet_is_refused_with_those_that_are(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"{name} is not available.*'full'") as refused:
+        job(curvature={"structure": name})
+    assert refused.value.errors()[0]["loc"][-2:] == ("curvature", "structure")
+
+
+@pytest.mark.parametrize("name", [name for name, facts in KINDS.items() if not facts.available])
+def test_a_kind_that_is_not_there_yet_is_refused_with_those_that_are(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"{name} is not available.*'hessian'"):
+        job(curvature=name)
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValidationError, match="hessian"):
+        job(curvature="jacobian")

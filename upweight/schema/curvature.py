@@ -1,0 +1,184 @@
+"""The curvature that (C + λI)⁻¹ is of: its kind, what of it is kept, and the facts of both, without numerics.
+
+Who validates, plans, names or lists curvatures asks for a fact, never for a kind or a structure by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from upweight.schema.base import Request
+
+Kind = Literal["hessian", "gauss_newton", "fisher", "empirical_fisher"]
+Structure = Literal["full", "layers", "kfac", "ekfac", "diagonal", "identity"]
+
+
+@dataclass(frozen=True)
+class KindFacts:
+    """What is true of a kind, whatever its structure."""
+
+    label: str  # for people, as in "products with the Hessian"
+    positive: bool  # semi-definite, for every model and loss that it takes
+    draws_labels: bool = False  # from the model's predictions, with the job's seed
+    one_column_a_row: bool = False  # a row adds at most 1 to its rank
+    # Losses that it makes no sense for: why, and the way out.
+    refused: Mapping[str, str] = field(default_factory=dict)
+    available: bool = True
+
+
+@dataclass(frozen=True)
+class StructureFacts:
+    """What is true of a structure."""
+
+    label: str
+    kinds: tuple[Kind, ...]  # that it can be of
+    available: bool = True
+
+
+_ALL: tuple[Kind, ...] = ("hessian", "gauss_newton", "fisher", "empirical_fisher")
+_OF_GRADIENTS: tuple[Kind, ...] = ("fisher", "empirical_fisher")
+
+KINDS: dict[Kind, KindFacts] = {
+    "hessian": KindFacts("Hessian", positive=False),
+    "gauss_newton": KindFacts(
+        "Gauss-Newton",
+        positive=True,
+        refused={
+            "program": "what the program computes last may not be convex in what it computes before; take "
+            "'empirical_fisher', or register the model with its outputs and a loss by name",
+            "nll": "this loss is linear in the log-probabilities, so that its Gauss-Newton matrix is 0; take 'fisher', "
+            "or register the model with its logits and cross_entropy",
+            "gaussian_nll": "this loss is not convex in mean and variance together, so that its Gauss-Newton matrix "
+            "has negative eigenvalues; take 'fisher'",
+        },
+        available=False,
+    ),
+    "fisher": KindFacts(
+        "Fisher",
+        positive=True,
+        draws_labels=True,
+        one_column_a_row=True,
+        refused={
+            "program": "the distribution of its labels is not known, so that none can be drawn; take "
+            "'empirical_fisher', which has the data's",
+            "huber": "it is no likelihood that labels could be drawn from; take 'gauss_newton', or "
+            "'empirical_fisher', which has the data's labels",
+        },
+        available=False,
+    ),
+    "empirical_fisher": KindFacts(
+        "empirical Fisher", positive=True, one_column_a_row=True, available=False
+    ),
+}
+
+STRUCTURES: dict[Structure, StructureFacts] = {
+    "full": StructureFacts("full", _ALL),
+    "layers": StructureFacts("a block a layer", _ALL, available=False),
+    "kfac": StructureFacts("K-FAC", _OF_GRADIENTS, available=False),
+    "ekfac": StructureFacts("EK-FAC", _OF_GRADIENTS, available=False),
+    "diagonal": StructureFacts("diagonal", _ALL, available=False),
+    "identity": StructureFacts("identity", _ALL, available=False),
+}
+
+
+class Curvature(Request):
+    """The matrix C of (C + λI)⁻¹, the mean over all training rows."""
+
+    kind: Kind = Field(
+        "hessian",
+        description="`hessian`; `gauss_newton`, Jᵀ S J with J the derivative of the model's outputs and S the loss's "
+        "Hessian in them; `fisher`, g gᵀ of gradients with labels that are drawn from the model's predictions; "
+        "`empirical_fisher`, g gᵀ with the data's labels. All but `hessian` have no negative eigenvalue.",
+    )
+    structure: Structure = Field("full", description="What of it is kept: `full`, the whole.")
+
+    @field_validator("kind")
+    @classmethod
+    def _kind_is_here(cls, kind: Kind) -> Kind:
+        if not KINDS[kind].available:
+            raise _not_yet(kind, [each for each, facts in KINDS.items() if facts.available])
+        return kind
+
+    @field_validator("structure")
+    @classmethod
+    def _structure_is_here(cls, structure: Structure) -> Structure:
+        if not STRUCTURES[structure].available:
+            here = [each for each, facts in STRUCTURES.items() if facts.available]
+            raise _not_yet(structure, here)
+        return structure
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Curvature:
+        kinds = STRUCTURES[self.structure].kinds
+        if self.kind not in kinds:
+            raise ValueError(
+                f"structure {self.structure!r} is one of kind {_either(kinds)}, not of {self.kind!r}; "
+                "choose one of these, or structure 'full'"
+            )
+        return self
+
+    @property
+    def facts(self) -> KindFacts:
+        """Of its kind."""
+        return KINDS[self.kind]
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is what a job without the field has, as all had before there was one."""
+        return self == Curvature()
+
+    @property
+    def label(self) -> str:
+        """For people: "Hessian", "Fisher (EK-FAC)"."""
+        whole = self.structure == "full"
+        return self.facts.label if whole else f"{self.facts.label} ({self.structure_label})"
+
+    @property
+    def structure_label(self) -> str:
+        """For people."""
+        return STRUCTURES[self.structure].label
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """With what the explorer shows of kinds and structures."""
+        schema = handler(core_schema)
+        inner = handler.resolve_ref_schema(schema)
+        inner["x-kinds"] = {
+            name: {"label": facts.label, "positive": facts.positive, "available": facts.available}
+            for name, facts in KINDS.items()
+        }
+        inner["x-structures"] = {
+            name: {
+                "label": facts.label,
+                "kinds": list(facts.kinds),
+                "available": facts.available,
+            }
+            for name, facts in STRUCTURES.items()
+        }
+        return schema
+
+
+def _by_kind(value: Any) -> Any:
+    """A bare string stands for the kind."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+CurvatureField = Annotated[Curvature, BeforeValidator(_by_kind)]
+
+
+def _not_yet(value: str, here: list[Any]) -> PydanticCustomError:
+    words = "{value} is not available in this version; choose {here}"
+    return PydanticCustomError("not_available", words, {"value": value, "here": _either(here)})
+
+
+def _either(names: Any) -> str:
+    *most, last = [f"'{name}'" for name in names]
+    return f"{', '.join(most)} or {last}" if most else last
