@@ -17,7 +17,7 @@ from service.local.background import Running, running
 from service.local.trouble import LocalTrouble
 from upweight import Client
 from upweight.errors import UpweightError
-from upweight.results import InfluenceResult
+from upweight.results.blocking import InfluenceResult
 
 PORT = 8765
 SHARES = (0.05, 0.10, 0.20)

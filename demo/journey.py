@@ -10,7 +10,7 @@ from torch import nn
 
 from demo.digits import DAMPING, Digits
 from upweight import Client
-from upweight.results import InfluenceResult, SelfInfluenceResult
+from upweight.results.blocking import InfluenceResult, SelfInfluenceResult
 from upweight.schema import DatasetRecord, ModelRecord
 
 # direct shows the whole spectrum of H, in a second more;

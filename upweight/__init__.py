@@ -14,42 +14,44 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from upweight import errors, schema
-    from upweight.array import AsyncRemoteArray, RemoteArray
-    from upweight.async_results import (
-        AsyncFactorsResult,
-        AsyncInfluenceResult,
-        AsyncSelfInfluenceResult,
-    )
     from upweight.client import AsyncClient, Client
     from upweight.errors import UpweightError
-    from upweight.exchange import UnexpectedAnswer
     from upweight.export import ExportFailed, export_program
     from upweight.extras import MissingPackage
-    from upweight.results import FactorsResult, InfluenceResult, SelfInfluenceResult
-    from upweight.tracking import JobCancelled, UntrustedResult
-    from upweight.transport import ConnectionFailed
-    from upweight.waiting import WaitTimedOut
+    from upweight.http.flow import UnexpectedAnswer
+    from upweight.http.polling import JobCancelled, UntrustedResult, WaitTimedOut
+    from upweight.http.transport import ConnectionFailed
+    from upweight.results import (
+        AsyncFactorsResult,
+        AsyncInfluenceResult,
+        AsyncRemoteArray,
+        AsyncSelfInfluenceResult,
+        FactorsResult,
+        InfluenceResult,
+        RemoteArray,
+        SelfInfluenceResult,
+    )
     from upweight.webhooks import WebhookInvalid, verify_webhook
 
 _HOME = {
     "AsyncClient": "upweight.client",
-    "AsyncFactorsResult": "upweight.async_results",
-    "AsyncInfluenceResult": "upweight.async_results",
-    "AsyncRemoteArray": "upweight.array",
-    "AsyncSelfInfluenceResult": "upweight.async_results",
+    "AsyncFactorsResult": "upweight.results",
+    "AsyncInfluenceResult": "upweight.results",
+    "AsyncRemoteArray": "upweight.results",
+    "AsyncSelfInfluenceResult": "upweight.results",
     "Client": "upweight.client",
-    "ConnectionFailed": "upweight.transport",
+    "ConnectionFailed": "upweight.http.transport",
     "ExportFailed": "upweight.export",
     "FactorsResult": "upweight.results",
     "InfluenceResult": "upweight.results",
-    "JobCancelled": "upweight.tracking",
+    "JobCancelled": "upweight.http.polling",
     "MissingPackage": "upweight.extras",
-    "RemoteArray": "upweight.array",
+    "RemoteArray": "upweight.results",
     "SelfInfluenceResult": "upweight.results",
-    "UnexpectedAnswer": "upweight.exchange",
-    "UntrustedResult": "upweight.tracking",
+    "UnexpectedAnswer": "upweight.http.flow",
+    "UntrustedResult": "upweight.http.polling",
     "UpweightError": "upweight.errors",
-    "WaitTimedOut": "upweight.waiting",
+    "WaitTimedOut": "upweight.http.polling",
     "WebhookInvalid": "upweight.webhooks",
     "export_program": "upweight.export",
     "verify_webhook": "upweight.webhooks",

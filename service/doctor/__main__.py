@@ -10,8 +10,8 @@ from service.doctor.checks import redis, settings, storage, workers
 from service.local.guard import lives
 from service.local.plan import DEFAULT_DATA, Plan
 from service.local.state import State
-from upweight.diagnosis import Finding, fail, ok
 from upweight.errors import UpweightError
+from upweight.schema.finding import Finding, fail, ok
 
 
 def main(arguments: list[str]) -> int:

@@ -20,8 +20,8 @@ from service.storage.objects import Objects, store_options
 from service.storage.redis import connect
 from service.storage.workers import alive
 from upweight import __version__
-from upweight.diagnosis import Finding, fail, ok, warn
 from upweight.errors import UpweightError
+from upweight.schema.finding import Finding, fail, ok, warn
 
 PREFIX = "UPWEIGHT_"
 # Read by the SDK, the command, and the tests.

@@ -15,7 +15,7 @@ import pytest
 from service.results.layout import blob_path
 from tests.faults.slow_jobs import NAMESPACE, SlowJobs
 from upweight import Client
-from upweight.download import FileSink
+from upweight.files.download import FileSink
 from upweight.schema import JobState
 
 STEPS = 3_000

@@ -10,7 +10,7 @@ import pytest
 
 from tests.upweight.local_server import Answer, Asked, Server, answer, running
 from upweight import Client
-from upweight import connection as patience
+from upweight.http import connection as patience
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.upweight.local_server import Asked, Handler, Server, answer, cut, dropped
 from upweight import Client, UnexpectedAnswer, errors
-from upweight.download import FileSink
+from upweight.files.download import FileSink
 
 BYTES = bytes(range(256)) * 9000  # more than two chunks
 DIGEST = "sha256:" + hashlib.sha256(BYTES).hexdigest()

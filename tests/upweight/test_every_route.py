@@ -16,9 +16,9 @@ import pytest
 
 from tests.upweight import records
 from upweight import AsyncClient, Client, UpweightError
-from upweight.async_results import ASYNC_RESULTS
 from upweight.client.webhooks import PATH as SECRET
-from upweight.results import RESULTS
+from upweight.results.blocking import RESULTS
+from upweight.results.coroutines import ASYNC_RESULTS
 from upweight.schema import JobRecord
 
 DOCUMENT = json.loads((Path(__file__).parent.parent.parent / "openapi.json").read_text())

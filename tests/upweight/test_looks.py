@@ -9,8 +9,8 @@ import pytest
 from matplotlib.image import imread
 
 from tests.upweight import records
-from upweight.pictures import png
-from upweight.pictures.look import label, pixels, words
+from upweight.results.pictures import png
+from upweight.results.pictures.look import label, pixels, words
 from upweight.schema import DatasetRecord, ImagePreview, TablePreview
 
 

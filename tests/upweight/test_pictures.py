@@ -20,8 +20,8 @@ from torch import nn
 from service.local.background import Running
 from tests.upweight import records
 from upweight import AsyncClient, Client, InfluenceResult, SelfInfluenceResult, errors
-from upweight.pictures.features import HARMS, HELPS
-from upweight.plot.ranking import curve
+from upweight.results.pictures.features import HARMS, HELPS
+from upweight.results.plot.ranking import curve
 from upweight.schema import DatasetRecord, JobRecord, ModelRecord
 
 LAMBDA = 1.0

@@ -11,7 +11,7 @@ from safetensors.numpy import load, save
 from safetensors.torch import load as load_torch
 
 from upweight.errors import InvalidRequest
-from upweight.safetensors_file import NAMES, SafetensorsFile, tensor_of
+from upweight.files.safetensors_file import NAMES, SafetensorsFile, tensor_of
 
 
 def written(**arrays: Any) -> bytes:

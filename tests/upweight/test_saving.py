@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from tests.upweight import records
 from tests.upweight.local_server import Server, answer
 from upweight import AsyncClient, Client, errors
-from upweight.saving import table
+from upweight.results import saving
 
 PATH = f"/v1/jobs/{records.JOB}"
 MATRIX = (np.arange(6, dtype=np.float32).reshape(2, 3) / 7) - 0.3
@@ -68,7 +68,7 @@ def test_the_ending_chooses_the_format(result: Any, tmp_path: Path) -> None:
 def test_tables_name_the_datasets_rows_and_keep_every_digit(
     result: Any, tmp_path: Path, ending: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table, "BLOCK", block)
+    monkeypatch.setattr(saving, "BLOCK", block)
     path = result.save(tmp_path / f"r.{ending}")
     readers = {"csv": lambda: pd.read_csv(path, dtype={"influence": np.float32}),
                "parquet": lambda: pq.read_table(path).to_pandas()}  # fmt: skip

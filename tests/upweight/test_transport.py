@@ -11,7 +11,7 @@ import pytest
 from tests.upweight import records
 from tests.upweight.local_server import Server, answer, cut, dropped, late, problem
 from upweight import Client, ConnectionFailed, UnexpectedAnswer, errors
-from upweight.connection import Connection, Retries
+from upweight.http.connection import Connection, Retries
 
 MODEL_PATH = "/v1/models/digits-cnn"
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from upweight import __version__
 from upweight.cli.shell import Shell
-from upweight.diagnosis import Finding, fail, ok, warn
 from upweight.errors import Forbidden, NotFound, Unauthorized, UpweightError
+from upweight.schema.finding import Finding, fail, ok, warn
 
 SKEW_SECONDS = 30.0  # presigned addresses and webhook signatures bear minutes
 SLOW_SECONDS = 1.0

@@ -27,7 +27,7 @@ def watched(shell: Shell, job: str) -> JobRecord:
 
 def ended(shell: Shell, record: JobRecord) -> None:
     """Ends with 1, and the reason, unless the job has a result."""
-    from upweight.tracking import failure
+    from upweight.http.polling import failure
 
     error = failure(record)
     if error is not None:
@@ -37,7 +37,7 @@ def ended(shell: Shell, record: JobRecord) -> None:
 
 def _drawn(shell: Shell, job: str) -> JobRecord:
     from upweight.errors import UpweightError
-    from upweight.tracking import ended as has_ended
+    from upweight.http.polling import ended as has_ended
 
     try:
         return shell.client.jobs.wait(job)

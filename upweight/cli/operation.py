@@ -105,7 +105,7 @@ def retention(
 
 
 if TYPE_CHECKING:
-    from upweight.diagnosis import Finding
+    from upweight.schema.finding import Finding
 
 
 def doctor(
@@ -130,7 +130,7 @@ def _outside(shell: Shell) -> Iterator[Finding]:
 
 def _here(data_dir: Path) -> Iterator[Finding]:
     """What the service itself looks at; this package starts it by name and never imports it."""
-    from upweight.diagnosis import Finding, fail
+    from upweight.schema.finding import Finding, fail
 
     command = [sys.executable, "-m", "service.doctor", str(data_dir)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -95,7 +95,7 @@ def _sentence(tokens: list[int], words: list[str] | None) -> str:
 
 
 def _told(record: DatasetRecord, name: str, row: Any) -> str:
-    from upweight.pictures.look import label, words
+    from upweight.results.pictures.look import label, words
 
     if name in record.targets:
         return label(row, record)
@@ -104,7 +104,7 @@ def _told(record: DatasetRecord, name: str, row: Any) -> str:
 
 def pictures(record: DatasetRecord, rows: Sequence[int], found: Found) -> Iterator[str]:
     """Each row as lines of characters, the brighter the fuller. Raises BadParameter where rows are no pictures."""
-    from upweight.pictures.look import grey, label, pixels
+    from upweight.results.pictures.look import grey, label, pixels
     from upweight.schema import ImagePreview
 
     preview = record.preview

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upweight.exchange import Call, Flow
+from upweight.http.flow import Call, Flow
 from upweight.schema import Access
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from upweight.client.content import Content, Source, arrays_content, content_of
-from upweight.download import FileSink
 from upweight.errors import InvalidRequest, NotFound
-from upweight.exchange import Call, Flow, Work, segment
+from upweight.files.download import FileSink
+from upweight.http.flow import Call, Flow, Work, segment
+from upweight.http.transport import AsyncTransport, Transport
 from upweight.progress import Bars
 from upweight.schema import BlobRecord, PresignedUrl
-from upweight.transport import AsyncTransport, Transport
 
 Method = Literal["GET", "PUT"]
 

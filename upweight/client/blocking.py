@@ -17,12 +17,12 @@ from upweight.client.jobs import Jobs
 from upweight.client.models import Models
 from upweight.client.request import Choice, selection
 from upweight.client.webhooks import Webhooks
-from upweight.connection import Connection, Retries
+from upweight.http.connection import Connection, Retries
+from upweight.http.transport import Transport
 from upweight.progress import Bars
-from upweight.results import FactorsResult, InfluenceResult, Result, SelfInfluenceResult
-from upweight.row_choice import RowChoice
+from upweight.results.blocking import FactorsResult, InfluenceResult, Result, SelfInfluenceResult
+from upweight.results.rows import RowChoice
 from upweight.schema import Access, Health, JobRecord
-from upweight.transport import Transport
 
 
 class Client:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from upweight.errors import InternalError, UpweightError, error_from
-from upweight.exchange import Call, Flow, segment
+from upweight.http.flow import Call, Flow, segment
+from upweight.http.polling import WaitTimedOut, left, paced
 from upweight.progress import Bars
 from upweight.schema import CheckState, DatasetRecord, ModelRecord
-from upweight.waiting import WaitTimedOut, left, paced
 
 Record = TypeVar("Record", ModelRecord, DatasetRecord)
 

@@ -10,12 +10,12 @@ from upweight.client.blobs import put_array
 from upweight.client.jobs import create
 from upweight.client.request import Choice, fields_of, inversion, reference, selection
 from upweight.errors import InvalidRequest
-from upweight.exchange import Flow
+from upweight.http.flow import Flow
+from upweight.http.polling import until_ended, waited_for
 from upweight.progress import Bars
-from upweight.row_choice import RowChoice
+from upweight.results.rows import RowChoice
 from upweight.schema import JobRecord, ModelRecord
 from upweight.schema.inversion import METHODS
-from upweight.tracking import until_ended, waited_for
 
 Model = str | ModelRecord
 # Fields of the job itself; any other keyword is the inversion method's, and so is one that both have.

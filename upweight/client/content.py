@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from upweight.safetensors_file import SafetensorsFile, Tensor, tensor_of
+from upweight.files.safetensors_file import SafetensorsFile, Tensor, tensor_of
 
 CHUNK = 1 << 20  # bytes
 SPOOLED = 64 << 20  # bytes of an unseekable stream that are kept in memory, the rest on disk

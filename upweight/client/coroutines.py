@@ -8,12 +8,6 @@ from typing import Any, Literal, Self
 
 import httpx2
 
-from upweight.async_results import (
-    AsyncFactorsResult,
-    AsyncInfluenceResult,
-    AsyncResult,
-    AsyncSelfInfluenceResult,
-)
 from upweight.client.access import access
 from upweight.client.blobs import AsyncBlobs
 from upweight.client.computations import Computation, Model, hessian_rows, influences, solutions
@@ -23,11 +17,17 @@ from upweight.client.jobs import AsyncJobs
 from upweight.client.models import AsyncModels
 from upweight.client.request import Choice, selection
 from upweight.client.webhooks import AsyncWebhooks
-from upweight.connection import Connection, Retries
+from upweight.http.connection import Connection, Retries
+from upweight.http.transport import AsyncTransport
 from upweight.progress import Bars
-from upweight.row_choice import RowChoice
+from upweight.results.coroutines import (
+    AsyncFactorsResult,
+    AsyncInfluenceResult,
+    AsyncResult,
+    AsyncSelfInfluenceResult,
+)
+from upweight.results.rows import RowChoice
 from upweight.schema import Access, Health, JobRecord
-from upweight.transport import AsyncTransport
 
 
 class AsyncClient:

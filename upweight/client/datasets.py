@@ -18,12 +18,11 @@ from upweight.client.paging import Listing, items, items_async, listing
 from upweight.client.request import reference
 from upweight.client.roles import roles
 from upweight.errors import InvalidRequest
-from upweight.exchange import Call, Flow, Work, segment
+from upweight.http.flow import Call, Flow, Work, segment
+from upweight.http.transport import AsyncTransport, Transport
 from upweight.progress import Bars
-from upweight.row_choice import RowChoice, rows_text
-from upweight.rows import record_of, rows_of
+from upweight.results.rows import RowChoice, record_of, rows_of, rows_text
 from upweight.schema import DatasetRecord, DatasetRequest
-from upweight.transport import AsyncTransport, Transport
 
 DATASETS = Checked("/v1/datasets", DatasetRecord)
 

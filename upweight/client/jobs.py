@@ -8,18 +8,18 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from upweight import tracking
-from upweight.async_results import ASYNC_RESULTS, AsyncResult
 from upweight.client.paging import Listing, items, items_async, listing
 from upweight.client.request import Referable, invalid, reference
 from upweight.client.webhooks import deliveries
-from upweight.exchange import Call, Flow
-from upweight.following import followed, followed_async
+from upweight.http import polling
+from upweight.http.events import followed, followed_async
+from upweight.http.flow import Call, Flow
+from upweight.http.polling import OnProgress
+from upweight.http.transport import AsyncTransport, Transport
 from upweight.progress import Bars
-from upweight.results import RESULTS, Result
+from upweight.results.blocking import RESULTS, Result
+from upweight.results.coroutines import ASYNC_RESULTS, AsyncResult
 from upweight.schema import Delivery, JobRecord, JobRequest
-from upweight.tracking import OnProgress
-from upweight.transport import AsyncTransport, Transport
 
 Reference = str | JobRecord
 REQUEST: TypeAdapter[Any] = TypeAdapter(JobRequest)
@@ -52,10 +52,10 @@ def wait(
     progress: bool | None,
 ) -> Flow[JobRecord]:
     """The record of the job once it has succeeded."""
-    record = yield from tracking.until_ended(
+    record = yield from polling.until_ended(
         reference(job), bars, timeout=timeout, on_progress=on_progress, progress=progress, hold=hold
     )
-    return tracking.waited_for(record)
+    return polling.waited_for(record)
 
 
 def _listing(
@@ -86,7 +86,7 @@ class Jobs:
 
     def get(self, job: Reference) -> JobRecord:
         """The record."""
-        return self.link.run(tracking.fetch(reference(job)))
+        return self.link.run(polling.fetch(reference(job)))
 
     def result(self, job: Reference) -> Result:
         """The handle of a job: InfluenceResult, FactorsResult or SelfInfluenceResult by its kind."""
@@ -123,11 +123,11 @@ class Jobs:
 
     def cancel(self, job: Reference) -> JobRecord:
         """Asks for the job's end."""
-        return self.link.run(tracking.act(reference(job), "cancel"))
+        return self.link.run(polling.act(reference(job), "cancel"))
 
     def retry(self, job: Reference) -> JobRecord:
         """Runs a failed or cancelled job again, from the blocks that are done."""
-        return self.link.run(tracking.act(reference(job), "retry"))
+        return self.link.run(polling.act(reference(job), "retry"))
 
     def deliveries(self, job: Reference) -> Sequence[Delivery]:
         """What became of the events that the job's webhook was to be told, the oldest first."""
@@ -135,7 +135,7 @@ class Jobs:
 
     def delete(self, job: Reference) -> None:
         """Removes an ended job and its result."""
-        self.link.run(tracking.delete(reference(job)))
+        self.link.run(polling.delete(reference(job)))
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class AsyncJobs:
 
     async def get(self, job: Reference) -> JobRecord:
         """See `Jobs.get`."""
-        return await self.link.run(tracking.fetch(reference(job)))
+        return await self.link.run(polling.fetch(reference(job)))
 
     async def result(self, job: Reference) -> AsyncResult:
         """See `Jobs.result`."""
@@ -188,11 +188,11 @@ class AsyncJobs:
 
     async def cancel(self, job: Reference) -> JobRecord:
         """See `Jobs.cancel`."""
-        return await self.link.run(tracking.act(reference(job), "cancel"))
+        return await self.link.run(polling.act(reference(job), "cancel"))
 
     async def retry(self, job: Reference) -> JobRecord:
         """See `Jobs.retry`."""
-        return await self.link.run(tracking.act(reference(job), "retry"))
+        return await self.link.run(polling.act(reference(job), "retry"))
 
     async def deliveries(self, job: Reference) -> Sequence[Delivery]:
         """See `Jobs.deliveries`."""
@@ -200,4 +200,4 @@ class AsyncJobs:
 
     async def delete(self, job: Reference) -> None:
         """See `Jobs.delete`."""
-        await self.link.run(tracking.delete(reference(job)))
+        await self.link.run(polling.delete(reference(job)))

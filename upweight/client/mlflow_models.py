@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from upweight.errors import InvalidRequest
-from upweight.export import OLDEST_TORCH
+from upweight.export.program import OLDEST_TORCH
 from upweight.extras import needed
 
 GRAPH = "models/model.json"  # in the archive's one folder

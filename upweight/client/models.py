@@ -21,12 +21,12 @@ from upweight.client.mlflow_models import archive_of, name_of
 from upweight.client.paging import items, items_async, listing
 from upweight.client.request import reference, validated
 from upweight.errors import InvalidRequest
-from upweight.exchange import Call, Flow, Work, segment
-from upweight.outputs import Output, OutputUnclear, choose, spelt, tensors_of_program
+from upweight.export.outputs import Output, OutputUnclear, choose, spelt, tensors_of_program
+from upweight.http.flow import Call, Flow, Work, segment
+from upweight.http.transport import AsyncTransport, Transport
 from upweight.progress import Bars
 from upweight.schema import BlobRecord, ModelRecord, ModelRequest
 from upweight.schema.model import Loss
-from upweight.transport import AsyncTransport, Transport
 
 MODELS = Checked("/v1/models", ModelRecord)
 PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".joblib"})
@@ -273,7 +273,7 @@ def _is_live(program: Any) -> bool:
 def _export(
     program: Any, example: Any, globs: tuple[str, ...] | None, output: Output, path: Path
 ) -> Output:
-    from upweight.export import exported, save_exported
+    from upweight.export.program import exported, save_exported
 
     try:
         if hasattr(program, "graph_signature"):

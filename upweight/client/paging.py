@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from upweight.exchange import Call, Flow
+from upweight.http.flow import Call, Flow
+from upweight.http.transport import AsyncTransport, Transport
 from upweight.schema import Page
-from upweight.transport import AsyncTransport, Transport
 
 Item = TypeVar("Item", bound=BaseModel)
 PAGE = 100  # items

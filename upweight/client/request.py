@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from upweight.errors import InvalidRequest
 from upweight.field_errors import field_errors
-from upweight.row_choice import RowChoice, rows_text
+from upweight.results.rows import RowChoice, rows_text
 from upweight.schema import (
     DatasetRecord,
     FieldError,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from upweight.exchange import Call, Flow, segment
+from upweight.http.flow import Call, Flow, segment
+from upweight.http.transport import AsyncTransport, Transport
 from upweight.schema import Deliveries, Delivery, WebhookSecret
-from upweight.transport import AsyncTransport, Transport
 
 PATH = "/v1/webhooks/secret"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from upweight.sent_example import MEMBER
+from upweight.export.example_rows import MEMBER
 from workers.programs.errors import EXPORT_LINE, TORCH, ArchiveInvalid, TooLarge
 from workers.programs.limits import Limits
 from workers.programs.pickles import refuse_bare_pickle, refuse_pickled_archive

@@ -11,7 +11,7 @@ import torch
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from upweight.outputs import Output
+from upweight.export.outputs import Output
 from workers.engine import RowsMixed
 from workers.engine.model.independence import RowTest
 from workers.programs.errors import EXPORT_LINE, GraphInvalid, OutputUnsupported

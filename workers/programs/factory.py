@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from upweight.outputs import Output
+from upweight.export.outputs import Output
 from workers.programs.errors import FactoryFailed, FactoryRefused, ProgramError
 from workers.programs.outputs import return_chosen
 from workers.programs.program import Program, parameter_specs

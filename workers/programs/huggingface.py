@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upweight.outputs import Output
+from upweight.export.outputs import Output
 from workers.programs.errors import ConfigRefused, OutputUnsupported, ProgramError
 from workers.programs.program import InputSpec, OutputSpec, Program, parameter_specs
 from workers.programs.state import check_state, load_state

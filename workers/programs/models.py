@@ -12,7 +12,7 @@ from torch import fx, nn
 from service.settings import Settings
 from service.storage.objects import Objects
 from upweight.errors import Rejected
-from upweight.outputs import Output
+from upweight.export.outputs import Output
 from upweight.schema import FactoryProgram, HuggingFaceProgram, Loss, ModelRecord, Pt2Program
 from upweight.schema import Program as ContractProgram
 from workers.datasets.shards import fetched

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from upweight.outputs import Output, OutputUnclear, Returned, choose, tensors_of
+from upweight.export.outputs import Output, OutputUnclear, Returned, choose, tensors_of
 from workers.programs.errors import GraphInvalid, OutputUnsupported
 from workers.programs.schema import GraphModule, NamedTuple, TensorMeta
 

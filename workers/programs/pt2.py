@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from upweight.outputs import Output
+from upweight.export.outputs import Output
 from workers.programs.archive import EXAMPLE, GRAPH, Archive
 from workers.programs.documents import parse
 from workers.programs.errors import (

@@ -1,6 +1,6 @@
 """Shapes of inputs and outputs, and which of their dimensions are dynamic."""
 
-from upweight.outputs import Returned
+from upweight.export.outputs import Returned
 from workers.programs.errors import (
     EXPORT_LINE,
     BatchNotDynamic,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from upweight.outputs import Output, Returned
+from upweight.export.outputs import Output, Returned
 from workers.programs.errors import (
     GraphInvalid,
     InputUnsupported,

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch.export.graph_signature import InputKind
 
-from upweight.outputs import Output, tensors_of_program
+from upweight.export.outputs import Output, tensors_of_program
 from workers.programs.errors import EXPORT_LINE, BatchNotDynamic, GraphInvalid
 from workers.programs.fitting import write_out
 from workers.programs.outputs import chosen, return_chosen

@@ -10,7 +10,7 @@ import numpy as np
 
 from upweight.client.intake.classes import Classes
 from upweight.errors import InvalidRequest
-from upweight.safetensors_file import Tensor, tensor_of
+from upweight.files.safetensors_file import Tensor, tensor_of
 
 SHARD = 128 << 20  # bytes: enough to stream well, little enough to send again after a loss
 PIECES = 1000  # batches that are joined together: single rows would cost more than their bytes

@@ -12,7 +12,7 @@ from upweight.client.intake.classes import Classes
 from upweight.client.intake.rows import batches_of_rows, items, named
 from upweight.client.intake.stream import Incoming, columns_of, streamed, whole
 from upweight.errors import InvalidRequest
-from upweight.safetensors_file import tensor_of
+from upweight.files.safetensors_file import tensor_of
 
 
 def is_loader(data: Any) -> bool:

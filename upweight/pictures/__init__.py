@@ -1,7 +1,0 @@
-"""What rows look like: as pixels, or in words; and the rows that influenced others most."""
-
-from upweight.pictures.examples import Example, Panel, panels
-from upweight.pictures.features import FeaturePanel, feature_panels
-from upweight.pictures.png import png
-
-__all__ = ["Example", "FeaturePanel", "Panel", "feature_panels", "panels", "png"]

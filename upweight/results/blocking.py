@@ -1,0 +1,310 @@
+"""Results: handles of jobs, with arrays that are fetched when they are looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+import upweight.results.notebook as notebook
+import upweight.results.stored as stored
+from upweight.errors import UpweightError
+from upweight.http import polling
+from upweight.http.events import followed
+from upweight.http.transport import Transport
+from upweight.progress import Bars
+from upweight.results.array import RemoteArray
+from upweight.results.pictures import FeaturePanel, Panel, feature_panels, panels
+from upweight.results.pictures.slices import Slice, part
+from upweight.results.plot import drawn
+from upweight.results.rows import RowChoice, rows_text
+from upweight.results.saving import Labelled, arrow_table, frame, saved_as
+from upweight.results.source import ArraySource
+from upweight.results.stored import Sign
+from upweight.schema import (
+    ArraySpec,
+    Files,
+    Info,
+    JobRecord,
+    JobState,
+    PredictedRows,
+    Ranking,
+    Verdict,
+)
+
+
+class Result:
+    """A job and what it stored."""
+
+    def __init__(self, link: Transport, bars: Bars, job: JobRecord) -> None:
+        self._link, self._bars = link, bars
+        self._job = job
+        self._info: InversionInfo | None = None
+
+    @property
+    def job(self) -> JobRecord:
+        """The job's record as it was last seen."""
+        return self._job
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._job.id
+
+    def refresh(self) -> Self:
+        """Fetches the job's record anew."""
+        self._job = self._link.run(polling.fetch(self.id))
+        return self
+
+    def wait(
+        self,
+        timeout: float | None = None,
+        on_progress: polling.OnProgress | None = None,
+        progress: bool | None = None,
+    ) -> Self:
+        """Waits until the job has succeeded; raises what it failed of, JobCancelled, or WaitTimedOut."""
+        hold = self._link.connection.hold
+        flow = polling.until_ended(
+            self.id, self._bars, record=self._job, timeout=timeout, on_progress=on_progress,
+            progress=progress, hold=hold,
+        )  # fmt: skip
+        self._job = self._link.run(flow)
+        polling.waited_for(self._job)
+        return self
+
+    def cancel(self) -> Self:
+        """Asks for the job's end; a running job stops within seconds."""
+        self._job = self._link.run(polling.act(self.id, "cancel"))
+        return self
+
+    def retry(self) -> Self:
+        """Runs a failed or cancelled job again, from the blocks that are done."""
+        self._job = self._link.run(polling.act(self.id, "retry"))
+        self._info = None
+        return self
+
+    def events(self) -> Iterator[JobRecord]:
+        """Every change of the job until it ends."""
+        for record in followed(self._link, self.id):
+            self._job = record
+            yield record
+
+    def delete(self) -> None:
+        """Removes the ended job and what it stored."""
+        self._link.run(polling.delete(self.id))
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the linear system was solved, and whether influence applies here; None before the end."""
+        return self._known().verdict
+
+    @property
+    def info(self) -> InversionInfo:
+        """What the inversion says of itself: numbers at once, arrays when they are asked for."""
+        if self._info is None:
+            job = self._known()
+            self._info = InversionInfo(
+                self._link.run(stored.info(job)),
+                lambda spec: RemoteArray(stored.info_array(job, spec), self._link, self._bars),
+            )
+        return self._info
+
+    def files(self) -> Files:
+        """All objects of the result, with sizes and digests."""
+        return self._link.run(stored.files(self._known()))
+
+    def save(self, path: str | os.PathLike[str], array: str | None = None) -> Path:
+        """Streams the result into a file, put in place all at once.
+
+        `.npy`: the main array, or the one that is named (`influences`, `mean`, `factors`). `.npz`, `.safetensors`:
+        all that were kept. `.csv`, `.parquet`: one array as a table with a row a number and its dataset rows.
+        """
+        job = self._known()
+        main, sources = stored.saveable(job, array)
+        labelled = self._link.run(stored.labelled(job, main))
+        return self._link.run(saved_as(path, main, sources, labelled, self._bars))
+
+    def to_pandas(self, array: str | None = None) -> Any:
+        """A DataFrame with dataset rows as its labels: a matrix keeps its shape. Needs pandas."""
+        return frame(*self._whole(array))
+
+    def to_arrow(self, array: str | None = None) -> Any:
+        """A pyarrow Table with a row a number: `test`, `train`, `influence`. Needs pyarrow."""
+        return arrow_table(*self._whole(array))
+
+    def _whole(self, array: str | None) -> tuple[NDArray[Any], Labelled]:
+        job = self._known()
+        main, sources = stored.saveable(job, array)
+        labelled = self._link.run(stored.labelled(job, main))
+        return self._array(sources[main]).numpy(), labelled
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what it is, and the rows that mattered most, as their dataset's preview shows them."""
+        shown: Sequence[Panel | FeaturePanel] = []
+        # What can't be shown is left out: a notebook shows the rest.
+        with suppress(UpweightError):
+            if self.refresh().job.state == JobState.SUCCEEDED:
+                by_feature = getattr(self._job.request, "influence_type", "") == "perturbation"
+                shown = self.feature_panels() if by_feature else self.panels(None, 5)
+        return notebook.html(self._job, shown)
+
+    def panels(self, test: Sequence[int] | None = None, k: int = 5) -> list[Panel]:
+        """Test rows of the matrix (without: those of the largest loss), each with its k strongest training rows."""
+        return self._link.run(panels(self._known(), test, k))
+
+    def feature_panels(self) -> list[FeaturePanel]:
+        """Of perturbations: test rows of the largest loss, with the training rows whose features matter most."""
+        return self._link.run(feature_panels(self._known(), self._bars))
+
+    def _known(self) -> JobRecord:
+        return self._job if polling.ended(self._job) else self.refresh()._job
+
+    def _array(self, source: ArraySource) -> RemoteArray:
+        return RemoteArray(source, self._link, self._bars)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {self._job.state}>"
+
+
+class RankedResult(Result):
+    """A result that has a number for each training row."""
+
+    def top(self, test: int | None = None, k: int = 10, sign: Sign = "helpful") -> Ranking:
+        """The k most helpful or most harmful training rows of a test row, or by mean over all test rows."""
+        return self._link.run(stored.top(self._known(), test, k, sign))
+
+    def suspects(self) -> NDArray[np.int64]:
+        """Training rows in the order in which their labels deserve a look: the most suspicious first."""
+        return self._link.run(stored.suspects(self._known(), self._bars))
+
+    def rows(
+        self,
+        rows: RowChoice | None = None,
+        *,
+        side: stored.Side = "test",
+        sort: str = "position",
+        offset: int = 0,
+        limit: int = 50,
+    ) -> PredictedRows:
+        """The model's loss, prediction and target of rows: at positions, or sorted (`loss`, `-loss`, `error`, …)."""
+        chosen = None if rows is None else rows_text(rows)
+        return self._link.run(stored.rows(self._known(), chosen, side, sort, offset, limit))
+
+    def plot(
+        self, kind: str = "top", path: str | os.PathLike[str] | None = None, **options: Any
+    ) -> Any:
+        """A matplotlib figure, written to `path` (.png, .svg, .pdf) if that is given. Needs matplotlib.
+
+        `"top"`: test rows with the training rows that helped and harmed them most (`test`, `k`).
+        `"heatmap"`: a slice in diverging colours (`test`, `train`, `by_class`); of perturbations, one row's features.
+        `"ranking"`: how many of the rows in `flipped` are found when the most suspicious are looked at first.
+        """
+        return drawn(self, kind, path, options)
+
+    def part(self, test: Any = None, train: Any = None, by_class: bool = True) -> Slice:
+        """What the heat map shows."""
+        return self._link.run(part(self._known(), test, train, by_class, self._bars))
+
+
+class InfluenceResult(RankedResult):
+    """The influence of training rows on test rows. Positive: the row helped."""
+
+    @property
+    def influences(self) -> RemoteArray:
+        """(test rows, training rows), for `perturbation` followed by the shape of one input."""
+        return self._array(stored.influences(self._known()))
+
+    @property
+    def factors(self) -> RemoteArray:
+        """(test rows, parameters): (H + λI)⁻¹ ∇L(z_test), if they were kept."""
+        return self._array(stored.factors(self._known()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the influences."""
+        return tuple(stored.summary(self._known()).influence_shape or ())
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the influences."""
+        return np.dtype(stored.summary(self._known()).dtype)
+
+    def mean(self) -> NDArray[Any]:
+        """The mean influence of each training row over the test rows."""
+        return self._array(stored.mean(self._known())).numpy()
+
+    def numpy(self) -> NDArray[Any]:
+        """The whole matrix, in memory."""
+        return self.influences.numpy()
+
+
+class FactorsResult(Result):
+    """Solutions of (H + λI) x = b, a row each."""
+
+    @property
+    def x(self) -> RemoteArray:
+        """(test rows or right-hand sides, parameters)."""
+        return self._array(stored.factors(self._known()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of `x`."""
+        return self.x.shape
+
+    def numpy(self) -> NDArray[Any]:
+        """All of `x`, in memory."""
+        return self.x.numpy()
+
+
+class SelfInfluenceResult(RankedResult):
+    """The influence of each training row on itself."""
+
+    @property
+    def influences(self) -> RemoteArray:
+        """(training rows,)."""
+        return self._array(stored.influences(self._known()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the influences."""
+        return self.influences.shape
+
+    def numpy(self) -> NDArray[Any]:
+        """All of them, in memory."""
+        return self.influences.numpy()
+
+
+class InversionInfo(Mapping[str, Any]):
+    """A summary's numbers and, under their names, arrays (RemoteArray: fetched by slice)."""
+
+    def __init__(self, info: Info, open_array: Any) -> None:
+        self.method = info.method
+        self.summary = dict(info.summary)
+        self.arrays: dict[str, ArraySpec] = {spec.name: spec for spec in info.arrays}
+        self._open = open_array
+
+    def __getitem__(self, name: str) -> Any:
+        return self._open(self.arrays[name]) if name in self.arrays else self.summary[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.summary
+        yield from (name for name in self.arrays if name not in self.summary)
+
+    def __len__(self) -> int:
+        return len({*self.summary, *self.arrays})
+
+    def __repr__(self) -> str:
+        return f"<InversionInfo {self.method} {self.summary} arrays: {list(self.arrays)}>"
+
+
+RESULTS: dict[str, type[Result]] = {
+    "influences": InfluenceResult,
+    "factors": FactorsResult,
+    "ihvp": FactorsResult,
+    "self_influences": SelfInfluenceResult,
+}

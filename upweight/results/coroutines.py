@@ -1,0 +1,248 @@
+"""`upweight.results.blocking` for an AsyncClient: what fetches is awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+import upweight.results.stored as stored
+from upweight.http import polling
+from upweight.http.events import followed_async
+from upweight.http.transport import AsyncTransport, Transport
+from upweight.progress import Bars
+from upweight.results.array import AsyncRemoteArray
+from upweight.results.blocking import RESULTS
+from upweight.results.pictures import Panel, panels
+from upweight.results.rows import RowChoice, rows_text
+from upweight.results.saving import Labelled, arrow_table, frame, saved_as
+from upweight.results.source import ArraySource
+from upweight.results.stored import Sign
+from upweight.schema import ArraySpec, Files, Info, JobRecord, PredictedRows, Ranking, Verdict
+
+
+class AsyncResult:
+    """A job and what it stored."""
+
+    def __init__(self, link: AsyncTransport, bars: Bars, job: JobRecord) -> None:
+        self._link, self._bars = link, bars
+        self._job = job
+
+    @property
+    def job(self) -> JobRecord:
+        """The job's record as it was last seen."""
+        return self._job
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._job.id
+
+    async def refresh(self) -> Self:
+        """See `Result.refresh`."""
+        self._job = await self._link.run(polling.fetch(self.id))
+        return self
+
+    async def wait(
+        self,
+        timeout: float | None = None,
+        on_progress: polling.OnProgress | None = None,
+        progress: bool | None = None,
+    ) -> Self:
+        """See `Result.wait`."""
+        hold = self._link.connection.hold
+        flow = polling.until_ended(
+            self.id, self._bars, record=self._job, timeout=timeout, on_progress=on_progress,
+            progress=progress, hold=hold,
+        )  # fmt: skip
+        self._job = await self._link.run(flow)
+        polling.waited_for(self._job)
+        return self
+
+    async def cancel(self) -> Self:
+        """See `Result.cancel`."""
+        self._job = await self._link.run(polling.act(self.id, "cancel"))
+        return self
+
+    async def retry(self) -> Self:
+        """See `Result.retry`."""
+        self._job = await self._link.run(polling.act(self.id, "retry"))
+        return self
+
+    async def events(self) -> AsyncIterator[JobRecord]:
+        """See `Result.events`; iterate with `async for`."""
+        async for record in followed_async(self._link, self.id):
+            self._job = record
+            yield record
+
+    async def delete(self) -> None:
+        """See `Result.delete`."""
+        await self._link.run(polling.delete(self.id))
+
+    async def verdict(self) -> Verdict | None:
+        """See `Result.verdict`."""
+        return (await self._known()).verdict
+
+    async def info(self) -> AsyncInversionInfo:
+        """See `Result.info`."""
+        job = await self._known()
+        return AsyncInversionInfo(await self._link.run(stored.info(job)), self)
+
+    async def files(self) -> Files:
+        """See `Result.files`."""
+        return await self._link.run(stored.files(await self._known()))
+
+    async def save(self, path: str | os.PathLike[str], array: str | None = None) -> Path:
+        """See `Result.save`."""
+        job = await self._known()
+        main, sources = stored.saveable(job, array)
+        labelled = await self._link.run(stored.labelled(job, main))
+        return await self._link.run(saved_as(path, main, sources, labelled, self._bars))
+
+    async def to_pandas(self, array: str | None = None) -> Any:
+        """See `Result.to_pandas`."""
+        return frame(*await self._whole(array))
+
+    async def to_arrow(self, array: str | None = None) -> Any:
+        """See `Result.to_arrow`."""
+        return arrow_table(*await self._whole(array))
+
+    async def _whole(self, array: str | None) -> tuple[NDArray[Any], Labelled]:
+        job = await self._known()
+        main, sources = stored.saveable(job, array)
+        labelled = await self._link.run(stored.labelled(job, main))
+        return await self.array(sources[main]).numpy(), labelled
+
+    async def _known(self) -> JobRecord:
+        if not polling.ended(self._job):
+            await self.refresh()
+        return self._job
+
+    def array(self, source: ArraySource) -> AsyncRemoteArray:
+        """An array of this job."""
+        return AsyncRemoteArray(source, self._link, self._bars)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {self._job.state}>"
+
+
+class AsyncRankedResult(AsyncResult):
+    """A result that has a number for each training row."""
+
+    async def top(self, test: int | None = None, k: int = 10, sign: Sign = "helpful") -> Ranking:
+        """See `RankedResult.top`."""
+        return await self._link.run(stored.top(await self._known(), test, k, sign))
+
+    async def suspects(self) -> NDArray[np.int64]:
+        """See `RankedResult.suspects`."""
+        return await self._link.run(stored.suspects(await self._known(), self._bars))
+
+    async def rows(
+        self,
+        rows: RowChoice | None = None,
+        *,
+        side: stored.Side = "test",
+        sort: str = "position",
+        offset: int = 0,
+        limit: int = 50,
+    ) -> PredictedRows:
+        """See `RankedResult.rows`."""
+        chosen = None if rows is None else rows_text(rows)
+        flow = stored.rows(await self._known(), chosen, side, sort, offset, limit)
+        return await self._link.run(flow)
+
+    async def panels(self, test: Sequence[int] | None = None, k: int = 5) -> list[Panel]:
+        """See `Result.panels`."""
+        return await self._link.run(panels(await self._known(), test, k))
+
+    async def plot(
+        self, kind: str = "top", path: str | os.PathLike[str] | None = None, **options: Any
+    ) -> Any:
+        """See `RankedResult.plot`; drawn in a thread."""
+        job = await self._known()
+
+        def draw() -> Any:
+            link = Transport(self._link.connection)
+            try:
+                blocking: Any = RESULTS[job.request.kind](link, self._bars, job)
+                return blocking.plot(kind, path, **options)
+            finally:
+                link.close()
+
+        return await asyncio.to_thread(draw)
+
+
+class AsyncInfluenceResult(AsyncRankedResult):
+    """The influence of training rows on test rows. Positive: the row helped."""
+
+    @property
+    def influences(self) -> AsyncRemoteArray:
+        """See `InfluenceResult.influences`; `await result.influences[0]`."""
+        return self.array(stored.influences(self._job))
+
+    @property
+    def factors(self) -> AsyncRemoteArray:
+        """See `InfluenceResult.factors`."""
+        return self.array(stored.factors(self._job))
+
+    async def mean(self) -> NDArray[Any]:
+        """See `InfluenceResult.mean`."""
+        return await self.array(stored.mean(await self._known())).numpy()
+
+    async def numpy(self) -> NDArray[Any]:
+        """See `InfluenceResult.numpy`."""
+        return await self.array(stored.influences(await self._known())).numpy()
+
+
+class AsyncFactorsResult(AsyncResult):
+    """Solutions of (H + λI) x = b, a row each."""
+
+    @property
+    def x(self) -> AsyncRemoteArray:
+        """See `FactorsResult.x`; `await result.x[0]`."""
+        return self.array(stored.factors(self._job))
+
+    async def numpy(self) -> NDArray[Any]:
+        """See `FactorsResult.numpy`."""
+        return await self.array(stored.factors(await self._known())).numpy()
+
+
+class AsyncSelfInfluenceResult(AsyncRankedResult):
+    """The influence of each training row on itself."""
+
+    @property
+    def influences(self) -> AsyncRemoteArray:
+        """See `SelfInfluenceResult.influences`."""
+        return self.array(stored.influences(self._job))
+
+    async def numpy(self) -> NDArray[Any]:
+        """See `SelfInfluenceResult.numpy`."""
+        return await self.array(stored.influences(await self._known())).numpy()
+
+
+class AsyncInversionInfo:
+    """A summary's numbers, and arrays by name: `await info["residuals"].numpy()`."""
+
+    def __init__(self, info: Info, result: AsyncResult) -> None:
+        self.method = info.method
+        self.summary = dict(info.summary)
+        self.arrays: dict[str, ArraySpec] = {spec.name: spec for spec in info.arrays}
+        self._result = result
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.arrays:
+            return self.summary[name]
+        return self._result.array(stored.info_array(self._result.job, self.arrays[name]))
+
+
+ASYNC_RESULTS: dict[str, type[AsyncResult]] = {
+    "influences": AsyncInfluenceResult,
+    "factors": AsyncFactorsResult,
+    "ihvp": AsyncFactorsResult,
+    "self_influences": AsyncSelfInfluenceResult,
+}

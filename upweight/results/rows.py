@@ -1,0 +1,79 @@
+"""Rows of a dataset, to look at: the flows that fetch them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upweight.errors import InvalidRequest
+from upweight.files.npy import NpySink
+from upweight.http.flow import Call, Flow, segment
+from upweight.schema import DatasetRecord
+
+PATH = "/v1/datasets"
+
+
+def record_of(dataset: str) -> Flow[DatasetRecord]:
+    """The dataset's record."""
+    reply = yield Call("GET", f"{PATH}/{segment(dataset)}")
+    return reply.read(DatasetRecord)
+
+
+def rows_of(
+    dataset: DatasetRecord, rows: str, columns: Sequence[str] | None = None
+) -> Flow[dict[str, NDArray[Any]]]:
+    """Columns by name, (rows, …) each; None: all of them. `rows` in the contract's grammar: `0:20`, `3,5`."""
+    known = [*dataset.inputs, *dataset.targets]
+    found = {}
+    for name in known if columns is None else columns:
+        if name not in known:
+            raise InvalidRequest.field(
+                "/columns",
+                f"{dataset.name} has no column {name!r}; it has {', '.join(known)}",
+                name,
+            )
+        sink = NpySink()
+        query = (("rows", rows), ("column", name))
+        yield Call("GET", f"{PATH}/{segment(dataset.id)}/rows", query, sink=sink)
+        found[name] = sink.array()
+    return found
+
+
+RowChoice = str | int | slice | range | Sequence[int]
+
+
+def rows_text(rows: RowChoice) -> str:
+    """Rows in the contract's grammar: `0:100`, `::10`, `3,5,100:200`."""
+    if isinstance(rows, str):
+        return rows
+    if isinstance(rows, range):
+        if rows.step < 0:
+            raise InvalidRequest("rows go upwards; use a range with a positive step")
+        if rows and rows[0] < 0:
+            return ",".join(_runs(list(rows)))
+        return f"{rows.start}:{rows.stop}:{rows.step}" if rows else "0:0"
+    if isinstance(rows, slice):
+        start, stop, step = (("" if part is None else str(operator.index(part))) for part in
+                             (rows.start, rows.stop, rows.step))  # fmt: skip
+        return f"{start}:{stop}:{step}" if step else f"{start}:{stop}"
+    values = np.atleast_1d(np.asarray(rows))
+    if values.dtype == bool:
+        values = np.flatnonzero(values)
+    if values.dtype.kind not in "iu":
+        raise InvalidRequest(f"rows are integers, a slice, or text like '0:100'; got {rows!r:.80}")
+    return ",".join(_runs(values.tolist()))
+
+
+def _runs(rows: list[int]) -> list[str]:
+    """Neighbours as ranges, in the order given."""
+    parts: list[list[int]] = []
+    for row in rows:
+        if parts and row == parts[-1][1] and parts[-1][0] >= 0:  # '-1:1' would mean no row
+            parts[-1][1] = row + 1
+        else:
+            parts.append([row, row + 1])
+    return [str(a) if b == a + 1 else f"{a}:{b}" for a, b in parts]
