@@ -1,13 +1,15 @@
 """RQ's queues as we use them: JSON payloads, one task by its dotted path, nothing popped without a safety net.
 
-RQ only carries tasks; our record of a job is the truth. A worker listening to several queues would pop with BLPOP,
-and lose the task if it died at once; so each queue is popped with LMOVE, and a doorbell list wakes the worker.
+RQ only carries tasks; our record of a job is the truth. RQ's queue is one list, first in, first out; here namespaces
+take turns (see `turns`). What a worker takes is in an intermediate list until it has told so, and a doorbell list wakes
+the workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
@@ -19,44 +21,39 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from service.logs import carried_trace, log
-from service.storage.keys import PREFIX, Kind
+from service.storage.keys import ID_PREFIX, PREFIX, Kind
 from service.storage.redis import reachable, takes_no_more
+from service.storage.turns import BLOCKS_SUFFIX, Turns
 from upweight.errors import QueueFull, Unavailable
 from upweight.schema.base import CONTRACT
 
-PRIORITIES = ("high", "default", "low")
+PRIORITIES = (HIGH := "high", "default", "low")
 # Blocks of large jobs wait in queues of their own, so that a small job need not wait for all of them.
-BLOCKS = {name: f"{name}-blocks" for name in PRIORITIES}
+BLOCKS = {name: f"{name}{BLOCKS_SUFFIX}" for name in PRIORITIES}
 RUN_JOB = "workers.tasks.run_job"
 RUN_BLOCK = "workers.tasks.run_block"
 CHECK_MODEL = "workers.tasks.check_model"
 CHECK_DATASET = "workers.tasks.check_dataset"
 CHECKS: dict[Kind, str] = {"model": CHECK_MODEL, "dataset": CHECK_DATASET}
-CHECK_PRIORITY = "high"  # a check is short, and somebody waits for it
+CHECK_PRIORITY = HIGH  # a check is short, and somebody waits for it
 
 DOORBELL = f"{PREFIX}:doorbell"
 _DOORBELL_LENGTH = 64  # more rings than workers are of no use
 _KEPT_SECONDS = 600  # RQ's own traces of a task; our record outlives them
 _AT_ONCE = 1_000  # blocks put into a queue in one step
-# KEYS: queue. ARGV: what the ids to be taken out begin with. Answers these ids.
-_DROP = """
-local kept, dropped = {}, {}
-for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
-  if string.sub(id, 1, #ARGV[1]) == ARGV[1] then table.insert(dropped, id) else table.insert(kept, id) end
-end
-if #dropped > 0 then
-  redis.call('DEL', KEYS[1])
-  for start = 1, #kept, 1000 do
-    redis.call('RPUSH', KEYS[1], unpack(kept, start, math.min(start + 999, #kept)))
-  end
-end
-return dropped
-"""
 NO_TIMEOUT = -1  # RQ's SIGALRM is not used: a job's time is watched between two batches
 
 
 class DoorbellQueue(Queue):
-    """A queue that several can be listened to without losing a task."""
+    """A queue in which namespaces take turns, and of which several can be listened to without losing a task.
+
+    The namespace is in the task's `meta`. What RQ does with lists under a queue's key is done by `Turns` instead.
+    """
+
+    @cached_property
+    def turns(self) -> Turns:
+        """The queues of this connection."""
+        return Turns(self.connection)
 
     @classmethod
     def dequeue_any(
@@ -67,15 +64,27 @@ class DoorbellQueue(Queue):
         job_class: type[Job] | None = None,
         serializer: Any = None,
         death_penalty_class: Any = None,
+        *,
+        excepted: Collection[str] = (),
     ) -> Any:
-        """The first task of the first queue that has one; waits up to `timeout` seconds for the doorbell."""
-        look = (queues, connection, job_class, serializer, death_penalty_class)
+        """The task whose turn it is; waits up to `timeout` seconds for the doorbell. None of `excepted` namespaces."""
+
+        def look() -> Any:
+            while (popped := turns.pop(keys, EVERY_KEY, excepted)) is not None:
+                found = cls._fetch_dequeued_job(
+                    connection, *popped, job_class, serializer, death_penalty_class
+                )
+                if found is not None:
+                    return found
+            return None
+
+        turns, keys = Turns(connection), [queue.key for queue in queues]
         try:
-            found = cls._first(*look)
+            found = look()
             if found is None and timeout is not None:
                 # A lost ring costs this wait, never a task; RQ's own re-enqueueing does not ring.
                 connection.blpop([DOORBELL], timeout=min(timeout, 1))
-                found = cls._first(*look)
+                found = look()
         except ResponseError as error:
             if takes_no_more(error):
                 raise ConnectionError(
@@ -86,17 +95,52 @@ class DoorbellQueue(Queue):
             raise DequeueTimeout  # RQ takes None for the end of its work
         return found
 
-    @classmethod
-    def _first(
-        cls, queues: Any, connection: Redis, job_class: Any, serializer: Any, penalty: Any
-    ) -> Any:
-        for queue in queues:
-            found = Queue.dequeue_any.__func__(  # type: ignore[attr-defined]
-                cls, [queue], None, connection, job_class, serializer, penalty
-            )
-            if found is not None:
-                return found
-        return None
+    def push_job_id(self, job_id: str, pipeline: Any = None, at_front: bool = False) -> None:
+        """Puts a task into its namespace's list, after its hash has been written."""
+        client = self.connection if pipeline is None else pipeline
+        self.turns.push(self.key, Job.key_for(job_id), job_id, first=at_front, client=client)
+
+    def remove(self, job_or_id: Any, pipeline: Any = None) -> Any:
+        """Takes a task out."""
+        id = job_or_id if isinstance(job_or_id, str) else job_or_id.id
+        return self.turns.remove(self.key, id, pipeline)
+
+    def get_job_ids(self, offset: int = 0, length: int = -1) -> list[str]:
+        """Some of the tasks that wait, in no order."""
+        return self.turns.ids(self.key)[offset : None if length < 0 else offset + length]
+
+    @property
+    def count(self) -> int:
+        """How many tasks wait."""
+        return self.turns.count(self.key)
+
+    def get_job_position(self, job_or_id: Any) -> int | None:
+        """How many tasks come before this one, or None when it does not wait."""
+        id = job_or_id if isinstance(job_or_id, str) else job_or_id.id
+        return self.turns.position(self.key, id)
+
+    def pop_job_id(self) -> str | None:
+        """The id of the next task, which is in the intermediate list from now on."""
+        found = self.turns.pop([self.key], EVERY_KEY)
+        return found[1] if found is not None else None
+
+    def empty(self) -> int:
+        """Takes all tasks out and forgets them; how many there were."""
+        ids = self.get_job_ids()
+        for id in ids:
+            self.remove(id)
+            self.connection.unlink(Job.key_for(id))
+        return len(ids)
+
+    def compact(self) -> None:
+        """Takes out tasks whose hash has gone."""
+        for id in self.get_job_ids():
+            if not Job.exists(id, self.connection):
+                self.remove(id)
+
+
+EVERY = (*PRIORITIES, *BLOCKS.values())
+EVERY_KEY = tuple(f"{Queue.redis_queue_namespace_prefix}{name}" for name in EVERY)
 
 
 class TaskQueue:
@@ -106,10 +150,9 @@ class TaskQueue:
         self._redis: Any = redis
         self._limit = length_limit
         self._queues = {
-            name: DoorbellQueue(name, connection=redis, serializer=JSONSerializer)
-            for name in (*PRIORITIES, *BLOCKS.values())
+            name: DoorbellQueue(name, connection=redis, serializer=JSONSerializer) for name in EVERY
         }
-        self._drop = redis.register_script(_DROP)
+        self._turns = Turns(redis)
 
     def refuse_if_full(self, priority: str) -> None:
         """Raises QueueFull."""
@@ -141,7 +184,7 @@ class TaskQueue:
                 result_ttl=0,
                 failure_ttl=_KEPT_SECONDS,
                 description=f"{task} {id}",
-                meta={"trace": trace, "contract": CONTRACT},
+                meta={"trace": trace, "contract": CONTRACT, "namespace": namespace},
             )
             self.ring()
 
@@ -166,12 +209,12 @@ class TaskQueue:
         first: bool = False,
         between: Callable[[], None] = lambda: None,
     ) -> None:
-        """Puts blocks (`stage-number`) of a job at the end of their queue, or before all others.
+        """Puts blocks (`stage-number`) of a job after its others, or before them.
 
         `between` is called now and then, and may raise. A block that is put twice is done once: its object exists.
         """
         queue = self._queues[BLOCKS[priority]]
-        meta = {"trace": carried_trace(), "contract": CONTRACT}
+        meta = {"trace": carried_trace(), "contract": CONTRACT, "namespace": namespace}
         for start in range(0, len(blocks), _AT_ONCE):
             here = blocks[start : start + _AT_ONCE]
             data = [
@@ -197,10 +240,10 @@ class TaskQueue:
         """Takes all blocks of a job out of their queue."""
         queue = self._queues[BLOCKS[priority]]
         with reachable():
-            dropped = self._drop(keys=[queue.key], args=[f"{id}-"])
+            dropped = self._turns.drop(queue.key, id)
             for start in range(0, len(dropped), _AT_ONCE):
                 here = dropped[start : start + _AT_ONCE]
-                names = [Job.key_for(each.decode()) for each in here]
+                names = [Job.key_for(each) for each in here]
                 self._redis.unlink(*names)
 
     def blocks_waiting(self, priority: str) -> list[tuple[str, str]]:
@@ -219,7 +262,7 @@ class TaskQueue:
             pipeline.execute()
 
     def oldest(self) -> dict[str, float]:
-        """Seconds that the first task of each priority has waited; 0 where none waits."""
+        """Seconds that the next task of any namespace has waited, by priority; 0 where none waits."""
         return {
             name: max(self._waited(self._queues[each].key) for each in (name, blocks))
             for name, blocks in BLOCKS.items()
@@ -227,21 +270,25 @@ class TaskQueue:
 
     def _waited(self, queue: str) -> float:
         with reachable():
-            first = self._redis.lindex(queue, 0)
-            job = Job.key_for(first.decode()) if first is not None else ""
-            at = self._redis.hget(job, "enqueued_at") if job else None
-        return _age(at.decode()) if at else 0.0
+            at = self._turns.oldest(queue, Job.redis_job_namespace_prefix)
+        return _age(at) if at else 0.0
 
     def position(self, id: str, attempt: int, priority: str) -> int | None:
-        """How many tasks are before this one, or None when it does not wait."""
+        """How many tasks come before this one, or None when it does not wait."""
         with reachable():
-            place = self._redis.lpos(self._queues[priority].key, task_id(id, attempt))
-        return int(place) if place is not None else None
+            return self._turns.position(self._queues[priority].key, task_id(id, attempt))
 
     def remove(self, id: str, attempt: int, priority: str) -> None:
         """Takes a waiting task out of its queue."""
         with reachable():
             self._queues[priority].remove(task_id(id, attempt))
+
+    def jobs_waiting(self, namespace: str, priority: str) -> int:
+        """A namespace's jobs that wait at a priority, those in blocks as one each; without its checks."""
+        with reachable():
+            whole = self._turns.of(self._queues[priority].key, namespace)
+            blocks = self._turns.of(self._queues[BLOCKS[priority]].key, namespace)
+        return sum(id.startswith(ID_PREFIX["job"]) for id in [*whole, *blocks])
 
     def waiting(self) -> set[str]:
         """The ids of all tasks that wait, without blocks (see `task_id`)."""

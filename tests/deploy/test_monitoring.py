@@ -79,14 +79,14 @@ def test_the_dashboard_shows_every_metric_but_descriptions(offered: dict[str, se
     assert shown - families == {"upweight_worker_info"}
 
 
-def test_keda_listens_to_the_lists_that_tasks_wait_in() -> None:
+def test_keda_listens_to_what_tells_how_many_tasks_wait() -> None:
     from rq import Queue
 
-    from service.storage.queue import BLOCKS, PRIORITIES
+    from service.storage.queue import EVERY
 
     lists = set()
     for scaled in yaml.safe_load_all((DEPLOY / "kubernetes" / "scaling.yaml").read_text()):
         for trigger in scaled["spec"].get("triggers", ()):
             lists.add(trigger["metadata"].get("listName"))
-    every = (*PRIORITIES, *BLOCKS.values())
-    assert lists - {None} == {f"{Queue.redis_queue_namespace_prefix}{name}" for name in every}
+    prefix = Queue.redis_queue_namespace_prefix
+    assert lists - {None} == {f"{prefix}{name}:waiting" for name in EVERY}
