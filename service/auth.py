@@ -58,9 +58,13 @@ class Caller:
     role: Role
     key_id: str | None = None
 
+    def has(self, role: Role) -> bool:
+        """Whether the caller has at least this role."""
+        return _ORDER.index(self.role) >= _ORDER.index(role)
+
     def require(self, role: Role) -> None:
         """Raises Forbidden unless the caller has at least this role."""
-        if _ORDER.index(self.role) < _ORDER.index(role):
+        if not self.has(role):
             raise Forbidden(
                 f"this needs a key of role '{role}', and the key that was sent has '{self.role}'"
             )

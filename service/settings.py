@@ -89,6 +89,12 @@ class Settings(BaseSettings):
     namespace_checks: int = Field(
         200, description="Models and datasets of one namespace that are being checked.", ge=1
     )
+    namespace_high: int = Field(
+        50, description="Jobs of priority `high` of one namespace that wait for a worker.", ge=1
+    )
+    high_role: Literal["read", "write", "admin"] = Field(
+        "admin", description="The role that a key needs to ask for priority `high`."
+    )
     namespace_requests: float | None = Field(
         None,
         description="Requests a second of one namespace, ten times as many at once; null: no limit.",

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from service.jobs.submission import ensure_enqueued
+from service.jobs.submission import ensure_enqueued, refuse_if_full
 from service.parts import Parts
 from service.registry import filters_of, resolve
 from service.requests import Trace
@@ -58,7 +58,7 @@ def retry(
     if idempotency and parts.records.made_by("job", f"{namespace}:retry", idempotency) == id:
         ensure_enqueued(parts, namespace, job, trace)
         return job
-    parts.queue.refuse_if_full(job["request"]["priority"])
+    refuse_if_full(parts, namespace, job["request"]["priority"])
     once = hashlib.sha256(idempotency.key.encode()).hexdigest() if idempotency else None
     parts.lifecycle.retry(namespace, id, once)
     if idempotency:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.auth import Caller
+from service.auth import Caller, Role
 from service.jobs.states import now
 from service.jobs.validation.blobs import (
     as_solved,
@@ -20,10 +20,10 @@ from service.parts import Parts, webhook_policy
 from service.registry import repeated, resolve
 from service.requests import Trace
 from service.storage.keys import Document, Kind, new_id
-from service.storage.queue import RUN_JOB
+from service.storage.queue import HIGH, RUN_JOB
 from service.storage.records import Idempotency
 from service.webhooks.destination import Destination, Refused
-from upweight.errors import InvalidRequest, NotFound, NotReady, QueueFull, UpweightError
+from upweight.errors import Forbidden, InvalidRequest, NotFound, NotReady, QueueFull, UpweightError
 from upweight.schema import (
     TERMINAL,
     CheckState,
@@ -47,8 +47,9 @@ def submit(
     idempotency: Idempotency | None,
     trace: Trace,
 ) -> Document:
-    """A new job, queued. Raises InvalidRequest, NotFound, NotReady, QueueFull, QuotaExceeded."""
+    """A new job, queued. Raises Forbidden, InvalidRequest, NotFound, NotReady, QueueFull, QuotaExceeded."""
     namespace = caller.namespace
+    _refuse_priority(parts, caller, job)
     earlier = repeated(parts, "job", namespace, idempotency)
     if earlier is not None:
         ensure_enqueued(parts, namespace, earlier, trace)
@@ -69,7 +70,7 @@ def submit(
     refuse_too_much(parts.settings, job, inputs)
     if earlier_factors is None:
         refuse_singular(job, inputs)
-    parts.queue.refuse_if_full(job.priority)
+    refuse_if_full(parts, namespace, job.priority)
     _refuse_over_quota(parts, namespace)
     document = _record(job, inputs, matched, earlier_factors).model_dump(mode="json")
     parts.quota.reserve_for_job(namespace, document["id"], result_bytes(job, inputs))
@@ -166,6 +167,32 @@ def ensure_enqueued(parts: Parts, namespace: str, job: Document, trace: Trace) -
         return
     if parts.queue.position(job["id"], job["attempt"], job["request"]["priority"]) is None:
         enqueue(parts, namespace, job, trace)
+
+
+def refuse_if_full(parts: Parts, namespace: str, priority: str) -> None:
+    """Raises QueueFull where no more may wait at this priority, of all namespaces or of this one."""
+    parts.queue.refuse_if_full(priority)
+    if priority != HIGH:
+        return
+    waiting, limit = parts.queue.jobs_waiting(namespace, priority), parts.settings.namespace_high
+    if waiting >= limit:
+        raise QueueFull(
+            f"{waiting} jobs of this namespace wait at priority 'high', and {limit} may; leave 'priority' out, or wait "
+            "for some to begin",
+            retry_after=5,
+        )
+
+
+def _refuse_priority(parts: Parts, caller: Caller, job: JobRequest) -> None:
+    role = Role(parts.settings.high_role)
+    if job.priority == HIGH and not caller.has(role):
+        raise Forbidden.field(
+            "/priority",
+            f"priority 'high' needs a key of role '{role}', and the key that was sent has '{caller.role}'; leave "
+            f"'priority' out, for jobs of all namespaces take turns, or use a key of role '{role}'; the operator can "
+            "open it to others with UPWEIGHT_HIGH_ROLE",
+            job.priority,
+        )
 
 
 def own_precision(model: ModelRecord) -> OwnPrecision:

@@ -133,7 +133,11 @@ class _JobRequest(Request):
     )
     batch_size: PositiveInt | Literal["auto"] = "auto"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    priority: Literal["high", "default", "low"] = "default"
+    priority: Literal["high", "default", "low"] = Field(
+        "default",
+        description="Among the namespace's own jobs. Namespaces take turns; `high` goes before jobs of others for a "
+        "part of the turns, and needs a key of role `admin` unless the operator says otherwise.",
+    )
     timeout_s: Annotated[int, Field(ge=1, le=30 * 86_400)] | None = Field(
         None, description="Running time after which the job fails; null means the operator's limit."
     )
