@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -17,7 +18,7 @@ from service.requests import Trace
 from service.storage import keys
 from service.storage.keys import Document, Kind
 from service.storage.queue import CHECK_PRIORITY, CHECKS
-from service.storage.records import Idempotency, not_found
+from service.storage.records import Idempotency, Room, not_found
 from upweight.errors import InvalidRequest, RateLimited
 from upweight.schema import CheckState
 from upweight.schema.base import REFERENCE_PATTERN
@@ -66,15 +67,19 @@ def repeated(
 
 def refuse_many_checks(parts: Parts, namespace: str) -> None:
     """Raises RateLimited where a namespace has as many unfinished checks as it may: all share one queue."""
-    limit = parts.settings.namespace_checks
     unfinished = sum(
         parts.records.count(kind, namespace, CheckState.CHECKING) for kind in ("model", "dataset")
     )
-    if unfinished >= limit:
-        raise RateLimited(
-            f"{unfinished} models and datasets of this namespace are being checked, and {limit} may be; wait for some",
-            retry_after=2,
-        )
+    if unfinished >= parts.settings.namespace_checks:
+        raise _many_checks(parts, unfinished)
+
+
+def _many_checks(parts: Parts, unfinished: int) -> RateLimited:
+    limit = parts.settings.namespace_checks
+    return RateLimited(
+        f"{unfinished} models and datasets of this namespace are being checked, and {limit} may be; wait for some",
+        retry_after=2,
+    )
 
 
 def enter(
@@ -85,8 +90,18 @@ def enter(
     idempotency: Idempotency | None,
     trace: Trace,
 ) -> Document:
-    """Writes a new record and has it checked by a worker."""
-    id, made = parts.records.create(kind, caller.namespace, document, idempotency=idempotency)
+    """Writes a new record and has it checked by a worker. Raises RateLimited, also where many come at once."""
+    room = Room(
+        [
+            keys.state_index(each, caller.namespace, CheckState.CHECKING)
+            for each in ("model", "dataset")
+        ],
+        parts.settings.namespace_checks,
+        partial(_many_checks, parts),
+    )
+    id, made = parts.records.create(
+        kind, caller.namespace, document, idempotency=idempotency, room=room
+    )
     stored = parts.records.get(kind, caller.namespace, id)
     if not made:
         ensure_check(parts, kind, caller.namespace, stored, trace)

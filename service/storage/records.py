@@ -21,7 +21,7 @@ from service.storage import keys, scripts
 from service.storage.announcements import Announcement
 from service.storage.keys import Document, Kind
 from service.storage.redis import reachable
-from upweight.errors import Conflict, IdempotencyConflict, InUse, NotFound, shown
+from upweight.errors import Conflict, IdempotencyConflict, InUse, NotFound, UpweightError, shown
 from upweight.schema import JobState
 
 Change = Callable[[Document], Document | None]
@@ -38,6 +38,15 @@ class Idempotency:
 
     key: str
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many records some indexes may list together; `refusal` makes the error from how many there are."""
+
+    indexes: Sequence[str]
+    most: int
+    refusal: Callable[[int], UpweightError]
 
 
 @dataclass(frozen=True)
@@ -67,10 +76,12 @@ class Records:
         *,
         idempotency: Idempotency | None = None,
         requires: Sequence[tuple[Kind, str]] = (),
+        room: Room | None = None,
     ) -> tuple[str, bool]:
         """Writes a new record unless the idempotency key was used; answers its id and whether it was made now.
 
-        Raises IdempotencyConflict, and NotFound when a record in `requires` has gone.
+        Raises IdempotencyConflict, what `room` says when there is none, and NotFound when a record in `requires` has
+        gone.
         """
         id = document["id"]
         indexes = keys.indexes(kind, namespace, document)
@@ -90,12 +101,17 @@ class Records:
             *_noted(kind, namespace, id),
             *indexes.values(),
         ]
+        if room is not None:
+            arguments += [room.most, *room.indexes]
         with reachable():
             self.redis.sadd(keys.NAMESPACES, namespace)
             outcome, *rest = self._create(keys=names, args=arguments)
         match outcome.decode():
             case "conflict":
                 raise _used_otherwise()
+            case "crowded":
+                assert room is not None
+                raise room.refusal(int(rest[0]))
             case "missing":
                 other, other_id = requires[int(rest[0])]
                 raise NotFound(f"{other} {other_id} has been deleted meanwhile")

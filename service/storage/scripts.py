@@ -2,7 +2,7 @@
 
 # KEYS: record, idempotency ('' for none), then records that must exist, then indexes.
 # ARGV: id, doc, fingerprint, seconds, number of required, change message, channel, set of unsaved records, then the
-# score in each index.
+# score in each index; and where there must be room, how many records may be listed, and the indexes that list them.
 CREATE = """
 if KEYS[2] ~= '' then
   local seen = redis.call('HMGET', KEYS[2], 'fingerprint', 'id')
@@ -14,6 +14,12 @@ end
 local required = tonumber(ARGV[5])
 for i = 3, 2 + required do
   if redis.call('EXISTS', KEYS[i]) == 0 then return {'missing', tostring(i - 3)} end
+end
+local room = 7 + #KEYS - required
+if ARGV[room] then
+  local there = 0
+  for i = room + 1, #ARGV do there = there + redis.call('ZCARD', ARGV[i]) end
+  if there >= tonumber(ARGV[room]) then return {'crowded', there} end
 end
 redis.call('HSET', KEYS[1], 'doc', ARGV[2], 'token', 1, 'revision', 1)
 redis.call('SADD', ARGV[8], ARGV[6])

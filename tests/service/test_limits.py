@@ -6,9 +6,13 @@ import itertools
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -19,7 +23,7 @@ from service.limits.rate import Rate
 from service.local.redis_server import RedisServer
 from service.results.layout import namespace_prefixes
 from service.storage.redis import connect
-from tests.service.acting import Acting, digest_of, problem
+from tests.service.acting import NAMESPACE, Acting, digest_of, problem
 from tests.service.conftest import Front, run_front, small_settings
 from upweight.errors import RateLimited
 
@@ -199,3 +203,76 @@ def test_unfinished_checks_are_limited_by_namespace(
             )
             assert "3 models and datasets" in problem(again, 429, "rate-limited")["detail"]
         assert front.parts.queue.lengths()["high"] == 6
+
+
+def test_registrations_at_once_do_not_share_the_room_for_checks(
+    redis_server: RedisServer, redis_url: str, tmp_path: Path
+) -> None:
+    settings = small_settings(redis_server, tmp_path, namespace_checks=3)
+    with (
+        contextmanager(run_front)(settings) as front,
+        httpx2.Client(base_url=front.url, timeout=60, trust_env=False) as client,
+    ):
+        acting = Acting(client, front.parts)
+        bodies = [acting.dataset_request(f"set{number}") for number in range(24)]
+        together = threading.Barrier(len(bodies))
+
+        def register(body: dict[str, Any]) -> int:
+            together.wait()
+            return client.post("/v1/datasets", json=body).status_code
+
+        with ThreadPoolExecutor(len(bodies)) as pool:
+            found = Counter(pool.map(register, bodies))
+        assert found == {202: 3, 429: 21}
+        assert front.parts.queue.lengths()["high"] == 3
+
+
+@pytest.fixture
+def keyed(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> Iterator[Keyed]:
+    settings = small_settings(redis_server, tmp_path, namespace_high=2)
+    with (
+        contextmanager(run_front)(settings) as front,
+        httpx2.Client(base_url=front.url, timeout=60, trust_env=False) as client,
+    ):
+        acting = Acting(client, front.parts)
+        acting.ready()
+        yield Keyed(acting, front)
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A model and datasets, and keys of roles."""
+
+    acting: Acting
+    front: Front
+
+    def submit(self, role: Role, **values: Any) -> httpx2.Response:
+        secret = self.front.parts.keys.create(NAMESPACE, role, "test")[1]
+        body = self.acting.job_request(**values)
+        return self.acting.client.post(
+            "/v1/jobs", json=body, headers={"Authorization": f"Bearer {secret}"}
+        )
+
+
+def test_priority_high_is_for_keys_of_the_role_that_the_operator_says(keyed: Keyed) -> None:
+    said = problem(keyed.submit(Role.WRITE, priority="high"), 403, "forbidden")
+    assert said["errors"][0]["pointer"] == "/priority"
+    assert "needs a key of role 'admin'" in said["detail"]
+    assert "leave 'priority' out" in said["detail"]
+    assert keyed.submit(Role.WRITE).status_code == 202
+    assert keyed.submit(Role.WRITE, priority="low", seed=1).status_code == 202
+    assert keyed.submit(Role.ADMIN, priority="high", seed=2).status_code == 202
+
+
+def test_without_a_key_priority_high_is_open(ready: Acting) -> None:
+    assert ready.post("/v1/jobs", ready.job_request(priority="high")).status_code == 202
+
+
+def test_so_many_jobs_of_a_namespace_wait_at_priority_high_and_no_more(keyed: Keyed) -> None:
+    for seed in range(2):
+        assert keyed.submit(Role.ADMIN, priority="high", seed=seed).status_code == 202
+    answer = keyed.submit(Role.ADMIN, priority="high", seed=2)
+    said = problem(answer, 429, "queue-full")["detail"]
+    assert "2 jobs of this namespace wait at priority 'high'" in said
+    assert int(answer.headers["retry-after"]) > 0
+    assert keyed.submit(Role.ADMIN, seed=2).status_code == 202
