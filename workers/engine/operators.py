@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from workers.engine.errors import BadParameter
+from workers.engine.progress import Progress
 
 INVERSES: dict[str, type[Inverse]] = {}
 
@@ -72,6 +73,10 @@ class Curvature(ABC):
 
     def preconditioner_if_cheaper(self, damping: float, products: float) -> Metric | None:
         """One of its own for H + λI, if that makes a solution by so many products cheaper."""
+        return None
+
+    def closed_form(self, progress: Progress | None = None) -> ClosedForm | None:
+        """Itself by its eigenvectors, where they are known without building it; may take passes over the rows."""
         return None
 
 
@@ -226,6 +231,30 @@ class Inverse(ABC):
     @abstractmethod
     def info(self) -> dict[str, str | int]:
         """What conjugate gradients say of it as their preconditioner: its name and, where it has one, its rank."""
+
+
+class ClosedForm(Inverse):
+    """(C + λI)⁻¹ of a C whose eigenvectors are known: another λ costs nothing, and residuals no pass."""
+
+    size: int  # p
+    is_cheaply_damped = True
+
+    @abstractmethod
+    def damped(self, damping: float) -> Self:
+        """The same C with another λ. Raises SingularHessian."""
+
+    @abstractmethod
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """C v for each row v of (k, p): (k, p)."""
+
+    @abstractmethod
+    def damped_matmat(self, vectors: Tensor) -> Tensor:
+        """(C + λI) v for each row v of (k, p): (k, p)."""
+
+    @property
+    @abstractmethod
+    def described(self) -> dict[str, Any]:
+        """What the info says: `smallest_eigenvalue` and `largest_eigenvalue` of C, and of C `curvature`."""
 
 
 def stored(inverse: Inverse) -> dict[str, Tensor]:

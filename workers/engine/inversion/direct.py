@@ -1,6 +1,7 @@
-"""The Hessian built and factorised: exact, for as many parameters as a (p, p) matrix allows.
+"""The curvature built and factorised: exact, for as many parameters as a (p, p) matrix allows.
 
-Use it below some ten thousand parameters, and whenever many right-hand sides share one Hessian.
+Use it below some ten thousand parameters, and whenever many right-hand sides share one curvature. Of a
+curvature whose eigenvectors are known, a structured one, the inverse is a closed form of any size.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from workers.engine.inversion.verdict import (
     of_right_hand_sides,
     unsolved_statuses,
 )
-from workers.engine.operators import Curvature, Damped, Inverse
+from workers.engine.operators import ClosedForm, Curvature, Damped, Inverse
 from workers.engine.progress import Progress, silent
 
 # Up to this many parameters all eigenvalues cost less than a second: 4/3 p³ operations.
@@ -163,9 +164,12 @@ class Direct(Method, name="direct"):
 
     def fit(
         self, curvature: Curvature, damping: float, progress: Progress | None = None
-    ) -> Factorisation:
-        """H, and its factorisation with λ. Raises SingularHessian."""
+    ) -> Factorisation | ClosedForm:
+        """H, and its factorisation with λ; or its closed form. Raises SingularHessian."""
         tell = progress or silent
+        known_form = curvature.closed_form(progress)
+        if known_form is not None:
+            return known_form.damped(damping)
         matrix = curvature.dense()
         tell("factorise", 0, 1, "factorisation")
         known = all_eigenvalues(matrix) if self.wants_all(len(matrix)) else None
@@ -175,12 +179,14 @@ class Direct(Method, name="direct"):
 
     def lacks(self, fit: Inverse) -> bool:
         """All eigenvalues, where they are wanted now and were not then."""
-        assert isinstance(fit, Factorisation)
+        if not isinstance(fit, Factorisation):
+            return False
         return fit.spectrum.eigenvalues is None and self.wants_all(len(fit.hessian))
 
-    def completed(self, fit: Inverse) -> Factorisation:
+    def completed(self, fit: Inverse) -> Inverse:
         """With all eigenvalues, where they are wanted."""
-        assert isinstance(fit, Factorisation)
+        if not isinstance(fit, Factorisation):
+            return fit
         found = fit.with_all_eigenvalues() if self.lacks(fit) else fit
         return found if found.unsolved == self.unsolved else replace(found, unsolved=self.unsolved)
 
@@ -197,6 +203,8 @@ class Direct(Method, name="direct"):
         if fit is None:
             rhs = checked_rhs(Damped(curvature, damping), rhs)
             fit = self.fit(curvature, damping, progress)
+        if isinstance(fit, ClosedForm):
+            return _in_closed_form(fit, rhs, progress)
         assert isinstance(fit, Factorisation)
         return fit.solve(rhs, progress)
 
@@ -207,6 +215,16 @@ class Direct(Method, name="direct"):
         ):
             return of_factorisation(summary, damping, dtype)
         return of_right_hand_sides(summary)
+
+
+def _in_closed_form(fit: ClosedForm, rhs: Tensor, progress: Progress | None) -> Solution:
+    """With true residuals, of C in its closed form."""
+    rhs = checked_rows(rhs, fit.size, rhs.dtype, rhs.device)
+    x = fit.apply(rhs)
+    norms = torch.linalg.vector_norm(rhs - fit.damped_matmat(x), dim=1)
+    if progress is not None:
+        progress("direct", rhs.shape[0], rhs.shape[0], "right-hand sides")
+    return Solution(x, norms, (Status.CONVERGED,) * rhs.shape[0], fit.described)
 
 
 def _factorised(

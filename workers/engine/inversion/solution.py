@@ -61,7 +61,7 @@ class Solution:
         for name, value in self.info.items():
             if isinstance(value, Tensor) and value.ndim == 0:
                 found[name] = value.item()
-            elif isinstance(value, str | int | float | bool):
+            elif isinstance(value, str | int | float | bool | dict):
                 found[name] = value
         found["right_hand_sides"] = len(self.status)
         found["statuses"] = {status.value: self.status.count(status) for status in set(self.status)}

@@ -60,7 +60,7 @@ class Convolution:
         padded = self.inputs
         if any(self.padding):
             padded = F.pad(padded, [each for pad in reversed(self.padding) for each in (pad, pad)])
-        found = _unfolded(padded, self._kernel, self.stride, self.dilation)
+        found = unfolded(padded, self._kernel, self.stride, self.dilation)
         channels_last = found.movedim(1, 1 + len(self._kernel))  # (B, *space, in, *kernel)
         return channels_last.reshape(-1, self.weight[0].numel())
 
@@ -77,7 +77,7 @@ class Convolution:
         spread[(slice(None), slice(None), *places)][(slice(None), slice(None), *ends)] = (
             self.cotangent
         )
-        found = _unfolded(spread, self._kernel, [1] * len(self._kernel), self.dilation)
+        found = unfolded(spread, self._kernel, [1] * len(self._kernel), self.dilation)
         found = found.flip([2 + len(self._kernel) + i for i in axes])
         channels_last = found.movedim(1, 1 + len(self._kernel))
         return channels_last.reshape(-1, self.cotangent.shape[1] * self._kernel.numel())
@@ -211,7 +211,7 @@ class Convolution:
         return found
 
 
-def _unfolded(
+def unfolded(
     value: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
     """Windows (B, C, *places, *kernel) of (B, C, *space): a view."""

@@ -1,0 +1,633 @@
+"""K-FAC, EK-FAC, blocks and diagonals against their definitions written out by hand, in float64."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from tests.engine.curvature import kronecker_by_hand as by_hand
+from tests.engine.exact import relative
+from workers.engine import BadParameter, Problem, TensorRows, make_loss
+from workers.engine.curvature.structured import Structured
+from workers.engine.errors import OutOfMemory, SingularHessian
+from workers.engine.inversion.direct import Direct
+from workers.engine.operators import restored, stored
+
+ROWS = 11
+BY_HAND = {"kfac": by_hand.kfac, "ekfac": by_hand.ekfac}
+factored = pytest.mark.parametrize("structure", ["kfac", "ekfac"])
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(4)
+
+
+def real(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=seeded(), dtype=torch.float64)
+
+
+def classes(count: int = 3, *shape: int) -> Tensor:
+    return torch.randint(0, count, shape or (ROWS,), generator=seeded())
+
+
+def made(module: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return module().double().eval()
+
+
+def mlp(bias: bool = True) -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 4, bias=bias), nn.Tanh(), nn.Linear(4, 3, bias=bias))
+
+
+class Reader(nn.Module):
+    """Embedding, a layer over tokens, a norm, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.inner = nn.Linear(4, 5)
+        self.norm = nn.LayerNorm(5)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.norm(torch.tanh(self.inner(self.embedding(tokens))))
+        return self.head(hidden.mean(1))
+
+
+def image_model() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)
+    )
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+    "mlp": (mlp, real(ROWS, 5)),
+    "mlp without biases": (lambda: mlp(bias=False), real(ROWS, 5)),
+    "convolution": (image_model, real(ROWS, 2, 4, 4)),
+    "reader": (Reader, torch.randint(0, 7, (ROWS, 6), generator=seeded())),
+}
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def curvature(
+    module: nn.Module,
+    inputs: Tensor | tuple[Tensor, ...],
+    targets: Tensor,
+    structure: Any,
+    kind: Any = "empirical_fisher",
+    loss: str = "cross_entropy",
+    **options: Any,
+) -> Structured:
+    problem = Problem(module, make_loss(loss))
+    return Structured(problem, TensorRows(inputs, targets), kind, structure, **options)
+
+
+def entries(found: Structured, layer: str) -> Tensor:
+    """Places in θ of a layer's matrix (out, in + 1), row-major."""
+    places = {each.name: each for each in found.problem.layout}
+    weight, bias = places[f"{layer}.weight"], places.get(f"{layer}.bias")
+    numbers = torch.arange(weight.offset, weight.offset + weight.size).view(weight.shape[0], -1)
+    if bias is not None:
+        column = torch.arange(bias.offset, bias.offset + bias.size).unsqueeze(1)
+        numbers = torch.cat([numbers, column], 1)
+    return numbers.flatten()
+
+
+def gradients(module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """(n, p), by autograd, a row at a time."""
+    rows = []
+    for x, y in zip(inputs, targets, strict=True):
+        module.zero_grad()
+        F.cross_entropy(module(x[None]), y[None]).backward()
+        rows.append(torch.cat([each.grad.flatten() for each in module.parameters()]))
+    return torch.stack(rows)
+
+
+@factored
+@every_model
+def test_each_layers_block_is_the_definition(name: str, structure: str) -> None:
+    make, inputs = MODELS[name]
+    module, targets = made(make), classes()
+    found = curvature(module, inputs, targets, structure, batch_size=4)
+    dense = found.dense()
+    for layer, own in module.named_modules():
+        if not isinstance(own, nn.Linear | nn.Conv2d | nn.Embedding):
+            continue
+        rows = [
+            by_hand.tokens_of(module, own, x[None], lambda f, y=y: F.cross_entropy(f, y[None]))
+            for x, y in zip(inputs, targets, strict=True)
+        ]
+        place = entries(found, layer)
+        assert relative(dense[place][:, place], BY_HAND[structure](rows)) < 1e-12
+        outside = [each for each in range(len(dense)) if each not in set(place.tolist())]
+        assert not dense[place][:, outside].any()
+
+
+@factored
+def test_a_norm_has_an_exact_block(structure: str) -> None:
+    make, inputs = MODELS["reader"]
+    module, targets = made(make), classes()
+    found = curvature(module, inputs, targets, structure)
+    rows, place = gradients(module, inputs, targets), entries(found, "norm").view(5, 2).T.flatten()
+    expected = (rows[:, place].T @ rows[:, place]) / ROWS
+    assert relative(found.dense()[place][:, place], expected) < 1e-12
+
+
+@every_model
+def test_layers_keeps_one_exact_block_a_layer(name: str) -> None:
+    make, inputs = MODELS[name]
+    module, targets = made(make), classes()
+    found, rows = curvature(module, inputs, targets, "layers"), gradients(module, inputs, targets)
+    whole = rows.T @ rows / ROWS
+    owner = torch.tensor(
+        [
+            sorted({n.rpartition(".")[0] for n, _ in module.named_parameters()}).index(layer)
+            for n, each in module.named_parameters()
+            for layer in [n.rpartition(".")[0]] * each.numel()
+        ]
+    )
+    expected = whole * (owner.unsqueeze(0) == owner.unsqueeze(1))
+    assert relative(found.dense(), expected) < 1e-12
+
+
+@every_model
+def test_the_diagonal_is_the_mean_of_squares(name: str) -> None:
+    make, inputs = MODELS[name]
+    module, targets = made(make), classes()
+    found = curvature(module, inputs, targets, "diagonal", batch_size=3)
+    expected = torch.diag(gradients(module, inputs, targets).square().mean(0))
+    assert relative(found.dense(), expected) < 1e-12
+
+
+def test_the_identity_is_the_identity() -> None:
+    found = curvature(made(mlp), real(ROWS, 5), classes(), "identity")
+    assert torch.equal(found.dense(), torch.eye(found.shape[0], dtype=torch.float64))
+    assert found.passes == 0
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal"])
+def test_the_size_of_a_batch_does_not_matter(structure: str) -> None:
+    """A ragged last batch weighs what it has rows, and a single row is one row."""
+    make, inputs = MODELS["reader"]
+    module, targets = made(make), classes()
+    whole = curvature(module, inputs, targets, structure, batch_size=ROWS).dense()
+    for size in (1, 2, 4, 7):
+        found = curvature(module, inputs, targets, structure, batch_size=size).dense()
+        assert relative(found, whole) < 1e-12
+
+
+@factored
+def test_sums_over_parts_of_the_rows_add_up(structure: str) -> None:
+    from workers.engine.curvature.structured.sums import add
+
+    make, inputs = MODELS["reader"]
+    module, targets = made(make), classes()
+    whole = curvature(module, inputs, targets, structure)
+    parts = [
+        curvature(module, inputs[part], targets[part], structure)
+        for part in (slice(0, 4), slice(4, 5), slice(5, ROWS))
+    ]
+    first: dict[str, Tensor] = {}
+    for part in parts:
+        add(first, part.covariances())
+    second: dict[str, Tensor] = {}
+    for part in parts:
+        add(second, part.squares(whole.bases(first)))
+    assert relative(whole.made(first, second).dense(), whole.dense()) < 1e-12
+
+
+class Tied(nn.Module):
+    """Two layers with one weight and a bias each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+class Shared(nn.Module):
+    """One layer used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.inner(torch.tanh(self.inner(x)))))
+
+
+@factored
+def test_uses_of_a_shared_layer_are_summed_before_they_are_squared(structure: str) -> None:
+    """Its tokens are those of all uses, in the covariances too."""
+    module, inputs, targets = made(Shared), real(ROWS, 4), classes()
+    found = curvature(module, inputs, targets, structure)
+    rows = []
+    for x, y in zip(inputs, targets, strict=True):
+        uses = by_hand.tokens_of(
+            module, module.inner, x[None], lambda f, y=y: F.cross_entropy(f, y[None])
+        )
+        rows.append(
+            [by_hand.Tokens(torch.cat([u.a for u in uses]), torch.cat([u.g for u in uses]))]
+        )
+    place = entries(found, "inner")
+    assert relative(found.dense()[place][:, place], BY_HAND[structure](rows)) < 1e-12
+
+
+def test_tied_weights_with_biases_of_their_own_have_them_in_exact_blocks() -> None:
+    module, inputs, targets = made(Tied), real(ROWS, 4), classes()
+    found = curvature(module, inputs, targets, "ekfac").closed_form()
+    kept = {block.layout.names: block.layout.covered_by for block in found.blocks}
+    assert kept[("first.weight",)] == "kronecker"
+    assert kept[("first.bias",)] == kept[("second.bias",)] == "exact"
+    assert kept[("head.weight", "head.bias")] == "kronecker"
+
+
+def _headed(layer: Callable[[], nn.Module], width: int) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(layer(), nn.Flatten(), nn.Linear(width, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [
+        (_headed(lambda: nn.Conv2d(4, 6, 3, groups=2), 24), real(ROWS, 4, 4, 4)),
+        (_headed(lambda: nn.Conv2d(3, 3, 2, groups=3, bias=False), 27), real(ROWS, 3, 4, 4)),
+        (
+            _headed(lambda: nn.Conv1d(4, 4, 3, groups=4, padding=1, dilation=2), 12),
+            real(ROWS, 4, 5),
+        ),
+        (_headed(lambda: nn.Conv3d(2, 2, 2, padding="same"), 54), real(ROWS, 2, 3, 3, 3)),
+    ],
+)
+def test_each_group_of_a_convolution_is_a_layer_of_its_own(
+    make: Callable[[], nn.Module], inputs: Tensor
+) -> None:
+    """The same as a plain convolution a group, put side by side: nothing is averaged over groups."""
+    module, targets = made(make), classes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of an even kernel with padding same
+        found = curvature(module, inputs, targets, "ekfac")
+        dense, rows = found.dense(), gradients(module, inputs, targets)
+    layer = module[0]
+    groups, per = layer.groups, layer.out_channels // layer.groups
+    place = entries(found, "0").view(groups, per, -1)
+    assert found.closed_form().blocks[0].layout.groups == groups
+    for group in place:
+        # The trace and what W makes of its own gradients are those of the exact block, in any basis.
+        here = group.flatten()
+        assert torch.isclose(dense[here, here].sum(), rows[:, here].square().mean(0).sum())
+    if groups > 1:
+        one, other = place[0].flatten(), place[1].flatten()
+        assert not dense[one][:, other].any()
+    split = nn.Sequential(*[_plain_group(layer, number) for number in range(groups)]).double()
+    outputs = torch.cat([each(inputs.chunk(groups, 1)[i]) for i, each in enumerate(split)], 1)
+    assert relative(outputs.detach(), layer(inputs).detach()) < 1e-12
+    alone = _Groups(split, module[1:])
+    own = curvature(alone, inputs, targets, "ekfac")
+    for number, group in enumerate(place):
+        there = entries(own, f"split.{number}")
+        here = group.flatten()
+        assert relative(dense[here][:, here], own.dense()[there][:, there]) < 1e-9
+
+
+class _Groups(nn.Module):
+    def __init__(self, split: nn.Sequential, rest: nn.Module) -> None:
+        super().__init__()
+        self.split, self.rest = split, rest
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.chunk(len(self.split), 1)
+        joined = torch.cat([own(each) for own, each in zip(self.split, parts, strict=True)], 1)
+        return self.rest(joined)
+
+
+def _plain_group(layer: Any, number: int) -> nn.Module:
+    per, inside = layer.out_channels // layer.groups, layer.in_channels // layer.groups
+    plain = type(layer)(
+        inside, per, layer.kernel_size, layer.stride, layer.padding, layer.dilation, 1, layer.bias is not None
+    )  # fmt: skip
+    here = slice(number * per, (number + 1) * per)
+    with torch.no_grad():
+        plain.weight.copy_(layer.weight[here])
+        if layer.bias is not None:
+            plain.bias.copy_(layer.bias[here])
+    return plain
+
+
+class Transposed(nn.Module):
+    """As Hugging Face's Conv1D: the weight is (in, out), and tokens of all rows are one axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 5)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = torch.addmm(self.bias, x.view(-1, 4), self.weight)
+        return flat.view(*x.shape[:-1], 5)
+
+
+class Functional(nn.Module):
+    """The same layer by F.linear with a weight that is (out, in)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(5, 4)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class Headed(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.layer(x)).mean(1))
+
+
+@factored
+def test_a_layer_is_the_same_however_it_is_written(structure: str) -> None:
+    plain = made(lambda: Headed(nn.Linear(4, 5)))
+    functional, transposed = made(lambda: Headed(Functional())), made(lambda: Headed(Transposed()))
+    functional.load_state_dict(plain.state_dict())
+    state = plain.state_dict()
+    transposed.load_state_dict({**state, "layer.weight": state["layer.weight"].T})
+    inputs, targets = real(ROWS, 3, 4), classes()
+    expected = curvature(plain, inputs, targets, structure).dense()
+    found = curvature(functional, inputs, targets, structure)
+    assert relative(found.dense(), expected) < 1e-12
+    other = curvature(transposed, inputs, targets, structure)
+    assert other.closed_form().blocks[0].layout.transposed
+    # (in, out) instead of (out, in) in the first twenty entries.
+    order = torch.arange(20).view(5, 4).T.flatten()
+    order = torch.cat([order, torch.arange(20, len(expected))])
+    assert relative(other.dense(), expected[order][:, order]) < 1e-12
+
+
+class Penalised(nn.Module):
+    """A weight that also works in a way that no layer explains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.inner(x))) * self.inner.weight.square().sum()
+
+
+@factored
+def test_what_no_rule_explains_has_its_exact_block_and_says_so(structure: str) -> None:
+    module, inputs, targets = made(Penalised), real(ROWS, 4), classes()
+    found = curvature(module, inputs, targets, structure, batch_size=4)
+    rows = gradients(module, inputs, targets)[:, :20]
+    first = found.closed_form().blocks[0]
+    assert (first.layout.names, first.layout.covered_by) == (("inner.weight",), "exact") or (
+        first.layout.names == ("inner.weight", "inner.bias")
+    )
+    assert "no rule" in first.layout.why
+    assert relative(found.dense()[:20, :20], rows.T @ rows / ROWS) < 1e-10
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal"])
+def test_no_parameter_is_left_out(structure: str) -> None:
+    for make, inputs in MODELS.values():
+        found = curvature(made(make), inputs, classes(), structure).closed_form()
+        covered = sorted(
+            (offset, size)
+            for block in found.blocks
+            for offset, size in zip(block.layout.offsets, block.layout.sizes, strict=True)
+        )
+        ends = [0, *(offset + size for offset, size in covered)]
+        assert [offset for offset, _ in covered] == ends[:-1]
+        assert ends[-1] == found.size
+        assert sum(found.described["curvature"]["coverage"].values()) == pytest.approx(1.0)
+
+
+@factored
+def test_padding_is_no_token(structure: str) -> None:
+    """A mask zeroes a and its 1, and what it hides is not counted."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            hidden = torch.tanh(self.inner(x)) * mask.unsqueeze(-1)
+            return self.head(hidden.sum(1))
+
+    module, targets = made(Masked), classes()
+    inputs, lengths = real(ROWS, 4, 4), torch.arange(ROWS) % 4 + 1
+    mask = (torch.arange(4) < lengths.unsqueeze(1)).long()
+    found = curvature(module, (inputs, mask), targets, structure, mask_input=1)
+    rows = []
+    for x, m, y in zip(inputs, mask, targets, strict=True):
+        (tokens,) = _masked_tokens(module, x, m, y)
+        rows.append([by_hand.Tokens(tokens.a[m.bool()], tokens.g[m.bool()])])
+    place = entries(found, "inner")
+    assert relative(found.dense()[place][:, place], BY_HAND[structure](rows)) < 1e-12
+    other = curvature(module, (inputs, mask), targets, structure)
+    assert relative(other.dense()[place][:, place], found.dense()[place][:, place]) > 1e-3
+
+
+def _masked_tokens(module: nn.Module, x: Tensor, m: Tensor, y: Tensor) -> list[by_hand.Tokens]:
+    class Given(nn.Module):
+        def forward(self, given: Tensor) -> Tensor:
+            found: Tensor = module(given, m[None])
+            return found
+
+    return by_hand.tokens_of(Given(), module.inner, x[None], lambda f: F.cross_entropy(f, y[None]))
+
+
+@factored
+def test_gauss_newton_takes_each_column_of_the_losss_root(structure: str) -> None:
+    """A Hessian in the outputs is Σ r rᵀ; each r goes back through the model."""
+    make, inputs = MODELS["reader"]
+    module, targets = made(make), classes()
+    found = curvature(module, inputs, targets, structure, kind="gauss_newton", batch_size=5)
+    rows = []
+    for x in inputs:
+        p = module(x[None]).detach().softmax(1)[0]
+        values, vectors = torch.linalg.eigh(torch.diag(p) - torch.outer(p, p))
+        root = vectors * values.clamp(min=0).sqrt()
+        rows.append(
+            [
+                by_hand.tokens_of(module, module.inner, x[None], lambda f, r=r: (f[0] * r).sum())[0]
+                for r in root.T
+            ]
+        )
+    place = entries(found, "inner")
+    assert relative(found.dense()[place][:, place], BY_HAND[structure](rows)) < 1e-10
+
+
+def test_layers_and_diagonal_of_gauss_newton_are_parts_of_it() -> None:
+    module, inputs, targets = made(mlp), real(ROWS, 5), classes()
+    names = dict(module.named_parameters())
+    sizes = [each.numel() for each in names.values()]
+    theta = torch.cat([each.detach().flatten() for each in names.values()])
+
+    def outputs(theta: Tensor, x: Tensor) -> Tensor:
+        pieces = theta.split(sizes)
+        weights = {n: p.view(names[n].shape) for n, p in zip(names, pieces, strict=True)}
+        return functional_call(module, weights, (x[None],))[0]
+
+    whole = torch.zeros(len(theta), len(theta), dtype=torch.float64)
+    for x in inputs:
+        j = torch.autograd.functional.jacobian(lambda t, x=x: outputs(t, x), theta)
+        p = outputs(theta, x).softmax(0)
+        whole += j.T @ (torch.diag(p) - torch.outer(p, p)) @ j / ROWS
+    diagonal = curvature(module, inputs, targets, "diagonal", kind="gauss_newton").dense()
+    assert relative(diagonal, torch.diag(whole.diagonal())) < 1e-10
+    layers = curvature(module, inputs, targets, "layers", kind="gauss_newton").dense()
+    assert relative(layers[:24, :24], whole[:24, :24]) < 1e-10
+    assert not layers[:24, 24:].any()
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal", "identity"])
+def test_the_inverse_is_that_of_the_dense_matrix(structure: str) -> None:
+    for make, inputs in MODELS.values():
+        found = curvature(made(make), inputs, classes(), structure)
+        rhs, damping = real(3, found.shape[0]), 0.03
+        solution = Direct().solve(found, damping, rhs)
+        damped = found.dense() + damping * torch.eye(found.shape[0], dtype=torch.float64)
+        assert relative(solution.x, torch.linalg.solve(damped, rhs.T).T) < 1e-10
+        assert float(solution.residual_norms.max()) < 1e-12
+
+
+def test_another_lambda_is_not_added_to_the_one_before() -> None:
+    fit = curvature(made(mlp), real(ROWS, 5), classes(), "ekfac").closed_form()
+    rhs = real(2, fit.size)
+    once = fit.damped(0.1).apply(rhs)
+    again = fit.damped(0.5).damped(0.1)
+    again.apply(rhs)
+    assert torch.equal(again.apply(rhs), once)
+    assert not torch.equal(fit.damped(0.2).apply(rhs), once)
+
+
+def test_each_block_may_have_a_lambda_of_its_own() -> None:
+    fit = curvature(made(mlp), real(ROWS, 5), classes(), "ekfac").closed_form()
+    own = [0.1 * each for each in fit.mean_eigenvalues]
+    rhs = real(2, fit.size)
+    damped = fit.dense() + torch.diag(
+        torch.tensor([own[0]] * 24 + [own[1]] * 15, dtype=torch.float64)
+    )
+    assert relative(fit.damped(own).apply(rhs), torch.linalg.solve(damped, rhs.T).T) < 1e-10
+    with pytest.raises(BadParameter, match="one λ"):
+        fit.damped([0.1] * 3)
+
+
+def test_mean_eigenvalues_are_of_all_rows() -> None:
+    found = curvature(made(mlp), real(ROWS, 5), classes(), "ekfac", batch_size=3)
+    fit, dense = found.closed_form(), found.dense()
+    assert fit.mean_eigenvalues[0] == pytest.approx(float(dense[:24, :24].trace()) / 24)
+    assert fit.mean_eigenvalue == pytest.approx(float(dense.trace()) / 39)
+
+
+def test_kfac_and_ekfac_differ_in_scale_by_the_tokens() -> None:
+    """So that one λ cannot serve both: over T tokens a row's gradient is a sum of T terms."""
+    make, inputs = MODELS["reader"]
+    module, targets = made(make), classes()
+    traces = {}
+    for structure in ("kfac", "ekfac"):
+        found = curvature(module, inputs, targets, structure)
+        place = entries(found, "inner")
+        traces[structure] = float(found.dense()[place, place].sum())
+    assert traces["ekfac"] > 3 * traces["kfac"]
+
+
+def test_a_singular_curvature_without_lambda_is_refused_and_a_tiny_lambda_is_not() -> None:
+    """After ReLU inputs may be rank-deficient: λ = 1e-8 divides by it, and no more than that."""
+
+    class Dead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+            with torch.no_grad():
+                self.first.bias[0] = -100.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.first(x)))
+
+    found = curvature(made(Dead), real(ROWS, 5), classes(), "ekfac")
+    fit = found.closed_form()
+    with pytest.raises(SingularHessian, match="hessian_regularization"):
+        fit.damped(0.0)
+    rhs = real(2, fit.size)
+    x = fit.damped(1e-8).apply(rhs)
+    damped = found.dense() + 1e-8 * torch.eye(fit.size, dtype=torch.float64)
+    assert relative(x @ damped, rhs) < 1e-6
+    assert bool(torch.isfinite(x).all())
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal", "identity"])
+def test_a_fit_that_is_stored_comes_back_as_it_was(structure: str) -> None:
+    fit = curvature(made(mlp), real(ROWS, 5), classes(), structure).closed_form()
+    again = restored({name: each.clone() for name, each in stored(fit.damped(3.0)).items()})
+    rhs = real(2, fit.size)
+    assert torch.equal(again.damped(0.1).apply(rhs), fit.damped(0.1).apply(rhs))
+    assert again.damped(0.1).described == fit.damped(0.1).described  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal"])
+def test_in_float32_it_is_right_to_1e_5(structure: str) -> None:
+    for make, inputs in MODELS.values():
+        module = made(make)
+        exact = curvature(module, inputs, classes(), structure)
+        module = made(make).float()
+        single = inputs.float() if inputs.is_floating_point() else inputs
+        found = curvature(module, single, classes(), structure)
+        assert relative(found.dense(), exact.dense()) < 1e-5
+        rhs = real(3, exact.shape[0])
+        damping = 0.1 * exact.closed_form().mean_eigenvalue
+        expected = exact.closed_form().damped(damping).apply(rhs)
+        assert relative(found.closed_form().damped(damping).apply(rhs.float()), expected) < 1e-4
+
+
+def test_a_model_in_half_precision_has_factors_in_float32() -> None:
+    module = made(mlp)
+    half = made(mlp).bfloat16()
+    exact = curvature(module.to(torch.bfloat16).double(), real(ROWS, 5), classes(), "ekfac")
+    problem = Problem(half, make_loss("cross_entropy"), dtype=torch.float32)
+    rows = TensorRows(real(ROWS, 5).float(), classes())
+    found = Structured(problem, rows, "empirical_fisher", "ekfac")
+    assert found.dense().dtype == torch.float32
+    assert relative(found.dense(), exact.dense()) < 1e-5
+
+
+def test_more_than_the_budget_is_refused_in_bytes() -> None:
+    found = curvature(made(mlp), real(ROWS, 5), classes(), "ekfac", budget_bytes=1000)
+    with pytest.raises(OutOfMemory, match=r"[\d,]+ bytes, where 1,000"):
+        found.closed_form()
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal"])
+def test_a_model_without_a_graph_is_covered_as_well(structure: str) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.inner(x)
+            return found if bool((found.detach() > -1e9).all()) else found * 2
+
+    module, inputs, targets = made(Branching), real(ROWS, 5), classes()
+    plain = made(mlp)
+    expected = curvature(plain, inputs, targets, structure)
+    plain.load_state_dict(module.inner.state_dict())
+    expected = curvature(plain, inputs, targets, structure)
+    found = curvature(module, inputs, targets, structure)
+    assert relative(found.dense(), expected.dense()) < 1e-12

@@ -1,0 +1,226 @@
+"""C, block by block, by its eigenvectors: multiplied with, and (C + λI) divided by, for any λ."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from workers.engine.curvature.structured.layout import BlockLayout
+from workers.engine.errors import BadParameter, SingularHessian
+from workers.engine.operators import ClosedForm
+
+# Vectors whose rotated entries are alive at once, in entries.
+AT_ONCE = 1 << 25
+# A λ that is suggested lifts the smallest eigenvalue to this part of the largest.
+LIFT = 1e-4
+
+
+@dataclass(frozen=True)
+class Block:
+    """Q diag(Λ) Qᵀ of one block: Q is `left` ⊗ `right` of a Kronecker block, `left` alone of an exact one.
+
+    A basis that is None is the identity. Λ is in float64, and never negative for what is a sum of squares.
+    """
+
+    layout: BlockLayout
+    values: Tensor  # (groups, rows, columns) of a Kronecker block, else (size,)
+    left: Tensor | None = None  # (groups, rows, rows), or (size, size)
+    right: Tensor | None = None  # (groups, columns, columns)
+
+    def rotated(self, vectors: Tensor) -> Tensor:
+        """Qᵀ v of (k, p)."""
+        found = self.layout.gathered(vectors)
+        if self.layout.form == "kronecker":
+            return kronecker_rotated(found, self.left, self.right)
+        return found if self.left is None else found @ self.left
+
+    def put_back(self, found: Tensor, result: Tensor) -> None:
+        """Q of what `rotated` gives, into (k, p)."""
+        if self.layout.form == "kronecker":
+            found = found if self.left is None else self.left @ found
+            found = found if self.right is None else found @ self.right.mT
+        elif self.left is not None:
+            found = found @ self.left.mT
+        self.layout.scatter(found, result)
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        """Of all its eigenvalues."""
+        return float(self.values.mean())
+
+    def described(self, damping: float) -> dict[str, Any]:
+        """For people: what is kept of the layer."""
+        layout = self.layout
+        found: dict[str, Any] = {
+            "layer": layout.layer,
+            "kept": layout.covered_by,
+            "parameters": layout.size,
+            "mean_eigenvalue": self.mean_eigenvalue,
+            "below_lambda": float((self.values < damping).double().mean()),
+        }
+        return found | ({"why": layout.why} if layout.why else {})
+
+
+def kronecker_rotated(found: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
+    """Q_Sᵀ W Q_A of (..., groups, rows, columns)."""
+    found = found if left is None else left.mT @ found
+    return found if right is None else found @ right
+
+
+@dataclass(frozen=True)
+class Spectral(ClosedForm):
+    """(C + λI)⁻¹ of a C that is known by blocks; λ is one for all, or one for each block.
+
+    What is stored is without λ.
+    """
+
+    blocks: tuple[Block, ...]
+    structure: str
+    size: int
+    dampings: tuple[float, ...] = ()  # empty: none is given yet
+    told: Mapping[str, Any] = field(default_factory=dict)  # how it was made, for the info
+
+    def damped(self, damping: float | Sequence[float]) -> Self:
+        """The same C with another λ, or one for each block. Raises SingularHessian."""
+        given = (damping,) * len(self.blocks) if isinstance(damping, int | float) else damping
+        if len(given) != len(self.blocks):
+            raise BadParameter("hessian_regularization", len(given), "one λ, or one for each block")
+        for block, each in zip(self.blocks, given, strict=True):
+            if not each >= 0.0 or math.isinf(each):
+                raise BadParameter("hessian_regularization", each, "must be finite and at least 0")
+            self._require_regular(block, each)
+        return replace(self, dampings=tuple(float(each) for each in given))
+
+    def _require_regular(self, block: Block, damping: float) -> None:
+        smallest, largest = float(block.values.min()), float(block.values.abs().max())
+        # Without λ what is within the rounding of the factors is as good as 0; with λ only a negative one counts.
+        eps = torch.finfo(self.dtype if damping == 0.0 else torch.float64).eps
+        if smallest + damping <= block.values.numel() ** 0.5 * eps * largest:
+            enough = max(-1.2 * smallest, 0.0) + LIFT * (largest or 1.0)
+            raise SingularHessian(smallest + damping, damping, float(f"{enough:.1e}"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors it takes."""
+        return torch.float64 if self.told.get("dtype") == "float64" else torch.float32
+
+    @property
+    def mean_eigenvalues(self) -> tuple[float, ...]:
+        """The mean eigenvalue of each block."""
+        return tuple(block.mean_eigenvalue for block in self.blocks)
+
+    @cached_property
+    def mean_eigenvalue(self) -> float:
+        """Of all of C: its trace over the number of parameters."""
+        return float(sum(float(block.values.sum()) for block in self.blocks)) / self.size
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest eigenvalue of C."""
+        return (
+            min(float(block.values.min()) for block in self.blocks),
+            max(float(block.values.max()) for block in self.blocks),
+        )
+
+    def apply(self, rhs: Tensor) -> Tensor:
+        """(C + λI)⁻¹ b for each row b of (k, p)."""
+        if not self.dampings:
+            raise BadParameter("hessian_regularization", None, "give a λ first")
+        return self._mapped(
+            rhs, [(block.values + each).reciprocal() for block, each in self._damped]
+        )
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """C v for each row v of (k, p)."""
+        return self._mapped(vectors, [block.values for block in self.blocks])
+
+    def damped_matmat(self, vectors: Tensor) -> Tensor:
+        """(C + λI) v, with the λ of each block."""
+        return self._mapped(vectors, [block.values + each for block, each in self._damped])
+
+    @property
+    def _damped(self) -> list[tuple[Block, float]]:
+        return list(zip(self.blocks, self.dampings, strict=True))
+
+    def _mapped(self, vectors: Tensor, factors: Sequence[Tensor]) -> Tensor:
+        result = torch.empty_like(vectors, memory_format=torch.contiguous_format)
+        factors = [each.to(vectors.dtype) for each in factors]
+        step = max(1, AT_ONCE // max(1, max(block.layout.size for block in self.blocks)))
+        for first in range(0, len(vectors), step):
+            part, into = vectors[first : first + step], result[first : first + step]
+            for block, factor in zip(self.blocks, factors, strict=True):
+                block.put_back(block.rotated(part) * factor, into)
+        return result
+
+    def dense(self) -> Tensor:
+        """C, (p, p)."""
+        like = self.blocks[0].values
+        return self.matmat(torch.eye(self.size, dtype=self.dtype, device=like.device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For storing, without λ."""
+        document = {
+            "structure": self.structure,
+            "size": self.size,
+            "told": dict(self.told),
+            "blocks": [block.layout.to_json() for block in self.blocks],
+        }
+        note = torch.frombuffer(bytearray(json.dumps(document).encode()), dtype=torch.uint8)
+        found = {"layout": note.clone()}
+        for number, block in enumerate(self.blocks):
+            found[f"{number}.values"] = block.values
+            if block.left is not None:
+                found[f"{number}.left"] = block.left
+            if block.right is not None:
+                found[f"{number}.right"] = block.right
+        return found
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `tensors`."""
+        document = json.loads(bytes(tensors["layout"].cpu().tolist()).decode())
+        blocks = tuple(
+            Block(
+                BlockLayout.from_json(layout),
+                tensors[f"{number}.values"],
+                tensors.get(f"{number}.left"),
+                tensors.get(f"{number}.right"),
+            )
+            for number, layout in enumerate(document["blocks"])
+        )
+        return cls(blocks, document["structure"], document["size"], told=document["told"])
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What the info says: share of θ by what is kept, and layer by layer."""
+        shares: dict[str, float] = {}
+        for block in self.blocks:
+            kept = block.layout.covered_by
+            shares[kept] = shares.get(kept, 0.0) + block.layout.size / self.size
+        smallest, largest = self.extremes
+        dampings = self.dampings or (0.0,) * len(self.blocks)
+        return {
+            "smallest_eigenvalue": smallest,
+            "largest_eigenvalue": largest,
+            "curvature": {
+                **self.told,
+                "structure": self.structure,
+                "coverage": shares,
+                "layers": [
+                    b.described(each) for b, each in zip(self.blocks, dampings, strict=True)
+                ],
+                "mean_eigenvalue": self.mean_eigenvalue,
+            },
+        }
+
+    @property
+    def info(self) -> dict[str, str | int]:
+        """As a preconditioner."""
+        return {"preconditioner": self.structure}

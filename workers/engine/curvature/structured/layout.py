@@ -1,0 +1,274 @@
+"""Which block each parameter is in: found on a few rows, and nothing left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from workers.engine.autodiff.gradients import by_row
+from workers.engine.autodiff.layer_io import (
+    BroadcastUse,
+    MatrixUse,
+    Use,
+    layer_io,
+    row_gradient,
+)
+from workers.engine.autodiff.select import FIRST_ORDER, agrees
+from workers.engine.model.parameters import ParameterSlice
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch, Rows
+from workers.engine.model.second_order import is_out_of_memory, twice_differentiable
+
+Structure = Literal["layers", "kfac", "ekfac", "diagonal", "identity"]
+Form = Literal["kronecker", "exact", "diagonal", "identity"]
+
+PROBE_ROWS = 3
+# Exact blocks beside Kronecker factors: norms, shifts. `layers` has larger ones.
+SMALL_BLOCK = 1024
+LARGE_BLOCK = 4096
+# A factor of a layer is (side, side), and its eigenvectors take 25 side³ operations.
+LARGEST_SIDE = 8192
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """One block: where its entries lie in θ, and what is kept of it.
+
+    A Kronecker block is a matrix (rows, columns) for each of its groups; the last column is the bias
+    where there is one. `transposed`: its parameter is (columns, rows). `diagonal_rows`: of an
+    embedding, whose rows are picked by number.
+    """
+
+    layer: str
+    form: Form
+    names: tuple[str, ...]
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    groups: int = 1
+    rows: int = 0
+    columns: int = 0
+    transposed: bool = False
+    has_bias: bool = False
+    diagonal_rows: bool = False
+    why: str = ""  # what it is not kept better for
+
+    @property
+    def size(self) -> int:
+        """How many entries of θ."""
+        return sum(self.sizes)
+
+    def gathered(self, vectors: Tensor) -> Tensor:
+        """Its entries of (k, p): (k, groups, rows, columns), or (k, size)."""
+        parts = [
+            vectors[:, offset : offset + size]
+            for offset, size in zip(self.offsets, self.sizes, strict=True)
+        ]
+        if self.form != "kronecker":
+            return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        inside, shape = self.columns - self.has_bias, (len(vectors), self.groups)
+        if self.transposed:
+            weight = parts[0].view(len(vectors), inside, self.rows).mT.unsqueeze(1)
+        else:
+            weight = parts[0].view(*shape, self.rows, inside)
+        if not self.has_bias:
+            return weight
+        return torch.cat([weight, parts[1].view(*shape, self.rows, 1)], 3)
+
+    def scatter(self, found: Tensor, result: Tensor) -> None:
+        """Put what `gathered` gives back into (k, p)."""
+        if self.form != "kronecker":
+            pieces: Sequence[Tensor] = found.split(list(self.sizes), 1)
+        else:
+            inside = self.columns - self.has_bias
+            weight = found[..., :inside]
+            pieces = [(weight.squeeze(1).mT if self.transposed else weight).flatten(1)]
+            if self.has_bias:
+                pieces = [*pieces, found[..., inside].flatten(1)]
+        for offset, size, piece in zip(self.offsets, self.sizes, pieces, strict=True):
+            result[:, offset : offset + size] = piece
+
+    def to_json(self) -> dict[str, Any]:
+        """As a fit keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> BlockLayout:
+        """The inverse of `to_json`."""
+        lists = {name: tuple(document[name]) for name in ("names", "offsets", "sizes")}
+        return cls(**{**document, **lists})
+
+    @property
+    def covered_by(self) -> str:
+        """For people: what of it is kept."""
+        if self.form == "kronecker":
+            return "embedding" if self.diagonal_rows else "kronecker"
+        return self.form
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The blocks, each parameter in one of them, in the order of θ; and whose gradients layers' inputs explain."""
+
+    blocks: tuple[BlockLayout, ...]
+    explained: frozenset[str]
+    places: Mapping[str, ParameterSlice]
+
+    @classmethod
+    def found(cls, problem: Problem, rows: Rows, structure: Structure) -> Layout:
+        """Of the selected parameters."""
+        places = {each.name: each for each in problem.layout}
+        if structure == "identity":
+            blocks = [_joined(each.name, "identity", (each,)) for each in problem.layout]
+            return cls(tuple(blocks), frozenset(), places)
+        uses = _agreeing_uses(problem, rows)
+        found = _factored(places, uses) if structure in ("kfac", "ekfac") else []
+        taken = {name for block in found for name in block.names}
+        rest = [each for each in problem.layout if each.name not in taken]
+        for layer, members in _modules(rest).items():
+            if structure == "diagonal":
+                found.append(_joined(layer, "diagonal", members))
+            elif structure == "layers":
+                found.append(_whole(layer, members, LARGE_BLOCK, ""))
+            else:
+                known = all(each.name in uses for each in members)
+                why = "" if known else "no rule covers how it is used"
+                found.append(_whole(layer, members, SMALL_BLOCK, why))
+        blocks = sorted(found, key=lambda block: block.offsets[0])
+        return cls(tuple(blocks), frozenset(uses), places)
+
+
+def _factored(
+    places: Mapping[str, ParameterSlice], uses: Mapping[str, Sequence[Use]]
+) -> list[BlockLayout]:
+    """The matrices whose blocks are Kronecker products."""
+    blocks: list[BlockLayout] = []
+    for name, place in places.items():
+        own = [use for use in uses.get(name, ()) if use.names[0] == name]
+        if not own or len(own) < len(uses[name]) or any(isinstance(e, BroadcastUse) for e in own):
+            continue
+        block = _kronecker(place, own, uses, places)
+        if block is not None:
+            blocks.append(block)
+    return blocks
+
+
+def _modules(places: Sequence[ParameterSlice]) -> dict[str, list[ParameterSlice]]:
+    found: dict[str, list[ParameterSlice]] = {}
+    for each in places:
+        found.setdefault(each.name.rpartition(".")[0] or each.name, []).append(each)
+    return found
+
+
+def _whole(layer: str, members: Sequence[ParameterSlice], most: int, why: str) -> BlockLayout:
+    """An exact block up to a size, else the diagonal."""
+    size = sum(each.size for each in members)
+    if size <= most:
+        return _joined(layer, "exact", members, why)
+    large = f"{size:,} parameters are more than the {most:,} of an exact block"
+    return _joined(layer, "diagonal", members, f"{why}; {large}" if why else large)
+
+
+def _joined(
+    layer: str, form: Form, members: Sequence[ParameterSlice], why: str = ""
+) -> BlockLayout:
+    names = tuple(each.name for each in members)
+    offsets, sizes = tuple(each.offset for each in members), tuple(each.size for each in members)
+    return BlockLayout(layer, form, names, offsets, sizes, why=why)
+
+
+def _kronecker(
+    place: ParameterSlice,
+    own: Sequence[Use],
+    uses: Mapping[str, Sequence[Use]],
+    places: Mapping[str, ParameterSlice],
+) -> BlockLayout | None:
+    """Of a parameter that is a matrix in all its uses; None where a factor would be too large."""
+    layer = place.name.rpartition(".")[0] or place.name
+    matrices = [each for each in own if isinstance(each, MatrixUse)]
+    if not matrices:
+        number, width = place.shape
+        if width > LARGEST_SIDE:
+            return None
+        return BlockLayout(
+            layer, "kronecker", (place.name,), (place.offset,), (place.size,),
+            rows=number, columns=width, diagonal_rows=True,
+        )  # fmt: skip
+    first = matrices[0]
+    if any((each.transposed, each.groups) != (first.transposed, first.groups) for each in matrices):
+        return None
+    if len(matrices) < len(own) and (first.transposed or first.groups > 1):
+        return None
+    inside = place.size // (place.shape[1] if first.transposed else place.shape[0])
+    outputs = place.size // inside
+    # A bias is a column where all uses of the weight have it and nothing else has.
+    bias = first.bias
+    alone = bias is not None and len(uses.get(bias, ())) == len(own)
+    shared = len(matrices) == len(own) and all(each.bias == bias for each in matrices)
+    joined = (places[bias],) if bias is not None and bias in places and alone and shared else ()
+    columns = inside + len(joined)
+    if max(outputs // first.groups, columns) > LARGEST_SIDE:
+        return None
+    members = (place, *joined)
+    return BlockLayout(
+        layer,
+        "kronecker",
+        tuple(each.name for each in members),
+        tuple(each.offset for each in members),
+        tuple(each.size for each in members),
+        groups=first.groups,
+        rows=outputs // first.groups,
+        columns=columns,
+        transposed=first.transposed,
+        has_bias=bool(joined),
+    )
+
+
+def _agreeing_uses(problem: Problem, rows: Rows) -> dict[str, list[Use]]:
+    """The uses of each parameter whose gradients they explain: on a few rows, compared with autograd's."""
+    probe = problem.placed(next(iter(rows.batches(PROBE_ROWS))))
+    if len(probe) == 1:
+        probe = probe.doubled()
+    with twice_differentiable():
+        expected = by_row(problem, probe)
+        try:
+            io = layer_io(problem, probe)
+            cotangents = io.cotangents(problem.loss, io.batch.targets)
+        except Exception as error:  # a model may do anything while it is watched
+            if is_out_of_memory(error):
+                raise
+            return {}
+    found: dict[str, list[Use]] = {}
+    for place in problem.layout:
+        own = [
+            (use, cotangent)
+            for use, cotangent in zip(io.uses, cotangents, strict=True)
+            if place.name in use.names
+        ]
+        if own and _explained(place, own, expected, probe):
+            found[place.name] = [use for use, _ in own]
+    return found
+
+
+def _explained(
+    place: ParameterSlice,
+    own: Sequence[tuple[Use, Tensor | None]],
+    expected: Tensor,
+    probe: Batch,
+) -> bool:
+    here = expected[:, place.offset : place.offset + place.size]
+    total = torch.zeros_like(here)
+    try:
+        for use, cotangent in own:
+            if cotangent is not None:
+                total += row_gradient(use, place.name, place.shape, cotangent, len(probe))
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        return False  # shapes that no row explains
+    if not bool(here.any()):
+        return not bool(total.any())
+    return agrees(total, here, FIRST_ORDER)

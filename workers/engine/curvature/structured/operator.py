@@ -1,0 +1,270 @@
+"""A structured curvature as an operator: fitted by one pass over the rows, or two, and then known in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from workers.engine.autodiff.layer_io import MatrixUse, layer_io
+from workers.engine.curvature.structured.blocks import Block, Spectral
+from workers.engine.curvature.structured.columns import Draw, Kind
+from workers.engine.curvature.structured.layout import BlockLayout, Layout, Structure
+from workers.engine.curvature.structured.sums import Bases, Collector, Tensors, add
+from workers.engine.errors import BadParameter, NotFinite, OutOfMemory
+from workers.engine.model.batching import (
+    DEFAULT_BUDGET,
+    BatchSize,
+    activation_bytes,
+    over_rows,
+    rows_at_once,
+)
+from workers.engine.model.batching import (
+    Block as RowBlock,
+)
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch, Rows
+from workers.engine.model.second_order import twice_differentiable
+from workers.engine.operators import Curvature
+from workers.engine.progress import Progress, silent
+
+
+class Structured(Curvature):
+    """What `structure` keeps of the mean over ALL n rows of the rows' second moments of this kind.
+
+    `seed` and the number of a row decide the labels that are drawn. `mask_input` is the position of an input
+    (B, T) that is 0 where a token pads.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        rows: Rows,
+        kind: Kind,
+        structure: Structure,
+        *,
+        seed: int = 0,
+        draw: Draw | None = None,
+        mask_input: int | None = None,
+        batch_size: BatchSize = "auto",
+        budget_bytes: int = DEFAULT_BUDGET,
+        progress: Progress | None = None,
+    ) -> None:
+        if len(rows) == 0:
+            raise BadParameter("rows", 0, "a curvature needs at least one training row")
+        self.problem, self.rows = problem, rows
+        self.kind, self.structure = kind, structure
+        self.passes = 0
+        self.progress: Progress = progress or silent
+        self._seed, self._draw, self._mask_input = seed, draw, mask_input
+        self._batch_size, self._budget = batch_size, budget_bytes
+        self._collector: Collector | None = None
+        self._spectral: Spectral | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(p, p)."""
+        return (self.problem.size, self.problem.size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the vectors it multiplies."""
+        return self.problem.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device that its vectors lie on."""
+        return self.problem.device
+
+    @property
+    def row_count(self) -> int:
+        """n, the number of training rows."""
+        return len(self.rows)
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """C v for each row v of (k, p)."""
+        return self.closed_form().matmat(vectors)
+
+    def dense(self) -> Tensor:
+        """C, (p, p)."""
+        return self.closed_form().dense()
+
+    def in_double(self) -> Structured:
+        """The same in float64."""
+        return Structured(
+            self.problem.in_double(),
+            self.rows,
+            self.kind,
+            self.structure,
+            seed=self._seed,
+            draw=self._draw,
+            mask_input=self._mask_input,
+            batch_size=self._batch_size,
+            budget_bytes=self._budget,
+            progress=self.progress,
+        )
+
+    def closed_form(self, progress: Progress | None = None) -> Spectral:
+        """C by its eigenvectors: made once, by passes over the rows."""
+        if self._spectral is None:
+            if self.structure == "identity":
+                self._spectral = self.made({}, {})
+            else:
+                first = self.covariances()
+                bases = self.bases(first)
+                second = self.squares(bases) if self.needs_second_pass else {}
+                self._spectral = self._of(first, bases, second)
+        return self._spectral
+
+    @property
+    def needs_second_pass(self) -> bool:
+        """Whether the eigenvalues are means over rows in the eigenbases, which must be there first."""
+        return self.structure == "ekfac" and any(
+            block.form == "kronecker" for block in self.collector.layout.blocks
+        )
+
+    @property
+    def collector(self) -> Collector:
+        """What sums over a batch; made once."""
+        if self._collector is None:
+            layout = Layout.found(self.problem, self.rows, self.structure)
+            self._require_memory(layout)
+            self._collector = Collector(
+                self.problem, layout, self.kind, self._seed, self._draw, self._mask_input
+            )
+        return self._collector
+
+    def covariances(self) -> Tensors:
+        """The first sums over all rows; sums over parts of the rows add up to them."""
+        return self._summed(self.collector.covariances, "covariances")
+
+    def squares(self, bases: Bases) -> Tensors:
+        """The second sums over all rows, in these eigenbases."""
+        return self._summed(lambda batch: self.collector.squares(batch, bases), "eigenvalues")
+
+    def bases(self, first: Mapping[str, Tensor]) -> dict[int, tuple[Tensor | None, Tensor | None]]:
+        """The eigenvectors of each Kronecker block's factors, from the first sums."""
+        found: dict[int, tuple[Tensor | None, Tensor | None]] = {}
+        for index, block in enumerate(self.collector.layout.blocks):
+            if block.form == "kronecker":
+                left = None if block.diagonal_rows else self._eigen(first[f"{index}.left"])[1]
+                found[index] = left, self._eigen(first[f"{index}.right"])[1]
+                self.progress(
+                    "eigenvectors", index + 1, len(self.collector.layout.blocks), "blocks"
+                )
+        return found
+
+    def made(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Spectral:
+        """C of the sums over all rows."""
+        return self._of(first, self.bases(first), second)
+
+    def _of(
+        self, first: Mapping[str, Tensor], bases: Bases, second: Mapping[str, Tensor]
+    ) -> Spectral:
+        layout = self.collector.layout
+        blocks = tuple(
+            self._block(index, block, first, bases, second)
+            for index, block in enumerate(layout.blocks)
+        )
+        told = {
+            "kind": self.kind,
+            "rows": len(self.rows),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+        if self.kind != "empirical_fisher" and self.structure != "identity":
+            told["seed"] = self._seed
+        return Spectral(blocks, self.structure, self.problem.size, told=told)
+
+    def _block(
+        self,
+        index: int,
+        block: BlockLayout,
+        first: Mapping[str, Tensor],
+        bases: Bases,
+        second: Mapping[str, Tensor],
+    ) -> Block:
+        rows = len(self.rows)
+        if block.form == "identity":
+            ones = torch.ones(block.size, dtype=torch.float64, device=self.device)
+            return Block(block, ones)
+        if block.form == "diagonal":
+            return Block(block, first[f"{index}.values"] / rows)
+        if block.form == "exact":
+            values, vectors = self._eigen(first[f"{index}.square"] / rows)
+            return Block(block, values.clamp(min=0.0), vectors)
+        left, right = bases[index]
+        if self.structure == "ekfac":
+            return Block(block, second[f"{index}.values"] / rows, left, right)
+        tokens = first[f"{index}.tokens"].clamp(min=1.0)
+        of_left = first[f"{index}.left"]
+        if not block.diagonal_rows:
+            of_left = torch.linalg.eigvalsh(_symmetric(of_left))
+        of_right = torch.linalg.eigvalsh(_symmetric(first[f"{index}.right"]))
+        of_left, of_right = of_left.clamp(min=0.0) / tokens, of_right.clamp(min=0.0) / tokens
+        values = of_left.view(block.groups, -1, 1) * of_right.view(block.groups, 1, -1)
+        return Block(block, values, left, right)
+
+    def _eigen(self, square: Tensor) -> tuple[Tensor, Tensor]:
+        """Eigenvalues in float64 and eigenvectors in the problem's type, of a symmetric matrix in float64."""
+        if not bool(torch.isfinite(square).all()):
+            raise NotFinite("the sums of the curvature")
+        values, vectors = torch.linalg.eigh(_symmetric(square))
+        return values, vectors.to(self.dtype).contiguous()
+
+    def _summed(self, work: Callable[[Batch], Tensors], what: str) -> Tensors:
+        total: Tensors = {}
+        rows = rows_at_once(
+            self._batch_size, len(self.rows), self._row_bytes(), self._budget, self.device.type
+        )
+
+        def of_batch(batch: Batch) -> Tensors:
+            with twice_differentiable():
+                return work(self.problem.placed(batch))
+
+        for _, found in over_rows(
+            self.rows, RowBlock(rows), of_batch, what=what, progress=self.progress
+        ):
+            add(total, found)
+        self.passes += 1
+        return total
+
+    def _row_bytes(self) -> int:
+        """Of one more row of a batch: what autograd keeps, and the layer with the most inputs and cotangents."""
+        probe = self.problem.placed(next(iter(self.rows.batches(1))))
+        io = layer_io(self.problem, probe, self.collector.layout.explained)
+        count = len(io.batch)
+        widest = 0
+        for use in io.uses:
+            if isinstance(use, MatrixUse):
+                widest = max(widest, use.inputs(count)[0].numel())
+        return activation_bytes(self.problem, self.rows) + 4 * widest * self.dtype.itemsize
+
+    def _require_memory(self, layout: Layout) -> None:
+        """Raises OutOfMemory, in bytes, where sums and eigenvectors are more than the budget."""
+        needed = fit_bytes(layout.blocks, self.dtype.itemsize)
+        if needed > self._budget:
+            largest = max(layout.blocks, key=lambda block: fit_bytes((block,), 8))
+            raise OutOfMemory(
+                f"a {self.structure} curvature of {needed:,} bytes, where {self._budget:,} may be used",
+                f"choose structure diagonal, or select fewer parameters: {largest.layer} is the largest",
+            )
+
+
+def fit_bytes(blocks: Iterable[BlockLayout], itemsize: int) -> int:
+    """Bytes of the sums in float64, and of the eigenvectors and eigenvalues made of them."""
+    total = 0
+    for block in blocks:
+        if block.form == "kronecker":
+            left = block.rows if block.diagonal_rows else block.rows**2
+            factors = block.groups * (left + block.columns**2)
+            total += factors * (8 + itemsize) + 16 * block.groups * block.rows * block.columns
+        elif block.form == "exact":
+            total += block.size**2 * (8 + itemsize)
+        else:
+            total += 8 * block.size
+    return total
+
+
+def _symmetric(square: Tensor) -> Tensor:
+    return (square + square.mT) / 2

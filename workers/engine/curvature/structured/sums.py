@@ -1,0 +1,338 @@
+"""What a fit is made of: sums over rows, which add up over any cut of the rows.
+
+A sum is a GEMM over a batch in the problem's type, added to a total in float64: with totals in float32
+the error would grow with the number of batches.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from workers.engine.autodiff.gradients import per_example_gradients
+from workers.engine.autodiff.layer_io import (
+    LayerIO,
+    LookupUse,
+    MatrixUse,
+    Use,
+    layer_io,
+    learnt_tokens,
+    row_gradient,
+)
+from workers.engine.curvature.structured.blocks import kronecker_rotated
+from workers.engine.curvature.structured.columns import Draw, Kind, columns
+from workers.engine.curvature.structured.layout import BlockLayout, Layout
+from workers.engine.model.losses import Loss
+from workers.engine.model.parameters import ParameterSlice
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch, Targets
+
+Tensors = dict[str, Tensor]
+Bases = Mapping[int, tuple[Tensor | None, Tensor | None]]  # by the block's number
+# Entries of rows' gradients of a layer that are alive at once: larger ones leave the caches.
+ALIVE = 1 << 21
+
+
+def add(total: Tensors, found: Mapping[str, Tensor]) -> None:
+    """Add sums to a total in float64, in place."""
+    for name, each in found.items():
+        if name in total:
+            total[name] += each
+        else:
+            total[name] = each.double()
+
+
+@dataclass
+class Collector:
+    """Sums over the rows of a batch that is `placed`."""
+
+    problem: Problem
+    layout: Layout
+    kind: Kind
+    seed: int = 0
+    draw: Draw | None = None
+    mask_input: int | None = None  # the position of an input (B, T) that is 0 at tokens that pad
+    _others: dict[str, Problem] = field(default_factory=dict)
+
+    def covariances(self, batch: Batch) -> Tensors:
+        """Σ a aᵀ and Σ g gᵀ of Kronecker blocks, and how many tokens; Σ g gᵀ or Σ g² of the others' gradients."""
+        sums: Tensors = {}
+        for number, column in enumerate(self._columns(batch)):
+            for index, block in enumerate(self.layout.blocks):
+                key = f"{index}."
+                if block.form == "kronecker":
+                    found = self._factors(column, block, first=number == 0)
+                elif block.form == "exact":
+                    gradients = column.gradients(block)
+                    found = {"square": gradients.mT @ gradients}
+                elif block.form == "diagonal":
+                    found = {"values": column.squares(block)}
+                else:
+                    found = {}
+                add(sums, {key + name: each for name, each in found.items()})
+        sums["rows"] = torch.tensor([len(batch)], dtype=torch.float64, device=self.problem.device)
+        return sums
+
+    def squares(self, batch: Batch, bases: Bases) -> Tensors:
+        """Σ (Q_Sᵀ W_n Q_A)² over the rows, of Kronecker blocks."""
+        sums: Tensors = {}
+        for column in self._columns(batch):
+            for index, block in enumerate(self.layout.blocks):
+                if block.form == "kronecker":
+                    add(sums, {f"{index}.values": column.rotated_squares(block, *bases[index])})
+        return sums
+
+    def _columns(self, batch: Batch) -> Iterator[Column]:
+        io = layer_io(self.problem, batch, self.layout.explained)
+        for loss, targets in columns(self.problem, self.kind, io, self.draw, self.seed):
+            yield Column(self, io, loss, targets, io.cotangents(loss, targets))
+
+    def _factors(self, column: Column, block: BlockLayout, *, first: bool) -> Tensors:
+        """What only depends on inputs is counted once, for all columns of a row."""
+        found: Tensors = {}
+        tokens = 0.0
+        for use, cotangent in column.uses(block.names[0]):
+            if isinstance(use, LookupUse):
+                numbers, g = learnt_tokens(use, cotangent, column.rows)
+                if first:
+                    kept = self._kept(column, numbers)
+                    if use.padding is not None:
+                        kept = kept * numbers.ne(use.padding)
+                    tokens += float(kept.sum())
+                    counts = torch.bincount(
+                        numbers.flatten(), kept.flatten().to(g.dtype), minlength=block.rows
+                    )
+                    left = counts if block.diagonal_rows else torch.diag(counts).unsqueeze(0)
+                    add(found, {"left": left})
+                g = g.flatten(0, 1)
+                add(found, {"right": (g.mT @ g).unsqueeze(0)})
+                continue
+            assert isinstance(use, MatrixUse)
+            g = _by_group(use.shaped(cotangent, column.rows))
+            add(found, {"left": g.mT @ g})
+            if first:
+                a = use.inputs(column.rows)
+                kept = self._kept(column, a[:, :, 0, 0])
+                count = float(kept.sum())
+                tokens += count
+                if count < kept.numel():
+                    a = a * kept.view(*kept.shape, 1, 1).to(a.dtype)
+                add(found, {"right": _second_moment(_by_group(a), count, bias=block.has_bias)})
+        if first:
+            add(found, {"tokens": torch.tensor([tokens], device=self.problem.device)})
+        return found
+
+    def _kept(self, column: Column, like: Tensor) -> Tensor:
+        """(B, T) ones, but for tokens that pad."""
+        if self.mask_input is not None:
+            mask = column.io.batch.inputs[self.mask_input][: column.rows]
+            if mask.shape == like.shape:
+                return mask != 0
+        return torch.ones(like.shape, dtype=torch.bool, device=like.device)
+
+    def other(self, loss: Loss, names: Sequence[str]) -> Problem:
+        """The same model with this loss and these parameters alone."""
+        key = f"{type(loss).__name__} {' '.join(names)}"
+        if key not in self._others:
+            # A glob that is a name: what it would read as a pattern stands in brackets.
+            globs = [re.sub(r"([*?[])", r"[\1]", name) for name in names]
+            own = self.problem
+            self._others[key] = Problem(own.module, loss, globs, dtype=own.dtype, device=own.device)
+        return self._others[key]
+
+
+@dataclass
+class Column:
+    """A gradient of each row of a batch: of this loss with these targets."""
+
+    collector: Collector
+    io: LayerIO
+    loss: Loss
+    targets: Targets
+    cotangents: Sequence[Tensor | None]
+    _unexplained: dict[str, Tensor] | None = None
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return self.io.rows
+
+    def uses(self, name: str) -> Iterator[tuple[Use, Tensor]]:
+        """The uses of a parameter and their cotangents, of the rows that count; zeros where nothing arrives."""
+        for use, cotangent in zip(self.io.uses, self.cotangents, strict=True):
+            if name in use.names and cotangent is not None:
+                whole = len(self.io.batch)
+                if self.rows < whole:
+                    use, cotangent = _half(use, whole), cotangent[: len(cotangent) // 2]
+                yield use, cotangent
+
+    def gradients(self, block: BlockLayout) -> Tensor:
+        """(B, size), in the block's order."""
+        return torch.cat([self._gradient(name) for name in block.names], 1)
+
+    def _gradient(self, name: str) -> Tensor:
+        problem = self.collector.problem
+        place = self.collector.layout.places[name]
+        if name not in self.collector.layout.explained:
+            return self._by_autograd()[name]
+        result = torch.zeros(self.rows, place.size, dtype=problem.dtype, device=problem.device)
+        for use, cotangent in self.uses(name):
+            result += row_gradient(use, name, place.shape, cotangent, self.rows)
+        return result
+
+    def _by_autograd(self) -> dict[str, Tensor]:
+        """Gradients (B, size) of the parameters that no rule explains."""
+        if self._unexplained is None:
+            layout = self.collector.layout
+            names = [name for name in layout.places if name not in layout.explained]
+            problem = self.collector.other(self.loss, names)
+            batch = Batch(self.io.batch.inputs, self.targets, self.io.batch.start)
+            found = per_example_gradients(problem, batch.narrow(0, self.rows))
+            self._unexplained = {
+                each.name: found[:, each.offset : each.offset + each.size]
+                for each in problem.layout
+            }
+        return self._unexplained
+
+    def squares(self, block: BlockLayout) -> Tensor:
+        """Σ g² over the rows, entry by entry: (size,)."""
+        pieces = []
+        for name in block.names:
+            place = self.collector.layout.places[name]
+            pieces.append(self._squares_of(name, place))
+        return torch.cat(pieces)
+
+    def _squares_of(self, name: str, place: ParameterSlice) -> Tensor:
+        uses = [use for use, _ in self.uses(name)]
+        matrices = bool(uses) and all(
+            isinstance(use, MatrixUse) and use.weight == name and use.groups == 1 for use in uses
+        )
+        lookups = bool(uses) and all(isinstance(use, LookupUse) for use in uses)
+        if name not in self.collector.layout.explained or not (matrices or lookups):
+            return self._gradient(name).square().sum(0)
+        first = uses[0]
+        turned = isinstance(first, MatrixUse) and first.transposed
+        inside = place.shape[0] if turned else place.size // place.shape[0]
+        block = BlockLayout(
+            "", "kronecker", (name,), (0,), (place.size,), rows=place.size // inside,
+            columns=inside, transposed=turned, diagonal_rows=lookups,
+        )  # fmt: skip
+        found = self.rotated_squares(block, None, None)
+        return (found.squeeze(0).mT if turned else found).flatten()
+
+    def rotated_squares(
+        self, block: BlockLayout, left: Tensor | None, right: Tensor | None
+    ) -> Tensor:
+        """Σ over the rows of (Q_Sᵀ W_n Q_A)², (groups, rows, columns): all uses are summed before they are squared."""
+        if block.diagonal_rows:
+            return self._looked_up_squares(block, right)
+        g, a = self._matrix_io(block)
+        bias = 1 if block.has_bias else 0
+        tokens, outputs, inside = g.shape[1], block.rows, block.columns
+        shape = (block.groups, outputs, inside)
+        total = torch.zeros(shape, dtype=g.dtype, device=g.device)
+        before = tokens * (outputs**2 + inside**2) <= outputs * inside * (outputs + inside)
+        if before or tokens == 1:
+            g = g if left is None else torch.einsum("btgo,gop->btgp", g, left)
+            if right is not None:
+                a = torch.einsum("btgi,gij->btgj", a, right[:, : inside - bias])
+                a = a + right[:, -1] if bias else a
+            elif bias:
+                a = torch.cat([a, a.new_ones(*a.shape[:3], 1)], 3)
+            left = right = None
+        elif bias:
+            a = torch.cat([a, a.new_ones(*a.shape[:3], 1)], 3)
+        if tokens == 1:
+            return torch.einsum("bgo,bgi->goi", g[:, 0].square(), a[:, 0].square())
+        g, a = (
+            g.permute(0, 2, 3, 1),
+            a.permute(0, 2, 1, 3),
+        )  # (B, groups, out, T), (B, groups, T, in)
+        for some_g, some_a in _in_parts(g, a, max(1, ALIVE // total.numel())):
+            found = kronecker_rotated(some_g @ some_a, left, right)
+            total += found.square_().sum(0)
+        return total
+
+    def _matrix_io(self, block: BlockLayout) -> tuple[Tensor, Tensor]:
+        """g (B, T, groups, out) and a (B, T, groups, in) with all uses' tokens side by side."""
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for use, cotangent in self.uses(block.names[0]):
+            if isinstance(use, MatrixUse):
+                pairs.append((use.shaped(cotangent, self.rows), use.inputs(self.rows)))
+            elif isinstance(use, LookupUse):
+                tokens, g = learnt_tokens(use, cotangent, self.rows)
+                picked = torch.nn.functional.one_hot(tokens, block.rows).to(g.dtype)
+                pairs.append((picked.unsqueeze(2), g.unsqueeze(2)))
+        if not pairs:
+            problem = self.collector.problem
+            inside = block.columns - block.has_bias
+            like = torch.zeros(self.rows, 1, block.groups, 1, dtype=problem.dtype)
+            like = like.to(problem.device)
+            return like.expand(-1, -1, -1, block.rows), like.expand(-1, -1, -1, inside)
+        if len(pairs) == 1:
+            return pairs[0]
+        return torch.cat([g for g, _ in pairs], 1), torch.cat([a for _, a in pairs], 1)
+
+    def _looked_up_squares(self, block: BlockLayout, right: Tensor | None) -> Tensor:
+        """Of embeddings: only rows that a row's tokens pick have a gradient."""
+        problem = self.collector.problem
+        total = torch.zeros(block.rows, block.columns, dtype=problem.dtype, device=problem.device)
+        keys, parts = [], []
+        for use, cotangent in self.uses(block.names[0]):
+            assert isinstance(use, LookupUse)
+            tokens, g = learnt_tokens(use, cotangent, self.rows)
+            row = torch.arange(self.rows, device=tokens.device).unsqueeze(1) * block.rows
+            keys.append((tokens + row).flatten())
+            parts.append(g.flatten(0, 1))
+        if keys:
+            places, where = torch.unique(torch.cat(keys), return_inverse=True)
+            g = torch.cat(parts)
+            summed = g.new_zeros(len(places), block.columns).index_add_(0, where, g)
+            summed = summed if right is None else summed @ right[0]
+            total.index_add_(0, places % block.rows, summed.square_())
+        return total.unsqueeze(0)
+
+
+def _half(use: Use, whole: int) -> Use:
+    """The use on the first half of a batch whose rows were given twice."""
+    if isinstance(use, MatrixUse):
+        inputs, rows = use.inputs, whole // 2
+        return MatrixUse(
+            use.weight,
+            use.bias,
+            use.transposed,
+            lambda _: inputs(whole)[:rows],
+            use.shaped,
+            use.groups,
+        )
+    if isinstance(use, LookupUse):
+        return LookupUse(use.weight, use.tokens[: len(use.tokens) // 2], use.padding)
+    inputs_ = None if use.inputs is None else use.inputs[: len(use.inputs) // 2]
+    return type(use)(use.weight, use.bias, use.shape, inputs_)
+
+
+def _by_group(value: Tensor) -> Tensor:
+    """(B, T, groups, c) to (groups, B T, c)."""
+    return value.movedim(2, 0).flatten(1, 2)
+
+
+def _second_moment(a: Tensor, count: float, *, bias: bool) -> Tensor:
+    """Σ a aᵀ of (groups, N, in), with a 1 appended to each of so many a where there is a bias."""
+    inner = a.mT @ a
+    if not bias:
+        return inner
+    groups, inside = inner.shape[:2]
+    result = inner.new_empty(groups, inside + 1, inside + 1)
+    result[:, :inside, :inside] = inner
+    result[:, :inside, inside] = result[:, inside, :inside] = a.sum(1)
+    result[:, inside, inside] = count
+    return result
+
+
+def _in_parts(g: Tensor, a: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for first in range(0, len(g), rows):
+        yield g[first : first + rows], a[first : first + rows]
