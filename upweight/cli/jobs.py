@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +10,6 @@ import typer
 from upweight.cli import choices, units
 from upweight.cli.choices import Labels, Limit, Oldest
 from upweight.cli.following import ended, watched
-from upweight.cli.names import names_of
 from upweight.cli.shell import Shell
 from upweight.cli.submission import Submission
 from upweight.cli.verb import group, verb
@@ -17,7 +17,9 @@ from upweight.cli.verb import group, verb
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from upweight import Client
     from upweight.schema import Delivery, FactorsOf, JobRecord, Judgement
+
 
 jobs = group("Jobs: start them, watch them, stop them.")
 
@@ -305,3 +307,26 @@ def _show(shell: Shell, record: JobRecord) -> None:
             ("created", units.age(record.created_at)),
         ],
     )
+
+
+_OF = {"mdl": "models", "dst": "datasets"}
+_ID_LENGTH = len("mdl_") + 26
+
+
+def names_of(client: Client) -> Callable[[str], str]:
+    """`digits-mlp@3` for an id, asked for once; what is no id, or not there any more, as it is."""
+
+    @cache
+    def name(reference: str) -> str:
+        from upweight.errors import NotFound
+
+        plural = _OF.get(reference.partition("_")[0]) if len(reference) == _ID_LENGTH else None
+        if plural is None:
+            return reference
+        try:
+            record = getattr(client, plural).get(reference)
+        except NotFound:
+            return reference
+        return f"{record.name}@{record.version}"
+
+    return name

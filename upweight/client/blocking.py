@@ -8,14 +8,13 @@ from typing import Any, Literal, Self
 
 import httpx2
 
-from upweight.client.access import access
 from upweight.client.blobs import Blobs
 from upweight.client.computations import Computation, Model, hessian_rows, influences, solutions
 from upweight.client.datasets import Datasets
-from upweight.client.health import ready
 from upweight.client.jobs import Jobs
 from upweight.client.models import Models
 from upweight.client.request import Choice, selection
+from upweight.client.service import access, ready
 from upweight.client.webhooks import Webhooks
 from upweight.http.connection import Connection, Retries
 from upweight.http.transport import Transport

@@ -2,32 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from upweight.client.blobs import put, put_source
-from upweight.client.checking import Checked, until_checked
 from upweight.client.content import Source, tensors_content
-from upweight.client.description import Description
 from upweight.client.files import FORMATS, files_of, format_of, npy_columns
 from upweight.client.intake import Incoming, incoming
-from upweight.client.paging import Listing, items, items_async, listing
-from upweight.client.request import reference
-from upweight.client.roles import roles
+from upweight.client.registered import AsyncRegistered, Registered, Resource
+from upweight.client.request import validated
 from upweight.errors import InvalidRequest
-from upweight.http.flow import Call, Flow, Work, segment
-from upweight.http.transport import AsyncTransport, Transport
+from upweight.http.flow import Flow, Work
 from upweight.progress import Bars
 from upweight.results.rows import RowChoice, record_of, rows_of, rows_text
 from upweight.schema import DatasetRecord, DatasetRequest
 
-DATASETS = Checked("/v1/datasets", DatasetRecord)
+DATASETS = Resource("/v1/datasets", DatasetRecord)
 
 Reference = str | DatasetRecord
 NO_BLOB = "sha256:" + "0" * 64  # stands for what is not uploaded yet while the rest is checked
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a dataset is, apart from its bytes; and how long its check is waited for."""
+
+    name: str
+    inputs: Sequence[str] | str | None
+    targets: Sequence[str] | str | None
+    preview: Any
+    class_names: Sequence[str]
+    labels: Mapping[str, str] | None
+    wait: bool
+    timeout: float | None
+    hold: float
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def filled(
+        self, preview: Any, class_names: Sequence[str], features: Mapping[str, tuple[str, ...]]
+    ) -> Description:
+        """With what the data says of itself, where the caller said nothing."""
+        return replace(
+            self,
+            preview=self.preview or preview,
+            class_names=self.class_names or class_names,
+            features=features,
+        )
+
+    def request(self, **source: Any) -> DatasetRequest:
+        """The request, checked."""
+        fields = {
+            "name": self.name,
+            "inputs": self.inputs,
+            "targets": self.targets,
+            "preview": self.preview,
+            "class_names": tuple(self.class_names),
+            "features": dict(self.features),
+            "labels": dict(self.labels or {}),
+            **source,
+        }
+        for columns in ("inputs", "targets"):
+            if fields[columns] is None:
+                del fields[columns]
+            elif isinstance(fields[columns], str):
+                fields[columns] = (fields[columns],)
+        return validated(DatasetRequest, "/v1/datasets", fields)
+
+
+def roles(
+    names: list[str], inputs: Sequence[str] | str | None, targets: Sequence[str] | str | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Which columns are inputs and which are targets: `y` is the target unless something else is said."""
+    given_in = (inputs,) if isinstance(inputs, str) else inputs
+    given_out = (targets,) if isinstance(targets, str) else targets
+    if given_out is None:
+        given_out = [name for name in names if name == "y" and name not in (given_in or ())]
+    if given_in is None:
+        given_in = [name for name in names if name not in given_out]
+    missing = sorted({*given_in, *given_out} - set(names))
+    if missing:
+        raise InvalidRequest(f"there is no column {missing[0]!r}; the columns are {names}")
+    unused = [name for name in names if name not in (*given_in, *given_out)]
+    if unused:
+        raise InvalidRequest(
+            f"column {unused[0]!r} is neither among the inputs {list(given_in)} nor the targets "
+            f"{list(given_out)}; name it there or leave it out"
+        )
+    return tuple(given_in), tuple(given_out)
 
 
 def register(
@@ -108,11 +172,7 @@ def _elsewhere(about: Description, uri: str, format: str | None, too_much: bool)
 def _registered(bars: Bars, about: Description, request: DatasetRequest) -> Flow[DatasetRecord]:
     # An older service does not know of features.
     body = request.model_dump(mode="json", exclude=None if request.features else {"features"})
-    reply = yield Call("POST", DATASETS.path, json=body, creates=True)
-    record = reply.read(DatasetRecord)
-    if not about.wait:
-        return record
-    return (yield from until_checked(DATASETS, record.id, record, bars, about.timeout, about.hold))
+    return (yield from DATASETS.create(body, bars, about.wait, about.timeout, about.hold))
 
 
 def look(
@@ -124,25 +184,11 @@ def look(
     return (yield from rows_of(record, rows_text(chosen), names))
 
 
-def delete(dataset: Reference) -> Flow[None]:
-    """Removes a dataset that no job holds."""
-    yield Call("DELETE", f"{DATASETS.path}/{segment(reference(dataset))}")
-
-
-def _listing(
-    limit: int | None, order: str, state: str | None, labels: Mapping[str, str] | None
-) -> Listing[DatasetRecord]:
-    return listing(
-        DATASETS.path, DatasetRecord, limit=limit, order=order, labels=labels, state=state
-    )
-
-
 @dataclass(frozen=True)
-class Datasets:
+class Datasets(Registered[DatasetRecord]):
     """`client.datasets`."""
 
-    link: Transport
-    bars: Bars
+    resource = DATASETS
 
     def register(
         self,
@@ -182,45 +228,18 @@ class Datasets:
                             self.link.connection.hold)  # fmt: skip
         return self.link.run(register(self.bars, about, data, uri, format, arrays))
 
-    def get(self, dataset: Reference) -> DatasetRecord:
-        """The record of an id or a name (`digits-train`, `digits-train@2`)."""
-        return self.link.run(DATASETS.get(reference(dataset)))
-
-    def list(
-        self,
-        *,
-        limit: int | None = None,
-        order: str = "desc",
-        state: str | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> Iterator[DatasetRecord]:
-        """The records, newest first, page after page as they are needed."""
-        return items(self.link, _listing(limit, order, state, labels))
-
-    def wait(self, dataset: Reference, timeout: float | None = None) -> DatasetRecord:
-        """The record once it is checked; a refused one raises Rejected."""
-        hold = self.link.connection.hold
-        return self.link.run(
-            until_checked(DATASETS, reference(dataset), None, self.bars, timeout, hold)
-        )
-
     def rows(
         self, dataset: Reference, rows: RowChoice, columns: Sequence[str] | str | None = None
     ) -> dict[str, NDArray[Any]]:
         """Some rows, to look at: `rows("digits-train", "0:5")["x"]` is (5, …). `columns`: those alone."""
         return self.link.run(look(dataset, rows, columns))
 
-    def delete(self, dataset: Reference) -> None:
-        """Removes it; InUse while a job holds it."""
-        self.link.run(delete(dataset))
-
 
 @dataclass(frozen=True)
-class AsyncDatasets:
+class AsyncDatasets(AsyncRegistered[DatasetRecord]):
     """`client.datasets` of an AsyncClient."""
 
-    link: AsyncTransport
-    bars: Bars
+    resource = DATASETS
 
     async def register(
         self,
@@ -243,34 +262,8 @@ class AsyncDatasets:
                             self.link.connection.hold)  # fmt: skip
         return await self.link.run(register(self.bars, about, data, uri, format, arrays))
 
-    async def get(self, dataset: Reference) -> DatasetRecord:
-        """See `Datasets.get`."""
-        return await self.link.run(DATASETS.get(reference(dataset)))
-
-    def list(
-        self,
-        *,
-        limit: int | None = None,
-        order: str = "desc",
-        state: str | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[DatasetRecord]:
-        """See `Datasets.list`; iterate with `async for`."""
-        return items_async(self.link, _listing(limit, order, state, labels))
-
-    async def wait(self, dataset: Reference, timeout: float | None = None) -> DatasetRecord:
-        """See `Datasets.wait`."""
-        hold = self.link.connection.hold
-        return await self.link.run(
-            until_checked(DATASETS, reference(dataset), None, self.bars, timeout, hold)
-        )
-
     async def rows(
         self, dataset: Reference, rows: RowChoice, columns: Sequence[str] | str | None = None
     ) -> dict[str, NDArray[Any]]:
         """See `Datasets.rows`."""
         return await self.link.run(look(dataset, rows, columns))
-
-    async def delete(self, dataset: Reference) -> None:
-        """See `Datasets.delete`."""
-        await self.link.run(delete(dataset))

@@ -5,30 +5,28 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Required, TypedDict, Unpack, get_args
 
 from pydantic import BaseModel
 
 from upweight.client.blobs import put, put_source
-from upweight.client.checking import Checked, until_checked
 from upweight.client.content import Content, arrays_content, content_of
 from upweight.client.huggingface import LOGITS, LiveModel, is_described, loss_of
 from upweight.client.mlflow_models import archive_of, name_of
-from upweight.client.paging import items, items_async, listing
-from upweight.client.request import reference, validated
+from upweight.client.registered import AsyncRegistered, Registered, Resource
+from upweight.client.request import validated
 from upweight.errors import InvalidRequest
 from upweight.export.outputs import Output, OutputUnclear, choose, spelt, tensors_of_program
-from upweight.http.flow import Call, Flow, Work, segment
-from upweight.http.transport import AsyncTransport, Transport
+from upweight.http.flow import Flow, Work
 from upweight.progress import Bars
 from upweight.schema import BlobRecord, ModelRecord, ModelRequest
 from upweight.schema.model import Loss
 
-MODELS = Checked("/v1/models", ModelRecord)
+MODELS = Resource("/v1/models", ModelRecord)
 PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".joblib"})
 EXPORT_LINE = (
     "client.models.register(name, net, example=x[:2], loss=…) exports a live module itself"
@@ -40,27 +38,47 @@ NOT_YET = {
 LOSSES = [each.model_fields["name"].default for each in get_args(get_args(Loss)[0])]
 NAMES_SHOWN = 20
 
-Reference = str | ModelRecord
+
+class ModelOptions(TypedDict, total=False):
+    """What `register` and `register_mlflow` take by keyword."""
+
+    loss: Required[Any]
+    parameters: tuple[str, ...] | list[str] | str | None
+    output: Output
+    labels: Mapping[str, str] | None
+    wait: bool
+    timeout: float | None
+
+
+class ProgramOptions(ModelOptions, total=False):
+    """What `register` takes besides."""
+
+    example: Any
+    factory: str | None
+    kwargs: Mapping[str, Any] | None
+    config: Mapping[str, Any] | None
+    task: str | None
+    weights: Any
 
 
 def register(
     bars: Bars,
-    name: str,
-    program: Any,
-    *,
-    example: Any,
-    loss: Any,
-    parameters: tuple[str, ...] | list[str] | str | None,
-    output: Output,
-    labels: Mapping[str, str] | None,
-    factory: str | None,
-    kwargs: Mapping[str, Any] | None,
-    config: Mapping[str, Any] | None,
-    task: str | None,
-    weights: Any,
-    wait: bool,
-    timeout: float | None,
     hold: float,
+    name: str,
+    program: Any = None,
+    *,
+    loss: Any,
+    example: Any = None,
+    parameters: tuple[str, ...] | list[str] | str | None = None,
+    output: Output = None,
+    labels: Mapping[str, str] | None = None,
+    factory: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    task: str | None = None,
+    weights: Any = None,
+    wait: bool = True,
+    timeout: float | None = None,
 ) -> Flow[ModelRecord]:
     """Uploads the program, registers it, and waits for the worker's check."""
     if sum(given is not None for given in (program, factory, config)) != 1:
@@ -90,25 +108,21 @@ def register(
         described = _by_name(factory, kwargs, config, task, None, blob)
     loss = loss_of(program, loss)
     request = validated(ModelRequest, MODELS.path, {**said, "program": described, "loss": loss})
-    reply = yield Call("POST", MODELS.path, json=request.model_dump(mode="json"), creates=True)
-    record = reply.read(ModelRecord)
-    if not wait:
-        return record
-    return (yield from until_checked(MODELS, record.id, record, bars, timeout, hold))
+    return (yield from MODELS.create(request.model_dump(mode="json"), bars, wait, timeout, hold))
 
 
 def register_mlflow(
     bars: Bars,
+    hold: float,
     uri: str | os.PathLike[str],
-    name: str | None,
+    name: str | None = None,
     *,
     loss: Any,
-    parameters: tuple[str, ...] | list[str] | str | None,
-    output: Output,
-    labels: Mapping[str, str] | None,
-    wait: bool,
-    timeout: float | None,
-    hold: float,
+    parameters: tuple[str, ...] | list[str] | str | None = None,
+    output: Output = None,
+    labels: Mapping[str, str] | None = None,
+    wait: bool = True,
+    timeout: float | None = None,
 ) -> Flow[ModelRecord]:
     """Finds the model's archive in MLflow, looks at it, and registers it."""
     name = name_of(uri) if name is None else name
@@ -124,9 +138,8 @@ def register_mlflow(
         archive = yield Work(lambda: archive_of(uri, Path(folder)))
         return (
             yield from register(
-                bars, name, archive, example=None, loss=loss, parameters=parameters, output=output,
-                labels=labels, factory=None, kwargs=None, config=None, task=None, weights=None,
-                wait=wait, timeout=timeout, hold=hold,
+                bars, hold, name, archive, loss=loss, parameters=parameters, output=output, labels=labels,
+                wait=wait, timeout=timeout,
             )
         )  # fmt: skip
 
@@ -304,35 +317,17 @@ def _weights(weights: Any, name: str, bars: Bars) -> Flow[BlobRecord]:
     return (yield from put_source(weights, bars))
 
 
-def delete(model: Reference) -> Flow[None]:
-    """Removes a model that no job holds."""
-    yield Call("DELETE", f"{MODELS.path}/{segment(reference(model))}")
-
-
 @dataclass(frozen=True)
-class Models:
+class Models(Registered[ModelRecord]):
     """`client.models`."""
 
-    link: Transport
-    bars: Bars
+    resource = MODELS
 
     def register(
         self,
         name: str,
         program: Any = None,
-        *,
-        loss: Any,
-        example: Any = None,
-        parameters: tuple[str, ...] | list[str] | str | None = None,
-        output: Output = None,
-        labels: Mapping[str, str] | None = None,
-        factory: str | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        config: Mapping[str, Any] | None = None,
-        task: str | None = None,
-        weights: Any = None,
-        wait: bool = True,
-        timeout: float | None = None,
+        **options: Unpack[ProgramOptions],
     ) -> ModelRecord:
         """Registers a model and waits for its check; a refused one raises Rejected.
 
@@ -345,25 +340,14 @@ class Models:
         (`requires_grad`), or over those of all that match `parameters`, globs; the rest is held fixed. `output`: what
         the loss takes of a model that returns several tensors, by name or place; for gaussian_nll two.
         """
-        return self.link.run(
-            register(
-                self.bars, name, program, example=example, loss=loss, parameters=parameters,
-                output=output, labels=labels, factory=factory, kwargs=kwargs, config=config, task=task,
-                weights=weights, wait=wait, timeout=timeout, hold=self.link.connection.hold,
-            )
-        )  # fmt: skip
+        hold = self.link.connection.hold
+        return self.link.run(register(self.bars, hold, name, program, **options))
 
     def register_mlflow(
         self,
         uri: str | os.PathLike[str],
         name: str | None = None,
-        *,
-        loss: Any,
-        parameters: tuple[str, ...] | list[str] | str | None = None,
-        output: Output = None,
-        labels: Mapping[str, str] | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
+        **options: Unpack[ModelOptions],
     ) -> ModelRecord:
         """Registers a torch model that `mlflow.pytorch` logged as pt2, as MLflow 3.17 and newer do by default.
 
@@ -373,122 +357,29 @@ class Models:
         model with an input example of two rows or more, and after `net.eval()`: MLflow freezes the batch of an
         example of one row, and saves the mode that the module is in.
         """
-        return self.link.run(
-            register_mlflow(
-                self.bars, uri, name, loss=loss, parameters=parameters, output=output, labels=labels,
-                wait=wait, timeout=timeout, hold=self.link.connection.hold,
-            )
-        )  # fmt: skip
-
-    def get(self, model: Reference) -> ModelRecord:
-        """The record of an id or a name (`digits-cnn`, `digits-cnn@3`)."""
-        return self.link.run(MODELS.get(reference(model)))
-
-    def list(
-        self,
-        *,
-        limit: int | None = None,
-        order: str = "desc",
-        state: str | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> Iterator[ModelRecord]:
-        """The records, newest first, page after page as they are needed."""
-        return items(self.link, _listing(limit, order, state, labels))
-
-    def wait(self, model: Reference, timeout: float | None = None) -> ModelRecord:
-        """The record once it is checked; a refused one raises Rejected."""
         hold = self.link.connection.hold
-        return self.link.run(
-            until_checked(MODELS, reference(model), None, self.bars, timeout, hold)
-        )
-
-    def delete(self, model: Reference) -> None:
-        """Removes it; InUse while a job holds it."""
-        self.link.run(delete(model))
+        return self.link.run(register_mlflow(self.bars, hold, uri, name, **options))
 
 
 @dataclass(frozen=True)
-class AsyncModels:
+class AsyncModels(AsyncRegistered[ModelRecord]):
     """`client.models` of an AsyncClient."""
 
-    link: AsyncTransport
-    bars: Bars
+    resource = MODELS
 
     async def register(
-        self,
-        name: str,
-        program: Any = None,
-        *,
-        loss: Any,
-        example: Any = None,
-        parameters: tuple[str, ...] | list[str] | str | None = None,
-        output: Output = None,
-        labels: Mapping[str, str] | None = None,
-        factory: str | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        config: Mapping[str, Any] | None = None,
-        task: str | None = None,
-        weights: Any = None,
-        wait: bool = True,
-        timeout: float | None = None,
+        self, name: str, program: Any = None, **options: Unpack[ProgramOptions]
     ) -> ModelRecord:
-        """See `Models.register`."""
-        return await self.link.run(
-            register(
-                self.bars, name, program, example=example, loss=loss, parameters=parameters,
-                output=output, labels=labels, factory=factory, kwargs=kwargs, config=config, task=task,
-                weights=weights, wait=wait, timeout=timeout, hold=self.link.connection.hold,
-            )
-        )  # fmt: skip
+        """As `Models.register`, awaited."""
+        hold = self.link.connection.hold
+        return await self.link.run(register(self.bars, hold, name, program, **options))
 
     async def register_mlflow(
         self,
         uri: str | os.PathLike[str],
         name: str | None = None,
-        *,
-        loss: Any,
-        parameters: tuple[str, ...] | list[str] | str | None = None,
-        output: Output = None,
-        labels: Mapping[str, str] | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
+        **options: Unpack[ModelOptions],
     ) -> ModelRecord:
-        """See `Models.register_mlflow`."""
-        return await self.link.run(
-            register_mlflow(
-                self.bars, uri, name, loss=loss, parameters=parameters, output=output, labels=labels,
-                wait=wait, timeout=timeout, hold=self.link.connection.hold,
-            )
-        )  # fmt: skip
-
-    async def get(self, model: Reference) -> ModelRecord:
-        """See `Models.get`."""
-        return await self.link.run(MODELS.get(reference(model)))
-
-    def list(
-        self,
-        *,
-        limit: int | None = None,
-        order: str = "desc",
-        state: str | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[ModelRecord]:
-        """See `Models.list`; iterate with `async for`."""
-        return items_async(self.link, _listing(limit, order, state, labels))
-
-    async def wait(self, model: Reference, timeout: float | None = None) -> ModelRecord:
-        """See `Models.wait`."""
+        """As `Models.register_mlflow`, awaited."""
         hold = self.link.connection.hold
-        return await self.link.run(
-            until_checked(MODELS, reference(model), None, self.bars, timeout, hold)
-        )
-
-    async def delete(self, model: Reference) -> None:
-        """See `Models.delete`."""
-        await self.link.run(delete(model))
-
-
-def _listing(
-    limit: int | None, order: str, state: str | None, labels: Mapping[str, str] | None
-) -> Any:
-    return listing(MODELS.path, ModelRecord, limit=limit, order=order, labels=labels, state=state)
+        return await self.link.run(register_mlflow(self.bars, hold, uri, name, **options))
