@@ -161,29 +161,32 @@ class AsyncBlobs:
     bars: Bars
 
     async def put(self, source: Source) -> BlobRecord:
-        """See `Blobs.put`."""
+        """Uploads a path, bytes or an open binary file. Bytes that the service has are not sent again."""
         return await self.link.run(put_source(source, self.bars))
 
     async def put_array(self, name: str, array: Any) -> str:
-        """See `Blobs.put_array`."""
+        """Uploads vectors, (rows, parameters), for a job's `rhs`, `x0` or `h0`; the digest."""
         return await self.link.run(put_array(name, array, self.bars))
 
     async def head(self, digest: str) -> BlobRecord | None:
-        """See `Blobs.head`."""
+        """The blob's record, or None where there is none."""
         return await self.link.run(head(digest))
 
     async def get(self, digest: str) -> bytes:
-        """See `Blobs.get`."""
+        """The bytes, in memory; `download` is for large ones."""
         return await self.link.run(read(digest))
 
     async def download(self, digest: str, path: str | os.PathLike[str]) -> Path:
-        """See `Blobs.download`."""
+        """The bytes into a file: resumed where the connection broke, checked, put in place all at once."""
         return await self.link.run(download(digest, path, self.bars))
 
     async def url(self, digest: str, method: Method = "GET") -> PresignedUrl:
-        """See `Blobs.url`."""
+        """A URL to give or take the bytes without the service, where the object storage can sign; else Conflict.
+
+        The rest is as for `Blobs.url`.
+        """
         return await self.link.run(signed(digest, method))
 
     async def complete(self, digest: str) -> BlobRecord:
-        """See `Blobs.complete`."""
+        """Verifies bytes that were put by a URL, and makes them a blob. Raises DigestMismatch, NotFound."""
         return await self.link.run(complete(digest))

@@ -74,7 +74,10 @@ class AsyncClient:
         progress: bool | None = None,
         **parameters: Any,
     ) -> AsyncInfluenceResult:
-        """See `Client.compute_influences`."""
+        """The influence of training rows on test rows; positive means that the row helps.
+
+        The rest is as for `Client.compute_influences`.
+        """
         computation = Computation(
             "influences", model, train if input_data is None else input_data, inversion_method,
             hessian_regularization, parameters, hessian_perturbation, train_rows,
@@ -103,7 +106,7 @@ class AsyncClient:
         progress: bool | None = None,
         **parameters: Any,
     ) -> AsyncFactorsResult:
-        """See `Client.compute_influence_factors`."""
+        """(H + λI)⁻¹ ∇L(z_test), a row a test row: `.x` and `.info`. For the keywords see `compute_influences`."""
         computation = Computation(
             "factors", model, train, inversion_method, hessian_regularization, parameters,
             hessian_perturbation, None, hessian_on, wait, timeout, progress,
@@ -127,7 +130,7 @@ class AsyncClient:
         progress: bool | None = None,
         **parameters: Any,
     ) -> AsyncFactorsResult:
-        """See `Client.solve_hvp`."""
+        """x with (H + λI) x = b. `b`: (rows, parameters), one vector, or a digest; `.x` has the same rows."""
         computation = Computation(
             "ihvp", model, train, inversion_method, hessian_regularization, parameters,
             hessian_perturbation, None, hessian_on, wait, timeout, progress,
@@ -150,7 +153,7 @@ class AsyncClient:
         progress: bool | None = None,
         **parameters: Any,
     ) -> AsyncSelfInfluenceResult:
-        """See `Client.self_influences`."""
+        """The influence of each training row on itself. For the keywords see `compute_influences`."""
         computation = Computation(
             "self_influences", model, train, inversion_method, hessian_regularization, parameters,
             hessian_perturbation, train_rows, hessian_on, wait, timeout, progress,
@@ -159,15 +162,15 @@ class AsyncClient:
         return AsyncSelfInfluenceResult(self._link, self._bars, await self._link.run(flow))
 
     async def access(self) -> Access:
-        """See `Client.access`."""
+        """The namespace and role of the key, as the service sees them."""
         return await self._link.run(access())
 
     async def health(self) -> Health:
-        """See `Client.health`."""
+        """Whether the service can take and do jobs, and which part it lacks."""
         return await self._link.run(ready())
 
     async def close(self) -> None:
-        """See `Client.close`."""
+        """Closes the connections."""
         await self._link.close()
 
     async def __aenter__(self) -> Self:

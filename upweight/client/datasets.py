@@ -257,7 +257,10 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         timeout: float | None = None,
         **arrays: Any,
     ) -> DatasetRecord:
-        """See `Datasets.register`."""
+        """Registers rows and waits for the check: `register("digits-train", x=x_train, y=y_train)`.
+
+        The rest is as for `Datasets.register`.
+        """
         about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
                             self.link.connection.hold)  # fmt: skip
         return await self.link.run(register(self.bars, about, data, uri, format, arrays))
@@ -265,5 +268,5 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
     async def rows(
         self, dataset: Reference, rows: RowChoice, columns: Sequence[str] | str | None = None
     ) -> dict[str, NDArray[Any]]:
-        """See `Datasets.rows`."""
+        """Some rows, to look at: `rows("digits-train", "0:5")["x"]` is (5, …). `columns`: those alone."""
         return await self.link.run(look(dataset, rows, columns))

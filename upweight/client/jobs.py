@@ -146,15 +146,15 @@ class AsyncJobs:
     bars: Bars
 
     async def create(self, request: BaseModel | Mapping[str, Any]) -> JobRecord:
-        """See `Jobs.create`."""
+        """Sends a job request of the contract: a model of `upweight.schema` or a dict."""
         return await self.link.run(create(request))
 
     async def get(self, job: Reference) -> JobRecord:
-        """See `Jobs.get`."""
+        """The record."""
         return await self.link.run(polling.fetch(reference(job)))
 
     async def result(self, job: Reference) -> AsyncResult:
-        """See `Jobs.result`."""
+        """The handle of a job: InfluenceResult, FactorsResult or SelfInfluenceResult by its kind."""
         record = await self.get(job)
         return ASYNC_RESULTS[record.request.kind](self.link, self.bars, record)
 
@@ -168,7 +168,7 @@ class AsyncJobs:
         dataset: Referable | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> AsyncIterator[JobRecord]:
-        """See `Jobs.list`; iterate with `async for`."""
+        """The records, newest first, page after page as they are needed. Iterate with `async for`."""
         return items_async(self.link, _listing(limit, order, labels, state, model, dataset))
 
     async def wait(
@@ -178,26 +178,29 @@ class AsyncJobs:
         on_progress: OnProgress | None = None,
         progress: bool | None = None,
     ) -> JobRecord:
-        """See `Jobs.wait`."""
+        """The record once the job has succeeded; raises what it failed of, JobCancelled, or WaitTimedOut."""
         hold = self.link.connection.hold
         return await self.link.run(wait(job, self.bars, hold, timeout, on_progress, progress))
 
     def events(self, job: Reference) -> AsyncIterator[JobRecord]:
-        """See `Jobs.events`; iterate with `async for`."""
+        """Every change of the job until it ends; broken streams are resumed, or replaced by polling.
+
+        Iterate with `async for`.
+        """
         return followed_async(self.link, reference(job))
 
     async def cancel(self, job: Reference) -> JobRecord:
-        """See `Jobs.cancel`."""
+        """Asks for the job's end."""
         return await self.link.run(polling.act(reference(job), "cancel"))
 
     async def retry(self, job: Reference) -> JobRecord:
-        """See `Jobs.retry`."""
+        """Runs a failed or cancelled job again, from the blocks that are done."""
         return await self.link.run(polling.act(reference(job), "retry"))
 
     async def deliveries(self, job: Reference) -> Sequence[Delivery]:
-        """See `Jobs.deliveries`."""
+        """What became of the events that the job's webhook was to be told, the oldest first."""
         return await self.link.run(deliveries(reference(job)))
 
     async def delete(self, job: Reference) -> None:
-        """See `Jobs.delete`."""
+        """Removes an ended job and its result."""
         await self.link.run(polling.delete(reference(job)))

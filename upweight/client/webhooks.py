@@ -54,9 +54,12 @@ class AsyncWebhooks:
     link: AsyncTransport
 
     async def secret(self) -> str:
-        """See `Webhooks.secret`."""
+        """By what this namespace's webhooks are signed; give it to `upweight.verify_webhook`."""
         return await self.link.run(secret())
 
     async def rotate_secret(self) -> str:
-        """See `Webhooks.rotate_secret`."""
+        """A new secret. For a day webhooks are signed by both, so that receivers can be changed in between.
+
+        The rest is as for `Webhooks.rotate_secret`.
+        """
         return await self.link.run(rotate())

@@ -100,5 +100,5 @@ class AsyncRemoteArray(_Described):
         return whole
 
     async def save(self, path: str | os.PathLike[str]) -> Path:
-        """See `RemoteArray.save`."""
+        """All of it into a file: .npy, .npz, .safetensors, .csv or .parquet; streamed."""
         return await self._link.run(self._saved(path))

@@ -44,7 +44,7 @@ class AsyncResult:
         return self._job.id
 
     async def refresh(self) -> Self:
-        """See `Result.refresh`."""
+        """Fetches the job's record anew."""
         self._job = await self._link.run(polling.fetch(self.id))
         return self
 
@@ -54,7 +54,7 @@ class AsyncResult:
         on_progress: polling.OnProgress | None = None,
         progress: bool | None = None,
     ) -> Self:
-        """See `Result.wait`."""
+        """Waits until the job has succeeded; raises what it failed of, JobCancelled, or WaitTimedOut."""
         hold = self._link.connection.hold
         flow = polling.until_ended(
             self.id, self._bars, record=self._job, timeout=timeout, on_progress=on_progress,
@@ -65,51 +65,54 @@ class AsyncResult:
         return self
 
     async def cancel(self) -> Self:
-        """See `Result.cancel`."""
+        """Asks for the job's end; a running job stops within seconds."""
         self._job = await self._link.run(polling.act(self.id, "cancel"))
         return self
 
     async def retry(self) -> Self:
-        """See `Result.retry`."""
+        """Runs a failed or cancelled job again, from the blocks that are done."""
         self._job = await self._link.run(polling.act(self.id, "retry"))
         return self
 
     async def events(self) -> AsyncIterator[JobRecord]:
-        """See `Result.events`; iterate with `async for`."""
+        """Every change of the job until it ends. Iterate with `async for`."""
         async for record in followed_async(self._link, self.id):
             self._job = record
             yield record
 
     async def delete(self) -> None:
-        """See `Result.delete`."""
+        """Removes the ended job and what it stored."""
         await self._link.run(polling.delete(self.id))
 
     async def verdict(self) -> Verdict | None:
-        """See `Result.verdict`."""
+        """Whether the linear system was solved, and whether influence applies here; None before the end."""
         return (await self._known()).verdict
 
     async def info(self) -> AsyncInversionInfo:
-        """See `Result.info`."""
+        """What the inversion says of itself: numbers at once, arrays when they are asked for."""
         job = await self._known()
         return AsyncInversionInfo(await self._link.run(stored.info(job)), self)
 
     async def files(self) -> Files:
-        """See `Result.files`."""
+        """All objects of the result, with sizes and digests."""
         return await self._link.run(stored.files(await self._known()))
 
     async def save(self, path: str | os.PathLike[str], array: str | None = None) -> Path:
-        """See `Result.save`."""
+        """Streams the result into a file, put in place all at once.
+
+        The rest is as for `Result.save`.
+        """
         job = await self._known()
         main, sources = stored.saveable(job, array)
         labelled = await self._link.run(stored.labelled(job, main))
         return await self._link.run(saved_as(path, main, sources, labelled, self._bars))
 
     async def to_pandas(self, array: str | None = None) -> Any:
-        """See `Result.to_pandas`."""
+        """A DataFrame with dataset rows as its labels: a matrix keeps its shape. Needs pandas."""
         return frame(*await self._whole(array))
 
     async def to_arrow(self, array: str | None = None) -> Any:
-        """See `Result.to_arrow`."""
+        """A pyarrow Table with a row a number: `test`, `train`, `influence`. Needs pyarrow."""
         return arrow_table(*await self._whole(array))
 
     async def _whole(self, array: str | None) -> tuple[NDArray[Any], Labelled]:
@@ -135,11 +138,11 @@ class AsyncRankedResult(AsyncResult):
     """A result that has a number for each training row."""
 
     async def top(self, test: int | None = None, k: int = 10, sign: Sign = "helpful") -> Ranking:
-        """See `RankedResult.top`."""
+        """The k most helpful or most harmful training rows of a test row, or by mean over all test rows."""
         return await self._link.run(stored.top(await self._known(), test, k, sign))
 
     async def suspects(self) -> NDArray[np.int64]:
-        """See `RankedResult.suspects`."""
+        """Training rows in the order in which their labels deserve a look: the most suspicious first."""
         return await self._link.run(stored.suspects(await self._known(), self._bars))
 
     async def rows(
@@ -151,19 +154,22 @@ class AsyncRankedResult(AsyncResult):
         offset: int = 0,
         limit: int = 50,
     ) -> PredictedRows:
-        """See `RankedResult.rows`."""
+        """The model's loss, prediction and target of rows: at positions, or sorted (`loss`, `-loss`, `error`, …)."""
         chosen = None if rows is None else rows_text(rows)
         flow = stored.rows(await self._known(), chosen, side, sort, offset, limit)
         return await self._link.run(flow)
 
     async def panels(self, test: Sequence[int] | None = None, k: int = 5) -> list[Panel]:
-        """See `Result.panels`."""
+        """Test rows of the matrix (without: those of the largest loss), each with its k strongest training rows."""
         return await self._link.run(panels(await self._known(), test, k))
 
     async def plot(
         self, kind: str = "top", path: str | os.PathLike[str] | None = None, **options: Any
     ) -> Any:
-        """See `RankedResult.plot`; drawn in a thread."""
+        """A matplotlib figure, written to `path` (.png, .svg, .pdf) if that is given. Needs matplotlib.
+
+        Drawn in a thread. The rest is as for `RankedResult.plot`.
+        """
         job = await self._known()
 
         def draw() -> Any:
@@ -182,20 +188,20 @@ class AsyncInfluenceResult(AsyncRankedResult):
 
     @property
     def influences(self) -> AsyncRemoteArray:
-        """See `InfluenceResult.influences`; `await result.influences[0]`."""
+        """(test rows, training rows), for `perturbation` followed by an input's shape: `await result.influences[0]`."""
         return self.array(stored.influences(self._job))
 
     @property
     def factors(self) -> AsyncRemoteArray:
-        """See `InfluenceResult.factors`."""
+        """(test rows, parameters): (H + λI)⁻¹ ∇L(z_test), if they were kept."""
         return self.array(stored.factors(self._job))
 
     async def mean(self) -> NDArray[Any]:
-        """See `InfluenceResult.mean`."""
+        """The mean influence of each training row over the test rows."""
         return await self.array(stored.mean(await self._known())).numpy()
 
     async def numpy(self) -> NDArray[Any]:
-        """See `InfluenceResult.numpy`."""
+        """The whole matrix, in memory."""
         return await self.array(stored.influences(await self._known())).numpy()
 
 
@@ -204,11 +210,11 @@ class AsyncFactorsResult(AsyncResult):
 
     @property
     def x(self) -> AsyncRemoteArray:
-        """See `FactorsResult.x`; `await result.x[0]`."""
+        """(test rows or right-hand sides, parameters). `await result.x[0]`."""
         return self.array(stored.factors(self._job))
 
     async def numpy(self) -> NDArray[Any]:
-        """See `FactorsResult.numpy`."""
+        """All of `x`, in memory."""
         return await self.array(stored.factors(await self._known())).numpy()
 
 
@@ -217,11 +223,11 @@ class AsyncSelfInfluenceResult(AsyncRankedResult):
 
     @property
     def influences(self) -> AsyncRemoteArray:
-        """See `SelfInfluenceResult.influences`."""
+        """(training rows,)."""
         return self.array(stored.influences(self._job))
 
     async def numpy(self) -> NDArray[Any]:
-        """See `SelfInfluenceResult.numpy`."""
+        """All of them, in memory."""
         return await self.array(stored.influences(await self._known())).numpy()
 
 
