@@ -98,7 +98,7 @@ def _chosen(schema: Schema, root: Schema, value: Any) -> tuple[Schema, str | Non
                 return schema, None
             schema = {"$ref": reference}
         elif "anyOf" in schema or "oneOf" in schema:
-            member = _member(schema.get("anyOf") or schema["oneOf"], value)
+            member = _member(schema.get("anyOf") or schema["oneOf"], value, root)
             if member is None:
                 return schema, tag
             schema = member
@@ -111,16 +111,27 @@ def _tag(discriminator: Schema, value: Any) -> str | None:
     return tag if isinstance(tag, str) else None  # a bare 'mse' means {"name": "mse"}
 
 
-def _member(members: list[Schema], value: Any) -> Schema | None:
-    """The one member besides null, or the one for objects when the value is one."""
+def _member(members: list[Schema], value: Any, root: Schema) -> Schema | None:
+    """The one member besides null, or the one for objects when the value is one: that with fields of these names."""
     real = [member for member in members if member.get("type") != "null"]
     if len(real) == 1:
         return real[0]
     objects = [each for each in real if {"$ref", "discriminator", "oneOf"} & each.keys()]
     if not isinstance(value, dict) or not objects:
         return None
-    told = (each for each in objects if each.get("discriminator", {}).get("propertyName") in value)
+    told = (
+        each
+        for each in objects
+        if each.get("discriminator", {}).get("propertyName") in value
+        or _referred(each, root).get("properties", {}).keys() & value.keys()
+    )
     return next(told, objects[0])
+
+
+def _referred(schema: Schema, root: Schema) -> Schema:
+    """What a reference leads to; nothing of what is none."""
+    reference = schema.get("$ref")
+    return root["$defs"][reference.rpartition("/")[2]] if reference else {}
 
 
 Found = dict[str, Any]  # one of pydantic's errors
@@ -251,10 +262,11 @@ def _no_tag(error: Found, place: Place) -> str:
 def _bound(word: str, key: str) -> Callable[[Found, Place], str]:
     def words(error: Found, place: Place) -> str:
         bound = error["ctx"][key]
-        name = "λ must" if place.pointer.endswith("/hessian_regularization") else "must"
-        if place.pointer.endswith("/hessian_perturbation"):
-            name = "λ must"
-        return f"{name} be {word} {bound:g}; it is {shown(place.value)}"
+        field = place.pointer.rstrip("0123456789").rstrip("/")  # or an entry of its list
+        is_damping = field.endswith(("/hessian_regularization", "/hessian_perturbation"))
+        return (
+            f"{'λ must' if is_damping else 'must'} be {word} {bound:g}; it is {shown(place.value)}"
+        )
 
     return words
 

@@ -92,6 +92,17 @@ class Lifecycle:
 
         return self._records.update("job", namespace, id, change)
 
+    def damped(self, namespace: str, id: str, attempt: int, damping: Mapping[str, Any]) -> Document:
+        """running, with what λ came to; one that is there already stays: all attempts have the same."""
+
+        def change(job: Document) -> Document | None:
+            _require_attempt(job, attempt)
+            if job["state"] != JobState.RUNNING or job.get("damping"):
+                return None
+            return {**job, "damping": dict(damping)}
+
+        return self._records.update("job", namespace, id, change)
+
     def succeed(
         self, namespace: str, id: str, attempt: int, outcome: Mapping[str, Any]
     ) -> Document:

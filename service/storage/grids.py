@@ -16,12 +16,13 @@ from service.storage.keys import PREFIX
 from service.storage.redis import reachable
 
 # A block is counted once, however often it is delivered; so are its passes and seconds.
-# KEYS: stage's digests, job's figures. ARGV: number, digest, passes, seconds, peak.
+# KEYS: stage's digests, job's figures. ARGV: number, digest, passes, seconds, peak, passes with gradients.
 _JOIN = """
 local first = redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
 if first == 1 then
   redis.call('HINCRBYFLOAT', KEYS[2], 'passes', ARGV[3])
   redis.call('HINCRBYFLOAT', KEYS[2], 'seconds', ARGV[4])
+  redis.call('HINCRBYFLOAT', KEYS[2], 'gradients', ARGV[6])
   local peak = tonumber(redis.call('HGET', KEYS[2], 'peak') or '0')
   if tonumber(ARGV[5]) > peak then redis.call('HSET', KEYS[2], 'peak', ARGV[5]) end
 end
@@ -40,6 +41,7 @@ class Figures:
     seconds: float = 0.0
     peak_bytes: int = 0
     elapsed: float = 0.0
+    gradient_passes: float = 0.0
 
 
 class Grids:
@@ -67,11 +69,11 @@ class Grids:
             pipeline.execute()
 
     def join(
-        self, id: str, stage: str, number: int, digest: str, cost: tuple[float, float, int]
+        self, id: str, stage: str, number: int, digest: str, cost: tuple[float, float, int, float]
     ) -> tuple[bool, int]:
         """A block is done: whether this was not known, and how many of the stage are now.
 
-        `cost`: passes, seconds, peak bytes.
+        `cost`: passes, seconds, peak bytes, passes over the training rows with gradients.
         """
         with reachable():
             first, count = self._join(
@@ -162,12 +164,13 @@ class Grids:
 
     def figures(self, id: str) -> Figures:
         """What the blocks have cost so far."""
-        names = ("passes", "seconds", "peak", "began")
+        names = ("passes", "seconds", "peak", "began", "gradients")
         with reachable():
-            passes, seconds, peak, began = (
+            passes, seconds, peak, began, gradients = (
                 float(value or 0) for value in self._redis.hmget(_figures(id), *names)
             )
-        return Figures(passes, seconds, int(peak), self._now() - began if began else 0.0)
+        elapsed = self._now() - began if began else 0.0
+        return Figures(passes, seconds, int(peak), elapsed, gradients)
 
     def _now(self) -> float:
         with reachable():

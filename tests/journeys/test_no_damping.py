@@ -49,10 +49,8 @@ def by_pseudo_inverse(formula: Formula) -> np.ndarray[Any, Any]:
     return found
 
 
-@pytest.mark.parametrize("given", [{"hessian_regularization": 0}, {}])
-def test_a_softmax_is_refused_and_other_methods_solve_it(
-    online: Client, fresh_name: str, given: dict[str, int]
-) -> None:
+def test_a_softmax_is_refused_and_other_methods_solve_it(online: Client, fresh_name: str) -> None:
+    given = {"hessian_regularization": 0}
     formula = linear(online, fresh_name, 4, "cross_entropy")
     words = refused(online, fresh_name, **given)
     assert "H is singular: the same can be added to all entries of 'weight', 'bias'" in words
@@ -83,3 +81,12 @@ def test_a_hessian_of_full_rank_is_solved_without_lambda(online: Client, fresh_n
     )
     exact = by_pseudo_inverse(formula)
     np.testing.assert_allclose(found.numpy(), exact, rtol=1e-6, atol=1e-6 * np.abs(exact).max())
+
+
+def test_auto_gives_a_softmax_a_lambda_of_its_own(online: Client, fresh_name: str) -> None:
+    formula = linear(online, fresh_name, 4, "cross_entropy")
+    mean = float(formula.damped.diagonal().mean())
+    found = online.compute_influences(*[fresh_name] * 3, inversion_method="direct")
+    assert found.job.damping is not None
+    assert found.job.damping.rule == "mean"
+    assert found.job.damping.values == pytest.approx([0.1 * mean], rel=1e-9)

@@ -133,11 +133,15 @@ def test_factors_may_be_an_earlier_result(request_of: Any, client: Client, serve
         ),
         ({"inversion_method": "cg", "rtol": -1}, "/inversion/rtol"),
         (
-            {"inversion_method": "arnoldi", "complement": True},
+            {"inversion_method": "arnoldi", "complement": True, "hessian_regularization": 0},
             "^/hessian_regularization: 'complement' divides by λ, so it needs .* > 0$",
         ),
         (
-            {"inversion_method": "cg", "preconditioner": {"name": "nystroem", "rank": 4}},
+            {
+                "inversion_method": "cg",
+                "preconditioner": {"name": "nystroem", "rank": 4},
+                "hessian_regularization": [0.1, 0],
+            },
             "^/hessian_regularization: 'preconditioner' divides by λ",
         ),
         (

@@ -43,6 +43,22 @@ def value(text: str) -> Any:
         return text
 
 
+def damping(text: str | None) -> Any:
+    """λ: `0.05`, `auto`, `relative:0.1`, several of these with commas between them, or JSON."""
+    if text is None:
+        return None
+    if text.lstrip().startswith(("{", "[")):
+        return value(text)
+    parts = [part.strip() for part in text.split(",")]
+    found = [_part(part) for part in parts]
+    return found if len(found) > 1 else found[0]
+
+
+def _part(text: str) -> Any:
+    name, colon, number = text.partition(":")
+    return {"relative": value(number)} if colon and name == "relative" else value(text)
+
+
 def names(text: str | None) -> list[str] | None:
     """`a,b`; None stays None, and nothing means no names."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

@@ -13,6 +13,7 @@ from upweight.cli.following import ended, watched
 from upweight.cli.shell import Shell
 from upweight.cli.submission import Submission
 from upweight.cli.verb import group, verb
+from upweight.schema.damping import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,12 @@ def submit(
         list[str] | None, typer.Option(help="The method's PARAMETER=VALUE. Repeatable.")
     ] = None,
     regularization: Annotated[
-        float | None, typer.Option("--regularization", "--lambda", help="λ, added to the Hessian.")
+        str | None,
+        typer.Option(
+            "--regularization",
+            "--lambda",
+            help="λ, added to the Hessian: a number, auto, relative:0.1 (of the mean eigenvalue), or several: 1,2.",
+        ),
     ] = None,
     influence_type: Annotated[str | None, typer.Option(help="up or perturbation.")] = None,
     factors: Annotated[str | None, typer.Option(help="An earlier job, to use its factors.")] = None,
@@ -92,7 +98,7 @@ def submit(
     submission.invert(method, choices.values(set, "--set"))
     submission.keep(keep)
     submission.put(
-        kind=kind, model=model, rhs=rhs, hessian_regularization=regularization,
+        kind=kind, model=model, rhs=rhs, hessian_regularization=choices.damping(regularization),
         influence_type=influence_type, factors=factors, precision=precision, seed=seed,
         batch_size=None if batch_size is None else choices.value(batch_size),
         priority=priority, timeout_s=time_limit, reuse=reuse,
@@ -287,7 +293,7 @@ def _show(shell: Shell, record: JobRecord) -> None:
                 "inversion",
                 " ".join([request.inversion.method, *(f"{k}={v}" for k, v in parameters.items())]),
             ),
-            ("λ", f"{request.hessian_regularization:g}"),
+            ("λ", told(request.hessian_regularization, record.damping)),
             ("precision", _precision(record)),
             ("factors of", _factors_of(record.factors_of) if record.factors_of else ""),
             ("device", record.device or ""),

@@ -9,7 +9,14 @@ from typing import Any, Literal, Self
 import httpx2
 
 from upweight.client.blobs import Blobs
-from upweight.client.computations import Computation, Model, hessian_rows, influences, solutions
+from upweight.client.computations import (
+    Computation,
+    Damping,
+    Model,
+    hessian_rows,
+    influences,
+    solutions,
+)
 from upweight.client.datasets import Datasets
 from upweight.client.jobs import Jobs
 from upweight.client.models import Models
@@ -61,7 +68,7 @@ class Client:
         input_data: Choice | None = None,
         influence_type: Literal["up", "perturbation"] = "up",
         inversion_method: str | Any = None,
-        hessian_regularization: float | None = None,
+        hessian_regularization: Damping = "auto",
         hessian_perturbation: float | None = None,
         hessian_on: Choice | None = None,
         train_rows: RowChoice | None = None,
@@ -107,7 +114,7 @@ class Client:
         test: Choice,
         *,
         inversion_method: str | Any = "direct",
-        hessian_regularization: float | None = None,
+        hessian_regularization: Damping = "auto",
         hessian_perturbation: float | None = None,
         hessian_on: Choice | None = None,
         test_rows: RowChoice | None = None,
@@ -132,7 +139,7 @@ class Client:
         train: Choice,
         b: Any,
         *,
-        hessian_regularization: float | None = None,
+        hessian_regularization: Damping = "auto",
         hessian_perturbation: float | None = None,
         hessian_on: Choice | None = None,
         wait: bool = True,
@@ -154,7 +161,7 @@ class Client:
         train: Choice,
         *,
         inversion_method: str | Any = "direct",
-        hessian_regularization: float | None = None,
+        hessian_regularization: Damping = "auto",
         hessian_perturbation: float | None = None,
         hessian_on: Choice | None = None,
         train_rows: RowChoice | None = None,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from upweight.client.blobs import put_array
 from upweight.client.jobs import create
@@ -14,10 +16,20 @@ from upweight.http.flow import Flow
 from upweight.http.polling import until_ended, waited_for
 from upweight.progress import Bars
 from upweight.results.rows import RowChoice
-from upweight.schema import JobRecord, ModelRecord
+from upweight.schema import JobRecord, ModelRecord, Relative, Trained
 from upweight.schema.inversion import METHODS
 
 Model = str | ModelRecord
+# λ; what has a `tolist`, as arrays of numpy's do, is that list. None is "auto".
+Damping = (
+    float
+    | Literal["auto"]
+    | Relative
+    | Trained
+    | Mapping[str, Any]
+    | Sequence[float | Relative | Mapping[str, Any]]
+    | None
+)
 # Fields of the job itself; any other keyword is the inversion method's, and so is one that both have.
 JOB_OPTIONS = frozenset(
     {
@@ -45,7 +57,7 @@ class Computation:
     model: Model
     train: Choice
     method: Any  # None: that of `factors` which are taken, else direct
-    regularization: float | None
+    regularization: Damping
     parameters: Mapping[str, Any]
     perturbation: float | None = None  # another name of the regularization
     train_rows: RowChoice | None = None
@@ -90,21 +102,31 @@ class Computation:
             **({} if taken else {"inversion": inversion(chosen, method)}),
             **options,
         }
-        damping = self._lambda()
+        damping = plain_damping(self._lambda())
         if damping is not None:
             fields["hessian_regularization"] = damping
         if self.hessian_on is not None:
             fields["hessian_on"] = selection(self.hessian_on)
         return fields
 
-    def _lambda(self) -> float | None:
+    def _lambda(self) -> Damping:
+        given = "auto" if self.regularization is None else self.regularization
         if self.perturbation is None:
-            return self.regularization
-        if self.regularization not in (None, 0.0, self.perturbation):
+            # Factors of an earlier job have the λ that they were solved with.
+            return None if self.solved and given == "auto" else given
+        if isinstance(given, float | int) and given not in (0.0, self.perturbation):
             raise InvalidRequest(
                 "hessian_perturbation and hessian_regularization mean the same; give one of them"
             )
         return self.perturbation
+
+
+def plain_damping(given: Any) -> Any:
+    """λ as JSON has it."""
+    if isinstance(given, BaseModel):
+        return given.model_dump(mode="json")
+    plain = given.tolist() if hasattr(given, "tolist") else given
+    return list(map(plain_damping, plain)) if isinstance(plain, list | tuple) else plain
 
 
 def hessian_rows(train: Choice, input_data: Choice | None, given: Choice | None) -> Choice | None:

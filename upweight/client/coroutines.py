@@ -9,7 +9,14 @@ from typing import Any, Literal, Self
 import httpx2
 
 from upweight.client.blobs import AsyncBlobs
-from upweight.client.computations import Computation, Model, hessian_rows, influences, solutions
+from upweight.client.computations import (
+    Computation,
+    Damping,
+    Model,
+    hessian_rows,
+    influences,
+    solutions,
+)
 from upweight.client.datasets import AsyncDatasets
 from upweight.client.jobs import AsyncJobs
 from upweight.client.models import AsyncModels
@@ -60,7 +67,7 @@ class AsyncClient:
         input_data: Choice | None = None,
         influence_type: Literal["up", "perturbation"] = "up",
         inversion_method: str | Any = None,
-        hessian_regularization: float | None = None,
+        hessian_regularization: Damping = "auto",
         hessian_perturbation: float | None = None,
         hessian_on: Choice | None = None,
         train_rows: RowChoice | None = None,
@@ -97,7 +104,7 @@ class AsyncClient:
         test: Choice,
         *,
         inversion_method: str | Any = "direct",
-        hessian_regularization: float | None = None,
+        hessian_regularization: Damping = "auto",
         hessian_perturbation: float | None = None,
         hessian_on: Choice | None = None,
         test_rows: RowChoice | None = None,
@@ -122,7 +129,7 @@ class AsyncClient:
         train: Choice,
         b: Any,
         *,
-        hessian_regularization: float | None = None,
+        hessian_regularization: Damping = "auto",
         hessian_perturbation: float | None = None,
         hessian_on: Choice | None = None,
         wait: bool = True,
@@ -144,7 +151,7 @@ class AsyncClient:
         train: Choice,
         *,
         inversion_method: str | Any = "direct",
-        hessian_regularization: float | None = None,
+        hessian_regularization: Damping = "auto",
         hessian_perturbation: float | None = None,
         hessian_on: Choice | None = None,
         train_rows: RowChoice | None = None,

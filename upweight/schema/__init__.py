@@ -3,6 +3,7 @@
 from upweight.schema.access import Access
 from upweight.schema.base import Digest, Labels, Name, Reference
 from upweight.schema.curvature import Curvature
+from upweight.schema.damping import Damping, Recipe, Relative, ResolvedDamping, Trained
 from upweight.schema.dataset import (
     ColumnSpec,
     DatasetFile,
@@ -93,6 +94,7 @@ __all__ = [
     "Cost",
     "CrossEntropy",
     "Curvature",
+    "Damping",
     "DatasetFile",
     "DatasetRecord",
     "DatasetRequest",
@@ -142,7 +144,10 @@ __all__ = [
     "Pt2Program",
     "Ranked",
     "Ranking",
+    "Recipe",
     "Reference",
+    "Relative",
+    "ResolvedDamping",
     "ResultFile",
     "ResultLayout",
     "ResultSummary",
@@ -153,6 +158,7 @@ __all__ = [
     "TablePreview",
     "TensorSpec",
     "TextPreview",
+    "Trained",
     "Verdict",
     "Webhook",
     "WebhookEvent",

@@ -33,6 +33,7 @@ from upweight.schema.base import (
     Text,
 )
 from upweight.schema.curvature import Curvature, CurvatureField
+from upweight.schema.damping import Damping, ResolvedDamping, entries, numbers
 from upweight.schema.display import Record
 from upweight.schema.inversion import Direct, Inversion, PositiveInt
 from upweight.schema.problem import Problem, Progress
@@ -119,10 +120,13 @@ class _JobRequest(Request):
         "string alone is the kind.",
     )
     inversion: Inversion
-    hessian_regularization: Annotated[float, Field(ge=0.0)] = Field(
+    hessian_regularization: Damping = Field(
         0.0,
         validation_alias=AliasChoices("hessian_regularization", "hessian_perturbation"),
-        description="λ in (H + λI)⁻¹. `hessian_perturbation` means the same.",
+        description='λ in (H + λI)⁻¹: a number; `{"relative": c}`, c times the mean eigenvalue of H; `auto`, or '
+        '`{"auto": {"learning_rate": …, "momentum": …, "steps": …}}` for that of a training; or a list of up to 16 '
+        "numbers and parts, with which all arrays have an axis λ. `hessian_perturbation` means the same.",
+        examples=[0.05, "auto", {"relative": 0.1}, [1e-3, 1e-2, 1e-1]],
     )
     precision: Literal["float32", "float64", "tf32", "bf16"] | None = Field(
         None,
@@ -166,6 +170,24 @@ class _JobRequest(Request):
         """Whether a score of each test row with each training row is part of the result."""
         return False
 
+    @property
+    def dampings(self) -> tuple[float, ...]:
+        """The λ's as numbers, once they are. Raises ValueError of one that is to be worked out still."""
+        found = tuple(numbers(self.hessian_regularization))
+        if len(found) != len(entries(self.hessian_regularization)):
+            raise ValueError("λ is not worked out yet")
+        return found
+
+    @property
+    def has_damping_axis(self) -> bool:
+        """Whether the arrays of the result have an axis λ."""
+        return isinstance(self.hessian_regularization, list)
+
+    @property
+    def damping_count(self) -> int:
+        """How many λ's are asked for."""
+        return len(entries(self.hessian_regularization))
+
     @model_validator(mode="after")
     def _low_precision_has_a_use(self) -> Self:
         of_up = getattr(self, "influence_type", None) == "up"
@@ -179,7 +201,7 @@ class _JobRequest(Request):
     @model_validator(mode="after")
     def _damping_where_it_divides(self) -> Self:
         divides = self.inversion.needs_damping
-        if divides is not None and self.hessian_regularization == 0.0:
+        if divides is not None and 0.0 in numbers(self.hessian_regularization):
             words = "'{what}' divides by λ, so it needs hessian_regularization > 0"
             error = PydanticCustomError("needs_damping", words, {"what": divides})
             where = InitErrorDetails(
@@ -329,6 +351,10 @@ class Cost(Answer):
     hessian_passes: float = Field(
         0.0, description="Products of H with one block of vectors over the whole training set."
     )
+    gradient_passes: float = Field(
+        0.0,
+        description="Passes over the training rows with their gradients, however many λ's they met.",
+    )
     engine_seconds: float = Field(
         0.0, description="Time in the engine, without waiting, loading and storing."
     )
@@ -353,6 +379,9 @@ class ResultSummary(Answer):
 
     influence_shape: list[int] | None = None
     factor_shape: list[int] | None = None
+    dampings: list[float] | None = Field(
+        None, description="The λ's of a list: the first axis of all arrays. Null where λ was one."
+    )
     dtype: str
     stored: list[str] = Field(
         description="Of `matrix`, `top`, `mean`, `factors`, `self_influences`, `info`."
@@ -388,7 +417,7 @@ class FactorsOf(Answer):
     job: str
     kind: Literal["influences", "factors", "ihvp"]
     method: str
-    hessian_regularization: float
+    hessian_regularization: float | list[float]
     rows: Literal["test rows", "right-hand sides"] = Field(
         description="What they are the solutions for: gradients of the test rows, or right-hand sides of the job's own."
     )
@@ -434,6 +463,10 @@ class JobRecord(Record):
         None, description="A summary of the inversion's info; the arrays are under /info."
     )
     result: ResultSummary | None = None
+    damping: ResolvedDamping | None = Field(
+        None,
+        description="What λ came to, where it was more than a number; null until a worker has it.",
+    )
     verdict: Verdict | None = Field(
         None, description="What the result is worth; null until there is one."
     )

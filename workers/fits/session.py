@@ -108,6 +108,10 @@ class Session:
         self._shrink()
         return value
 
+    def held(self, key: tuple[str, ...]) -> Any:
+        """What is held under a key; None where nothing is."""
+        return self._held[key][0] if key in self._held else None
+
     def once(self, key: tuple[str, ...], holds: Callable[[], bool]) -> None:
         """Asks whether something holds until the answer is yes, which is remembered."""
         if key not in self._held and holds():

@@ -45,6 +45,8 @@ class Finish:
         manifest = {**described, "stored": result["stored"], "plan": self._plan.to_json()}
         shared = store.factor_objects() if self._request.keeps_factors else ()
         size = self._writer.commit(described_layout(steps.inputs.problem), manifest, shared)
+        if steps.inputs.damping is not None:
+            summary["damping"] = steps.inputs.damping
         return {
             "info": summary,
             "result": {**result, "size_bytes": size},
@@ -74,7 +76,7 @@ class Finish:
         except EngineError as error:
             return Verdict(solved=system, applies=verdict.not_measured(str(error)))
         known = None if findings is None else findings.eigenvalues
-        damping = self._request.hessian_regularization
+        damping = self._request.dampings[0]
         return Verdict(
             solved=system,
             applies=verdict.applies(damping, found, summary, known, inputs.problem.size),

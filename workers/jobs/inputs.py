@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -32,6 +34,7 @@ from upweight.schema import (
     Selection,
     parse_rows,
 )
+from upweight.schema.damping import numbers
 from workers.checks.rows import refuse_labels_out_of_range, refuse_mixed_rows
 from workers.datasets.columns import Columns
 from workers.engine import (
@@ -131,6 +134,25 @@ class JobInputs:
 
         return self._context.session.kept(("optimality", *self._hessian_identity()), measured)
 
+    def damped(self, job: Document, request: JobRequest) -> JobInputs:
+        """The same for a job whose λ is worked out."""
+        found = copy(self)
+        found._job, found._request = job, request
+        return found
+
+    @property
+    def damping(self) -> Document | None:
+        """What the record says of how λ was worked out; None where it was a number."""
+        return self._job.get("damping")
+
+    def kept_of_curvature(self, what: str, made: Callable[[], tuple[Any, int]]) -> Any:
+        """What was found out about H before, on this worker, or is now: a value and its bytes."""
+        return self._context.session.kept((what, *self._hessian_identity()), made)
+
+    def held_of_curvature(self, what: str) -> Any:
+        """The same where it is still held; else None."""
+        return self._context.session.held((what, *self._hessian_identity()))
+
     def derivatives(self) -> DerivativeCheck:
         """Once a model: raises WrongDerivative where torch's second derivative can't be believed."""
         if only_verified(self.problem.module):
@@ -158,8 +180,9 @@ class JobInputs:
 
     def _fits(self, key: tuple[str, ...]) -> Fits:
         request = self._request
-        given = request.inversion, request.seed, request.hessian_regularization
-        return Fits(self._context.session, key, *given)
+        # λ may be still to be worked out: nothing is fitted before.
+        damping = next(numbers(request.hessian_regularization), math.nan)
+        return Fits(self._context.session, key, request.inversion, request.seed, damping)
 
     def fit_digest(self, plan: Plan) -> str:
         """Of all that goes into what is found out about H."""

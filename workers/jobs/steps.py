@@ -26,6 +26,8 @@ from workers.engine import (
     Solution,
     make_curvature,
 )
+from workers.engine.inversion.damping import Measured, measured
+from workers.engine.operators import Explicit
 from workers.fits.fits import Fits, Solve
 from workers.fits.store import Tensors
 from workers.jobs.inputs import JobInputs
@@ -33,6 +35,8 @@ from workers.jobs.merge import Ranking, merged_summary, sum_of_rows
 from workers.jobs.plan import Plan
 from workers.jobs.predictions import store_predictions
 from workers.jobs.results import ResultWriter
+
+MATRIX = "matrix"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Cost:
     """What the engine did."""
 
     passes: float = 0.0
+    gradient_passes: float = 0.0  # over the training rows, however many factors meet them
     seconds: float = 0.0
     peak_memory_bytes: int = 0
 
@@ -149,16 +154,19 @@ class Steps:
         self._fits = fits
         self._progress = progress
         self._curvatures: list[Curvature] = []
+        self._gradient_rows = 0
 
     @contextmanager
     def measured(self) -> Iterator[Cost]:
         """What is done in this block of code; filled in at its end."""
         cost, began, device = Cost(), time.perf_counter(), self.inputs.problem.device
         self._curvatures.clear()
+        self._gradient_rows = 0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         yield cost
         cost.passes = float(sum(each.passes for each in self._curvatures))
+        cost.gradient_passes = self._gradient_rows / max(1, self.plan.train.total)
         cost.seconds = time.perf_counter() - began
         cost.peak_memory_bytes = _peak_memory(device)
 
@@ -190,12 +198,42 @@ class Steps:
         with numbered_from(rows.start):
             return self._curvature(window).dense() * len(window)
 
+    def measured_curvature(self, *, ends: bool) -> Measured:
+        """The mean eigenvalue of H, and with `ends` more of its spectrum; kept on the worker, as a built H is.
+
+        Where H is to be built anyway, it is built now, and the fit takes it.
+        """
+
+        def made() -> tuple[Measured, int]:
+            curvature: Curvature = self._curvature()
+            if self.request.inversion.builds_matrix and self.plan.hessian is None:
+                curvature = Explicit(curvature, self._matrix(curvature))
+            found = measured(
+                curvature,
+                ends=ends,
+                seed=self.request.seed,
+                budget_bytes=self.plan.budget_bytes,
+                progress=self._progress,
+            )
+            return found, 0 if found.nodes is None else found.nodes.nbytes
+
+        return self.inputs.kept_of_curvature(f"measured-{ends}-{self.request.seed}", made)
+
+    def _matrix(self, curvature: Curvature) -> Tensor:
+        def made() -> tuple[Tensor, int]:
+            matrix = curvature.dense()
+            return matrix, matrix.nbytes
+
+        return self.inputs.kept_of_curvature(MATRIX, made)
+
     def fit(self, partial: Iterator[Tensor] | None = None) -> None:
         """Makes what the inversion finds out about H, or finds it; from partial sums where it was cut."""
 
         def curvature() -> Curvature:
-            whole = self._curvature()
-            return whole if partial is None else SummedCurvature(whole, partial)
+            if partial is not None:
+                return SummedCurvature(self._curvature(), partial)
+            matrix = self.inputs.held_of_curvature(MATRIX)
+            return self._curvature() if matrix is None else Explicit(self._curvature(), matrix)
 
         self._fits.prepare(curvature, self._progress)
 
@@ -225,7 +263,7 @@ class Steps:
         )
 
     def _described(self, solution: Solution, rhs: Tensor) -> Solved:
-        damping = self.request.hessian_regularization
+        damping = self.request.dampings[0]
         summary = solution.summary | {"curvature_share": solution.curvature_share(rhs, damping)}
         of_rows: Tensors = {}
         of_fit: Tensors = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -26,6 +26,7 @@ from upweight.schema import JobRequest, JobState
 from workers.fits.fits import Fits
 from workers.fits.store import StoredFits
 from workers.jobs.advance import SpreadJob, described, hold_folders
+from workers.jobs.damping import as_worked_out, worked_out
 from workers.jobs.executor import Executor, computing_with
 from workers.jobs.inputs import JobInputs
 from workers.jobs.paths import BlockPaths
@@ -172,19 +173,40 @@ class _Attempt:
         inputs = JobInputs(self.context, self.namespace, self.job, self.request)
         inputs.derivatives()
         plan = self._plan(inputs)
+        attempt = self._damped(inputs, plan)
+        inputs = inputs.damped(attempt.job, attempt.request)
         if plan.spread:
-            self._spread(inputs, plan)
+            attempt._spread(inputs, plan)
             return None
-        outcome, cost = self._in_one_task(inputs, plan)
+        outcome, cost = attempt._in_one_task(inputs, plan)
+        measuring = (attempt.job.get("damping") or {}).get("passes", 0.0)
         return {
             **outcome,
             "cost": {
-                "hessian_passes": cost.passes,
+                "hessian_passes": cost.passes + measuring,
+                "gradient_passes": cost.gradient_passes,
                 "engine_seconds": cost.seconds,
                 "peak_memory_bytes": cost.peak_memory_bytes,
                 "seconds": time.monotonic() - began,
             },
         }
+
+    def _damped(self, inputs: JobInputs, plan: Plan) -> _Attempt:
+        """With λ as numbers: of an earlier attempt, or worked out now and put into the record."""
+        job = self.job
+        if not job.get("damping"):
+            steps = Steps(self.request, inputs, plan, inputs.kept_fits(plan), self.watch.progress)
+            with steps.measured() as cost:
+                found = worked_out(steps)
+            if found is None:
+                return self
+            found.passes = cost.passes
+            self.watch.confirm()
+            lifecycle, given = self.context.lifecycle, found.model_dump(mode="json")
+            job = lifecycle.damped(self.namespace, job["id"], job["attempt"], given)
+            if not job.get("damping"):
+                raise Cancelled
+        return replace(self, job=job, request=as_worked_out(self.request, job))
 
     @property
     def _paths(self) -> ResultPaths:
@@ -293,7 +315,7 @@ class BlockTask:
         key = (job["id"], job["attempt"])
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # before the next is loaded
-            request = REQUEST.validate_python(job["request"])
+            request = as_worked_out(REQUEST.validate_python(job["request"]), job)
             inputs = JobInputs(self._context, namespace, job, request, trusted=True)
             self._loaded = _Loaded.of(self._context, namespace, job, request, inputs, plan)
         return self._loaded

@@ -23,7 +23,7 @@ FEWEST_BY_CURVATURE = 0.01  # of ‖b‖ that is ‖Hx‖: below it x is b / λ
 def solved(request: JobRequest, summary: Summary, dtype: torch.dtype) -> Judgement:
     """Of the info's summary: whether (H + λI) x = b was solved for each right-hand side b, as the method says."""
     method = engine_method(request.inversion, request.seed)
-    level, text = method.verdict(summary, request.hessian_regularization, dtype)
+    level, text = method.verdict(summary, request.dampings[0], dtype)
     warning = summary.get("warning")
     return Judgement(
         level="bad" if warning else level, text=f"{text} {warning}" if warning else text

@@ -26,6 +26,7 @@ from upweight.schema import (
     Selection,
     parse_rows,
 )
+from upweight.schema.damping import in_words
 
 LEFT_OUT = "leave this out to take the factors as they are, or leave out 'factors' to solve anew"
 _INVERSION: TypeAdapter[Any] = TypeAdapter(Inversion)
@@ -58,12 +59,14 @@ def as_solved(job: InfluencesJob, earlier: Document, inputs: Inputs) -> Influenc
     """The job with λ, method and rows of the Hessian of the factors that it takes. Raises InvalidRequest where it names
     others."""
     id, request, given = earlier["id"], earlier["request"], job.model_fields_set
-    damping, inversion = request["hessian_regularization"], request["inversion"]
-    if "hessian_regularization" in given and job.hessian_regularization != damping:
-        words = f"the factors of {id} were solved for with λ {damping:g}, not {job.hessian_regularization:g}"
-        raise InvalidRequest.field(
-            "/hessian_regularization", f"{words}; {LEFT_OUT}", job.hessian_regularization
-        )
+    damping, inversion = damping_of(earlier), request["inversion"]
+    asked_for = job.model_dump(mode="json")["hessian_regularization"]
+    if "hessian_regularization" in given and asked_for not in (
+        damping,
+        request["hessian_regularization"],
+    ):
+        words = f"the factors of {id} were solved for with λ {in_words(damping)}, not {in_words(asked_for)}"
+        raise InvalidRequest.field("/hessian_regularization", f"{words}; {LEFT_OUT}", asked_for)
     curvature = Curvature.model_validate(request.get("curvature") or {})
     if "curvature" in given and job.curvature != curvature:
         words = f"the factors of {id} were solved for with curvature {curvature.label}, not {job.curvature.label}"
@@ -96,6 +99,14 @@ def as_solved(job: InfluencesJob, earlier: Document, inputs: Inputs) -> Influenc
     return job.model_copy(update=update)
 
 
+def damping_of(job: Document) -> Any:
+    """λ of a job's record as numbers: what it came to, where it was to be worked out."""
+    asked, found = job["request"]["hessian_regularization"], job.get("damping")
+    if not found:
+        return asked
+    return found["values"] if isinstance(asked, list) else found["values"][0]
+
+
 def factors_of(earlier: Document) -> FactorsOf:
     """What the record says of them."""
     request, info = earlier["request"], earlier["info"] or {}
@@ -104,7 +115,7 @@ def factors_of(earlier: Document) -> FactorsOf:
         job=earlier["id"],
         kind=earlier["request"]["kind"],
         method=request["inversion"]["method"],
-        hessian_regularization=request["hessian_regularization"],
+        hessian_regularization=damping_of(earlier),
         rows=before.get("rows", "right-hand sides" if request["kind"] == "ihvp" else "test rows"),
         statuses=info.get("statuses") or before.get("statuses"),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from service.jobs.validation.inputs import Inputs
 from upweight.errors import InvalidRequest
 from upweight.schema import JobRequest, ModelRecord
+from upweight.schema.damping import numbers
 
 _OF_SOFTMAX = ("cross_entropy", "nll")
 _SHOWN = 3  # names
@@ -14,7 +15,11 @@ _DAMPED = "give λ, such as the weight decay of training or 0.01"
 def refuse_singular(job: JobRequest, inputs: Inputs) -> None:
     """Raises InvalidRequest; a λ that was left out is 0."""
     factorised = job.inversion.building
-    if job.hessian_regularization != 0.0 or factorised is None or factorised.answer != "exact":
+    if (
+        0.0 not in numbers(job.hessian_regularization)
+        or factorised is None
+        or factorised.answer != "exact"
+    ):
         return
     model = inputs.model
     reason = _known(model, len(inputs.hessian.rows))

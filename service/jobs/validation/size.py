@@ -16,6 +16,10 @@ _TOP_ENTRY_EXTRA = 8  # of a kept entry: its column's number
 
 def refuse_too_much(settings: Settings, job: JobRequest, inputs: Inputs) -> None:
     """Raises InvalidRequest, ResultTooLarge."""
+    if job.has_damping_axis:
+        raise InvalidRequest.field(
+            "/hessian_regularization", "a list is not taken yet; give one λ a job", None
+        )
     if job.timeout_s is not None and job.timeout_s > settings.job_seconds:
         raise InvalidRequest.field(
             "/timeout_s",

@@ -58,13 +58,20 @@ export function textField(name, schema, required, choices) {
 
 export function numberField(name, schema, required) {
   const control = input(schema, required, { inputmode: "decimal" });
-  return labelled(name, schema, control, () => numeric(control.value), (value) => { control.value = value ?? ""; });
+  return labelled(name, schema, control, () => numeric(control.value), (value) => { control.value = value !== null && typeof value === "object" ? JSON.stringify(value) : value ?? ""; });
 }
 
-/** What was typed as a number; what is none goes as it is, for the service to refuse in its own words. */
+/** What was typed as a number, or as JSON; what is neither goes as it is, for the service to refuse in its own words. */
 function numeric(text) {
   const trimmed = text.trim();
   if (!trimmed) return undefined;
+  if (/^[[{]/.test(trimmed)) {
+    try {
+      return JSON.parse(trimmed);
+    } catch {
+      return trimmed;
+    }
+  }
   const value = Number(trimmed);
   return Number.isNaN(value) ? trimmed : value;
 }

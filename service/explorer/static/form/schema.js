@@ -58,6 +58,6 @@ export function fieldKind(schema) {
   if (schema.type === "object") return "pairs";
   if (schema.type === "array") return "list";
   if (schema.type === "integer" || schema.type === "number") return "number";
-  if (schema.anyOf) return "mixed"; // a number, or a word
+  if (schema.anyOf || schema.oneOf) return "mixed"; // a number, or a word
   return "text";
 }

@@ -1,0 +1,71 @@
+"""What the λ of a job is, once for all its blocks and attempts: the record has it before anything is solved."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from service.storage.keys import Document
+from upweight.errors import ComputationFailed
+from upweight.schema import JobRequest, Relative, ResolvedDamping, Trained
+from upweight.schema.damping import entries
+from workers.engine.inversion.damping import Measured
+from workers.jobs.steps import Steps
+
+GIVE_A_NUMBER = "give hessian_regularization as a number"
+
+
+def worked_out(steps: Steps) -> ResolvedDamping | None:
+    """By what H is measured to be, where that is needed; None where λ is a number. Raises ComputationFailed."""
+    asked = steps.request.hessian_regularization
+    if isinstance(asked, float | int):
+        return None
+    each = entries(asked)
+    if all(isinstance(one, float | int) for one in each):
+        return ResolvedDamping(
+            rule=",".join(["number"] * len(each)), values=[float(one) for one in each]
+        )
+    found = None
+    if not all(isinstance(one, float | int | Trained) for one in each):
+        found = steps.measured_curvature(ends="auto" in each)
+    pairs = [_one(one, found) for one in each]
+    values = [value for value, _ in pairs]
+    for value in values:
+        if not (value > 0.0 and math.isfinite(value)):
+            mean = math.nan if found is None else found.mean
+            raise ComputationFailed.field(
+                "/hessian_regularization",
+                f"the mean eigenvalue of H is {mean:.3g}, and a part of it is no λ above 0: {GIVE_A_NUMBER}, "
+                'or take "auto", which looks at the smallest eigenvalue, too',
+                steps.request.model_dump(mode="json")["hessian_regularization"],
+            )
+    return ResolvedDamping(
+        rule=",".join(rule for _, rule in pairs),
+        values=values,
+        mean_eigenvalue=None if found is None else found.mean,
+        mean_error=None if found is None else found.mean_error,
+        smallest_eigenvalue=None if found is None else found.smallest,
+        share_below=[None if found is None else found.share_below(value) for value in values],
+        how="" if found is None else found.how,
+    )
+
+
+def _one(asked: Any, found: Measured | None) -> tuple[float, str]:
+    """λ, and the rule that gave it."""
+    if isinstance(asked, float | int):
+        return float(asked), "number"
+    if isinstance(asked, Trained):
+        return asked.auto.damping, "recipe"
+    assert found is not None
+    if isinstance(asked, Relative):
+        return asked.relative * found.mean, "relative"
+    return found.safe
+
+
+def as_worked_out(request: JobRequest, job: Document) -> JobRequest:
+    """The request with λ as what it came to, as the job's record has it."""
+    found = job.get("damping")
+    if not found:
+        return request
+    values: Any = found["values"] if request.has_damping_axis else found["values"][0]
+    return request.model_copy(update={"hessian_regularization": values})
