@@ -6,27 +6,21 @@ outside the kept eigenvectors is dropped, or with `complement` divided by λ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from workers.engine.errors import BadParameter
 from workers.engine.inversion.indefinite import Unsolved
 from workers.engine.inversion.lanczos import block_width, largest_eigenpairs
 from workers.engine.inversion.low_rank import LowRank
-from workers.engine.inversion.method import Method
-from workers.engine.inversion.recycled import Recycled
-from workers.engine.inversion.solution import Solution, checked_rhs
-from workers.engine.inversion.verdict import Verdict, of_low_rank
+from workers.engine.inversion.method import LowRankMethod
 from workers.engine.operators import Curvature, Damped, Inverse, explicit_where_cheaper
 from workers.engine.progress import Progress, silent
 
 
 @dataclass(frozen=True)
-class Arnoldi(Method, name="arnoldi"):
+class Arnoldi(LowRankMethod, name="arnoldi"):
     """The `rank_estimate` eigenpairs of H largest in absolute value, to `tol`, then x from them; all p of p at most.
 
     `krylov_dimension` is the largest basis, null for 2 rank + 20; more than the rank, and at most
@@ -43,6 +37,8 @@ class Arnoldi(Method, name="arnoldi"):
     complement: bool = False
     seed: int = 0
     unsolved: Unsolved = "fail"
+
+    rank_field = "rank_estimate"
 
     def __post_init__(self) -> None:
         if self.rank_estimate < 1:
@@ -89,24 +85,3 @@ class Arnoldi(Method, name="arnoldi"):
                 "were taken"
             )
         return replace(fit, complement=self.complement, unsolved=self.unsolved, note=note)
-
-    def solve(
-        self,
-        curvature: Curvature,
-        damping: float,
-        rhs: Tensor,
-        progress: Progress | None = None,
-        fit: Inverse | None = None,
-        recycled: Recycled | None = None,
-    ) -> Solution:
-        """Solve for all rows of rhs (k, p), with their true residuals."""
-        operator = Damped(curvature, damping)
-        rhs = checked_rhs(operator, rhs)
-        pairs = fit or self.fit(curvature, damping, progress)
-        assert isinstance(pairs, LowRank)
-        return pairs.solve(rhs, progress, operator)
-
-    def verdict(self, summary: Mapping[str, Any], damping: float, dtype: torch.dtype) -> Verdict:
-        """Of a low-rank answer, where something lies outside."""
-        summary = {"rank": self.rank_estimate, **summary}
-        return of_low_rank(summary, damping, dtype, "rank_estimate", complement=self.complement)

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from workers.engine.inversion.low_rank import LowRank
 from workers.engine.inversion.recycled import Recycled
-from workers.engine.inversion.solution import Solution
-from workers.engine.inversion.verdict import Verdict, of_right_hand_sides
-from workers.engine.operators import Curvature, Inverse
+from workers.engine.inversion.solution import Solution, checked_rhs
+from workers.engine.inversion.verdict import Verdict, of_low_rank, of_right_hand_sides
+from workers.engine.operators import Curvature, Damped, Inverse
 from workers.engine.progress import Progress
 
 METHODS: dict[str, type[Method]] = {}
@@ -23,15 +24,16 @@ METHODS: dict[str, type[Method]] = {}
 class Method(ABC):
     """A way to solve (H + λI) x = b: a frozen dataclass of its parameters, named as in the contract.
 
-    A subclass says its name, `class Direct(Method, name="direct")`, and is in METHODS then.
+    A subclass says its name, `class Direct(Method, name="direct")`, and is in METHODS then. A base of several has none.
     """
 
     name: ClassVar[str]
     recycles: ClassVar[bool] = False  # whether `solve` uses what earlier solutions have left
 
-    def __init_subclass__(cls, *, name: str) -> None:
-        cls.name = name
-        METHODS[name] = cls
+    def __init_subclass__(cls, *, name: str | None = None) -> None:
+        if name is not None:
+            cls.name = name
+            METHODS[name] = cls
 
     def fit(
         self, curvature: Curvature, damping: float, progress: Progress | None = None
@@ -65,3 +67,39 @@ class Method(ABC):
     def verdict(self, summary: Mapping[str, Any], damping: float, dtype: torch.dtype) -> Verdict:
         """Whether (H + λI) x = b was solved for each right-hand side, from the summary of all solutions."""
         return of_right_hand_sides(summary)
+
+
+@dataclass(frozen=True)
+class LowRankMethod(Method):
+    """A method whose fit keeps some directions of H, so many as its field `rank_field` says, and solves by them."""
+
+    rank_field: ClassVar[str]
+    complement = True  # whether what lies outside of them is divided by λ, or else dropped
+
+    @abstractmethod
+    def fit(
+        self, curvature: Curvature, damping: float, progress: Progress | None = None
+    ) -> LowRank:
+        """The directions, which depend on model and training rows alone."""
+
+    def solve(
+        self,
+        curvature: Curvature,
+        damping: float,
+        rhs: Tensor,
+        progress: Progress | None = None,
+        fit: Inverse | None = None,
+        recycled: Recycled | None = None,
+    ) -> Solution:
+        """Solve for all rows of rhs (k, p), with their true residuals."""
+        operator = Damped(curvature, damping)
+        rhs = checked_rhs(operator, rhs)
+        directions = fit or self.fit(curvature, damping, progress)
+        assert isinstance(directions, LowRank)
+        return directions.solve(rhs, progress, operator)
+
+    def verdict(self, summary: Mapping[str, Any], damping: float, dtype: torch.dtype) -> Verdict:
+        """Of a low-rank answer, where something lies outside."""
+        field = self.rank_field
+        summary = {"rank": getattr(self, field), **summary}
+        return of_low_rank(summary, damping, dtype, field, complement=self.complement)

@@ -7,9 +7,7 @@ Nyström preconditioning (2021), algorithm 2.1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,16 +16,13 @@ from workers.engine.errors import BadParameter
 from workers.engine.inversion.indefinite import Unsolved
 from workers.engine.inversion.jacobi import gaussian
 from workers.engine.inversion.low_rank import LowRank
-from workers.engine.inversion.method import Method
-from workers.engine.inversion.recycled import Recycled
-from workers.engine.inversion.solution import Solution, checked_rhs
-from workers.engine.inversion.verdict import Verdict, of_low_rank
-from workers.engine.operators import Curvature, Damped, Inverse
+from workers.engine.inversion.method import LowRankMethod
+from workers.engine.operators import Curvature, Inverse
 from workers.engine.progress import Progress, silent
 
 
 @dataclass(frozen=True)
-class Nystroem(Method, name="nystroem"):
+class Nystroem(LowRankMethod, name="nystroem"):
     """x = U (d + λ)⁻¹ Uᵀ b + (b − U Uᵀ b) / λ, with `rank` directions U; all p of p parameters at most. Needs λ > 0.
 
     With all p directions U diag(d) Uᵀ is H itself, and the answer exact. With fewer it is positive semidefinite, and
@@ -38,6 +33,8 @@ class Nystroem(Method, name="nystroem"):
     rank: int = 32
     seed: int = 0
     unsolved: Unsolved = "fail"
+
+    rank_field = "rank"
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -71,26 +68,6 @@ class Nystroem(Method, name="nystroem"):
         if self.rank > size:
             note = f"rank {self.rank} is more than the {size} parameters: all directions were taken"
         return replace(fit, unsolved=self.unsolved, note=note)
-
-    def solve(
-        self,
-        curvature: Curvature,
-        damping: float,
-        rhs: Tensor,
-        progress: Progress | None = None,
-        fit: Inverse | None = None,
-        recycled: Recycled | None = None,
-    ) -> Solution:
-        """Solve for all rows of rhs (k, p), with their true residuals."""
-        operator = Damped(curvature, damping)
-        rhs = checked_rhs(operator, rhs)
-        sketch = fit or self.fit(curvature, damping, progress)
-        assert isinstance(sketch, LowRank)
-        return sketch.solve(rhs, progress, operator)
-
-    def verdict(self, summary: Mapping[str, Any], damping: float, dtype: torch.dtype) -> Verdict:
-        """Of a low-rank answer, where something lies outside."""
-        return of_low_rank({"rank": self.rank, **summary}, damping, dtype, "rank", complement=True)
 
 
 def _positive_part(
