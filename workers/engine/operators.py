@@ -133,36 +133,37 @@ class Damped:
 
 
 @dataclass(frozen=True)
-class Explicit(Curvature):
-    """A curvature with its matrix at hand: a product takes 2 p² operations and no pass over rows."""
+class OfAnother(Curvature):
+    """A curvature that is made of another one: of its size and type, over its rows."""
 
     original: Curvature
-    matrix: Tensor = field()  # (p, p)
 
     @property
     def passes(self) -> int:  # type: ignore[override]
-        """Over the training rows: building was one."""
         return self.original.passes
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(p, p)."""
         return self.original.shape
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the vectors it multiplies."""
         return self.original.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where these lie."""
         return self.original.device
 
     @property
     def row_count(self) -> int:
-        """n, the number of training rows."""
         return self.original.row_count
+
+
+@dataclass(frozen=True)
+class Explicit(OfAnother):
+    """A curvature with its matrix at hand: a product takes 2 p² operations and no pass over rows."""
+
+    matrix: Tensor = field()  # (p, p)
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """(k, p) -> (k, p)."""

@@ -44,19 +44,15 @@ class Written:
     columns: Tensor  # (D, p)
 
     def tensors(self) -> dict[str, Tensor]:
-        """See `Columns`."""
         return {"columns": self.columns}
 
     def gram(self) -> Tensor:
-        """See `Columns`."""
         return self.columns @ self.columns.T
 
     def met(self, vectors: Tensor) -> Tensor:
-        """See `Columns`."""
         return vectors @ self.columns.T
 
     def combined(self, weights: Tensor) -> Tensor:
-        """See `Columns`."""
         return weights @ self.columns
 
 
@@ -78,14 +74,12 @@ class OuterProducts:
     size: int
 
     def tensors(self) -> dict[str, Tensor]:
-        """See `Columns`."""
         found: dict[str, Tensor] = {}
         for number, each in enumerate(self.layers):
             found |= {f"inputs_{number}": each.inputs, f"signals_{number}": each.signals}
         return found
 
     def gram(self) -> Tensor:
-        """See `Columns`."""
         total = self.layers[0].signals.new_zeros(2 * [self.count])
         for each in self.layers:
             inner = each.signals.T @ each.signals
@@ -97,11 +91,9 @@ class OuterProducts:
         return total
 
     def met(self, vectors: Tensor) -> Tensor:
-        """See `Columns`: a few large matrix products a layer."""
         return torch.cat([self._met(part) for part in torch.split(vectors, self._at_once)])
 
     def combined(self, weights: Tensor) -> Tensor:
-        """See `Columns`: a few large matrix products a layer."""
         return torch.cat([self._combined(part) for part in torch.split(weights, self._at_once)])
 
     @property

@@ -17,6 +17,7 @@ from workers.engine.inversion.krylov import BlockKrylov
 from workers.engine.inversion.stationary import (
     BOUND,
     InOneSpace,
+    InSpaces,
     Iterates,
     Step,
     relative_bound,
@@ -168,25 +169,10 @@ class _Lanczos:
 
 
 @dataclass
-class _InOwnSpaces:
+class _InOwnSpaces(InSpaces):
     """Iterates of which each row has a space of its own: `multipliers` and `weights` (k, d), `vectors` (k, d, p)."""
 
-    multipliers: Tensor
-    weights: Tensor
-    vectors: Tensor
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """See `Iterates`."""
-        return self.vectors.dtype
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """See `Iterates`."""
-        return len(self.weights), self.vectors.shape[2]
-
     def norms(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Iterates`."""
         found = []
         for part in self._split(steps):
             sums, powers = sums_and_powers(self.multipliers, part[:, None, None])  # (t, k, d)
@@ -194,16 +180,13 @@ class _InOwnSpaces:
         return torch.cat([h for h, _ in found]), torch.cat([step for _, step in found])
 
     def iterate(self, steps: Tensor, rows: Tensor) -> Tensor:
-        """See `Iterates`."""
         sums, _ = sums_and_powers(self.multipliers[rows], steps[:, None])
         return self._combined(sums, rows)
 
     def step(self, steps: Tensor, rows: Tensor) -> Tensor:
-        """See `Iterates`."""
         return self._combined(self.multipliers[rows] ** steps[:, None], rows)
 
     def entries(self, steps: Tensor, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Iterates`."""
         entry = self.weights[rows] * self.vectors[rows, :, places].to(self.weights)  # (j, d)
         found = []
         for part in self._split(steps):
@@ -221,7 +204,7 @@ class _InOwnSpaces:
 
 
 @dataclass
-class _Both:
+class _Both(Iterates):
     """The sum of iterates in spaces that are orthogonal to each other."""
 
     one: Iterates
@@ -229,29 +212,23 @@ class _Both:
 
     @property
     def dtype(self) -> torch.dtype:
-        """See `Iterates`."""
         return self.one.dtype
 
     @property
     def shape(self) -> tuple[int, int]:
-        """See `Iterates`."""
         return self.one.shape
 
     def norms(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Iterates`."""
         (h, step), (other_h, other_step) = self.one.norms(steps), self.other.norms(steps)
         return torch.hypot(h, other_h), torch.hypot(step, other_step)
 
     def iterate(self, steps: Tensor, rows: Tensor) -> Tensor:
-        """See `Iterates`."""
         return self.one.iterate(steps, rows).add_(self.other.iterate(steps, rows))
 
     def step(self, steps: Tensor, rows: Tensor) -> Tensor:
-        """See `Iterates`."""
         return self.one.step(steps, rows).add_(self.other.step(steps, rows))
 
     def entries(self, steps: Tensor, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Iterates`."""
         (h, step), (other_h, other_step) = (
             each.entries(steps, rows, places) for each in (self.one, self.other)
         )

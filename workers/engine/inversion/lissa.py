@@ -43,7 +43,7 @@ from workers.engine.inversion.stationary import (
     iterates,
     stops,
 )
-from workers.engine.operators import Curvature, Damped, Inverse
+from workers.engine.operators import Curvature, Damped, Inverse, OfAnother
 from workers.engine.progress import Progress, silent
 
 # A safe scale keeps this much distance from the bound, for the error of the estimate ...
@@ -74,26 +74,10 @@ ROWWISE = frozenset({"residual_norms", "converged", "course_percent"})
 
 
 @dataclass(frozen=True)
-class OfBatch(Curvature):
+class OfBatch(OfAnother):
     """H_j, of some rows: what Lanczos steps ask for."""
 
-    original: Curvature
     indices: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(p, p)."""
-        return self.original.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the vectors it multiplies."""
-        return self.original.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where they lie."""
-        return self.original.device
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """(k, p) -> (k, p)."""

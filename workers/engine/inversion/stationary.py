@@ -11,8 +11,8 @@ as a matrix, all of its eigenvectors are the space.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -47,39 +47,39 @@ class Step:
         return 1.0 - self.dampen - (eigenvalues + self.damping) / self.scale
 
 
-class Iterates(Protocol):
+class Iterates(ABC):
     """All iterates of some right-hand sides, in float64 but for what has p numbers a row."""
 
     @property
+    @abstractmethod
     def dtype(self) -> torch.dtype:
         """Of the iterates."""
-        ...
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, int]:
         """(k, p)."""
-        ...
 
+    @abstractmethod
     def norms(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Of h and of its last step, after each of these numbers of steps (t,): (t, k) each."""
-        ...
 
+    @abstractmethod
     def iterate(self, steps: Tensor, rows: Tensor) -> Tensor:
         """h of these rows (j,), each after its number of steps (j,): (j, p)."""
-        ...
 
+    @abstractmethod
     def step(self, steps: Tensor, rows: Tensor) -> Tensor:
         """The last step of each of these rows, h(n) − h(n − 1): (j, p)."""
-        ...
 
+    @abstractmethod
     def entries(self, steps: Tensor, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """One entry of h and of its last step, at `places` (j,) of these rows (j,): (t, j) each."""
-        ...
 
 
 @dataclass
-class InOneSpace:
-    """Iterates in a space of all: `multipliers` (s,) of M in it, `weights` (k, s) of b, `vectors` (s, p)."""
+class InSpaces(Iterates):
+    """Iterates by `multipliers` of M in small spaces, `weights` of b there (k rows), and `vectors` (…, p)."""
 
     multipliers: Tensor
     weights: Tensor
@@ -87,32 +87,31 @@ class InOneSpace:
 
     @property
     def dtype(self) -> torch.dtype:
-        """See `Iterates`."""
         return self.vectors.dtype
 
     @property
     def shape(self) -> tuple[int, int]:
-        """See `Iterates`."""
-        return len(self.weights), self.vectors.shape[1]
+        return len(self.weights), self.vectors.shape[-1]
+
+
+@dataclass
+class InOneSpace(InSpaces):
+    """Iterates in a space of all: `multipliers` (s,) of M in it, `weights` (k, s) of b, `vectors` (s, p)."""
 
     def norms(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Iterates`."""
         squares, steps = self.weights.square().T, steps.to(self.multipliers)
         sums, powers = sums_and_powers(self.multipliers, steps[:, None])
         return (sums.square() @ squares).sqrt(), (powers.square() @ squares).sqrt()
 
     def iterate(self, steps: Tensor, rows: Tensor) -> Tensor:
-        """See `Iterates`."""
         sums, _ = sums_and_powers(self.multipliers, steps[:, None])
         return (self.weights[rows] * sums).to(self.vectors) @ self.vectors
 
     def step(self, steps: Tensor, rows: Tensor) -> Tensor:
-        """See `Iterates`."""
         powers = self.multipliers ** steps[:, None]
         return (self.weights[rows] * powers).to(self.vectors) @ self.vectors
 
     def entries(self, steps: Tensor, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Iterates`."""
         entry = (self.weights[rows] * self.vectors[:, places].T.to(self.weights)).T  # (s, j)
         sums, powers = sums_and_powers(self.multipliers, steps[:, None])
         return sums @ entry, powers @ entry
