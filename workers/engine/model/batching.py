@@ -194,9 +194,9 @@ def _kept_bytes(problem: Problem, batch: Batch) -> int:
     # cut by a sum that depends on that would round one way here and another way there.
     seen: dict[int, Tensor] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def note(tensor: Tensor) -> int:
         seen[id(tensor)] = tensor
-        return tensor
+        return id(tensor)
 
     theta = problem.theta.clone().requires_grad_()
     # A model that cannot be differentiated is for the products to report, with the operator's name.
@@ -204,8 +204,12 @@ def _kept_bytes(problem: Problem, batch: Batch) -> int:
         suppress(RuntimeError, NotImplementedError),
         twice_differentiable(),
         torch.enable_grad(),
-        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autograd.graph.saved_tensors_hooks(note, seen.__getitem__),
     ):
         total = problem.losses(theta, batch).sum()
         torch.autograd.grad(total, theta, create_graph=True)
-    return sum(tensor.numel() * tensor.element_size() for tensor in seen.values())
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in seen.values())
+    # Nodes hold the hooks, these hold what was seen, and that holds its nodes: a circle that Python's collector does
+    # not see. For the same reason a node is given a number to keep, and not the tensor.
+    seen.clear()
+    return kept
