@@ -34,6 +34,33 @@ def keep_what_a_pass_frees() -> None:
     )
 
 
+class _Info(ctypes.Structure):
+    """Of malloc.h: struct mallinfo2."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def give_back_what_is_free() -> None:
+    """Gives pages back to the system that hold nothing, wherever they lie; to be called between tasks.
+
+    By itself malloc gives back what is free at the end of its heap alone. What a model has left lies before things that
+    stay, and the next model, of another size, does not fit into it: a worker grew with each.
+    """
+    library = ctypes.CDLL(None)
+    counted, trim = getattr(library, "mallinfo2", None), getattr(library, "malloc_trim", None)
+    if counted is None or trim is None:
+        return
+    counted.restype = _Info
+    if counted().fordblks > _MOST_FREE:
+        trim(ctypes.c_size_t(0))
+
+
 def _set(variable: str, options: dict[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and variable not in os.environ:

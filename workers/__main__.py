@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from typing import NoReturn
@@ -10,7 +11,11 @@ from typing import NoReturn
 import torch
 
 from service.logs import configure, log
-from service.malloc import keep_one_arena, keep_what_a_pass_frees
+from service.malloc import (
+    give_back_what_is_free,
+    keep_one_arena,
+    keep_what_a_pass_frees,
+)
 from service.private import keep_files_private
 from service.settings import Settings
 from service.storage.queue import (
@@ -29,6 +34,7 @@ from workers.process.background import Background
 from workers.process.context import Context
 from workers.process.devices import warm_up
 from workers.process.heartbeat import Heartbeat
+from workers.process.replacement import begin_anew, taken_over
 from workers.process.worker import WarmWorker
 from workers.programs.fork_server import ForkServer
 from workers.upkeep.recover import Recovery
@@ -40,6 +46,7 @@ REPLICATION_SECONDS_AFTER_FAILURE = 5.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs until SIGTERM. Answers the exit status."""
+    left = taken_over()
     keep_one_arena()
     keep_files_private()
     keep_what_a_pass_frees()
@@ -59,12 +66,13 @@ def main(arguments: list[str] | None = None) -> int:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     try:
-        context = Context.build(settings)
+        context = Context.build(settings, begin_anew)
         tracing = Tracing.open(settings, "worker")
     except UpweightError as error:
         log("cannot-start", level="error", detail=error.detail)
         return 1
     warm_up(context.device)
+    gc.freeze()  # modules, which stay: the collector then has little to look at when a model goes
     Heartbeat(context, names).start()
     server = ForkServer("workers.checks.model:prepare") if CHECK_PRIORITY in names else None
     if server is not None and settings.fork_ahead:
@@ -79,13 +87,15 @@ def main(arguments: list[str] | None = None) -> int:
         REPLICATION_SECONDS,
         pause_after_failure=REPLICATION_SECONDS_AFTER_FAILURE,
     ).start()
-    checks = CheckTasks(context, server)
+    checks, jobs = CheckTasks(context, server), JobTask(context)
+    if left is not None:
+        jobs.clear_left(*left)
     worker = WarmWorker(
         names,
         context.redis,
         context.name,
         {
-            RUN_JOB: JobTask(context).run,
+            RUN_JOB: jobs.run,
             RUN_BLOCK: BlockTask(context).run,
             CHECK_MODEL: checks.check_model,
             CHECK_DATASET: checks.check_dataset,
@@ -93,6 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         context.stopping,
         understood=settings.contract,
         tracing=tracing,
+        afterwards=give_back_what_is_free,
     )
     worker.work(logging_level="WARNING")
     context.stopping.set()

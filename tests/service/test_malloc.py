@@ -77,3 +77,29 @@ def test_a_worker_gets_no_new_pages_for_what_it_has_just_freed() -> None:
     assert printed(PAGES, "as-it-is") > 2000
     assert printed(PAGES, "kept") < 100
     assert printed(PAGES, "kept", MALLOC_TRIM_THRESHOLD_="1048576") > 2000
+
+
+# A hole of 200 MiB below something that stays; prints how many MiB of it are still there.
+HOLES = """
+import sys
+import numpy as np
+from service.malloc import give_back_what_is_free, keep_one_arena, keep_what_a_pass_frees
+keep_one_arena()
+keep_what_a_pass_frees()
+def held():
+    with open("/proc/self/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Anonymous")) // 1024
+before = held()
+hole = [np.ones(2 << 20) for _ in range(12)]
+stays = np.ones(1 << 17)
+del hole
+if sys.argv[1] == "given back":
+    give_back_what_is_free()
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="glibc's malloc")
+def test_what_a_model_leaves_in_the_middle_of_the_heap_is_given_back() -> None:
+    assert printed(HOLES, "kept") > 150
+    assert printed(HOLES, "given back") < 20

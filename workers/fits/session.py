@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,11 @@ from workers.datasets.reader import DatasetReader, load_columns
 from workers.datasets.streamed_rows import StreamedRows
 from workers.engine import Problem, TensorRows
 from workers.engine import Rows as EngineRows
+from workers.engine.progress import Progress, silent
 from workers.programs.models import load_problem
 
 Kept = TypeVar("Kept")
+_MOST_HELD = 256  # things, many of which have no bytes to speak of: readers, and that something was looked at
 _WINDOWS = 8  # of the budget for blocks: three windows of rows at a time take less than half of it
 
 
@@ -44,12 +47,25 @@ class Session:
         self._cache = cache
         self._held: OrderedDict[tuple[str, ...], tuple[Any, int]] = OrderedDict()
 
-    def problem(self, namespace: str, model: ModelRecord, dtype: torch.dtype) -> Problem:
+    def problem(
+        self,
+        namespace: str,
+        model: ModelRecord,
+        dtype: torch.dtype,
+        progress: Progress = silent,
+    ) -> Problem:
         """The model with its loss and selected parameters, on the device, in a precision."""
 
         def load() -> tuple[Problem, int]:
             problem = load_problem(
-                model, self._objects, namespace, self._scratch, self._settings, dtype, self._device
+                model,
+                self._objects,
+                namespace,
+                self._scratch,
+                self._settings,
+                dtype,
+                self._device,
+                progress,
             )
             return problem, sum(
                 each.nbytes for each in problem.module.state_dict().values()
@@ -58,7 +74,12 @@ class Session:
         return self.kept(("model", namespace, model.id, str(dtype)), load)
 
     def rows(
-        self, namespace: str, dataset: DatasetRecord, columns: Columns, selection: Rows
+        self,
+        namespace: str,
+        dataset: DatasetRecord,
+        columns: Columns,
+        selection: Rows,
+        progress: Progress = silent,
     ) -> EngineRows:
         """Selected rows of a dataset as the engine takes them: of one that fits, views of what the device holds.
 
@@ -68,7 +89,7 @@ class Session:
         if reader.rows * reader.row_bytes > self._settings.cache_bytes // 2:
             window = self._settings.memory_bytes // _WINDOWS
             return StreamedRows(reader, columns, selection, self._device, window)
-        held = self._columns(namespace, reader)
+        held = self._columns(namespace, reader, progress)
         inputs, targets = (
             [columns.arranged(name, _selected(held[name], selection)) for name in names]
             for names in (columns.inputs, columns.targets)
@@ -86,9 +107,11 @@ class Session:
 
         return self.kept(("reader", namespace, dataset.id), made)
 
-    def _columns(self, namespace: str, reader: DatasetReader) -> dict[str, Tensor]:
+    def _columns(
+        self, namespace: str, reader: DatasetReader, progress: Progress
+    ) -> dict[str, Tensor]:
         def load() -> tuple[dict[str, Tensor], int]:
-            columns = load_columns(reader, self._device)
+            columns = load_columns(reader, self._device, progress)
             return columns, sum(each.nbytes for each in columns.values())
 
         return self.kept(("dataset", namespace, reader.record.id), load)
@@ -96,6 +119,7 @@ class Session:
     def forget(self) -> None:
         """Lets everything go: after running out of memory."""
         self._held.clear()
+        gc.collect()
 
     def kept(self, key: tuple[str, ...], load: Callable[[], tuple[Kept, int]]) -> Kept:
         """What is held under a key, or what `load` makes now: a value and its size in bytes."""
@@ -125,11 +149,14 @@ class Session:
             self._shrink()
 
     def _shrink(self) -> None:
-        while (
-            len(self._held) > 1
-            and sum(each for _, each in self._held.values()) > self._settings.cache_bytes
+        freed, held = 0, sum(each for _, each in self._held.values())
+        while len(self._held) > 1 and (
+            held - freed > self._settings.cache_bytes or len(self._held) > _MOST_HELD
         ):
-            self._held.popitem(last=False)
+            freed += self._held.popitem(last=False)[1][1]
+        if freed:
+            # Modules and graphs are circles, which Python would let lie until it has made as many other objects.
+            gc.collect()
 
 
 def _selected(column: Tensor, selection: Rows) -> Tensor:

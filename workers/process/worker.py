@@ -50,7 +50,9 @@ class WarmWorker(SimpleWorker):
         *,
         understood: int = CONTRACT,
         tracing: Tracing | None = None,
+        afterwards: Callable[[], None] = lambda: None,
     ) -> None:
+        """`afterwards` is called when a task has ended, whichever way."""
         super().__init__(
             queues(redis, names),
             name=name,
@@ -65,6 +67,7 @@ class WarmWorker(SimpleWorker):
         self._contract = Contract(redis, understood, stopping)
         self._tracing = tracing or Tracing()
         self._counters = Counters(redis)
+        self._afterwards = afterwards
         self.log_job_description = False
 
     def get_heartbeat_ttl(self, job: Any, working_time: float = 0.0) -> int:
@@ -106,6 +109,8 @@ class WarmWorker(SimpleWorker):
             log_exception("task-failed", task=job.id)
             self._finalize_failure(job, queue, execution, sys.exc_info())
             return False
+        finally:
+            self._afterwards()
         return True
 
     @contextmanager
