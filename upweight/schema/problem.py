@@ -24,7 +24,8 @@ class Progress(Answer):
     total: int
     unit: str
     fraction: float | None = Field(
-        None, description="Of a stage in blocks, with what is inside of those in hand: 0 to 1."
+        None,
+        description="Of a stage with what is inside of its blocks, or of its step, in hand: 0 to 1.",
     )
 
 

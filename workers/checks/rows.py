@@ -16,6 +16,7 @@ from workers.engine import (
 )
 from workers.engine.model.independence import are_alike
 from workers.engine.model.losses.classification import ClassLoss
+from workers.engine.progress import Progress, silent
 
 # Of rows at a time: fewer than a window of those that are not held, which is never read in less than one batch.
 _LABELS_AT_ONCE_BYTES = 4 * 1024**2
@@ -24,7 +25,9 @@ _LOOKED_AT = 256  # rows, of which a few are compared
 _COMPARED = 8
 
 
-def refuse_labels_out_of_range(problem: Problem, rows: Rows, pointer: str) -> None:
+def refuse_labels_out_of_range(
+    problem: Problem, rows: Rows, pointer: str, progress: Progress = silent
+) -> None:
     """A look at the smallest and the largest labels. Raises InvalidRequest, naming the row."""
     loss = problem.loss
     if not isinstance(loss, ClassLoss) or not len(rows):
@@ -33,6 +36,7 @@ def refuse_labels_out_of_range(problem: Problem, rows: Rows, pointer: str) -> No
     row_bytes = sum(each.nbytes for each in (*first.inputs, *first.target_tensors))
     taken: list[int] = []  # the smallest and the largest label that the model takes, as far as seen
     for batch in rows.batches(max(1, _LABELS_AT_ONCE_BYTES // max(1, row_bytes))):
+        progress("check labels", batch.start, len(rows), "rows")
         (labels,) = batch.target_tensors
         if labels.is_floating_point():
             return  # probabilities
@@ -65,7 +69,12 @@ def _refuse_row(problem: Problem, batch: Batch, row: int, pointer: str) -> None:
 
 
 def refuse_mixed_rows(
-    problem: Problem, rows: Rows, *, elsewhere: bool, batch_size: int | None = None
+    problem: Problem,
+    rows: Rows,
+    *,
+    elsewhere: bool,
+    batch_size: int | None = None,
+    progress: Progress = silent,
 ) -> bool:
     """Of a job's own first rows, each beside different ones: values that nobody made up may show what those hid.
 
@@ -86,7 +95,7 @@ def refuse_mixed_rows(
         if are_alike((*batch.inputs, *batch.target_tensors)):
             return False
         try:
-            check_rows_independent(problem, batch, elsewhere=elsewhere)
+            check_rows_independent(problem, batch, elsewhere=elsewhere, progress=progress)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

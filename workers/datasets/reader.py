@@ -15,10 +15,11 @@ from service.datasets.sources import Source
 from upweight.schema import DatasetRecord
 from workers.datasets.disk_cache import BlockCache
 from workers.datasets.shards import Shard, open_shard, rejecting
+from workers.engine.progress import Progress, silent
 
 _ASKED_AT_ONCE = 16
 _OPEN_SHARDS = 4  # each holds its header, and for formats that are unpacked a block a column
-_BLOCK_BYTES = 64 * 1024**2
+_BLOCK_BYTES = 16 * 1024**2
 
 
 class DatasetReader:
@@ -107,7 +108,9 @@ def tensor_dtype(name: str) -> torch.dtype:
     return torch.from_numpy(np.empty(0, _native(np.dtype(name)))).dtype
 
 
-def load_columns(reader: DatasetReader, device: torch.device) -> dict[str, Tensor]:
+def load_columns(
+    reader: DatasetReader, device: torch.device, progress: Progress = silent
+) -> dict[str, Tensor]:
     """All rows of the inputs and targets, as they are stored. Raises Rejected when a shard has gone or changed."""
     columns = {
         name: torch.empty((reader.rows, *shape), dtype=reader.dtypes[name], device=device)
@@ -118,4 +121,5 @@ def load_columns(reader: DatasetReader, device: torch.device) -> dict[str, Tenso
         for start in range(0, reader.rows, step):
             stop = min(start + step, reader.rows)
             column[start:stop] = reader.read(name, start, stop)
+            progress("read rows", stop, reader.rows, f"rows of {name}")
     return columns

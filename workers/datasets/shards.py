@@ -26,6 +26,7 @@ from upweight.errors import Rejected
 from workers.datasets.arrays import Array, StoredArray, turned
 from workers.datasets.disk_cache import BlockCache, cached
 from workers.datasets.unpacking import UnpackedBytes
+from workers.engine.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -167,14 +168,24 @@ def rejecting(source: Source, format: str) -> Iterator[None]:
 
 
 @contextmanager
-def fetched(objects: Objects, namespace: str, digest: str, scratch: Path) -> Iterator[Path]:
+def fetched(
+    objects: Objects,
+    namespace: str,
+    digest: str,
+    scratch: Path,
+    progress: Progress = silent,
+) -> Iterator[Path]:
     """A blob as a file of this machine, for as long as the context is open. Raises FileNotFoundError."""
     folder = Path(tempfile.mkdtemp(prefix="upweight-", dir=scratch))
     try:
         path = folder / "blob"
+        meta = objects.head(blob_path(namespace, digest))
+        if meta is None:
+            raise FileNotFoundError(digest)
         with path.open("wb") as file:
             for chunk in objects.open_stream(blob_path(namespace, digest)):
                 file.write(chunk)
+                progress("load", file.tell(), meta.size, "bytes")
         yield path
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import count
 
 import torch
 from torch import Tensor
 
 from workers.engine.autodiff.gradients import per_example_gradients
 from workers.engine.errors import TrainingMode
-from workers.engine.model.independence import RowTest, Tensors
+from workers.engine.model.independence import BATCH_SIZES, RowTest, Tensors
 from workers.engine.model.losses import Program
 from workers.engine.model.nonfinite import refuse_nonfinite_losses, refuse_nonfinite_rows
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
 from workers.engine.model.second_order import explained, twice_differentiable
+from workers.engine.progress import Progress, silent
 
+_BESIDE, _GRADIENTS = 5, 4  # most evaluations beside other rows, and of gradients
 _DOUBLED_BYTES = 512 * 1024**2  # weights above are not held once more, in float64
 
 
@@ -40,21 +43,29 @@ def check_problem(problem: Problem, batch: Batch) -> None:
     _check_derivatives(problem, batch.narrow(0, min(2, len(batch))))
 
 
-def check_rows_independent(problem: Problem, batch: Batch, *, elsewhere: bool = True) -> None:
+def check_rows_independent(
+    problem: Problem, batch: Batch, *, elsewhere: bool = True, progress: Progress = silent
+) -> None:
     """Each row beside different ones, in its place; `elsewhere`: in other orders and batch sizes too.
 
-    The batch has few rows that differ, at least two. Raises RowsMixed.
+    The batch has few rows that differ, at least two. Raises RowsMixed, and what `progress` raises.
     """
     batch = problem.placed(batch)
     rows = (*batch.inputs, *batch.target_tensors)
     sizes = [each.size for each in problem.layout]
+    most = _BESIDE + _GRADIENTS
+    if elsewhere:
+        most += 2 + sum(-(-len(batch) // size) for size in BATCH_SIZES)
 
     def again(tensors: Tensors) -> Batch:
         goals = tensors[len(batch.inputs) :]
         targets = goals[0] if isinstance(batch.targets, Tensor) else (goals or None)
         return Batch(tensors[: len(batch.inputs)], targets, 0)
 
+    tries = count(1)
+
     def evaluate(tensors: Tensors) -> Tensors:
+        progress("compare rows", next(tries), most, "tries")
         given = again(tensors)
         with torch.no_grad():
             outputs = problem.outputs(problem.theta, given)
@@ -64,6 +75,7 @@ def check_rows_independent(problem: Problem, batch: Batch, *, elsewhere: bool = 
         return (losses,)
 
     def gradient(tensors: Tensors, weights: Tensor) -> Sequence[Tensor]:
+        progress("compare rows", next(tries), most, "tries")
         theta = problem.theta.clone().requires_grad_()
         losses = problem.losses(theta, again(tensors))
         kept = weights.to(device=losses.device, dtype=losses.dtype)

@@ -106,14 +106,10 @@ class SpreadJob:
         watch.progress("finish", 0, 1, "manifests")
         self._require_all(store)
         outcome = executor.finish(described(self.job, store.request, context))
-        watch.confirm()
         kept = [name for name in self.job["shared"] if self._stays(name, store)]
-        context.lifecycle.succeed(
-            self.namespace,
-            id,
-            self.job["attempt"],
-            {**outcome, "cost": self._cost(), "shared": kept},
-        )
+        ended = {**outcome, "cost": self._cost(), "shared": kept}
+        with watch.committing():
+            context.lifecycle.succeed(self.namespace, id, self.job["attempt"], ended)
         context.grids.close(id)
         context.objects.delete_prefix(store.paths.result.parts)
         for name in set(self.job["shared"]) - set(kept):

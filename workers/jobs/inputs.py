@@ -46,6 +46,7 @@ from workers.engine import (
     check_derivatives,
     optimality,
 )
+from workers.engine.progress import Progress, silent
 from workers.fits.fits import REVISION, Fits
 from workers.fits.store import StoredFits
 from workers.jobs.plan import Plan
@@ -78,6 +79,7 @@ class JobInputs:
     rhs: RowsOf | None
     factors: RowsOf | None
     perturb_input: int
+    progress: Progress  # of whoever works with them at present
     precision_note: str | None
     factors_solved: Judgement | None  # the verdict of the job that `factors` are of
 
@@ -89,17 +91,23 @@ class JobInputs:
         request: JobRequest,
         *,
         trusted: bool = False,
+        progress: Progress = silent,
     ) -> None:
-        """Loads them. Raises UpweightError. `trusted`: an earlier task of the job has looked at the rows already."""
+        """Loads them. Raises UpweightError, and what `progress` raises. `trusted`: an earlier task of the job has
+        looked at the rows already."""
         self._context, self._namespace, self._job, self._request = context, namespace, job, request
         model = self._model()
-        self.problem = context.session.problem(namespace, model, DTYPES[request.precision])
+        self.progress = progress
+        self.problem = context.session.problem(
+            namespace, model, DTYPES[request.precision], progress
+        )
         rows = _RowsOfJob(
             context,
             namespace,
             model,
             None if trusted else self.problem,
             request.batch_size if isinstance(request.batch_size, int) else None,
+            progress,
         )
         test: Selection | None = getattr(request, "test", None)
         self.hessian_rows = rows.of(
@@ -129,6 +137,7 @@ class JobInputs:
                 self.hessian_rows,
                 batch_size=self._request.batch_size,
                 budget_bytes=self._context.settings.memory_bytes,
+                progress=self.progress,
             )
             return found, _SOME_NUMBERS_BYTES
 
@@ -352,17 +361,18 @@ class _RowsOfJob:
     model: ModelRecord
     problem: Problem | None
     batch_size: int | None
+    progress: Progress
 
     def of(
         self, dataset: DatasetRecord, match: ColumnMatch, selection: Selection, pointer: str
     ) -> Rows:
         chosen = parse_rows(selection.rows, dataset.rows or 0)
         rows = self.context.session.rows(
-            self.namespace, dataset, Columns.of(dataset, match), chosen
+            self.namespace, dataset, Columns.of(dataset, match), chosen, self.progress
         )
         if self.problem is not None:
             self.context.session.require_unchanged(self.namespace, dataset)
-            refuse_labels_out_of_range(self.problem, rows, f"{pointer}/dataset")
+            refuse_labels_out_of_range(self.problem, rows, f"{pointer}/dataset", self.progress)
             self._refuse_mixed(self.problem, match, rows)
         return rows
 
@@ -376,6 +386,7 @@ class _RowsOfJob:
                 rows,
                 elsewhere=self.model.program.format == "factory",
                 batch_size=self.batch_size,
+                progress=self.progress,
             ),
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -21,7 +22,7 @@ from service.results.layout import ResultPaths
 from service.storage.keys import Document
 from service.storage.queue import RUN_JOB
 from service.storage.shared import folder_of
-from upweight.errors import NotFound, Unavailable
+from upweight.errors import NotFound, Unavailable, UpweightError
 from upweight.schema import JobRequest, JobState
 from workers.fits.fits import Fits
 from workers.fits.store import StoredFits
@@ -153,7 +154,43 @@ class JobTask:
             report=lambda live: context.records.set_live("job", namespace, id, live),
             seconds=seconds,
             heartbeat_seconds=context.settings.heartbeat_seconds,
+            unanswered=ended_from_outside(
+                context, (namespace, id), lambda: self._abandon(namespace, id, attempt)
+            ),
         )
+
+    def _abandon(self, namespace: str, id: str, attempt: int) -> None:
+        """Ends a cancelled job whose computation goes on."""
+        self._cancelled(namespace, id, self._context.name, attempt)
+        self._context.leases.release(id, self._context.name)
+
+    def clear_left(self, namespace: str, id: str) -> None:
+        """What was still written of a job that was ended from outside, after it was cleared away."""
+        with suppress(UpweightError):
+            try:
+                self._clear_away(namespace, id, self._context.name)
+            finally:
+                self._context.leases.release(id, self._context.name)
+
+
+def ended_from_outside(
+    context: Context, job: tuple[str, str], abandon: Callable[[], None]
+) -> Callable[[Callable[[], bool]], None] | None:
+    """What a watch does about a task that does not answer its cancel; nothing where this process may not be replaced.
+
+    The task is ended in the records first, so that it is seen to be cancelled at once.
+    """
+    begin_anew = context.begin_anew
+    if begin_anew is None:
+        return None
+
+    def end(has_ended: Callable[[], bool]) -> None:
+        with suppress(UpweightError, LeaseLost):  # recovery ends it, once its lease has run out
+            abandon()
+        if not has_ended():
+            begin_anew("a cancelled job did not answer", job)
+
+    return end
 
 
 @dataclass(frozen=True)
@@ -169,10 +206,16 @@ class _Attempt:
     def run(self) -> dict[str, Any] | None:
         """Does a small job and answers the fields of its success; cuts a large one into blocks, and answers None."""
         began = time.monotonic()
-        self.watch.progress("load", 0, 1, "models")
-        inputs = JobInputs(self.context, self.namespace, self.job, self.request)
+        watch = self.watch
+        watch.progress("load", 0, 1, "models")
+        inputs = JobInputs(
+            self.context, self.namespace, self.job, self.request, progress=watch.progress
+        )
+        watch.progress("check derivatives", 0, 1, "models")
         inputs.derivatives()
+        watch.progress("plan", 0, 1, "plans")
         plan = self._plan(inputs)
+        watch.progress("plan", 1, 1, "plans")
         attempt = self._damped(inputs, plan)
         inputs = inputs.damped(attempt.job, attempt.request)
         if plan.spread:
@@ -299,7 +342,7 @@ class BlockTask:
         spread = SpreadJob(self._context, namespace, job, Plan.from_json(job["plan"]))
         if not spread.is_due(stage, number):
             return
-        loaded = self._load(namespace, job, spread.plan)
+        loaded = self._load(namespace, job, spread.plan, watch)
         executor, store = loaded.executor(watch), loaded.store
         with computing_with(spread.plan.threads):
             if stage == "finish":
@@ -311,12 +354,19 @@ class BlockTask:
                 digest, cost = executor.execute(stage, number, watch.confirm)
         spread.join(stage, number, digest, cost, watch.checkpoint)
 
-    def _load(self, namespace: str, job: Document, plan: Plan) -> _Loaded:
+    def _load(self, namespace: str, job: Document, plan: Plan, watch: Watch) -> _Loaded:
         key = (job["id"], job["attempt"])
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # before the next is loaded
             request = as_worked_out(REQUEST.validate_python(job["request"]), job)
-            inputs = JobInputs(self._context, namespace, job, request, trusted=True)
+            inputs = JobInputs(
+                self._context,
+                namespace,
+                job,
+                request,
+                trusted=True,
+                progress=lambda *_: watch.checkpoint(),
+            )
             self._loaded = _Loaded.of(self._context, namespace, job, request, inputs, plan)
         return self._loaded
 
@@ -363,14 +413,25 @@ class BlockTask:
             heartbeat_seconds=context.settings.heartbeat_seconds,
             # Of the whole job's time, by Redis's clock.
             spent_seconds=context.grids.figures(id).elapsed,
+            unanswered=ended_from_outside(
+                context, (namespace, id), lambda: self._abandon(namespace, id, block)
+            ),
         )
+
+    def _abandon(self, namespace: str, id: str, block: str) -> None:
+        """Leaves a block of a cancelled job, whose computation goes on."""
+        left = self._context.grids.leave(id, block)
+        self._context.leases.release(lease_of(id, block), self._context.name)
+        if not left:
+            self._conclude(namespace, id)
 
     def _report(
         self, namespace: str, job: Document, stage: Stage, block: str, live: dict[str, Any]
     ) -> None:
         """The progress of the whole stage, with what is inside of the blocks in hand."""
         grids, id = self._context.grids, job["id"]
-        inside = live["progress"]["done"] / max(1, live["progress"]["total"])
+        told = live["progress"]
+        inside = told.get("fraction", told["done"] / max(1, told["total"]))
         partly = grids.inside(id, block, min(1.0, inside))
         total = Plan.from_json(job["plan"]).stages()[stage]
         done = grids.counts(id, [stage])[0]
@@ -420,6 +481,7 @@ class _Loaded:
 
     def executor(self, watch: Watch) -> Executor:
         """Its progress goes to this block's watch."""
+        self.inputs.progress = watch.progress
         steps = Steps(self.request, self.inputs, self.plan, self.fits, watch.progress)
         return Executor(steps, self.store)
 

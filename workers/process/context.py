@@ -6,8 +6,10 @@ import os
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 from uuid import uuid4
 
 import torch
@@ -25,7 +27,10 @@ PATIENCE = 30  # tries after a lost connection to Redis: about two minutes
 
 @dataclass(frozen=True)
 class Context(Stores):
-    """The parts of a worker. `stopping` is set when the process has been asked to end."""
+    """The parts of a worker. `stopping` is set when the process has been asked to end.
+
+    `begin_anew` replaces the program of this process; None where others share the process.
+    """
 
     name: str
     device: torch.device
@@ -34,9 +39,14 @@ class Context(Stores):
     scratch: Path
     cache: DiskCache
     stopping: threading.Event = field(default_factory=threading.Event)
+    begin_anew: Callable[[str, tuple[str, str] | None], NoReturn] | None = None
 
     @classmethod
-    def build(cls, settings: Settings) -> Context:
+    def build(
+        cls,
+        settings: Settings,
+        begin_anew: Callable[[str, tuple[str, str] | None], NoReturn] | None = None,
+    ) -> Context:
         """Connects to everything. Raises Unavailable."""
         redis = connect(settings.redis_url, patience=PATIENCE)
         objects = Objects.of(settings)
@@ -54,4 +64,5 @@ class Context(Stores):
             session=Session(objects, scratch, device, settings, cache),
             scratch=scratch,
             cache=cache,
+            begin_anew=begin_anew,
         )

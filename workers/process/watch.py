@@ -1,13 +1,16 @@
 """Watches over a task: renews its lease, reports its progress, and raises when it must stop.
 
 The engine calls `progress` between any two batches; that is where a cancelled, overdue, lost or interrupted task ends.
+A cancelled task that does not come by there soon, as one call into torch may take minutes, is ended from outside.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +22,7 @@ from upweight.errors import TimedOut, UpweightError
 
 PASS = "hessian pass"  # the engine's stage inside one product with the Hessian
 POLL_SECONDS = 0.25  # a cancelled job must free the device within 2 s
+PATIENCE_SECONDS = 1.0  # with a task that was told of its cancel
 
 
 class Cancelled(Exception):
@@ -27,6 +31,28 @@ class Cancelled(Exception):
 
 class GivenBack(Exception):
     """The worker is stopping and gives the task back."""
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """How far a stage is; `inside` is how far the pass over the rows is that its next step takes, 0 to 1."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    inside: float | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.done >= self.total
+
+    def document(self) -> dict[str, Any]:
+        """As records have it."""
+        found: dict[str, Any] = {"done": self.done, "total": self.total, "unit": self.unit}
+        if self.inside is not None:
+            found["fraction"] = round(min(1.0, (self.done + self.inside) / max(1, self.total)), 4)
+        return found
 
 
 class Watch:
@@ -44,7 +70,10 @@ class Watch:
         seconds: float,
         heartbeat_seconds: float,
         spent_seconds: float = 0.0,
+        unanswered: Callable[[Callable[[], bool]], None] | None = None,
     ) -> None:
+        """`unanswered` ends a cancelled task that does not end by itself, and its process with it, unless what it is
+        given says that the task has come to its end meanwhile."""
         self._leases = leases
         self._id = id
         self._holder = holder
@@ -55,8 +84,12 @@ class Watch:
         self._heartbeat = heartbeat_seconds
         self._began = time.monotonic() - spent_seconds
         self._stage_began = time.monotonic()
-        self._progress: tuple[str, int, int, str] | None = None
+        self._progress: _Reached | None = None
         self._verdict: Exception | None = None
+        self._unanswered = unanswered
+        self._told: float | None = None  # when the task was told of its cancel
+        self._given_up = False
+        self._ending = threading.Lock()
         self._stages = Stages()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch-{id}", daemon=True)
@@ -74,18 +107,20 @@ class Watch:
         self._stages.close()
         self._done.set()
         self._thread.join()
+        if self._given_up and error is None:
+            raise Cancelled
 
     def progress(self, stage: str, done: int, total: int, unit: str) -> None:
         """Takes note of how far the task is, and raises what ends it."""
-        if stage == PASS:
-            # Within one step of a solver: too fine to be reported, but a good moment to stop.
-            self.checkpoint()
-            return
-        self._stages.enter(stage)
         before = self._progress
-        if before is None or before[0] != stage:
-            self._stage_began = time.monotonic()
-        self._progress = (stage, done, total, unit)
+        if stage == PASS and before is not None and before.stage != PASS and not before.complete:
+            # Within one step of a solver.
+            self._progress = replace(before, inside=done / max(1, total))
+        else:
+            self._stages.enter(stage)
+            if before is None or before.stage != stage:
+                self._stage_began = time.monotonic()
+            self._progress = _Reached(stage, done, total, unit)
         self.checkpoint()
 
     def checkpoint(self) -> None:
@@ -106,8 +141,15 @@ class Watch:
         if self._is_cancelled():
             raise Cancelled
 
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Around what ends the job well: no cancel comes in between. Raises what `confirm` does."""
+        with self._ending:
+            self.confirm()
+            yield
+
     def _run(self) -> None:
-        reported: tuple[str, int, int, str] | None = None
+        reported: _Reached | None = None
         renewed = time.monotonic()
         while not self._done.wait(POLL_SECONDS):
             try:
@@ -116,11 +158,28 @@ class Watch:
                     renewed = time.monotonic()
                 if self._is_cancelled():
                     self._verdict = Cancelled()
+                    self._told = self._told or time.monotonic()
+                    self._end_unanswered()
                 reported = self._report_if_changed(reported)
             except LeaseLost as error:
                 self._verdict = error
             except UpweightError as error:
                 log("watch-blind", level="warning", record=self._id, detail=error.detail)
+
+    def _end_unanswered(self) -> None:
+        if (
+            self._unanswered is None
+            or self._told is None
+            or time.monotonic() - self._told < PATIENCE_SECONDS
+            or not self._ending.acquire(blocking=False)  # it is about to end
+        ):
+            return
+        try:
+            if not self._done.is_set():
+                self._given_up = True
+                self._unanswered(self._done.is_set)
+        finally:
+            self._ending.release()
 
     def _renew(self) -> None:
         # A lease that ran out while Redis was away, and that nobody has taken since, is taken again.
@@ -129,22 +188,19 @@ class Watch:
         ):
             self._verdict = LeaseLost(f"{self._id} was given to another worker")
 
-    def _report_if_changed(
-        self, reported: tuple[str, int, int, str] | None
-    ) -> tuple[str, int, int, str] | None:
+    def _report_if_changed(self, reported: _Reached | None) -> _Reached | None:
         now = self._progress
         if now is not None and now != reported:
-            stage, done, total, unit = now
             self._report(
                 {
-                    "stage": stage,
-                    "progress": {"done": done, "total": total, "unit": unit},
-                    "eta_seconds": self._eta(done, total),
+                    "stage": now.stage,
+                    "progress": now.document(),
+                    "eta_seconds": self._eta(now.done + (now.inside or 0.0), now.total),
                 }
             )
         return now
 
-    def _eta(self, done: int, total: int) -> float | None:
+    def _eta(self, done: float, total: int) -> float | None:
         if done <= 0:
             return None
         elapsed = time.monotonic() - self._stage_began

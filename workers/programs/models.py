@@ -18,6 +18,7 @@ from upweight.schema import Program as ContractProgram
 from workers.datasets.shards import fetched
 from workers.engine import EngineError, Problem, make_loss
 from workers.engine import Loss as EngineLoss
+from workers.engine.progress import Progress, silent
 from workers.programs.errors import ProgramError
 from workers.programs.factory import read_factory
 from workers.programs.huggingface import read_huggingface
@@ -33,14 +34,17 @@ def load_problem(
     settings: Settings,
     dtype: torch.dtype,
     device: torch.device,
+    progress: Progress = silent,
 ) -> Problem:
-    """The problem on the device. Raises Rejected when the program can't be read."""
+    """The problem on the device. Raises Rejected when the program can't be read, and what `progress` raises."""
     program = model.program
     blob = program.blob if isinstance(program, Pt2Program) else program.weights
     try:
-        with fetched(objects, namespace, blob, scratch) as path:
+        with fetched(objects, namespace, blob, scratch, progress) as path:
+            progress("read program", 0, 1, "models")
             read = _read(program, model.output, path, settings)
             module = place(read.module, device)
+            progress("read program", 1, 1, "models")
             return Problem(
                 module, engine_loss(model.loss), model.parameters, dtype=dtype, device=device
             )

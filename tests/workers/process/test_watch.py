@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from service.jobs.states import LeaseLost
 from service.storage.leases import Leases
 from service.storage.redis import connect
 from upweight.errors import TimedOut
-from workers.process.watch import Cancelled, GivenBack, Watch
+from workers.process.watch import PATIENCE_SECONDS, Cancelled, GivenBack, Watch
 
 
 class Desk:
@@ -22,6 +23,8 @@ class Desk:
         self.stopping = threading.Event()
         self.cancelled = False
         self.told: list[dict[str, Any]] = []
+
+        self.ended_from_outside: list[bool] = []  # whether the task had ended by then
 
     def watch(self, seconds: float = 60.0) -> Watch:
         return Watch(
@@ -33,6 +36,7 @@ class Desk:
             report=self.told.append,
             seconds=seconds,
             heartbeat_seconds=0.1,
+            unanswered=lambda has_ended: self.ended_from_outside.append(has_ended()),
         )
 
 
@@ -99,6 +103,54 @@ def test_a_pass_is_no_stage_of_its_own_but_a_moment_to_stop(desk: Desk) -> None:
         watch.progress("hessian pass", 5, 7, "rows")
         time.sleep(0.6)
         assert [told["stage"] for told in desk.told] == ["cg"]
+        assert desk.told[0]["progress"]["fraction"] == pytest.approx((1 + 5 / 7) / 10, abs=1e-4)
         desk.stopping.set()
         with pytest.raises(GivenBack):
             watch.progress("hessian pass", 6, 7, "rows")
+
+
+def test_a_pass_after_a_stage_that_is_over_is_told_as_what_goes_on(desk: Desk) -> None:
+    with desk.watch() as watch:
+        watch.progress("plan", 1, 1, "plans")
+        for row in (2, 5):
+            watch.progress("hessian pass", row, 7, "rows")
+            time.sleep(0.4)
+    assert [(told["stage"], told["progress"]["done"]) for told in desk.told] == [
+        ("hessian pass", 2),
+        ("hessian pass", 5),
+    ]
+
+
+def test_a_cancelled_task_that_does_not_come_by_is_ended_from_outside(desk: Desk) -> None:
+    desk.cancelled = True
+    with pytest.raises(Cancelled), desk.watch():
+        deaf_until(lambda: bool(desk.ended_from_outside))
+    assert desk.ended_from_outside == [False]
+
+
+def test_a_cancelled_task_that_comes_by_is_left_to_end_by_itself(desk: Desk) -> None:
+    desk.cancelled = True
+    with pytest.raises(Cancelled):
+        work(desk.watch(), 5)
+    assert desk.ended_from_outside == []
+
+
+def test_a_task_that_is_about_to_end_well_is_not_ended_from_outside(desk: Desk) -> None:
+    with desk.watch() as watch, watch.committing():
+        desk.cancelled = True
+        time.sleep(PATIENCE_SECONDS + 1.0)
+    assert desk.ended_from_outside == []
+
+
+def test_a_cancelled_task_does_not_end_well(desk: Desk) -> None:
+    desk.cancelled = True
+    with pytest.raises(Cancelled), desk.watch() as watch, watch.committing():
+        raise AssertionError("it was cancelled before")
+
+
+def deaf_until(met: Callable[[], bool]) -> None:
+    """As a call into torch: nothing is asked meanwhile."""
+    deadline = time.monotonic() + 30
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -28,6 +28,7 @@ _SAME_PLACE = {torch.float64: (1e-9, 1e-12), torch.float32: (1e-5, 1e-6)}
 # In another place or batch size, sums are taken in another order. Of the largest number of all rows.
 _ELSEWHERE = {torch.float64: 1e-6, torch.float32: 5e-3}
 _COARSE = 5e-2
+BATCH_SIZES = (1, 2, 3)  # that rows are tried in, elsewhere
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class RowTest:
         found, count = self.evaluate(rows), len(rows[0])
         order = torch.arange(count - 1, -1, -1).roll(1)
         self._compare(found, rows, order)
-        for size in (1, 2, 3):
+        for size in BATCH_SIZES:
             for first in range(0, count, size):
                 self._compare(found, rows, torch.arange(first, min(first + size, count)))
 

@@ -26,6 +26,7 @@ from workers.engine.model.batching import (
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
 from workers.engine.model.second_order import twice_differentiable
+from workers.engine.progress import Progress, silent
 from workers.engine.scores.contraction import row_gradients
 
 # Evenly spaced rows stand for all: the mean gradient is then known to 1/√4096 = 1.6 % of a typical one.
@@ -72,19 +73,22 @@ def optimality(
     *,
     batch_size: BatchSize = "auto",
     budget_bytes: int = DEFAULT_BUDGET,
+    progress: Progress = silent,
 ) -> Optimality:
     """How near θ is to an optimum, by at most 4,096 evenly spaced rows.
 
-    One forward and one backward pass over them. Raises NotFinite.
+    One forward and one backward pass over them. Raises NotFinite, and what `progress` raises.
     """
     count = len(rows)
     chosen = torch.arange(0, count, -(-count // MOST_ROWS))
-    gradient = _mean_gradient(problem, _Chosen(rows, chosen), batch_size, budget_bytes)
+    gradient = _mean_gradient(problem, _Chosen(rows, chosen), batch_size, budget_bytes, progress)
     if not bool(torch.isfinite(gradient).all()):
         raise NotFinite("the gradient of the mean loss")
     theta = problem.theta.double()
     few = _Chosen(rows, chosen[:: -(-len(chosen) // TYPICAL_ROWS)])
-    blocks = row_gradients(problem, few, batch_size=batch_size, budget_bytes=budget_bytes)
+    blocks = row_gradients(
+        problem, few, batch_size=batch_size, budget_bytes=budget_bytes, progress=progress
+    )
     squares = sum(float(block.double().square().sum()) for _, block in blocks)
     return Optimality(
         gradient_norm=float(torch.linalg.vector_norm(gradient)),
@@ -95,7 +99,9 @@ def optimality(
     )
 
 
-def _mean_gradient(problem: Problem, rows: Rows, batch_size: BatchSize, budget: int) -> Tensor:
+def _mean_gradient(
+    problem: Problem, rows: Rows, batch_size: BatchSize, budget: int, progress: Progress
+) -> Tensor:
     """(p,) in float64."""
     device = problem.device.type
     row_bytes = activation_bytes(problem, rows)
@@ -109,7 +115,7 @@ def _mean_gradient(problem: Problem, rows: Rows, batch_size: BatchSize, budget: 
             (gradient,) = torch.autograd.grad(loss, theta)
         return gradient
 
-    for _, gradient in over_rows(rows, block, work, what="optimality"):
+    for _, gradient in over_rows(rows, block, work, what="optimality", progress=progress):
         total += gradient
     return total / len(rows)
 
