@@ -12,7 +12,7 @@ from service.jobs.validation.blobs import (
     job_with_factors,
     refuse_what_is_not_given,
 )
-from service.jobs.validation.compatibility import fitted
+from service.jobs.validation.compatibility import fitted, refuse_curvature
 from service.jobs.validation.inputs import Chosen, Inputs
 from service.jobs.validation.singular import refuse_singular
 from service.jobs.validation.size import refuse_too_much, result_bytes
@@ -65,6 +65,7 @@ def submit(
             find_inputs(parts, namespace, job),
             given_rows=earlier_factors["result"]["factor_shape"][0],
         )
+    refuse_curvature(job, inputs.model)
     matched = fitted(inputs, job.columns)
     refuse_what_is_not_given(parts, namespace, job, inputs, matched)
     refuse_too_much(parts.settings, job, inputs)

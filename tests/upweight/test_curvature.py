@@ -36,10 +36,11 @@ def test_a_structure_that_is_not_there_yet_is_refused_with_those_that_are(name: 
     assert refused.value.errors()[0]["loc"][-2:] == ("curvature", "structure")
 
 
-@pytest.mark.parametrize("name", [name for name, facts in KINDS.items() if not facts.available])
-def test_a_kind_that_is_not_there_yet_is_refused_with_those_that_are(name: str) -> None:
-    with pytest.raises(ValidationError, match=f"{name} is not available.*'hessian'"):
-        job(curvature=name)
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_is_there(name: str) -> None:
+    asked = job(curvature={"kind": name}).curvature
+    assert (asked.kind, asked.structure) == (name, "full")
+    assert asked.label == KINDS[asked.kind].label
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -57,7 +57,6 @@ KINDS: dict[Kind, KindFacts] = {
             "gaussian_nll": "this loss is not convex in mean and variance together, so that its Gauss-Newton matrix "
             "has negative eigenvalues; take 'fisher'",
         },
-        available=False,
     ),
     "fisher": KindFacts(
         "Fisher",
@@ -70,11 +69,8 @@ KINDS: dict[Kind, KindFacts] = {
             "huber": "it is no likelihood that labels could be drawn from; take 'gauss_newton', or "
             "'empirical_fisher', which has the data's labels",
         },
-        available=False,
     ),
-    "empirical_fisher": KindFacts(
-        "empirical Fisher", positive=True, one_column_a_row=True, available=False
-    ),
+    "empirical_fisher": KindFacts("empirical Fisher", positive=True, one_column_a_row=True),
 }
 
 STRUCTURES: dict[Structure, StructureFacts] = {

@@ -364,6 +364,16 @@ class Steps:
             summary["precision_note"] = self.inputs.precision_note
         return summary
 
+    def curvature_summary(self) -> dict[str, Any]:
+        """What was inverted, and what its labels were drawn with."""
+        curvature = self.request.curvature
+        summary: dict[str, Any] = curvature.model_dump(mode="json")
+        summary = {
+            "curvature": summary.pop("kind"),
+            **{f"curvature_{k}": v for k, v in summary.items()},
+        }
+        return summary | ({"label_seed": self.request.seed} if curvature.facts.draws_labels else {})
+
     def low_precision_summary(self, factors: Callable[[], Tensor]) -> dict[str, Any]:
         """What a sample of factors and training rows says of low precision; nothing in full precision."""
         precision = low_precision(self.request.precision)

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from service.jobs.validation.columns import match_columns
 from service.jobs.validation.inputs import Chosen, Inputs
 from upweight.errors import InvalidRequest
-from upweight.schema import ColumnMatch, CrossEntropy, DatasetRecord, ModelRecord, Nll, TensorSpec
+from upweight.schema import (
+    ColumnMatch,
+    CrossEntropy,
+    DatasetRecord,
+    JobRequest,
+    ModelRecord,
+    Nll,
+    TensorSpec,
+)
 
 _CLASS_LOSSES = ("cross_entropy", "nll")
 _VALUE_LOSSES = ("mse", "huber", "bce_with_logits", "poisson_nll")
@@ -28,6 +36,18 @@ def fitted(inputs: Inputs, given: Mapping[str, str]) -> list[ColumnMatch]:
         _targets_fit(inputs.model, chosen)
         refuse_labels_out_of_range(inputs.model, chosen)
     return found
+
+
+def refuse_curvature(job: JobRequest, model: ModelRecord) -> None:
+    """Raises InvalidRequest where the model's loss has no curvature of the kind that is asked for."""
+    reason = job.curvature.facts.refused.get(model.loss.name)
+    if reason is not None:
+        raise InvalidRequest.field(
+            "/curvature/kind",
+            f"{job.curvature.kind!r} makes no sense for model {model.name!r}, whose loss is {model.loss.name!r}: "
+            f"{reason}",
+            job.curvature.kind,
+        )
 
 
 def _as_many_as_inputs(model: ModelRecord, chosen: Chosen) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.jobs.validation.inputs import Inputs
 from upweight.errors import InvalidRequest
-from upweight.schema import JobRequest, ModelRecord
+from upweight.schema import Curvature, JobRequest, ModelRecord
 from upweight.schema.damping import numbers
 
 _OF_SOFTMAX = ("cross_entropy", "nll")
@@ -22,7 +22,7 @@ def refuse_singular(job: JobRequest, inputs: Inputs) -> None:
     ):
         return
     model = inputs.model
-    reason = _known(model, len(inputs.hessian.rows))
+    reason = _known(model, len(inputs.hessian.rows), job.curvature)
     left_out = "hessian_regularization" not in job.model_fields_set
     if reason is not None:
         given = "is left out" if left_out else "is 0"
@@ -40,7 +40,7 @@ def refuse_singular(job: JobRequest, inputs: Inputs) -> None:
         )
 
 
-def _known(model: ModelRecord, rows: int) -> str | None:
+def _known(model: ModelRecord, rows: int, curvature: Curvature) -> str | None:
     """Why H is singular, as far as the check of the model has seen."""
     if model.unused:
         return (
@@ -53,6 +53,11 @@ def _known(model: ModelRecord, rows: int) -> str | None:
             "a softmax"
         )
     count, rank = model.parameter_count, model.rank_per_row
+    if curvature.facts.one_column_a_row and count is not None and count > rows:
+        return (
+            f"each row adds one to the rank of the {curvature.label} matrix, and there are {rows} rows for {count} "
+            "parameters"
+        )
     if count is not None and rank is not None and count > rank * rows:
         return (
             f"the outputs are linear in the {count} parameters, so that {rows} rows with {rank} outputs each give it "

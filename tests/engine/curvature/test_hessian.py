@@ -27,7 +27,7 @@ from workers.engine import (
 from workers.engine.autodiff.derivative import Derivative, Sums
 from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.nodes import BackwardContext, Smooth
-from workers.engine.autodiff.select import hessian_products
+from workers.engine.autodiff.select import products_of
 from workers.engine.model.second_order import twice_differentiable
 
 PERCEPTRON = make("perceptron")
@@ -101,7 +101,7 @@ def test_the_product_is_linear(vectors: Tensor, factor: float) -> None:
     torch.testing.assert_close(left, images[:1] + factor * images[1:2], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("way", hessian_products(PROBLEM), ids=lambda way: way.name)
+@pytest.mark.parametrize("way", products_of(PROBLEM), ids=lambda way: way.name)
 def test_every_way_of_multiplying_is_exact(way: Derivative) -> None:
     batch = next(PERCEPTRON.train.batches(PERCEPTRON.train_count))
     vectors = torch.randn(4, PROBLEM.size, dtype=torch.float64)
@@ -269,7 +269,7 @@ def test_the_written_out_product_is_that_of_autograd_for_any_selection(
     problem = Problem(module, make_loss("cross_entropy", label_smoothing=0.1), parameters)
     batch = next(rows.batches(11))
     vectors = torch.randn(3, problem.size, dtype=torch.float64)
-    ways = {each.name: each for each in hessian_products(problem)}
+    ways = {each.name: each for each in products_of(problem)}
     found = ways["graph"].prepare(problem, batch)(vectors)
     expected = ways["reverse_loop"].prepare(problem, batch)(vectors)
     assert relative(found, expected) < 1e-12
@@ -285,7 +285,7 @@ def test_the_written_out_product_knows_activations(activation: nn.Module) -> Non
     problem = Problem(module.eval(), make_loss("mse"))
     batch = Batch((torch.randn(9, 4).double(),), torch.randn(9, 2).double(), 0)
     vectors = torch.randn(3, problem.size, dtype=torch.float64)
-    ways = {each.name: each for each in hessian_products(problem)}
+    ways = {each.name: each for each in products_of(problem)}
     found = ways["graph"].prepare(problem, batch)(vectors)
     expected = ways["reverse_loop"].prepare(problem, batch)(vectors)
     assert relative(found, expected) < 1e-12

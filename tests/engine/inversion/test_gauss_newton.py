@@ -22,9 +22,9 @@ from workers.engine import (
     TensorRows,
     make_loss,
 )
+from workers.engine.autodiff.graph.roots import roots
 from workers.engine.autodiff.graph.trace import traced
 from workers.engine.gauss_newton import DualGaussNewton, dual, dual_gauss_newton, sizes
-from workers.engine.gauss_newton.roots import roots
 from workers.engine.gauss_newton.scan import Longest
 from workers.engine.inversion.preconditioner import IDENTITY
 from workers.engine.model.rows import Rows

@@ -19,8 +19,15 @@ from torch import Tensor, fx, nn
 
 from workers.engine.autodiff.derivative import Derivative
 from workers.engine.autodiff.graph.linearized import AnalyticHvp, AnalyticMixed, analytic_hvp
+from workers.engine.autodiff.graph.output import GAUSS_NEWTON, GRADIENTS, HESSIAN, Term
 from workers.engine.autodiff.hvp import ForwardOverReverse, ReverseBatched, ReverseLoop
 from workers.engine.autodiff.mixed import MixedReverseBatched
+from workers.engine.autodiff.outer import (
+    GaussNewtonForward,
+    GaussNewtonLoop,
+    GradientForward,
+    GradientLoop,
+)
 from workers.engine.errors import BadParameter, EngineError, UnsupportedOperator
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
@@ -89,10 +96,17 @@ def agreeing(
     return working
 
 
-def hessian_products(problem: Problem) -> list[Derivative]:
+# Of each term by torch's own transformations, the most robust first.
+BY_TORCH: dict[Term, tuple[Derivative, ...]] = {
+    HESSIAN: (ReverseLoop(), ReverseBatched(), ForwardOverReverse()),
+    GAUSS_NEWTON: (GaussNewtonLoop(), GaussNewtonForward()),
+    GRADIENTS: (GradientLoop(), GradientForward()),
+}
+
+
+def products_of(problem: Problem, term: Term = HESSIAN) -> list[Derivative]:
     """All second derivatives in θ that may suit this model, the most robust first."""
-    found: list[Derivative] = [ReverseLoop(), ReverseBatched(), ForwardOverReverse()]
-    analytic = analytic_hvp(problem)
+    found, analytic = list(BY_TORCH[term]), analytic_hvp(problem, term)
     return found if analytic is None else [*found, analytic]
 
 
@@ -113,7 +127,7 @@ def select(
     called between any two tries. Raises BadParameter for a name that is unknown or does not work,
     and UnsupportedOperator, naming the operator, when none works.
     """
-    given = list(hessian_products(problem) if derivatives is None else derivatives)
+    given = list(products_of(problem) if derivatives is None else derivatives)
     probe = batch.narrow(0, min(PROBE_ROWS, len(batch)))
     if named is not None:
         return _named(problem, probe, given, named, between)

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
+from workers.engine.curvature.fisher import DrawnRows, EmpiricalFisher
+from workers.engine.curvature.gauss_newton import GaussNewton
 from workers.engine.curvature.hessian import Hessian
+from workers.engine.curvature.of_rows import CurvatureOfRows
 from workers.engine.errors import BadParameter
 from workers.engine.model.batching import DEFAULT_BUDGET, BatchSize
 from workers.engine.model.problem import Problem
@@ -36,18 +40,40 @@ class Over:
     budget_bytes: int = DEFAULT_BUDGET
     progress: Progress | None = None
 
+    @cached_property
+    def drawn(self) -> DrawnRows:
+        """The rows with labels drawn from the model's predictions; its `problem` takes them. Raises BadParameter."""
+        return DrawnRows(
+            self.problem,
+            self.rows,
+            seed=self.seed,
+            first_row=self.first_row,
+            budget_bytes=self.budget_bytes,
+            progress=self.progress,
+        )
 
-def _hessian(over: Over) -> Curvature:
-    return Hessian(
-        over.problem,
-        over.rows,
-        batch_size=over.batch_size,
-        budget_bytes=over.budget_bytes,
-        progress=over.progress,
-    )
+    def mean(
+        self,
+        kind: type[CurvatureOfRows],
+        problem: Problem | None = None,
+        rows: Rows | None = None,
+    ) -> Curvature:
+        """The curvature of this class over the rows, or over others in their place."""
+        return kind(
+            problem or self.problem,
+            self.rows if rows is None else rows,
+            batch_size=self.batch_size,
+            budget_bytes=self.budget_bytes,
+            progress=self.progress,
+        )
 
 
-KINDS: dict[str, Callable[[Over], Curvature]] = {"hessian": _hessian}
+KINDS: dict[str, Callable[[Over], Curvature]] = {
+    "hessian": lambda over: over.mean(Hessian),
+    "gauss_newton": lambda over: over.mean(GaussNewton),
+    "fisher": lambda over: over.mean(EmpiricalFisher, over.drawn.problem, over.drawn),
+    "empirical_fisher": lambda over: over.mean(EmpiricalFisher),
+}
 # From the name of a kind to what the structure keeps of it.
 STRUCTURES: dict[str, Callable[[str, Over], Curvature]] = {
     "full": lambda kind, over: _named(KINDS, "curvature.kind", kind)(over)

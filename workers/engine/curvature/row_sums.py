@@ -1,4 +1,4 @@
-"""RowSums over the training rows with a block of vectors: Σ ∇² L(zᵢ) v, batch by batch."""
+"""RowSums over the training rows with a block of vectors: Σ ∇² L(zᵢ) v, or a term of it, batch by batch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.derivative import AccumulatingMap, BlockSums, Derivative, LinearMap
+from workers.engine.autodiff.graph.output import Term
 from workers.engine.autodiff.hvp import ReverseLoop
-from workers.engine.autodiff.select import select
+from workers.engine.autodiff.outer import GaussNewtonLoop, GradientLoop
+from workers.engine.autodiff.select import products_of, select
 from workers.engine.curvature.sampled import SampledRows
 from workers.engine.model.batching import BatchSize, Block, BlockPlan, activation_bytes, over_rows
 from workers.engine.model.nonfinite import refuse_nonfinite_rows
@@ -23,12 +25,13 @@ from workers.engine.progress import Progress
 KEPT_PART = 0.5
 # So much of it stays beside what other batches of rows prepare; more is made anew afterwards.
 KEPT_BESIDE = 1 << 24
+LOOPED = (ReverseLoop, GaussNewtonLoop, GradientLoop)
 LOOPED_VECTORS = 4
 SAMPLED_PART = 0.125  # of the byte budget, for all rows that random samples are taken from
 
 
 class RowSums:
-    """The sums over rows that a Hessian is made of; damping and means are its own.
+    """The sums over rows that a curvature is made of, of a term of ∇² L; damping and means are its own.
 
     `block` is the rows and vectors taken at a time at present; running out of memory lowers it. What
     multiplies, one for a vector and one for several, is selected by a rule of model and device,
@@ -43,8 +46,9 @@ class RowSums:
         budget_bytes: int,
         progress: Progress,
         named: str | None,
+        term: Term,
     ) -> None:
-        self._problem, self._rows = problem, rows
+        self._problem, self._rows, self._term = problem, rows, term
         self._progress, self._named = progress, named
         self._row_bytes = activation_bytes(problem, rows)
         self._keeps_prepared = self._row_bytes * len(rows) <= KEPT_PART * budget_bytes
@@ -114,6 +118,7 @@ class RowSums:
             self.derivatives[several] = select(
                 self._problem,
                 batch,
+                products_of(self._problem, self._term),
                 several=several,
                 row_bytes=self._row_bytes,
                 named=self._named,
@@ -193,7 +198,7 @@ class RowSums:
     ) -> None:
         # What takes one vector at a time gains nothing from many, and would hear of a
         # cancellation late.
-        width = LOOPED_VECTORS if isinstance(derivative, ReverseLoop) else self.block.vectors
+        width = LOOPED_VECTORS if isinstance(derivative, LOOPED) else self.block.vectors
         for first in range(0, len(vectors), width):
             if first:
                 self._report(start)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workers.engine.autodiff.derivative import Derivative
 from workers.engine.autodiff.graph.linearized import AnalyticHvp, Linearized
-from workers.engine.autodiff.graph.output import FormedHessian
+from workers.engine.autodiff.graph.output import FormedHessian, OuterProduct
 from workers.engine.autodiff.select import PROBE_ROWS, SECOND_ORDER, agrees, probe_vectors
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Rows
@@ -56,8 +56,8 @@ class SampledRows:
         some = derivative.prepare(self._problem, self._problem.placed(self._rows.take(indices)))
         if not isinstance(some, Linearized) or some.rows(torch.arange(1)) is None:
             return None
-        assert isinstance(some.output_hessian, FormedHessian)
-        bytes_of_row = self._row_bytes + ALIVE * some.output_hessian.matrices[0].nbytes
+        assert isinstance(some.output_hessian, FormedHessian | OuterProduct)
+        bytes_of_row = self._row_bytes + ALIVE * some.output_hessian.row_bytes
         if bytes_of_row * len(self._rows) > self._budget:
             return None
         every = self._problem.placed(next(iter(self._rows.batches(len(self._rows)))))

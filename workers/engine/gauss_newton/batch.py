@@ -1,4 +1,4 @@
-"""Columns of G that belong to the rows of one batch: passes back, from each root of the loss's Hessian."""
+"""Columns of G that belong to the rows of one batch: passes back, from each root of a row's matrix at the outputs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from torch import Tensor
 from workers.engine.autodiff.graph.assemble import Assembly, ParameterNode
 from workers.engine.autodiff.graph.linear import LinearLayer
 from workers.engine.autodiff.graph.linearized import Linearized
-from workers.engine.autodiff.graph.output import formed_curvature
+from workers.engine.autodiff.graph.output import Term
 from workers.engine.autodiff.graph.trace import Traced
-from workers.engine.gauss_newton.roots import roots
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
@@ -24,14 +23,13 @@ class ColumnsOfBatch:
     Raises ValueError for a graph with a node without a rule.
     """
 
-    def __init__(self, problem: Problem, graph: Traced, batch: Batch) -> None:
+    def __init__(self, problem: Problem, graph: Traced, batch: Batch, term: Term) -> None:
         self._problem, self._rows = problem, len(batch)
         given = batch.at_least_two()
         self._given = len(given)
         assembly = Assembly(problem, graph, given, None)
         self._shape = assembly.output.shape
-        _, curvature = formed_curvature(problem.loss, assembly.output, given.targets)
-        self._roots = roots(curvature)
+        self._roots = term.roots(problem.loss, assembly.output, given.targets)
         self.count = self._roots.shape[1]
         self._linearized = Linearized(
             assembly.nodes, assembly.output_name, torch.zeros_like, assembly.active

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.graph.assemble import Assembly
-from workers.engine.autodiff.graph.output import FORMED_OUTPUTS
+from workers.engine.autodiff.graph.output import GAUSS_NEWTON, Term
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.autodiff.jvp import multiplications
 from workers.engine.errors import OutOfMemory
@@ -74,17 +74,19 @@ def dual_gauss_newton(
     *,
     budget_bytes: int,
     progress: Progress,
+    term: Term = GAUSS_NEWTON,
 ) -> DualGaussNewton | None:
     """The preconditioner, where it makes a solution by so many products cheaper; else None.
 
+    `term`: with the gradients' it is that of their second moment, a column a row.
     The rule knows sizes and counts alone. `graph` must be known to be the model's.
     """
     if len(rows) < FEWEST_COLUMNS or not damping > 0.0:
         return None
     probe = problem.placed(next(iter(rows.batches(2))))
     assembly = Assembly(problem, graph, probe, None)
-    outputs = assembly.output[0].numel()
-    if outputs > FORMED_OUTPUTS:
+    outputs = term.root_count(assembly.output[0].numel())
+    if outputs is None:
         return None
     layers = layers_of(assembly)
     outer = are_outer(layers)
@@ -96,7 +98,9 @@ def dual_gauss_newton(
         return None
     longest = Longest(SHORTEST * damping, most)
     try:
-        columns = longest_columns(problem, graph, rows, longest, outer=outer, progress=progress)
+        columns = longest_columns(
+            problem, graph, rows, longest, outer=outer, term=term, progress=progress
+        )
         if columns is None or longest.share < LEAST_SHARE:
             return None
         return factorised(columns, damping, longest.traces)

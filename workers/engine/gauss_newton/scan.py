@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from workers.engine.autodiff.graph.output import Term
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.gauss_newton.batch import ColumnsOfBatch
 from workers.engine.gauss_newton.columns import Columns, Outer, OuterProducts, Written
@@ -82,6 +83,7 @@ def longest_columns(
     longest: Longest,
     *,
     outer: bool,
+    term: Term,
     progress: Progress,
 ) -> Columns | None:
     """What `longest` keeps of G, by `outer` products or written out; None if that is nothing."""
@@ -93,7 +95,7 @@ def longest_columns(
     def work(batch: Batch) -> Longest:
         local = Longest(longest.least, longest.most)
         with twice_differentiable():
-            found = ColumnsOfBatch(problem, graph, problem.placed(batch))
+            found = ColumnsOfBatch(problem, graph, problem.placed(batch), term)
             traces = problem.theta.new_zeros(len(batch))
             for number in range(found.count):
                 squares, pieces = (found.outer if outer else found.written)(number, scale)

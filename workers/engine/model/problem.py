@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from glob import escape
@@ -94,6 +95,14 @@ class Problem:
         """The same problem in float64: weights as they are, so that only the rounding of sums is less."""
         names = [escape(each.name) for each in self.layout]
         return Problem(self.module, self.loss, names, dtype=torch.float64)
+
+    def with_loss(self, loss: Loss) -> Problem:
+        """The same model and parameters with another loss."""
+        if loss == self.loss:
+            return self
+        other = copy.copy(self)
+        other.loss, other._found = loss, {}
+        return other
 
     def named(self, theta: Tensor) -> dict[str, Tensor]:
         """The selected parameters as views of θ."""

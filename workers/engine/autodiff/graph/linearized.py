@@ -19,16 +19,16 @@ from torch import Tensor
 from workers.engine.autodiff.derivative import Derivative, LinearMap, Sums
 from workers.engine.autodiff.graph.assemble import Assembly
 from workers.engine.autodiff.graph.nodes import BackwardContext, Cotangents, Node, Tangent
-from workers.engine.autodiff.graph.output import output_cotangents, output_derivatives
+from workers.engine.autodiff.graph.output import HESSIAN, Term, output_cotangents
 from workers.engine.autodiff.graph.trace import Traced, traced
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
 
 
-def analytic_hvp(problem: Problem) -> Derivative | None:
-    """The analytic product with the Hessian where the model can be traced, else None."""
+def analytic_hvp(problem: Problem, term: Term = HESSIAN) -> Derivative | None:
+    """The analytic product with the Hessian, or its term, where the model can be traced, else None."""
     graph = traced(problem)
-    return None if graph is None else AnalyticHvp(graph)
+    return None if graph is None else AnalyticHvp(graph, term)
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class AnalyticHvp:
     """H v by the rules of the graph's nodes. Raises ValueError for a graph with a node without a rule."""
 
     graph: Traced
+    term: Term = HESSIAN
     name: str = "graph"
 
     def prepare(self, problem: Problem, batch: Batch) -> LinearMap:
         """Linearizes the model on the batch; the result takes vectors (k, p) to their products, (k, p)."""
-        linearized = Linearized.made(self.graph, problem, batch.at_least_two())
+        linearized = Linearized.made(self.graph, problem, batch.at_least_two(), term=self.term)
         return linearized.halved if len(batch) == 1 else linearized
 
 
@@ -76,6 +77,7 @@ class Linearized:
     output: str
     output_hessian: LinearMap  # from the output's tangent to R of its cotangent
     reaching: set[str]  # nodes whose cotangents are wanted
+    bends: bool = True  # whether products have what the model's own curvature adds
     live: set[str] = field(default_factory=set)  # nodes with a cotangent
 
     @classmethod
@@ -87,6 +89,7 @@ class Linearized:
         moving: str | None = None,
         *,
         first_order: bool = False,
+        term: Term = HESSIAN,
     ) -> Linearized:
         """Raises ValueError for a graph with a node that there is no rule for.
 
@@ -99,10 +102,12 @@ class Linearized:
             cotangent = output_cotangents(problem.loss, assembly.output, batch.targets)
             output_hessian: LinearMap = torch.zeros_like
         else:
-            cotangent, output_hessian = output_derivatives(
+            cotangent, output_hessian = term.derivatives(
                 problem.loss, assembly.output, batch.targets
             )
-        linearized = cls(assembly.nodes, assembly.output_name, output_hessian, assembly.active)
+        linearized = cls(
+            assembly.nodes, assembly.output_name, output_hessian, assembly.active, term.bends
+        )
         linearized.back(cotangent)
         return linearized
 
@@ -167,9 +172,11 @@ class Linearized:
         if output_tangent is None:
             return Cotangents(reaching, {})
         cotangents = Cotangents(reaching, {self.output: self.output_hessian(output_tangent)})
+        if not self.bends:  # as if nothing moved on the way back: what is left is Jᵀ
+            tangents, theta_tangent = {}, Tangent(theta_tangent.vectors, frozenset())
         for node in reversed(nodes):
             r_cotangent = cotangents.pop(node.target)
-            output_tangent = tangents.pop(node.target)
+            output_tangent = tangents.pop(node.target, None)
             if node.target not in self.live or r_cotangent is None:
                 continue
             wanted = any(each in reaching for each in node.sources)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from workers.engine.autodiff.derivative import Derivative
 from workers.engine.autodiff.graph.linearized import AnalyticHvp
+from workers.engine.autodiff.graph.output import HESSIAN, Term
 from workers.engine.autodiff.graph.trace import Traced, traced
-from workers.engine.autodiff.hvp import ReverseLoop
-from workers.engine.autodiff.select import agreeing
+from workers.engine.autodiff.select import BY_TORCH, agreeing
 from workers.engine.curvature.dense.chain import Chain, ChainLayer, Crossing
 from workers.engine.curvature.dense.pairs import Cross, Own, Scratch
 from workers.engine.model.problem import Problem
@@ -32,20 +32,22 @@ PRODUCT_FLOPS = 5.0  # times n p, for a vector: 4 in the first layer, 12 in the 
 
 
 class LayerPairs:
-    """Σ ∇²θ L over the batches that are added, for a model that is a chain of linear layers.
+    """Σ ∇²θ L, or a term of it, over the batches that are added, for a model that is a chain of linear layers.
 
     Not `whole`: of the parameters of those at the end alone.
     """
 
-    def __init__(self, problem: Problem, graph: Traced, *, whole: bool = True) -> None:
-        self._problem, self._graph, self._whole = problem, graph, whole
+    def __init__(
+        self, problem: Problem, graph: Traced, *, whole: bool = True, term: Term = HESSIAN
+    ) -> None:
+        self._problem, self._graph, self._whole, self._term = problem, graph, whole, term
         self._scratch = Scratch()
         self._own: dict[int, Own] = {}
         self._cross: dict[tuple[int, int], Cross] = {}
 
     def add(self, batch: Batch) -> None:
         """Sum up a batch that is `placed`. Raises ValueError where the model is no chain."""
-        chain = Chain(self._problem, self._graph, batch, whole=self._whole)
+        chain = self._chain(batch)
         for layer in chain.layers:
             self._own_of(layer).add(layer)
         for crossing in chain.crossings():
@@ -53,11 +55,14 @@ class LayerPairs:
 
     def prepare(self, probe: Batch) -> None:
         """Sums at zero, for a batch that is alike; raises what `add` does."""
-        chain = Chain(self._problem, self._graph, probe, whole=self._whole)
+        chain = self._chain(probe)
         for layer in chain.layers:
             self._own_of(layer)
         for crossing in chain.crossings():
             self._cross_of(crossing)
+
+    def _chain(self, batch: Batch) -> Chain:
+        return Chain(self._problem, self._graph, batch, whole=self._whole, term=self._term)
 
     def _own_of(self, layer: ChainLayer) -> Own:
         if layer.number not in self._own:
@@ -124,12 +129,12 @@ class LayerPairs:
         return max(1, min(fitting, max(FEWEST_ROWS, _batch_bytes(kind) // row)))
 
 
-def layer_pairs(problem: Problem, probe: Batch) -> LayerPairs | None:
+def layer_pairs(problem: Problem, probe: Batch, term: Term = HESSIAN) -> LayerPairs | None:
     """The sums, at zero, if the model is such a chain and torch agrees on a few rows; else None."""
-    graph = agreeing_graph(problem, probe)
+    graph = agreeing_graph(problem, probe, term)
     if graph is None:
         return None
-    pairs = LayerPairs(problem, graph)
+    pairs = LayerPairs(problem, graph, term=term)
     try:
         pairs.prepare(probe)
     except Exception:  # whatever it is, the products will meet it too, and explain it
@@ -137,12 +142,12 @@ def layer_pairs(problem: Problem, probe: Batch) -> LayerPairs | None:
     return pairs
 
 
-def agreeing_graph(problem: Problem, probe: Batch) -> Traced | None:
+def agreeing_graph(problem: Problem, probe: Batch, term: Term = HESSIAN) -> Traced | None:
     """The model's graph if its analytic products are torch's own on a few rows; else None."""
     graph = traced(problem)
     if graph is None:
         return None
-    derivatives: list[Derivative] = [ReverseLoop(), AnalyticHvp(graph)]
+    derivatives: list[Derivative] = [BY_TORCH[term][0], AnalyticHvp(graph, term)]
     try:
         if len(agreeing(problem, probe, derivatives)) < len(derivatives):
             return None

@@ -1,4 +1,4 @@
-"""The Hessian of any model with analytic products, a layer's unit vectors at a time.
+"""The Hessian, or a term of it, of any model with analytic products, a layer's unit vectors at a time.
 
 A unit vector of a layer moves nothing before it, and H is symmetric: of its row only what belongs to
 this layer and later ones is asked for, so both passes run over a part of the graph. The layers at
@@ -16,6 +16,7 @@ from workers.engine.autodiff.derivative import Sums
 from workers.engine.autodiff.graph.assemble import ParameterNode
 from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.nodes import Node, Tangent
+from workers.engine.autodiff.graph.output import Term
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.curvature.dense.build import LayerPairs
 from workers.engine.model.parameters import ParameterSlice
@@ -31,6 +32,7 @@ class ByLayers:
 
     problem: Problem
     graph: Traced
+    term: Term
     width: int  # unit vectors at a time
     products: int = 0  # unit vectors multiplied, over all rows
 
@@ -56,7 +58,7 @@ class ByLayers:
                 tail = self._tail(batch)
             if tail is not None:
                 tail.add(batch)
-            linearized = Linearized.made(self.graph, self.problem, batch)
+            linearized = Linearized.made(self.graph, self.problem, batch, term=self.term)
             places = _first_nodes(linearized.nodes)
             known = tail.parameters if tail is not None else frozenset()
             moved = [each for each in self.problem.layout if each.name not in known]
@@ -76,7 +78,7 @@ class ByLayers:
 
     def _tail(self, batch: Batch) -> LayerPairs | None:
         try:
-            tail = LayerPairs(self.problem, self.graph, whole=False)
+            tail = LayerPairs(self.problem, self.graph, whole=False, term=self.term)
             tail.prepare(batch)
         except ValueError:  # no such layers, or their weights are used before, too
             return None

@@ -22,7 +22,7 @@ from torch import Tensor
 from workers.engine.autodiff.graph.assemble import Assembly
 from workers.engine.autodiff.graph.linear import LinearLayer
 from workers.engine.autodiff.graph.nodes import Elementwise, Linear, Node, adjoint
-from workers.engine.autodiff.graph.output import formed_curvature
+from workers.engine.autodiff.graph.output import HESSIAN, Term
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.model.losses import Loss
 from workers.engine.model.problem import Problem
@@ -81,12 +81,18 @@ class Chain:
     """
 
     def __init__(
-        self, problem: Problem, graph: Traced, batch: Batch, *, whole: bool = True
+        self,
+        problem: Problem,
+        graph: Traced,
+        batch: Batch,
+        *,
+        whole: bool = True,
+        term: Term = HESSIAN,
     ) -> None:
         assembly = Assembly(problem, graph, batch, None, fused=False)
         nodes = assembly.nodes if whole else _tail(assembly.nodes)
         self._nodes = _in_a_row(nodes, assembly.output_name)
-        self._layers = _passed_back(self._nodes, problem.loss, assembly.output, batch.targets)
+        self._layers = _passed_back(self._nodes, problem.loss, assembly.output, batch.targets, term)
 
     @property
     def layers(self) -> list[ChainLayer]:
@@ -154,11 +160,13 @@ def _in_a_row(nodes: Sequence[Node], output: str) -> list[Node]:
 
 
 def _passed_back(
-    nodes: list[Node], loss: Loss, outputs: Tensor, targets: Targets
+    nodes: list[Node], loss: Loss, outputs: Tensor, targets: Targets, term: Term
 ) -> dict[int, ChainLayer]:
     if outputs.ndim != 2 or outputs.shape[1] > MOST_OUTPUTS:
         raise ValueError("outputs with axes besides row and feature, or too many")
-    cotangent, curvature = formed_curvature(loss, outputs, targets)
+    cotangent, curvature = term.formed(loss, outputs, targets)
+    if not term.bends:  # what is left without cotangents is Jᵀ S J
+        cotangent = torch.zeros_like(cotangent)
     layers: dict[int, ChainLayer] = {}
     count = sum(isinstance(node, LinearLayer) for node in nodes)
     for place in reversed(range(len(nodes))):

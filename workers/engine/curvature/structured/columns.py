@@ -14,11 +14,12 @@ from workers.engine.autodiff.graph.output import (
     formed_curvature,
     output_cotangents,
 )
+from workers.engine.autodiff.graph.roots import roots
 from workers.engine.autodiff.layer_io import LayerIO
 from workers.engine.errors import BadParameter
-from workers.engine.gauss_newton.roots import roots
 from workers.engine.model.losses import Loss
 from workers.engine.model.losses.classification import BinaryCrossEntropy, CrossEntropy
+from workers.engine.model.losses.per_row import PerRow
 from workers.engine.model.losses.regression import Huber, MeanSquaredError, Poisson
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Targets
@@ -29,7 +30,7 @@ Draw = Callable[[Problem, object, Batch, int], Targets]
 
 
 @dataclass(frozen=True)
-class Along:
+class Along(PerRow):
     """⟨f, r⟩ of each row: its gradient is Jᵀ r. The targets are r."""
 
     def __call__(self, outputs: Any, targets: Targets) -> Tensor:

@@ -6,19 +6,21 @@ plain differentiable operations, so it holds under vmap, forward mode and double
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from workers.engine.errors import BadParameter, ShapeMismatch
-from workers.engine.model.losses.per_row import PerRow, one_tensor, same_shape
+from workers.engine.model.losses.chance import Chance
+from workers.engine.model.losses.per_row import Loss, PerRow, one_tensor, same_shape
 from workers.engine.model.rows import Targets
 
 # Beyond it softplus is taken as the identity; exp(50) is still far from float32's overflow.
 SOFTPLUS_LINEAR_FROM = 50.0
+IGNORED = -100  # no class of any model
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,22 @@ class ClassLoss(PerRow):
         if classes.is_floating_point():
             raise BadParameter("targets", classes.dtype, "classes must be integers")
         return classes.long()  # ignore_index is negative, which an unsigned class is not
+
+    def of_drawn_labels(self) -> Loss:
+        """With an `ignore_index` that is no class: every class may be drawn, and then counts."""
+        return replace(self, ignore_index=IGNORED)  # type: ignore[return-value]
+
+    def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
+        """See `Loss`. By the softmax of each position's outputs; what is ignored stays so."""
+        scores = self._classes_last(outputs)
+        # Of log-probabilities the softmax is what they are the logarithms of.
+        below = scores.double().softmax(-1).cumsum(-1)
+        level = chance.uniform(scores.shape[1:-1]).to(scores.device).unsqueeze(-1)
+        classes = (below <= level * below[..., -1:]).sum(-1).clamp(max=scores.shape[-1] - 1)
+        if targets.is_floating_point() and targets.ndim == scores.ndim:
+            return _one_hot(classes, scores).movedim(-1, self.class_axis).to(targets.dtype)
+        ignored = targets.long() == self.ignore_index
+        return torch.where(ignored, torch.full_like(classes, IGNORED), classes)
 
     def check(self, outputs: Any, targets: Targets) -> None:
         """Classes must lie in [0, C) or be ignore_index. Raises BadParameter."""
@@ -129,6 +147,11 @@ class NegativeLogLikelihood(ClassLoss):
     """Outputs are log-probabilities already. Prefer cross_entropy on logits: a log-softmax inside
     the model makes its gradient cancel on confident points in float32."""
 
+    no_gauss_newton: ClassVar[str | None] = (
+        "nll is linear in the log-probabilities, so that its Gauss-Newton matrix is 0; take fisher, or cross_entropy "
+        "on logits"
+    )
+
     def __call__(self, outputs: Any, targets: Targets) -> Tensor:
         log_probabilities = self._classes_last(outputs)
         classes = self._class_targets(log_probabilities, targets)
@@ -155,6 +178,12 @@ class BinaryCrossEntropy(PerRow):
             )
         negative = (1.0 - goal) * F.softplus(logits, threshold=SOFTPLUS_LINEAR_FROM)
         return self.reduced(positive + negative)
+
+    def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
+        """See `Loss`. Each output's 0 or 1."""
+        logits, _ = same_shape(outputs, targets)
+        level = chance.uniform(logits.shape[1:]).to(logits.device)
+        return (level < logits.double().sigmoid()).to(targets.dtype)
 
 
 def _against(scores: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

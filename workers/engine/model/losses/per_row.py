@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
 from workers.engine.errors import BadParameter, ShapeMismatch
+from workers.engine.model.losses.chance import Chance
 from workers.engine.model.rows import Targets
 
 Reduction = Literal["mean", "sum"]
@@ -15,6 +16,11 @@ Reduction = Literal["mean", "sum"]
 
 class Loss(Protocol):
     """A loss per row; frozen, so that it can be part of a key."""
+
+    # Why there is no Gauss-Newton matrix without negative eigenvalues, or none but 0; None where there is one.
+    no_gauss_newton: ClassVar[str | None]
+    # Why labels can't be drawn from the model's predictions; None where they can.
+    no_labels: ClassVar[str | None]
 
     def __call__(self, outputs: Any, targets: Targets) -> Tensor:
         """(B,) losses of a batch. Raises ShapeMismatch, never broadcasts."""
@@ -24,10 +30,21 @@ class Loss(Protocol):
         """Refuse values that `__call__` cannot judge under vmap, such as classes out of range."""
         ...
 
+    def of_drawn_labels(self) -> Loss:
+        """The same loss in a form that takes all labels that may be drawn."""
+        ...
+
+    def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
+        """Labels from the distribution that the outputs predict, in the place and type of the targets (B, ...)."""
+        ...
+
 
 @dataclass(frozen=True)
 class PerRow:
     """Shared by the losses that reduce over a row's outputs or positions."""
+
+    no_gauss_newton: ClassVar[str | None] = None
+    no_labels: ClassVar[str | None] = None
 
     reduction: Reduction = "mean"  # over the positions or outputs of ONE row
 
@@ -40,6 +57,14 @@ class PerRow:
     def check(self, outputs: Any, targets: Targets) -> None:
         """Raises what computing the losses raises, such as ShapeMismatch."""
         self(outputs, targets)  # type: ignore[operator]
+
+    def of_drawn_labels(self) -> Loss:
+        """See `Loss`."""
+        return self  # type: ignore[return-value]
+
+    def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
+        """See `Loss`."""
+        raise BadParameter("loss", type(self).__name__, str(self.no_labels))
 
     def reduced(self, values: Tensor) -> Tensor:
         """(B, ...) to (B,)."""
@@ -75,6 +100,14 @@ def same_shape(outputs: Any, targets: Targets) -> tuple[Tensor, Tensor]:
 class Program:
     """The model takes inputs and targets and returns the loss of each row itself."""
 
+    no_gauss_newton: ClassVar[str | None] = (
+        "what the program computes last may not be convex in what it computes before; empirical_fisher needs gradients "
+        "alone"
+    )
+    no_labels: ClassVar[str | None] = (
+        "the distribution of a program's labels is not known; empirical_fisher has the data's"
+    )
+
     def __call__(self, outputs: Any, targets: Targets) -> Tensor:
         losses = one_tensor(outputs)
         if losses.ndim != 1:
@@ -92,3 +125,11 @@ class Program:
         first = targets[0] if isinstance(targets, tuple) else targets
         if first is not None and losses.shape[0] != first.shape[0]:
             raise ShapeMismatch("losses that the program returns", first.shape[:1], losses.shape)
+
+    def of_drawn_labels(self) -> Loss:
+        """See `Loss`."""
+        return self
+
+    def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
+        """See `Loss`."""
+        raise BadParameter("loss", type(self).__name__, str(self.no_labels))

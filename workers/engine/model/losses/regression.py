@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from workers.engine.errors import BadParameter, ShapeMismatch
+from workers.engine.model.losses.chance import Chance
 from workers.engine.model.losses.per_row import PerRow, same_shape
 from workers.engine.model.rows import Targets
 
@@ -23,10 +24,21 @@ class MeanSquaredError(PerRow):
         predicted, goal = same_shape(outputs, targets)
         return self.reduced((predicted - goal).square())
 
+    def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
+        """See `Loss`. exp(−loss) is a Gaussian of variance 1/2, or of half as many as the mean is over."""
+        predicted, _ = same_shape(outputs, targets)
+        count = predicted[0].numel() if self.reduction == "mean" else 1
+        noise = chance.normal(predicted.shape[1:]).to(predicted.device)
+        return (predicted.double() + noise * math.sqrt(count / 2)).to(targets.dtype)
+
 
 @dataclass(frozen=True)
 class Huber(PerRow):
     """Quadratic within `delta` of the target, linear beyond; mean or sum over a row's outputs."""
+
+    no_labels: ClassVar[str | None] = (
+        "huber is no likelihood that labels could be drawn from; take gauss_newton, or empirical_fisher"
+    )
 
     delta: float = 1.0
 
@@ -59,6 +71,12 @@ class Poisson(PerRow):
             )
         )
 
+    def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
+        """See `Loss`. Counts with the rates that the outputs are, or are the logarithms of."""
+        outputs, _ = same_shape(outputs, targets)
+        rates = outputs.double().exp() if self.log_input else outputs.double()
+        return chance.poisson(rates).to(targets.device, targets.dtype)
+
 
 @dataclass(frozen=True)
 class Gaussian(PerRow):
@@ -68,19 +86,35 @@ class Gaussian(PerRow):
     loss NaN, which is refused. Or one tensor with mean and log-variance side by side in its last axis.
     """
 
+    no_gauss_newton: ClassVar[str | None] = (
+        "gaussian_nll is not convex in mean and variance together, so that its Gauss-Newton matrix has negative "
+        "eigenvalues; take fisher"
+    )
+
     full: bool = False
     eps: float = 1e-6
 
     def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+        mean, variance = self._predicted(outputs, targets)
+        _, goal = same_shape(mean, targets)
+        losses = 0.5 * (variance.log() + (mean - goal).square() / variance)
+        return self.reduced(losses + (0.5 * math.log(2 * math.pi) if self.full else 0.0))
+
+    def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
+        """See `Loss`. Values with the mean and the variance that the outputs are."""
+        mean, variance = self._predicted(outputs, targets)
+        noise = chance.normal(mean.shape[1:]).to(mean.device)
+        return (mean.double() + noise * variance.double().sqrt()).to(targets.dtype)
+
+    def _predicted(self, outputs: Any, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Mean and variance, both of the targets' shape."""
         if isinstance(outputs, Tensor):
             outputs = _halves(outputs, targets)
         if not isinstance(outputs, tuple | list) or len(outputs) != 2:
             raise BadParameter("outputs", type(outputs).__name__, "must be (mean, variance)")
-        mean, goal = same_shape(outputs[0], targets)
+        mean, _ = same_shape(outputs[0], targets)
         variance, _ = same_shape(outputs[1], targets)
-        variance = _floored(variance, self.eps)
-        losses = 0.5 * (variance.log() + (mean - goal).square() / variance)
-        return self.reduced(losses + (0.5 * math.log(2 * math.pi) if self.full else 0.0))
+        return mean, _floored(variance, self.eps)
 
     def check(self, outputs: Any, targets: Targets) -> None:
         """A variance must not be negative. Raises BadParameter."""
