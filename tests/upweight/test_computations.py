@@ -14,7 +14,16 @@ from tests.methods import METHODS
 from tests.upweight import records
 from tests.upweight.local_server import Server, answer
 from upweight import Client, FactorsResult, InfluenceResult, SelfInfluenceResult, errors
-from upweight.schema import ConjugateGradient, DatasetRecord, Lissa, ModelRecord, Selection
+from upweight.client.options import JobOptions, Options
+from upweight.schema import (
+    ConjugateGradient,
+    DatasetRecord,
+    InfluencesJob,
+    Lissa,
+    ModelRecord,
+    Selection,
+)
+from upweight.schema.inversion import Parameters
 
 MODEL = ModelRecord.model_validate(records.model())
 TRAIN = DatasetRecord.model_validate(records.dataset())
@@ -275,3 +284,10 @@ def test_digest_of_an_array_is_that_of_its_file() -> None:
     body = b"".join(content.chunks())
     assert content.digest() == "sha256:" + hashlib.sha256(body).hexdigest()
     assert content.size == len(body)
+
+
+def test_type_checkers_know_every_parameter_of_every_method() -> None:
+    parameters = {name for row in METHODS.values() for name in row.schema.model_fields} - {"method"}
+    assert parameters <= set(Options.__annotations__)
+    assert set(Parameters.__annotations__) <= parameters
+    assert set(JobOptions.__annotations__) <= set(InfluencesJob.model_fields)

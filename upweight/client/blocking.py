@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self, Unpack
 
 import httpx2
 
 from upweight.client.blobs import Blobs
 from upweight.client.computations import (
-    Computation,
-    Damping,
     Model,
-    hessian_rows,
+    factors,
     influences,
+    self_influences,
     solutions,
 )
 from upweight.client.datasets import Datasets
 from upweight.client.jobs import Jobs
 from upweight.client.models import Models
-from upweight.client.request import Choice, selection
+from upweight.client.options import InfluenceOptions, Options
+from upweight.client.request import Choice
 from upweight.client.service import access, ready
 from upweight.client.webhooks import Webhooks
 from upweight.http.connection import Connection, Retries
 from upweight.http.transport import Transport
 from upweight.progress import Bars
-from upweight.results.blocking import FactorsResult, InfluenceResult, Result, SelfInfluenceResult
+from upweight.results.blocking import FactorsResult, InfluenceResult, SelfInfluenceResult
 from upweight.results.rows import RowChoice
-from upweight.schema import Access, Health, JobRecord
+from upweight.schema import Access, Health
 
 
 class Client:
@@ -65,22 +64,8 @@ class Client:
         train: Choice,
         test: Choice | None = None,
         *,
-        input_data: Choice | None = None,
-        influence_type: Literal["up", "perturbation"] = "up",
         inversion_method: str | Any = None,
-        hessian_regularization: Damping = "auto",
-        hessian_perturbation: float | None = None,
-        hessian_on: Choice | None = None,
-        train_rows: RowChoice | None = None,
-        test_rows: RowChoice | None = None,
-        perturb_at: str | None = None,
-        perturb_input: str | None = None,
-        factors: str | JobRecord | Result | None = None,
-        keep: Mapping[str, Any] | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
-        progress: bool | None = None,
-        **parameters: Any,
+        **options: Unpack[InfluenceOptions],
     ) -> InfluenceResult:
         """The influence of training rows on test rows; positive means that the row helps.
 
@@ -88,23 +73,17 @@ class Client:
         rows (`"0:100"`, a slice, a range, numbers). The Hessian is over all rows of `train`, or over `hessian_on`;
         with `input_data`, the influence is that of its rows, and the Hessian is over `train`. `factors`: a result or
         job whose factors are taken, with its λ and method; `test` is then theirs, and may be left out.
-        `inversion_method`: `direct`, `cg`, `lissa`, `arnoldi`; `**parameters` are those of the method (`rtol`,
-        `maxiter`, …) and of the job: batch_size, labels, precision, priority, reuse, seed, timeout_s, webhook. What
-        both have (`batch_size` and `seed` of `lissa`) is the method's. `precision` is by default the model's own:
-        a float64 model is computed in float64, one in half precision in float32.
+        `inversion_method`: `direct`, `cg`, `lissa`, `arnoldi`, `nystroem`. `**options` has λ
+        (`hessian_regularization`), the parameters of the method (`rtol`, `maxiter`, …), and those of the job:
+        batch_size, curvature, labels, precision, priority, reuse, seed, timeout_s, webhook. What both have
+        (`batch_size` and `seed` of `lissa`) is the method's. `precision` is by default the model's own: a float64
+        model is computed in float64, one in half precision in float32.
         `keep`: `{"matrix": True, "top": 0, "mean": False, "factors": False}`, and what differs from that.
         `wait=False` returns at once; `timeout` bounds the waiting, not the job.
         """
-        computation = Computation(
-            "influences", model, train if input_data is None else input_data, inversion_method,
-            hessian_regularization, parameters, hessian_perturbation, train_rows,
-            hessian_rows(train, input_data, hessian_on), wait, timeout, progress,
-        )  # fmt: skip
         flow = influences(
-            self._bars, self.connection.hold, computation, test=test, test_rows=test_rows,
-            influence_type=influence_type, perturb_at=perturb_at, perturb_input=perturb_input,
-            factors=factors, keep=keep,
-        )  # fmt: skip
+            self._bars, self.connection.hold, model, train, test, inversion_method, **options
+        )
         return InfluenceResult(self._link, self._bars, self._link.run(flow))
 
     def compute_influence_factors(
@@ -114,22 +93,20 @@ class Client:
         test: Choice,
         *,
         inversion_method: str | Any = "direct",
-        hessian_regularization: Damping = "auto",
-        hessian_perturbation: float | None = None,
-        hessian_on: Choice | None = None,
         test_rows: RowChoice | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
-        progress: bool | None = None,
-        **parameters: Any,
+        **options: Unpack[Options],
     ) -> FactorsResult:
         """(H + λI)⁻¹ ∇L(z_test), a row a test row: `.x` and `.info`. For the keywords see `compute_influences`."""
-        computation = Computation(
-            "factors", model, train, inversion_method, hessian_regularization, parameters,
-            hessian_perturbation, None, hessian_on, wait, timeout, progress,
-        )  # fmt: skip
-        chosen = selection(test, test_rows)
-        flow = computation.run(self._bars, self.connection.hold, test=chosen)
+        flow = factors(
+            self._bars,
+            self.connection.hold,
+            model,
+            train,
+            test,
+            inversion_method,
+            test_rows,
+            options,
+        )
         return FactorsResult(self._link, self._bars, self._link.run(flow))
 
     def solve_hvp(
@@ -138,21 +115,12 @@ class Client:
         model: Model,
         train: Choice,
         b: Any,
-        *,
-        hessian_regularization: Damping = "auto",
-        hessian_perturbation: float | None = None,
-        hessian_on: Choice | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
-        progress: bool | None = None,
-        **parameters: Any,
+        **options: Unpack[Options],
     ) -> FactorsResult:
         """x with (H + λI) x = b. `b`: (rows, parameters), one vector, or a digest; `.x` has the same rows."""
-        computation = Computation(
-            "ihvp", model, train, inversion_method, hessian_regularization, parameters,
-            hessian_perturbation, None, hessian_on, wait, timeout, progress,
-        )  # fmt: skip
-        flow = solutions(self._bars, self.connection.hold, computation, b)
+        flow = solutions(
+            self._bars, self.connection.hold, inversion_method, model, train, b, options
+        )
         return FactorsResult(self._link, self._bars, self._link.run(flow))
 
     def self_influences(
@@ -161,21 +129,13 @@ class Client:
         train: Choice,
         *,
         inversion_method: str | Any = "direct",
-        hessian_regularization: Damping = "auto",
-        hessian_perturbation: float | None = None,
-        hessian_on: Choice | None = None,
         train_rows: RowChoice | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
-        progress: bool | None = None,
-        **parameters: Any,
+        **options: Unpack[Options],
     ) -> SelfInfluenceResult:
         """The influence of each training row on itself. For the keywords see `compute_influences`."""
-        computation = Computation(
-            "self_influences", model, train, inversion_method, hessian_regularization, parameters,
-            hessian_perturbation, train_rows, hessian_on, wait, timeout, progress,
-        )  # fmt: skip
-        flow = computation.run(self._bars, self.connection.hold)
+        flow = self_influences(
+            self._bars, self.connection.hold, model, train, inversion_method, train_rows, options
+        )
         return SelfInfluenceResult(self._link, self._bars, self._link.run(flow))
 
     def access(self) -> Access:

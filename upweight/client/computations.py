@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Unpack
 
 from pydantic import BaseModel
 
 from upweight.client.blobs import put_array
 from upweight.client.jobs import create
+from upweight.client.options import ComputationOptions, Damping, JobOptions, Options
 from upweight.client.request import Choice, fields_of, inversion, reference, selection
 from upweight.errors import InvalidRequest
 from upweight.http.flow import Flow
 from upweight.http.polling import until_ended, waited_for
 from upweight.progress import Bars
 from upweight.results.rows import RowChoice
-from upweight.schema import JobRecord, ModelRecord, Relative, Trained
+from upweight.schema import JobRecord, ModelRecord
 from upweight.schema.inversion import METHODS
 
 Model = str | ModelRecord
-# λ; what has a `tolist`, as arrays of numpy's do, is that list. None is "auto".
-Damping = (
-    float
-    | Literal["auto"]
-    | Relative
-    | Trained
-    | Mapping[str, Any]
-    | Sequence[float | Relative | Mapping[str, Any]]
-    | None
-)
 # Fields of the job itself; any other keyword is the inversion method's, and so is one that both have.
-JOB_OPTIONS = frozenset(
-    {
-        "batch_size",
-        "blocks",
-        "columns",
-        "labels",
-        "precision",
-        "priority",
-        "reuse",
-        "seed",
-        "timeout_s",
-        "webhook",
-    }
-)
+JOB_OPTIONS = frozenset(JobOptions.__annotations__)
+OWN_OPTIONS = frozenset(ComputationOptions.__annotations__)
 # Arrays, or digests of blobs with a tensor of that name.
 GUESSES = tuple(each.guess_field for each in METHODS.values() if each.guess_field is not None)
 
@@ -57,33 +36,29 @@ class Computation:
     model: Model
     train: Choice
     method: Any  # None: that of `factors` which are taken, else direct
-    regularization: Damping
-    parameters: Mapping[str, Any]
-    perturbation: float | None = None  # another name of the regularization
+    options: Options
     train_rows: RowChoice | None = None
-    hessian_on: Choice | None = None
-    wait: bool = True
-    timeout: float | None = None
-    progress: bool | None = None
     solved: bool = False  # an earlier job has
 
     def run(self, bars: Bars, hold: float, **own: Any) -> Flow[JobRecord]:
         """Creates the job, and waits until it has succeeded if that is wanted."""
         fields = yield from self._fields(bars)
         record = yield from create({**fields, **{k: v for k, v in own.items() if v is not None}})
-        if not self.wait:
+        if not self.options.get("wait", True):
             return record
         record = yield from until_ended(
-            record.id, bars, record=record, timeout=self.timeout, progress=self.progress, hold=hold
-        )
+            record.id, bars, record=record, timeout=self.options.get("timeout"),
+            progress=self.options.get("progress"), hold=hold,
+        )  # fmt: skip
         return waited_for(record)
 
     def _fields(self, bars: Bars) -> Flow[dict[str, Any]]:
         taken = self.method is None and self.solved
         chosen = "direct" if self.method is None and not taken else self.method
         of_job = JOB_OPTIONS.difference(fields_of(chosen))
-        options = {k: v for k, v in self.parameters.items() if k in of_job}
-        method = {k: v for k, v in self.parameters.items() if k not in of_job}
+        given: dict[str, Any] = {k: v for k, v in self.options.items() if k not in OWN_OPTIONS}
+        options = {k: v for k, v in given.items() if k in of_job}
+        method = {k: v for k, v in given.items() if k not in of_job}
         if taken and method:
             name = next(iter(method))
             raise InvalidRequest.field(
@@ -105,20 +80,23 @@ class Computation:
         damping = plain_damping(self._lambda())
         if damping is not None:
             fields["hessian_regularization"] = damping
-        if self.hessian_on is not None:
-            fields["hessian_on"] = selection(self.hessian_on)
+        hessian_on = self.options.get("hessian_on")
+        if hessian_on is not None:
+            fields["hessian_on"] = selection(hessian_on)
         return fields
 
     def _lambda(self) -> Damping:
-        given = "auto" if self.regularization is None else self.regularization
-        if self.perturbation is None:
+        regularization = self.options.get("hessian_regularization")
+        perturbation = self.options.get("hessian_perturbation")  # another name of it
+        given = "auto" if regularization is None else regularization
+        if perturbation is None:
             # Factors of an earlier job have the λ that they were solved with.
             return None if self.solved and given == "auto" else given
-        if isinstance(given, float | int) and given not in (0.0, self.perturbation):
+        if isinstance(given, float | int) and given not in (0.0, perturbation):
             raise InvalidRequest(
                 "hessian_perturbation and hessian_regularization mean the same; give one of them"
             )
-        return self.perturbation
+        return perturbation
 
 
 def plain_damping(given: Any) -> Any:
@@ -129,36 +107,39 @@ def plain_damping(given: Any) -> Any:
     return list(map(plain_damping, plain)) if isinstance(plain, list | tuple) else plain
 
 
-def hessian_rows(train: Choice, input_data: Choice | None, given: Choice | None) -> Choice | None:
-    """What the Hessian is over: with `input_data`, `train` is that and no more."""
-    if input_data is None:
-        return given
-    if given is not None:
-        raise InvalidRequest("with input_data the Hessian is over 'train'; leave out 'hessian_on'")
-    return train
-
-
 def influences(
     bars: Bars,
     hold: float,
-    computation: Computation,
-    *,
+    model: Model,
+    train: Choice,
     test: Choice | None,
-    test_rows: RowChoice | None,
-    influence_type: Any,
-    perturb_at: str | None,
-    perturb_input: str | None,
-    factors: Any,
-    keep: Mapping[str, Any] | None,
+    method: Any,
+    *,
+    input_data: Choice | None = None,
+    influence_type: Any = "up",
+    train_rows: RowChoice | None = None,
+    test_rows: RowChoice | None = None,
+    perturb_at: str | None = None,
+    perturb_input: str | None = None,
+    factors: Any = None,
+    keep: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
 ) -> Flow[JobRecord]:
-    """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train)."""
-    computation = replace(computation, solved=factors is not None)
+    """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train). With `input_data` its rows are the training rows, and H is over `train`."""
+    if input_data is not None:
+        if options.get("hessian_on") is not None:
+            raise InvalidRequest(
+                "with input_data the Hessian is over 'train'; leave out 'hessian_on'"
+            )
+        options["hessian_on"], train = train, input_data
     if test is None and test_rows is not None:
         raise InvalidRequest.field(
             "/test",
             "'test_rows' picks rows of 'test': give both, or neither where there are 'factors'",
             None,
         )
+    solved = factors is not None
+    computation = Computation("influences", model, train, method, options, train_rows, solved)
     return (
         yield from computation.run(
             bars,
@@ -173,7 +154,39 @@ def influences(
     )
 
 
-def solutions(bars: Bars, hold: float, computation: Computation, b: Any) -> Flow[JobRecord]:
+def factors(
+    bars: Bars,
+    hold: float,
+    model: Model,
+    train: Choice,
+    test: Choice,
+    method: Any,
+    test_rows: RowChoice | None,
+    options: Options,
+) -> Flow[JobRecord]:
+    """(H + λI)⁻¹ ∇L(z_test)."""
+    computation = Computation("factors", model, train, method, options)
+    return (yield from computation.run(bars, hold, test=selection(test, test_rows)))
+
+
+def solutions(
+    bars: Bars, hold: float, method: Any, model: Model, train: Choice, b: Any, options: Options
+) -> Flow[JobRecord]:
     """x with (H + λI) x = b."""
     rhs = yield from put_array("rhs", b, bars)
+    computation = Computation("ihvp", model, train, method, options)
     return (yield from computation.run(bars, hold, rhs=rhs))
+
+
+def self_influences(
+    bars: Bars,
+    hold: float,
+    model: Model,
+    train: Choice,
+    method: Any,
+    train_rows: RowChoice | None,
+    options: Options,
+) -> Flow[JobRecord]:
+    """The influence of each training row on itself."""
+    computation = Computation("self_influences", model, train, method, options, train_rows)
+    return (yield from computation.run(bars, hold))

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self, Unpack
 
 import httpx2
 
 from upweight.client.blobs import AsyncBlobs
 from upweight.client.computations import (
-    Computation,
-    Damping,
     Model,
-    hessian_rows,
+    factors,
     influences,
+    self_influences,
     solutions,
 )
 from upweight.client.datasets import AsyncDatasets
 from upweight.client.jobs import AsyncJobs
 from upweight.client.models import AsyncModels
-from upweight.client.request import Choice, selection
+from upweight.client.options import InfluenceOptions, Options
+from upweight.client.request import Choice
 from upweight.client.service import access, ready
 from upweight.client.webhooks import AsyncWebhooks
 from upweight.http.connection import Connection, Retries
@@ -29,11 +28,10 @@ from upweight.progress import Bars
 from upweight.results.coroutines import (
     AsyncFactorsResult,
     AsyncInfluenceResult,
-    AsyncResult,
     AsyncSelfInfluenceResult,
 )
 from upweight.results.rows import RowChoice
-from upweight.schema import Access, Health, JobRecord
+from upweight.schema import Access, Health
 
 
 class AsyncClient:
@@ -64,37 +62,16 @@ class AsyncClient:
         train: Choice,
         test: Choice | None = None,
         *,
-        input_data: Choice | None = None,
-        influence_type: Literal["up", "perturbation"] = "up",
         inversion_method: str | Any = None,
-        hessian_regularization: Damping = "auto",
-        hessian_perturbation: float | None = None,
-        hessian_on: Choice | None = None,
-        train_rows: RowChoice | None = None,
-        test_rows: RowChoice | None = None,
-        perturb_at: str | None = None,
-        perturb_input: str | None = None,
-        factors: str | JobRecord | AsyncResult | None = None,
-        keep: Mapping[str, Any] | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
-        progress: bool | None = None,
-        **parameters: Any,
+        **options: Unpack[InfluenceOptions],
     ) -> AsyncInfluenceResult:
         """The influence of training rows on test rows; positive means that the row helps.
 
         The rest is as for `Client.compute_influences`.
         """
-        computation = Computation(
-            "influences", model, train if input_data is None else input_data, inversion_method,
-            hessian_regularization, parameters, hessian_perturbation, train_rows,
-            hessian_rows(train, input_data, hessian_on), wait, timeout, progress,
-        )  # fmt: skip
         flow = influences(
-            self._bars, self.connection.hold, computation, test=test, test_rows=test_rows,
-            influence_type=influence_type, perturb_at=perturb_at, perturb_input=perturb_input,
-            factors=factors, keep=keep,
-        )  # fmt: skip
+            self._bars, self.connection.hold, model, train, test, inversion_method, **options
+        )
         return AsyncInfluenceResult(self._link, self._bars, await self._link.run(flow))
 
     async def compute_influence_factors(
@@ -104,22 +81,20 @@ class AsyncClient:
         test: Choice,
         *,
         inversion_method: str | Any = "direct",
-        hessian_regularization: Damping = "auto",
-        hessian_perturbation: float | None = None,
-        hessian_on: Choice | None = None,
         test_rows: RowChoice | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
-        progress: bool | None = None,
-        **parameters: Any,
+        **options: Unpack[Options],
     ) -> AsyncFactorsResult:
         """(H + λI)⁻¹ ∇L(z_test), a row a test row: `.x` and `.info`. For the keywords see `compute_influences`."""
-        computation = Computation(
-            "factors", model, train, inversion_method, hessian_regularization, parameters,
-            hessian_perturbation, None, hessian_on, wait, timeout, progress,
-        )  # fmt: skip
-        chosen = selection(test, test_rows)
-        flow = computation.run(self._bars, self.connection.hold, test=chosen)
+        flow = factors(
+            self._bars,
+            self.connection.hold,
+            model,
+            train,
+            test,
+            inversion_method,
+            test_rows,
+            options,
+        )
         return AsyncFactorsResult(self._link, self._bars, await self._link.run(flow))
 
     async def solve_hvp(
@@ -128,21 +103,12 @@ class AsyncClient:
         model: Model,
         train: Choice,
         b: Any,
-        *,
-        hessian_regularization: Damping = "auto",
-        hessian_perturbation: float | None = None,
-        hessian_on: Choice | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
-        progress: bool | None = None,
-        **parameters: Any,
+        **options: Unpack[Options],
     ) -> AsyncFactorsResult:
         """x with (H + λI) x = b. `b`: (rows, parameters), one vector, or a digest; `.x` has the same rows."""
-        computation = Computation(
-            "ihvp", model, train, inversion_method, hessian_regularization, parameters,
-            hessian_perturbation, None, hessian_on, wait, timeout, progress,
-        )  # fmt: skip
-        flow = solutions(self._bars, self.connection.hold, computation, b)
+        flow = solutions(
+            self._bars, self.connection.hold, inversion_method, model, train, b, options
+        )
         return AsyncFactorsResult(self._link, self._bars, await self._link.run(flow))
 
     async def self_influences(
@@ -151,21 +117,13 @@ class AsyncClient:
         train: Choice,
         *,
         inversion_method: str | Any = "direct",
-        hessian_regularization: Damping = "auto",
-        hessian_perturbation: float | None = None,
-        hessian_on: Choice | None = None,
         train_rows: RowChoice | None = None,
-        wait: bool = True,
-        timeout: float | None = None,
-        progress: bool | None = None,
-        **parameters: Any,
+        **options: Unpack[Options],
     ) -> AsyncSelfInfluenceResult:
         """The influence of each training row on itself. For the keywords see `compute_influences`."""
-        computation = Computation(
-            "self_influences", model, train, inversion_method, hessian_regularization, parameters,
-            hessian_perturbation, train_rows, hessian_on, wait, timeout, progress,
-        )  # fmt: skip
-        flow = computation.run(self._bars, self.connection.hold)
+        flow = self_influences(
+            self._bars, self.connection.hold, model, train, inversion_method, train_rows, options
+        )
         return AsyncSelfInfluenceResult(self._link, self._bars, await self._link.run(flow))
 
     async def access(self) -> Access:

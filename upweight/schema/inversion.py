@@ -5,7 +5,7 @@ A union discriminated by `method`. Who sizes, plans, names or lists methods asks
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -395,3 +395,27 @@ def methods_in_words(*, building_h: bool | None = None, quote: str = "") -> str:
     ]
     *most, last = chosen
     return f"{', '.join(most)} or {last}" if most else last
+
+
+class Parameters(TypedDict, total=False):
+    """The methods' parameters by keyword, as the SDK takes them: for type checkers and editors.
+
+    A first guess may be an array. `batch_size` and `seed` are the job's as well, and stand there.
+    """
+
+    atol: float
+    complement: bool
+    dampen: float
+    eigen_computation_on_gpu: bool | None
+    h0: Any
+    krylov_dimension: int | None
+    maxiter: int | None
+    preconditioner: Any
+    rank: int
+    rank_estimate: int
+    rtol: float
+    scale: float | Literal["auto"]
+    spectrum: Literal["auto", "all", "extremes"]
+    tol: float
+    unsolved: Unsolved
+    x0: Any

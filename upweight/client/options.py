@@ -1,0 +1,67 @@
+"""What the computations take by keyword, so that type checkers and editors know it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from upweight.client.request import Choice
+from upweight.results import AsyncResult, Result
+from upweight.results.rows import RowChoice
+from upweight.schema import JobRecord, Relative, Trained
+from upweight.schema.inversion import Parameters
+
+# λ; what has a `tolist`, as arrays of numpy's do, is that list. None is "auto".
+Damping = (
+    float
+    | Literal["auto"]
+    | Relative
+    | Trained
+    | Mapping[str, Any]
+    | Sequence[float | Relative | Mapping[str, Any]]
+    | None
+)
+
+
+class JobOptions(TypedDict, total=False):
+    """Fields of the job as they are sent. What a method has too (`batch_size`, `seed` of `lissa`) is the method's."""
+
+    batch_size: int | Literal["auto"] | None
+    blocks: Any
+    columns: Mapping[str, str]
+    curvature: Any
+    labels: Mapping[str, str]
+    precision: Literal["float32", "float64", "tf32", "bf16"] | None
+    priority: Literal["high", "default", "low"]
+    reuse: bool
+    seed: int | None
+    timeout_s: int | None
+    webhook: Any
+
+
+class ComputationOptions(TypedDict, total=False):
+    """What all computations take besides: λ under either name, the Hessian's rows, and how to wait."""
+
+    hessian_regularization: Damping
+    hessian_perturbation: float | None
+    hessian_on: Choice | None
+    wait: bool
+    timeout: float | None
+    progress: bool | None
+
+
+class Options(JobOptions, ComputationOptions, Parameters, total=False):
+    """What all computations take: of the job, of its inversion method, and of the waiting."""
+
+
+class InfluenceOptions(Options, total=False):
+    """What `compute_influences` takes besides."""
+
+    input_data: Choice | None
+    influence_type: Literal["up", "perturbation"]
+    train_rows: RowChoice | None
+    test_rows: RowChoice | None
+    perturb_at: str | None
+    perturb_input: str | None
+    factors: str | JobRecord | Result | AsyncResult | None
+    keep: Mapping[str, Any] | None
