@@ -1,4 +1,4 @@
-"""What models and datasets share as resources: looked up by reference, listed, waited for, deleted."""
+"""What resources share: looked up by id or reference, listed, waited for; models and datasets are checked as well."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ def resolve(parts: Parts, kind: Kind, namespace: str, reference: str) -> Documen
     if not re.fullmatch(REFERENCE_PATTERN, reference):
         raise not_found(kind, reference)
     return parts.records.resolve(kind, namespace, reference)
+
+
+def find_job(parts: Parts, namespace: str, id: str) -> Document:
+    """A job's record. Raises NotFound."""
+    if not keys.is_id("job", id):
+        raise not_found("job", id)
+    return parts.records.get("job", namespace, id)
 
 
 async def settled(

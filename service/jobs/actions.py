@@ -10,22 +10,14 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from service.jobs.submission import ensure_enqueued, refuse_if_full
 from service.parts import Parts
-from service.registry import filters_of, resolve
+from service.registry import filters_of, find_job, resolve
 from service.requests import Trace
 from service.results.layout import ResultPaths
-from service.storage import keys
 from service.storage.keys import Document, Kind, by_use
-from service.storage.records import Idempotency, not_found
+from service.storage.records import Idempotency
 from upweight.schema import TERMINAL, JobRecord, JobState
 
 KEEPALIVE_SECONDS = 15.0
-
-
-def find_job(parts: Parts, namespace: str, id: str) -> Document:
-    """A job's record. Raises NotFound."""
-    if not keys.is_id("job", id):
-        raise not_found("job", id)
-    return parts.records.get("job", namespace, id)
 
 
 def current_job(parts: Parts, namespace: str, id: str) -> Document:

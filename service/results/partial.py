@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from service.jobs.actions import find_job
 from service.parts import Parts
+from service.registry import find_job
 from service.results.stored import StoredResult, find_result
 from service.storage.cuts import Cut
 from upweight.errors import ResultNotReady

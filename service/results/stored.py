@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from service.jobs.actions import find_job
 from service.parts import Parts
+from service.registry import find_job
 from service.results.layout import ResultPaths
 from service.storage.objects import Objects
 from upweight.errors import InvalidRequest, NotStored, ResultExpired, ResultNotReady

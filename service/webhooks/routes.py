@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header
 
 from service.dependencies import Administrator, PartsNow, Reader
-from service.jobs.actions import find_job
 from service.problems import EVERYWHERE, documented
+from service.registry import find_job
 from upweight.errors import (
     NotFound,
 )

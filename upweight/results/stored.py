@@ -49,7 +49,7 @@ def influences(record: JobRecord) -> ArraySource:
     Of a job at work in blocks, too: slices of those that are done, others raise ResultNotReady with the progress.
     """
     stored = _promised(record) or summary(record)
-    if record.request.kind == "self_influences":
+    if record.request.is_self:
         shape = tuple(stored.influence_shape or ())
         return ArraySource(f"{path(record.id)}/self_influences", "influences", shape, stored.dtype)
     if record.request.kind != "influences":
@@ -111,7 +111,7 @@ def saveable(record: JobRecord, main: str | None = None) -> tuple[str, Mapping[s
     """The main array's name, and all arrays that were kept. Raises NotStored for one that was not."""
     stored = summary(record).stored
     sources: dict[str, ArraySource] = {}
-    if record.request.kind == "self_influences" or "matrix" in stored:
+    if record.request.is_self or "matrix" in stored:
         sources["influences"] = influences(record)
     if "mean" in stored:
         sources["mean"] = mean(record)
@@ -137,7 +137,7 @@ def labelled(record: JobRecord, name: str) -> Flow[Labelled]:
         rows = yield from _rows(test, record.test_id)
         return Labelled((Axis("test", rows), Axis("parameter")), "value")
     train = Axis("train", (yield from _rows(request.train, record.train_id)))
-    if name == "mean" or request.kind == "self_influences":
+    if name == "mean" or request.is_self:
         return Labelled((train,))
     if test is None:  # of factors for right-hand sides of their own
         return Labelled((Axis("row"), train))
@@ -190,7 +190,7 @@ def rows(
 
 def suspects(record: JobRecord, bars: Bars) -> Flow[NDArray[np.int64]]:
     """Training rows, those first whose labels deserve a look: the most harmful, or of most influence on themselves."""
-    own = record.request.kind == "self_influences"
+    own = record.request.is_self
     source = influences(record) if own else mean(record)
     scores = yield from source.fetched(..., bars)
     if scores.ndim != 1:

@@ -55,7 +55,7 @@ class Panel:
 def panels(record: JobRecord, tests: Sequence[int] | None, k: int) -> Flow[list[Panel]]:
     """A panel a test row of the matrix; None: those of the largest loss. Raises NotStored."""
     train = yield from record_of(record.train_id)
-    if record.request.kind == "self_influences":
+    if record.request.is_self:
         largest = yield from stored.top(record, None, k, "helpful")
         doubtful, _ = yield from _examples(train, (largest.items, []), {})
         return [Panel(None, doubtful=doubtful)]
