@@ -28,8 +28,8 @@ from torch import nn
 
 from benchmarks.figures import told
 from service.local.background import Running, running
-from service.results.layout import ResultPaths
 from service.storage.arrays import NewMatrix
+from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from service.storage.records import Records
 from upweight import Client

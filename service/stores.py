@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from service.jobs.ending import Ending
-from service.jobs.states import Lifecycle
+from service.lifecycle.ending import Ending
+from service.lifecycle.states import Lifecycle
 from service.settings import Settings
 from service.storage.copies import Copies
 from service.storage.grids import Grids

@@ -10,7 +10,7 @@ from typing import Any
 
 from redis import Redis
 
-from service.jobs.states import now
+from service.lifecycle.states import now
 from service.local.redis_server import RedisServer
 from service.local.watchdog import Watchdog
 from service.settings import Settings

@@ -16,8 +16,7 @@ from service.blobs.upload import accept_upload, receive_blob, too_large
 from service.dependencies import PartsNow, Reader, Writer
 from service.docs.examples import HELLO
 from service.problems import EVERYWHERE, documented
-from service.results.layout import blob_path
-from service.storage.layout import upload_path
+from service.storage.layout import blob_path, upload_path
 from upweight.errors import (
     Conflict,
     DigestMismatch,

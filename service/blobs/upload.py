@@ -14,8 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from service.limits.quota import Reservation
 from service.parts import Parts
-from service.results.layout import blob_path
-from service.storage.layout import upload_path
+from service.storage.layout import blob_path, upload_path
 from service.storage.read_ahead import read_ahead
 from upweight.errors import DigestMismatch, InvalidRequest, NotFound, TooLarge
 from upweight.schema import BlobRecord

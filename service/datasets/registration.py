@@ -9,7 +9,7 @@ from service.auth import Caller
 from service.blobs.records import find_blob
 from service.datasets.sources import Source, blob_sources, file_sources
 from service.datasets.uris import allowed_place, files_of
-from service.jobs.states import now
+from service.lifecycle.states import now
 from service.models.sniff import is_pickle
 from service.parts import Parts
 from service.registry import digest_of, ensure_check, enter, refuse_many_checks, repeated

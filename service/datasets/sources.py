@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.datasets.uris import allowed_place, refuse_escapes
-from service.results.layout import blob_path
 from service.settings import Settings
 from service.storage.failures import Changed
+from service.storage.layout import blob_path
 from service.storage.object_bytes import ObjectBytes
 from service.storage.objects import Objects
 from upweight.schema import DatasetFile, DatasetRecord

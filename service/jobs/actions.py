@@ -12,8 +12,8 @@ from service.jobs.submission import ensure_enqueued, refuse_if_full
 from service.parts import Parts
 from service.registry import filters_of, find_job, resolve
 from service.requests import Trace
-from service.results.layout import ResultPaths
 from service.storage.keys import Document, Kind, by_use
+from service.storage.layout import ResultPaths
 from service.storage.records import Idempotency
 from upweight.schema import TERMINAL, JobRecord, JobState
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from service.auth import Caller, Role
-from service.jobs.states import now
 from service.jobs.validation.blobs import (
     as_solved,
     factors_of,
@@ -16,6 +15,7 @@ from service.jobs.validation.compatibility import fitted, refuse_curvature
 from service.jobs.validation.inputs import Chosen, Inputs
 from service.jobs.validation.singular import refuse_singular
 from service.jobs.validation.size import refuse_too_much, result_bytes
+from service.lifecycle.states import now
 from service.parts import Parts, webhook_policy
 from service.registry import repeated, resolve
 from service.requests import Trace

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 from redis import Redis
 
-from service.results.layout import namespace_prefixes
 from service.storage.keys import PREFIX
+from service.storage.layout import namespace_prefixes
 from service.storage.objects import Objects
 from service.storage.records import Records
 from service.storage.redis import reachable

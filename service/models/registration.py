@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from service.auth import Caller
 from service.blobs.records import find_blob
-from service.jobs.states import now
+from service.lifecycle.states import now
 from service.models.sniff import refuse_bad_archive, refuse_bad_weights
 from service.parts import Parts
 from service.registry import digest_of, ensure_check, enter, refuse_many_checks, repeated

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.results.layout import blob_path
+from service.storage.layout import blob_path
 from service.storage.objects import Objects
 from upweight.errors import InvalidRequest
 

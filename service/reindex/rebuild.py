@@ -16,11 +16,11 @@ from typing import Any
 from redis import Redis
 
 from service.auth import Keys
-from service.jobs.states import now
-from service.results.layout import ResultPaths
+from service.lifecycle.states import now
 from service.storage import keys, scripts
 from service.storage.copies import Copies, Copy, LastVersion
 from service.storage.keys import Document, Kind
+from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from service.storage.queue import CHECK_PRIORITY, CHECKS, RUN_JOB, TaskQueue
 from service.storage.redis import reachable

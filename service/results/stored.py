@@ -8,7 +8,7 @@ from typing import Any
 
 from service.parts import Parts
 from service.registry import find_job
-from service.results.layout import ResultPaths
+from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from upweight.errors import InvalidRequest, NotStored, ResultExpired, ResultNotReady
 from upweight.schema import (

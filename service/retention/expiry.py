@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from service.jobs.states import now
-from service.results.layout import ResultPaths
+from service.lifecycle.states import now
 from service.settings import Settings
 from service.storage.keys import Document, by_state
+from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from service.storage.records import Records
 from service.storage.redis import surely_past

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from service.jobs.ending import keeps_nothing
+from service.lifecycle.ending import keeps_nothing
 from service.settings import Settings
 from service.storage.copies import Copies
 from service.storage.layout import SELF_TEST, UPLOADS

@@ -1,6 +1,8 @@
-"""The folders of the storage that no result lies in; those of results and blobs are in `service/results/layout.py`."""
+"""Where everything lies in the object storage: blobs, uploads, and the objects of a result."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 UPLOADS = "uploads"  # what came by presigned URLs and is not verified yet
 SELF_TEST = "self-test"
@@ -9,3 +11,77 @@ SELF_TEST = "self-test"
 def upload_path(namespace: str, digest: str) -> str:
     """Where a presigned URL puts bytes that claim a digest; nothing reads them as a blob from there."""
     return f"{UPLOADS}/{namespace}/{digest.removeprefix('sha256:')}"
+
+
+def blob_path(namespace: str, digest: str) -> str:
+    """Where a blob's bytes lie."""
+    hex = digest.removeprefix("sha256:")
+    return f"blobs/{namespace}/{hex[:2]}/{hex}"
+
+
+def namespace_prefixes(namespace: str) -> tuple[str, str]:
+    """Where all that a namespace has stored lies."""
+    return f"blobs/{namespace}", f"results/{namespace}"
+
+
+@dataclass(frozen=True)
+class ResultPaths:
+    """The objects of one job's result. `manifest` is written last: without it there is no result."""
+
+    namespace: str
+    job_id: str
+
+    @property
+    def prefix(self) -> str:
+        return f"results/{self.namespace}/{self.job_id}"
+
+    @property
+    def influences(self) -> str:
+        return f"{self.prefix}/influences"
+
+    @property
+    def factors(self) -> str:
+        """A folder, as all that is kept in blocks of rows."""
+        return f"{self.prefix}/factors"
+
+    @property
+    def top(self) -> str:
+        return f"{self.prefix}/top"
+
+    @property
+    def mean(self) -> str:
+        return f"{self.prefix}/mean"
+
+    @property
+    def self_influences(self) -> str:
+        return f"{self.prefix}/self_influences"
+
+    @property
+    def parts(self) -> str:
+        """What `finish` merges, and then deletes."""
+        return f"{self.prefix}/parts"
+
+    @property
+    def plan(self) -> str:
+        """How a job in blocks is cut: written once, before the first block."""
+        return f"{self.prefix}/plan.json"
+
+    @property
+    def info(self) -> str:
+        return f"{self.prefix}/info.safetensors"
+
+    def predictions(self, side: str) -> str:
+        """Below it the losses, predictions and targets of `test` or `train` rows lie, in blocks of rows."""
+        return f"{self.prefix}/predictions/{side}"
+
+    def predictions_block(self, side: str, start: int, stop: int) -> str:
+        """Of rows [start, stop); the names sort by row."""
+        return f"{self.predictions(side)}/{start:012d}-{stop:012d}.safetensors"
+
+    @property
+    def parameters(self) -> str:
+        return f"{self.prefix}/parameters.json"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.prefix}/manifest.json"

@@ -78,7 +78,7 @@ def _dying(owner: Any, name: str, *, after: bool = False) -> None:
 
 
 def _set(point: str) -> None:
-    from service.jobs.states import Lifecycle
+    from service.lifecycle.states import Lifecycle
     from workers.jobs.inputs import JobInputs
     from workers.jobs.results import ResultWriter
     from workers.jobs.steps import Steps

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from service.local.background import Running
-from service.results.layout import ResultPaths
 from service.settings import Settings
+from service.storage.layout import ResultPaths
 from service.storage.queue import TaskQueue
 from tests.faults.watched import PATIENCE, Watched, files_below
 from upweight import Client

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.results.layout import ResultPaths
+from service.storage.layout import ResultPaths
 from tests.faults.grids import GridJobs
 from tests.faults.other_threads import THREADS, another_worker
 from tests.faults.slow_jobs import NAMESPACE

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from service.results.layout import blob_path
+from service.storage.layout import blob_path
 from tests.faults.slow_jobs import NAMESPACE, SlowJobs
 from upweight import Client
 from upweight.files.download import FileSink

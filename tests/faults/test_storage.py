@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from service.local.background import Running, running
-from service.results.layout import blob_path
+from service.storage.layout import blob_path
 from service.storage.objects import Objects
 from tests.faults.conftest import SHORT
 from tests.faults.cutting_proxy import CuttingProxy, cutting_proxy

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.results.layout import ResultPaths
+from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from tests.journeys.subjects import Subject
 from upweight import Client, JobCancelled, errors

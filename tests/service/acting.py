@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from service.parts import Parts
-from service.results.layout import ResultPaths
+from service.storage.layout import ResultPaths
 from service.storage.tensors import write_tensors
 from tests.storage.writing import write_matrix, write_rows
 

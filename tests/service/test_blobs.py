@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from service.results.layout import blob_path
+from service.storage.layout import blob_path
 from tests.s3_server import unfinished
 from tests.service.acting import Acting, digest_of, field, problem
 from tests.service.conftest import Front

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.jobs.states import now
 from service.jobs.validation.columns import match_columns
 from service.jobs.validation.inputs import Chosen
+from service.lifecycle.states import now
 from upweight.errors import InvalidRequest
 from upweight.schema import ColumnMatch, DatasetRecord, ModelRecord, parse_rows
 

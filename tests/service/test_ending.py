@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.jobs.states import Lifecycle
-from service.results.layout import ResultPaths
+from service.lifecycle.states import Lifecycle
 from service.storage.keys import Document
+from service.storage.layout import ResultPaths
 from tests.service.acting import NAMESPACE, Acting
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import numpy as np
 
-from service.results.layout import ResultPaths
+from service.storage.layout import ResultPaths
 from tests.service.acting import NAMESPACE, Acting, problem
 from upweight.errors import ComputationFailed
 

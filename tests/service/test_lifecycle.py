@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.jobs.states import LeaseLost, Lifecycle, now
+from service.lifecycle.states import LeaseLost, Lifecycle, now
 from service.storage.keys import new_id
 from service.storage.records import Records
 from service.storage.redis import connect

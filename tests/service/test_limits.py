@@ -21,7 +21,7 @@ import redis
 from service.auth import Role
 from service.limits.rate import Rate
 from service.local.redis_server import RedisServer
-from service.results.layout import namespace_prefixes
+from service.storage.layout import namespace_prefixes
 from service.storage.redis import connect
 from tests.service.acting import NAMESPACE, Acting, digest_of, problem
 from tests.service.conftest import Front, run_front, small_settings

@@ -8,7 +8,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from service.results.layout import ResultPaths
+from service.storage.layout import ResultPaths
 from service.storage.tensors import tensor_bytes
 from tests.service.acting import Acting, field, problem
 

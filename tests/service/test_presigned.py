@@ -7,8 +7,7 @@ import os
 import httpx2
 import pytest
 
-from service.results.layout import blob_path
-from service.storage.layout import upload_path
+from service.storage.layout import blob_path, upload_path
 from tests.service.acting import Acting, digest_of, field, problem
 from tests.service.conftest import Front
 

@@ -14,7 +14,7 @@ import redis
 
 from service.limits import quota
 from service.local.redis_server import RedisServer
-from service.results.layout import namespace_prefixes
+from service.storage.layout import namespace_prefixes
 from tests.service.acting import Acting, digest_of, problem
 from tests.service.conftest import Front, run_front, small_settings
 

@@ -12,7 +12,7 @@ from threading import Barrier
 import httpx2
 import pytest
 
-from service.jobs.states import LeaseLost
+from service.lifecycle.states import LeaseLost
 from service.local.redis_server import RedisServer
 from service.storage.queue import RUN_JOB
 from tests.service.acting import NAMESPACE, Acting, problem

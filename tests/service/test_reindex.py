@@ -9,7 +9,7 @@ import pytest
 
 from service.parts import Parts
 from service.reindex.rebuild import Rebuild, Rebuilt
-from service.results.layout import ResultPaths
+from service.storage.layout import ResultPaths
 from tests.service.acting import NAMESPACE, Acting, submitted
 from upweight.errors import NotFound
 

@@ -10,7 +10,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from service.results.layout import ResultPaths
+from service.storage.layout import ResultPaths
 from tests.service.acting import NAMESPACE, Acting, field, problem
 from upweight.errors import ComputationFailed
 

@@ -10,10 +10,9 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-from service.results.layout import ResultPaths
 from service.retention.expiry import Expired, Expiry
 from service.retention.orphans import Orphan, Orphans
-from service.storage.layout import upload_path
+from service.storage.layout import ResultPaths, upload_path
 from service.storage.shared import Shared, folder_of
 from tests.service.acting import NAMESPACE, Acting, problem, submitted
 

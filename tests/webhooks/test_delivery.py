@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import redis
 
-from service.jobs.states import Lifecycle
+from service.lifecycle.states import Lifecycle
 from service.local.redis_server import RedisServer
 from service.storage.records import Records
 from service.webhooks.outbox import Outbox

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from service.datasets.sources import sources_of
-from service.jobs.states import LeaseLost, now
+from service.lifecycle.states import LeaseLost, now
 from service.logs import log
 from service.storage.keys import PREFIX, Document, Kind
 from service.storage.queue import CHECKS

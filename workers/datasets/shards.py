@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from service.datasets.sources import Source
-from service.results.layout import blob_path
 from service.storage.failures import Changed
+from service.storage.layout import blob_path
 from service.storage.npz import NpzFile
 from service.storage.object_bytes import Bytes, Unreadable
 from service.storage.objects import Objects

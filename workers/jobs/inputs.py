@@ -15,9 +15,9 @@ from torch import Tensor
 from service.jobs.validation.columns import match_columns
 from service.jobs.validation.compatibility import floating_inputs
 from service.jobs.validation.inputs import Chosen
-from service.results.layout import ResultPaths, blob_path
 from service.storage.cuts import Cut
 from service.storage.keys import Document
+from service.storage.layout import ResultPaths, blob_path
 from service.storage.row_blocks import RowBlocks
 from service.storage.shared import digest_of
 from service.storage.tensors import BadTensors, TensorEntry, read_entry, read_header

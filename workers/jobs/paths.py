@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.results.layout import ResultPaths
 from service.storage.keys import Document
+from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from service.storage.row_blocks import block_path
 from service.storage.shared import folder_of

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from service.results.layout import ResultPaths
+from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from service.storage.tensors import write_tensors
 from workers.engine import Predictions, Problem, Rows, row_predictions

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.results.layout import ResultPaths
 from service.storage.arrays import NewMatrix
+from service.storage.layout import ResultPaths
 from service.storage.objects import ObjectMeta, Objects
 from service.storage.tensors import write_tensors
 from upweight import __version__

@@ -15,11 +15,11 @@ from typing import Any, cast
 import torch
 from pydantic import TypeAdapter
 
-from service.jobs.ending import keeps_nothing, postponed_where_away
-from service.jobs.states import LeaseLost
+from service.lifecycle.ending import keeps_nothing, postponed_where_away
+from service.lifecycle.states import LeaseLost
 from service.logs import log, log_exception
-from service.results.layout import ResultPaths
 from service.storage.keys import Document
+from service.storage.layout import ResultPaths
 from service.storage.queue import RUN_JOB
 from service.storage.shared import folder_of
 from upweight.errors import NotFound, Unavailable, UpweightError

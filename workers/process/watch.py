@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
-from service.jobs.states import LeaseLost
+from service.lifecycle.states import LeaseLost
 from service.logs import log
 from service.storage.leases import Leases
 from service.tracing import Stages

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-from service.jobs.states import LeaseLost
+from service.lifecycle.states import LeaseLost
 from service.logs import log
 from service.storage.keys import Document
 from service.storage.queue import PRIORITIES

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from service.jobs.ending import postponed_where_away
-from service.jobs.states import LeaseLost
+from service.lifecycle.ending import postponed_where_away
+from service.lifecycle.states import LeaseLost
 from service.logs import log
-from service.results.layout import ResultPaths
 from service.storage import keys
 from service.storage.keys import Document, Kind
+from service.storage.layout import ResultPaths
 from service.storage.queue import CHECKS, RUN_JOB, task_id
 from upweight.errors import NotFound, WorkerLost
 from upweight.schema import CheckState, JobState

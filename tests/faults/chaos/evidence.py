@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from service.results.layout import ResultPaths
+from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from tests.faults.slow_jobs import NAMESPACE
 from upweight.schema import JobRecord

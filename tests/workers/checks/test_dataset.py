@@ -16,8 +16,8 @@ import torch
 from safetensors.numpy import save
 
 from service.datasets.sources import blob_sources
-from service.jobs.states import now
-from service.results.layout import blob_path
+from service.lifecycle.states import now
+from service.storage.layout import blob_path
 from service.storage.objects import Objects
 from upweight.errors import Rejected
 from upweight.schema import DatasetRecord

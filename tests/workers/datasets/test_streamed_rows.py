@@ -19,8 +19,8 @@ from safetensors.numpy import save
 from torch import nn
 
 from service.datasets.sources import blob_sources
-from service.jobs.states import now
-from service.results.layout import blob_path
+from service.lifecycle.states import now
+from service.storage.layout import blob_path
 from service.storage.objects import Objects
 from tests.engine.matrices import with_damping
 from tests.s3_server import S3Server

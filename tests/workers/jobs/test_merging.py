@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.results.layout import ResultPaths
 from service.storage.cuts import Cut
+from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from upweight.errors import ComputationFailed
 from workers.jobs.merge import Ranking, mean_of, merged_summary

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from service.results.layout import ResultPaths
+from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from service.storage.tensors import read_header, read_tensor
 from workers.engine import Problem, TensorRows, make_loss

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.jobs.states import LeaseLost
+from service.lifecycle.states import LeaseLost
 from service.storage.leases import Leases
 from service.storage.redis import connect
 from upweight.errors import TimedOut

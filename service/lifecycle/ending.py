@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
-from service.jobs.states import LeaseLost, Lifecycle
+from service.lifecycle.states import LeaseLost, Lifecycle
 from service.logs import log
-from service.results.layout import ResultPaths
 from service.storage.grids import Grids
 from service.storage.keys import Document
+from service.storage.layout import ResultPaths
 from service.storage.leases import Leases
 from service.storage.objects import Objects
 from service.storage.queue import TaskQueue
