@@ -170,6 +170,12 @@ class Settings(BaseSettings):
     block_seconds: float = Field(
         10.0, description="What a block of such a job is planned to take.", gt=0
     )
+    tasks_in_hand: int = Field(
+        3,
+        description="Tasks, each of another namespace, that a worker may have begun: one computes, and between "
+        "batches they take turns. Each needs memory of its own; 1: a task is done before the next begins.",
+        ge=1,
+    )
     reuse_bytes: int = Field(
         256 * MIB,
         description="Fits and factors up to this size are kept for later jobs, beside what a job was told to keep.",

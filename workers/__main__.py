@@ -104,6 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         understood=settings.contract,
         tracing=tracing,
         afterwards=give_back_what_is_free,
+        floor=context.floor,
     )
     worker.work(logging_level="WARNING")
     context.stopping.set()

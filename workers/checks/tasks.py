@@ -156,6 +156,7 @@ class CheckTasks:
             report=lambda live: None,
             seconds=context.settings.check_seconds,
             heartbeat_seconds=context.settings.heartbeat_seconds,
+            give_way=context.floor.give_way,
         )
 
 

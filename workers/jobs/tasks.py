@@ -157,6 +157,7 @@ class JobTask:
             unanswered=ended_from_outside(
                 context, (namespace, id), lambda: self._abandon(namespace, id, attempt)
             ),
+            give_way=context.floor.give_way,
         )
 
     def _abandon(self, namespace: str, id: str, attempt: int) -> None:
@@ -188,6 +189,7 @@ def ended_from_outside(
         with suppress(UpweightError, LeaseLost):  # recovery ends it, once its lease has run out
             abandon()
         if not has_ended():
+            context.floor.vacate()
             begin_anew("a cancelled job did not answer", job)
 
     return end
@@ -411,6 +413,7 @@ class BlockTask:
             report=lambda live: self._report(namespace, job, stage, block, live),
             seconds=min(job["request"]["timeout_s"] or limit, limit),
             heartbeat_seconds=context.settings.heartbeat_seconds,
+            give_way=context.floor.give_way,
             # Of the whole job's time, by Redis's clock.
             spent_seconds=context.grids.figures(id).elapsed,
             unanswered=ended_from_outside(

@@ -21,6 +21,7 @@ from service.stores import Stores
 from workers.datasets.disk_cache import DiskCache
 from workers.fits.session import Session
 from workers.process.devices import Claim, claimed_device
+from workers.process.floor import Floor
 
 PATIENCE = 30  # tries after a lost connection to Redis: about two minutes
 
@@ -38,6 +39,7 @@ class Context(Stores):
     session: Session
     scratch: Path
     cache: DiskCache
+    floor: Floor
     stopping: threading.Event = field(default_factory=threading.Event)
     begin_anew: Callable[[str, tuple[str, str] | None], NoReturn] | None = None
 
@@ -65,4 +67,5 @@ class Context(Stores):
             scratch=scratch,
             cache=cache,
             begin_anew=begin_anew,
+            floor=Floor(settings.tasks_in_hand, device),
         )

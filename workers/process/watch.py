@@ -71,9 +71,11 @@ class Watch:
         heartbeat_seconds: float,
         spent_seconds: float = 0.0,
         unanswered: Callable[[Callable[[], bool]], None] | None = None,
+        give_way: Callable[[Callable[[], bool]], float] = lambda ends: 0.0,
     ) -> None:
         """`unanswered` ends a cancelled task that does not end by itself, and its process with it, unless what it is
-        given says that the task has come to its end meanwhile."""
+        given says that the task has come to its end meanwhile. `give_way` lets other tasks go on between two batches,
+        unless what it is given says that this one is to end; answers the seconds that took."""
         self._leases = leases
         self._id = id
         self._holder = holder
@@ -82,6 +84,7 @@ class Watch:
         self._report = report
         self._limit = seconds
         self._heartbeat = heartbeat_seconds
+        self._give_way = give_way
         self._began = time.monotonic() - spent_seconds
         self._stage_began = time.monotonic()
         self._progress: _Reached | None = None
@@ -89,6 +92,7 @@ class Watch:
         self._unanswered = unanswered
         self._told: float | None = None  # when the task was told of its cancel
         self._given_up = False
+        self._waits = False  # for others, and computes nothing
         self._ending = threading.Lock()
         self._stages = Stages()
         self._done = threading.Event()
@@ -112,6 +116,13 @@ class Watch:
 
     def progress(self, stage: str, done: int, total: int, unit: str) -> None:
         """Takes note of how far the task is, and raises what ends it."""
+        self._waits = True
+        try:
+            waited = self._give_way(self._is_to_end)
+        finally:
+            self._waits = False
+        self._began += waited
+        self._stage_began += waited
         before = self._progress
         if stage == PASS and before is not None and before.stage != PASS and not before.complete:
             # Within one step of a solver.
@@ -134,6 +145,9 @@ class Watch:
                 f"the job ran for its limit of {self._limit:g} s; give a larger timeout_s, fewer rows, "
                 "or a cheaper method"
             )
+
+    def _is_to_end(self) -> bool:
+        return self._verdict is not None or self._stopping.is_set()
 
     def confirm(self) -> None:
         """As `checkpoint`, and asks Redis whether the task is still this worker's: before what can't be undone."""
@@ -175,7 +189,11 @@ class Watch:
         ):
             return
         try:
-            if not self._done.is_set():
+            if self._waits:
+                if not self._given_up:
+                    self._given_up = True
+                    self._unanswered(lambda: True)  # nothing is to be stopped
+            elif not self._done.is_set():
                 self._given_up = True
                 self._unanswered(self._done.is_set)
         finally:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 from rq import SimpleWorker
 from rq.defaults import DEFAULT_JOB_MONITORING_INTERVAL
 from rq.serializers import JSONSerializer
@@ -25,6 +26,7 @@ from service.storage.queue import RUN_BLOCK, DoorbellQueue, queues
 from service.tracing import Tracing
 from upweight.schema.base import CONTRACT
 from workers.process.compatibility import Contract
+from workers.process.floor import Floor, Taken
 
 Task = Callable[..., None]
 _LONGEST_WAIT = 1  # seconds of waiting for a task, between checks whether the worker is to stop
@@ -51,8 +53,9 @@ class WarmWorker(SimpleWorker):
         understood: int = CONTRACT,
         tracing: Tracing | None = None,
         afterwards: Callable[[], None] = lambda: None,
+        floor: Floor | None = None,
     ) -> None:
-        """`afterwards` is called when a task has ended, whichever way."""
+        """`afterwards` is called when a task has ended, whichever way. `floor`: where tasks give way to others."""
         super().__init__(
             queues(redis, names),
             name=name,
@@ -68,6 +71,8 @@ class WarmWorker(SimpleWorker):
         self._tracing = tracing or Tracing()
         self._counters = Counters(redis)
         self._afterwards = afterwards
+        self._floor = floor or Floor(1)
+        self._floor.take = self._task_of_others
         self.log_job_description = False
 
     def get_heartbeat_ttl(self, job: Any, working_time: float = 0.0) -> int:
@@ -92,6 +97,28 @@ class WarmWorker(SimpleWorker):
                 return found
         return None
 
+    def execute_job(self, job: Any, queue: Any) -> None:
+        """Does a task, and waits for those that were begun beside it."""
+        super().execute_job(job, queue)
+        self._floor.wait_until_free()
+
+    def _task_of_others(self, namespaces: Collection[str]) -> Taken | None:
+        """The next task of other namespaces than these, to be done in another thread."""
+        if self._stopping.is_set():
+            return None
+        try:
+            found = DoorbellQueue.dequeue_any(
+                self.queues, None, self.connection, serializer=self.serializer, excepted=namespaces
+            )
+        except RedisError as error:
+            log("no-look-at-others", level="warning", detail=str(error))
+            return None
+        if found is None:
+            return None
+        return str(found[0].meta.get("namespace", "")), lambda: SimpleWorker.execute_job(
+            self, *found
+        )
+
     def perform_job(self, job: Any, queue: Any, execution: Any) -> bool:
         """Runs a task of our table by name. Nothing that a payload names is ever imported."""
         try:
@@ -100,7 +127,11 @@ class WarmWorker(SimpleWorker):
             task, arguments = self._admitted(job)
             ours = self._contract.covers(job, *arguments[:2])
             if ours:
-                with _Heartbeats(self, job, execution), self._accounted(job):
+                with (
+                    self._floor.held(arguments[0]),
+                    _Heartbeats(self, job, execution),
+                    self._accounted(job),
+                ):
                     task(*arguments)
             self._finalize_success(job, queue, execution, None)
             if not ours:
