@@ -67,11 +67,14 @@ class Submission:
     def checked(self) -> dict[str, Any]:
         """The fields; InvalidRequest, with the field and the way out, before anything is sent."""
         from upweight.client.jobs import checked
-        from upweight.client.request import inversion
+        from upweight.client.request import inversion, written_out
 
         given = {"kind": "influences", **self._fields}
         if "inversion" in given or not given.get("factors"):  # whose job's it is then
             method = dict(given.get("inversion", {"method": "direct"}))
+            method["method"], curvature = written_out(method["method"], given.get("curvature"))
+            if curvature is not None:
+                given["curvature"] = curvature
             given["inversion"] = inversion(method.pop("method"), method)
         rhs = given.get("rhs")
         if isinstance(rhs, str) and not rhs.startswith("sha256:"):

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from upweight.client.blobs import put_array
 from upweight.client.jobs import create
 from upweight.client.options import ComputationOptions, Damping, JobOptions, Options
-from upweight.client.request import Choice, fields_of, inversion, reference, selection
+from upweight.client.request import Choice, fields_of, inversion, reference, selection, written_out
 from upweight.errors import InvalidRequest
 from upweight.http.flow import Flow
 from upweight.http.polling import until_ended, waited_for
@@ -54,11 +54,16 @@ class Computation:
 
     def _fields(self, bars: Bars) -> Flow[dict[str, Any]]:
         taken = self.method is None and self.solved
-        chosen = "direct" if self.method is None and not taken else self.method
+        chosen, curvature = written_out(
+            "direct" if self.method is None and not taken else self.method,
+            self.options.get("curvature"),
+        )
         of_job = JOB_OPTIONS.difference(fields_of(chosen))
         given: dict[str, Any] = {k: v for k, v in self.options.items() if k not in OWN_OPTIONS}
         options = {k: v for k, v in given.items() if k in of_job}
         method = {k: v for k, v in given.items() if k not in of_job}
+        if curvature is not None:
+            options["curvature"] = curvature
         if taken and method:
             name = next(iter(method))
             raise InvalidRequest.field(

@@ -19,6 +19,7 @@ from upweight.schema import (
     ModelRecord,
     Selection,
 )
+from upweight.schema.curvature import STRUCTURES
 from upweight.schema.inversion import METHODS, owners_of
 
 M = TypeVar("M", bound=BaseModel)
@@ -33,6 +34,8 @@ _OF_METHODS = sorted(
     {field for method in METHODS.values() for field in method.model_fields} - {"method"}
 )
 _RANKS = {"rank", *(each.rank_field for each in METHODS.values() if each.rank_field)}
+# Structures that stand for a method: what they leave of the curvature has an inverse of closed form.
+SHORT_FORMS = [name for name, facts in STRUCTURES.items() if facts.closed_form]
 # As HTTP and other libraries call them.
 _ALIASES = {
     **dict.fromkeys(("lambda", "lam", "damping", "damp", "λ"), "hessian_regularization"),
@@ -92,9 +95,10 @@ def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {**method.model_dump(mode="json", exclude_unset=True), "method": _name(method)}
     name = getattr(method, "value", method)
     if name not in METHODS:
+        known = [*METHODS, *SHORT_FORMS]
         raise InvalidRequest.field(
             "/inversion/method",
-            f"{name!r} is no inversion method{_meant(name, METHODS) or '.'} There are {_words(METHODS)}",
+            f"{name!r} is no inversion method{_meant(name, known) or '.'} There are {_words(known)}",
             name,
         )
     own = fields_of(name)
@@ -109,6 +113,26 @@ def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
         body = {"kind": "influences", "inversion": {"method": name, **parameters}}
         raise invalid(exc, "/v1/jobs", body, ("inversion",)) from exc
     return {"method": name, **parameters}
+
+
+def written_out(method: Any, curvature: Any) -> tuple[Any, Any]:
+    """Method and curvature; a structure in place of the method is short for `direct` on the Fisher matrix's.
+
+    A `curvature` beside it may say another kind.
+    """
+    name = getattr(method, "value", method)
+    if not isinstance(name, str) or name not in SHORT_FORMS:
+        return method, curvature
+    if isinstance(curvature, BaseModel):
+        curvature = curvature.model_dump(mode="json", exclude_unset=True)
+    given = {"kind": curvature} if isinstance(curvature, str) else dict(curvature or {})
+    if given.get("structure", name) != name:
+        raise InvalidRequest.field(
+            "/curvature/structure",
+            f"inversion_method={name!r} is short for this structure with method 'direct'; give one of both",
+            given["structure"],
+        )
+    return "direct", {"kind": "fisher", **given, "structure": name}
 
 
 def fields_of(method: Any) -> list[str]:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema
 
 from upweight.schema.base import Request
 
@@ -29,7 +29,6 @@ class KindFacts:
     one_column_a_row: bool = False  # a row adds at most 1 to its rank
     # Losses that it makes no sense for: why, and the way out.
     refused: Mapping[str, str] = field(default_factory=dict)
-    available: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,13 @@ class StructureFacts:
 
     label: str
     kinds: tuple[Kind, ...]  # that it can be of
-    available: bool = True
+    # Kinds whose eigenvectors it knows without the full matrix, so that `direct` is a closed form of any size.
+    closed_form: tuple[Kind, ...] = ()
+    refused: str = ""  # why other kinds have none
 
 
 _ALL: tuple[Kind, ...] = ("hessian", "gauss_newton", "fisher", "empirical_fisher")
-_OF_GRADIENTS: tuple[Kind, ...] = ("fisher", "empirical_fisher")
+_OF_SQUARES: tuple[Kind, ...] = ("gauss_newton", "fisher", "empirical_fisher")
 
 KINDS: dict[Kind, KindFacts] = {
     "hessian": KindFacts("Hessian", positive=False),
@@ -73,13 +74,14 @@ KINDS: dict[Kind, KindFacts] = {
     "empirical_fisher": KindFacts("empirical Fisher", positive=True, one_column_a_row=True),
 }
 
+_FACTORS = "its factors are second moments of what goes into a layer and of what comes back to it"
 STRUCTURES: dict[Structure, StructureFacts] = {
     "full": StructureFacts("full", _ALL),
-    "layers": StructureFacts("a block a layer", _ALL, available=False),
-    "kfac": StructureFacts("K-FAC", _OF_GRADIENTS, available=False),
-    "ekfac": StructureFacts("EK-FAC", _OF_GRADIENTS, available=False),
-    "diagonal": StructureFacts("diagonal", _ALL, available=False),
-    "identity": StructureFacts("identity", _ALL, available=False),
+    "layers": StructureFacts("a block a layer", _ALL, closed_form=_OF_SQUARES),
+    "kfac": StructureFacts("K-FAC", _OF_SQUARES, closed_form=_OF_SQUARES, refused=_FACTORS),
+    "ekfac": StructureFacts("EK-FAC", _OF_SQUARES, closed_form=_OF_SQUARES, refused=_FACTORS),
+    "diagonal": StructureFacts("diagonal", _ALL, closed_form=_OF_SQUARES),
+    "identity": StructureFacts("identity", _ALL, closed_form=_ALL),
 }
 
 
@@ -92,30 +94,21 @@ class Curvature(Request):
         "Hessian in them; `fisher`, g gᵀ of gradients with labels that are drawn from the model's predictions; "
         "`empirical_fisher`, g gᵀ with the data's labels. All but `hessian` have no negative eigenvalue.",
     )
-    structure: Structure = Field("full", description="What of it is kept: `full`, the whole.")
-
-    @field_validator("kind")
-    @classmethod
-    def _kind_is_here(cls, kind: Kind) -> Kind:
-        if not KINDS[kind].available:
-            raise _not_yet(kind, [each for each, facts in KINDS.items() if facts.available])
-        return kind
-
-    @field_validator("structure")
-    @classmethod
-    def _structure_is_here(cls, structure: Structure) -> Structure:
-        if not STRUCTURES[structure].available:
-            here = [each for each, facts in STRUCTURES.items() if facts.available]
-            raise _not_yet(structure, here)
-        return structure
+    structure: Structure = Field(
+        "full",
+        description="What of it is kept: `full`, the whole; `layers`, an exact block a layer; `kfac` and `ekfac`, a "
+        "Kronecker product a layer, with eigenvalues that are products of its factors' or means over the rows; "
+        "`diagonal`; `identity`. All but `full` make `direct` a closed form for models of any size, unless they are "
+        "of kind `hessian`.",
+    )
 
     @model_validator(mode="after")
     def _go_together(self) -> Curvature:
         kinds = STRUCTURES[self.structure].kinds
         if self.kind not in kinds:
             raise ValueError(
-                f"structure {self.structure!r} is one of kind {_either(kinds)}, not of {self.kind!r}; "
-                "choose one of these, or structure 'full'"
+                f"structure {self.structure!r} is one of kind {_either(kinds)}, not of {self.kind!r}: "
+                f"{STRUCTURES[self.structure].refused}; choose one of these, or structure 'full'"
             )
         return self
 
@@ -136,6 +129,22 @@ class Curvature(Request):
         return self.facts.label if whole else f"{self.facts.label} ({self.structure_label})"
 
     @property
+    def draws_labels(self) -> bool:
+        """Whether it may depend on a seed: a structured Gauss-Newton matrix does where a row has many outputs."""
+        kept = self.structure not in ("full", "identity")
+        return self.facts.draws_labels or (kept and self.kind == "gauss_newton")
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether its eigenvectors are known without its full matrix."""
+        return self.kind in STRUCTURES[self.structure].closed_form
+
+    @property
+    def builds_matrix(self) -> bool:
+        """Whether it is cut out of the full matrix, whatever inverts it."""
+        return self.structure != "full" and not self.closed_form
+
+    @property
     def structure_label(self) -> str:
         """For people."""
         return STRUCTURES[self.structure].label
@@ -148,15 +157,11 @@ class Curvature(Request):
         schema = handler(core_schema)
         inner = handler.resolve_ref_schema(schema)
         inner["x-kinds"] = {
-            name: {"label": facts.label, "positive": facts.positive, "available": facts.available}
+            name: {"label": facts.label, "positive": facts.positive}
             for name, facts in KINDS.items()
         }
         inner["x-structures"] = {
-            name: {
-                "label": facts.label,
-                "kinds": list(facts.kinds),
-                "available": facts.available,
-            }
+            name: {"label": facts.label, "kinds": list(facts.kinds)}
             for name, facts in STRUCTURES.items()
         }
         return schema
@@ -168,11 +173,6 @@ def _by_kind(value: Any) -> Any:
 
 
 CurvatureField = Annotated[Curvature, BeforeValidator(_by_kind)]
-
-
-def _not_yet(value: str, here: list[Any]) -> PydanticCustomError:
-    words = "{value} is not available in this version; choose {here}"
-    return PydanticCustomError("not_available", words, {"value": value, "here": _either(here)})
 
 
 def _either(names: Any) -> str:

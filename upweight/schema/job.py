@@ -35,7 +35,7 @@ from upweight.schema.base import (
 from upweight.schema.curvature import Curvature, CurvatureField
 from upweight.schema.damping import Damping, ResolvedDamping, entries, numbers
 from upweight.schema.display import Record
-from upweight.schema.inversion import Direct, Inversion, PositiveInt
+from upweight.schema.inversion import Direct, Inversion, InversionMethod, PositiveInt
 from upweight.schema.problem import Problem, Progress
 from upweight.schema.rows import RowSelection
 from upweight.schema.verdict import Verdict
@@ -76,7 +76,7 @@ class Blocks(Request):
         None, description="Right-hand sides that are solved for together."
     )
     hessian_rows: PositiveInt | None = Field(
-        None, description="Rows of one partial sum of the Hessian, for `direct`."
+        None, description="Rows of one partial sum of the curvature, for `direct`."
     )
     spread: bool | None = Field(
         None,
@@ -164,6 +164,11 @@ class _JobRequest(Request):
     def keeps_factors(self) -> bool:
         """Whether the solutions are part of the result."""
         return True
+
+    @property
+    def building(self) -> InversionMethod | None:
+        """What of the inversion builds C, (p, p): nothing where C is known in closed form."""
+        return None if self.curvature.closed_form else self.inversion.building
 
     @property
     def keeps_matrix(self) -> bool:

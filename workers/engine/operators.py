@@ -75,6 +75,18 @@ class Curvature(ABC):
         """One of its own for H + λI, if that makes a solution by so many products cheaper."""
         return None
 
+    def partial_sums(self) -> dict[str, Tensor]:
+        """What its matrix, or its closed form, is made of: sums over the rows, which add up over parts of them."""
+        return {"sum": self.dense() * self.row_count}
+
+    def of_sums(self, total: Mapping[str, Tensor]) -> Curvature:
+        """The same, to be built of the `partial_sums` over all rows."""
+        return Summed(self, total["sum"])
+
+    def known_by(self, closed: ClosedForm) -> Curvature:
+        """The same with a closed form that was made before."""
+        return self
+
     def closed_form(self, progress: Progress | None = None) -> ClosedForm | None:
         """Itself by its eigenvectors, where they are known without building it; may take passes over the rows."""
         return None
@@ -186,6 +198,21 @@ class Explicit(OfAnother):
         return self.original.in_double()
 
 
+@dataclass(frozen=True)
+class Summed(OfAnother):
+    """A curvature whose sum over the rows is at hand: it is built of that."""
+
+    total: Tensor = field()  # (p, p)
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """(k, p) -> (k, p), by passes over the rows."""
+        return self.original.matmat(vectors)
+
+    def dense(self) -> Tensor:
+        """(p, p)."""
+        return self.total / self.row_count
+
+
 def explicit_where_cheaper(curvature: Curvature, vectors: float, width: int) -> Curvature:
     """The curvature, with its matrix at hand if that pays for so many vectors."""
     if curvature.matrix is not None:
@@ -254,8 +281,13 @@ class ClosedForm(Inverse):
 
     @property
     @abstractmethod
+    def eigenvalues(self) -> Tensor:
+        """(p,) those of C, ascending, float64."""
+
+    @property
+    @abstractmethod
     def described(self) -> dict[str, Any]:
-        """What the info says: `smallest_eigenvalue` and `largest_eigenvalue` of C, and of C `curvature`."""
+        """What the info says: `smallest_eigenvalue` and `largest_eigenvalue` of C, and its `structure`."""
 
 
 def stored(inverse: Inverse) -> dict[str, Tensor]:

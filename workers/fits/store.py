@@ -43,12 +43,14 @@ class StoredFits:
         arrays = {key: as_array(value) for key, value in tensors.items()}
         return self.objects.put_new(f"{self.folder}/{name}.safetensors", tensor_bytes(arrays))
 
-    def partial_sums(self, count: int) -> Iterator[Tensor]:
-        """The parts of a Hessian, (p, p) each, in their order."""
+    def partial_sums(self, count: int) -> Iterator[Tensors]:
+        """The parts of a curvature's sums, in their order."""
         for number in range(count):
             path = block_path(f"{self.folder}/sums", number)
-            entry = read_header(self.objects, path)["sum"]
-            yield as_tensor(read_entry(self.objects, path, entry)).to(self.device)
+            yield {
+                name: as_tensor(read_entry(self.objects, path, entry)).to(self.device)
+                for name, entry in read_header(self.objects, path).items()
+            }
 
 
 def as_array(tensor: Tensor | Array) -> Array:

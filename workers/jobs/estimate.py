@@ -22,6 +22,8 @@ PROBED_ROWS = 32
 PRODUCT_FLOPS = 12.0
 BUILDING_FLOPS = 4.0  # of H itself, a row and entry
 PASS_SECONDS = 1e-3
+# Of a structured curvature, in gradients of a row: two passes with a product a layer for each factor and rotation.
+CLOSED_FORM_GRADIENTS = 6.0
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ def estimated(
     problem, hessian_rows = inputs.problem, len(inputs.hessian_rows)
     size, m, inversion = problem.size, max(1, right_hand_sides), request.inversion
     at_once, together = max(1, together), max(1, min(together, right_hand_sides))
+    in_closed_form = request.curvature.closed_form and inversion.builds_matrix
     products, fit_products = (
         inversion.products(right_hand_sides, together),
-        inversion.fit_products(size),
+        CLOSED_FORM_GRADIENTS if in_closed_form else inversion.fit_products(size),
     )
     flops = 6.0 * size * (hessian_rows * (products + fit_products))
     flops += 2.0 * size * m * entries * len(inputs.train)
@@ -59,7 +62,9 @@ def estimated(
     contraction = 2.0 * size * m / rate if entries == 1 else gradient * m / 8
     product = PASS_SECONDS / at_once + PRODUCT_FLOPS * hessian_rows * size / rate
     fit = product * fit_products
-    if inversion.builds_matrix:
+    if in_closed_form:
+        fit = CLOSED_FORM_GRADIENTS * gradient * hessian_rows
+    elif request.building is inversion:
         fit = BUILDING_FLOPS * hessian_rows * size * size / rate
     return Estimate(
         fit=fit,

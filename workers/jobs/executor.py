@@ -51,11 +51,11 @@ class Executor:
         steps, store = self.steps, self.store
         match stage:
             case "sums":
-                sums = steps.partial_hessian(number)
-                return lambda: store.put_sum(number, sums)
+                sums = steps.partial_sums(number)
+                return lambda: store.put_sums(number, sums)
             case "fit":  # which stores what it makes by itself
                 cut = steps.plan.hessian
-                steps.fit(store.sums(steps.partial_hessian) if cut else None)
+                steps.fit(store.sums(steps.partial_sums) if cut else None)
                 store.drop_sums()
                 return str
             case "solve":

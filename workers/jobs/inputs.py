@@ -55,6 +55,7 @@ from workers.process.context import Context
 from workers.programs.fitting import only_verified
 
 RowsOf = Callable[[slice], Tensor]  # some rows of a stored (k, p)
+MASK = "attention_mask"  # 0 at tokens that pad
 READ_BYTES = 64 * 1024**2
 MOST_LOSS = 1e-3  # of a column's range: what float32 may round a value by without a word
 FEWEST_ROWS = 2  # of a check that needs some
@@ -154,6 +155,12 @@ class JobInputs:
         """What the record says of how λ was worked out; None where it was a number."""
         return self._job.get("damping")
 
+    @property
+    def mask_input(self) -> int | None:
+        """The position of the input that says which tokens pad, of a model that takes one."""
+        inputs = self._arranged("hessian_id")[1].inputs
+        return inputs.index(MASK) if MASK in inputs else None
+
     def kept_of_curvature(self, what: str, made: Callable[[], tuple[Any, int]]) -> Any:
         """What was found out about H before, on this worker, or is now: a value and its bytes."""
         return self._context.session.kept((what, *self._hessian_identity()), made)
@@ -220,7 +227,7 @@ class JobInputs:
             digest_of(self._arrangement("hessian_id")),
         )
         if not curvature.is_default:  # else as it was named before there were others
-            seed = request.seed if curvature.facts.draws_labels else None
+            seed = request.seed if curvature.draws_labels else None
             identity = (*identity, digest_of([curvature.model_dump(mode="json"), seed]))
         return identity if request.reuse else (*identity, self._job["id"])
 

@@ -108,8 +108,10 @@ class Planner:
         """The Hessian's rows in partial sums, where that is worth their storing."""
         rows, size = len(self.inputs.hessian_rows), self.inputs.problem.size
         count = min(MOST_SUMS, rows // FEWEST_ROWS, int(fit_seconds / self.settings.block_seconds))
+        if self.request.curvature.closed_form and self.request.inversion.builds_matrix:
+            return None if count < 2 else Cut.evenly(rows, -(-rows // count))
         fits = size * size * self.inputs.problem.dtype.itemsize <= self._budget
-        if not self.request.inversion.builds_matrix or count < 2 or not fits:
+        if self.request.building is not self.request.inversion or count < 2 or not fits:
             return None
         return Cut.evenly(rows, -(-rows // count))
 

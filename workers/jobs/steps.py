@@ -27,7 +27,7 @@ from workers.engine import (
     make_curvature,
 )
 from workers.engine.inversion.damping import Measured, measured
-from workers.engine.operators import Explicit
+from workers.engine.operators import ClosedForm, Explicit
 from workers.fits.fits import Fits, Solve
 from workers.fits.store import Tensors
 from workers.jobs.inputs import JobInputs
@@ -37,6 +37,7 @@ from workers.jobs.predictions import store_predictions
 from workers.jobs.results import ResultWriter
 
 MATRIX = "matrix"
+CLOSED_FORM = "closed form"
 
 
 @dataclass(frozen=True)
@@ -110,40 +111,6 @@ def numbered_from(start: int) -> Iterator[None]:
         raise NotFinite(error.what, row=error.row + start) from error
 
 
-@dataclass(frozen=True)
-class SummedCurvature(Curvature):
-    """A curvature whose partial sums are there: to be built, never to be multiplied with."""
-
-    whole: Curvature
-    partial: Iterator[Tensor]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(p, p)."""
-        return self.whole.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of its numbers."""
-        return self.whole.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where they lie."""
-        return self.whole.device
-
-    def matmat(self, vectors: Tensor) -> Tensor:
-        """(k, p) -> (k, p), by passes over the rows."""
-        return self.whole.matmat(vectors)
-
-    def dense(self) -> Tensor:
-        """(p, p): the sums added up in the plan's order."""
-        total = next(self.partial).clone()
-        for each in self.partial:
-            total += each
-        return total / self.whole.row_count
-
-
 class Steps:
     """The steps of one job, in any order. Each may raise EngineError, and whatever `progress` raises."""
 
@@ -177,11 +144,28 @@ class Steps:
             self.inputs.hessian_rows if window is None else window,
             seed=self.request.seed,
             first_row=0 if window is None else window.start,
+            whole=self.inputs.hessian_rows,
+            mask_input=self.inputs.mask_input,
             **self._options(),
         )
         asked = self.request.curvature
         self._curvatures.append(make_curvature(over, asked.kind, asked.structure))
         return self._curvatures[-1]
+
+    def _known_curvature(self) -> Curvature:
+        """Over all rows; where its closed form was made before on this worker, with that."""
+        curvature = self._curvature()
+        closed = self.inputs.held_of_curvature(CLOSED_FORM)
+        return curvature if closed is None else curvature.known_by(closed)
+
+    def _in_closed_form(self) -> Curvature:
+        """Over all rows, for methods that multiply with it: once a worker, not once a block."""
+        curvature = self._curvature()
+        if self.request.curvature.structure == "full":
+            return curvature
+        return curvature.known_by(
+            self.inputs.kept_of_curvature(CLOSED_FORM, lambda: _closed(curvature))
+        )
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -190,13 +174,13 @@ class Steps:
             "progress": self._progress,
         }
 
-    def partial_hessian(self, number: int) -> Tensor:
-        """The curvature's sum over one block of the training rows: (p, p)."""
+    def partial_sums(self, number: int) -> Tensors:
+        """The curvature's sums over one block of the training rows."""
         assert self.plan.hessian is not None
         rows = self.plan.hessian.block(number)
         window = Window(self.inputs.hessian_rows, rows.start, rows.stop)
         with numbered_from(rows.start):
-            return self._curvature(window).dense() * len(window)
+            return self._curvature(window).partial_sums()
 
     def measured_curvature(self, *, ends: bool) -> Measured:
         """The mean eigenvalue of H, and with `ends` more of its spectrum; kept on the worker, as a built H is.
@@ -205,8 +189,8 @@ class Steps:
         """
 
         def made() -> tuple[Measured, int]:
-            curvature: Curvature = self._curvature()
-            if self.request.inversion.builds_matrix and self.plan.hessian is None:
+            curvature: Curvature = self._in_closed_form()
+            if self.request.building and self.plan.hessian is None:
                 curvature = Explicit(curvature, self._matrix(curvature))
             found = measured(
                 curvature,
@@ -226,14 +210,15 @@ class Steps:
 
         return self.inputs.kept_of_curvature(MATRIX, made)
 
-    def fit(self, partial: Iterator[Tensor] | None = None) -> None:
+    def fit(self, partial: Iterator[Tensors] | None = None) -> None:
         """Makes what the inversion finds out about H, or finds it; from partial sums where it was cut."""
 
         def curvature() -> Curvature:
             if partial is not None:
-                return SummedCurvature(self._curvature(), partial)
+                return self._curvature().of_sums(_added_up(partial))
             matrix = self.inputs.held_of_curvature(MATRIX)
-            return self._curvature() if matrix is None else Explicit(self._curvature(), matrix)
+            whole = self._known_curvature()
+            return whole if matrix is None else Explicit(whole, matrix)
 
         self._fits.prepare(curvature, self._progress)
 
@@ -259,8 +244,12 @@ class Steps:
         """With the rows' part of a first guess."""
         guess = self.inputs.guess
         return self._fits.solver(
-            lambda digest, name: guess(digest, name, rows), self._curvature, self._progress
+            lambda digest, name: guess(digest, name, rows), self._solved_with, self._progress
         )
+
+    def _solved_with(self) -> Curvature:
+        """What a method multiplies with, where it does: one that builds C has all that it needs in its fit."""
+        return self._curvature() if self.request.inversion.builds_matrix else self._in_closed_form()
 
     def _described(self, solution: Solution, rhs: Tensor) -> Solved:
         damping = self.request.dampings[0]
@@ -384,6 +373,21 @@ class Steps:
         )
         summary = {"low_precision_correlation": found.correlation}
         return summary | ({"warning": found.warning} if found.warning else {})
+
+
+def _closed(curvature: Curvature) -> tuple[ClosedForm, int]:
+    found = curvature.closed_form()
+    assert found is not None
+    return found, sum(each.nbytes for each in found.tensors().values())
+
+
+def _added_up(partial: Iterator[Tensors]) -> Tensors:
+    """In the plan's order."""
+    total = {name: each.clone() for name, each in next(partial).items()}
+    for sums in partial:
+        for name, each in sums.items():
+            total[name] += each
+    return total
 
 
 def _peak_memory(device: torch.device) -> int:

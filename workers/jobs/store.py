@@ -66,13 +66,13 @@ class BlockStore(ABC):
         """The factors that belong to the result and lie elsewhere than it."""
         return ()
 
-    def put_sum(self, number: int, sums: Tensor) -> str:
-        """A part of the Hessian: (p, p). Only where parts are blocks of their own."""
+    def put_sums(self, number: int, sums: Tensors) -> str:
+        """A part of the curvature's sums. Only where parts are blocks of their own."""
         raise NotImplementedError
 
     @abstractmethod
-    def sums(self, compute: Callable[[int], Tensor]) -> Iterator[Tensor]:
-        """The parts of the Hessian in their order: read, or computed as they are asked for."""
+    def sums(self, compute: Callable[[int], Tensors]) -> Iterator[Tensors]:
+        """The parts of the curvature's sums in their order: read, or computed as they are asked for."""
 
     def drop_sums(self) -> None:
         """After the fit that was made of them."""
@@ -145,7 +145,7 @@ class MemoryStore(BlockStore):
         """Of the result itself."""
         return self.writer.paths.factors
 
-    def sums(self, compute: Callable[[int], Tensor]) -> Iterator[Tensor]:
+    def sums(self, compute: Callable[[int], Tensors]) -> Iterator[Tensors]:
         """Computed when the fit wants them: one is in memory at a time, and none if the fit is there already."""
         assert self.plan.hessian is not None
         return map(compute, range(self.plan.hessian.count))
@@ -235,11 +235,11 @@ class ObjectStore(BlockStore):
         """The blocks of a stage that are done."""
         return self.paths.there(self.objects, stage, count)
 
-    def put_sum(self, number: int, sums: Tensor) -> str:
-        """Stored until the fit is made of it."""
-        return self._writer().tensors(self.paths.of("sums", number), {"sum": sums})
+    def put_sums(self, number: int, sums: Tensors) -> str:
+        """Stored until the fit is made of them."""
+        return self._writer().tensors(self.paths.of("sums", number), sums)
 
-    def sums(self, compute: Callable[[int], Tensor]) -> Iterator[Tensor]:
+    def sums(self, compute: Callable[[int], Tensors]) -> Iterator[Tensors]:
         """Read one after the other."""
         assert self.plan.hessian is not None
         return self._fits.partial_sums(self.plan.hessian.count)

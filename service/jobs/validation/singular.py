@@ -14,7 +14,7 @@ _DAMPED = "give λ, such as the weight decay of training or 0.01"
 
 def refuse_singular(job: JobRequest, inputs: Inputs) -> None:
     """Raises InvalidRequest; a λ that was left out is 0."""
-    factorised = job.inversion.building
+    factorised = job.building
     if (
         0.0 not in numbers(job.hessian_regularization)
         or factorised is None

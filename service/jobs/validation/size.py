@@ -38,7 +38,16 @@ def refuse_too_much(settings: Settings, job: JobRequest, inputs: Inputs) -> None
 def _method_within_limits(settings: Settings, job: JobRequest, count: int | None) -> None:
     if count is None:
         return
-    builder = job.inversion.building
+    if job.curvature.builds_matrix and count > settings.direct_parameters:
+        structure = job.curvature.structure
+        raise InvalidRequest.field(
+            "/curvature/structure",
+            f"{structure!r} of the Hessian is cut out of the full matrix, for up to {settings.direct_parameters} "
+            f"parameters; the model selects {count}. Choose kind 'gauss_newton', 'fisher' or 'empirical_fisher', "
+            "whose blocks need no full matrix, or register the model with fewer 'parameters' ('head.*')",
+            structure,
+        )
+    builder = job.building
     if builder is not None and count > settings.direct_parameters:
         method = type(builder).model_fields["method"].default
         others = methods_in_words(building_h=False, quote="'")

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tests.engine.curvature import kronecker_by_hand as by_hand
 from tests.engine.exact import relative
 from workers.engine import BadParameter, Problem, TensorRows, make_loss
-from workers.engine.curvature.structured import Structured
+from workers.engine.curvature.structured import Options, Structured
 from workers.engine.errors import OutOfMemory, SingularHessian
 from workers.engine.inversion.direct import Direct
 from workers.engine.operators import restored, stored
@@ -82,12 +82,12 @@ def curvature(
     inputs: Tensor | tuple[Tensor, ...],
     targets: Tensor,
     structure: Any,
-    kind: Any = "empirical_fisher",
+    moment: Any = "gradients",
     loss: str = "cross_entropy",
     **options: Any,
 ) -> Structured:
     problem = Problem(module, make_loss(loss))
-    return Structured(problem, TensorRows(inputs, targets), kind, structure, **options)
+    return Structured(problem, TensorRows(inputs, targets), moment, structure, Options(**options))
 
 
 def entries(found: Structured, layer: str) -> Tensor:
@@ -413,7 +413,7 @@ def test_no_parameter_is_left_out(structure: str) -> None:
         ends = [0, *(offset + size for offset, size in covered)]
         assert [offset for offset, _ in covered] == ends[:-1]
         assert ends[-1] == found.size
-        assert sum(found.described["curvature"]["coverage"].values()) == pytest.approx(1.0)
+        assert sum(found.described["structure"]["coverage"].values()) == pytest.approx(1.0)
 
 
 @factored
@@ -457,7 +457,7 @@ def test_gauss_newton_takes_each_column_of_the_losss_root(structure: str) -> Non
     """A Hessian in the outputs is Σ r rᵀ; each r goes back through the model."""
     make, inputs = MODELS["reader"]
     module, targets = made(make), classes()
-    found = curvature(module, inputs, targets, structure, kind="gauss_newton", batch_size=5)
+    found = curvature(module, inputs, targets, structure, moment="roots", batch_size=5)
     rows = []
     for x in inputs:
         p = module(x[None]).detach().softmax(1)[0]
@@ -489,9 +489,9 @@ def test_layers_and_diagonal_of_gauss_newton_are_parts_of_it() -> None:
         j = torch.autograd.functional.jacobian(lambda t, x=x: outputs(t, x), theta)
         p = outputs(theta, x).softmax(0)
         whole += j.T @ (torch.diag(p) - torch.outer(p, p)) @ j / ROWS
-    diagonal = curvature(module, inputs, targets, "diagonal", kind="gauss_newton").dense()
+    diagonal = curvature(module, inputs, targets, "diagonal", moment="roots").dense()
     assert relative(diagonal, torch.diag(whole.diagonal())) < 1e-10
-    layers = curvature(module, inputs, targets, "layers", kind="gauss_newton").dense()
+    layers = curvature(module, inputs, targets, "layers", moment="roots").dense()
     assert relative(layers[:24, :24], whole[:24, :24]) < 1e-10
     assert not layers[:24, 24:].any()
 
@@ -602,7 +602,7 @@ def test_a_model_in_half_precision_has_factors_in_float32() -> None:
     exact = curvature(module.to(torch.bfloat16).double(), real(ROWS, 5), classes(), "ekfac")
     problem = Problem(half, make_loss("cross_entropy"), dtype=torch.float32)
     rows = TensorRows(real(ROWS, 5).float(), classes())
-    found = Structured(problem, rows, "empirical_fisher", "ekfac")
+    found = Structured(problem, rows, "gradients", "ekfac")
     assert found.dense().dtype == torch.float32
     assert relative(found.dense(), exact.dense()) < 1e-5
 

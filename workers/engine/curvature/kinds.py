@@ -14,6 +14,8 @@ from workers.engine.curvature.fisher import DrawnRows, EmpiricalFisher
 from workers.engine.curvature.gauss_newton import GaussNewton
 from workers.engine.curvature.hessian import Hessian
 from workers.engine.curvature.of_rows import CurvatureOfRows
+from workers.engine.curvature.structured.layout import Structure
+from workers.engine.curvature.structured.make import structured
 from workers.engine.errors import BadParameter
 from workers.engine.model.batching import DEFAULT_BUDGET, BatchSize
 from workers.engine.model.problem import Problem
@@ -36,6 +38,8 @@ class Over:
     rows: Rows
     seed: int = 0
     first_row: int = 0
+    whole: Rows | None = None  # all training rows, where `rows` are a part of them
+    mask_input: int | None = None  # the position of an input (B, T) that is 0 at tokens that pad
     batch_size: BatchSize = "auto"
     budget_bytes: int = DEFAULT_BUDGET
     progress: Progress | None = None
@@ -76,13 +80,39 @@ KINDS: dict[str, Callable[[Over], Curvature]] = {
 }
 # From the name of a kind to what the structure keeps of it.
 STRUCTURES: dict[str, Callable[[str, Over], Curvature]] = {
-    "full": lambda kind, over: _named(KINDS, "curvature.kind", kind)(over)
+    "full": lambda kind, over: _named(KINDS, "curvature.kind", kind)(over),
+    "layers": lambda kind, over: _structured(kind, "layers", over),
+    "kfac": lambda kind, over: _structured(kind, "kfac", over),
+    "ekfac": lambda kind, over: _structured(kind, "ekfac", over),
+    "diagonal": lambda kind, over: _structured(kind, "diagonal", over),
+    "identity": lambda kind, over: _structured(kind, "identity", over),
 }
 
 
 def make_curvature(over: Over, kind: str = "hessian", structure: str = "full") -> Curvature:
     """The curvature of this kind and structure. Raises BadParameter for a name that is unknown."""
     return _named(STRUCTURES, "curvature.structure", structure)(kind, over)
+
+
+def _structured(kind: str, structure: Structure, over: Over) -> Curvature:
+    whole = _named(KINDS, "curvature.kind", kind)
+    options = {
+        "mask_input": over.mask_input,
+        "probe": over.whole,
+        "batch_size": over.batch_size,
+        "budget_bytes": over.budget_bytes,
+        "progress": over.progress,
+    }
+    return structured(
+        kind,
+        structure,
+        over.problem,
+        over.rows,
+        options,
+        seed=over.seed,
+        drawn=lambda: (over.drawn.problem, over.drawn),
+        whole=lambda: whole(over),
+    )
 
 
 def _named(table: dict[str, Found], field: str, name: str) -> Found:

@@ -12,6 +12,6 @@ rows of (Q_Sᵀ W_n Q_A)² (EK-FAC; George et al., 2018). (C + λI)⁻¹ divides
 from __future__ import annotations
 
 from workers.engine.curvature.structured.blocks import Spectral
-from workers.engine.curvature.structured.operator import Structured
+from workers.engine.curvature.structured.operator import Options, Structured
 
-__all__ = ["Spectral", "Structured"]
+__all__ = ["Options", "Spectral", "Structured"]

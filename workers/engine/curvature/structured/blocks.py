@@ -122,6 +122,11 @@ class Spectral(ClosedForm):
         return float(sum(float(block.values.sum()) for block in self.blocks)) / self.size
 
     @property
+    def eigenvalues(self) -> Tensor:
+        """(p,) those of C, ascending, float64."""
+        return torch.cat([block.values.flatten() for block in self.blocks]).sort().values
+
+    @property
     def extremes(self) -> tuple[float, float]:
         """The smallest and the largest eigenvalue of C."""
         return (
@@ -209,9 +214,9 @@ class Spectral(ClosedForm):
         return {
             "smallest_eigenvalue": smallest,
             "largest_eigenvalue": largest,
-            "curvature": {
+            "structure": {
                 **self.told,
-                "structure": self.structure,
+                "name": self.structure,
                 "coverage": shares,
                 "layers": [
                     b.described(each) for b, each in zip(self.blocks, dampings, strict=True)

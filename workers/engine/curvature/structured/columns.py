@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,13 +20,13 @@ from workers.engine.errors import BadParameter
 from workers.engine.model.losses import Loss
 from workers.engine.model.losses.classification import BinaryCrossEntropy, CrossEntropy
 from workers.engine.model.losses.per_row import PerRow
-from workers.engine.model.losses.regression import Huber, MeanSquaredError, Poisson
+from workers.engine.model.losses.regression import MeanSquaredError, Poisson
 from workers.engine.model.problem import Problem
-from workers.engine.model.rows import Batch, Targets
+from workers.engine.model.rows import Targets
 
-Kind = Literal["gauss_newton", "fisher", "empirical_fisher"]
-# Labels from the model's prediction for the rows of a batch, which knows their numbers: outputs, batch, seed.
-Draw = Callable[[Problem, object, Batch, int], Targets]
+# Of gradients of the losses; of the columns of each loss's Hessian's root; or of one column whose
+# expectation over labels that are drawn is that Hessian.
+Moment = Literal["gradients", "roots", "sketched"]
 
 
 @dataclass(frozen=True)
@@ -37,89 +37,58 @@ class Along(PerRow):
         """(B,)."""
         return (outputs * targets).flatten(1).sum(1)
 
-    def check(self, outputs: Any, targets: Targets) -> None:
-        """Nothing can be wrong with them."""
+
+def is_wide(outputs: object) -> bool:
+    """Whether a row has too many outputs to go back from each column of a root."""
+    return isinstance(outputs, Tensor) and outputs[0].numel() > FORMED_OUTPUTS
 
 
-def columns(
-    problem: Problem, kind: Kind, io: LayerIO, draw: Draw | None, seed: int
-) -> Iterator[tuple[Loss, Targets]]:
-    """Losses and targets whose gradients g have Σ g gᵀ as what each row adds to C.
-
-    `gauss_newton` has one for each column of a root R of the loss's Hessian in the outputs, so that the
-    sum is exact; where a row has more than FORMED_OUTPUTS outputs, one whose expectation over a draw is R Rᵀ.
-    """
-    if kind == "empirical_fisher":
+def columns(problem: Problem, moment: Moment, io: LayerIO) -> Iterator[tuple[Loss, Targets]]:
+    """Losses and targets whose gradients g have Σ g gᵀ as what each row adds to C."""
+    if moment == "gradients":
         yield problem.loss, io.batch.targets
-    elif kind == "fisher":
-        yield problem.loss, _drawn(problem, io, draw, seed)
-    else:
-        yield from _roots(problem, io, draw, seed)
-
-
-def _drawn(problem: Problem, io: LayerIO, draw: Draw | None, seed: int) -> Targets:
-    if draw is None:
-        raise BadParameter("curvature.kind", "fisher", "empirical_fisher: no labels can be drawn")
-    rows = io.rows
-    given = io.batch.narrow(0, rows)
-    outputs: Any = io.outputs
-    if isinstance(outputs, Tensor):
-        outputs = outputs.detach()[:rows]
-    else:
-        outputs = type(outputs)(each.detach()[:rows] for each in outputs)
-    found = replace(given, targets=draw(problem, outputs, given, seed))
-    return found.targets if rows == len(io.batch) else found.doubled().targets
-
-
-def _roots(
-    problem: Problem, io: LayerIO, draw: Draw | None, seed: int
-) -> Iterator[tuple[Loss, Targets]]:
+        return
     if not isinstance(io.outputs, Tensor):
         raise BadParameter("curvature.kind", "gauss_newton", "one output tensor; choose fisher")
     at = io.outputs.detach()
-    width = at[0].numel()
-    if width <= FORMED_OUTPUTS:
-        found = roots(formed_curvature(problem.loss, at, io.batch.targets)[1])
-        for number in range(width):
-            yield Along(), found[:, number].reshape(at.shape)
-    else:
-        yield Along(), _sketched(problem, io, at, draw, seed)
+    if moment == "sketched":
+        yield Along(), _sketched(problem, at, io.batch.targets)
+        return
+    found = roots(formed_curvature(problem.loss, at, io.batch.targets)[1])
+    for number in range(found.shape[1]):
+        yield Along(), found[:, number].reshape(at.shape)
 
 
-def _sketched(problem: Problem, io: LayerIO, at: Tensor, draw: Draw | None, seed: int) -> Tensor:
-    """r with E[r rᵀ] the Hessian of each row's loss in its outputs, (B, ...)."""
-    loss = problem.loss
-    if isinstance(loss, CrossEntropy) and loss.weight is None and not loss.label_smoothing:
-        targets = _drawn(problem, io, draw, seed)
-        own = io.batch.targets
-        if isinstance(own, Tensor) and isinstance(targets, Tensor) and not own.is_floating_point():
-            kept = own != loss.ignore_index
-            targets = torch.where(kept, targets, own)
-            found = output_cotangents(replace(loss, reduction="sum"), at, targets)
-            if loss.reduction == "sum":
-                return found
-            count = kept.flatten(1).sum(1).clamp(min=1).to(found.dtype)
-            return found / count.sqrt().view(-1, *(1,) * (found.ndim - 1))
-    if isinstance(loss, BinaryCrossEntropy | MeanSquaredError | Huber | Poisson):
-        # Each output for itself: the Hessian is diagonal, and what it makes of ones is its diagonal.
-        inside = at.clone().requires_grad_()
-        with torch.enable_grad():
-            total = loss(inside, io.batch.targets).sum()
-            (first,) = torch.autograd.grad(total, inside, create_graph=True)
-        (diagonal,) = torch.autograd.grad(first.sum(), inside)
-        return diagonal.clamp(min=0.0).sqrt() * _signs(io, at, seed)
-    raise BadParameter(
-        "curvature.structure",
-        f"of kind gauss_newton with {at[0].numel():,} outputs a row and this loss",
-        f"at most {FORMED_OUTPUTS} outputs a row; choose kind fisher or empirical_fisher",
-    )
+def _sketched(problem: Problem, at: Tensor, drawn: Targets) -> Tensor:
+    """r with E[r rᵀ] the Hessian of each row's loss in its outputs, (B, ...); the targets are drawn."""
+    loss, count = problem.loss, _labels_of_mean(problem.loss, at, drawn)
+    if count is None:
+        raise BadParameter(
+            "curvature.kind",
+            "gauss_newton",
+            f"at most {FORMED_OUTPUTS} outputs a row for this structure and loss, and there are "
+            f"{at[0].numel():,}; choose kind fisher or empirical_fisher",
+        )
+    found = output_cotangents(loss, at, drawn)
+    return found * count.sqrt().view(-1, *(1,) * (found.ndim - 1))
 
 
-def _signs(io: LayerIO, like: Tensor, seed: int) -> Tensor:
-    """±1 of each output, which depend on seed and number of the row alone."""
-    rows = []
-    for number in range(io.rows):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + io.batch.start + number)
-        rows.append(torch.randint(0, 2, like.shape[1:], generator=generator) * 2 - 1)
-    found = torch.stack(rows).to(like)
-    return found if io.rows == len(like) else torch.cat([found, found])
+def _labels_of_mean(loss: Loss, at: Tensor, drawn: Targets) -> Tensor | None:
+    """T (B,): the squares of a loss's gradients that is a mean over T labels are T times too small.
+
+    None where the gradients' second moment is no multiple of the Hessian.
+    """
+    ones = torch.ones(len(at), dtype=at.dtype, device=at.device)
+    if isinstance(loss, MeanSquaredError):  # whose labels are drawn as wide as the mean makes them
+        return ones
+    if isinstance(loss, Poisson) or (
+        isinstance(loss, BinaryCrossEntropy) and loss.pos_weight is None
+    ):
+        return ones if loss.reduction == "sum" else ones * at[0].numel()
+    if not isinstance(loss, CrossEntropy) or loss.weight is not None or loss.label_smoothing:
+        return None
+    if loss.reduction == "sum" or not isinstance(drawn, Tensor):
+        return ones
+    if drawn.is_floating_point():
+        return ones * (at[0].numel() // at.shape[loss.class_axis])
+    return (drawn != loss.ignore_index).reshape(len(at), -1).sum(1).clamp(min=1).to(at)

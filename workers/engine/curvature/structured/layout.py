@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -119,26 +119,35 @@ class Layout:
 
     @classmethod
     def found(cls, problem: Problem, rows: Rows, structure: Structure) -> Layout:
-        """Of the selected parameters."""
-        places = {each.name: each for each in problem.layout}
+        """Of the selected parameters, with what a few rows show of them."""
         if structure == "identity":
-            blocks = [_joined(each.name, "identity", (each,)) for each in problem.layout]
-            return cls(tuple(blocks), frozenset(), places)
+            return cls.by_module(problem, structure)
         uses = _agreeing_uses(problem, rows)
-        found = _factored(places, uses) if structure in ("kfac", "ekfac") else []
+        if structure not in ("kfac", "ekfac"):
+            return replace(cls.by_module(problem, structure), explained=frozenset(uses))
+        places = {each.name: each for each in problem.layout}
+        found = _factored(places, uses)
         taken = {name for block in found for name in block.names}
         rest = [each for each in problem.layout if each.name not in taken]
         for layer, members in _modules(rest).items():
-            if structure == "diagonal":
-                found.append(_joined(layer, "diagonal", members))
-            elif structure == "layers":
-                found.append(_whole(layer, members, LARGE_BLOCK, ""))
-            else:
-                known = all(each.name in uses for each in members)
-                why = "" if known else "no rule covers how it is used"
-                found.append(_whole(layer, members, SMALL_BLOCK, why))
+            known = all(each.name in uses for each in members)
+            why = "" if known else "no rule covers how it is used"
+            found.append(_whole(layer, members, SMALL_BLOCK, why))
         blocks = sorted(found, key=lambda block: block.offsets[0])
         return cls(tuple(blocks), frozenset(uses), places)
+
+    @classmethod
+    def by_module(cls, problem: Problem, structure: Structure) -> Layout:
+        """One block a module with parameters, of whatever is asked for."""
+        blocks = []
+        for layer, members in _modules(problem.layout).items():
+            if structure == "layers":
+                blocks.append(_whole(layer, members, LARGE_BLOCK, ""))
+            else:
+                form: Form = "identity" if structure == "identity" else "diagonal"
+                blocks.append(_joined(layer, form, members))
+        places = {each.name: each for each in problem.layout}
+        return cls(tuple(blocks), frozenset(), places)
 
 
 def _factored(

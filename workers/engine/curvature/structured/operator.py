@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from workers.engine.autodiff.layer_io import MatrixUse, layer_io
 from workers.engine.curvature.structured.blocks import Block, Spectral
-from workers.engine.curvature.structured.columns import Draw, Kind
+from workers.engine.curvature.structured.columns import Moment
 from workers.engine.curvature.structured.layout import BlockLayout, Layout, Structure
 from workers.engine.curvature.structured.sums import Bases, Collector, Tensors, add
 from workers.engine.errors import BadParameter, NotFinite, OutOfMemory
@@ -26,40 +28,45 @@ from workers.engine.model.batching import (
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
 from workers.engine.model.second_order import twice_differentiable
-from workers.engine.operators import Curvature
+from workers.engine.operators import ClosedForm, Curvature
 from workers.engine.progress import Progress, silent
 
 
-class Structured(Curvature):
-    """What `structure` keeps of the mean over ALL n rows of the rows' second moments of this kind.
+@dataclass(frozen=True)
+class Options:
+    """How a structured curvature is made. `mask_input` is the position of an input (B, T) that is 0 where a token pads.
 
-    `seed` and the number of a row decide the labels that are drawn. `mask_input` is the position of an input
-    (B, T) that is 0 where a token pads.
+    `probe`: rows that the layout is found on, those of the whole where `rows` are a part of it.
     """
+
+    told: Mapping[str, Any] = field(default_factory=dict)  # of its kind, for the info
+    mask_input: int | None = None
+    probe: Rows | None = None
+    batch_size: BatchSize = "auto"
+    budget_bytes: int = DEFAULT_BUDGET
+    progress: Progress | None = None
+
+
+class Structured(Curvature):
+    """What `structure` keeps of the mean over ALL n rows of the rows' second moments."""
 
     def __init__(
         self,
         problem: Problem,
         rows: Rows,
-        kind: Kind,
+        moment: Moment,
         structure: Structure,
-        *,
-        seed: int = 0,
-        draw: Draw | None = None,
-        mask_input: int | None = None,
-        batch_size: BatchSize = "auto",
-        budget_bytes: int = DEFAULT_BUDGET,
-        progress: Progress | None = None,
+        options: Options | None = None,
     ) -> None:
         if len(rows) == 0:
             raise BadParameter("rows", 0, "a curvature needs at least one training row")
         self.problem, self.rows = problem, rows
-        self.kind, self.structure = kind, structure
+        self.moment, self.structure = moment, structure
         self.passes = 0
-        self.progress: Progress = progress or silent
-        self._seed, self._draw, self._mask_input = seed, draw, mask_input
-        self._batch_size, self._budget = batch_size, budget_bytes
+        self._options = options or Options()
+        self._progress = self._options.progress or silent
         self._collector: Collector | None = None
+        self._first: Mapping[str, Tensor] | None = None
         self._spectral: Spectral | None = None
 
     @property
@@ -93,17 +100,25 @@ class Structured(Curvature):
     def in_double(self) -> Structured:
         """The same in float64."""
         return Structured(
-            self.problem.in_double(),
-            self.rows,
-            self.kind,
-            self.structure,
-            seed=self._seed,
-            draw=self._draw,
-            mask_input=self._mask_input,
-            batch_size=self._batch_size,
-            budget_bytes=self._budget,
-            progress=self.progress,
+            self.problem.in_double(), self.rows, self.moment, self.structure, self._options
         )
+
+    def partial_sums(self) -> Tensors:
+        """The first sums, where there is anything to sum."""
+        if self.structure == "identity":
+            return {"rows": torch.tensor([len(self.rows)], dtype=torch.float64)}
+        return self.covariances()
+
+    def of_sums(self, total: Mapping[str, Tensor]) -> Structured:
+        """With the first sums at hand."""
+        self._first = total
+        return self
+
+    def known_by(self, closed: ClosedForm) -> Curvature:
+        """With a closed form that was made before."""
+        assert isinstance(closed, Spectral)
+        self._spectral = closed
+        return self
 
     def closed_form(self, progress: Progress | None = None) -> Spectral:
         """C by its eigenvectors: made once, by passes over the rows."""
@@ -111,7 +126,7 @@ class Structured(Curvature):
             if self.structure == "identity":
                 self._spectral = self.made({}, {})
             else:
-                first = self.covariances()
+                first = self.covariances() if self._first is None else self._first
                 bases = self.bases(first)
                 second = self.squares(bases) if self.needs_second_pass else {}
                 self._spectral = self._of(first, bases, second)
@@ -128,11 +143,10 @@ class Structured(Curvature):
     def collector(self) -> Collector:
         """What sums over a batch; made once."""
         if self._collector is None:
-            layout = Layout.found(self.problem, self.rows, self.structure)
+            probe = self.rows if self._options.probe is None else self._options.probe
+            layout = Layout.found(self.problem, probe, self.structure)
             self._require_memory(layout)
-            self._collector = Collector(
-                self.problem, layout, self.kind, self._seed, self._draw, self._mask_input
-            )
+            self._collector = Collector(self.problem, layout, self.moment, self._options.mask_input)
         return self._collector
 
     def covariances(self) -> Tensors:
@@ -150,7 +164,7 @@ class Structured(Curvature):
             if block.form == "kronecker":
                 left = None if block.diagonal_rows else self._eigen(first[f"{index}.left"])[1]
                 found[index] = left, self._eigen(first[f"{index}.right"])[1]
-                self.progress(
+                self._progress(
                     "eigenvectors", index + 1, len(self.collector.layout.blocks), "blocks"
                 )
         return found
@@ -168,12 +182,10 @@ class Structured(Curvature):
             for index, block in enumerate(layout.blocks)
         )
         told = {
-            "kind": self.kind,
+            **self._options.told,
             "rows": len(self.rows),
             "dtype": str(self.dtype).removeprefix("torch."),
         }
-        if self.kind != "empirical_fisher" and self.structure != "identity":
-            told["seed"] = self._seed
         return Spectral(blocks, self.structure, self.problem.size, told=told)
 
     def _block(
@@ -215,7 +227,11 @@ class Structured(Curvature):
     def _summed(self, work: Callable[[Batch], Tensors], what: str) -> Tensors:
         total: Tensors = {}
         rows = rows_at_once(
-            self._batch_size, len(self.rows), self._row_bytes(), self._budget, self.device.type
+            self._options.batch_size,
+            len(self.rows),
+            self._row_bytes(),
+            self._options.budget_bytes,
+            self.device.type,
         )
 
         def of_batch(batch: Batch) -> Tensors:
@@ -223,7 +239,7 @@ class Structured(Curvature):
                 return work(self.problem.placed(batch))
 
         for _, found in over_rows(
-            self.rows, RowBlock(rows), of_batch, what=what, progress=self.progress
+            self.rows, RowBlock(rows), of_batch, what=what, progress=self._progress
         ):
             add(total, found)
         self.passes += 1
@@ -243,10 +259,10 @@ class Structured(Curvature):
     def _require_memory(self, layout: Layout) -> None:
         """Raises OutOfMemory, in bytes, where sums and eigenvectors are more than the budget."""
         needed = fit_bytes(layout.blocks, self.dtype.itemsize)
-        if needed > self._budget:
+        if needed > self._options.budget_bytes:
             largest = max(layout.blocks, key=lambda block: fit_bytes((block,), 8))
             raise OutOfMemory(
-                f"a {self.structure} curvature of {needed:,} bytes, where {self._budget:,} may be used",
+                f"a {self.structure} curvature of {needed:,} bytes, where {self._options.budget_bytes:,} may be used",
                 f"choose structure diagonal, or select fewer parameters: {largest.layer} is the largest",
             )
 

@@ -24,7 +24,7 @@ from workers.engine.autodiff.layer_io import (
     row_gradient,
 )
 from workers.engine.curvature.structured.blocks import kronecker_rotated
-from workers.engine.curvature.structured.columns import Draw, Kind, columns
+from workers.engine.curvature.structured.columns import Moment, columns
 from workers.engine.curvature.structured.layout import BlockLayout, Layout
 from workers.engine.model.losses import Loss
 from workers.engine.model.parameters import ParameterSlice
@@ -52,9 +52,7 @@ class Collector:
 
     problem: Problem
     layout: Layout
-    kind: Kind
-    seed: int = 0
-    draw: Draw | None = None
+    moment: Moment
     mask_input: int | None = None  # the position of an input (B, T) that is 0 at tokens that pad
     _others: dict[str, Problem] = field(default_factory=dict)
 
@@ -88,7 +86,7 @@ class Collector:
 
     def _columns(self, batch: Batch) -> Iterator[Column]:
         io = layer_io(self.problem, batch, self.layout.explained)
-        for loss, targets in columns(self.problem, self.kind, io, self.draw, self.seed):
+        for loss, targets in columns(self.problem, self.moment, io):
             yield Column(self, io, loss, targets, io.cotangents(loss, targets))
 
     def _factors(self, column: Column, block: BlockLayout, *, first: bool) -> Tensors:
