@@ -119,13 +119,13 @@ def _member(members: list[Schema], value: Any, root: Schema) -> Schema | None:
     objects = [each for each in real if {"$ref", "discriminator", "oneOf"} & each.keys()]
     if not isinstance(value, dict) or not objects:
         return None
-    told = (
+    fitting = (
         each
         for each in objects
         if each.get("discriminator", {}).get("propertyName") in value
         or _referred(each, root).get("properties", {}).keys() & value.keys()
     )
-    return next(told, objects[0])
+    return next(fitting, objects[0])
 
 
 def _referred(schema: Schema, root: Schema) -> Schema:
@@ -146,7 +146,7 @@ def field_errors(found: Sequence[Any], body: Any, path: str = "") -> list[FieldE
         seen = merged.get(field.pointer)
         if seen is None:
             merged[field.pointer] = field
-        elif field.detail not in seen.detail:  # the members of a union, each with its own complaint
+        elif field.detail not in seen.detail:  # the members of a union, each with its own error
             merged[field.pointer] = seen.model_copy(
                 update={"detail": f"{seen.detail}, or {field.detail}"}
             )
@@ -156,9 +156,9 @@ def field_errors(found: Sequence[Any], body: Any, path: str = "") -> list[FieldE
 def _field_error(error: Found, body: Any, path: str) -> FieldError:
     source, *location = error["loc"]
     if error["type"] == "json_invalid":
-        said = error["ctx"]["error"]
+        words = error["ctx"]["error"]
         return FieldError(
-            pointer="", detail=f"the body is not JSON: {said} at character {location[0]}"
+            pointer="", detail=f"the body is not JSON: {words} at character {location[0]}"
         )
     if source in _OUTSIDE:
         name = location[0] if location else ""
@@ -193,8 +193,8 @@ def _words(error: Found, place: Place) -> str:
 
 def _expected(error: Found, place: Place) -> str:
     description = place.schema.get("description")
-    said = _lowered(error["msg"])
-    return f"{said}. {description}" if description else said
+    words = _lowered(error["msg"])
+    return f"{words}. {description}" if description else words
 
 
 def _lowered(message: str) -> str:

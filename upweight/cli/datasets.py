@@ -8,7 +8,7 @@ import typer
 
 from upweight.cli import choices, table, units
 from upweight.cli.choices import Labels, Timeout, Wait
-from upweight.cli.registered import Reference, Registered
+from upweight.cli.registered import Reference, RegisteredCommands
 from upweight.cli.row_views import as_table, documents, looked_up, pictures, vocabulary
 from upweight.cli.shell import Shell
 from upweight.cli.verb import group, verb
@@ -46,7 +46,7 @@ def _details(record: DatasetRecord) -> list[tuple[str, str]]:
     ]
 
 
-REGISTERED = Registered("datasets", "digits-train", ("ROWS", "SIZE"), _cells, _details)
+REGISTERED = RegisteredCommands("datasets", "digits-train", ("ROWS", "SIZE"), _cells, _details)
 REGISTERED.add_verbs(datasets)
 
 

@@ -84,11 +84,11 @@ def described(error: Exception) -> tuple[str, Exit]:
         code = CODES.get(error.type) or STATUSES.get(error.status, Exit.FAILED)
         return _line(error.detail), code
     # The parser's errors are known by their method, wherever their class lives.
-    complaint = getattr(error, "format_message", None)
-    if complaint is not None:
+    message = getattr(error, "format_message", None)
+    if message is not None:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "upweight"
-        said = _line(complaint()).rstrip(".")
+        said = _line(message()).rstrip(".")
         return f"{said}{' See' if said.endswith('?') else '; see'} `{path} --help`", Exit.USAGE
     if isinstance(error, OSError):
         named = f"{error.filename}: " if error.filename else ""

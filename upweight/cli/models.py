@@ -8,7 +8,7 @@ import typer
 
 from upweight.cli import choices, units
 from upweight.cli.choices import Labels, Timeout, Wait
-from upweight.cli.registered import Registered
+from upweight.cli.registered import RegisteredCommands
 from upweight.cli.shell import Shell
 from upweight.cli.verb import group, verb
 
@@ -59,7 +59,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
-REGISTERED = Registered("models", "digits-mlp", ("LOSS", "PARAMETERS"), _cells, _details)
+REGISTERED = RegisteredCommands("models", "digits-mlp", ("LOSS", "PARAMETERS"), _cells, _details)
 REGISTERED.add_verbs(models)
 
 

@@ -26,7 +26,7 @@ References = Annotated[
 
 
 @dataclass(frozen=True)
-class Registered(Generic[R]):
+class RegisteredCommands(Generic[R]):
     """One of the two, with what is its own."""
 
     plural: str  # as the client calls it, too

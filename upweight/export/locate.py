@@ -35,7 +35,7 @@ _OPERATORS = frozenset(
 )
 
 
-def culprit(module: nn.Module, call: Call, differs: Differs) -> tuple[str, nn.Module]:
+def wrong_backward(module: nn.Module, call: Call, differs: Differs) -> tuple[str, nn.Module]:
     """The innermost part that differs from its own graph when it is called as `module` calls it; "" for all of it.
 
     `differs` exports a part and compares the two. A part that can't be looked at alone is taken as good.

@@ -15,7 +15,7 @@ from upweight.errors import UpweightError
 from upweight.export.checkpoints import GradientLost, refusing_lost_gradients
 from upweight.export.compare import Call, Chosen, Difference, NoGradient, first_difference
 from upweight.export.errors import explain, explain_checkpoint, misfit
-from upweight.export.locate import culprit, own_backward, written
+from upweight.export.locate import own_backward, written, wrong_backward
 from upweight.export.outputs import Output, choose, tensors_of
 from upweight.export.tracing import as_exported, as_graph, quiet, strip_source, traced
 
@@ -238,7 +238,7 @@ def _told(found: Difference, module: nn.Module, call: Call, chosen: Chosen) -> s
         except Exception:
             return False  # not to be exported alone: the part around it is named
 
-    name, part = culprit(module, call, differs)
+    name, part = wrong_backward(module, call, differs)
     where = f"{name} ({type(part).__name__})" if name else type(module).__name__
     by = "" if found.size == float("inf") else f" by {found.size:.2g} of its size"
     if found.kind == "failure":

@@ -12,7 +12,7 @@ from torch import Tensor
 from workers.engine.autodiff.gradients import per_example_gradients
 from workers.engine.errors import TrainingMode
 from workers.engine.model.independence import BATCH_SIZES, RowTest, Tensors
-from workers.engine.model.losses import Program
+from workers.engine.model.losses import ProgramLoss
 from workers.engine.model.nonfinite import refuse_nonfinite_losses, refuse_nonfinite_rows
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
@@ -82,7 +82,7 @@ def check_rows_independent(
         (found,) = torch.autograd.grad((kept * losses).sum(), theta)
         return torch.split(found, sizes)
 
-    arguments = len(rows) if isinstance(problem.loss, Program) else len(batch.inputs)
+    arguments = len(rows) if isinstance(problem.loss, ProgramLoss) else len(batch.inputs)
     test = RowTest(evaluate, problem.module, arguments, gradient)
     with twice_differentiable():
         test.beside_others(rows)

@@ -179,7 +179,7 @@ def _transforms(program: Program, rows: list[torch.Tensor]) -> dict[str, str | N
         "forward_over_reverse": lambda: jvp(grad(whole), (trainable,), (trainable,)),
         "reverse_over_reverse": lambda: grad(lambda one: _summed(grad(whole)(one)))(trainable),
     }
-    return {name: _complaint(attempt) for name, attempt in attempts.items()}
+    return {name: _failure(attempt) for name, attempt in attempts.items()}
 
 
 def _squared(outputs: Any) -> torch.Tensor:
@@ -190,7 +190,7 @@ def _summed(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.stack([one.float().sum() for one in tensors.values()]).sum()
 
 
-def _complaint(attempt: Any) -> str | None:
+def _failure(attempt: Any) -> str | None:
     # The fused attention kernels have no second derivative.
     try:
         with sdpa_kernel(SDPBackend.MATH):

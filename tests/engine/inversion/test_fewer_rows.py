@@ -10,7 +10,7 @@ from tests.engine.exact import relative, worst_row
 from workers.engine import ConjugateGradients, Damped, Hessian, Recycled
 from workers.engine.curvature.row_sums import RowSums
 from workers.engine.inversion.fewer_rows import FewerRows
-from workers.engine.inversion.recycled import MOST_LESSONS
+from workers.engine.inversion.recycled import MOST_SOLUTIONS
 
 from .test_gauss_newton import hessian, trained
 
@@ -88,7 +88,7 @@ def test_what_is_learned_for_the_next_solution_is_learned_from_whole_products(
 ) -> None:
     rhs, _ = rhs_and_solution()
     method, recycled = ConjugateGradients(rtol=RTOL, atol=0.0), Recycled()
-    for lesson in range(MOST_LESSONS):
+    for lesson in range(MOST_SOLUTIONS):
         method.solve(*hessian(), rhs + lesson, recycled=recycled)
     assert not parts
     method.solve(*hessian(), rhs.flip(1), recycled=recycled)

@@ -83,7 +83,7 @@ def _checked(problem: Problem, batch: Batch) -> DerivativeCheck:
     if error is None:
         return DerivativeCheck(False, reason="the gradient is not smooth here")
     if error.wrong:
-        raise WrongDerivative(_culprit(problem, placed), error.relative)
+        raise WrongDerivative(_wrong_module(problem, placed), error.relative)
     return DerivativeCheck(True, relative_error=error.relative)
 
 
@@ -184,7 +184,7 @@ class _Replaying(TorchFunctionMode):
         return self._kept[self._next - 1]
 
 
-def _culprit(problem: Problem, batch: Batch) -> str | None:
+def _wrong_module(problem: Problem, batch: Batch) -> str | None:
     """The innermost module whose own second derivative is wrong: its path and type."""
     calls: dict[str, tuple[Any, ...]] = {}
     names = {id(each): name for name, each in problem.module.named_modules()}

@@ -14,7 +14,7 @@ from workers.engine.model.batching import cached_bytes
 from workers.engine.model.parameters import ParameterSlice
 
 
-class Columns(Protocol):
+class RootColumns(Protocol):
     """G (p, D)."""
 
     def tensors(self) -> dict[str, Tensor]:
@@ -25,11 +25,11 @@ class Columns(Protocol):
         """Gᵀ G, (D, D)."""
         ...
 
-    def met(self, vectors: Tensor) -> Tensor:
+    def rmatmat(self, vectors: Tensor) -> Tensor:
         """Gᵀ v for each row v: (k, p) to (k, D)."""
         ...
 
-    def combined(self, weights: Tensor) -> Tensor:
+    def matmat(self, weights: Tensor) -> Tensor:
         """G w for each row w: (k, D) to (k, p)."""
         ...
 
@@ -49,10 +49,10 @@ class Written:
     def gram(self) -> Tensor:
         return self.columns @ self.columns.T
 
-    def met(self, vectors: Tensor) -> Tensor:
+    def rmatmat(self, vectors: Tensor) -> Tensor:
         return vectors @ self.columns.T
 
-    def combined(self, weights: Tensor) -> Tensor:
+    def matmat(self, weights: Tensor) -> Tensor:
         return weights @ self.columns
 
 
@@ -90,11 +90,11 @@ class OuterProducts:
                 total += inner
         return total
 
-    def met(self, vectors: Tensor) -> Tensor:
-        return torch.cat([self._met(part) for part in torch.split(vectors, self._at_once)])
+    def rmatmat(self, vectors: Tensor) -> Tensor:
+        return torch.cat([self._rmatmat(part) for part in torch.split(vectors, self._at_once)])
 
-    def combined(self, weights: Tensor) -> Tensor:
-        return torch.cat([self._combined(part) for part in torch.split(weights, self._at_once)])
+    def matmat(self, weights: Tensor) -> Tensor:
+        return torch.cat([self._matmat(part) for part in torch.split(weights, self._at_once)])
 
     @property
     def count(self) -> int:
@@ -107,7 +107,7 @@ class OuterProducts:
         widest = max(each.signals.numel() * each.signals.element_size() for each in self.layers)
         return max(1, cached_bytes(self.layers[0].signals.device.type) // (CACHE_SHARE * widest))
 
-    def _met(self, vectors: Tensor) -> Tensor:
+    def _rmatmat(self, vectors: Tensor) -> Tensor:
         total = vectors.new_zeros(len(vectors), self.count)
         for each in self.layers:
             if each.weight_slice is not None:
@@ -118,7 +118,7 @@ class OuterProducts:
                 total += part_of(vectors, each.bias_slice) @ each.signals
         return total
 
-    def _combined(self, weights: Tensor) -> Tensor:
+    def _matmat(self, weights: Tensor) -> Tensor:
         result = weights.new_zeros(len(weights), self.size)
         for each in self.layers:
             if each.weight_slice is not None:

@@ -14,7 +14,7 @@ from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.autodiff.jvp import multiplications
 from workers.engine.errors import OutOfMemory
 from workers.engine.gauss_newton.batch import layers_of
-from workers.engine.gauss_newton.columns import Columns
+from workers.engine.gauss_newton.columns import RootColumns
 from workers.engine.gauss_newton.scan import Longest, longest_columns
 from workers.engine.gauss_newton.sizes import Sizes, are_outer, width_of
 from workers.engine.model.problem import Problem
@@ -35,21 +35,21 @@ ABOVE_ROUNDING = 10.0
 class DualGaussNewton(Metric):
     """See the package."""
 
-    columns: Columns
+    columns: RootColumns
     factor: Tensor  # (D, D), lower, of λI + Gᵀ G
     damping: float
     row_traces: Tensor  # (n,)
 
     def apply(self, rhs: Tensor) -> Tensor:
         """(k, p) -> (k, p)."""
-        weights = torch.cholesky_solve(self.columns.met(rhs).T, self.factor).T
-        return (rhs - self.columns.combined(weights)).div_(self.damping)
+        weights = torch.cholesky_solve(self.columns.rmatmat(rhs).T, self.factor).T
+        return (rhs - self.columns.matmat(weights)).div_(self.damping)
 
     def products(self, blocks: Sequence[Tensor]) -> Tensor:
         """(λI + G Gᵀ) between vectors: blocks (s_i, p) to (Σ s, Σ s), float64."""
-        met = torch.cat([self.columns.met(each) for each in blocks]).double()
+        inner = torch.cat([self.columns.rmatmat(each) for each in blocks]).double()
         rows = [torch.cat([one @ other.T for other in blocks], 1) for one in blocks]
-        return self.damping * torch.cat(rows).double() + met @ met.T
+        return self.damping * torch.cat(rows).double() + inner @ inner.T
 
     def tensors(self) -> dict[str, Tensor]:
         """For storing."""
@@ -110,7 +110,7 @@ def dual_gauss_newton(
         return None  # products need less
 
 
-def factorised(columns: Columns, damping: float, traces: Tensor) -> DualGaussNewton | None:
+def factorised(columns: RootColumns, damping: float, traces: Tensor) -> DualGaussNewton | None:
     """None where rounding hides λ."""
     gram = columns.gram()
     trace = float(gram.diagonal().sum())

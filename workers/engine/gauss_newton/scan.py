@@ -11,7 +11,7 @@ from torch import Tensor
 from workers.engine.autodiff.graph.output import Term
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.gauss_newton.batch import ColumnsOfBatch
-from workers.engine.gauss_newton.columns import Columns, Outer, OuterProducts, Written
+from workers.engine.gauss_newton.columns import Outer, OuterProducts, RootColumns, Written
 from workers.engine.model.batching import Block, over_rows
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
@@ -85,7 +85,7 @@ def longest_columns(
     outer: bool,
     term: Term,
     progress: Progress,
-) -> Columns | None:
+) -> RootColumns | None:
     """What `longest` keeps of G, by `outer` products or written out; None if that is nothing."""
     width = problem.size * problem.theta.element_size()
     at_once = ROWS_AT_ONCE if outer else max(1, min(ROWS_AT_ONCE, WRITTEN_BYTES // width))

@@ -24,9 +24,9 @@ from workers.engine.inversion.fewer_rows import FewerRows
 from workers.engine.inversion.indefinite import Unsolved, indefinite
 from workers.engine.inversion.method import Method
 from workers.engine.inversion.preconditioner import IDENTITY
-from workers.engine.inversion.recurrences import Limits, Run, separate, shared
+from workers.engine.inversion.recurrences import Run, Stopping, separate, shared
 from workers.engine.inversion.recycled import Recycled
-from workers.engine.inversion.refinement import doubled, refine
+from workers.engine.inversion.refinement import in_double, refine
 from workers.engine.inversion.solution import Solution, Status, checked_rhs
 from workers.engine.operators import Curvature, Damped, Inverse
 from workers.engine.progress import Progress, silent
@@ -126,7 +126,7 @@ class ConjugateGradients(Method, name="cg"):
         size = torch.linalg.vector_norm(rhs, dim=1)
         bounds = torch.maximum(self.rtol * size, self.atol / scale[:, 0])
         fine = bounds < FINEST * size
-        double = doubled(operator) if bool(fine.any()) else None
+        double = in_double(operator) if bool(fine.any()) else None
         # What is refined anyway needs no more than a good start.
         aims = bounds if double is None else torch.where(fine, START * size, bounds)
         run = self._begin(operator, rhs, start, aims, fitted, progress or silent)
@@ -137,7 +137,7 @@ class ConjugateGradients(Method, name="cg"):
         if run.directions is not None:
             found.learn(run.directions, fitted)
         if double is None and Status.STAGNATED in run.status:
-            double = doubled(operator)
+            double = in_double(operator)
         if double is not None:
             x, norms = self._refined(run, double, bounds, norms)
         norms = norms * scale[:, 0]
@@ -191,11 +191,11 @@ class ConjugateGradients(Method, name="cg"):
         x0: Tensor | None,
         bounds: Tensor,
         fitted: Inverse,
-        tell: Progress,
+        progress: Progress,
     ) -> Run:
         maxiter = self.maxiter or max(10 * rhs.shape[1], 50)
         start = torch.zeros_like(rhs) if x0 is None else x0
-        run = Run(operator, rhs, start, Limits(bounds, maxiter), fitted, tell)
+        run = Run(operator, rhs, start, Stopping(bounds, maxiter), fitted, progress)
         if x0 is None and fitted.is_exact:
             run.x = fitted.apply(rhs)
             run.iterations[run.unfinished] += 1

@@ -73,7 +73,7 @@ def measured(
     progress: Progress | None = None,
 ) -> Measured:
     """The mean eigenvalue of H; and with `ends` the smallest, and shares below any λ. Exact up to FEW parameters."""
-    tell, size = progress or silent, curvature.shape[0]
+    progress, size = progress or silent, curvature.shape[0]
     known = curvature.closed_form(progress)
     if known is not None:
         values = known.eigenvalues
@@ -98,27 +98,29 @@ def measured(
         curvature = Explicit(curvature, matrix)
         mean, error, by = float(matrix.diagonal().double().mean()), 0.0, "the exact trace of H"
     else:
-        mean, error = _mean(curvature, seed, tell)
+        mean, error = _mean(curvature, seed, progress)
         by = f"the trace by Hutchinson's estimate from {SIGNS} random signs (seed {seed})"
     if not ends and matrix is None:
         return Measured(mean, error, None, None, 0.0, by)
     wanted = STEPS if matrix is None else STEPS_OF_A_MATRIX
-    nodes, weights, below, steps, starts = _quadrature(curvature, wanted, seed, budget_bytes, tell)
+    nodes, weights, below, steps, starts = _quadrature(
+        curvature, wanted, seed, budget_bytes, progress
+    )
     lanczos = f"{steps} Lanczos steps from each of {starts} random starts (seed {seed})"
     how = f"{by}, its smallest eigenvalue and the shares below λ by {lanczos}"
     return Measured(mean, error, nodes, weights, below, how)
 
 
-def _mean(curvature: Curvature, seed: int, tell: Progress) -> tuple[float, float]:
+def _mean(curvature: Curvature, seed: int, progress: Progress) -> tuple[float, float]:
     """The mean of vᵀHv / p over random signs v, and its standard error."""
-    tell("damping", 0, 2, "steps")
+    progress("damping", 0, 2, "steps")
     signs = gaussian(SIGNS, curvature, seed).sign()
     found = (signs * curvature.matmat(signs)).double().sum(1) / curvature.shape[0]
     return float(found.mean()), float(found.std() / len(found) ** 0.5)
 
 
 def _quadrature(
-    curvature: Curvature, steps: int, seed: int, budget: int, tell: Progress
+    curvature: Curvature, steps: int, seed: int, budget: int, progress: Progress
 ) -> tuple[Tensor, Tensor, float, int, int]:
     """Nodes and weights, how far below the least node an eigenvalue may lie, and what of both was looked at."""
     size = curvature.shape[0]
@@ -132,7 +134,7 @@ def _quadrature(
     beside = torch.zeros(starts, steps, dtype=torch.float64)
     lengths = [steps] * starts
     for step in range(steps):
-        tell("damping", step, steps, "steps")
+        progress("damping", step, steps, "steps")
         basis[step] = vectors
         image = curvature.matmat(vectors)
         diagonal[:, step] = (image * vectors).sum(1).double().cpu()

@@ -166,15 +166,15 @@ class Direct(Method, name="direct"):
         self, curvature: Curvature, damping: float, progress: Progress | None = None
     ) -> Factorisation | ClosedForm:
         """H, and its factorisation with λ; or its closed form. Raises SingularHessian."""
-        tell = progress or silent
+        progress = progress or silent
         known_form = curvature.closed_form(progress)
         if known_form is not None:
             return known_form.damped(damping)
         matrix = curvature.dense()
-        tell("factorise", 0, 1, "factorisation")
+        progress("factorise", 0, 1, "factorisation")
         known = all_eigenvalues(matrix) if self.wants_all(len(matrix)) else None
         fitted = _factorised(matrix, Damped(curvature, damping).damping, known, self.unsolved)
-        tell("factorise", 1, 1, "factorisation")
+        progress("factorise", 1, 1, "factorisation")
         return fitted
 
     def lacks(self, fit: Inverse) -> bool:

@@ -47,9 +47,9 @@ class Jacobi(Method, name="jacobi"):
         self, curvature: Curvature, damping: float, progress: Progress | None = None
     ) -> Diagonal:
         """One product with a block of probes."""
-        tell, operator = progress or silent, Damped(curvature, damping)
+        progress, operator = progress or silent, Damped(curvature, damping)
         size = operator.shape[0]
-        tell("jacobi", 0, 1, "blocks")
+        progress("jacobi", 0, 1, "blocks")
         if size <= PROBES:
             diagonal = operator.matmat(
                 torch.eye(size, dtype=operator.dtype, device=operator.device)
@@ -57,7 +57,7 @@ class Jacobi(Method, name="jacobi"):
         else:
             signs = gaussian(PROBES, operator, self.seed).sign()
             diagonal = (signs * operator.matmat(signs)).mean(0)
-        tell("jacobi", 1, 1, "blocks")
+        progress("jacobi", 1, 1, "blocks")
         # A small or negative estimate would make directions explode: keep it within sight of the rest.
         magnitude = diagonal.abs()
         floor = max(damping, 1e-6 * float(magnitude.mean()))

@@ -24,7 +24,6 @@ from workers.engine.errors import (
     ShapeMismatch,
     SingularHessian,
 )
-from workers.engine.inversion.course import course_of, course_steps
 from workers.engine.inversion.deflated import Deflation
 from workers.engine.inversion.indefinite import Unsolved, clearly_negative, singular
 from workers.engine.inversion.lanczos import ends, largest_magnitude
@@ -37,9 +36,11 @@ from workers.engine.inversion.solution import (
 )
 from workers.engine.inversion.stationary import (
     LARGE_SPACE,
+    Eigenbasis,
     Iterates,
-    Spectrum,
     Step,
+    history_of,
+    history_steps,
     iterates,
     stops,
 )
@@ -127,7 +128,7 @@ class Lissa(Method, name="lissa"):
     and doubles it where the steps grow all the same. `h0` (k, p) replaces b as
     the start, in units of scale · x, and is never written to. `batch_size` null takes all rows every
     time, which makes the recursion deterministic. info has course_percent (k, t), the relative change
-    of each solution in norm at `course_steps`, maximum_change_percent and
+    of each solution in norm at `history_steps`, maximum_change_percent and
     mean_change_percent (of the last step), iterations, scale, converged.
     """
 
@@ -184,7 +185,7 @@ class Lissa(Method, name="lissa"):
                 if self.scale != "auto" or doublings == MOST_DOUBLINGS:
                     raise
                 scale *= 2.0
-        iterate, changes, iterations, course, contracts, rounded = found
+        iterate, changes, iterations, history, contracts, rounded = found
         x = iterate / scale
         settled = (changes <= self.rtol).all(1)
         status = tuple(
@@ -203,7 +204,7 @@ class Lissa(Method, name="lissa"):
             "iterations": iterations,
             "scale": scale,
             "converged": settled.cpu(),
-            "course_percent": 100.0 * course,
+            "course_percent": 100.0 * history,
         }
         residual = rhs - hessian.matmat(x)
         norms = torch.linalg.vector_norm(residual, dim=1)
@@ -214,7 +215,7 @@ class Lissa(Method, name="lissa"):
         hessian: Damped,
         rhs: Tensor,
         scale: float,
-        tell: Progress,
+        progress: Progress,
         recycled: Recycled,
     ) -> tuple[Tensor, Tensor, int, Tensor, bool, Tensor]:
         """As `_iterate`; without sampling from a small space or from H's spectrum, where that pays.
@@ -222,10 +223,10 @@ class Lissa(Method, name="lissa"):
         The last but one says whether all came from such, where every step was seen to make vectors shorter.
         """
         if self.h0 is not None or self._takes_samples(hessian):
-            h, changes, done, course, rounded = self._iterate(hessian, rhs, scale, tell)
-            return h, changes, done, course, False, rounded
+            h, changes, done, history, rounded = self._iterate(hessian, rhs, scale, progress)
+            return h, changes, done, history, False, rounded
         h, changes, done = torch.zeros_like(rhs), torch.zeros_like(rhs), 0
-        course = rhs.new_zeros(len(rhs), len(course_steps(self.maxiter)))
+        history = rhs.new_zeros(len(rhs), len(history_steps(self.maxiter)))
         rounded = torch.zeros_like(rhs[:, 0], dtype=torch.bool)
         rows = (rhs != 0).any(1).nonzero()[:, 0]
         step, contracts = Step(hessian.damping, self.dampen, scale), True
@@ -234,52 +235,52 @@ class Lissa(Method, name="lissa"):
         for part in torch.split(rows, ROWS_OF_A_SPACE) if len(rows) else ():
             found = None
             if spectrum is None:
-                found = self._in_a_space(hessian.curvature, rhs[part], step, tell, recycled)
+                found = self._in_a_space(hessian.curvature, rhs[part], step, progress, recycled)
             if found is None:
-                spectrum = spectrum or Spectrum.where_cheaper(
+                spectrum = spectrum or Eigenbasis.where_cheaper(
                     hessian.curvature, len(rows), self.maxiter
                 )
                 found = spectrum.iterates(rhs[part], step) if spectrum else None
                 recycled.spectrum = spectrum or kept
             if found is None:
                 contracts = False
-                h[part], changes[part], steps, course[part], rounded[part] = self._iterate(
-                    hessian, rhs[part], scale, tell
+                h[part], changes[part], steps, history[part], rounded[part] = self._iterate(
+                    hessian, rhs[part], scale, progress
                 )
             else:
                 count, every = stops(found, self.rtol, self.maxiter), torch.arange(len(part))
                 h[part] = found.iterate(count, every)
                 changes[part] = self._relative(found.step(count, every), h[part])
-                course[part] = course_of(found, count, self.maxiter).to(course)
+                history[part] = history_of(found, count, self.maxiter).to(history)
                 steps = int(count.max())
             done = max(done, steps)
-        return h, changes, done, course, contracts, rounded
+        return h, changes, done, history, contracts, rounded
 
     def _in_a_space(
         self,
         curvature: Curvature,
         rhs: Tensor,
         step: Step,
-        tell: Progress,
+        progress: Progress,
         recycled: Recycled,
     ) -> Iterates | None:
         """The iterates of these rows from a space that they share, or from small ones beside H's largest
         eigenvectors; None where neither is small."""
         if not Deflation.suits(curvature, self.maxiter):
-            return iterates(curvature, rhs, step, self.maxiter, tell)
+            return iterates(curvature, rhs, step, self.maxiter, progress)
         if recycled.deflation is None:
             most = max(LARGE_SPACE, FEW_BLOCKS * len(rhs))
-            found = iterates(curvature, rhs, step, self.maxiter, tell, most)
+            found = iterates(curvature, rhs, step, self.maxiter, progress, most)
             if found is not None:
                 return found
-            recycled.deflation = Deflation.of(curvature, tell)
-        found = recycled.deflation.iterates(curvature, rhs, step, self.maxiter, tell)
-        return found or iterates(curvature, rhs, step, self.maxiter, tell)
+            recycled.deflation = Deflation.of(curvature, progress)
+        found = recycled.deflation.iterates(curvature, rhs, step, self.maxiter, progress)
+        return found or iterates(curvature, rhs, step, self.maxiter, progress)
 
     def _iterate(
-        self, hessian: Damped, rhs: Tensor, scale: float, tell: Progress
+        self, hessian: Damped, rhs: Tensor, scale: float, progress: Progress
     ) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
-        """The iterate h, its last relative changes (both (k, p)), the steps taken, the course (k, t), and which
+        """The iterate h, its last relative changes (both (k, p)), the steps taken, the history (k, t), and which
         rows (k,) ended as rounding was all that changed them."""
         h = rhs.clone() if self.h0 is None else self.h0.detach().to(rhs).clone()
         changes = torch.zeros_like(rhs)
@@ -288,10 +289,10 @@ class Lissa(Method, name="lissa"):
         # Of the rows that go on alone, so that a step takes as few passes over memory as it can.
         b, current = rhs[rows], h[rows]
         smallest_step = torch.full_like(b[:, 0], float("inf"))
-        marks, norms, course = set(course_steps(self.maxiter)), torch.zeros_like(rhs[:, 0]), []
+        marks, norms, history = set(history_steps(self.maxiter)), torch.zeros_like(rhs[:, 0]), []
         done, watch = 0, None if self._takes_samples(hessian) else RoundingWatch(h)
         while len(rows) and done < self.maxiter:
-            tell("lissa", done, self.maxiter, "iterations")
+            progress("lissa", done, self.maxiter, "iterations")
             product = self._product(hessian, current, generator)
             following = torch.add(b, current, alpha=1.0 - self.dampen).sub_(
                 product, alpha=1.0 / scale
@@ -308,7 +309,7 @@ class Lissa(Method, name="lissa"):
             done += 1
             norms[rows] = torch.where(length > 0, size / length, 0.0)
             if done in marks:
-                course.append(norms.clone())
+                history.append(norms.clone())
             ended = self._settled(step, current, size, length)
             if watch is not None:
                 ended |= watch.stuck(rows, current, size, done)
@@ -320,9 +321,9 @@ class Lissa(Method, name="lissa"):
                 going = ~ended
                 rows, b, current = rows[going], b[going], current[going]
                 smallest_step = smallest_step[going]
-        course += [norms] * (len(marks) - len(course))  # what has ended changes no more
+        history += [norms] * (len(marks) - len(history))  # what has ended changes no more
         none = torch.zeros_like(norms, dtype=torch.bool)
-        return h, changes, done, torch.stack(course, 1), none if watch is None else watch.rounded
+        return h, changes, done, torch.stack(history, 1), none if watch is None else watch.rounded
 
     def _settled(self, step: Tensor, h: Tensor, size: Tensor, length: Tensor) -> Tensor:
         """Which rows' last step (j, p) changed no entry of h by more than rtol; `size` and `length` (j,) are norms."""

@@ -44,11 +44,11 @@ class Nystroem(LowRankMethod, name="nystroem"):
         self, curvature: Curvature, damping: float, progress: Progress | None = None
     ) -> LowRank:
         """The sketch: one product with a block of probes."""
-        tell, size = progress or silent, curvature.shape[0]
+        progress, size = progress or silent, curvature.shape[0]
         if not damping > 0.0:
             raise BadParameter("hessian_regularization", damping, "must be positive for nystroem")
         rank = min(self.rank, size)
-        tell("nystroem", 0, 1, "blocks")
+        progress("nystroem", 0, 1, "blocks")
         probes = torch.linalg.qr(gaussian(rank, curvature, self.seed).T).Q  # (p, r)
         sketch = curvature.matmat(probes.T.contiguous()).T
         ritz, turn = torch.linalg.eigh(probes.T @ sketch)
@@ -57,7 +57,7 @@ class Nystroem(LowRankMethod, name="nystroem"):
         else:
             values, vectors = _positive_part(probes, sketch, ritz, turn)
         lowest = float(ritz[0]) if float(ritz[0]) < 0.0 else None
-        tell("nystroem", 1, 1, "blocks")
+        progress("nystroem", 1, 1, "blocks")
         given = values, vectors, None, damping, True, None
         return self.completed(LowRank(*given, lowest=lowest))
 

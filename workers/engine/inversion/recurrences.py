@@ -24,7 +24,7 @@ BELOW_ROUNDING = 0.1
 
 
 @dataclass(frozen=True)
-class Limits:
+class Stopping:
     """When to stop: residual norm (k,) of each right-hand side, and iterations."""
 
     bounds: Tensor
@@ -38,7 +38,7 @@ class Run:
     operator: Damped
     rhs: Tensor  # (k, p)
     x: Tensor  # (k, p)
-    limits: Limits
+    limits: Stopping
     preconditioner: Inverse
     progress: Progress
     directions: Directions | None = None  # where those that are met are wanted
@@ -147,7 +147,7 @@ class Run:
             size = torch.linalg.vector_norm(direction)
             self.downhill, self.quotient = direction / size, quotient
 
-    def tell(self, iteration: int) -> None:
+    def report(self, iteration: int) -> None:
         """Report and, by the caller's will, be cancelled."""
         self.progress("cg", iteration, self.limits.maxiter, "iterations")
 
@@ -165,7 +165,7 @@ def separate(run: Run, rows: Tensor) -> None:
     steepest = torch.zeros_like(rz)  # largest curvature met, to tell flat from curved
     iteration = int(run.iterations[rows].min()) if len(rows) else 0
     while len(rows):
-        run.tell(iteration)
+        run.report(iteration)
         ap = run.operator.matmat(p)
         pap, pp = (p * ap).sum(1), (p * p).sum(1)
         steepest = torch.maximum(steepest, pap / pp)
@@ -209,7 +209,7 @@ def shared(run: Run, rows: Tensor) -> Tensor:
     iteration = int(run.iterations[rows].max()) if len(rows) else 0
     norms, added = torch.linalg.vector_norm(r, dim=1), 0.0
     while len(rows):
-        run.tell(iteration)
+        run.report(iteration)
         ap, added = run.matmat(rows, norms, p, added)
         if run.directions is not None:
             run.directions.add(p, ap, run.operator.damping)

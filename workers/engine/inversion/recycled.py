@@ -18,7 +18,7 @@ from workers.engine.inversion.cholesky import cholesky
 from workers.engine.inversion.deflated import Deflation
 from workers.engine.inversion.low_rank import LowRank
 from workers.engine.inversion.preconditioner import Deflated
-from workers.engine.inversion.stationary import Spectrum
+from workers.engine.inversion.stationary import Eigenbasis
 from workers.engine.operators import Damped, Explicit, Inverse, Metric, explicit_where_cheaper
 
 # That Ritz pairs are taken from, and what they may take.
@@ -26,7 +26,7 @@ MOST_DIRECTIONS = 256
 MOST_BYTES = 1 << 27
 MOST_PAIRS = 128
 # Solutions that a deflation learns from: a third one leaves nothing more to gain, and each costs some products' time.
-MOST_LESSONS = 2
+MOST_SOLUTIONS = 2
 # A pair below this part of the largest is rounding.
 SMALLEST_PAIR = 1e-6
 # Directions that are others' combinations up to this part add nothing sound.
@@ -47,10 +47,10 @@ class Directions:
         if count + len(block) > min(MOST_DIRECTIONS, MOST_BYTES // block[0].nbytes):
             return
         self.blocks.append(block)
-        met = torch.cat([block @ each.T for each in self.blocks], 1).double().cpu()
+        inner = torch.cat([block @ each.T for each in self.blocks], 1).double().cpu()
         seen = torch.cat([image @ each.T for each in self.blocks], 1).double().cpu()
-        self.overlaps = _bordered(self.overlaps, met)
-        self.projected = _bordered(self.projected, seen - damping * met)
+        self.overlaps = _bordered(self.overlaps, inner)
+        self.projected = _bordered(self.projected, seen - damping * inner)
 
     @classmethod
     def beside(cls, deflated: Deflated, damping: float) -> Directions:
@@ -87,14 +87,14 @@ class Recycled:
     matrix: Tensor | None = None  # (p, p), λ not included
     factor: Tensor | None = None  # (p, p), lower, of H + `factor_damping` I
     factor_damping: float = 0.0
-    spectrum: Spectrum | None = None  # of `matrix`, where LiSSA needed it
+    spectrum: Eigenbasis | None = None  # of `matrix`, where LiSSA needed it
     deflation: Deflation | None = None  # of `matrix`, likewise
     values: Tensor | None = None  # (r,) Ritz values of H
     vectors: Tensor | None = None  # (p, r)
     own: Metric | None = None  # what the operator knows, for `own_damping`
     own_damping: float | None = None
     deflated: Deflated | None = None  # `own`, and pairs met with it
-    lessons: int = 0  # solutions that `deflated` has learned from
+    solutions: int = 0  # solutions that `deflated` has learned from
     vectors_asked: float = 0.0  # products that solutions have taken so far
 
     @property
@@ -141,7 +141,7 @@ class Recycled:
         damping = operator.damping
         if self.own_damping != damping:
             self.own = operator.curvature.preconditioner_if_cheaper(damping, products)
-            self.deflated, self.lessons, self.own_damping = None, 0, damping
+            self.deflated, self.solutions, self.own_damping = None, 0, damping
         return self.deflated or self.own
 
     def directions(self, preconditioner: Inverse) -> Directions | None:
@@ -156,7 +156,7 @@ class Recycled:
 
     @property
     def _learns(self) -> bool:
-        return self.vectors is None and self.lessons < MOST_LESSONS
+        return self.vectors is None and self.solutions < MOST_SOLUTIONS
 
     def row_traces(self, preconditioner: Inverse) -> Tensor | None:
         """(n,) what each training row adds to the trace of H, about; None where that is not known."""
@@ -171,7 +171,7 @@ class Recycled:
         # By identity: equality would be that of their tensors.
         if self.own is not None and (preconditioner is self.own or preconditioner is self.deflated):
             self._deflate(directions, self.own)
-            self.lessons += 1
+            self.solutions += 1
             return
         weights = _orthonormal(directions.overlaps)
         values, inner = torch.linalg.eigh(weights.T @ directions.projected @ weights)

@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 128
 Correct = Callable[[Tensor, Tensor, float], Tensor]
 
 
-def doubled(operator: Damped) -> Damped | None:
+def in_double(operator: Damped) -> Damped | None:
     """The operator in float64, None where it is already, or where it or the device can't."""
     if operator.dtype == torch.float64:
         return None

@@ -124,14 +124,14 @@ def sums_and_powers(multipliers: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class Eigenbasis:
     """All eigenvalues (p,) and eigenvectors (p, p), in columns, of H, in float64."""
 
     values: Tensor
     vectors: Tensor
 
     @classmethod
-    def where_cheaper(cls, curvature: Curvature, rows: int, maxiter: int) -> Spectrum | None:
+    def where_cheaper(cls, curvature: Curvature, rows: int, maxiter: int) -> Eigenbasis | None:
         """Of a curvature with its matrix at hand, if that pays for `maxiter` steps of so many rows."""
         size = curvature.shape[0]
         pays = rows * maxiter >= DECOMPOSITION * size
@@ -261,3 +261,23 @@ def _next(candidates: Tensor, after: Tensor, rows: Tensor) -> tuple[Tensor, Tens
     later = torch.arange(len(candidates), device=after.device)[:, None] > after
     sound = candidates & later
     return sound.int().argmax(0)[sound.any(0)], rows[sound.any(0)]
+
+
+def history_steps(maxiter: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, …: the powers of 2, and the middle between two, up to `maxiter`."""
+    steps, power = [1], 2
+    while power <= maxiter:
+        steps += [each for each in (power, power * 3 // 2) if each <= maxiter]
+        power *= 2
+    return steps
+
+
+def history_of(found: Iterates, stop: Tensor, maxiter: int) -> Tensor:
+    """(k, t) at `history_steps`, from the small space; after a row's `stop` (k,) its last one."""
+    marks = torch.tensor(history_steps(maxiter)).to(stop)
+    history, last = (_change(*found.norms(steps)) for steps in (marks, stop))  # (t, k), (k, k)
+    return torch.where(marks[:, None] <= stop, history, last.diagonal()).T
+
+
+def _change(norms: Tensor, steps: Tensor) -> Tensor:
+    return torch.where(norms > 0, steps / norms, 0.0)

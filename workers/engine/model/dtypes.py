@@ -288,12 +288,12 @@ class _Watched(fx.Interpreter):
 
 
 def is_mixed(error: BaseException) -> bool:
-    """Whether torch complains that tensors of several types meet."""
+    """Whether torch says that tensors of several types meet."""
     return isinstance(error, RuntimeError | TypeError) and bool(_MIXED.search(str(error)))
 
 
 def mixed(error: BaseException, dtype: torch.dtype | None = None) -> MixedPrecision:
-    """Torch's complaint that tensors of several types meet."""
+    """Torch's message that tensors of several types meet."""
     return MixedPrecision(None, dtype, _first_line(error))
 
 

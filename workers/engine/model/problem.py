@@ -16,7 +16,7 @@ from workers.engine.errors import (
     ShapeMismatch,
 )
 from workers.engine.model.dtypes import Following, needs_following
-from workers.engine.model.losses import Loss, Program
+from workers.engine.model.losses import Loss, ProgramLoss
 from workers.engine.model.parameters import (
     all_names,
     layout_of,
@@ -136,7 +136,7 @@ class Problem:
     def outputs_of(self, values: dict[str, Tensor], batch: Batch) -> object:
         """The same problem at these values of the selected parameters."""
         arguments = batch.inputs
-        if isinstance(self.loss, Program):
+        if isinstance(self.loss, ProgramLoss):
             arguments = (*arguments, *batch.target_tensors)
         weights = {**self.frozen, **values}
         with self._following or nullcontext():

@@ -14,7 +14,7 @@ from workers.engine.errors import EngineError, OutOfMemory, UnsupportedOperator
 from workers.engine.model.dtypes import is_mixed, mixed
 
 # What torch says of an operator without a derivative or a batching rule; the group is its name.
-_COMPLAINTS = (
+_MESSAGES = (
     re.compile(r"derivative for (\S+) is not implemented"),
     re.compile(r"forward AD with (\S+) that does not support it"),
     re.compile(r"Batching rule not implemented for (\S+?)[\s.;,]"),
@@ -49,8 +49,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def explained(error: Exception, doing: str) -> EngineError:
-    """Torch's complaint as an UnsupportedOperator, with the operator's name if torch gives it, or as MixedPrecision."""
-    for pattern in _COMPLAINTS:
+    """Torch's message as an UnsupportedOperator, with the operator's name if torch gives it, or as MixedPrecision."""
+    for pattern in _MESSAGES:
         found = pattern.search(str(error))
         if found:
             return UnsupportedOperator(

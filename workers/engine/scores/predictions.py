@@ -20,7 +20,7 @@ from workers.engine.model.batching import (
     over_rows,
     rows_at_once,
 )
-from workers.engine.model.losses import Program
+from workers.engine.model.losses import ProgramLoss
 from workers.engine.model.losses.classification import BinaryCrossEntropy, ClassLoss
 from workers.engine.model.losses.per_row import one_tensor
 from workers.engine.model.losses.regression import Gaussian, Poisson
@@ -74,7 +74,7 @@ def row_predictions(
 
 def _of_batch(problem: Problem, batch: Batch) -> Predictions:
     losses = problem.losses(problem.theta, batch)
-    if isinstance(problem.loss, Program):
+    if isinstance(problem.loss, ProgramLoss):
         return Predictions(losses, None, _one_a_row(batch.target_tensors, len(batch)), None)
     outputs = problem.outputs(problem.theta, batch)
     match problem.loss:

@@ -14,7 +14,7 @@ from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
 from workers.engine.autodiff.graph.match_layers import take_layer, take_shift
 from workers.engine.autodiff.graph.match_nonlinear import take_nonlinear
 from workers.engine.autodiff.graph.nodes import Linear, Node, Smooth
-from workers.engine.autodiff.graph.scope import Scope
+from workers.engine.autodiff.graph.scope import TraceScope
 from workers.engine.autodiff.graph.trace import (
     DIAGONAL_NAMES,
     Traced,
@@ -45,7 +45,7 @@ class Assembly:
         *,
         fused: bool = True,
     ) -> None:
-        self._scope = Scope(problem, graph, batch, moving, fused)
+        self._scope = TraceScope(problem, graph, batch, moving, fused)
         # A node whose value is several tensors is none of ours: its items are, as functions of its input.
         self._several: dict[str, tuple[str, Callable[[Tensor], Any], Batched | None]] = {}
         for node in graph.nodes:

@@ -15,12 +15,12 @@ from workers.engine.autodiff.graph.convolution import Convolution, Picked
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
 from workers.engine.autodiff.graph.nodes import Linear
 from workers.engine.autodiff.graph.nonlinear import Normalised
-from workers.engine.autodiff.graph.scope import Scope
+from workers.engine.autodiff.graph.scope import TraceScope
 from workers.engine.autodiff.graph.trace import is_reshaping, last_name
 from workers.engine.model.parameters import ParameterSlice
 
 
-def take_layer(scope: Scope, node: fx.Node, reached: bool) -> bool:
+def take_layer(scope: TraceScope, node: fx.Node, reached: bool) -> bool:
     """Whether the node is a layer that θ reaches; if so its nodes are made."""
     layer = layer_of(node, scope.module, scope.value_of)
     if layer is None:
@@ -62,7 +62,7 @@ def take_layer(scope: Scope, node: fx.Node, reached: bool) -> bool:
 
 
 def _unflattened(
-    scope: Scope, node: fx.Node, value: Tensor
+    scope: TraceScope, node: fx.Node, value: Tensor
 ) -> tuple[str, Tensor, torch.Size | None]:
     """What a linear layer takes: an image, where all that happened to it is to be flattened."""
     before = node.all_input_nodes[0].name if len(node.all_input_nodes) == 1 else ""
@@ -84,7 +84,7 @@ def _unflattened(
 
 
 def _norm(
-    scope: Scope,
+    scope: TraceScope,
     name: str,
     source: str,
     layer: LayerMatch,
@@ -116,7 +116,7 @@ def _norm(
     scope.put(Scale(name, (hat,), layer.weight, weight, bias, shape, inside), result)
 
 
-def take_shift(scope: Scope, node: fx.Node, sources: list[str]) -> bool:
+def take_shift(scope: TraceScope, node: fx.Node, sources: list[str]) -> bool:
     """Whether the node adds a parameter; if so its node is made."""
     if last_name(node.target) != "add" or len(node.args) != 2 or node.kwargs:
         return False

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from workers.engine.autodiff.graph.batched_ops import Batched
 from workers.engine.autodiff.graph.nodes import Elementwise, Linear, Sum, lying_as
 from workers.engine.autodiff.graph.nonlinear import LogSoftmax, MatrixProduct, Product, Softmax
-from workers.engine.autodiff.graph.scope import Scope
+from workers.engine.autodiff.graph.scope import TraceScope
 from workers.engine.autodiff.graph.trace import (
     attention_arguments,
     elementwise,
@@ -24,7 +24,7 @@ PRODUCTS = ("mul", "imul")
 MATRIX_PRODUCTS = ("bmm", "matmul")
 
 
-def take_nonlinear(scope: Scope, node: fx.Node, sources: list[str]) -> bool:
+def take_nonlinear(scope: TraceScope, node: fx.Node, sources: list[str]) -> bool:
     """Whether the node is nonlinear, or a sum, and has a rule; if so its node is made."""
     name = last_name(node.target)
     curve = elementwise(node, scope.module)
@@ -48,7 +48,7 @@ def take_nonlinear(scope: Scope, node: fx.Node, sources: list[str]) -> bool:
     return True
 
 
-def _bend(scope: Scope, name: str, source: str, function: Callable[[Tensor], Tensor]) -> None:
+def _bend(scope: TraceScope, name: str, source: str, function: Callable[[Tensor], Tensor]) -> None:
     value = scope.values[source].detach().clone().requires_grad_()
     with torch.enable_grad():
         result = function(value.clone())  # a copy, since the function may work in place
@@ -67,7 +67,7 @@ def _bend(scope: Scope, name: str, source: str, function: Callable[[Tensor], Ten
     scope.put(curve, lying_as(result.detach(), value))
 
 
-def _sum(scope: Scope, node: fx.Node, sources: list[str]) -> None:
+def _sum(scope: TraceScope, node: fx.Node, sources: list[str]) -> None:
     value = scope.function_of(node, [])()
     if node.kwargs or len(node.args) != 2:
         raise ValueError("a sum with a factor")
@@ -83,7 +83,7 @@ def _sum(scope: Scope, node: fx.Node, sources: list[str]) -> None:
 
 
 def _softmax(
-    scope: Scope, name: str, source: str, value: Tensor, axis: int, logarithm: bool = False
+    scope: TraceScope, name: str, source: str, value: Tensor, axis: int, logarithm: bool = False
 ) -> None:
     axis = axis if axis < 0 else axis - value.ndim
     if logarithm:
@@ -94,14 +94,14 @@ def _softmax(
         scope.put(Softmax(name, (source,), axis, result), result)
 
 
-def _matrix_product(scope: Scope, name: str, first: str, second: str) -> None:
+def _matrix_product(scope: TraceScope, name: str, first: str, second: str) -> None:
     left, right = scope.values[first], scope.values[second]
     if left.ndim < 2 or right.ndim < 2 or left.shape[:-2] != right.shape[:-2]:
         raise ValueError("a product of matrices that is broadcast")
     scope.put(MatrixProduct(name, (first, second), left, right), left @ right)
 
 
-def _attention(scope: Scope, node: fx.Node) -> bool:
+def _attention(scope: TraceScope, node: fx.Node) -> bool:
     """Softmax(q kᵀ / √width + mask) v, node by node."""
     given, heads = attention_arguments(node, scope.value_of), scope.moving(node, 3)
     if given is None or not heads:

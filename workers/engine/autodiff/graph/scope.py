@@ -14,7 +14,7 @@ from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
 
 
-class Scope:
+class TraceScope:
     """`values` by a node's name; `active` are the nodes that θ, or `moving`, reaches.
 
     `fused`: a linear layer takes an image as it lies, instead of its entries flattened.

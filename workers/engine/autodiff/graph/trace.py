@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from workers.engine.autodiff.graph.functional import without_writes
-from workers.engine.model.losses import Program
+from workers.engine.model.losses import ProgramLoss
 from workers.engine.model.problem import Problem
 
 ELEMENTWISE_MODULES = (
@@ -80,7 +80,7 @@ def traced(problem: Problem) -> Traced | None:
 
 
 def _traced(problem: Problem) -> Traced | None:
-    if isinstance(problem.loss, Program):
+    if isinstance(problem.loss, ProgramLoss):
         return None
     module = problem.module
     if not isinstance(module, fx.GraphModule):

@@ -10,10 +10,10 @@ from workers.engine.model.losses.classification import (
     CrossEntropy,
     NegativeLogLikelihood,
 )
-from workers.engine.model.losses.per_row import Loss, Program
+from workers.engine.model.losses.per_row import Loss, ProgramLoss
 from workers.engine.model.losses.regression import Gaussian, Huber, MeanSquaredError, Poisson
 
-__all__ = ["Loss", "Program", "make_loss"]
+__all__ = ["Loss", "ProgramLoss", "make_loss"]
 
 
 def make_loss(name: str, **parameters: Any) -> Loss:
@@ -43,5 +43,5 @@ LOSSES: dict[str, Any] = {
     "mse": MeanSquaredError,
     "nll": NegativeLogLikelihood,
     "poisson_nll": Poisson,
-    "program": Program,
+    "program": ProgramLoss,
 }

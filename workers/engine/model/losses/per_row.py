@@ -97,7 +97,7 @@ def same_shape(outputs: Any, targets: Targets) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Program:
+class ProgramLoss:
     """The model takes inputs and targets and returns the loss of each row itself."""
 
     no_gauss_newton: ClassVar[str | None] = (
