@@ -78,6 +78,25 @@ def test_options_go_before_what_the_json_says(
     assert ended.documents[-1]["request"]["inversion"]["method"] == "direct"
 
 
+def test_a_curvature_is_a_kind_with_or_without_its_structure(
+    online: Upweight, registered: tuple[str, ...]
+) -> None:
+    given = {
+        "fisher": {"kind": "fisher"},
+        "gauss_newton:full": {"kind": "gauss_newton", "structure": "full"},
+        '{"kind": "empirical_fisher"}': {"kind": "empirical_fisher"},
+    }
+    for text, asked in given.items():
+        shown = online("jobs", "submit", *registered, "--curvature", text, "--dry-run")
+        assert shown.document["curvature"] == asked
+    asked_for = (*registered, *LAMBDA, "--curvature", "fisher", "--wait", "--json")
+    ended = online("jobs", "submit", *asked_for)
+    assert ended.code == 0, ended.err
+    job = ended.documents[-1]
+    assert job["request"]["curvature"] == {"kind": "fisher", "structure": "full"}
+    assert "Fisher" in online("jobs", "show", job["id"]).out
+
+
 def test_how_columns_met_the_models_inputs_is_shown(
     online: Upweight, registered: tuple[str, ...], job: str
 ) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from service.storage.layout import ResultPaths
+from tests.curvatures import CURVATURES
 from tests.faults.grids import GridJobs
 from tests.faults.other_threads import THREADS, another_worker
 from tests.faults.slow_jobs import NAMESPACE
@@ -34,6 +35,12 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "self-influences by cg": {"kind": "self_influences"},
     "bf16": {"precision": "bf16"},
+    **{
+        f"{kind} by {method}": {"curvature": kind, "inversion": METHODS[method].inversion(quick)}
+        for kind in CURVATURES
+        if kind != "hessian"
+        for method, quick in (("direct", {}), ("lissa", METHODS["lissa"].quick))
+    },
 }
 
 

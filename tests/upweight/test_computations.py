@@ -17,6 +17,7 @@ from upweight import Client, FactorsResult, InfluenceResult, SelfInfluenceResult
 from upweight.client.options import JobOptions, Options
 from upweight.schema import (
     ConjugateGradient,
+    Curvature,
     DatasetRecord,
     InfluencesJob,
     Lissa,
@@ -81,6 +82,16 @@ def test_keywords_go_to_the_method_or_to_the_job(request_of: Any) -> None:
     assert (asked["seed"], asked["labels"], asked["keep"]) == (3, {"a": "b"}, {"factors": True})
     assert asked["hessian_regularization"] == 1e-4
     assert asked["influence_type"] == "perturbation"
+
+
+def test_a_curvature_is_a_kind_a_model_or_a_mapping(request_of: Any) -> None:
+    given: tuple[Any, ...] = ("fisher", Curvature(kind="fisher"), {"kind": "fisher"})
+    for curvature in given:
+        asked = request_of("m", "d", "t", curvature=curvature, inversion_method="cg")
+        assert asked["curvature"] == {"kind": "fisher"}
+    for call in ("compute_influence_factors", "self_influences"):
+        rows = ("m", "d", "t") if "factors" in call else ("m", "d")
+        assert request_of(*rows, call=call, curvature="fisher")["curvature"] == {"kind": "fisher"}
 
 
 def test_what_method_and_job_both_have_is_the_methods(request_of: Any) -> None:

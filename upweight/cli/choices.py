@@ -54,6 +54,14 @@ def damping(text: str | None) -> Any:
     return found if len(found) > 1 else found[0]
 
 
+def curvature(text: str | None) -> Any:
+    """`fisher`, `fisher:full`, or JSON."""
+    if text is None or text.lstrip().startswith("{"):
+        return None if text is None else value(text)
+    kind, colon, structure = text.partition(":")
+    return {"kind": kind, **({"structure": structure} if colon else {})}
+
+
 def _part(text: str) -> Any:
     name, colon, number = text.partition(":")
     return {"relative": value(number)} if colon and name == "relative" else value(text)

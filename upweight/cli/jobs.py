@@ -56,6 +56,7 @@ def submit(
         str | None, typer.Option(help="Dataset of the Hessian, if another than --train.")
     ] = None,
     rhs: Annotated[str | None, typer.Option(help="For ihvp: an .npy file, or a digest.")] = None,
+    curvature: Annotated[str | None, typer.Option(help="KIND or KIND:STRUCTURE; {kinds}.")] = None,
     method: Annotated[str | None, typer.Option(help="{methods}.")] = None,
     set: Annotated[
         list[str] | None, typer.Option(help="The method's PARAMETER=VALUE. Repeatable.")
@@ -99,7 +100,8 @@ def submit(
     submission.keep(keep)
     submission.put(
         kind=kind, model=model, rhs=rhs, hessian_regularization=choices.damping(regularization),
-        influence_type=influence_type, factors=factors, precision=precision, seed=seed,
+        curvature=choices.curvature(curvature), influence_type=influence_type, factors=factors,
+        precision=precision, seed=seed,
         batch_size=None if batch_size is None else choices.value(batch_size),
         priority=priority, timeout_s=time_limit, reuse=reuse,
         labels=choices.pairs(label, "--label") or None,
@@ -289,6 +291,7 @@ def _show(shell: Shell, record: JobRecord) -> None:
             ("model", _both(request.model, called)),
             *selections,
             ("columns", "; ".join(dict.fromkeys(match.how for match in record.matched))),
+            ("curvature", request.curvature.label),
             (
                 "inversion",
                 " ".join([request.inversion.method, *(f"{k}={v}" for k, v in parameters.items())]),

@@ -63,15 +63,18 @@ def verb(
 
 
 class Command(TyperCommand):
-    """Lists the inversion methods in its help, where an option says `{methods}`; nothing loads the contract before."""
+    """Lists inversion methods and curvatures where an option's help says so; nothing loads the contract before."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """As typer does it."""
+        from upweight.schema.curvature import kinds_in_words
         from upweight.schema.inversion import methods_in_words
 
+        words = {"{methods}": methods_in_words(), "{kinds}": kinds_in_words()}
         for option in self.params:
             if isinstance(option, TyperOption) and option.help:
-                option.help = option.help.replace("{methods}", methods_in_words())
+                for name, listed in words.items():
+                    option.help = option.help.replace(name, listed)
         super().format_options(ctx, formatter)
 
 

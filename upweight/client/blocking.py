@@ -77,7 +77,8 @@ class Client:
         (`hessian_regularization`), the parameters of the method (`rtol`, `maxiter`, …), and those of the job:
         batch_size, curvature, labels, precision, priority, reuse, seed, timeout_s, webhook. What both have
         (`batch_size` and `seed` of `lissa`) is the method's. `precision` is by default the model's own: a float64
-        model is computed in float64, one in half precision in float32.
+        model is computed in float64, one in half precision in float32. `curvature` is the kind of matrix that is
+        inverted: `hessian`, `gauss_newton`, `fisher`, `empirical_fisher`.
         `keep`: `{"matrix": True, "top": 0, "mean": False, "factors": False}`, and what differs from that.
         `wait=False` returns at once; `timeout` bounds the waiting, not the job.
         """

@@ -8,7 +8,8 @@ from typing import Any, Literal, TypedDict
 from upweight.client.request import Choice
 from upweight.results import AsyncResult, Result
 from upweight.results.rows import RowChoice
-from upweight.schema import JobRecord, Relative, Trained
+from upweight.schema import Curvature, JobRecord, Relative, Trained
+from upweight.schema.curvature import Kind
 from upweight.schema.inversion import Parameters
 
 # λ; what has a `tolist`, as arrays of numpy's do, is that list. None is "auto".
@@ -29,7 +30,7 @@ class JobOptions(TypedDict, total=False):
     batch_size: int | Literal["auto"] | None
     blocks: Any
     columns: Mapping[str, str]
-    curvature: Any
+    curvature: Curvature | Kind | Mapping[str, Any]
     labels: Mapping[str, str]
     precision: Literal["float32", "float64", "tf32", "bf16"] | None
     priority: Literal["high", "default", "low"]

@@ -5,7 +5,7 @@ Who validates, plans, names or lists curvatures asks for a fact, never for a kin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -175,6 +175,11 @@ def _by_kind(value: Any) -> Any:
 CurvatureField = Annotated[Curvature, BeforeValidator(_by_kind)]
 
 
-def _either(names: Any) -> str:
-    *most, last = [f"'{name}'" for name in names]
+def kinds_in_words() -> str:
+    """The kinds as alternatives, "a, b or c"."""
+    return _either(KINDS, quote="")
+
+
+def _either(names: Iterable[str], quote: str = "'") -> str:
+    *most, last = [f"{quote}{name}{quote}" for name in names]
     return f"{', '.join(most)} or {last}" if most else last

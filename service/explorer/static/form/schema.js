@@ -22,6 +22,12 @@ export function methodsOf({ components: { schemas } }) {
   return Object.fromEntries(Object.values(schemas).filter((each) => each["x-method"]).map((each) => [each.properties.method.const, each["x-method"]]));
 }
 
+/** What the document says of curvatures: {kinds, structures}, by name. */
+export async function curvatures(signal) {
+  const { Curvature: found } = (await openapi(signal)).components.schemas;
+  return { kinds: found["x-kinds"], structures: found["x-structures"] };
+}
+
 /**
  * A schema with its references followed: {nullable, description, …}. What stands beside a reference
  * (a description, a default) is kept over what stands behind it.

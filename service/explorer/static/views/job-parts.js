@@ -24,6 +24,13 @@ export function methodOf(job, methods) {
   return methods[method]?.label ?? method;
 }
 
+/** The label of its kind, and of its structure where that is not the whole; of the document's `curvatures`. */
+export function curvatureOf(job, { kinds, structures }) {
+  const { kind, structure } = job.request.curvature;
+  const [label, kept] = [kinds[kind]?.label ?? kind, structures[structure]?.label ?? structure];
+  return structure === Object.keys(structures)[0] ? label : `${label}, ${kept}`;
+}
+
 export function badge(state) {
   return h("span", { class: `badge ${state}` }, state);
 }

@@ -4,10 +4,10 @@ import { json } from "../api.js";
 import { h, replace } from "../dom.js";
 import { follow } from "../events.js";
 import { failure, notice } from "../failure.js";
-import { methods } from "../form/schema.js";
+import { curvatures, methods } from "../form/schema.js";
 import { count } from "../format.js";
 import { go, link } from "../router.js";
-import { actions, badge, isOver, jobLink, kindOf, methodOf, progressBar, standing, subject } from "./job-parts.js";
+import { actions, badge, curvatureOf, isOver, jobLink, kindOf, methodOf, progressBar, standing, subject } from "./job-parts.js";
 import * as inversion from "./inversion.js";
 import * as overview from "./overview.js";
 import * as perturbation from "./perturbation.js";
@@ -19,8 +19,8 @@ const NAMES = { overview: "Overview", test: "Test examples", training: "Training
 
 export async function open(route, { signal, reopen }) {
   const id = route.parts[1];
-  const [job, known] = await Promise.all([json(`/v1/jobs/${id}`, { signal }), methods(signal)]);
-  const view = new Job(job, await subject(job, signal), known, signal, reopen);
+  const [job, known, kinds] = await Promise.all([json(`/v1/jobs/${id}`, { signal }), methods(signal), curvatures(signal)]);
+  const view = new Job(job, { ...(await subject(job, signal)), curvature: curvatureOf(job, kinds) }, known, signal, reopen);
   await view.openTab(route);
   view.keepUp();
   return {
@@ -68,14 +68,14 @@ class Job {
     this.shown = job.state;
     this.underWay = h("div", { class: "under-way", role: "status" }, progressBar(job), h("p", {}, standing(job)));
     const { request } = job;
-    const { model, data } = this.about;
+    const { model, data, curvature } = this.about;
     const changed = (next) => (next === null ? go(["jobs"]) : this.reopen());
     replace(
       this.head,
       h("div", { class: "view-head" }, h("h1", {}, kindOf(job)), badge(job.state), h("div", { class: "buttons" },
         h("a", { class: "button small", href: link(["new"], { from: job.id }) }, "Start one like it"),
         actions(job, changed, (error) => replace(this.message, notice(error.message, "bad"))))),
-      h("p", { class: "facts" }, `${model} · ${data} · ${methodOf(job, this.methods)} · λ\u00a0${request.hessian_regularization}`,
+      h("p", { class: "facts" }, `${model} · ${data} · ${curvature} · ${methodOf(job, this.methods)} · λ\u00a0${request.hessian_regularization}`,
         job.result?.influence_shape ? ` · ${job.result.influence_shape.map(count).join(" × ")}` : "", " · ", h("code", {}, job.id)),
       isOver(job) ? null : this.underWay,
       job.problem ? h("div", { class: "note bad" }, h("strong", {}, job.problem.title), h("p", {}, job.problem.detail)) : null,

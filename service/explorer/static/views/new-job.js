@@ -10,7 +10,7 @@ import { go } from "../router.js";
 // Folded away: what most people leave as it is.
 const ASIDE = new Set(["hessian_on", "precision", "batch_size", "seed", "priority", "timeout_s", "reuse", "webhook", "labels", "perturb_at", "perturb_input", "columns", "factors", "x0", "h0", "krylov_dimension", "eigen_computation_on_gpu"]);
 // In this order, then the rest as the document has it.
-const ORDER = ["model", "train", "test", "influence_type", "hessian_regularization", "inversion", "keep"];
+const ORDER = ["model", "train", "test", "influence_type", "hessian_regularization", "curvature", "inversion", "keep"];
 const FIRST_KIND = "influences";
 // What an unfilled form begins with: a job that the explorer can show everything of.
 const BEGINNING = { keep: { matrix: true, top: 20, mean: true, factors: false } };
