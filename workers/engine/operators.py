@@ -251,6 +251,11 @@ class Inverse(ABC):
         """The same H with another λ, without a pass over the data."""
         raise NotImplementedError(f"{type(self).__name__} is of one λ alone")
 
+    @property
+    def takes_any_damping(self) -> bool:
+        """Whether there is a `damped` of it."""
+        return type(self).damped is not Inverse.damped
+
     def positive(self) -> Inverse:
         """As a preconditioner: symmetric and positive definite, right up to a factor. Raises BadParameter."""
         return self

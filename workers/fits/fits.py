@@ -4,8 +4,8 @@ object storage from worker to worker."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -80,6 +80,7 @@ class Fits:
     inversion: Inversion
     seed: int
     damping: float
+    fitted_with: float | None = None  # the λ of the fit that others are taken from; None: this one
     store: Store | None = None
     recycles: bool = False  # whether a solution may depend on those before it
 
@@ -91,8 +92,16 @@ class Fits:
             return None
         parameters = inversion.model_dump(mode="json", exclude={"method", *inversion.solve_only})
         seed = self.seed if inversion.fit_is_random else None
-        damping = self.damping if inversion.fit_is_damped else None
+        damping = self._of_fit if inversion.fit_is_damped else None
         return f"{inversion.method}-{digest_of([parameters, seed, damping])[:32]}"
+
+    @property
+    def _of_fit(self) -> float:
+        return self.damping if self.fitted_with is None else self.fitted_with
+
+    def at(self, damping: float) -> Fits:
+        """For another λ, from the fit of this one where it can be had of that."""
+        return replace(self, damping=damping, fitted_with=self._of_fit)
 
     def prepare(self, curvature: Callable[[], Curvature], progress: Progress) -> None:
         """Makes the fit, or finds it, so that `solver` will find it."""
@@ -108,6 +117,21 @@ class Fits:
         if fit is None and method.recycles and self.recycles:
             return lambda rhs: self._recycling(method, operator, rhs, progress)
         return lambda rhs: method.solve(operator, self.damping, rhs, progress, fit)
+
+    def solver_of_each(
+        self,
+        dampings: Sequence[float],
+        guess: Guess,
+        curvature: Callable[[], Curvature],
+        progress: Progress,
+    ) -> Callable[[Tensor], list[Solution]]:
+        """How to solve for any block of right-hand sides with each λ, from one fit; as `solver`."""
+        method, operator = engine_method(self.inversion, self.seed, guess), curvature()
+
+        def fit_of(damping: float) -> Inverse | None:
+            return self.at(damping)._fit(method, curvature, progress)
+
+        return lambda rhs: method.solve_each(operator, dampings, rhs, progress, fit_of)
 
     def _recycling(
         self, method: Method, operator: Curvature, rhs: Tensor, progress: Progress
@@ -127,7 +151,7 @@ class Fits:
             return None
 
         def made() -> Inverse:
-            found = method.fit(curvature(), self.damping, progress)
+            found = method.fit(curvature(), self._of_fit, progress)
             assert found is not None
             return found
 
@@ -140,8 +164,10 @@ class Fits:
                 (*key, "completed", asked), lambda: _sized(method.completed(whole))
             )
         fit = method.completed(fit)
-        if self.inversion.fit_is_damped:
+        if self.inversion.fit_is_damped and self.damping == self._of_fit:
             return fit
+        if not fit.takes_any_damping:
+            return replace(self, fitted_with=None)._fit(method, curvature, progress)
         if fit.is_cheaply_damped:
             return fit.damped(self.damping)
         # Another λ needs no pass over the data, but work that is worth keeping.

@@ -12,7 +12,8 @@ late products are over these alone (`fewer_rows`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,7 +23,7 @@ from workers.engine.errors import BadParameter, ShapeMismatch
 from workers.engine.inversion.cholesky import Cholesky
 from workers.engine.inversion.fewer_rows import FewerRows
 from workers.engine.inversion.indefinite import Unsolved, indefinite
-from workers.engine.inversion.method import Method
+from workers.engine.inversion.method import FitOf, Method
 from workers.engine.inversion.preconditioner import IDENTITY
 from workers.engine.inversion.recurrences import Run, Stopping, separate, shared
 from workers.engine.inversion.recycled import Recycled
@@ -157,6 +158,31 @@ class ConjugateGradients(Method, name="cg"):
             },
             rowwise=ROWWISE,
         )
+
+    def solve_each(
+        self,
+        curvature: Curvature,
+        dampings: Sequence[float],
+        rhs: Tensor,
+        progress: Progress | None = None,
+        fit_of: FitOf | None = None,
+    ) -> list[Solution]:
+        """As `Method.solve_each`, from the largest λ down.
+
+        Each starts from the solution before, unless there is a start already or an inverse that needs none, and with
+        what those before have found out about H. One Krylov space for all λ's would have to do without
+        preconditioners, whose space depends on λ, and last as long as the smallest λ asks.
+        """
+        fit_of = fit_of or self._from_one_fit(curvature, dampings, progress)
+        recycled, found = Recycled(), dict[float, Solution]()
+        method = self
+        for each in sorted(dampings, reverse=True):
+            fit = fit_of(each)
+            found[each] = method.solve(curvature, each, rhs, progress, fit, recycled)
+            exact = recycled.matrix is not None or (fit is not None and fit.is_exact)
+            if self.x0 is None and not exact:
+                method = replace(self, x0=found[each].x)
+        return [found[each] for each in dampings]
 
     def _start(self, rhs: Tensor, scale: Tensor) -> Tensor | None:
         """A copy of x0 (k, p) in units of `scale` (k, 1), 0 where b is."""

@@ -11,6 +11,7 @@ converges if 0 < dampen + (μ + λ) / scale < 2 for every eigenvalue μ of H.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +28,7 @@ from workers.engine.errors import (
 from workers.engine.inversion.deflated import Deflation
 from workers.engine.inversion.indefinite import Unsolved, clearly_negative, singular
 from workers.engine.inversion.lanczos import ends, largest_magnitude
-from workers.engine.inversion.method import Method
+from workers.engine.inversion.method import FitOf, Method
 from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.solution import (
     Solution,
@@ -176,7 +177,11 @@ class Lissa(Method, name="lissa"):
         if not self._takes_samples(hessian):
             steps = min(self.maxiter, EXPECTED_STEPS)
             hessian = recycled.operator(hessian, steps * len(rhs), len(rhs))
-        scale = self._safe_scale(hessian) if self.scale == "auto" else float(self.scale)
+        scale = (
+            self._safe_scale(hessian, recycled.largest)
+            if self.scale == "auto"
+            else float(self.scale)
+        )
         for doublings in range(MOST_DOUBLINGS + 1):
             try:
                 found = self._all(hessian, rhs, scale, progress or silent, recycled)
@@ -255,6 +260,20 @@ class Lissa(Method, name="lissa"):
                 steps = int(count.max())
             done = max(done, steps)
         return h, changes, done, history, contracts, rounded
+
+    def solve_each(
+        self,
+        curvature: Curvature,
+        dampings: Sequence[float],
+        rhs: Tensor,
+        progress: Progress | None = None,
+        fit_of: FitOf | None = None,
+    ) -> list[Solution]:
+        """As `Method.solve_each`: a recursion a λ; they share a matrix, eigenvectors, and the scale's estimate."""
+        recycled = Recycled()
+        if self.scale == "auto":
+            recycled.largest = self._largest(Damped(curvature, max(dampings)))
+        return [self.solve(curvature, each, rhs, progress, recycled=recycled) for each in dampings]
 
     def _in_a_space(
         self,
@@ -357,19 +376,26 @@ class Lissa(Method, name="lissa"):
         size = torch.maximum(h.abs(), floor)
         return torch.where(size > 0, step.abs() / size.clamp(min=torch.finfo(h.dtype).tiny), 0.0)
 
-    def _safe_scale(self, hessian: Damped) -> float:
-        _, largest = largest_magnitude(hessian.curvature, self.seed)
-        top = largest + hessian.damping
-        if top <= 0.0:
+    def _safe_scale(self, hessian: Damped, largest: tuple[float, float] | None = None) -> float:
+        """Given the largest eigenvalues, of H and of some random batches' own Hessians, where they are known."""
+        of_all, of_batches = largest or self._largest(hessian)
+        if of_all + hessian.damping <= 0.0:
             raise self._indefinite(hessian, 0.0) or singular(0.0, hessian.damping, 0.0)
         if not self._takes_samples(hessian):
-            return MARGIN * top / (2.0 - self.dampen)
-        generator = torch.Generator().manual_seed(self.seed)
-        for _ in range(BATCHES_LOOKED_AT):
-            batch = OfBatch(hessian.curvature, self._drawn(hessian, generator))
-            _, largest = largest_magnitude(batch, self.seed, STEPS_IN_A_BATCH)
-            top = max(top, largest + hessian.damping)
+            return MARGIN * (of_all + hessian.damping) / (2.0 - self.dampen)
+        top = max(of_all, of_batches) + hessian.damping
         return MARGIN_OF_BATCHES * top / (2.0 - self.dampen)
+
+    def _largest(self, hessian: Damped) -> tuple[float, float]:
+        _, of_all = largest_magnitude(hessian.curvature, self.seed)
+        of_batches = of_all
+        if self._takes_samples(hessian):
+            generator = torch.Generator().manual_seed(self.seed)
+            for _ in range(BATCHES_LOOKED_AT):
+                batch = OfBatch(hessian.curvature, self._drawn(hessian, generator))
+                _, largest = largest_magnitude(batch, self.seed, STEPS_IN_A_BATCH)
+                of_batches = max(of_batches, largest)
+        return of_all, of_batches
 
     def _indefinite(self, hessian: Damped, scale: float) -> SingularHessian | None:
         """What is to be said where H + λI, dampened, has a negative eigenvalue, as far as Lanczos steps tell."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,8 +11,19 @@ from torch import Tensor
 from workers.engine.errors import BadParameter
 from workers.engine.inversion.indefinite import Unsolved, singular
 from workers.engine.inversion.solution import Solution, Status, checked_rows
-from workers.engine.operators import Damped, Inverse
+from workers.engine.operators import Curvature, Damped, Inverse
 from workers.engine.progress import Progress
+
+
+@dataclass(frozen=True)
+class Products:
+    """H times the eigenvectors, (rank, p), and times what of the right-hand sides lies outside them, (k, p).
+
+    What serves one λ serves all: x lies in the span of both.
+    """
+
+    inside: Tensor
+    outside: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -88,10 +99,15 @@ class LowRank(Inverse):
         return x, parts
 
     def solve(
-        self, rhs: Tensor, progress: Progress | None = None, operator: Damped | None = None
+        self,
+        rhs: Tensor,
+        progress: Progress | None = None,
+        operator: Damped | None = None,
+        products: Products | None = None,
     ) -> Solution:
         """Solve for all (k, p) at once. Without `operator`, residual norms are NaN: not measured.
 
+        `products` are those of these right-hand sides, where they are at hand.
         Raises SingularHessian where a pair is negative with λ, and that is not kept.
         """
         size = self.eigenvectors.shape[0]
@@ -107,7 +123,11 @@ class LowRank(Inverse):
         x, parts = self._applied(rhs)
         norms = torch.full_like(rhs[:, 0], float("nan"))
         if operator is not None:
-            if self.images is None or self.complement:
+            if products is not None:
+                product = parts @ products.inside[self.kept] + self.damping * x
+                if products.outside is not None:
+                    product = product + products.outside / self.damping
+            elif self.images is None or self.complement:
                 product = operator.matmat(x)
             else:  # x lies in the span of the eigenvectors, whose products are at hand
                 product = parts @ self.images[self.kept] + self.damping * x
@@ -118,6 +138,36 @@ class LowRank(Inverse):
         if negative:
             status = (Status.NEGATIVE_CURVATURE,) * len(rhs)
         return Solution(x, norms, status, self._told())
+
+    def products(self, rhs: Tensor, curvature: Curvature) -> Products:
+        """Those that any λ needs for the residuals of these right-hand sides (k, p)."""
+        inside = self.images
+        if inside is None:
+            inside = curvature.matmat(self.eigenvectors.T.contiguous())
+        outside = None
+        if self.complement:
+            outside = curvature.matmat(rhs - (rhs @ self.eigenvectors) @ self.eigenvectors.T)
+        return Products(inside, outside)
+
+    def solve_each(
+        self,
+        curvature: Curvature,
+        dampings: Sequence[float],
+        rhs: Tensor,
+        progress: Progress | None = None,
+    ) -> list[Solution]:
+        """Solve for all (k, p) with each λ; by products that all share, where these are fewer."""
+        size = self.eigenvectors.shape[0]
+        rhs = checked_rows(rhs, size, self.eigenvectors.dtype, self.eigenvectors.device)
+        one_by_one = 0 if self.images is not None and not self.complement else len(rhs)
+        shared = (self.eigenvectors.shape[1] if self.images is None else 0) + len(rhs)
+        products = None
+        if 0 < shared < one_by_one * len(dampings):
+            products = self.products(rhs, curvature)
+        return [
+            self.damped(each).solve(rhs, progress, Damped(curvature, each), products)
+            for each in dampings
+        ]
 
     def _status(self, rhs: Tensor, norms: Tensor) -> tuple[Status, ...]:
         exact = norms <= torch.finfo(rhs.dtype).eps ** 0.5 * torch.linalg.vector_norm(rhs, dim=1)

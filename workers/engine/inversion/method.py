@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from workers.engine.operators import Curvature, Damped, Inverse
 from workers.engine.progress import Progress
 
 METHODS: dict[str, type[Method]] = {}
+FitOf = Callable[[float], Inverse | None]  # of a λ
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,37 @@ class Method(ABC):
         `recycled` is what earlier solutions with this H have left, and is added to.
         """
 
+    def solve_each(
+        self,
+        curvature: Curvature,
+        dampings: Sequence[float],
+        rhs: Tensor,
+        progress: Progress | None = None,
+        fit_of: FitOf | None = None,
+    ) -> list[Solution]:
+        """Solve for all rows of rhs (k, p) with each of several λ's, in their order, from one fit.
+
+        `fit_of` gives the fit of a λ; without it, one is made here.
+        """
+        fit_of = fit_of or self._from_one_fit(curvature, dampings, progress)
+        return [self.solve(curvature, each, rhs, progress, fit_of(each)) for each in dampings]
+
+    def _from_one_fit(
+        self, curvature: Curvature, dampings: Sequence[float], progress: Progress | None
+    ) -> FitOf:
+        """The fit of the largest λ, which is the likeliest to be positive, and the others from it."""
+        largest = max(dampings)
+        found = self.fit(curvature, largest, progress)
+
+        def of(damping: float) -> Inverse | None:
+            if found is None or damping == largest:
+                return found
+            if found.takes_any_damping:
+                return found.damped(damping)
+            return self.fit(curvature, damping, progress)
+
+        return of
+
     def verdict(self, summary: Mapping[str, Any], damping: float, dtype: torch.dtype) -> Verdict:
         """Whether (H + λI) x = b was solved for each right-hand side, from the summary of all solutions."""
         return of_right_hand_sides(summary)
@@ -97,6 +129,20 @@ class LowRankMethod(Method):
         directions = fit or self.fit(curvature, damping, progress)
         assert isinstance(directions, LowRank)
         return directions.solve(rhs, progress, operator)
+
+    def solve_each(
+        self,
+        curvature: Curvature,
+        dampings: Sequence[float],
+        rhs: Tensor,
+        progress: Progress | None = None,
+        fit_of: FitOf | None = None,
+    ) -> list[Solution]:
+        """As `Method.solve_each`, with the products that the residuals take shared where these are fewer."""
+        fit_of = fit_of or self._from_one_fit(curvature, dampings, progress)
+        found = fit_of(dampings[0])
+        assert isinstance(found, LowRank)
+        return found.solve_each(curvature, dampings, rhs, progress)
 
     def verdict(self, summary: Mapping[str, Any], damping: float, dtype: torch.dtype) -> Verdict:
         """Of a low-rank answer, where something lies outside."""

@@ -95,6 +95,7 @@ class Recycled:
     own_damping: float | None = None
     deflated: Deflated | None = None  # `own`, and pairs met with it
     solutions: int = 0  # solutions that `deflated` has learned from
+    largest: tuple[float, float] | None = None  # eigenvalue of H, of batches; for LiSSA's scale
     vectors_asked: float = 0.0  # products that solutions have taken so far
 
     @property
