@@ -63,7 +63,7 @@ def submit(
         job = as_solved(job, earlier_factors, inputs)
         inputs = replace(
             find_inputs(parts, namespace, job),
-            given_rows=earlier_factors["result"]["factor_shape"][0],
+            given_rows=earlier_factors["result"]["factor_shape"][-2],
         )
     refuse_curvature(job, inputs.model)
     matched = fitted(inputs, job.columns)

@@ -1,4 +1,7 @@
-"""Numbers as an Arrow stream: a column `values`, a record a position of the first axis, a batch a block."""
+"""Numbers as an Arrow stream: a column `values`, a record a position of the first axis, a batch a block.
+
+Where the first axis is λ, the records are those of each λ, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def _kind(numbers: Numbers) -> pa.DataType:
     import pyarrow as pa
 
     kind = pa.from_numpy_dtype(numbers.dtype.newbyteorder("="))
-    for length in reversed(numbers.shape[1:]):
+    for length in reversed(numbers.record_shape):
         kind = pa.list_(kind, length)
     return kind
 

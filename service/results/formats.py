@@ -28,12 +28,14 @@ class Numbers:
     """An array that is not there yet: its shape, and the blocks of its first axis in order.
 
     `pieces`: the same numbers in the same order, cut further where one position of the first axis is large.
+    `flat`: the first axis is λ, and blocks are of the second, λ after λ.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     blocks: Iterator[Array]
     pieces: Iterator[Array] | None = None
+    flat: bool = False
 
     @property
     def count(self) -> int:
@@ -43,7 +45,13 @@ class Numbers:
     def whole(self) -> Array:
         """All of it, for few numbers."""
         blocks = list(self.blocks)
-        return np.concatenate(blocks) if blocks else np.empty(self.shape, self.dtype)
+        found = np.concatenate(blocks) if blocks else np.empty(self.shape, self.dtype)
+        return found.reshape(self.shape)
+
+    @property
+    def record_shape(self) -> tuple[int, ...]:
+        """Of one position of the axis that blocks are of."""
+        return self.shape[2:] if self.flat else self.shape[1:]
 
 
 def chosen_format(accept: str | None, count: int, limit: int) -> Literal["npy", "arrow", "json"]:

@@ -24,8 +24,10 @@ def find_readable(parts: Parts, namespace: str, id: str) -> StoredResult:
     if job.state not in _AT_WORK or job.plan is None or not keeps_matrix:
         return find_result(parts, namespace, id)
     test, train = _cuts(job)
+    shape, dampings = [test.total, train.total, *_trailing(job)], _dampings(job)
     summary = ResultSummary(
-        influence_shape=[test.total, train.total, *_trailing(job)],
+        influence_shape=shape if dampings is None else [len(dampings), *shape],
+        dampings=dampings,
         dtype="float64" if job.request.precision == "float64" else "float32",
         stored=["matrix"],
         size_bytes=0,
@@ -67,6 +69,13 @@ def _blocks_of(positions: Sequence[int], cut: Cut) -> Any:
 def _cuts(job: JobRecord) -> tuple[Cut, Cut]:
     plan: Any = job.plan
     return Cut(**plan["test"]), Cut(**plan["train"])
+
+
+def _dampings(job: JobRecord) -> list[float] | None:
+    """The λ's of a list: worked out before a plan is in the record."""
+    if not job.request.has_damping_axis:
+        return None
+    return job.damping.values if job.damping is not None else list(job.request.dampings)
 
 
 def _trailing(job: JobRecord) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from service.results.formats import Array, Numbers
 from service.results.slices import SELF_INFLUENCES, influences, kept_top, mean, self_influences
-from service.results.stored import StoredResult
+from service.results.stored import Layers, StoredResult
 from upweight.errors import InvalidRequest, NotStored
 from upweight.schema import Ranked, Ranking
 
@@ -17,16 +17,17 @@ Sign = Literal["helpful", "harmful"]
 RANKED_AT_ONCE = 1 << 18  # numbers: what ranking them takes is some times as much
 
 
-def ranking(result: StoredResult, test: int | None, k: int, sign: Sign) -> Ranking:
+def ranking(result: StoredResult, layers: Layers, test: int | None, k: int, sign: Sign) -> Ranking:
     """The k strongest of a sign, the strongest first; without a test row by the mean, or by the influence on itself.
 
     Raises NotStored, InvalidRequest.
     """
     if test is None:
         alone = result.has(SELF_INFLUENCES)
-        columns, values = _of_all(self_influences(result) if alone else mean(result), k, sign)
+        every = self_influences(result, layers) if alone else mean(result, layers)
+        columns, values = _of_all(every, k, sign)
     else:
-        columns, values = _of_row(result, _position(result, test), k, sign)
+        columns, values = _of_row(result, layers, _position(result, test), k, sign)
     rows = result.train_rows()
     items = [
         Ranked(row=rows[int(column)], column=int(column), influence=float(value))
@@ -66,13 +67,15 @@ def _position(result: StoredResult, test: int) -> int:
     return test
 
 
-def _of_row(result: StoredResult, test: int, k: int, sign: Sign) -> tuple[Array, Array]:
-    kept = kept_top(result, test, sign) if result.has("top") else None
+def _of_row(
+    result: StoredResult, layers: Layers, test: int, k: int, sign: Sign
+) -> tuple[Array, Array]:
+    kept = kept_top(result, layers, test, sign) if result.has("top") else None
     if kept is not None and (k <= len(kept[0]) or len(kept[0]) == result.influence_shape[1]):
         return kept[0][:k], kept[1][:k]
     if result.has("matrix"):
         every = range(result.influence_shape[1])
-        numbers = influences(result, [test], every)
+        numbers = influences(result, layers, [test], every)
         _refuse_directions(numbers.shape[1:])
         row = (piece[0] for piece in numbers.pieces or numbers.blocks)
         return _of_pieces(row, numbers.dtype, k, sign)

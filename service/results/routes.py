@@ -19,7 +19,13 @@ from service.results.formats import (
     npy_response,
 )
 from service.results.partial import find_readable, refuse_unfinished
-from service.results.stored import StoredResult, find_result, positions
+from service.results.stored import (
+    StoredResult,
+    chosen_layers,
+    find_result,
+    one_layer,
+    positions,
+)
 from service.results.streamed import STREAMED
 from upweight.errors import (
     InvalidRequest,
@@ -69,6 +75,16 @@ Axis = Annotated[
 ]
 
 
+Damping = Annotated[
+    float | None,
+    Query(
+        ge=0.0,
+        allow_inf_nan=False,
+        description="One λ of a list, by its value: the answer has no axis λ then.",
+    ),
+]
+
+
 @router.get(
     "/influences",
     response_model=InfluenceSlice,
@@ -78,9 +94,16 @@ Axis = Annotated[
     },
 )
 def influences(
-    result: Readable, test: Axis = None, train: Axis = None, accept: Accept = None
+    result: Readable,
+    test: Axis = None,
+    train: Axis = None,
+    damping: Damping = None,
+    damping_index: Axis = None,
+    accept: Accept = None,
 ) -> Response:
     """A slice of the matrix: rows `test` and columns `train`, as npy or, when it is small, as JSON.
+
+    Of a list of λ's the first axis is λ, unless `damping` says which.
 
     While a job is at work in blocks, slices of those that are done; for others 425 with the `progress`.
     """
@@ -88,14 +111,17 @@ def influences(
     rows = positions(test, result.influence_shape[0], "test")
     columns = positions(train, result.influence_shape[1], "train")
     refuse_unfinished(result, rows, columns)
-    numbers = slices.influences(result, rows, columns)
+    layers = chosen_layers(result, damping, damping_index)
+    numbers = slices.influences(result, layers, rows, columns)
     # JSON names the rows and columns, too, though the slice between them be empty.
     count = max(numbers.count, len(rows) + len(columns))
     format = chosen_format(accept, count, result.parts.settings.json_numbers)
     if format != "json":
         return STREAMED[format](numbers)
     test_rows, train_rows = result.test_rows(), result.train_rows()
+    dampings = result.dampings or []
     answer = InfluenceSlice(
+        dampings=[dampings[at] for at in layers.numbers or ()] if layers.axis else None,
         test=[test_rows[row] for row in rows],
         train=[train_rows[column] for column in columns],
         shape=list(numbers.shape),
@@ -116,21 +142,36 @@ def top(
     ] = None,
     k: Annotated[int, Query(ge=1, le=100_000)] = 20,
     sign: Literal["helpful", "harmful"] = "helpful",
+    damping: Damping = None,
+    damping_index: Axis = None,
 ) -> Ranking:
-    """The training rows that helped or harmed most, the strongest first."""
-    return ranking.ranking(result, test, k, sign)
+    """The training rows that helped or harmed most, the strongest first; of a list of λ's with one of them."""
+    layers = one_layer(result, damping, damping_index)
+    return ranking.ranking(result, layers, test, k, sign)
 
 
 @router.get("/mean", responses=_NUMBERS)
-def mean(result: Result, accept: Accept = None) -> Response:
+def mean(
+    result: Result,
+    damping: Damping = None,
+    damping_index: Axis = None,
+    accept: Accept = None,
+) -> Response:
     """The mean influence of each training row over the test rows."""
-    return _numbers(result, slices.mean(result), accept)
+    layers = chosen_layers(result, damping, damping_index)
+    return _numbers(result, slices.mean(result, layers), accept)
 
 
 @router.get("/self_influences", responses=_NUMBERS)
-def self_influences(result: Result, accept: Accept = None) -> Response:
+def self_influences(
+    result: Result,
+    damping: Damping = None,
+    damping_index: Axis = None,
+    accept: Accept = None,
+) -> Response:
     """The influence of each training row on itself."""
-    return _numbers(result, slices.self_influences(result), accept)
+    layers = chosen_layers(result, damping, damping_index)
+    return _numbers(result, slices.self_influences(result, layers), accept)
 
 
 @router.get("/rows")
@@ -157,11 +198,18 @@ def rows(
 
 
 @router.get("/factors", responses=_NUMBERS)
-def factors(result: Result, rows: Axis = None, accept: Accept = None) -> Response:
+def factors(
+    result: Result,
+    rows: Axis = None,
+    damping: Damping = None,
+    damping_index: Axis = None,
+    accept: Accept = None,
+) -> Response:
     """The factors (H + λI)⁻¹ b: a row a test row, or a row a right-hand side."""
     result.require("factors")
-    chosen = positions(rows, (result.summary.factor_shape or [0])[0], "rows")
-    return _numbers(result, slices.factors(result, chosen), accept)
+    chosen = positions(rows, result.factor_shape[0], "rows")
+    layers = chosen_layers(result, damping, damping_index)
+    return _numbers(result, slices.factors(result, layers, chosen), accept)
 
 
 @router.get("/info", response_model=Info, responses={200: {"content": NPY_CONTENT}})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from math import prod
 
 import numpy as np
 
 from service.results.formats import Array, Numbers
-from service.results.stored import StoredResult
+from service.results.stored import Layers, StoredResult
 from service.storage.chunks import Chunks
 from service.storage.cuts import Cut
 from service.storage.row_blocks import RowBlocks
@@ -20,63 +21,105 @@ FACTORS = "factors"
 SELF_INFLUENCES = "self_influences"
 
 
-def influences(result: StoredResult, test: Sequence[int], train: Sequence[int]) -> Numbers:
-    """Rows `test` and columns `train` of the matrix. Raises NotStored."""
+def influences(
+    result: StoredResult, layers: Layers, test: Sequence[int], train: Sequence[int]
+) -> Numbers:
+    """Rows `test` and columns `train` of the matrix, of each λ. Raises NotStored."""
     result.require("matrix")
-    matrix = Chunks.open(result.objects, result.paths.influences)
-    shape = (len(test), len(train), *matrix.shape[2:])
-    asked = (test, train, result.parts.settings.slice_bytes)
-    return Numbers(shape, matrix.dtype, matrix.blocks(*asked), matrix.pieces(*asked))
+    limit = result.parts.settings.slice_bytes
+    matrices = [
+        Chunks.open(result.objects, result.paths.influences, layer) for layer in layers.each
+    ]
+    if not matrices:
+        trailing = result.influence_shape[2:]
+        return _stacked([], layers, (len(test), len(train), *trailing), result)
+    shape = (len(test), len(train), *matrices[0].shape[2:])
+    found = [
+        Numbers(shape, each.dtype, each.blocks(test, train, limit), each.pieces(test, train, limit))
+        for each in matrices
+    ]
+    return _stacked(found, layers, shape, result)
 
 
-def mean(result: StoredResult) -> Numbers:
-    """The mean influence of each training row: (n,). Computed from the matrix when only that was stored."""
+def mean(result: StoredResult, layers: Layers) -> Numbers:
+    """The mean influence of each training row: (n,), of each λ. Computed from the matrix when only that was stored."""
+    shape = tuple(result.influence_shape[1:])
     if result.has(MEAN):
-        step = result.layout.mean_rows
-        return _rows_of(result, result.paths.mean, MEAN, step, result.influence_shape[1])
+        step, rows = result.layout.mean_rows, result.influence_shape[1]
+        found = [
+            _rows_of(result, result.paths.mean, name, step, rows) for name in layers.named(MEAN)
+        ]
+        return _stacked(found, layers, shape, result)
     if not result.has("matrix"):
         result.require(MEAN)
-    shape = tuple(result.influence_shape[1:])
-    return Numbers(shape, np.dtype(result.summary.dtype), _means(result))
+    found = [
+        Numbers(shape, np.dtype(result.summary.dtype), _means(result, layer))
+        for layer in layers.each
+    ]
+    return _stacked(found, layers, shape, result)
 
 
-def _means(result: StoredResult) -> Iterator[Array]:
+def _means(result: StoredResult, layer: int | None) -> Iterator[Array]:
     """From some columns of the matrix at a time."""
     rows, columns, *trailing = result.influence_shape
     item = np.dtype(result.summary.dtype).itemsize * prod(trailing)
     step = max(1, result.parts.settings.slice_bytes // item)
+    one = Layers(None if layer is None else [layer], axis=False)
     for start in range(0, columns, step):
         here = range(start, min(start + step, columns))
         total = np.zeros((len(here), *trailing), np.float64)
-        for block in influences(result, range(rows), here).blocks:
+        for block in influences(result, one, range(rows), here).blocks:
             total += block.sum(axis=0, dtype=np.float64)
         yield (total / max(1, rows)).astype(result.summary.dtype)
 
 
-def self_influences(result: StoredResult) -> Numbers:
-    """The influence of each training row on itself: (n,). Raises NotStored."""
+def self_influences(result: StoredResult, layers: Layers) -> Numbers:
+    """The influence of each training row on itself: (n,), of each λ. Raises NotStored."""
     result.require(SELF_INFLUENCES)
-    step, rows = result.layout.self_influence_rows, result.influence_shape[0]
-    return _rows_of(result, result.paths.self_influences, SELF_INFLUENCES, step, rows)
+    folder, step = result.paths.self_influences, result.layout.self_influence_rows
+    rows = result.influence_shape[-1]
+    found = [_rows_of(result, folder, name, step, rows) for name in layers.named(SELF_INFLUENCES)]
+    return _stacked(found, layers, (rows,), result)
 
 
-def factors(result: StoredResult, rows: Sequence[int]) -> Numbers:
-    """Rows of the factors: (rows, p). Raises NotStored."""
+def factors(result: StoredResult, layers: Layers, rows: Sequence[int]) -> Numbers:
+    """Rows of the factors: (rows, p), of each λ. Raises NotStored."""
     result.require(FACTORS)
     folder = result.layout.factors or result.paths.factors
-    total = (result.summary.factor_shape or [0])[0]
-    return _rows_of(result, folder, FACTORS, result.layout.factor_rows, total, rows)
+    total, size = result.factor_shape
+    step = result.layout.factor_rows
+    found = [_rows_of(result, folder, name, step, total, rows) for name in layers.named(FACTORS)]
+    return _stacked(found, layers, (len(rows), size), result)
 
 
-def kept_top(result: StoredResult, test: int, sign: str) -> tuple[Array, Array]:
-    """Columns and values, (k,) each, that were kept of one test row. Raises NotStored."""
+def kept_top(result: StoredResult, layers: Layers, test: int, sign: str) -> tuple[Array, Array]:
+    """Columns and values, (k,) each, that were kept of one test row with one λ. Raises NotStored."""
     result.require("top")
     step, rows = result.layout.top_rows, result.influence_shape[0]
-    columns, values = (
-        _rows_of(result, result.paths.top, f"{sign}_{part}", step, rows, [test]).whole()[0]
+    (columns,), (values,) = (
+        [
+            _rows_of(result, result.paths.top, name, step, rows, [test]).whole()[0]
+            for name in layers.named(f"{sign}_{part}")
+        ]
         for part in ("columns", "values")
     )
     return columns, values
+
+
+def _stacked(
+    found: Sequence[Numbers], layers: Layers, shape: tuple[int, ...], result: StoredResult
+) -> Numbers:
+    """One after the other along a first axis λ; without that axis, the only one."""
+    if not layers.axis:
+        return found[0]
+    dtype = found[0].dtype if found else np.dtype(result.summary.dtype)
+    return Numbers(
+        (len(found), *shape),
+        dtype,
+        chain.from_iterable(each.blocks for each in found),
+        chain.from_iterable(each.pieces or each.blocks for each in found),
+        flat=True,
+    )
 
 
 def _rows_of(

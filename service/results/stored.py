@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,7 @@ from upweight.schema import (
     parse_rows,
 )
 
+SAME_DAMPING = 1e-6  # of a λ: what is written with a few digits less is the same
 PARTS_MAXIMUM = 1_000_000  # positions chosen piecewise are held as a list
 
 
@@ -55,9 +57,20 @@ class StoredResult:
         return self.parts.objects
 
     @property
+    def dampings(self) -> list[float] | None:
+        """The λ's of a list, which all arrays have a first axis of; None where λ was one."""
+        return self.summary.dampings
+
+    @property
     def influence_shape(self) -> list[int]:
-        """(test rows, training rows, …)."""
-        return self.summary.influence_shape or [0, 0]
+        """(test rows, training rows, …), of each λ."""
+        shape = self.summary.influence_shape or [0, 0]
+        return shape if self.dampings is None or len(shape) == 1 else shape[1:]
+
+    @property
+    def factor_shape(self) -> list[int]:
+        """(rows, parameters), of each λ."""
+        return (self.summary.factor_shape or [0, 0])[-2:]
 
     def has(self, what: str) -> bool:
         """Whether it holds `matrix`, `top`, `mean`, `factors` or `info`."""
@@ -107,6 +120,75 @@ def find_result(parts: Parts, namespace: str, id: str) -> StoredResult:
     )
     error.progress = job.progress
     raise error
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Which λ's of a result are meant: their numbers, and whether the answer has an axis of them.
+
+    `numbers` is None where the result has no such axis.
+    """
+
+    numbers: Sequence[int] | None
+    axis: bool
+
+    def named(self, name: str) -> list[str]:
+        """The tensors that are meant, where one called so is kept for each λ."""
+        return [name] if self.numbers is None else [f"{name}.{number}" for number in self.numbers]
+
+    @property
+    def each(self) -> Sequence[int | None]:
+        """Their numbers; None for a result without the axis."""
+        return [None] if self.numbers is None else self.numbers
+
+
+def chosen_layers(result: StoredResult, damping: float | None, index: str | None) -> Layers:
+    """By value, which leaves no axis; by positions; or all. Raises InvalidRequest, which names the λ's there are."""
+    there = result.dampings
+    if damping is not None and index is not None:
+        words = "damping and damping_index choose the same; give one of them"
+        raise InvalidRequest.field("query:damping_index", words, index)
+    if damping is not None:
+        values = there if there is not None else [_only(result)]
+        near = min(range(len(values)), key=lambda at: abs(values[at] - damping))
+        if not abs(values[near] - damping) <= SAME_DAMPING * abs(values[near]):
+            words = f"{damping:g} is no λ of job {result.job.id}; there are {listed(values)}"
+            raise InvalidRequest.field("query:damping", words, damping)
+        return Layers(None if there is None else [near], axis=False)
+    if index is not None and there is None:
+        words = (
+            f"job {result.job.id} has one λ, {_only(result):g}, and no axis of them; leave this out"
+        )
+        raise InvalidRequest.field("query:damping_index", words, index)
+    if there is None:
+        return Layers(None, axis=False)
+    return Layers(list(positions(index, len(there), "damping_index")), axis=True)
+
+
+def one_layer(result: StoredResult, damping: float | None, index: str | None) -> Layers:
+    """As `chosen_layers`, of what there is one of: a list's λ must be said. Raises InvalidRequest."""
+    layers = chosen_layers(result, damping, index)
+    if layers.numbers is not None and len(layers.numbers) != 1:
+        words = f"say which λ, by damping or damping_index: job {result.job.id} has {listed(result.dampings or [])}"
+        raise InvalidRequest.field("query:damping", words, None)
+    return Layers(layers.numbers, axis=False)
+
+
+def listed(values: Sequence[float]) -> str:
+    """λ's for people, with every digit."""
+    return ", ".join(map(repr, values))
+
+
+def _only(result: StoredResult) -> float:
+    """The λ of a job that has one."""
+    found, asked = result.job.damping, result.job.request.hessian_regularization
+    return (
+        found.values[0]
+        if found is not None
+        else float(asked)
+        if isinstance(asked, float | int)
+        else 0.0
+    )
 
 
 def positions(text: str | None, total: int, parameter: str) -> Any:

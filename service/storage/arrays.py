@@ -16,14 +16,24 @@ from service.storage.objects import Objects
 Array = np.ndarray[Any, Any]
 
 
+def chunk_path(path: str, row: int, column: int, axes: int, *, layered: bool) -> str:
+    """The object of one chunk of a matrix with so many axes."""
+    first, last = ("/0", axes - 3) if layered else ("", axes - 2)
+    return f"{path}/c{first}/{row}/{column}{'/0' * last}"
+
+
 @dataclass(frozen=True)
 class NewMatrix:
-    """A matrix (rows, columns, …) to be written chunk by chunk, from any number of processes."""
+    """A matrix (rows, columns, …) to be written chunk by chunk, from any number of processes.
+
+    With `layered` the first axis is λ, whole in each chunk.
+    """
 
     path: str
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
     dtype: str
+    layered: bool = False
 
     @property
     def described_at(self) -> str:
@@ -32,7 +42,7 @@ class NewMatrix:
 
     def chunk_path(self, row: int, column: int) -> str:
         """The object of one chunk."""
-        return f"{self.path}/c/{row}/{column}" + "/0" * (len(self.shape) - 2)
+        return chunk_path(self.path, row, column, len(self.shape), layered=self.layered)
 
     def describe(self, objects: Objects) -> None:
         """Writes what the array is, once."""

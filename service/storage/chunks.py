@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from service.storage.arrays import chunk_path
 from service.storage.objects import Objects
 from upweight.errors import InternalError
 
@@ -30,19 +31,26 @@ class Chunks:
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
     dtype: np.dtype[Any]
+    layer: int | None = (
+        None  # along a first axis λ, whole in each chunk, which `shape` and `chunk` are without
+    )
 
     @classmethod
-    def open(cls, objects: Objects, path: str) -> Chunks:
-        """Raises FileNotFoundError, and InternalError for a layout that is not ours."""
+    def open(cls, objects: Objects, path: str, layer: int | None = None) -> Chunks:
+        """One λ of a matrix that has several. Raises FileNotFoundError, and InternalError for a layout not ours."""
         described = json.loads(objects.get(f"{path}/zarr.json"))
         shape = tuple(described["shape"])
         chunk = tuple(described["chunk_grid"]["configuration"]["chunk_shape"])
         codecs = [codec["name"] for codec in described["codecs"]]
         endian = described["codecs"][0].get("configuration", {}).get("endian", "little")
+        if layer is not None:
+            if shape[0] != chunk[0]:
+                raise InternalError("a stored matrix has its λ's in several chunks")
+            shape, chunk = shape[1:], chunk[1:]
         if codecs != ["bytes"] or endian != "little" or shape[2:] != chunk[2:]:
             raise InternalError("a stored matrix has another layout than this service writes")
         dtype = np.dtype(described["data_type"]).newbyteorder("<")
-        return cls(objects, path, shape, chunk, dtype)
+        return cls(objects, path, shape, chunk, dtype, layer)
 
     def blocks(
         self, rows: Sequence[int], columns: Sequence[int], block_bytes: int
@@ -85,12 +93,14 @@ class Chunks:
 
     def _rows_of(self, chunk_row: int, chunk_column: int, inside: Where) -> Array | None:
         """Rows of one chunk over its full width; None where the chunk was never written."""
-        trailing = "/0" * len(self.shape[2:])
-        path = f"{self.path}/c/{chunk_row}/{chunk_column}{trailing}"
+        layered = self.layer is not None
+        axes = len(self.shape) + layered
+        path = chunk_path(self.path, chunk_row, chunk_column, axes, layered=layered)
         row_bytes = self.chunk[1] * self._entry_bytes
+        before = (self.layer or 0) * self.chunk[0] * row_bytes
         wanted, order = np.unique(np.arange(self.chunk[0])[inside], return_inverse=True)
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
-        ranges = [(int(run[0]) * row_bytes, len(run) * row_bytes) for run in runs]
+        ranges = [(before + int(run[0]) * row_bytes, len(run) * row_bytes) for run in runs]
         try:
             parts = self.objects.get_ranges(path, ranges)
         except FileNotFoundError:

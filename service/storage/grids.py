@@ -16,7 +16,7 @@ from service.storage.keys import PREFIX
 from service.storage.redis import reachable
 
 # A block is counted once, however often it is delivered; so are its passes and seconds.
-# KEYS: stage's digests, job's figures. ARGV: number, digest, passes, seconds, peak, passes with gradients.
+# KEYS: stage's digests, job's figures. ARGV: number, digest, passes, seconds, peak, rows with gradients.
 _JOIN = """
 local first = redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
 if first == 1 then
@@ -41,7 +41,7 @@ class Figures:
     seconds: float = 0.0
     peak_bytes: int = 0
     elapsed: float = 0.0
-    gradient_passes: float = 0.0
+    gradient_rows: int = 0
 
 
 class Grids:
@@ -69,11 +69,11 @@ class Grids:
             pipeline.execute()
 
     def join(
-        self, id: str, stage: str, number: int, digest: str, cost: tuple[float, float, int, float]
+        self, id: str, stage: str, number: int, digest: str, cost: tuple[float, float, int, int]
     ) -> tuple[bool, int]:
         """A block is done: whether this was not known, and how many of the stage are now.
 
-        `cost`: passes, seconds, peak bytes, passes over the training rows with gradients.
+        `cost`: passes, seconds, peak bytes, training rows with gradients.
         """
         with reachable():
             first, count = self._join(
@@ -170,7 +170,7 @@ class Grids:
                 float(value or 0) for value in self._redis.hmget(_figures(id), *names)
             )
         elapsed = self._now() - began if began else 0.0
-        return Figures(passes, seconds, int(peak), elapsed, gradients)
+        return Figures(passes, seconds, int(peak), elapsed, int(gradients))
 
     def _now(self) -> float:
         with reachable():

@@ -15,6 +15,11 @@ from service.storage.tensors import TensorEntry, read_entry, read_header
 Array = np.ndarray[Any, Any]
 
 
+def layers(name: str, count: int | None) -> list[str]:
+    """What a tensor is called that has a first axis λ of so many: a tensor a λ; one name where there is none."""
+    return [name] if count is None else [f"{name}.{number}" for number in range(count)]
+
+
 def block_path(folder: str, number: int) -> str:
     """Where a block of rows lies."""
     return f"{folder}/{number}.safetensors"

@@ -56,6 +56,9 @@ Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write an .npy file instead of printing.")
 ]
 Array = Annotated[str | None, typer.Option(help="influences, mean or factors.")]
+Damping = Annotated[
+    float | None, typer.Option("--damping", "--lambda", help="One λ of a job that has several.")
+]
 
 
 @verb(
@@ -72,9 +75,10 @@ def slice_(
     test: Annotated[str | None, typer.Option(help="Rows of the matrix: 0:10, 3,5, ::2.")] = None,
     train: Annotated[str | None, typer.Option(help="Columns of the matrix.")] = None,
     output: Output = None,
+    damping: Damping = None,
 ) -> None:
     """Print a part of the influences, tab-separated, or write it into a file."""
-    array = _influences(shell, job)
+    array = _influences(shell, job, damping)
     axes = [chosen(text, size) for text, size in zip((test, train), array.shape, strict=False)]
     if output is not None:
         refuse_size(axes, array.shape, FILE_NUMBERS, "`upweight results save` streams all of it")
@@ -96,13 +100,14 @@ def top(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 10,
     sign: Annotated[str, typer.Option(help="helpful or harmful.")] = "helpful",
+    damping: Damping = None,
 ) -> None:
     """Show the training rows that helped or harmed most, the strongest first."""
     if sign not in ("helpful", "harmful"):
         raise typer.BadParameter(
             f"{sign!r} is neither 'helpful' nor 'harmful'", param_hint="--sign"
         )
-    result = shell.client.jobs.result(job)
+    result = _result(shell, job, damping)
     if not hasattr(result, "top"):
         raise typer.BadParameter(f"{job} computed {result.job.request.kind}, which rank no rows")
     ranking = result.top(test, k, sign)
@@ -118,9 +123,10 @@ def save(
     job: Reference,
     path: Annotated[Path, typer.Argument(help=".npy, .npz, .safetensors, .csv or .parquet.")],
     array: Array = None,
+    damping: Damping = None,
 ) -> None:
     """Stream a result into a file, put in place when it is whole."""
-    saved = shell.client.jobs.result(job).save(path, array)
+    saved = _result(shell, job, damping).save(path, array)
     if shell.as_json:
         shell.document({"path": str(saved), "size_bytes": saved.stat().st_size})
     else:
@@ -140,7 +146,7 @@ def plot(
     shell: Shell,
     job: Reference,
     path: Annotated[Path, typer.Argument(help=".png, .svg or .pdf.")],
-    kind: Annotated[str, typer.Option(help="top, heatmap or ranking.")] = "top",
+    kind: Annotated[str, typer.Option(help="top, heatmap, ranking or damping.")] = "top",
     test: Annotated[str | None, typer.Option(help="Rows of the matrix.")] = None,
     train: Annotated[str | None, typer.Option(help="Columns, for a heatmap.")] = None,
     k: Annotated[
@@ -153,9 +159,10 @@ def plot(
         str | None,
         typer.Option(help="For a ranking: rows known to be wrong, or a .npy or text file of them."),
     ] = None,
+    damping: Damping = None,
 ) -> None:
-    """Draw the rows that mattered most, a heat map, or how soon wrong labels are found."""
-    result: Any = shell.client.jobs.result(job)
+    """Draw the rows that mattered most, a heat map, how soon wrong labels are found, or what λ changes."""
+    result: Any = _result(shell, job, damping)
     if not hasattr(result, "plot"):
         raise typer.BadParameter(
             f"{job} computed {result.job.request.kind}: there is nothing to draw"
@@ -219,8 +226,20 @@ def files(shell: Shell, job: Reference) -> None:
     )
 
 
-def _influences(shell: Shell, job: str) -> Any:
-    result: Any = shell.client.jobs.result(job)
+def _result(shell: Shell, job: str, damping: float | None) -> Any:
+    """With one of its λ's, where that is said."""
+    result = shell.client.jobs.result(job)
+    return result if damping is None else result.at(damping=damping)
+
+
+def _influences(shell: Shell, job: str, damping: float | None) -> Any:
+    result = _result(shell, job, damping)
+    found = result.job.result
+    if found is not None and found.dampings is not None:
+        there = ", ".join(map(repr, found.dampings))
+        raise typer.BadParameter(
+            f"{job} has several λ's; say which of {there}", param_hint="--damping"
+        )
     return result.influences if hasattr(result, "influences") else result.x
 
 

@@ -58,8 +58,20 @@ class Result:
 
     def refresh(self) -> Self:
         """Fetches the job's record anew."""
-        self._job = self._link.run(polling.fetch(self.id))
+        found = self._link.run(polling.fetch(self.id))
+        if isinstance(self._job, stored.SeenAt):
+            found = stored.at(found, self._job.seen_at)
+        self._job = found
         return self
+
+    @property
+    def dampings(self) -> tuple[float, ...]:
+        """The λ's as numbers; of a list they are the first axis of all arrays."""
+        return stored.dampings(self._known())
+
+    def at(self, *, damping: float) -> Self:
+        """The same result with one of its λ's alone: its arrays have no axis λ. Raises InvalidRequest."""
+        return type(self)(self._link, self._bars, stored.at(self._known(), damping))
 
     def wait(
         self,
@@ -203,6 +215,7 @@ class RankedResult(Result):
         `"top"`: test rows with the training rows that helped and harmed them most (`test`, `k`).
         `"heatmap"`: a slice in diverging colours (`test`, `train`, `by_class`); of perturbations, one row's features.
         `"ranking"`: how many of the rows in `flipped` are found when the most suspicious are looked at first.
+        `"damping"`: of a list of λ's, how alike neighbours rank the training rows.
         """
         return drawn(self, kind, path, options)
 
@@ -216,7 +229,7 @@ class InfluenceResult(RankedResult):
 
     @property
     def influences(self) -> RemoteArray:
-        """(test rows, training rows), for `perturbation` followed by the shape of one input."""
+        """(test rows, training rows), for `perturbation` followed by the shape of one input; a list's λ's before."""
         return self._array(stored.influences(self._known()))
 
     @property

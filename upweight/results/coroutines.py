@@ -45,8 +45,19 @@ class AsyncResult:
 
     async def refresh(self) -> Self:
         """Fetches the job's record anew."""
-        self._job = await self._link.run(polling.fetch(self.id))
+        found = await self._link.run(polling.fetch(self.id))
+        if isinstance(self._job, stored.SeenAt):
+            found = stored.at(found, self._job.seen_at)
+        self._job = found
         return self
+
+    async def dampings(self) -> tuple[float, ...]:
+        """See `Result.dampings`."""
+        return stored.dampings(await self._known())
+
+    async def at(self, *, damping: float) -> Self:
+        """See `Result.at`."""
+        return type(self)(self._link, self._bars, stored.at(await self._known(), damping))
 
     async def wait(
         self,

@@ -24,15 +24,18 @@ from upweight.results.source import ArraySource
 BLOCK = 1 << 16  # numbers that are laid out at a time
 
 
+DAMPING = "damping"  # the axis of λ's
+
+
 @dataclass(frozen=True)
 class Axis:
-    """A dimension's name and what its positions stand for; None: they count themselves."""
+    """A dimension's name and what its positions stand for, dataset rows or λ's; None: they count themselves."""
 
     name: str
-    rows: NDArray[np.int64] | None = None
+    rows: NDArray[Any] | None = None
 
-    def labels(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The dataset rows at positions of the axis."""
+    def labels(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """The dataset rows, or λ's, at positions of the axis."""
         return positions if self.rows is None else self.rows[positions]
 
 
@@ -97,7 +100,9 @@ def arrow_table(array: NDArray[Any], labelled: Labelled) -> Any:
 def arrow_schema(arrow: Any, array: NDArray[Any], labelled: Labelled) -> Any:
     """The table's columns with their types."""
     *axes, value = labelled.names(array.ndim)
-    fields = [(name, arrow.int64()) for name in axes]
+    kinds = [np.dtype(np.int64) if axis.rows is None else axis.rows.dtype for axis in labelled.axes]
+    kinds += [np.dtype(np.int64)] * (len(axes) - len(kinds))  # the features
+    fields = [(name, arrow.from_numpy_dtype(kind)) for name, kind in zip(axes, kinds, strict=True)]
     return arrow.schema([*fields, (value, arrow.from_numpy_dtype(array.dtype))])
 
 
@@ -173,6 +178,10 @@ def saved_as(
         members = {name: Path(folder) / f"{name}.npy" for name in chosen}
         for name, source in chosen.items():
             yield from source.saved(members[name], bars)
+        several = next((axis.rows for axis in labelled.axes if axis.name == DAMPING), None)
+        if several is not None and target.suffix in ALL:
+            members["dampings"] = Path(folder) / "dampings.npy"
+            np.save(members["dampings"], several)
         whole = Path(folder) / f"whole{target.suffix}"
         yield Work(lambda: _write(whole, members, main, labelled))
         whole.replace(target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from upweight.http.flow import Call, Flow
 from upweight.http.polling import ended, path, succeeded
 from upweight.progress import Bars
 from upweight.results.rows import record_of
-from upweight.results.saving import Axis, Labelled
+from upweight.results.saving import DAMPING, Axis, Labelled
 from upweight.results.source import ArraySource
 from upweight.schema import (
     ArraySpec,
@@ -30,6 +30,7 @@ from upweight.schema import (
 
 Sign = Literal["helpful", "harmful"]
 Side = Literal["test", "train"]
+SAME_DAMPING = 1e-6  # of a λ: what is written with a few digits less is the same
 ARRAYS = ("influences", "mean", "factors")  # that can be saved, the main one first
 
 
@@ -43,15 +44,86 @@ def summary(record: JobRecord) -> ResultSummary:
     return record.result
 
 
+class SeenAt(JobRecord):
+    """A job with several λ's as if it had had this one alone."""
+
+    seen_at: float
+
+
+def dampings(record: JobRecord) -> tuple[float, ...]:
+    """The λ's as numbers, in the order of the axis λ where the result has one. Raises ResultNotReady."""
+    found = summary(record)
+    if found.dampings is not None:
+        return tuple(found.dampings)
+    if record.damping is not None:
+        return tuple(record.damping.values)
+    return record.request.dampings
+
+
+def at(record: JobRecord, damping: float) -> JobRecord:
+    """With one of its λ's. Raises InvalidRequest, which names those that there are."""
+    there = dampings(record)
+    near = min(there, key=lambda each: abs(each - damping))
+    if not abs(near - damping) <= SAME_DAMPING * abs(near):
+        raise InvalidRequest.field(
+            "/damping", f"{damping!r} is no λ of it; there are {_told(there)}", damping
+        )
+    found = summary(record)
+    if found.dampings is None:
+        return record
+    one = found.model_copy(
+        update={
+            "dampings": None,
+            "influence_shape": found.influence_shape and found.influence_shape[1:],
+            "factor_shape": found.factor_shape and found.factor_shape[1:],
+        }
+    )
+    fields = {name: getattr(record, name) for name in JobRecord.model_fields}
+    request = record.request.model_copy(update={"hessian_regularization": near})
+    return SeenAt.model_construct(
+        **{**fields, "result": one, "request": request, "damping": None}, seen_at=near
+    )
+
+
+def one(record: JobRecord) -> JobRecord:
+    """Itself, if it has one λ. Raises InvalidRequest, which says how to take one of several."""
+    found = _promised(record) or record.result
+    if found is not None and found.dampings is not None:
+        first = found.dampings[0]
+        raise InvalidRequest.field(
+            "/damping",
+            f"{record.id} has {len(found.dampings)} λ's ({_told(found.dampings)}); take one of them: "
+            f"result.at(damping={first!r})",
+            None,
+        )
+    return record
+
+
+def _told(values: Sequence[float]) -> str:
+    return ", ".join(map(repr, values))
+
+
+def _query(record: JobRecord) -> tuple[tuple[str, str], ...]:
+    """What chooses the λ that the job is seen at."""
+    return (("damping", repr(record.seen_at)),) if isinstance(record, SeenAt) else ()
+
+
+def _axes(stored: ResultSummary, *names: str) -> tuple[str, ...]:
+    """Those that the service slices; before them λ, where there are several."""
+    return names if stored.dampings is None else ("damping_index", *names)
+
+
 def influences(record: JobRecord) -> ArraySource:
     """The matrix: a row a test row, a column a training row, and the input's shape for `perturbation`.
 
-    Of a job at work in blocks, too: slices of those that are done, others raise ResultNotReady with the progress.
+    With several λ's these are the first axis. Of a job at work in blocks, too: slices of those that are done, others
+    raise ResultNotReady with the progress.
     """
     stored = _promised(record) or summary(record)
+    query = _query(record)
     if record.request.is_self:
-        shape = tuple(stored.influence_shape or ())
-        return ArraySource(f"{path(record.id)}/self_influences", "influences", shape, stored.dtype)
+        shape, where = tuple(stored.influence_shape or ()), f"{path(record.id)}/self_influences"
+        return ArraySource(where, "influences", shape, stored.dtype, _axes(stored), query)
     if record.request.kind != "influences":
         raise NotStored(f"{record.id} computed {record.request.kind}, no influences")
     if "matrix" not in stored.stored or stored.influence_shape is None:
@@ -63,7 +135,8 @@ def influences(record: JobRecord) -> ArraySource:
         "influences",
         tuple(stored.influence_shape),
         stored.dtype,
-        axes=("test", "train"),
+        _axes(stored, "test", "train"),
+        query,
     )
 
 
@@ -73,8 +146,14 @@ def _promised(record: JobRecord) -> ResultSummary | None:
     request = record.request
     if ended(record) or plan is None or not isinstance(request, InfluencesJob):
         return None
+    shape = [plan["test"]["total"], plan["train"]["total"], *plan["trailing"]]
+    several = None
+    if request.has_damping_axis:
+        several = record.damping.values if record.damping is not None else list(request.dampings)
+        shape = [len(several), *shape]
     return ResultSummary(
-        influence_shape=[plan["test"]["total"], plan["train"]["total"], *plan["trailing"]],
+        influence_shape=shape,
+        dampings=several,
         dtype="float64" if request.precision == "float64" else "float32",
         stored=["matrix"] if request.keep.matrix else [],
         size_bytes=0,
@@ -82,21 +161,23 @@ def _promised(record: JobRecord) -> ResultSummary | None:
 
 
 def factors(record: JobRecord) -> ArraySource:
-    """The factors: a row a test row or right-hand side, a column a parameter."""
+    """The factors: a row a test row or right-hand side, a column a parameter; before them λ, where it is several."""
     stored = summary(record)
     if "factors" not in stored.stored or stored.factor_shape is None:
         raise NotStored(
             f"{record.id} kept {_listed(stored.stored)}, not the factors; ask for them with keep={{'factors': True}}"
         )
-    where = f"{path(record.id)}/factors"
-    return ArraySource(where, "factors", tuple(stored.factor_shape), stored.dtype, axes=("rows",))
+    where, shape = f"{path(record.id)}/factors", tuple(stored.factor_shape)
+    return ArraySource(where, "factors", shape, stored.dtype, _axes(stored, "rows"), _query(record))
 
 
 def mean(record: JobRecord) -> ArraySource:
-    """The mean influence of each training row over the test rows."""
+    """The mean influence of each training row over the test rows; before them λ, where it is several."""
     stored = summary(record)
-    shape = tuple(stored.influence_shape or (0, 0))[1:]
-    return ArraySource(f"{path(record.id)}/mean", "mean", shape, stored.dtype)
+    shape = tuple(stored.influence_shape or (0, 0))
+    shape = shape[1:] if stored.dampings is None else (shape[0], *shape[2:])
+    where = f"{path(record.id)}/mean"
+    return ArraySource(where, "mean", shape, stored.dtype, _axes(stored), _query(record))
 
 
 def info_array(record: JobRecord, spec: ArraySpec) -> ArraySource:
@@ -128,7 +209,15 @@ def saveable(record: JobRecord, main: str | None = None) -> tuple[str, Mapping[s
 
 
 def labelled(record: JobRecord, name: str) -> Flow[Labelled]:
-    """The names of an array's axes, and the dataset rows that its positions stand for."""
+    """The names of an array's axes, and the dataset rows, or λ's, that its positions stand for."""
+    found = yield from _labelled(record, name)
+    several = summary(record).dampings if ended(record) else None
+    if several is None:
+        return found
+    return Labelled((Axis(DAMPING, np.asarray(several)), *found.axes), found.value)
+
+
+def _labelled(record: JobRecord, name: str) -> Flow[Labelled]:
     request = record.request
     test: Selection | None = getattr(request, "test", None)
     if name == "factors":
@@ -169,8 +258,8 @@ def files(record: JobRecord) -> Flow[Files]:
 
 def top(record: JobRecord, test: int | None, k: int, sign: Sign) -> Flow[Ranking]:
     """The k strongest training rows of a sign, for a test row or for the mean over all."""
-    summary(record)
-    query = [("k", str(k)), ("sign", sign)]
+    summary(one(record))
+    query = [("k", str(k)), ("sign", sign), *_query(record)]
     if test is not None:
         query.append(("test", str(test)))
     reply = yield Call("GET", f"{path(record.id)}/top", query)
@@ -190,6 +279,7 @@ def rows(
 
 def suspects(record: JobRecord, bars: Bars) -> Flow[NDArray[np.int64]]:
     """Training rows, those first whose labels deserve a look: the most harmful, or of most influence on themselves."""
+    record = one(record)
     own = record.request.is_self
     source = influences(record) if own else mean(record)
     scores = yield from source.fetched(..., bars)

@@ -23,6 +23,10 @@ class Page(Answer, Generic[Item]):
 class InfluenceSlice(Answer):
     """A slice of the matrix as JSON. For more than a few thousand numbers ask for `application/x-npy`."""
 
+    dampings: list[float] | None = Field(
+        None,
+        description="The λ's, one for each entry of the first axis; null where there is no such axis.",
+    )
     test: list[int] = Field(description="Rows of the test dataset, one for each row of `values`.")
     train: list[int] = Field(
         description="Rows of the training dataset, one for each column of `values`."

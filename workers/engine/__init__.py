@@ -45,7 +45,12 @@ from workers.engine.scores.optimality import Optimality, optimality
 from workers.engine.scores.perturbation import perturb_at, perturbation
 from workers.engine.scores.precision import Agreement, Precision
 from workers.engine.scores.predictions import Predictions, row_predictions
-from workers.engine.scores.up import low_precision_agreement, self_influence, up
+from workers.engine.scores.up import (
+    low_precision_agreement,
+    self_influence,
+    self_influences_of_each,
+    up,
+)
 
 __all__ = [
     "METHODS",
@@ -110,6 +115,7 @@ __all__ = [
     "row_gradients",
     "row_predictions",
     "self_influence",
+    "self_influences_of_each",
     "stored",
     "unsolved_statuses",
     "up",

@@ -31,6 +31,7 @@ from workers.fits.session import Session
 REVISION = 3
 
 Solve = Callable[[Tensor], Solution]
+SolveEach = Callable[[Tensor], Sequence[Solution]]  # with each of several λ's
 Guess = Callable[[str, str], Tensor]  # (blob digest, tensor name) -> (k, p)
 
 
@@ -124,7 +125,7 @@ class Fits:
         guess: Guess,
         curvature: Callable[[], Curvature],
         progress: Progress,
-    ) -> Callable[[Tensor], list[Solution]]:
+    ) -> SolveEach:
         """How to solve for any block of right-hand sides with each λ, from one fit; as `solver`."""
         method, operator = engine_method(self.inversion, self.seed, guess), curvature()
 

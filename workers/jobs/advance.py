@@ -77,7 +77,7 @@ class SpreadJob:
         self, stage: Stage, number: int, digest: str, cost: Cost, between: Callable[[], None]
     ) -> None:
         """Counts a block that is done, once; after the last of its stage, enqueues the next stage."""
-        figures = (cost.passes, cost.seconds, cost.peak_memory_bytes, cost.gradient_passes)
+        figures = (cost.passes, cost.seconds, cost.peak_memory_bytes, cost.gradient_rows)
         first, count = self.context.grids.join(self.job["id"], stage, number, digest, figures)
         if first and count == self.plan.stages()[stage]:
             self._enqueue_next(between)
@@ -143,7 +143,7 @@ class SpreadJob:
         measuring = (self.job.get("damping") or {}).get("passes", 0.0)
         return {
             "hessian_passes": figures.passes + measuring,
-            "gradient_passes": figures.gradient_passes,
+            "gradient_passes": figures.gradient_rows / max(1, self.plan.train.total),
             "engine_seconds": figures.seconds,
             "seconds": figures.elapsed,
             "peak_memory_bytes": figures.peak_bytes,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import Tensor
+
 from service.storage.keys import Document
 from upweight.errors import ComputationFailed
 from upweight.schema import JobRequest, Relative, ResolvedDamping, Trained
@@ -69,3 +71,12 @@ def as_worked_out(request: JobRequest, job: Document) -> JobRequest:
         return request
     values: Any = found["values"] if request.has_damping_axis else found["values"][0]
     return request.model_copy(update={"hessian_regularization": values})
+
+
+def with_known_shares(damping: Document, known: Tensor | None, size: int) -> Document:
+    """With the shares of eigenvalues below each λ, where all are known by now."""
+    if known is None or known.numel() != size:
+        return damping
+    shares = [float((known.abs() < value).double().mean()) for value in damping["values"]]
+    how = damping["how"] or f"all {size:,} eigenvalues of H"
+    return {**damping, "share_below": shares, "how": how}

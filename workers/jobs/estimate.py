@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -33,10 +33,21 @@ class Estimate:
     fit: float
     right_hand_side: float  # each, solved for in blocks
     train_row: float  # with all test rows
+    contraction: float = 0.0  # what of it grows with the number of λ's
 
     def total(self, right_hand_sides: int, train_rows: int) -> float:
         """Of the whole job."""
         return self.fit + self.right_hand_side * right_hand_sides + self.train_row * train_rows
+
+    def with_dampings(self, count: int) -> Estimate:
+        """With so many λ's: a solution each, and one pass over the training rows that all meet."""
+        more = count - 1
+        return replace(
+            self,
+            right_hand_side=self.right_hand_side * count,
+            train_row=self.train_row + self.contraction * more,
+            contraction=self.contraction * count,
+        )
 
 
 NOTHING = Estimate(0.0, 0.0, 0.0)
@@ -70,6 +81,7 @@ def estimated(
         fit=fit,
         right_hand_side=gradient + product * products / m,
         train_row=gradient + (contraction if isinstance(request, InfluencesJob) else 0.0),
+        contraction=contraction if isinstance(request, InfluencesJob) else 0.0,
     )
 
 

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from service.storage.cuts import Cut
-from service.storage.row_blocks import block_path
+from service.storage.row_blocks import block_path, layers
 from upweight.schema import InfluencesJob, JobRequest, Keep, Verdict
 from workers.engine import EngineError
 from workers.jobs import verdict
+from workers.jobs.damping import with_known_shares
 from workers.jobs.merge import Ranking, mean_of, merged_summary
+from workers.jobs.neighbours import MOST_OF_SELF, Sample, correlated
 from workers.jobs.plan import Plan
 from workers.jobs.results import ResultWriter
 from workers.jobs.steps import Steps
@@ -21,6 +24,7 @@ from workers.programs.models import described_layout
 
 MEAN_ROWS = 1 << 20  # of one object
 FIRST_FACTORS = 64  # what low precision is judged by
+MORE_THAN_ONE = 2
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,24 @@ class Finish:
             summary |= steps.low_precision_summary(lambda: store.factors(first))
             self._tops(self._request.keep)
             self._means(self._request.keep)
+        alike = self._neighbours()
+        if alike is not None:
+            summary["rank_correlation"] = alike
         result = self._described()
         manifest = {**described, "stored": result["stored"], "plan": self._plan.to_json()}
         shared = store.factor_objects() if self._request.keeps_factors else ()
         size = self._writer.commit(described_layout(steps.inputs.problem), manifest, shared)
-        if steps.inputs.damping is not None:
-            summary["damping"] = steps.inputs.damping
+        found = self._verdict(summary, findings)
+        damping = steps.inputs.damping
+        if damping is not None:
+            known = None if findings is None else findings.eigenvalues
+            damping = with_known_shares(damping, known, steps.inputs.problem.size)
+            summary["damping"] = damping
         return {
             "info": summary,
             "result": {**result, "size_bytes": size},
-            "verdict": self._verdict(summary, findings).model_dump(mode="json"),
+            "verdict": found.model_dump(mode="json"),
+            **({} if damping is None else {"damping": damping}),
         }
 
     @property
@@ -66,31 +78,71 @@ class Finish:
         return self.store.writer
 
     def _verdict(self, summary: dict[str, Any], findings: Findings | None) -> Verdict:
-        inputs = self.steps.inputs
+        """Of each λ, and the worst of them as the whole's; the info has the levels of each."""
+        inputs, damped = self.steps.inputs, self._request.dampings
+        each = summary.get("dampings", [summary] * len(damped))
         if inputs.factors is None:
-            system = verdict.solved(self._request, summary, inputs.problem.dtype)
+            systems = [
+                verdict.solved(self._request, one, inputs.problem.dtype, damping)
+                for one, damping in zip(each, damped, strict=True)
+            ]
         else:
-            system = inputs.factors_solved or verdict.not_told_of_factors()
+            systems = [inputs.factors_solved or verdict.not_told_of_factors()] * len(damped)
         try:
             found = inputs.optimality()
         except EngineError as error:
-            return Verdict(solved=system, applies=verdict.not_measured(str(error)))
-        known = None if findings is None else findings.eigenvalues
-        damping = self._request.dampings[0]
-        return Verdict(
-            solved=system,
-            applies=verdict.applies(damping, found, summary, known, inputs.problem.size),
-        )
+            fits = [verdict.not_measured(str(error))] * len(damped)
+        else:
+            known = None if findings is None else findings.eigenvalues
+            fits = [
+                verdict.applies(damping, found, one, known, inputs.problem.size)
+                for one, damping in zip(each, damped, strict=True)
+            ]
+        if not self._request.has_damping_axis:
+            return Verdict(solved=systems[0], applies=fits[0])
+        if "dampings" in summary:
+            for one, solved, applies in zip(each, systems, fits, strict=True):
+                one |= {"solved": solved.level, "applies": applies.level}
+        return Verdict(solved=verdict.worst(systems, damped), applies=verdict.worst(fits, damped))
 
     def _info(self, findings: Findings | None) -> dict[str, Any]:
         if findings is None:
             return {"reused": True}
         arrays = {
-            name: torch.cat([each[name] for each in findings.of_rows])
+            name: torch.cat([each[name] for each in findings.of_rows], 1)
             for name in (findings.of_rows[0] if findings.of_rows else ())
         }
+        merged = [merged_summary(list(each)) for each in zip(*findings.summaries, strict=True)]
+        if not self._request.has_damping_axis:
+            arrays = {name: each[0] for name, each in arrays.items()}
+            self._writer.tensors(self._writer.paths.info, arrays | findings.of_fit)
+            return merged[0]
         self._writer.tensors(self._writer.paths.info, arrays | findings.of_fit)
-        return merged_summary(findings.summaries)
+        dampings = self._request.dampings
+        each = [{"damping": one, **found} for one, found in zip(dampings, merged, strict=True)]
+        # Not every λ need have the same preconditioner, and what is told of it.
+        common = set.intersection(*(set(found) for found in merged))
+        merged = [{name: found[name] for name in found if name in common} for found in merged]
+        return {**merged_summary(merged), "dampings": each}
+
+    def _neighbours(self) -> dict[str, Any] | None:
+        """How alike the scores of neighbouring λ's rank; None where there are none."""
+        if not self._request.has_damping_axis or not self._plan.contracts:
+            return None
+        if self._request.is_self:
+            step = max(1, -(-self._plan.train.total // MOST_OF_SELF))
+            whole = torch.cat([block.cpu() for block in self.store.self_influences()], 1)
+            how = "Spearman's coefficient of the rows' influences on themselves" + (
+                "" if step == 1 else f", of every {step}th"
+            )
+            return correlated([whole[:, None, ::step]], how)
+        if self._request.damping_count < MORE_THAN_ONE:
+            return {"neighbours": [], "how": "one λ has no neighbour"}
+        blocks = (
+            torch.cat(list(self.store.samples(test)), 2).flatten(2)
+            for test in range(self._plan.test.count)
+        )
+        return correlated(blocks, Sample.of(self._plan).told(self._plan))
 
     def _tops(self, keep: Keep) -> None:
         if not keep.top:
@@ -99,7 +151,11 @@ class Finish:
             ranking = Ranking(keep.top)
             for top in self.store.tops(test):
                 ranking.add_ranked(top)
-            self._writer.tensors(block_path(self._writer.paths.top, test), ranking.tensors())
+            tensors: dict[str, Tensor] = {}
+            for name, flat in ranking.tensors().items():  # (L m, k)
+                values = flat.view(self._request.damping_count, -1, flat.shape[1])
+                tensors |= zip(layers(name, self.store.layered), values, strict=True)
+            self._writer.tensors(block_path(self._writer.paths.top, test), tensors)
 
     def _means(self, keep: Keep) -> None:
         if not keep.mean:
@@ -112,7 +168,9 @@ class Finish:
                 for train in range(blocks.start, blocks.stop)
             ]
             path = block_path(self._writer.paths.mean, number)
-            self._writer.tensors(path, {"mean": torch.cat(means)})
+            names = layers("mean", self.store.layered)
+            values = zip(names, torch.cat(means, 1), strict=True)
+            self._writer.tensors(path, dict(values))
 
     def _mean_blocks(self) -> int:
         return max(1, MEAN_ROWS // self._plan.train.step)
@@ -127,9 +185,15 @@ class Finish:
             shape = [plan.train.total]
         elif plan.contracts:
             shape = list(plan.matrix_shape())
+        factors = [plan.rhs.total, problem.size] if keeps_factors else None
+        dampings = list(request.dampings) if request.has_damping_axis else None
+        if dampings is not None:
+            shape = shape and [len(dampings), *shape]
+            factors = factors and [len(dampings), *factors]
         return {
             "influence_shape": shape,
-            "factor_shape": [plan.rhs.total, problem.size] if keeps_factors else None,
+            "factor_shape": factors,
+            "dampings": dampings,
             "dtype": str(problem.dtype).removeprefix("torch."),
             "stored": self._stored(),
             "layout": {

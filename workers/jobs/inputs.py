@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -18,7 +18,7 @@ from service.jobs.validation.inputs import Chosen
 from service.storage.cuts import Cut
 from service.storage.keys import Document
 from service.storage.layout import ResultPaths, blob_path
-from service.storage.row_blocks import RowBlocks
+from service.storage.row_blocks import RowBlocks, layers
 from service.storage.shared import digest_of
 from service.storage.tensors import BadTensors, TensorEntry, read_entry, read_header
 from upweight.errors import InvalidRequest, NotStored, UpweightError
@@ -54,7 +54,7 @@ from workers.jobs.results import versions
 from workers.process.context import Context
 from workers.programs.fitting import only_verified
 
-RowsOf = Callable[[slice], Tensor]  # some rows of a stored (k, p)
+RowsOf = Callable[[slice], Tensor]  # some rows of a stored (k, p), or of factors (L, k, p)
 MASK = "attention_mask"  # 0 at tokens that pad
 READ_BYTES = 64 * 1024**2
 MOST_LOSS = 1e-3  # of a column's range: what float32 may round a value by without a word
@@ -196,8 +196,9 @@ class JobInputs:
 
     def _fits(self, key: tuple[str, ...]) -> Fits:
         request = self._request
-        # λ may be still to be worked out: nothing is fitted before.
-        damping = next(numbers(request.hessian_regularization), math.nan)
+        # Of a list the largest, which is the likeliest to be positive. λ may be still to be worked out: nothing is
+        # fitted before.
+        damping = max(numbers(request.hessian_regularization), default=math.nan)
         return Fits(self._context.session, key, request.inversion, request.seed, damping)
 
     def fit_digest(self, plan: Plan) -> str:
@@ -285,7 +286,7 @@ class JobInputs:
             return len(parse_rows(test.rows, self._dataset("test_id").rows or 0))
         earlier = self._factors_job
         shape = earlier.result.factor_shape if earlier and earlier.result else None
-        return shape[0] if shape else 0
+        return shape[-2] if shape else 0
 
     def _entry(self, digest: str, name: str, pointer: str) -> TensorEntry:
         path = blob_path(self._namespace, digest)
@@ -340,22 +341,25 @@ class JobInputs:
             raise NotStored.field("/factors", f"job {earlier} stored no factors", earlier)
         layout = record.result.layout
         folder = layout.factors or ResultPaths(self._namespace, earlier).factors
-        total = record.result.factor_shape[0]
-        kept = RowBlocks(
-            self._context.objects, folder, Cut(total, layout.factor_rows or total), "factors"
-        )
+        total = record.result.factor_shape[-2]
+        cut = Cut(total, layout.factor_rows or total)
+        several = None if record.result.dampings is None else len(record.result.dampings)
+        kept = [
+            RowBlocks(self._context.objects, folder, cut, name)
+            for name in layers("factors", several)
+        ]
         return lambda rows: stored_rows(kept, rows, self.problem)
 
 
-def stored_rows(kept: RowBlocks, rows: slice, problem: Problem) -> Tensor:
-    """Some rows (k, p) on the device, read block by block."""
-    found = torch.empty(
-        (rows.stop - rows.start, problem.size), dtype=problem.dtype, device=problem.device
-    )
-    position = 0
-    for block in kept.read(range(rows.start, rows.stop), READ_BYTES):
-        found[position : position + len(block)] = torch.tensor(block)
-        position += len(block)
+def stored_rows(kept: Sequence[RowBlocks], rows: slice, problem: Problem) -> Tensor:
+    """Some rows (L, k, p) on the device, of each λ's tensor, read block by block."""
+    shape = (len(kept), rows.stop - rows.start, problem.size)
+    found = torch.empty(shape, dtype=problem.dtype, device=problem.device)
+    for layer, of_one in zip(found, kept, strict=True):
+        position = 0
+        for block in of_one.read(range(rows.start, rows.stop), READ_BYTES):
+            layer[position : position + len(block)] = torch.tensor(block)
+            position += len(block)
     return found
 
 

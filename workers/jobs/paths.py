@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from service.storage.arrays import chunk_path
 from service.storage.keys import Document
 from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
@@ -24,6 +25,7 @@ class BlockPaths:
     fit_name: str | None
     keeps_matrix: bool
     is_self: bool
+    layered: bool = False  # an axis λ
 
     def of(self, stage: Stage, number: int) -> str:
         """The object whose existence means that a block is done."""
@@ -49,8 +51,8 @@ class BlockPaths:
     def chunk(self, number: int) -> str:
         """Of the matrix."""
         row, column = self.plan.contraction(number)
-        trailing = "/0" * len(self.plan.trailing)
-        return f"{self.result.influences}/c/{row}/{column}{trailing}"
+        axes = 2 + self.layered + len(self.plan.trailing)
+        return chunk_path(self.result.influences, row, column, axes, layered=self.layered)
 
     def part(self, number: int) -> str:
         """What `finish` merges of a contraction."""
@@ -80,6 +82,7 @@ class BlockPaths:
             fit_name=fit_name,
             keeps_matrix=request.keeps_matrix,
             is_self=request.is_self,
+            layered=request.has_damping_axis,
         )
 
     def there(self, objects: Objects, stage: Stage, count: int) -> list[int]:

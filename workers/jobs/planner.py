@@ -48,7 +48,8 @@ class Planner:
         """Of the whole; nothing for a small job, which is not worth a timing."""
         together = min(self._rhs_most, self.request.inversion.together)
         entries = prod(self._trailing)
-        return estimated(self.request, self.inputs, self.rhs_count, together, entries)
+        found = estimated(self.request, self.inputs, self.rhs_count, together, entries)
+        return found.with_dampings(self._dampings)
 
     @property
     def _seconds(self) -> float:
@@ -65,7 +66,7 @@ class Planner:
         """Cut by memory alone."""
         request, inputs = self.request, self.inputs
         test_rows, train_rows = self.rhs_count, len(inputs.train)
-        test = Cut.evenly(test_rows, self._budget // self._vector_bytes or 1)
+        test = Cut.evenly(test_rows, self._test_most)
         train = Cut.evenly(train_rows, MOST_ROWS)
         if self.request.keeps_matrix:
             most = CHUNK_BYTES // (FEWEST_COLUMNS * self._entry_bytes) or 1
@@ -118,7 +119,7 @@ class Planner:
     def _wished(self, plan: Plan) -> Plan:
         """As far as the job says how it is to be cut, and memory allows."""
         wish = self.request.blocks
-        test = _at_most(plan.test, wish.test_rows, self._budget // self._vector_bytes or 1)
+        test = _at_most(plan.test, wish.test_rows, self._test_most)
         most = self._columns(test) if self.request.keeps_matrix else MOST_ROWS
         train = _at_most(plan.train, wish.train_rows, most)
         rhs = _at_most(plan.rhs, wish.rhs_rows, self._rhs_most)
@@ -137,12 +138,24 @@ class Planner:
         return self.inputs.problem.size * self.inputs.problem.dtype.itemsize
 
     @property
+    def _test_most(self) -> int:
+        """Test rows whose factors of all λ's fit."""
+        return self._budget // (self._dampings * self._vector_bytes) or 1
+
+    @property
     def _rhs_most(self) -> int:
-        return max(1, self._budget // (VECTORS_ALIVE * self._vector_bytes))
+        # The solutions of all λ's are there together.
+        alive = VECTORS_ALIVE + self._dampings - 1
+        return max(1, self._budget // (alive * self._vector_bytes))
 
     @property
     def _entry_bytes(self) -> int:
-        return prod(self._trailing) * self.inputs.problem.dtype.itemsize
+        """Of the scores of one pair of rows, with all λ's."""
+        return self._dampings * prod(self._trailing) * self.inputs.problem.dtype.itemsize
+
+    @property
+    def _dampings(self) -> int:
+        return self.request.damping_count
 
     def _columns(self, test: Cut) -> int:
         return CHUNK_BYTES // (test.step * self._entry_bytes) or 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from service.storage.row_blocks import layers
 from upweight.schema import InfluencesJob, JobRequest
 from workers import engine
 from workers.engine import (
@@ -28,10 +29,11 @@ from workers.engine import (
 )
 from workers.engine.inversion.damping import Measured, measured
 from workers.engine.operators import ClosedForm, Explicit
-from workers.fits.fits import Fits, Solve
+from workers.fits.fits import Fits, SolveEach
 from workers.fits.store import Tensors
 from workers.jobs.inputs import JobInputs
 from workers.jobs.merge import Ranking, merged_summary, sum_of_rows
+from workers.jobs.neighbours import Sample
 from workers.jobs.plan import Plan
 from workers.jobs.predictions import store_predictions
 from workers.jobs.results import ResultWriter
@@ -42,30 +44,31 @@ CLOSED_FORM = "closed form"
 
 @dataclass(frozen=True)
 class Solved:
-    """One block of right-hand sides: `x` (k, p), what was found out about each of them, and about H."""
+    """One block of right-hand sides with L λ's: `x` (L, k, p), what was found out about each of them, and about H."""
 
     x: Tensor
-    of_rows: Tensors  # (k, …) each
+    of_rows: Tensors  # (L, k, …) each
     of_fit: Tensors
-    summary: dict[str, Any]
+    summaries: list[dict[str, Any]]  # one a λ
 
 
 @dataclass(frozen=True)
 class Scores:
     """Influences of one block of training rows on one of test rows; each part only if it is kept."""
 
-    matrix: Tensor | None = None  # (m, n, …)
-    top: Tensors = field(default_factory=dict)
-    mean_sums: Tensor | None = None  # (n,) float64, over the test rows
+    matrix: Tensor | None = None  # (L, m, n, …)
+    top: Tensors = field(default_factory=dict)  # (L m, k) each
+    mean_sums: Tensor | None = None  # (L, n) float64, over the test rows
+    sample: Tensor | None = None  # (L, m', n', e), where λ's are compared
 
 
 @dataclass(frozen=True)
 class SelfInfluences:
-    """(n,) of one block of training rows, and what solving for them found out."""
+    """(L, n) of one block of training rows, and what solving for them found out."""
 
     values: Tensor
     of_fit: Tensors
-    summary: dict[str, Any]
+    summaries: list[dict[str, Any]]  # one a λ
 
 
 @dataclass
@@ -73,7 +76,7 @@ class Cost:
     """What the engine did."""
 
     passes: float = 0.0
-    gradient_passes: float = 0.0  # over the training rows, however many factors meet them
+    gradient_rows: int = 0  # training rows whose gradients were made, however many factors met them
     seconds: float = 0.0
     peak_memory_bytes: int = 0
 
@@ -133,7 +136,7 @@ class Steps:
             torch.cuda.reset_peak_memory_stats(device)
         yield cost
         cost.passes = float(sum(each.passes for each in self._curvatures))
-        cost.gradient_passes = self._gradient_rows / max(1, self.plan.train.total)
+        cost.gradient_rows = self._gradient_rows
         cost.seconds = time.perf_counter() - began
         cost.peak_memory_bytes = _peak_memory(device)
 
@@ -240,25 +243,40 @@ class Steps:
         rhs = self._right_hand_sides(rows)
         return self._described(self._solver(rows)(rhs), rhs)
 
-    def _solver(self, rows: slice) -> Solve:
-        """With the rows' part of a first guess."""
+    def _solver(self, rows: slice) -> SolveEach:
+        """With each λ, and the rows' part of a first guess."""
         guess = self.inputs.guess
-        return self._fits.solver(
-            lambda digest, name: guess(digest, name, rows), self._solved_with, self._progress
+        given = (
+            lambda digest, name: guess(digest, name, rows),
+            self._solved_with,
+            self._progress,
         )
+        if self.request.has_damping_axis:
+            return self._fits.solver_of_each(self.request.dampings, *given)
+        solve = self._fits.solver(*given)
+        return lambda rhs: [solve(rhs)]
 
     def _solved_with(self) -> Curvature:
         """What a method multiplies with, where it does: one that builds C has all that it needs in its fit."""
         return self._curvature() if self.request.inversion.builds_matrix else self._in_closed_form()
 
-    def _described(self, solution: Solution, rhs: Tensor) -> Solved:
-        damping = self.request.dampings[0]
-        summary = solution.summary | {"curvature_share": solution.curvature_share(rhs, damping)}
-        of_rows: Tensors = {}
-        of_fit: Tensors = {}
-        for name, value in solution.arrays.items():
-            (of_rows if name in solution.rowwise else of_fit)[name] = value
-        return Solved(solution.x, of_rows, of_fit, summary)
+    def _described(self, solutions: Sequence[Solution], rhs: Tensor) -> Solved:
+        summaries = [
+            each.summary | {"curvature_share": each.curvature_share(rhs, damping)}
+            for each, damping in zip(solutions, self.request.dampings, strict=True)
+        ]
+        of_rows: dict[str, list[Tensor]] = {}
+        of_fit: dict[str, list[Tensor]] = {}
+        for solution in solutions:
+            for name, value in solution.arrays.items():
+                found = of_rows if name in solution.rowwise else of_fit
+                found.setdefault(name, []).append(value)
+        return Solved(
+            torch.stack([each.x for each in solutions]),
+            {name: torch.stack(each) for name, each in of_rows.items()},
+            dict(_once_where_alike(of_fit)),
+            summaries,
+        )
 
     def _right_hand_sides(self, rows: slice) -> Tensor:
         if self.inputs.rhs is not None:
@@ -273,27 +291,35 @@ class Steps:
         return rhs
 
     def scores(self, factors: Tensor, number: int) -> Scores:
-        """Factors of one block of test rows times the gradients of one block of training rows."""
+        """Factors (L, m, p) of one block of test rows times the gradients of one block of training rows."""
         assert isinstance(self.request, InfluencesJob)
         keep = self.request.keep
         rows = self.plan.train.block(self.plan.contraction(number)[1])
         ranking = Ranking(keep.top) if keep.top else None
-        count = rows.stop - rows.start
-        sums = torch.empty(count, dtype=torch.float64) if keep.mean else None
+        count, several = rows.stop - rows.start, len(factors)
+        sums = torch.empty((several, count), dtype=torch.float64) if keep.mean else None
+        sample = Sample.of(self.plan) if several > 1 else None
+        first_test = self.plan.test.block(self.plan.contraction(number)[0]).start
+        sampled: list[Tensor] = []
         matrix: Tensor | None = None
         with numbered_from(rows.start):
-            for here, block in self._influences(factors, rows):
+            # All λ's meet the training rows together: one pass.
+            for here, found in self._influences(factors.flatten(0, 1), rows):
+                block = found.view(several, -1, *found.shape[1:])
                 if keep.matrix:
                     if matrix is None:
-                        shape = (len(factors), count, *block.shape[2:])
+                        shape = (*block.shape[:2], count, *block.shape[3:])
                         matrix = torch.empty(shape, dtype=block.dtype)
-                    matrix[:, here] = block.cpu()
+                    matrix[:, :, here] = block.cpu()
                 if ranking is not None:
-                    ranking.add(rows.start + here.start, block)
+                    ranking.add(rows.start + here.start, found)
                 if sums is not None:
-                    sums[here] = sum_of_rows(block)
+                    sums[:, here] = torch.stack([sum_of_rows(each) for each in block])
+                if sample is not None:
+                    sampled.append(sample.taken(first_test, rows.start + here.start, block))
+                self._gradient_rows += found.shape[1]
         top = {name: value.cpu() for name, value in ranking.tensors().items()} if ranking else {}
-        return Scores(matrix, top, sums)
+        return Scores(matrix, top, sums, torch.cat(sampled, 2) if sampled else None)
 
     def _influences(self, factors: Tensor, rows: slice) -> Iterator[tuple[slice, Tensor]]:
         request, problem = self.request, self.inputs.problem
@@ -315,17 +341,26 @@ class Steps:
         train = Window(self.inputs.train, rows.start, rows.stop)
         solve, found = self._solver(rows), list[Solved]()
 
-        def remembered(rhs: Tensor) -> Solution:
-            solution = solve(rhs)
-            found.append(self._described(solution, rhs))
-            return solution
+        def remembered(rhs: Tensor) -> Sequence[Solution]:
+            solutions = solve(rhs)
+            # Without the solutions: there is one for each training row.
+            found.append(replace(self._described(solutions, rhs), x=rhs[:0]))
+            return solutions
 
-        values = torch.empty(len(train), dtype=problem.dtype, device=problem.device)
+        count = len(self.request.dampings)
+        values = torch.empty((count, len(train)), dtype=problem.dtype, device=problem.device)
+        influences = engine.self_influences_of_each(
+            problem, remembered, count, train, **self._options()
+        )
         with numbered_from(rows.start):
-            for here, block in engine.self_influence(problem, remembered, train, **self._options()):
-                values[here] = block
-        summary = merged_summary([each.summary for each in found])
-        return SelfInfluences(values, found[-1].of_fit, summary)
+            for here, block in influences:
+                values[:, here] = block
+                self._gradient_rows += block.shape[1]
+        summaries = [
+            merged_summary(list(each))
+            for each in zip(*(block.summaries for block in found), strict=True)
+        ]
+        return SelfInfluences(values, found[-1].of_fit, summaries)
 
     def predict(self, number: int, writer: ResultWriter) -> str:
         """Stores losses and predictions of one block of rows; answers the object's digest."""
@@ -364,12 +399,12 @@ class Steps:
         return summary | ({"label_seed": self.request.seed} if curvature.facts.draws_labels else {})
 
     def low_precision_summary(self, factors: Callable[[], Tensor]) -> dict[str, Any]:
-        """What a sample of factors and training rows says of low precision; nothing in full precision."""
+        """What a sample of factors (L, k, p) and training rows says of low precision; nothing in full precision."""
         precision = low_precision(self.request.precision)
         if precision == "full":
             return {}
         found = engine.low_precision_agreement(
-            self.inputs.problem, factors(), self.inputs.train, precision
+            self.inputs.problem, factors().flatten(0, 1), self.inputs.train, precision
         )
         summary = {"low_precision_correlation": found.correlation}
         return summary | ({"warning": found.warning} if found.warning else {})
@@ -388,6 +423,15 @@ def _added_up(partial: Iterator[Tensors]) -> Tensors:
         for name, each in sums.items():
             total[name] += each
     return total
+
+
+def _once_where_alike(found: Mapping[str, Sequence[Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """What was found out about H with each λ: once where that is the same, else under the λ's number."""
+    for name, (first, *others) in found.items():
+        if all(each is first or torch.equal(each, first) for each in others):
+            yield name, first
+        else:
+            yield from zip(layers(name, 1 + len(others)), (first, *others), strict=True)
 
 
 def _peak_memory(device: torch.device) -> int:

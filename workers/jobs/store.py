@@ -14,7 +14,7 @@ from torch import Tensor
 
 from service.storage.arrays import NewMatrix
 from service.storage.objects import ObjectMeta, Objects
-from service.storage.row_blocks import RowBlocks, block_path
+from service.storage.row_blocks import RowBlocks, block_path, layers
 from service.storage.tensors import read_entry, read_header, read_note
 from upweight.schema import InfluencesJob, JobRequest
 from workers.fits.store import StoredFits, Tensors, as_tensor
@@ -26,14 +26,16 @@ from workers.jobs.results import ResultWriter
 from workers.jobs.steps import Scores, SelfInfluences, Solved
 
 FACTORS = "factors"
+SELF_INFLUENCES = "self_influences"
 MEAN_SUMS = "mean_sums"
+SAMPLE = "sample"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the blocks found out beside their numbers: block by block, and about H."""
+    """What the blocks found out beside their numbers: block by block, for each λ, and about H."""
 
-    summaries: Sequence[dict[str, Any]]
+    summaries: Sequence[Sequence[dict[str, Any]]]
     of_rows: Sequence[Tensors] = ()
     of_fit: Tensors = field(default_factory=dict)
 
@@ -41,9 +43,9 @@ class Findings:
     def eigenvalues(self) -> Tensor | None:
         """(k,) those of H that are known: all, the largest, or both ends."""
         ends = [
-            self.summaries[-1][each]
+            self.summaries[-1][-1][each]
             for each in ("smallest_eigenvalue", "largest_eigenvalue")
-            if each in self.summaries[-1]
+            if each in self.summaries[-1][-1]
         ]
         return self.of_fit.get("eigenvalues", torch.tensor(ends) if ends else None)
 
@@ -92,15 +94,15 @@ class BlockStore(ABC):
 
     @abstractmethod
     def solved_rows(self, rows: slice) -> Tensor:
-        """Some rows (k, p) of what was solved for, in memory of their own."""
+        """Some rows (L, k, p) of what was solved for, in memory of their own."""
 
     def factors(self, rows: slice) -> Tensor:
-        """Some rows (k, p) of the factors, of an earlier job or of this one."""
+        """Some rows (L, k, p) of the factors, of an earlier job or of this one."""
         given = self.inputs.factors
         return self.solved_rows(rows) if given is None else given(rows)
 
     def test_factors(self, test: int) -> Tensor:
-        """(m, p) of one block of test rows; kept, for the next block is mostly about the same."""
+        """(L, m, p) of one block of test rows; kept, for the next block is mostly about the same."""
         if self._test_factors is None or self._test_factors[0] != test:
             self._test_factors = None
             self._test_factors = test, self.factors(self.plan.test.block(test))
@@ -108,10 +110,21 @@ class BlockStore(ABC):
 
     @cached_property
     def matrix(self) -> NewMatrix:
-        """The matrix of influences, a block of scores a chunk."""
+        """The matrix of influences, a block of scores a chunk; with an axis λ before, where the result has one."""
         dtype = str(self.inputs.problem.dtype).removeprefix("torch.")
-        plan, path = self.plan, self.writer.paths.influences
-        return NewMatrix(path, plan.matrix_shape(), plan.chunk_shape(), dtype)
+        plan, path, layered = self.plan, self.writer.paths.influences, self.layered is not None
+        first = () if self.layered is None else (self.layered,)
+        shape, chunk = (*first, *plan.matrix_shape()), (*first, *plan.chunk_shape())
+        return NewMatrix(path, shape, chunk, dtype, layered)
+
+    @property
+    def layered(self) -> int | None:
+        """How many λ's the result has an axis of; None where it has none."""
+        return self.request.damping_count if self.request.has_damping_axis else None
+
+    def _chunk(self, writer: ResultWriter, test: int, train: int, matrix: Tensor) -> str:
+        block = matrix if self.layered is not None else matrix[0]
+        return writer.chunk(self.matrix, test, train, block)
 
     @abstractmethod
     def tops(self, test: int) -> Iterable[Tensors]:
@@ -120,6 +133,14 @@ class BlockStore(ABC):
     @abstractmethod
     def mean_sums(self, train: int) -> Iterable[Tensor]:
         """Of one block of training rows: (n,) a block of test rows, in order; merged ones are one."""
+
+    @abstractmethod
+    def samples(self, test: int) -> Iterable[Tensor]:
+        """Of one block of test rows: (L, m', n', e) a block of training rows, in order; cut together they are one."""
+
+    @abstractmethod
+    def self_influences(self) -> Iterator[Tensor]:
+        """(L, n) of each block of training rows, in order."""
 
     @abstractmethod
     def findings(self, of_fit: Callable[[], Tensors]) -> Findings | None:
@@ -134,11 +155,13 @@ class MemoryStore(BlockStore):
     ) -> None:
         super().__init__(request, inputs, plan, writer)
         self._solved: list[Tensor] = []
-        self._summaries: list[dict[str, Any]] = []
+        self._summaries: list[list[dict[str, Any]]] = []
         self._of_rows: list[Tensors] = []
         self._of_fit: Tensors = {}
         self._tops: dict[int, Ranking] = {}
         self._mean_sums: dict[int, Tensor] = {}
+        self._samples: dict[int, list[Tensor]] = {}
+        self._self_influences: list[Tensor] = []
 
     @property
     def factors_folder(self) -> str:
@@ -157,15 +180,19 @@ class MemoryStore(BlockStore):
         self._of_rows.append(block.of_rows)
         if not self.request.keeps_factors:
             return ""
-        return write_solved(self.writer, block_path(self.factors_folder, number), block)
+        return write_solved(
+            self.writer, block_path(self.factors_folder, number), block, self.layered
+        )
 
     def put_self_influences(self, number: int, block: SelfInfluences) -> str:
         """Stored."""
         self._found(block)
-        return write_self_influences(self.writer, number, block)
+        if self.layered is not None:  # for their correlation
+            self._self_influences.append(block.values.cpu())
+        return write_self_influences(self.writer, number, block, self.layered)
 
     def _found(self, block: Solved | SelfInfluences) -> None:
-        self._summaries.append(block.summary)
+        self._summaries.append(block.summaries)
         self._of_fit = block.of_fit
 
     def put_scores(self, number: int, block: Scores) -> str:
@@ -178,15 +205,17 @@ class MemoryStore(BlockStore):
             self._mean_sums[train] += block.mean_sums
         elif block.mean_sums is not None:
             self._mean_sums[train] = block.mean_sums
+        if block.sample is not None:
+            self._samples.setdefault(test, []).append(block.sample)
         if block.matrix is None:
             return ""
-        return self.writer.chunk(self.matrix, test, train, block.matrix)
+        return self._chunk(self.writer, test, train, block.matrix)
 
     def solved_rows(self, rows: slice) -> Tensor:
         """Copied, as where they are read: products round otherwise where factors lie otherwise."""
         if len(self._solved) > 1:
-            self._solved = [torch.cat(self._solved)]
-        return self._solved[0][rows].clone(memory_format=torch.contiguous_format)
+            self._solved = [torch.cat(self._solved, 1)]
+        return self._solved[0][:, rows].clone(memory_format=torch.contiguous_format)
 
     def tops(self, test: int) -> Iterable[Tensors]:
         """One, merged."""
@@ -195,6 +224,14 @@ class MemoryStore(BlockStore):
     def mean_sums(self, train: int) -> Iterable[Tensor]:
         """One, added up."""
         return [self._mean_sums[train]]
+
+    def samples(self, test: int) -> Iterable[Tensor]:
+        """As they came."""
+        return self._samples.get(test, [])
+
+    def self_influences(self) -> Iterator[Tensor]:
+        """As they came."""
+        return iter(self._self_influences)
 
     def findings(self, of_fit: Callable[[], Tensors]) -> Findings | None:
         """As the blocks gave it."""
@@ -250,21 +287,23 @@ class ObjectStore(BlockStore):
 
     def put_solved(self, number: int, block: Solved) -> str:
         """With what was found out about its rows."""
-        return write_solved(self._writer(), self.paths.of("solve", number), block)
+        return write_solved(self._writer(), self.paths.of("solve", number), block, self.layered)
 
     def put_self_influences(self, number: int, block: SelfInfluences) -> str:
         """Stored."""
-        return write_self_influences(self._writer(), number, block)
+        return write_self_influences(self._writer(), number, block, self.layered)
 
     def put_scores(self, number: int, block: Scores) -> str:
         """What is merged first, the matrix's chunk last: with it the block is done."""
         digest, writer, parts = "", self._writer(), dict(block.top)
         if block.mean_sums is not None:
             parts[MEAN_SUMS] = block.mean_sums
+        if block.sample is not None:
+            parts[SAMPLE] = block.sample
         if parts:
             digest = writer.tensors(self.paths.part(number), parts)
         if block.matrix is not None:
-            digest = writer.chunk(self.matrix, *self.plan.contraction(number), block.matrix)
+            digest = self._chunk(writer, *self.plan.contraction(number), block.matrix)
         return digest
 
     def _writer(self) -> ResultWriter:
@@ -273,26 +312,42 @@ class ObjectStore(BlockStore):
 
     def solved_rows(self, rows: slice) -> Tensor:
         """Read block by block."""
-        kept = RowBlocks(self.objects, self.paths.factors, self.plan.rhs, FACTORS)
+        names = layers(FACTORS, self.layered)
+        kept = [RowBlocks(self.objects, self.paths.factors, self.plan.rhs, name) for name in names]
         return stored_rows(kept, rows, self.inputs.problem)
 
     def tops(self, test: int) -> Iterable[Tensors]:
         """Read one after the other."""
         for train in range(self.plan.train.count):
-            yield self._part(test, train, sums=False)
+            yield self._part(test, train, _is_ranked)
 
     def mean_sums(self, train: int) -> Iterable[Tensor]:
         """Read one after the other."""
         for test in range(self.plan.test.count):
-            yield self._part(test, train, sums=True)[MEAN_SUMS]
+            yield self._part(test, train, MEAN_SUMS.__eq__)[MEAN_SUMS]
 
-    def _part(self, test: int, train: int, *, sums: bool) -> Tensors:
-        """What `put_scores` left to be merged: the sums, or all else."""
+    def samples(self, test: int) -> Iterable[Tensor]:
+        """Read one after the other."""
+        for train in range(self.plan.train.count):
+            yield self._part(test, train, SAMPLE.__eq__)[SAMPLE]
+
+    def self_influences(self) -> Iterator[Tensor]:
+        """Read one after the other."""
+        for number in range(self.plan.train.count):
+            path = self.paths.of("contract", number)
+            header = read_header(self.objects, path)
+            names = layers(SELF_INFLUENCES, self.layered)
+            yield torch.stack(
+                [as_tensor(read_entry(self.objects, path, header[name])) for name in names]
+            )
+
+    def _part(self, test: int, train: int, wanted: Callable[[str], bool]) -> Tensors:
+        """What `put_scores` left to be merged, as far as it is wanted."""
         path = self.paths.part(test * self.plan.train.count + train)
         return {
             name: as_tensor(read_entry(self.objects, path, entry))
             for name, entry in read_header(self.objects, path).items()
-            if (name == MEAN_SUMS) == sums
+            if wanted(name)
         }
 
     def findings(self, of_fit: Callable[[], Tensors]) -> Findings | None:
@@ -303,28 +358,54 @@ class ObjectStore(BlockStore):
         stage: Stage = "contract" if is_self else "solve"
         paths = [self.paths.of(stage, number) for number in range(self.plan.stages()[stage])]
         of_rows = [] if is_self else [self._of_rows(path) for path in paths]
-        summaries = [json.loads(read_note(self.objects, path)) for path in paths]
+        summaries = [_summaries(read_note(self.objects, path)) for path in paths]
         return Findings(summaries, of_rows, of_fit())
 
     def _of_rows(self, path: str) -> Tensors:
-        """What was found out about each right-hand side of a block."""
+        """What was found out about each right-hand side of a block, (L, k, …)."""
         return {
-            name: as_tensor(read_entry(self.objects, path, entry))
+            name: _with_axis(as_tensor(read_entry(self.objects, path, entry)), self.layered)
             for name, entry in read_header(self.objects, path).items()
-            if name != FACTORS
+            if name.partition(".")[0] != FACTORS
         }
 
 
-def write_solved(writer: ResultWriter, path: str, block: Solved) -> str:
+def write_solved(writer: ResultWriter, path: str, block: Solved, layered: int | None) -> str:
     """A block of solutions as one object; answers its digest."""
-    return writer.tensors(path, {FACTORS: block.x, **block.of_rows}, _note(block.summary))
+    of_rows = block.of_rows
+    if layered is None:
+        of_rows = {name: each[0] for name, each in of_rows.items()}
+    tensors = {**_by_layer(FACTORS, block.x, layered), **of_rows}
+    return writer.tensors(path, tensors, _note(block.summaries, layered))
 
 
-def write_self_influences(writer: ResultWriter, number: int, block: SelfInfluences) -> str:
+def write_self_influences(
+    writer: ResultWriter, number: int, block: SelfInfluences, layered: int | None
+) -> str:
     """One block of training rows as one object; answers its digest."""
     path = block_path(writer.paths.self_influences, number)
-    return writer.tensors(path, {"self_influences": block.values}, _note(block.summary))
+    tensors = _by_layer(SELF_INFLUENCES, block.values, layered)
+    return writer.tensors(path, tensors, _note(block.summaries, layered))
 
 
-def _note(summary: dict[str, Any]) -> str:
-    return json.dumps(summary, sort_keys=True)
+def _by_layer(name: str, values: Tensor, layered: int | None) -> Tensors:
+    """A tensor for each λ, of (L, …)."""
+    return dict(zip(layers(name, layered), values, strict=True))
+
+
+def _with_axis(values: Tensor, layered: int | None) -> Tensor:
+    return values[None] if layered is None else values
+
+
+def _is_ranked(name: str) -> bool:
+    return name not in (MEAN_SUMS, SAMPLE)
+
+
+def _note(summaries: Sequence[dict[str, Any]], layered: int | None) -> str:
+    said: Any = summaries[0] if layered is None else {"dampings": summaries}
+    return json.dumps(said, sort_keys=True)
+
+
+def _summaries(note: str) -> list[dict[str, Any]]:
+    said = json.loads(note)
+    return list(said["dampings"]) if "dampings" in said else [said]

@@ -229,7 +229,7 @@ class _Attempt:
             **outcome,
             "cost": {
                 "hessian_passes": cost.passes + measuring,
-                "gradient_passes": cost.gradient_passes,
+                "gradient_passes": cost.gradient_rows / max(1, plan.train.total),
                 "engine_seconds": cost.seconds,
                 "peak_memory_bytes": cost.peak_memory_bytes,
                 "seconds": time.monotonic() - began,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,10 +20,14 @@ NEAR_OPTIMUM, FAR_FROM_OPTIMUM = 0.05, 0.25
 FEWEST_BY_CURVATURE = 0.01  # of ‖b‖ that is ‖Hx‖: below it x is b / λ
 
 
-def solved(request: JobRequest, summary: Summary, dtype: torch.dtype) -> Judgement:
-    """Of the info's summary: whether (H + λI) x = b was solved for each right-hand side b, as the method says."""
+def solved(
+    request: JobRequest, summary: Summary, dtype: torch.dtype, damping: float | None = None
+) -> Judgement:
+    """Of one λ's summary: whether (H + λI) x = b was solved for each right-hand side b, as the method says."""
     method = engine_method(request.inversion, request.seed)
-    level, text = method.verdict(summary, request.dampings[0], dtype)
+    level, text = method.verdict(
+        summary, request.dampings[0] if damping is None else damping, dtype
+    )
     warning = summary.get("warning")
     return Judgement(
         level="bad" if warning else level, text=f"{text} {warning}" if warning else text
@@ -44,6 +48,16 @@ def applies(
         parts.append(_left_by_damping(summary["curvature_share"]))
     level = max((level for level, _ in parts), key=LEVELS.index)
     return Judgement(level=level, text=" ".join(sentence for _, sentence in parts if sentence))
+
+
+def worst(judgements: Sequence[Judgement], dampings: Sequence[float]) -> Judgement:
+    """The worst of those of several λ's, with the λ it is of, and how many are as bad."""
+    levels = [LEVELS.index(each.level) for each in judgements]
+    at = levels.index(max(levels))
+    as_bad = levels.count(levels[at])
+    others = "" if as_bad == 1 else f", one of {as_bad} of {len(levels)} like it"
+    text = f"Of {len(levels)} λ's the worst is {dampings[at]:.3g}{others}: {judgements[at].text}"
+    return Judgement(level=judgements[at].level, text=text)
 
 
 def _near_optimum(damping: float, found: Optimality) -> tuple[Level, str]:

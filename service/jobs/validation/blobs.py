@@ -150,7 +150,7 @@ def _factors_fit(earlier: Document, inputs: Inputs, matched: Sequence[ColumnMatc
         words = f"the factors of {id} are of model {earlier['model_id']}, and this job's is {inputs.model.id}"
         raise InvalidRequest.field("/factors", f"{words}; take the same model, or solve anew", id)
     if inputs.test is not None and earlier["test_id"] is None:
-        count, chosen = earlier["result"]["factor_shape"][0], len(inputs.test.rows)
+        count, chosen = earlier["result"]["factor_shape"][-2], len(inputs.test.rows)
         if chosen != count:
             words = (
                 f"the factors of {id} are solutions for {count} right-hand sides of its own, and 'test' chooses "

@@ -16,10 +16,6 @@ _TOP_ENTRY_EXTRA = 8  # of a kept entry: its column's number
 
 def refuse_too_much(settings: Settings, job: JobRequest, inputs: Inputs) -> None:
     """Raises InvalidRequest, ResultTooLarge."""
-    if job.has_damping_axis:
-        raise InvalidRequest.field(
-            "/hessian_regularization", "a list is not taken yet; give one λ a job", None
-        )
     if job.timeout_s is not None and job.timeout_s > settings.job_seconds:
         raise InvalidRequest.field(
             "/timeout_s",
@@ -120,16 +116,17 @@ def _influences_within_limits(
         raise InvalidRequest.field(
             "/keep/top", f"there are {n} training rows to choose the top from", job.keep.top
         )
-    matrix = m * n * prod(one) * item if job.keep.matrix else 0
+    several = job.damping_count
+    matrix = several * m * n * prod(one) * item if job.keep.matrix else 0
     if matrix > settings.result_bytes:
         raise ResultTooLarge.field(
             "/keep/matrix",
-            f"{m} test rows by {n} training rows{_of(one)} are {matrix} bytes, over the limit of "
+            f"{_times(job)}{m} test rows by {n} training rows{_of(one)} are {matrix} bytes, over the limit of "
             f"{settings.result_bytes}. Set keep.matrix to false and keep.top (the strongest rows of each test row) "
             "or keep.mean, or choose fewer rows",
             True,
         )
-    top = 2 * m * job.keep.top * (item + _TOP_ENTRY_EXTRA)
+    top = several * 2 * m * job.keep.top * (item + _TOP_ENTRY_EXTRA)
     if top > settings.result_bytes:
         raise ResultTooLarge.field(
             "/keep/top",
@@ -144,11 +141,11 @@ def _factors_within_limits(
     settings: Settings, job: JobRequest, inputs: Inputs, pointer: str
 ) -> None:
     rows, count = inputs.test_count, inputs.model.parameter_count or 0
-    size = rows * count * item_bytes(job)
+    size = job.damping_count * rows * count * item_bytes(job)
     if size > settings.result_bytes:
         raise ResultTooLarge.field(
             pointer,
-            f"the factors of {rows} test rows by {count} parameters are {size} bytes, over the limit of "
+            f"the factors of {_times(job)}{rows} test rows by {count} parameters are {size} bytes, over the limit of "
             f"{settings.result_bytes}; choose fewer test rows, or do not keep them",
             True,
         )
@@ -157,20 +154,25 @@ def _factors_within_limits(
 def result_bytes(job: JobRequest, inputs: Inputs) -> int:
     """What a job will store, as far as that is known before it runs: arrays, not their info."""
     m, n, item = inputs.test_count, len(inputs.train.rows), item_bytes(job)
-    factors = m * (inputs.model.parameter_count or 0) * item
+    several = job.damping_count
+    factors = several * m * (inputs.model.parameter_count or 0) * item
     if isinstance(job, FactorsJob):
         return factors
     if not isinstance(job, InfluencesJob):
-        return n * item if isinstance(job, SelfInfluencesJob) else 0
+        return several * n * item if isinstance(job, SelfInfluencesJob) else 0
     keep = job.keep
     size = m * n * prod(perturbed_shape(job, inputs)) * item if keep.matrix else 0
-    size += 2 * m * keep.top * (item + _TOP_ENTRY_EXTRA)
-    return size + (n * item if keep.mean else 0) + (factors if keep.factors else 0)
+    size += 2 * m * keep.top * (item + _TOP_ENTRY_EXTRA) + (n * item if keep.mean else 0)
+    return several * size + (factors if keep.factors else 0)
 
 
 def item_bytes(job: JobRequest) -> int:
     """Bytes of one number of the result."""
     return 8 if job.precision == "float64" else 4
+
+
+def _times(job: JobRequest) -> str:
+    return f"{job.damping_count} λ's by " if job.has_damping_axis else ""
 
 
 def _of(shape: tuple[int, ...]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from upweight.errors import InvalidRequest
 from upweight.extras import needed
+from upweight.results.plot.damping import damping
 from upweight.results.plot.examples import examples
 from upweight.results.plot.heatmap import heatmap
 from upweight.results.plot.ranking import ranking
@@ -17,7 +18,12 @@ from upweight.results.plot.ranking import ranking
 if TYPE_CHECKING:
     from upweight.results.blocking import RankedResult
 
-KINDS: dict[str, Callable[..., Any]] = {"top": examples, "heatmap": heatmap, "ranking": ranking}
+KINDS: dict[str, Callable[..., Any]] = {
+    "top": examples,
+    "heatmap": heatmap,
+    "ranking": ranking,
+    "damping": damping,
+}
 ENDINGS = (".png", ".svg", ".pdf")
 DPI = 160
 

@@ -7,7 +7,7 @@ column a training row; POSITIVE means helpful: the training row lowers the test 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -133,9 +133,44 @@ def self_influence(
     `solve` takes right-hand sides (b, p) to their solution, such as `fitted.solve`.
     """
 
+    alone = self_influences_of_each(
+        problem,
+        lambda rhs: (solve(rhs),),
+        1,
+        rows,
+        batch_size=batch_size,
+        budget_bytes=budget_bytes,
+        progress=progress,
+    )
+    for here, (block,) in alone:
+        yield here, block
+
+
+def self_influences_of_each(
+    problem: Problem,
+    solve: Callable[[Tensor], Sequence[Solution]],
+    count: int,
+    rows: Rows,
+    *,
+    batch_size: BatchSize = "auto",
+    budget_bytes: int = DEFAULT_BUDGET,
+    progress: Progress | None = None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """With each of `count` λ's, from one pass over the rows: yields (slice of rows, (count, b)).
+
+    `solve` takes right-hand sides (b, p) to their solution with each λ.
+    """
+
     def of_block(gradients: Tensor) -> Tensor:
-        return (solve(gradients).x * gradients).sum(1)
+        return torch.stack([(each.x * gradients).sum(1) for each in solve(gradients)])
 
     yield from over_gradients(
-        problem, rows, of_block, "self-influence", batch_size, budget_bytes, progress
+        problem,
+        rows,
+        of_block,
+        "self-influence",
+        batch_size,
+        budget_bytes,
+        progress,
+        result_width=(count - 1) * problem.size,
     )
