@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationInfo
 
@@ -28,9 +28,17 @@ OwnPrecision = Literal["float32", "float64"]
 Weight = Annotated[float, Field(ge=0.0)]
 
 
-class CrossEntropy(Request):
+class _Loss(Request):
+    """What is true of a loss, whatever its parameters."""
+
+    # Of each output: a class index (an integer), or a value of the output's shape. None where neither is so.
+    target: ClassVar[Literal["class", "value"] | None] = None
+
+
+class CrossEntropy(_Loss):
     """Targets: class indices. Outputs: logits."""
 
+    target = "class"
     name: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     ignore_index: int | None = None
@@ -41,28 +49,32 @@ class CrossEntropy(Request):
     class_axis: ClassAxis = 1
 
 
-class BceWithLogits(Request):
+class BceWithLogits(_Loss):
     """Targets in [0, 1], of the outputs' shape."""
 
+    target = "value"
     name: Literal["bce_with_logits"] = "bce_with_logits"
 
 
-class Mse(Request):
+class Mse(_Loss):
     """The mean over a row's outputs of the squared error."""
 
+    target = "value"
     name: Literal["mse"] = "mse"
 
 
-class Huber(Request):
+class Huber(_Loss):
     """Quadratic within `delta`, linear outside."""
 
+    target = "value"
     name: Literal["huber"] = "huber"
     delta: Annotated[float, Field(gt=0.0)] = 1.0
 
 
-class Nll(Request):
+class Nll(_Loss):
     """Targets: class indices. Outputs: log-probabilities."""
 
+    target = "class"
     name: Literal["nll"] = "nll"
     ignore_index: int | None = None
     class_weights: Annotated[tuple[Weight, ...], Field(min_length=1, max_length=100_000)] | None = (
@@ -72,15 +84,16 @@ class Nll(Request):
     class_axis: ClassAxis = 1
 
 
-class PoissonNll(Request):
+class PoissonNll(_Loss):
     """Targets: counts. Outputs: log-rates, or rates with `log_input: false`."""
 
+    target = "value"
     name: Literal["poisson_nll"] = "poisson_nll"
     log_input: bool = True
     full: bool = False
 
 
-class GaussianNll(Request):
+class GaussianNll(_Loss):
     """One output: the mean and the log-variance, concatenated in the last dimension.
 
     Two, `output: ["mean", "variance"]`: the mean, and the variance itself, which must not be negative and is floored
@@ -91,7 +104,7 @@ class GaussianNll(Request):
     full: bool = False
 
 
-class ProgramLoss(Request):
+class ProgramLoss(_Loss):
     """The program takes inputs and targets and returns one loss per row."""
 
     name: Literal["program"] = "program"

@@ -17,8 +17,6 @@ from upweight.schema import (
     TensorSpec,
 )
 
-_CLASS_LOSSES = ("cross_entropy", "nll")
-_VALUE_LOSSES = ("mse", "huber", "bce_with_logits", "poisson_nll")
 _IGNORED = -100  # what the losses pass over when 'ignore_index' is not given
 
 
@@ -97,13 +95,13 @@ def _targets_fit(model: ModelRecord, chosen: Chosen) -> None:
             f"loss {loss!r} takes one target column; dataset {dataset.name!r} has {len(dataset.targets)}",
         )
     target = _columns(dataset, dataset.targets)[0]
-    if loss in _CLASS_LOSSES and is_floating(target.dtype):
+    if model.loss.target == "class" and is_floating(target.dtype):
         raise _misfit(
             chosen,
             f"loss {loss!r} takes class indices (integers); target {target.name!r} of {dataset.name!r} "
             f"is {target.dtype}",
         )
-    if loss in _VALUE_LOSSES and model.outputs:
+    if model.loss.target == "value" and model.outputs:
         output = model.outputs[0].shape[1:]
         # Never broadcast: (n,) against (n, 1) would be compared each with each.
         if not _same_shape(output, target.shape):
