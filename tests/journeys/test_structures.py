@@ -261,3 +261,27 @@ def test_a_singular_curvature_without_lambda_names_one_that_does(
             **(asked("layers") | {"hessian_regularization": 0.0}),
         )  # fmt: skip
     assert "singular" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gauss_newton", "hessian"])
+@pytest.mark.parametrize(
+    "preconditioner", ["ekfac", {"structure": "kfac"}, {"structure": "diagonal"}]
+)
+def test_a_structure_preconditions_cg(
+    online: Client, net: nn.Module, kind: str, preconditioner: Any
+) -> None:
+    """Fitted once: another λ of the same job finds the fit."""
+    for damping in (1.0, 0.5):
+        found = [
+            online.compute_influences(
+                NAME, NAME, NAME, test_rows=f"0:{TEST}", inversion_method=method, curvature=kind,
+                hessian_regularization=damping, precision="float64", **parameters,
+            )
+            for method, parameters in (
+                ("cg", {"rtol": 1e-10, "preconditioner": preconditioner}),
+                ("direct", {}),
+            )
+        ]  # fmt: skip
+        assert distance(found[0].numpy(), found[1].numpy()) < 1e-8
+        name = preconditioner if isinstance(preconditioner, str) else preconditioner["structure"]
+        assert found[0].info["preconditioner"] == name

@@ -230,24 +230,37 @@ class Nystroem(Request):
     rank: PositiveInt = 32
 
 
+class StructuredPreconditioner(Request):
+    """What a structure keeps of the Gauss-Newton matrix, or of the curvature itself, in closed form: two passes."""
+
+    name: ClassVar[str] = "structured"  # the engine's
+
+    structure: Literal["ekfac", "kfac", "diagonal"]
+
+
 def _by_name(value: Any) -> Any:
     """A bare name stands for the preconditioner of that name, or for the method."""
     if not isinstance(value, str):
         return value
     named = [cls.model_fields["name"].default for cls in (Jacobi, Nystroem)]
     methods = [cls.model_fields["method"].default for cls in get_args(_Fitted)]
+    if value in get_args(StructuredPreconditioner.model_fields["structure"].annotation):
+        return {"structure": value}
     return {"method" if value in methods and value not in named else "name": value}
 
 
 def _spelling(value: Any) -> str:
     """Tags that no field is called: the words for an error look for fields."""
     given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    if "structure" in given:
+        return "as a structure"
     return "as a method" if "method" in given else "as a preconditioner"
 
 
 Preconditioner = Annotated[
     Annotated[Jacobi | Nystroem, Field(discriminator="name"), Tag("as a preconditioner")]
-    | Annotated[_Fitted, Field(discriminator="method"), Tag("as a method")],
+    | Annotated[_Fitted, Field(discriminator="method"), Tag("as a method")]
+    | Annotated[StructuredPreconditioner, Tag("as a structure")],
     Discriminator(_spelling),
     BeforeValidator(_by_name),
 ]
@@ -288,8 +301,9 @@ class ConjugateGradient(InversionMethod):
     )
     preconditioner: Preconditioner | None = Field(
         None,
-        description="`jacobi`, `nystroem` with a `rank`, or any `method` that finds out something about H first, with "
-        'its parameters: `{"method": "arnoldi", "rank_estimate": 50}`. Null: what makes the solution quicker.',
+        description="`jacobi`, `nystroem` with a `rank`, any `method` that finds out something about H first, with its "
+        'parameters: `{"method": "arnoldi", "rank_estimate": 50}`, or the Gauss-Newton matrix in closed form by a '
+        '`structure`: `{"structure": "ekfac"}`. Null: what makes the solution quicker.',
     )
     unsolved: Unsolved = "fail"
 
@@ -305,6 +319,11 @@ class ConjugateGradient(InversionMethod):
     def has_fit(self) -> bool:
         """A preconditioner that is asked for."""
         return self.preconditioner is not None
+
+    @property
+    def fit_is_damped(self) -> bool:
+        """Not one in closed form."""
+        return not isinstance(self.preconditioner, StructuredPreconditioner)
 
     @property
     def needs_damping(self) -> str | None:

@@ -75,6 +75,10 @@ class Curvature(ABC):
         """One of its own for H + λI, if that makes a solution by so many products cheaper."""
         return None
 
+    def of_structure(self, structure: str) -> Curvature:
+        """What of a positive relative of it a structure keeps, to precondition with. Raises BadParameter."""
+        raise BadParameter("preconditioner", structure, "a method: this curvature has no structure")
+
     def partial_sums(self) -> dict[str, Tensor]:
         """What its matrix, or its closed form, is made of: sums over the rows, which add up over parts of them."""
         return {"sum": self.dense() * self.row_count}
@@ -169,6 +173,9 @@ class OfAnother(Curvature):
     @property
     def row_count(self) -> int:
         return self.original.row_count
+
+    def of_structure(self, structure: str) -> Curvature:
+        return self.original.of_structure(structure)
 
 
 @dataclass(frozen=True)
@@ -283,6 +290,10 @@ class ClosedForm(Inverse):
     @abstractmethod
     def damped_matmat(self, vectors: Tensor) -> Tensor:
         """(C + λI) v for each row v of (k, p): (k, p)."""
+
+    @abstractmethod
+    def preconditioner(self) -> Inverse:
+        """To precondition another matrix with, cheaply damped."""
 
     @property
     @abstractmethod

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
+from workers.engine.autodiff.graph.output import FORMED_OUTPUTS
 from workers.engine.curvature.fisher import DrawnRows, EmpiricalFisher
 from workers.engine.curvature.gauss_newton import GaussNewton
 from workers.engine.curvature.hessian import Hessian
 from workers.engine.curvature.of_rows import CurvatureOfRows
+from workers.engine.curvature.structured.columns import can_be_sketched
 from workers.engine.curvature.structured.layout import Structure
 from workers.engine.curvature.structured.make import structured
 from workers.engine.errors import BadParameter
@@ -24,6 +26,8 @@ from workers.engine.operators import Curvature
 from workers.engine.progress import Progress
 
 Found = TypeVar("Found")
+# A preconditioner goes back from each column of a root up to so many; beyond, from one that is drawn.
+FEW_OUTPUTS = 4
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,30 @@ STRUCTURES: dict[str, Callable[[str, Over], Curvature]] = {
 
 def make_curvature(over: Over, kind: str = "hessian", structure: str = "full") -> Curvature:
     """The curvature of this kind and structure. Raises BadParameter for a name that is unknown."""
-    return _named(STRUCTURES, "curvature.structure", structure)(kind, over)
+    found = _named(STRUCTURES, "curvature.structure", structure)(kind, over)
+    if isinstance(found, CurvatureOfRows):
+        found.relative = lambda each: _relative(kind, each, over)
+    return found
 
 
-def _structured(kind: str, structure: Structure, over: Over) -> Curvature:
+def _relative(kind: str, structure: str, over: Over) -> Curvature:
+    """For a Hessian or a Gauss-Newton matrix the nearest sum of squares that the loss allows, at few columns a row."""
+    loss = over.problem.loss
+    if kind in ("hessian", "gauss_newton"):
+        if loss.no_gauss_newton is None and can_be_sketched(loss):
+            kind = "gauss_newton"
+        else:
+            kind = "fisher" if loss.no_labels is None else "empirical_fisher"
+    if structure not in STRUCTURES:
+        raise BadParameter(
+            "preconditioner.structure", structure, f"this engine has {', '.join(STRUCTURES)}"
+        )
+    return _structured(kind, structure, over, FEW_OUTPUTS)  # type: ignore[arg-type]
+
+
+def _structured(
+    kind: str, structure: Structure, over: Over, exact_outputs: int = FORMED_OUTPUTS
+) -> Curvature:
     whole = _named(KINDS, "curvature.kind", kind)
     options = {
         "mask_input": over.mask_input,
@@ -110,6 +134,7 @@ def _structured(kind: str, structure: Structure, over: Over) -> Curvature:
         over.rows,
         options,
         seed=over.seed,
+        exact_outputs=exact_outputs,
         drawn=lambda: (over.drawn.problem, over.drawn),
         whole=lambda: whole(over),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Self
 
 import torch
@@ -43,6 +44,9 @@ class CurvatureOfRows(Curvature):
     term: ClassVar[Term]
     label: ClassVar[str]  # for people
     is_sum_of_rows = True
+    relative: Callable[[str], Curvature] | None = (
+        None  # what a structure keeps of a positive relative
+    )
 
     def __init__(
         self,
@@ -98,6 +102,12 @@ class CurvatureOfRows(Curvature):
         """What multiplies at present, None before the first product."""
         used = self._sums.derivatives
         return next(reversed(used.values())).name if used else None
+
+    def of_structure(self, structure: str) -> Curvature:
+        """As whoever made it has said. Raises BadParameter where it was made alone."""
+        if self.relative is None:
+            return super().of_structure(structure)
+        return self.relative(structure)
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """H v for each row v of (k, p), in one pass over the training rows.

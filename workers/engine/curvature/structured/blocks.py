@@ -14,12 +14,14 @@ from torch import Tensor
 
 from workers.engine.curvature.structured.layout import BlockLayout
 from workers.engine.errors import BadParameter, SingularHessian
-from workers.engine.operators import ClosedForm
+from workers.engine.operators import ClosedForm, Inverse
 
 # Vectors whose rotated entries are alive at once, in entries.
 AT_ONCE = 1 << 25
 # A λ that is suggested lifts the smallest eigenvalue to this part of the largest.
 LIFT = 1e-4
+# Of the mean eigenvalue: what a preconditioner has in place of λ = 0.
+WITHOUT_DAMPING = 1e-2
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,10 @@ class Spectral(ClosedForm):
         """C v for each row v of (k, p)."""
         return self._mapped(vectors, [block.values for block in self.blocks])
 
+    def preconditioner(self) -> SpectralPreconditioner:
+        """To precondition another matrix with."""
+        return SpectralPreconditioner(self)
+
     def damped_matmat(self, vectors: Tensor) -> Tensor:
         """(C + λI) v, with the λ of each block."""
         return self._mapped(vectors, [block.values + each for block, each in self._damped])
@@ -229,3 +235,35 @@ class Spectral(ClosedForm):
     def info(self) -> dict[str, str | int]:
         """As a preconditioner."""
         return {"preconditioner": self.structure}
+
+
+@dataclass(frozen=True)
+class SpectralPreconditioner(Inverse):
+    """(C + λI)⁻¹ as a preconditioner of another matrix: where λ is 0, with a part of the mean eigenvalue instead."""
+
+    spectral: Spectral
+
+    is_cheaply_damped = True
+
+    def apply(self, rhs: Tensor) -> Tensor:
+        """(k, p) -> (k, p)."""
+        return self.spectral.apply(rhs)
+
+    def damped(self, damping: float) -> Self:
+        """The same C with another λ."""
+        least = self.spectral.mean_eigenvalue * WITHOUT_DAMPING
+        return replace(self, spectral=self.spectral.damped(damping or least or 1.0))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For storing, without λ."""
+        return self.spectral.tensors()
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `tensors`."""
+        return cls(Spectral.from_tensors(tensors))
+
+    @property
+    def info(self) -> dict[str, str | int]:
+        """As a preconditioner."""
+        return self.spectral.info

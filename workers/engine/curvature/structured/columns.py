@@ -38,9 +38,18 @@ class Along(PerRow):
         return (outputs * targets).flatten(1).sum(1)
 
 
-def is_wide(outputs: object) -> bool:
+def is_wide(outputs: object, most: int) -> bool:
     """Whether a row has too many outputs to go back from each column of a root."""
-    return isinstance(outputs, Tensor) and outputs[0].numel() > FORMED_OUTPUTS
+    return isinstance(outputs, Tensor) and outputs[0].numel() > most
+
+
+def can_be_sketched(loss: Loss) -> bool:
+    """Whether the second moment of its gradients with drawn labels is a multiple of its Hessian's."""
+    if isinstance(loss, CrossEntropy):
+        return loss.weight is None and not loss.label_smoothing
+    if isinstance(loss, BinaryCrossEntropy):
+        return loss.pos_weight is None
+    return isinstance(loss, MeanSquaredError | Poisson)
 
 
 def columns(problem: Problem, moment: Moment, io: LayerIO) -> Iterator[tuple[Loss, Targets]]:
@@ -61,34 +70,27 @@ def columns(problem: Problem, moment: Moment, io: LayerIO) -> Iterator[tuple[Los
 
 def _sketched(problem: Problem, at: Tensor, drawn: Targets) -> Tensor:
     """r with E[r rᵀ] the Hessian of each row's loss in its outputs, (B, ...); the targets are drawn."""
-    loss, count = problem.loss, _labels_of_mean(problem.loss, at, drawn)
-    if count is None:
+    if not can_be_sketched(problem.loss):
         raise BadParameter(
             "curvature.kind",
             "gauss_newton",
             f"at most {FORMED_OUTPUTS} outputs a row for this structure and loss, and there are "
             f"{at[0].numel():,}; choose kind fisher or empirical_fisher",
         )
-    found = output_cotangents(loss, at, drawn)
+    found = output_cotangents(problem.loss, at, drawn)
+    count = _labels_of_mean(problem.loss, at, drawn)
     return found * count.sqrt().view(-1, *(1,) * (found.ndim - 1))
 
 
-def _labels_of_mean(loss: Loss, at: Tensor, drawn: Targets) -> Tensor | None:
-    """T (B,): the squares of a loss's gradients that is a mean over T labels are T times too small.
-
-    None where the gradients' second moment is no multiple of the Hessian.
-    """
+def _labels_of_mean(loss: Loss, at: Tensor, drawn: Targets) -> Tensor:
+    """T (B,): the squares of a loss's gradients that is a mean over T labels are T times too small."""
     ones = torch.ones(len(at), dtype=at.dtype, device=at.device)
-    if isinstance(loss, MeanSquaredError):  # whose labels are drawn as wide as the mean makes them
+    # Labels of the mean squared error are drawn as wide as the mean makes them.
+    if isinstance(loss, MeanSquaredError) or getattr(loss, "reduction", "sum") == "sum":
         return ones
-    if isinstance(loss, Poisson) or (
-        isinstance(loss, BinaryCrossEntropy) and loss.pos_weight is None
-    ):
-        return ones if loss.reduction == "sum" else ones * at[0].numel()
-    if not isinstance(loss, CrossEntropy) or loss.weight is not None or loss.label_smoothing:
-        return None
-    if loss.reduction == "sum" or not isinstance(drawn, Tensor):
-        return ones
+    if not isinstance(loss, CrossEntropy):
+        return ones * at[0].numel()
+    assert isinstance(drawn, Tensor)
     if drawn.is_floating_point():
         return ones * (at[0].numel() // at.shape[loss.class_axis])
     return (drawn != loss.ignore_index).reshape(len(at), -1).sum(1).clamp(min=1).to(at)

@@ -30,10 +30,13 @@ def structured(
     options: dict[str, Any],
     *,
     seed: int,
+    exact_outputs: int,
     drawn: Drawn,
     whole: Callable[[], Curvature],
 ) -> Curvature:
     """What `structure` keeps of the curvature of this kind over the rows. `whole` makes all of it, where it is cut out.
+
+    Of a Gauss-Newton matrix with more than `exact_outputs` outputs a row, labels are drawn.
 
     Raises BadParameter for Kronecker factors of a Hessian.
     """
@@ -59,8 +62,11 @@ def structured(
         first = problem.placed(next(iter(rows.batches(1)))).at_least_two()
         with torch.no_grad():
             outputs = problem.outputs(problem.theta, first)
-        if is_wide(outputs):
+        if is_wide(outputs, exact_outputs):
             moment = "sketched"
             problem, rows = drawn()
-            told |= {"seed": seed, "labels": "drawn: a row has too many outputs for an exact root"}
+            told |= {
+                "seed": seed,
+                "labels": "drawn: a row has too many outputs to go back from each",
+            }
     return Structured(problem, rows, moment, structure, Options(told=told, **options))
