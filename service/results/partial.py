@@ -13,6 +13,7 @@ from service.results.stored import StoredResult, find_result
 from service.storage.cuts import Cut
 from upweight.errors import ResultNotReady
 from upweight.schema import JobRecord, JobState, ResultSummary
+from upweight.schema.damping import entries, numbers
 
 _AT_WORK = (JobState.RUNNING, JobState.CANCELLING)
 
@@ -20,7 +21,7 @@ _AT_WORK = (JobState.RUNNING, JobState.CANCELLING)
 def find_readable(parts: Parts, namespace: str, id: str) -> StoredResult:
     """The result, or what there will be of it while the job is at work in blocks. Raises as `find_result`."""
     job = JobRecord.model_validate(find_job(parts, namespace, id))
-    keeps_matrix = job.request.keeps_matrix
+    keeps_matrix = job.request.keeps_matrix and _dampings_known(job)
     if job.state not in _AT_WORK or job.plan is None or not keeps_matrix:
         return find_result(parts, namespace, id)
     test, train = _cuts(job)
@@ -69,6 +70,14 @@ def _blocks_of(positions: Sequence[int], cut: Cut) -> Any:
 def _cuts(job: JobRecord) -> tuple[Cut, Cut]:
     plan: Any = job.plan
     return Cut(**plan["test"]), Cut(**plan["train"])
+
+
+def _dampings_known(job: JobRecord) -> bool:
+    """Whether the λ's of a list are numbers already: of some curvatures they are worked out from the fit."""
+    asked = job.request.hessian_regularization
+    if job.damping is not None or not job.request.has_damping_axis:
+        return True
+    return len(list(numbers(asked))) == len(entries(asked))
 
 
 def _dampings(job: JobRecord) -> list[float] | None:

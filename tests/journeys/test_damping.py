@@ -427,3 +427,85 @@ def test_one_lambda_of_a_list_that_is_too_small_fails_by_name(
 ) -> None:
     with pytest.raises(ComputationFailed, match=r"at λ = 0\.01"):
         listed(online, words, "direct", hessian_regularization=[1.0, 0.01])
+
+
+LAYERS = {"kind": "empirical_fisher", "structure": "layers"}
+
+
+def blocks_of_layers(subject: Subject) -> list[torch.Tensor]:
+    """The blocks of the gradients' second moment that belong to one module each."""
+    gradients = subject.formula.gradients(subject.x_train, subject.y_train)
+    sizes = [
+        sum(each.numel() for each in child.parameters()) for child in subject.module.children()
+    ]
+    parts = gradients.split(sizes, 1)
+    return [part.T @ part / len(part) for part in parts]
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("asked", "part"), [({"relative": 0.5}, 0.5), ("auto", 0.1)], ids=["relative", "auto"]
+)
+def test_each_block_of_a_curvature_has_a_lambda_of_its_own(
+    online: Client, words: Subject, cut: dict[str, Any], asked: Any, part: float
+) -> None:
+    squares = blocks_of_layers(words)
+    dampings = [part * float(torch.linalg.eigvalsh(each).mean()) for each in squares]
+    gradients = words.formula.gradients(words.x_test, words.y_test)
+    pieces = gradients.split([len(each) for each in squares], 1)
+    exactly = torch.cat(
+        [
+            torch.linalg.solve(square + damping * torch.eye(len(square)).double(), piece.T).T
+            for square, damping, piece in zip(squares, dampings, pieces, strict=True)
+        ],
+        1,
+    )
+    found = online.compute_influence_factors(
+        *words.names,
+        inversion_method="direct",
+        curvature=LAYERS,
+        hessian_regularization=asked,
+        **cut,
+    )
+    assert_close(found.numpy(), exactly.numpy(), 1e-8)
+    told = found.job.damping
+    assert told is not None
+    assert told.blocks is not None
+    assert told.blocks[0] == pytest.approx(dampings, rel=1e-8)
+    weighted = sum(d * len(s) for d, s in zip(dampings, squares, strict=True)) / words.size
+    assert told.values == pytest.approx([weighted], rel=1e-8)
+    values = [torch.linalg.eigvalsh(each) for each in squares]
+    below = sum(int((v < d).sum()) for v, d in zip(values, dampings, strict=True)) / words.size
+    assert told.share_below == pytest.approx([below])
+
+
+@everywhere
+def test_a_list_of_parts_is_met_with_the_rows_once(
+    online: Client, words: Subject, cut: dict[str, Any]
+) -> None:
+    parts = [{"relative": 0.1}, {"relative": 10.0}, 0.3]
+    options = {"inversion_method": "direct", "curvature": LAYERS, "keep": KEPT, **cut}
+    found = online.compute_influences(*words.names, hessian_regularization=parts, **options)
+    assert found.job.cost is not None
+    assert found.job.cost.gradient_passes == 1.0
+    for number, asked in enumerate(parts):
+        alone = online.compute_influences(*words.names, hessian_regularization=asked, **options)
+        assert_close(found.numpy()[number], alone.numpy(), 1e-12)
+        assert_close(found.factors.numpy()[number], alone.factors.numpy(), 1e-12)
+    assert found.dampings[2] == 0.3
+    assert found.at(damping=found.dampings[1]).shape == found.shape[1:]
+
+
+@pytest.mark.parametrize("method", ["kfac", "ekfac"])
+def test_kronecker_factors_take_a_tenth_of_the_mean_of_each_layer(
+    online: Client, words: Subject, method: str
+) -> None:
+    found = online.compute_influence_factors(*words.names, inversion_method=method)
+    told = found.job.damping
+    assert told is not None
+    assert told.blocks is not None
+    layers = found.info["structure"]["layers"]
+    means = [layer["mean_eigenvalue"] for layer in layers]
+    assert told.blocks[0] == pytest.approx([0.1 * mean for mean in means], rel=1e-12)
+    assert found.verdict is not None
+    assert found.verdict.solved.level == "good"

@@ -27,6 +27,7 @@ from upweight.schema import (
     Selection,
     parse_rows,
 )
+from upweight.schema.damping import entries, numbers
 
 Sign = Literal["helpful", "harmful"]
 Side = Literal["test", "train"]
@@ -149,7 +150,10 @@ def _promised(record: JobRecord) -> ResultSummary | None:
     shape = [plan["test"]["total"], plan["train"]["total"], *plan["trailing"]]
     several = None
     if request.has_damping_axis:
-        several = record.damping.values if record.damping is not None else list(request.dampings)
+        asked = request.hessian_regularization
+        several = list(numbers(asked)) if record.damping is None else record.damping.values
+        if len(several) != len(entries(asked)):
+            return None  # worked out from the fit, and known at the end
         shape = [len(several), *shape]
     return ResultSummary(
         influence_shape=shape,

@@ -181,6 +181,11 @@ class ResolvedDamping(Answer):
         examples=["mean"],
     )
     values: list[float] = Field(description="The λ's, in the order in which they were asked for.")
+    blocks: list[list[float]] | None = Field(
+        None,
+        description="For each λ that of each block of the curvature, in the order of its layers, where they have "
+        "their own; `values` are the means over all parameters then.",
+    )
     mean_eigenvalue: float | None = Field(None, description="trace(H) / p, where it was needed.")
     mean_error: float | None = Field(
         None, description="Its standard error; 0 where the trace is exact."

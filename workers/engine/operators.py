@@ -280,8 +280,8 @@ class ClosedForm(Inverse):
     is_cheaply_damped = True
 
     @abstractmethod
-    def damped(self, damping: float) -> Self:
-        """The same C with another λ. Raises SingularHessian."""
+    def damped(self, damping: float | Sequence[float]) -> Self:
+        """The same C with another λ, or one for each of its blocks. Raises SingularHessian."""
 
     @abstractmethod
     def matmat(self, vectors: Tensor) -> Tensor:
@@ -297,13 +297,21 @@ class ClosedForm(Inverse):
 
     @property
     @abstractmethod
+    def block_eigenvalues(self) -> Sequence[Tensor]:
+        """Those of each block, (s,) float64."""
+
+    @property
+    @abstractmethod
     def eigenvalues(self) -> Tensor:
         """(p,) those of C, ascending, float64."""
 
     @property
     @abstractmethod
     def described(self) -> dict[str, Any]:
-        """What the info says: `smallest_eigenvalue` and `largest_eigenvalue` of C, and its `structure`."""
+        """What the info says: `smallest_eigenvalue` and `largest_eigenvalue` of C, and its `structure`.
+
+        With a λ for each block `damped_extremes` are those of C + λI.
+        """
 
 
 def stored(inverse: Inverse) -> dict[str, Tensor]:

@@ -24,6 +24,8 @@ from workers.engine import (
     restored,
     stored,
 )
+from workers.engine.inversion.damping import PartOfMean
+from workers.engine.operators import ClosedForm
 from workers.fits.session import Session
 
 # Grows when fits are made another way, so that those in the object storage are not taken for what they would be now.
@@ -80,8 +82,10 @@ class Fits:
     key: tuple[str, ...]
     inversion: Inversion
     seed: int
-    damping: float
-    fitted_with: float | None = None  # the λ of the fit that others are taken from; None: this one
+    damping: float | PartOfMean  # the latter of a closed form alone
+    fitted_with: float | PartOfMean | None = (
+        None  # the λ of the fit that others are taken from; None: this one
+    )
     store: Store | None = None
     recycles: bool = False  # whether a solution may depend on those before it
 
@@ -97,10 +101,10 @@ class Fits:
         return f"{inversion.method}-{digest_of([parameters, seed, damping])[:32]}"
 
     @property
-    def _of_fit(self) -> float:
+    def _of_fit(self) -> float | PartOfMean:
         return self.damping if self.fitted_with is None else self.fitted_with
 
-    def at(self, damping: float) -> Fits:
+    def at(self, damping: float | PartOfMean) -> Fits:
         """For another λ, from the fit of this one where it can be had of that."""
         return replace(self, damping=damping, fitted_with=self._of_fit)
 
@@ -117,11 +121,17 @@ class Fits:
         fit, operator = self._fit(method, curvature, progress), curvature()
         if fit is None and method.recycles and self.recycles:
             return lambda rhs: self._recycling(method, operator, rhs, progress)
-        return lambda rhs: method.solve(operator, self.damping, rhs, progress, fit)
+        return lambda rhs: method.solve(operator, _number(self.damping), rhs, progress, fit)
+
+    def closed_form(self, curvature: Callable[[], Curvature], progress: Progress) -> ClosedForm:
+        """The fit of a curvature that is known by its eigenvectors, before any λ."""
+        found = self._whole(engine_method(self.inversion, self.seed), curvature, progress)
+        assert isinstance(found, ClosedForm)
+        return found
 
     def solver_of_each(
         self,
-        dampings: Sequence[float],
+        dampings: Sequence[float | PartOfMean],
         guess: Guess,
         curvature: Callable[[], Curvature],
         progress: Progress,
@@ -129,10 +139,15 @@ class Fits:
         """How to solve for any block of right-hand sides with each λ, from one fit; as `solver`."""
         method, operator = engine_method(self.inversion, self.seed, guess), curvature()
 
-        def fit_of(damping: float) -> Inverse | None:
+        def fit_of(damping: float | PartOfMean) -> Inverse | None:
             return self.at(damping)._fit(method, curvature, progress)
 
-        return lambda rhs: method.solve_each(operator, dampings, rhs, progress, fit_of)
+        numbers = [each for each in dampings if not isinstance(each, PartOfMean)]
+        if len(numbers) == len(dampings):
+            return lambda rhs: method.solve_each(operator, numbers, rhs, progress, fit_of)
+        return lambda rhs: [
+            method.solve(operator, _number(each), rhs, progress, fit_of(each)) for each in dampings
+        ]
 
     def _recycling(
         self, method: Method, operator: Curvature, rhs: Tensor, progress: Progress
@@ -140,7 +155,7 @@ class Fits:
         """With what earlier solutions on this worker have left, and leaving more for the next."""
         key = (*self.key, "recycled")
         recycled = self.session.kept(key, lambda: (Recycled(), 0))
-        solution = method.solve(operator, self.damping, rhs, progress, recycled=recycled)
+        solution = method.solve(operator, _number(self.damping), rhs, progress, recycled=recycled)
         self.session.resize(key, recycled.nbytes)
         return solution
 
@@ -151,13 +166,8 @@ class Fits:
         if self.name is None:
             return None
 
-        def made() -> Inverse:
-            found = method.fit(curvature(), self._of_fit, progress)
-            assert found is not None
-            return found
-
         key = (*self.key, self.name)
-        fit = self.session.kept(key, lambda: _sized(self._found(key[-1], made)))
+        fit = self._whole(method, curvature, progress)
         asked = self.inversion.model_dump_json(include=set(self.inversion.solve_only))
         if method.lacks(fit):
             whole = fit
@@ -169,14 +179,36 @@ class Fits:
             return fit
         if not fit.takes_any_damping:
             return replace(self, fitted_with=None)._fit(method, curvature, progress)
+        if isinstance(fit, ClosedForm):
+            asked_for = self.damping
+            return fit.damped(asked_for.of(fit) if isinstance(asked_for, PartOfMean) else asked_for)
+        damping = _number(self.damping)
         if fit.is_cheaply_damped:
-            return fit.damped(self.damping)
+            return fit.damped(damping)
         # Another λ needs no pass over the data, but work that is worth keeping.
         before = fit
         return self.session.kept(
             (*key, "damped", asked, str(self.damping)),
-            lambda: _sized(before.damped(self.damping), beside=before),
+            lambda: _sized(before.damped(damping), beside=before),
         )
+
+    def _whole(
+        self, method: Method, curvature: Callable[[], Curvature], progress: Progress
+    ) -> Inverse:
+        """The fit as it is stored."""
+
+        def made() -> Inverse:
+            given = self._of_fit
+            if isinstance(given, PartOfMean):  # which is of the fit itself
+                found: Inverse | None = curvature().closed_form(progress)
+            else:
+                found = method.fit(curvature(), given, progress)
+            assert found is not None
+            return found
+
+        name = self.name
+        assert name is not None
+        return self.session.kept((*self.key, name), lambda: _sized(self._found(name, made)))
 
     def _found(self, name: str, fit: Callable[[], Inverse]) -> Inverse:
         found = self.store.find(name) if self.store is not None else None
@@ -188,6 +220,11 @@ class Fits:
             tensors = self.store.find(name) or tensors
         # As whoever takes it from the store will have it: the layout in memory decides the last bits, too.
         return restored(tensors)
+
+
+def _number(damping: float | PartOfMean) -> float:
+    """λ for a method that is given its fit, which has those of the blocks: nothing is computed with this then."""
+    return 0.0 if isinstance(damping, PartOfMean) else damping
 
 
 def _sized(fitted: Inverse, beside: Inverse | None = None) -> tuple[Inverse, int]:

@@ -11,7 +11,8 @@ from service.storage.keys import Document
 from upweight.errors import ComputationFailed
 from upweight.schema import JobRequest, Relative, ResolvedDamping, Trained
 from upweight.schema.damping import entries
-from workers.engine.inversion.damping import Measured
+from workers.engine.inversion.damping import Measured, of_blocks
+from workers.jobs.dampings import asked_of_fit, by_blocks
 from workers.jobs.steps import Steps
 
 GIVE_A_NUMBER = "give hessian_regularization as a number"
@@ -20,7 +21,7 @@ GIVE_A_NUMBER = "give hessian_regularization as a number"
 def worked_out(steps: Steps) -> ResolvedDamping | None:
     """By what H is measured to be, where that is needed; None where λ is a number. Raises ComputationFailed."""
     asked = steps.request.hessian_regularization
-    if isinstance(asked, float | int):
+    if isinstance(asked, float | int) or by_blocks(steps.request):
         return None
     each = entries(asked)
     if all(isinstance(one, float | int) for one in each):
@@ -62,6 +63,31 @@ def _one(asked: Any, found: Measured | None) -> tuple[float, str]:
     if isinstance(asked, Relative):
         return asked.relative * found.mean, "relative"
     return found.safe
+
+
+def of_fit(steps: Steps) -> ResolvedDamping:
+    """What λ came to where it is worked out from the fit, block by block."""
+    form = steps.closed_form()
+    found = [of_blocks(form, asked) for asked in asked_of_fit(steps.request)]
+    values = form.eigenvalues
+    return ResolvedDamping(
+        rule=",".join(map(_rule, entries(steps.request.hessian_regularization))),
+        values=[each.mean for each in found],
+        blocks=[list(each.dampings) for each in found],
+        mean_eigenvalue=float(values.mean()),
+        mean_error=0.0,
+        smallest_eigenvalue=float(values[0]),
+        share_below=[each.share_below for each in found],
+        how="a λ for each block, by the mean eigenvalue of that block; `values` are their means over all parameters",
+    )
+
+
+def _rule(asked: Any) -> str:
+    if isinstance(asked, float | int):
+        return "number"
+    if isinstance(asked, Trained):
+        return "recipe"
+    return "relative" if isinstance(asked, Relative) else "mean of each block"
 
 
 def as_worked_out(request: JobRequest, job: Document) -> JobRequest:

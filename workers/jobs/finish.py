@@ -13,7 +13,8 @@ from service.storage.row_blocks import block_path, layers
 from upweight.schema import InfluencesJob, JobRequest, Keep, Verdict
 from workers.engine import EngineError
 from workers.jobs import verdict
-from workers.jobs.damping import with_known_shares
+from workers.jobs.damping import of_fit, with_known_shares
+from workers.jobs.dampings import by_blocks
 from workers.jobs.merge import Ranking, mean_of, merged_summary
 from workers.jobs.neighbours import MOST_OF_SELF, Sample, correlated
 from workers.jobs.plan import Plan
@@ -54,9 +55,12 @@ class Finish:
         size = self._writer.commit(described_layout(steps.inputs.problem), manifest, shared)
         found = self._verdict(summary, findings)
         damping = steps.inputs.damping
-        if damping is not None:
+        if by_blocks(self._request):
+            damping = of_fit(steps).model_dump(mode="json")
+        elif damping is not None:
             known = None if findings is None else findings.eigenvalues
             damping = with_known_shares(damping, known, steps.inputs.problem.size)
+        if damping is not None:
             summary["damping"] = damping
         return {
             "info": summary,
@@ -79,7 +83,7 @@ class Finish:
 
     def _verdict(self, summary: dict[str, Any], findings: Findings | None) -> Verdict:
         """Of each λ, and the worst of them as the whole's; the info has the levels of each."""
-        inputs, damped = self.steps.inputs, self._request.dampings
+        inputs, damped = self.steps.inputs, self.steps.dampings
         each = summary.get("dampings", [summary] * len(damped))
         if inputs.factors is None:
             systems = [
@@ -93,7 +97,9 @@ class Finish:
         except EngineError as error:
             fits = [verdict.not_measured(str(error))] * len(damped)
         else:
-            known = None if findings is None else findings.eigenvalues
+            # Of blocks with a λ each the info tells; no one λ has eigenvalues below it.
+            alone = findings is None or by_blocks(self._request)
+            known = None if findings is None or alone else findings.eigenvalues
             fits = [
                 verdict.applies(damping, found, one, known, inputs.problem.size)
                 for one, damping in zip(each, damped, strict=True)
@@ -118,7 +124,7 @@ class Finish:
             self._writer.tensors(self._writer.paths.info, arrays | findings.of_fit)
             return merged[0]
         self._writer.tensors(self._writer.paths.info, arrays | findings.of_fit)
-        dampings = self._request.dampings
+        dampings = self.steps.dampings
         each = [{"damping": one, **found} for one, found in zip(dampings, merged, strict=True)]
         # Not every λ need have the same preconditioner, and what is told of it.
         common = set.intersection(*(set(found) for found in merged))
@@ -186,7 +192,7 @@ class Finish:
         elif plan.contracts:
             shape = list(plan.matrix_shape())
         factors = [plan.rhs.total, problem.size] if keeps_factors else None
-        dampings = list(request.dampings) if request.has_damping_axis else None
+        dampings = list(self.steps.dampings) if request.has_damping_axis else None
         if dampings is not None:
             shape = shape and [len(dampings), *shape]
             factors = factors and [len(dampings), *factors]

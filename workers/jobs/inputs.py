@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +33,6 @@ from upweight.schema import (
     Selection,
     parse_rows,
 )
-from upweight.schema.damping import numbers
 from workers.checks.rows import refuse_labels_out_of_range, refuse_mixed_rows
 from workers.datasets.columns import Columns
 from workers.engine import (
@@ -49,6 +47,7 @@ from workers.engine import (
 from workers.engine.progress import Progress, silent
 from workers.fits.fits import REVISION, Fits
 from workers.fits.store import StoredFits
+from workers.jobs.dampings import fitted
 from workers.jobs.plan import Plan
 from workers.jobs.results import versions
 from workers.process.context import Context
@@ -196,10 +195,7 @@ class JobInputs:
 
     def _fits(self, key: tuple[str, ...]) -> Fits:
         request = self._request
-        # Of a list the largest, which is the likeliest to be positive. λ may be still to be worked out: nothing is
-        # fitted before.
-        damping = max(numbers(request.hessian_regularization), default=math.nan)
-        return Fits(self._context.session, key, request.inversion, request.seed, damping)
+        return Fits(self._context.session, key, request.inversion, request.seed, fitted(request))
 
     def fit_digest(self, plan: Plan) -> str:
         """Of all that goes into what is found out about H."""

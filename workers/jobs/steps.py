@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,10 +28,11 @@ from workers.engine import (
     Solution,
     make_curvature,
 )
-from workers.engine.inversion.damping import Measured, measured
+from workers.engine.inversion.damping import Measured, measured, of_blocks
 from workers.engine.operators import ClosedForm, Explicit
 from workers.fits.fits import Fits, SolveEach
 from workers.fits.store import Tensors
+from workers.jobs.dampings import asked_of_fit, by_blocks
 from workers.jobs.inputs import JobInputs
 from workers.jobs.merge import Ranking, merged_summary, sum_of_rows
 from workers.jobs.neighbours import Sample
@@ -225,6 +227,18 @@ class Steps:
 
         self._fits.prepare(curvature, self._progress)
 
+    def closed_form(self) -> ClosedForm:
+        """The fit of a curvature that is known by its eigenvectors, before any λ."""
+        return self._fits.closed_form(self._known_curvature, self._progress)
+
+    @cached_property
+    def dampings(self) -> tuple[float, ...]:
+        """The λ's as numbers; where each block has its own, their means."""
+        if not by_blocks(self.request):
+            return self.request.dampings
+        form = self.closed_form()
+        return tuple(of_blocks(form, asked).mean for asked in asked_of_fit(self.request))
+
     def fit_name(self) -> str | None:
         """What the fit is called in a store; None where there is none."""
         return self._fits.name
@@ -252,7 +266,7 @@ class Steps:
             self._progress,
         )
         if self.request.has_damping_axis:
-            return self._fits.solver_of_each(self.request.dampings, *given)
+            return self._fits.solver_of_each(asked_of_fit(self.request), *given)
         solve = self._fits.solver(*given)
         return lambda rhs: [solve(rhs)]
 
@@ -262,8 +276,8 @@ class Steps:
 
     def _described(self, solutions: Sequence[Solution], rhs: Tensor) -> Solved:
         summaries = [
-            each.summary | {"curvature_share": each.curvature_share(rhs, damping)}
-            for each, damping in zip(solutions, self.request.dampings, strict=True)
+            {"curvature_share": each.curvature_share(rhs, damping), **each.summary}
+            for each, damping in zip(solutions, self.dampings, strict=True)
         ]
         of_rows: dict[str, list[Tensor]] = {}
         of_fit: dict[str, list[Tensor]] = {}
@@ -347,7 +361,7 @@ class Steps:
             found.append(replace(self._described(solutions, rhs), x=rhs[:0]))
             return solutions
 
-        count = len(self.request.dampings)
+        count = self.request.damping_count
         values = torch.empty((count, len(train)), dtype=problem.dtype, device=problem.device)
         influences = engine.self_influences_of_each(
             problem, remembered, count, train, **self._options()

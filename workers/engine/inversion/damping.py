@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.inversion.jacobi import gaussian
-from workers.engine.operators import Curvature, Explicit
+from workers.engine.operators import ClosedForm, Curvature, Explicit
 from workers.engine.progress import Progress, silent
 
 # Up to this many parameters all eigenvalues cost less than a second.
@@ -62,6 +62,51 @@ class Measured:
         lifting = (1.0 + MARGIN) * max(-least, 0.0)
         part = LEAST_OF_MEAN * self.mean
         return (lifting, "positive") if lifting > part else (part, "mean")
+
+
+@dataclass(frozen=True)
+class PartOfMean:
+    """A λ for each block of a curvature in closed form: a part of the mean eigenvalue of each.
+
+    With `lifts`, at least what makes the block positive by a margin. A block that is 0 has none of its own, and takes
+    that part of the mean of all.
+    """
+
+    part: float
+    lifts: bool = False
+
+    def of(self, form: ClosedForm) -> tuple[float, ...]:
+        """In the order of the blocks."""
+        whole = float(form.eigenvalues.mean())
+        return tuple(self._of_block(values, whole) for values in form.block_eigenvalues)
+
+    def _of_block(self, values: Tensor, whole: float) -> float:
+        mean = float(values.mean())
+        part = self.part * (mean if mean != 0.0 else whole)
+        lifting = (1.0 + MARGIN) * max(-float(values.min()), 0.0)
+        return max(part, lifting) if self.lifts else part
+
+
+@dataclass(frozen=True)
+class OfBlocks:
+    """What a λ for each block comes to, for people."""
+
+    dampings: tuple[float, ...]
+    mean: float  # over all parameters
+    share_below: float  # of the eigenvalues, each beside the λ of its block
+
+
+def of_blocks(form: ClosedForm, asked: float | PartOfMean) -> OfBlocks:
+    """The λ's of a curvature in closed form."""
+    values = form.block_eigenvalues
+    dampings = asked.of(form) if isinstance(asked, PartOfMean) else (float(asked),) * len(values)
+    pairs = list(zip(values, dampings, strict=True))
+    size = sum(len(each) for each in values)
+    return OfBlocks(
+        dampings,
+        sum(damping * len(each) for each, damping in pairs) / size,
+        sum(int((each.abs() < damping).sum()) for each, damping in pairs) / size,
+    )
 
 
 def measured(

@@ -224,7 +224,13 @@ def _in_closed_form(fit: ClosedForm, rhs: Tensor, progress: Progress | None) -> 
     norms = torch.linalg.vector_norm(rhs - fit.damped_matmat(x), dim=1)
     if progress is not None:
         progress("direct", rhs.shape[0], rhs.shape[0], "right-hand sides")
-    return Solution(x, norms, (Status.CONVERGED,) * rhs.shape[0], fit.described)
+    # ‖Cx‖ / ‖b‖, which ‖b − λx‖ / ‖b‖ is only where λ is one.
+    sizes = torch.linalg.vector_norm(rhs, dim=1)
+    some = sizes > 0
+    left = torch.linalg.vector_norm(fit.matmat(x[some]), dim=1) / sizes[some]
+    share = float(left.mean()) if bool(some.any()) else 0.0
+    told = {**fit.described, "curvature_share": share}
+    return Solution(x, norms, (Status.CONVERGED,) * rhs.shape[0], told)
 
 
 def _factorised(

@@ -61,6 +61,8 @@ def of_right_hand_sides(summary: Summary) -> Verdict:
 def of_factorisation(summary: Summary, damping: float, dtype: torch.dtype) -> Verdict:
     """By the condition number of H + λI, whose extreme eigenvalues the summary has."""
     low, high = summary["smallest_eigenvalue"] + damping, summary["largest_eigenvalue"] + damping
+    if "damped_extremes" in summary:  # with a λ for each block
+        low, high = summary["damped_extremes"]["smallest"], summary["damped_extremes"]["largest"]
     condition = high / low if low > 0.0 else math.inf
     facts = (
         f"H + λI was factorised: its eigenvalues go from {low:.3g} to {high:.3g}, a condition number of "

@@ -124,6 +124,11 @@ class Spectral(ClosedForm):
         return float(sum(float(block.values.sum()) for block in self.blocks)) / self.size
 
     @property
+    def block_eigenvalues(self) -> tuple[Tensor, ...]:
+        """Those of each block, (s,) float64."""
+        return tuple(block.values.flatten().double() for block in self.blocks)
+
+    @property
     def eigenvalues(self) -> Tensor:
         """(p,) those of C, ascending, float64."""
         return torch.cat([block.values.flatten() for block in self.blocks]).sort().values
@@ -217,7 +222,16 @@ class Spectral(ClosedForm):
             shares[kept] = shares.get(kept, 0.0) + block.layout.size / self.size
         smallest, largest = self.extremes
         dampings = self.dampings or (0.0,) * len(self.blocks)
+        of_blocks: dict[str, Any] = {}
+        if len(set(dampings)) > 1:
+            ends = [
+                (float(block.values.min()) + each, float(block.values.max()) + each)
+                for block, each in zip(self.blocks, dampings, strict=True)
+            ]
+            lowest, highest = min(low for low, _ in ends), max(high for _, high in ends)
+            of_blocks["damped_extremes"] = {"smallest": lowest, "largest": highest}
         return {
+            **of_blocks,
             "smallest_eigenvalue": smallest,
             "largest_eigenvalue": largest,
             "structure": {
