@@ -41,6 +41,14 @@ EXAMPLES: Any = {
         "summary": "Influences by a random sketch of the Hessian, in one pass",
         "value": {**_INFLUENCES, "inversion": {"method": "nystroem", "rank": 200}},
     },
+    "gauss_newton": {
+        "summary": "By the Gauss-Newton matrix, which has no negative eigenvalue",
+        "value": {
+            **_INFLUENCES,
+            "curvature": {"kind": "gauss_newton"},
+            "inversion": {"method": "cg", "rtol": 1e-5},
+        },
+    },
     "perturbation": {
         "summary": "The influence of each pixel",
         "value": {

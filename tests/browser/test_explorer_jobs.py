@@ -14,6 +14,7 @@ from selenium.webdriver.support.select import Select
 from service.local.background import Running
 from tests.browser.page import all_of, assert_calm, first, press, screenshot, texts, until
 from tests.browser.subject import Subject
+from tests.curvatures import CURVATURES
 from tests.methods import METHODS
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -153,12 +154,18 @@ def test_a_job_started_from_the_form_runs_and_is_shown(
     assert field(browser, "model").get_attribute("value") == digits.records["model"]
     Select(first(browser, "[data-field='inversion'] select")).select_by_value("arnoldi")
     field(browser, "rank_estimate").send_keys("12")
+    kinds = Select(field(browser, "curvature", "kind"))
+    assert [option.text for option in kinds.options] == list(CURVATURES)
+    assert kinds.first_selected_option.text == "hessian"
+    kinds.select_by_value("gauss_newton")
     field(browser, "test", "rows").send_keys("5:9")
     press(browser, "button[type='submit']")
     first(browser, ".badge", "succeeded")
     first(browser, ".focus-example h2", "Test row 5")
     id = browser.current_url.split("/jobs/")[1].split("/")[0]
     job = http.get(f"/v1/jobs/{id}").json()
+    assert job["request"]["curvature"] == {"kind": "gauss_newton", "structure": "full"}
+    first(browser, ".facts", "Gauss-Newton · Arnoldi")
     assert job["request"]["inversion"]["rank_estimate"] == 12
     assert job["request"]["hessian_regularization"] == 0.05
     assert job["result"]["influence_shape"] == [4, 1400]
