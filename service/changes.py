@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from redis import Redis
@@ -21,11 +21,13 @@ from starlette.concurrency import run_in_threadpool
 from service.storage.keys import CHANGES, Document, Kind, message
 from upweight.errors import RateLimited
 
+Read = TypeVar("Read", bound=Document)
+
 POLL_SECONDS = 1.0
 LONGEST_POLL_SECONDS = 30.0
 POLLS_PER_SECOND = 100  # of all listeners together
 PAUSE_SECONDS = 0.02  # a worker may report hundreds of times a second; nobody reads so fast
-EVENTS_PER_SECOND = 2_000  # to all listeners together
+EVENTS_PER_SECOND = 500  # to all listeners of one namespace; others' are not slowed by them
 READERS = 4  # threads for those of one namespace
 
 
@@ -70,8 +72,8 @@ class Changes:
             )
 
     async def follow(
-        self, kind: Kind, namespace: str, id: str, read: Callable[[], Document]
-    ) -> AsyncIterator[Document]:
+        self, kind: Kind, namespace: str, id: str, read: Callable[[], Read]
+    ) -> AsyncIterator[Read]:
         """The record as it stands, and again when it changes, and every now and then.
 
         `read` runs in a thread. Ends when the service stops; whoever iterates ends it earlier.
@@ -82,7 +84,7 @@ class Changes:
                 yield await watched.read(read)
                 if self.closed:
                     return
-                await asyncio.sleep(max(PAUSE_SECONDS, self._count() / EVENTS_PER_SECOND))
+                await asyncio.sleep(max(PAUSE_SECONDS, self._crowded(namespace)))
                 await _set_within(changed, self._poll_seconds())
 
     async def until(
@@ -107,6 +109,8 @@ class Changes:
                 left = deadline - asyncio.get_running_loop().time()
                 if done(document) or left <= 0 or self.closed:
                     return document
+                if (pause := self._crowded(namespace)) > PAUSE_SECONDS:
+                    await asyncio.sleep(min(left, pause))
                 await _set_within(changed, min(left, self._poll_seconds()))
 
     @contextmanager
@@ -133,6 +137,10 @@ class Changes:
 
     def _count(self) -> int:
         return self._listeners.total()
+
+    def _crowded(self, namespace: str) -> float:
+        """Seconds that a listener leaves between two looks, so that those of its namespace keep to their rate."""
+        return self._listeners[namespace] / EVENTS_PER_SECOND
 
     def _poll_seconds(self) -> float:
         """How long a listener waits for a word: nothing may have been said, as of its place in a queue."""
@@ -177,7 +185,7 @@ class _Watched:
     def __init__(self, readers: CapacityLimiter) -> None:
         self.waiting: set[asyncio.Event] = set()
         self._readers = readers
-        self._reading: asyncio.Task[Document] | None = None
+        self._reading: asyncio.Task[Any] | None = None
 
     def wake(self) -> None:
         """It has changed: what is being read may be older."""
@@ -185,13 +193,14 @@ class _Watched:
         for changed in self.waiting:
             changed.set()
 
-    async def read(self, read: Callable[[], Document]) -> Document:
+    async def read(self, read: Callable[[], Read]) -> Read:
         """The record as it stands now. All who wait for a record give functions that read the same."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(to_thread.run_sync(read, limiter=self._readers))
             # Who waited for it may have gone, and then nobody looks at its error.
             self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return await asyncio.shield(self._reading)
+        found: Read = await asyncio.shield(self._reading)
+        return found
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import cached_property
+from typing import Any
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
@@ -20,9 +22,21 @@ from upweight.schema import TERMINAL, JobRecord, JobState
 KEEPALIVE_SECONDS = 15.0
 
 
-def current_job(parts: Parts, namespace: str, id: str) -> Document:
+class ShownJob(dict[str, Any]):
+    """A job's record as it was read at a moment, and the event that tells of it, made once for all listeners."""
+
+    @cached_property
+    def event(self) -> bytes:
+        """As server-sent events have it."""
+        record = JobRecord.model_validate(self)
+        return format_sse_event(
+            event="job", id=str(self["revision"]), data_str=record.model_dump_json()
+        )
+
+
+def current_job(parts: Parts, namespace: str, id: str) -> ShownJob:
     """A job's record, with its place in the queue. Raises NotFound."""
-    job = find_job(parts, namespace, id)
+    job = ShownJob(find_job(parts, namespace, id))
     if job["state"] == JobState.QUEUED:
         priority = job["request"]["priority"]
         job["queue_position"] = parts.queue.position(id, job["attempt"], priority)
@@ -109,10 +123,7 @@ async def events(parts: Parts, namespace: str, id: str, seen: int | None) -> Asy
         known = job["revision"] == seen if first else state == sent
         first = False
         if not known:
-            record = JobRecord.model_validate(job)
-            yield format_sse_event(
-                event="job", id=str(job["revision"]), data_str=record.model_dump_json()
-            )
+            yield job.event
             last = time.monotonic()
         elif time.monotonic() - last >= KEEPALIVE_SECONDS:
             yield KEEPALIVE_COMMENT

@@ -89,6 +89,31 @@ def test_who_waits_hears_of_a_change_at_once_and_of_one_that_a_lost_feed_swallow
     on_a_feed(redis_url, scene)
 
 
+def test_a_crowd_of_listeners_of_one_namespace_does_not_slow_those_of_another(
+    redis_url: str,
+) -> None:
+    heard: list[float] = []
+
+    async def scene(changes: Changes, redis: Any) -> None:
+        async def listen(namespace: str, found: list[float]) -> None:
+            async for _ in changes.follow("job", namespace, ID, lambda: {"state": "running"}):
+                found.append(asyncio.get_running_loop().time())
+
+        crowd = [asyncio.create_task(listen("a", [])) for _ in range(3_000)]
+        one = asyncio.create_task(listen("b", heard))
+        while not heard:
+            await asyncio.sleep(0.01)
+        for _ in range(6):
+            await asyncio.sleep(0.1)
+            redis.publish(CHANGES, message("job", "b", ID))
+        await asyncio.sleep(0.2)
+        for task in (*crowd, one):
+            task.cancel()
+
+    on_a_feed(redis_url, scene)
+    assert len(heard) >= 5
+
+
 def test_an_error_of_the_reading_reaches_all_who_wait(redis_url: str) -> None:
     async def scene(changes: Changes, redis: Any) -> None:
         def read() -> dict[str, Any]:
