@@ -1,6 +1,7 @@
-"""What the front end holds: clients that poll and listen, a long queue, large uploads at once. Loopback only.
+"""What the front end holds: clients that poll and listen, a long queue, large uploads at once, a
+tenant beside another that does its worst. Loopback only.
 
-    python -m benchmarks.load polling|queue|uploads
+    python -m benchmarks.load polling|queue|uploads|fairness
 
 Polling needs `wrk`.
 """

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.load import polling, queue, uploads
+from benchmarks.load import fairness, polling, queue, uploads
 
-PARTS = {"polling": polling.main, "queue": queue.main, "uploads": uploads.main}
+PARTS = {
+    "polling": polling.main,
+    "queue": queue.main,
+    "uploads": uploads.main,
+    "fairness": fairness.main,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or PARTS:
