@@ -27,7 +27,7 @@ POLL_SECONDS = 1.0
 LONGEST_POLL_SECONDS = 30.0
 POLLS_PER_SECOND = 100  # of all listeners together
 PAUSE_SECONDS = 0.02  # a worker may report hundreds of times a second; nobody reads so fast
-EVENTS_PER_SECOND = 500  # to all listeners of one namespace; others' are not slowed by them
+EVENTS_PER_SECOND = 250  # to all listeners of one namespace; others' are not slowed by them
 READERS = 4  # threads for those of one namespace
 
 

@@ -35,7 +35,7 @@ class NoEngine:
 
     def run(self, namespace: str, job: dict[str, Any], stage: str, number: int, watch: Any) -> None:
         """In the place of what computes a block."""
-        self._grids.join(job["id"], stage, number, "sha256:" + "ab" * 32, (1.0, 0.0, 1))
+        self._grids.join(job["id"], stage, number, "sha256:" + "ab" * 32, (1.0, 0.0, 1, 0.0))
 
 
 def work(settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """What one tenant notices of another that does its worst: `python -m benchmarks.load fairness`.
 
-Tenant B looks at a job, has a tiny job done and a small dataset checked, one after the other, alone and beside tenant A,
-in windows that alternate within one run. A's clients are processes of low priority on the same machine. One worker.
+Tenant B looks at a job, has a tiny job done and a small dataset checked, one after the other, alone and beside tenant
+A, in windows that alternate within one run. A's clients are processes of low priority on the same machine. One worker.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def high(tenant: Tenant, stop: Any) -> int:
         with tenant.http() as http:
             while not stop.is_set():
                 body = TINY | {"priority": "high", "seed": len(made)}
-                made.append(patiently(lambda: http.post("/v1/jobs", json=body), stop))
+                made.append(patiently(partial(http.post, "/v1/jobs", json=body), stop))
 
     made: list[bool] = []
     _together(one, 8)
@@ -228,7 +229,7 @@ class Looks:
                     self._timed(LOOKS[0], lambda: http.get(f"/v1/jobs/{job}").raise_for_status())
                 self._timed(LOOKS[1], lambda: self._job(http))
                 body = tenant.dataset(http)
-                self._timed(LOOKS[2], lambda: self._check(http, body))
+                self._timed(LOOKS[2], partial(self._check, http, body))
 
     def _timed(self, name: str, act: Callable[[], object]) -> None:
         began = time.perf_counter()

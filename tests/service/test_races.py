@@ -1,4 +1,7 @@
-"""Two actions on one job at once: what they answer, and what comes of it, is that of one order or of the other."""
+"""Two actions on one job at once: what they answer, and what comes of it, is that of one order or of the other.
+
+Users' actions go to two front ends on one Redis by turns.
+"""
 
 from __future__ import annotations
 
@@ -16,65 +19,79 @@ from service.lifecycle.states import LeaseLost
 from service.local.redis_server import RedisServer
 from service.storage.queue import RUN_JOB
 from tests.service.acting import NAMESPACE, Acting, problem
-from tests.service.conftest import run_front, small_settings
+from tests.service.conftest import Front, run_front, small_settings
 from upweight.errors import NotFound, WorkerLost
 
 Outcome = str
 
 
+class Doors(Acting):
+    """Acts through two front ends by turns."""
+
+    def __init__(self, front: Front, *clients: httpx2.Client) -> None:
+        super().__init__(clients[0], front.parts)
+        self._clients = itertools.cycle(clients)
+
+    def door(self) -> httpx2.Client:
+        """The next one."""
+        return next(self._clients)
+
+
 @pytest.fixture
-def acting(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> Iterator[Acting]:
+def acting(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> Iterator[Doors]:
     """In a namespace that may have many jobs."""
     settings = small_settings(redis_server, tmp_path, namespace_jobs=10_000)
     with (
         contextmanager(run_front)(settings) as front,
+        contextmanager(run_front)(settings) as other,
         httpx2.Client(base_url=front.url, timeout=120, trust_env=False) as client,
+        httpx2.Client(base_url=other.url, timeout=120, trust_env=False) as second,
     ):
-        yield Acting(client, front.parts)
+        yield Doors(front, client, second)
 
 
 ROUNDS = 3
 
 
-def queued(acting: Acting) -> str:
+def queued(acting: Doors) -> str:
     return str(acting.job()["id"])
 
 
-def running(acting: Acting) -> str:
+def running(acting: Doors) -> str:
     id = queued(acting)
     acting.begin(id)
     return id
 
 
-def queued_again(acting: Acting) -> str:
+def queued_again(acting: Doors) -> str:
     id = running(acting)
     acting.parts.lifecycle.give_back(NAMESPACE, id, 1)
     acting.parts.queue.enqueue(RUN_JOB, NAMESPACE, id, attempt=1)
     return id
 
 
-def failed(acting: Acting) -> str:
+def failed(acting: Doors) -> str:
     id = running(acting)
     acting.parts.lifecycle.fail(NAMESPACE, id, 1, WorkerLost("for the test"))
     return id
 
 
-def cancelled(acting: Acting) -> str:
+def cancelled(acting: Doors) -> str:
     id = queued(acting)
-    assert acting.client.post(f"/v1/jobs/{id}/cancel").status_code == 202
+    assert acting.door().post(f"/v1/jobs/{id}/cancel").status_code == 202
     return id
 
 
-def by_user(method: str, path: str, **headers: str) -> Callable[[Acting, str], Outcome]:
-    def act(acting: Acting, id: str) -> Outcome:
+def by_user(method: str, path: str, **headers: str) -> Callable[[Doors, str], Outcome]:
+    def act(acting: Doors, id: str) -> Outcome:
         given = {name: value.format(id=id) for name, value in headers.items()}
-        answer = acting.client.request(method, path.format(id=id), headers=given)
+        answer = acting.door().request(method, path.format(id=id), headers=given)
         return str(answer.status_code)
 
     return act
 
 
-def begin(acting: Acting, id: str) -> Outcome:
+def begin(acting: Doors, id: str) -> Outcome:
     """What a worker does that has taken the job from the queue."""
     try:
         job = acting.parts.lifecycle.begin(NAMESPACE, id, "acting", "cpu")
@@ -83,7 +100,7 @@ def begin(acting: Acting, id: str) -> Outcome:
     return "begun" if job is not None else "not for me"
 
 
-def fail(acting: Acting, id: str) -> Outcome:
+def fail(acting: Doors, id: str) -> Outcome:
     """What the worker of the first attempt says at its end."""
     try:
         acting.parts.lifecycle.fail(NAMESPACE, id, 1, WorkerLost("for the test"))
@@ -95,7 +112,7 @@ def fail(acting: Acting, id: str) -> Outcome:
 
 
 STATES = {each.__name__: each for each in (queued, running, queued_again, failed, cancelled)}
-ACTIONS: dict[str, Callable[[Acting, str], Outcome]] = {
+ACTIONS: dict[str, Callable[[Doors, str], Outcome]] = {
     "cancel": by_user("POST", "/v1/jobs/{id}/cancel"),
     "retry": by_user("POST", "/v1/jobs/{id}/retry"),
     "retry once": by_user("POST", "/v1/jobs/{id}/retry", **{"Idempotency-Key": "{id}"}),
@@ -105,7 +122,7 @@ ACTIONS: dict[str, Callable[[Acting, str], Outcome]] = {
 }
 
 
-def standing(acting: Acting, id: str) -> tuple[str, int]:
+def standing(acting: Doors, id: str) -> tuple[str, int]:
     """Where the job stands, once it is seen that a queued one is in its queue."""
     try:
         job = acting.parts.records.get("job", NAMESPACE, id)
@@ -117,7 +134,7 @@ def standing(acting: Acting, id: str) -> tuple[str, int]:
     return str(job["state"]), int(job["attempt"])
 
 
-def at_once(acting: Acting, id: str, *names: str) -> list[Outcome]:
+def at_once(acting: Doors, id: str, *names: str) -> list[Outcome]:
     """The outcomes of actions that begin together."""
     together = Barrier(len(names))
 
@@ -130,7 +147,7 @@ def at_once(acting: Acting, id: str, *names: str) -> list[Outcome]:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_two_actions_at_once_are_as_one_after_the_other(acting: Acting, state: str) -> None:
+def test_two_actions_at_once_are_as_one_after_the_other(acting: Doors, state: str) -> None:
     acting.ready()
     for first, second in itertools.combinations_with_replacement(ACTIONS, 2):
         orders = set()
@@ -147,7 +164,7 @@ def test_two_actions_at_once_are_as_one_after_the_other(acting: Acting, state: s
             assert (one, other, standing(acting, id)) in orders, (first, second)
 
 
-def test_retries_with_one_key_at_once_are_one_retry(acting: Acting) -> None:
+def test_retries_with_one_key_at_once_are_one_retry(acting: Doors) -> None:
     acting.ready()
     for _ in range(10):
         id = cancelled(acting)
@@ -155,14 +172,14 @@ def test_retries_with_one_key_at_once_are_one_retry(acting: Acting) -> None:
         assert standing(acting, id) == ("queued", 0)
 
 
-def test_a_retry_that_is_sent_again_after_the_job_failed_again_is_none(acting: Acting) -> None:
+def test_a_retry_that_is_sent_again_after_the_job_failed_again_is_none(acting: Doors) -> None:
     acting.ready()
     id = failed(acting)
     key = {"Idempotency-Key": "once"}
-    assert acting.client.post(f"/v1/jobs/{id}/retry", headers=key).status_code == 202
+    assert acting.door().post(f"/v1/jobs/{id}/retry", headers=key).status_code == 202
     acting.begin(id)
     acting.parts.lifecycle.fail(NAMESPACE, id, 2, WorkerLost("again"))
-    assert acting.client.post(f"/v1/jobs/{id}/retry", headers=key).json()["state"] == "failed"
+    assert acting.door().post(f"/v1/jobs/{id}/retry", headers=key).json()["state"] == "failed"
     key = {"Idempotency-Key": "another"}
-    assert acting.client.post(f"/v1/jobs/{id}/retry", headers=key).json()["state"] == "queued"
-    problem(acting.client.post(f"/v1/jobs/{id}/retry"), 409, "conflict")
+    assert acting.door().post(f"/v1/jobs/{id}/retry", headers=key).json()["state"] == "queued"
+    problem(acting.door().post(f"/v1/jobs/{id}/retry"), 409, "conflict")

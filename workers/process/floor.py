@@ -91,10 +91,9 @@ class Floor:
         if next is None:
             return 0.0
         self._pass(next, place)
-        # Who has waited computes for as long before others are let in again.
-        waited = place.came - now
-        place.look_at = place.came + max(LOOK_SECONDS, min(waited, SLICE_SECONDS))
-        return waited
+        # A sixth of the worker at least: what comes in between has the floor for five looks at most.
+        place.look_at = place.came + LOOK_SECONDS
+        return place.came - now
 
     def _next(self, place: _Place, now: float) -> _Place | None:
         """Whose turn it is instead of the one at `place`, who asks."""
