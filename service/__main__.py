@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 
@@ -47,6 +48,11 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def _said(app: FastAPI) -> bool:
+    """Whether it has been told in words why the front end can't start."""
+    return hasattr(app.state, "cannot_start")
+
+
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
@@ -63,6 +69,9 @@ def main() -> int:
         log("refused", level="error", detail=error.detail)
         return 2
     app = create_app(settings)
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda record: not (_said(app) and "Traceback" in record.getMessage())
+    )
     config = uvicorn.Config(
         app,
         http=Connection,

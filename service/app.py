@@ -29,7 +29,7 @@ from service.storage.redis import connect
 from service.tracing import Tracing
 from service.webhooks import routes as webhooks
 from upweight import __version__
-from upweight.errors import Unavailable
+from upweight.errors import Unavailable, UpweightError
 
 RESOURCES = (blobs, models, datasets, jobs, results, webhooks, access, health)
 
@@ -42,7 +42,12 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(refuse_openness, settings)
-        parts = Parts.open(settings)
+        try:
+            parts = Parts.open(settings)
+        except UpweightError as error:
+            app.state.cannot_start = error.detail
+            log("cannot-start", level="error", detail=error.detail)
+            raise
         await run_in_threadpool(warn_of_lost_records, parts)
         app.state.parts = parts
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import time
 from pathlib import Path
 from typing import IO
@@ -12,6 +13,7 @@ from service.local.state import State
 from service.local.trouble import LocalTrouble
 from service.private import private_folder
 
+FULL_BYTES = 1 << 20  # less is a full disk: Redis needs as much to begin with
 REST_SECONDS = 15.0  # the guard of one that was killed gives its children ten
 
 
@@ -39,6 +41,17 @@ def locked(data: Path) -> IO[str]:
                     f"Another Upweight runs on {data}: stop it, or choose another folder with --data-dir."
                 ) from taken
         time.sleep(0.1)
+
+
+def no_room(data: Path) -> str:
+    """What to say of a disk that has next to no room; nothing where it has."""
+    free = shutil.disk_usage(data).free
+    if free >= FULL_BYTES:
+        return ""
+    return (
+        f" The disk of {data} has {free // 1024} KiB left: make room and start again; nothing that is stored there is "
+        "lost."
+    )
 
 
 def supervised(data: Path) -> bool:

@@ -9,7 +9,8 @@ import time
 from threading import Event
 from typing import IO
 
-from service.local.folder import locked
+from service.local.folder import locked, no_room
+from service.local.format import brought_up_to_date
 from service.local.health import address, is_ready, reachable
 from service.local.keeper import Keeper
 from service.local.plan import Plan
@@ -21,6 +22,7 @@ from service.local.trouble import LocalTrouble
 from service.local.watchdog import Watchdog
 
 READY_SECONDS = 120.0  # a worker imports torch, from a cold disk at first
+FULL_SECONDS = 15.0  # on a disk without room: waiting makes none
 WORK_SECONDS = 20.0  # for front end and workers to finish what they are at; Redis has 5 more
 
 
@@ -48,6 +50,9 @@ class Stack:
         plan = self.plan
         self._lock = locked(plan.data)
         State.forget(plan.data)  # of one that was killed
+        words = brought_up_to_date(plan.data)
+        if words is not None:
+            self._log("local", words)
         if not is_free(plan.host, plan.port):
             raise LocalTrouble(
                 f"Port {plan.port} of {plan.host} is taken or not allowed: choose another with --port."
@@ -123,7 +128,7 @@ class Stack:
         return self._redis.url
 
     def _wait_until_ready(self, stopping: Event) -> None:
-        deadline = time.monotonic() + READY_SECONDS
+        began = time.monotonic()
         while not is_ready(reachable(self.plan.host), self.plan.port):
             for keeper in self._keepers:
                 process = keeper.process
@@ -133,9 +138,11 @@ class Stack:
                     process.wait(1.0)
                     raise LocalTrouble(
                         f"{process.name} ended with code {process.returncode} before the service was ready."
+                        + no_room(self.plan.data)
                     )
-            if time.monotonic() > deadline:
-                raise LocalTrouble(f"The service was not ready after {READY_SECONDS:.0f} s.")
+            waited, full = time.monotonic() - began, no_room(self.plan.data)
+            if waited > READY_SECONDS or (full and waited > FULL_SECONDS):
+                raise LocalTrouble(f"The service was not ready after {waited:.0f} s.{full}")
             if stopping.wait(0.1):
                 return
         self._state = self.state.model_copy(update={"ready": True})
