@@ -1,0 +1,44 @@
+"""A worker stays as large as its cache, however many models pass through it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from service.local.background import running
+from tests.operation.churn import MIB, Churn, tenants_of
+
+PARAMETERS = 1_000_000  # 4 MiB
+CACHE = 12 * MIB
+MODELS = 9
+# What is freed is given back at once, so that growth is what is held and not what malloc keeps for later.
+AT_ONCE = {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
+GROWTH = 40.0  # MiB; held on to, each model left six times its parameters
+
+
+def test_other_models_again_and_again_leave_memory_handles_and_tables_as_they_were(
+    tmp_path: Path,
+) -> None:
+    small = {"UPWEIGHT_CACHE_BYTES": str(CACHE), "UPWEIGHT_THREADS": "1", **AT_ONCE}
+    with running(tmp_path, environment=small) as service, ExitStack() as stack:
+        churn = Churn(service, tenants_of(service, 2, stack))
+        for _ in range(3):
+            churn.turn(PARAMETERS)
+        before = churn.sample()
+        for _ in range(MODELS - 3):
+            churn.turn(PARAMETERS)
+        after = churn.sample()
+    assert after.memory["worker-1"] - before.memory["worker-1"] < GROWTH
+    assert after.memory["front"] - before.memory["front"] < GROWTH
+    for name, handles in after.handles.items():
+        assert handles <= before.handles[name] + 4, name
+    queue = {name: count for name, count in after.tables.items() if name.startswith("rq:")}
+    assert sum(queue.values()) <= sum(
+        count for name, count in before.tables.items() if name.startswith("rq:")
+    )
+    assert after.tables["upweight:job"] == churn_kept(churn)
+
+
+def churn_kept(churn: Churn) -> int:
+    """Records of jobs that were not deleted."""
+    return sum(len(tenant.jobs) for tenant in churn.tenants)
