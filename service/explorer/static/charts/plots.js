@@ -64,6 +64,19 @@ export function course({ title, summary, steps, values, xName, yName }) {
   return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: yName }, marks });
 }
 
+/** Correlations, at most 1, over places on a logarithmic axis, or a linear one where a place is 0. */
+export function correlation({ title, summary, places, values, xName, yName }) {
+  const area = room();
+  const x = places[0] > 0 ? logarithmic(extent(places), area.x) : linear(extent(places), area.x);
+  const y = linear([Math.min(...values, 0.9), 1], area.y);
+  const points = places.map((place, index) => [x.at(place), y.at(values[index])]);
+  const marks = [
+    svg("polyline", { points: points.map((each) => each.join(",")).join(" "), class: "course" }),
+    points.map(([cx, cy], index) => svg("circle", { cx, cy, r: 3, class: "mark" }, svg("title", {}, `${number(places[index])}: ${number(values[index], 4)}`))),
+  ];
+  return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: yName }, marks });
+}
+
 /** A stem for each eigenvalue, in order; λ as a line. On a logarithmic axis of sizes, negative ones marked, and
  *  those below `floor`, which rounding can't tell from 0. */
 export function spectrum({ title, summary, values, damping, floor = 0, xName }) {

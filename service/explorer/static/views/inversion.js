@@ -1,13 +1,14 @@
 // How the inverse Hessian was applied: plots of what the method tells of itself, and the verdict on it.
 
 import { json, npy, path } from "../api.js";
-import { course, histogram, points, spectrum } from "../charts/plots.js";
+import { correlation, course, histogram, points, spectrum } from "../charts/plots.js";
 import { extent } from "../charts/scales.js";
 import { h } from "../dom.js";
 import { notice } from "../failure.js";
 import { methods } from "../form/schema.js";
-import { bytes, count, number } from "../format.js";
+import { bytes, count, number, percent } from "../format.js";
 import { link } from "../router.js";
+import { lambda } from "./dampings.js";
 import { facts } from "./overview.js";
 
 const GOVERNED = "Directions below the line are governed by λ, not by the data.";
@@ -22,21 +23,25 @@ export async function open(job, route, { signal }) {
     stored ? json(`/v1/jobs/${job.id}/info`, { signal }) : { summary: job.info ?? {}, arrays: [] },
     methods(signal),
   ]);
+  const isOf = (array) => isDrawn(array, job.several?.length);
   const { label, answer } = known[job.request.inversion.method] ?? { label: job.request.inversion.method };
   const arrays = new Map();
   await Promise.all(
-    info.arrays.filter(isDrawn).map(async ({ name }) => arrays.set(name, (await npy(path(`/v1/jobs/${job.id}/info`, { array: name }), { signal })).values)),
+    info.arrays.filter(isOf).map(async (array) => arrays.set(array.name, layerOf(await npy(path(`/v1/jobs/${job.id}/info`, { array: array.name }), { signal }), array, job))),
   );
-  const plots = drawn(job, { label, answer }, info.summary, arrays);
+  const { dampings: each, rank_correlation: alike, ...summary } = info.summary;
+  // What is told of the λ in view goes before what is told of all.
+  const plots = [...drawn(job, { label, answer }, { ...summary, ...each?.[job.layer] }, arrays), neighbours(job, alike)].filter(Boolean);
   return {
     element: h(
       "div",
       {},
       verdict(job),
       factorsOf(job),
+      each ? lambdas(each) : null,
       plots.length ? h("div", { class: "plots" }, plots) : job.factors_of ? null : notice("The method left no arrays to draw."),
       h("div", { class: "columns" },
-        h("section", {}, h("h2", {}, "Summary"), facts(Object.entries(info.summary).map(([name, value]) => [name.replaceAll("_", " "), shown(value)]))),
+        h("section", {}, h("h2", {}, "Summary"), facts(Object.entries(summary).map(([name, value]) => [name.replaceAll("_", " "), shown(value)]))),
         info.arrays.length ? h("section", {}, h("h2", {}, "Arrays"), arrayTable(info.arrays)) : null),
     ),
   };
@@ -52,17 +57,50 @@ function verdict({ verdict: told }) {
 function factorsOf({ factors_of: earlier }) {
   if (!earlier) return null;
   const ended = Object.entries(earlier.statuses ?? {}).map(([status, each]) => `${count(each)} ${status.replaceAll("_", " ")}`).join(", ");
-  return h("p", {}, "The factors are those of ", h("a", { href: link(["jobs", earlier.job]) }, earlier.job), `: solutions for its ${earlier.rows} by ${earlier.method} with λ\u00a0${earlier.hessian_regularization}${ended ? `; ${ended}` : ""}.`);
+  return h("p", {}, "The factors are those of ", h("a", { href: link(["jobs", earlier.job]) }, earlier.job), `: solutions for its ${earlier.rows} by ${earlier.method} with λ\u00a0${[earlier.hessian_regularization].flat().join(", ")}${ended ? `; ${ended}` : ""}.`);
 }
 
-function isDrawn({ name, shape }) {
+/** Arrays of right-hand sides, which have an axis λ where there are several. */
+const ROWWISE = new Set(["residual_norms", "iterations", "converged", "course_percent"]);
+
+function isDrawn({ name, shape }, several) {
   const numbers = shape.reduce((product, length) => product * length, 1);
-  return (shape.length === 1 || name === "course_percent") && numbers > 0 && numbers <= MOST_NUMBERS;
+  const axes = shape.length - Number(Boolean(several) && ROWWISE.has(name));
+  return (axes === 1 || name === "course_percent") && numbers > 0 && numbers <= MOST_NUMBERS;
+}
+
+/** The values of an array that are of the λ in view. */
+function layerOf({ values }, { name }, job) {
+  if (!job.several || !ROWWISE.has(name)) return values;
+  const size = values.length / job.several.length;
+  return values.subarray(job.layer * size, (job.layer + 1) * size);
+}
+
+/** A line for each λ: how its right-hand sides ended, and both parts of its verdict. */
+function lambdas(each) {
+  const rows = each.map(({ damping, statuses, worst_residual_norm: residual, solved, applies }) => h("tr", {},
+    h("th", { scope: "row" }, number(damping, 5)),
+    h("td", {}, Object.entries(statuses ?? {}).map(([status, many]) => `${count(many)} ${status.replaceAll("_", " ")}`).join(", ")),
+    h("td", { class: "number" }, number(residual)), h("td", {}, solved ?? "–"), h("td", {}, applies ?? "–")));
+  const heads = ["λ", "right-hand sides", "largest residual", "solved", "applies"].map((name) => h("th", { scope: "col" }, name));
+  return h("section", {}, h("h2", {}, "Each λ"), h("table", { class: "plain" }, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows)));
+}
+
+/** How alike neighbouring λ's rank the training rows. */
+function neighbours(job, alike) {
+  const pairs = (alike?.neighbours ?? []).map((value, index) => [between(job.several[index], job.several[index + 1]), value]).filter(([, value]) => value !== null).sort(([a], [b]) => a - b);
+  if (!pairs.length) return null;
+  return correlation({ title: "Rank correlation between neighbouring λ's", summary: `${alike.how}. Near 1 λ hardly changes which rows matter.`, places: pairs.map(([at]) => at), values: pairs.map(([, value]) => value), xName: "λ, between two neighbours", yName: "rank correlation" });
+}
+
+function between(first, second) {
+  return first > 0 && second > 0 ? Math.sqrt(first * second) : (first + second) / 2;
 }
 
 function shown(value) {
   if (typeof value === "number") return number(value, 5);
   if (value?.checked === false) return `not compared: ${value.reason}`;
+  if (value?.rule) return `${value.values.map((each) => number(each, 5)).join(", ")} (${value.rule}${value.share_below.some((each) => each !== null) ? `; ${value.share_below.map((each) => (each === null ? "?" : percent(each))).join(", ")} of the eigenvalues lie below` : ""})`;
   if (value !== null && typeof value === "object") return Object.entries(value).map(([name, each]) => `${name}: ${each}`).join(", ") || "–";
   return String(value);
 }
@@ -108,7 +146,7 @@ function courseSteps(maxiter) {
 }
 
 function spectrumPlot(job, answer, summary, arrays) {
-  const damping = job.request.hessian_regularization;
+  const damping = lambda(job);
   const found = arrays.get("eigenvalues");
   if (found?.length) {
     const some = answer === "low rank";

@@ -6,8 +6,9 @@ import { follow } from "../events.js";
 import { failure, notice } from "../failure.js";
 import { curvatures, methods } from "../form/schema.js";
 import { count } from "../format.js";
-import { go, link } from "../router.js";
+import { go, here, link } from "../router.js";
 import { actions, badge, curvatureOf, isOver, jobLink, kindOf, methodOf, progressBar, standing, subject } from "./job-parts.js";
+import { chooser, lambdaWords, seenAt } from "./dampings.js";
 import * as inversion from "./inversion.js";
 import * as overview from "./overview.js";
 import * as perturbation from "./perturbation.js";
@@ -53,6 +54,7 @@ class Job {
     this.tabs = h("nav", { class: "tabs", "aria-label": "Views of this job" });
     this.body = h("div", { class: "tab-body" });
     this.message = h("div");
+    this.layer = 0; // of several λ's, the one in view
     this.about = about;
     this.element = h("section", {}, h("a", { class: "back", href: "#/jobs" }, "← Jobs"), this.head, this.message, this.tabs, this.body);
     this.showHead();
@@ -75,9 +77,13 @@ class Job {
       h("div", { class: "view-head" }, h("h1", {}, kindOf(job)), badge(job.state), h("div", { class: "buttons" },
         h("a", { class: "button small", href: link(["new"], { from: job.id }) }, "Start one like it"),
         actions(job, changed, (error) => replace(this.message, notice(error.message, "bad"))))),
-      h("p", { class: "facts" }, `${model} · ${data} · ${curvature} · ${methodOf(job, this.methods)} · λ\u00a0${request.hessian_regularization}`,
+      h("p", { class: "facts" }, `${model} · ${data} · ${curvature} · ${methodOf(job, this.methods)} · λ\u00a0${lambdaWords(job)}`,
         job.result?.influence_shape ? ` · ${job.result.influence_shape.map(count).join(" × ")}` : "", " · ", h("code", {}, job.id)),
       isOver(job) ? null : this.underWay,
+      chooser(job, this.layer, (layer) => {
+        this.layer = layer;
+        this.openTab(here());
+      }),
       job.problem ? h("div", { class: "note bad" }, h("strong", {}, job.problem.title), h("p", {}, job.problem.detail)) : null,
     );
   }
@@ -88,11 +94,11 @@ class Job {
     const name = allowed.includes(wanted) ? wanted : "overview";
     replace(this.tabs, allowed.length < 2 ? null : allowed.map((each) =>
       h("a", { href: jobLink(this.job, each), "aria-current": each === name ? "page" : null }, NAMES[each])));
-    if (this.tab?.name === name && (await this.tab.update?.(route))) return true;
+    if (this.tab?.name === name && this.tab.layer === this.layer && (await this.tab.update?.(route))) return true;
     this.tab?.close?.();
     try {
-      const opened = await TABS[name].open(this.job, route, { signal: this.signal });
-      this.tab = { name, ...opened };
+      const opened = await TABS[name].open(seenAt(this.job, this.layer), route, { signal: this.signal });
+      this.tab = { name, layer: this.layer, ...opened };
       replace(this.body, opened.element);
     } catch (error) {
       if (error.name === "AbortError" || error.status === 401) throw error;

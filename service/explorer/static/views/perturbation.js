@@ -68,7 +68,7 @@ class Perturbation {
     const cheap = this.trains * size <= RANKED_NUMBERS;
     this.order.textContent = cheap ? "The most influential first." : `In order; ${count(this.trains * size)} numbers are too many to rank here.`;
     if (!cheap) return range(this.trains);
-    const whole = await npy(path(`/v1/jobs/${this.job.id}/influences`, { test: `${test}` }), { signal: this.signal });
+    const whole = await npy(path(`/v1/jobs/${this.job.id}/influences`, { test: `${test}`, damping: this.job.at }), { signal: this.signal });
     const sizes = Array.from({ length: this.trains }, (_, column) => Math.hypot(...whole.values.subarray(column * size, (column + 1) * size)));
     return range(this.trains).sort((a, b) => sizes[b] - sizes[a] || a - b);
   }
@@ -123,7 +123,7 @@ class Perturbation {
   }
 
   async content(test, train) {
-    const query = { test: `${test}`, train: `${train}` };
+    const query = { test: `${test}`, train: `${train}`, damping: this.job.at };
     const [found, trainFacts, testFacts] = await Promise.all([
       npy(path(`/v1/jobs/${this.job.id}/influences`, query), { signal: this.signal }),
       facts(this.job, "train", [train], this.signal),

@@ -4,6 +4,7 @@ import { json, path } from "../api.js";
 import { h } from "../dom.js";
 import { percent } from "../format.js";
 import { link } from "../router.js";
+import { seenAt } from "./dampings.js";
 import { isWrong } from "./example.js";
 
 /** A label is doubted where the row is in this share of the ranking's suspicious end, and the model reads another class. */
@@ -63,7 +64,8 @@ function offer(job) {
 async function selfInfluences(job, signal) {
   const query = { model: job.model_id, dataset: job.train_id, state: "succeeded", limit: 200 };
   const { items } = await json(path("/v1/jobs", query), { signal });
-  return items.find((each) => each.request.kind === "self_influences" && each.train_id === job.train_id && each.request.train.rows === job.request.train.rows) ?? null;
+  const found = items.find((each) => each.request.kind === "self_influences" && each.train_id === job.train_id && each.request.train.rows === job.request.train.rows) ?? null;
+  return found && seenAt(found, Math.max(0, found.result.dampings?.indexOf(job.at) ?? 0));
 }
 
 export function isDoubtful(ranking, rank, item, fact) {

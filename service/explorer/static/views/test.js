@@ -112,7 +112,7 @@ class TestExamples {
   }
 
   async detail(position) {
-    const top = (sign) => json(path(`/v1/jobs/${this.job.id}/top`, { test: position, k: this.strongest(), sign }), { signal: this.signal });
+    const top = (sign) => json(path(`/v1/jobs/${this.job.id}/top`, { test: position, k: this.strongest(), sign, damping: this.job.at }), { signal: this.signal });
     const [helpful, harmful, known] = await Promise.all([top("helpful"), top("harmful"), facts(this.job, "test", [position], this.signal)]);
     const lists = { helpful: helpful.items.filter((item) => item.influence > 0), harmful: harmful.items.filter((item) => item.influence < 0) };
     const all = [...lists.helpful, ...lists.harmful];

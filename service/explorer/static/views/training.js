@@ -76,7 +76,7 @@ class Training {
   }
 
   top(k) {
-    return json(path(`/v1/jobs/${this.ranking.job.id}/top`, { k, sign: this.ranking.sign }), { signal: this.signal });
+    return json(path(`/v1/jobs/${this.ranking.job.id}/top`, { k, sign: this.ranking.sign, damping: this.ranking.job.at }), { signal: this.signal });
   }
 
   async load() {
