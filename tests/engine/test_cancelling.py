@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tests.methods import METHODS, Row
+from workers import engine
 from workers.engine import (
     Arnoldi,
     ConjugateGradients,
@@ -46,17 +48,14 @@ RHS = torch.ones(2, PROBLEM.size, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("call", [1, 3])
-@pytest.mark.parametrize(
-    "method",
-    [Direct(), ConjugateGradients(), Lissa(), Arnoldi(3)],
-    ids=lambda method: type(method).__name__,
-)
-def test_every_method_can_be_cancelled_between_batches(method: object, call: int) -> None:
+@pytest.mark.parametrize("row", METHODS.values(), ids=lambda row: row.name)
+def test_every_method_can_be_cancelled_between_batches(row: Row, call: int) -> None:
+    method = engine.METHODS[row.name](**row.full(PROBLEM.size, True))
     hessian = with_damping(
         Hessian(PROBLEM, CASE.train, batch_size=4, progress=stopping_at(call)), 10.0
     )
     with pytest.raises(Stop):
-        method.solve(*hessian, RHS)  # type: ignore[attr-defined]
+        method.solve(*hessian, RHS)
     assert hessian.passes == 0
 
 
