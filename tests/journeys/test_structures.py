@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from tests.engine.curvature import kronecker_by_hand as by_hand
 from tests.journeys.problems import refused
 from tests.journeys.test_numbers import distance
+from tests.methods import METHODS
 from upweight import Client, errors
 
 ROWS, TEST, NAME, DAMPING = 60, 4, "structured", 0.03
@@ -156,11 +157,7 @@ def test_perturbing_is_too(online: Client, net: nn.Module, structure: str) -> No
 def test_other_methods_come_to_the_same(online: Client, net: nn.Module, method: str) -> None:
     """C is multiplied with in closed form, and their residuals are true ones."""
     exact = solutions(net, "ekfac")[:TEST] @ gradients(net).T
-    parameters: dict[str, Any] = {
-        "cg": {"rtol": 1e-10},
-        "arnoldi": {"rank_estimate": 39, "tol": 1e-10},
-        "nystroem": {"rank": 39},
-    }[method]
+    parameters = METHODS[method].full(39, True)
     found = online.compute_influences(
         NAME, NAME, NAME, test_rows=f"0:{TEST}", inversion_method=method, **asked("ekfac"), **parameters
     )  # fmt: skip
