@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-
-from redis import Redis
 
 from service.logs import log, log_exception
 from service.storage.leases import Leases
 from upweight.errors import UpweightError
+from workers.process.context import Context
+
+_SILENT_PAUSES = 2.5  # after so many without a word another worker takes over
 
 
 class Background:
@@ -62,16 +64,24 @@ class Background:
         return True
 
 
-class Turn:
-    """A lease in Redis that lets one of all workers through, the same one as long as it lives."""
+class InTurn(ABC):
+    """A thread of each worker, of which one sweeps: it holds a lease in Redis until it falls silent."""
 
-    def __init__(self, redis: Redis, name: str, holder: str, seconds: float) -> None:
-        """After `seconds` without a word from its holder another worker has the turn."""
-        self._leases = Leases(redis, seconds)
-        self._name, self._holder = name, holder
+    def __init__(self, name: str, turn: str, context: Context, pause: float) -> None:
+        """`turn` is the lease's name; a sweep follows each pause of so many seconds."""
+        self._leases = Leases(context.redis, pause * _SILENT_PAUSES)
+        self._lease, self._holder = turn, context.name
+        self._thread = Background(name, self._in_turn, context.stopping, pause)
 
-    def is_mine(self) -> bool:
-        """Renews the turn, or takes it where nobody has it."""
-        return self._leases.renew(self._name, self._holder) or self._leases.take(
-            self._name, self._holder
-        )
+    def start(self) -> None:
+        """Begins to sweep, after a pause."""
+        self._thread.start()
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Looks once, or goes on with looking."""
+
+    def _in_turn(self) -> None:
+        lease = self._lease, self._holder
+        if self._leases.renew(*lease) or self._leases.take(*lease):
+            self.sweep()

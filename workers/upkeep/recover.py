@@ -13,35 +13,24 @@ from service.storage.layout import ResultPaths
 from service.storage.queue import CHECKS, RUN_JOB, task_id
 from upweight.errors import NotFound, WorkerLost
 from upweight.schema import CheckState, JobState
-from workers.process.background import Background, Turn
+from workers.process.background import InTurn
 from workers.process.context import Context
 from workers.upkeep.lost_blocks import LostBlocks
 
 _TURN = "janitor"  # as workers of earlier versions call it
-_SILENT_SWEEPS = 2.5  # after so many without a word another worker takes over
 _QUEUE_SWEEPS = 2  # every so many the queues are compared with the records
 _PAGE = 500
 
 
-class Recovery:
-    """A thread of each worker, of which one has its turn."""
+class Recovery(InTurn):
+    """Puts back what is lost, every few seconds."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        pause = context.settings.janitor_seconds
-        self._turn = Turn(context.redis, _TURN, context.name, pause * _SILENT_SWEEPS)
+        super().__init__("recovery", _TURN, context, context.settings.janitor_seconds)
         self._blocks = LostBlocks(context)
         self._sweeps = 0
         self._missing: set[str] = set()
-        self._thread = Background("recovery", self._in_turn, context.stopping, pause)
-
-    def start(self) -> None:
-        """Begins to sweep, every few seconds."""
-        self._thread.start()
-
-    def _in_turn(self) -> None:
-        if self._turn.is_mine():
-            self.sweep()
 
     def sweep(self) -> None:
         """Looks once at all namespaces."""

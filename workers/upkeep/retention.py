@@ -8,36 +8,25 @@ from itertools import islice
 from service.logs import log
 from service.retention.expiry import Expired, Expiry
 from service.retention.orphans import Orphan, Orphans
-from workers.process.background import Background, Turn
+from workers.process.background import InTurn
 from workers.process.context import Context
 
 _TURN = "housekeeper"  # as workers of earlier versions call it
-_SILENT_PAUSES = 2.5  # after so many without a word another worker takes over
 _AT_ONCE = 200  # jobs, and objects, looked at between two pauses
 
 Finding = Expired | Orphan | None
 
 
-class Retention:
-    """A thread of each worker, of which one has its turn. It goes round and round."""
+class Retention(InTurn):
+    """Deletes what is too old, and what nobody holds. It goes round and round."""
 
     def __init__(self, context: Context) -> None:
         settings = context.settings
-        pause = settings.retention_pause_seconds
-        self._turn = Turn(context.redis, _TURN, context.name, pause * _SILENT_PAUSES)
+        super().__init__("retention", _TURN, context, settings.retention_pause_seconds)
         self._expiry = Expiry(context.records, context.objects, settings)
         self._orphans = Orphans(context.records, context.copies, context.objects, settings)
         self._jobs: Iterator[Finding] = iter(())
         self._objects: Iterator[Finding] = iter(())
-        self._thread = Background("retention", self._in_turn, context.stopping, pause)
-
-    def start(self) -> None:
-        """Begins to sweep."""
-        self._thread.start()
-
-    def _in_turn(self) -> None:
-        if self._turn.is_mine():
-            self.sweep()
 
     def sweep(self) -> None:
         """Looks at the next jobs and objects."""
