@@ -17,7 +17,6 @@ from upweight.errors import UpweightError
 from upweight.http import polling
 from upweight.http.events import followed
 from upweight.http.transport import Transport
-from upweight.progress import Bars
 from upweight.results.array import RemoteArray
 from upweight.results.pictures import FeaturePanel, Panel, feature_panels, panels
 from upweight.results.pictures.slices import Slice, part
@@ -38,23 +37,10 @@ from upweight.schema import (
 )
 
 
-class Result:
+class Result(stored.Handle[Transport]):
     """A job and what it stored."""
 
-    def __init__(self, link: Transport, bars: Bars, job: JobRecord) -> None:
-        self._link, self._bars = link, bars
-        self._job = job
-        self._info: InversionInfo | None = None
-
-    @property
-    def job(self) -> JobRecord:
-        """The job's record as it was last seen."""
-        return self._job
-
-    @property
-    def id(self) -> str:
-        """The job's id."""
-        return self._job.id
+    _info: InversionInfo | None = None
 
     def refresh(self) -> Self:
         """Fetches the job's record anew."""
@@ -178,9 +164,6 @@ class Result:
 
     def _array(self, source: ArraySource) -> RemoteArray:
         return RemoteArray(source, self._link, self._bars)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id} {self._job.state}>"
 
 
 class RankedResult(Result):

@@ -15,7 +15,6 @@ import upweight.results.stored as stored
 from upweight.http import polling
 from upweight.http.events import followed_async
 from upweight.http.transport import AsyncTransport, Transport
-from upweight.progress import Bars
 from upweight.results.array import AsyncRemoteArray
 from upweight.results.blocking import RESULTS
 from upweight.results.pictures import Panel, panels
@@ -26,22 +25,8 @@ from upweight.results.stored import Sign
 from upweight.schema import ArraySpec, Files, Info, JobRecord, PredictedRows, Ranking, Verdict
 
 
-class AsyncResult:
+class AsyncResult(stored.Handle[AsyncTransport]):
     """A job and what it stored."""
-
-    def __init__(self, link: AsyncTransport, bars: Bars, job: JobRecord) -> None:
-        self._link, self._bars = link, bars
-        self._job = job
-
-    @property
-    def job(self) -> JobRecord:
-        """The job's record as it was last seen."""
-        return self._job
-
-    @property
-    def id(self) -> str:
-        """The job's id."""
-        return self._job.id
 
     async def refresh(self) -> Self:
         """Fetches the job's record anew."""
@@ -140,9 +125,6 @@ class AsyncResult:
     def array(self, source: ArraySource) -> AsyncRemoteArray:
         """An array of this job."""
         return AsyncRemoteArray(source, self._link, self._bars)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id} {self._job.state}>"
 
 
 class AsyncRankedResult(AsyncResult):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from upweight.errors import InvalidRequest, NotStored, ResultNotReady
 from upweight.http.flow import Call, Flow
 from upweight.http.polling import ended, path, succeeded
+from upweight.http.transport import AsyncTransport, Transport
 from upweight.progress import Bars
 from upweight.results.rows import record_of
 from upweight.results.saving import DAMPING, Axis, Labelled
@@ -32,6 +33,7 @@ from upweight.schema.damping import entries, numbers
 Sign = Literal["helpful", "harmful"]
 Side = Literal["test", "train"]
 SAME_DAMPING = 1e-6  # of a λ: what is written with a few digits less is the same
+Link = TypeVar("Link", Transport, AsyncTransport)
 ARRAYS = ("influences", "mean", "factors")  # that can be saved, the main one first
 
 
@@ -295,3 +297,24 @@ def suspects(record: JobRecord, bars: Bars) -> Flow[NDArray[np.int64]]:
 
 def _listed(stored: list[str]) -> str:
     return ", ".join(stored) or "nothing"
+
+
+class Handle(Generic[Link]):
+    """A job, and by what its result is fetched: what blocking and awaited results have in common."""
+
+    def __init__(self, link: Link, bars: Bars, job: JobRecord) -> None:
+        self._link: Link = link
+        self._bars, self._job = bars, job
+
+    @property
+    def job(self) -> JobRecord:
+        """The job's record as it was last seen."""
+        return self._job
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._job.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {self._job.state}>"
