@@ -29,7 +29,34 @@ FEWEST_EXPLICIT = 256  # with fewer parameters there is nothing to gain
 LOOKING_FOR_MEMORY = "choose a method that only multiplies with H, or select fewer parameters"
 
 
-class CurvatureOfRows(Curvature):
+class OverRows(Curvature):
+    """A curvature of a problem over training rows, in the space of its parameters."""
+
+    problem: Problem
+    rows: Rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(p, p)."""
+        return (self.problem.size, self.problem.size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the vectors it multiplies."""
+        return self.problem.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device that its vectors lie on."""
+        return self.problem.device
+
+    @property
+    def row_count(self) -> int:
+        """n, the number of training rows."""
+        return len(self.rows)
+
+
+class CurvatureOfRows(OverRows):
     """A term of H = (1/n) Σ ∇²θ L(zᵢ, θ) over ALL n rows, or all of it.
 
     The result does not depend on the batch size beyond rounding: a short last batch weighs what it
@@ -71,26 +98,6 @@ class CurvatureOfRows(Curvature):
             problem, rows, batch_size, budget_bytes, self.progress, product, self.term
         )
         self._matrix: Tensor | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(p, p)."""
-        return (self.problem.size, self.problem.size)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the vectors it multiplies."""
-        return self.problem.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device that its vectors lie on."""
-        return self.problem.device
-
-    @property
-    def row_count(self) -> int:
-        """n, the number of training rows."""
-        return len(self.rows)
 
     @property
     def batch_size(self) -> int:

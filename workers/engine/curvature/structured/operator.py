@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.layer_io import MatrixUse, layer_io
+from workers.engine.curvature.of_rows import OverRows
 from workers.engine.curvature.structured.blocks import Block, Spectral
 from workers.engine.curvature.structured.columns import Moment
 from workers.engine.curvature.structured.layout import BlockLayout, Layout, Structure
@@ -47,7 +48,7 @@ class Options:
     progress: Progress | None = None
 
 
-class Structured(Curvature):
+class Structured(OverRows):
     """What `structure` keeps of the mean over ALL n rows of the rows' second moments."""
 
     def __init__(
@@ -68,26 +69,6 @@ class Structured(Curvature):
         self._collector: Collector | None = None
         self._first: Mapping[str, Tensor] | None = None
         self._spectral: Spectral | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(p, p)."""
-        return (self.problem.size, self.problem.size)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the vectors it multiplies."""
-        return self.problem.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device that its vectors lie on."""
-        return self.problem.device
-
-    @property
-    def row_count(self) -> int:
-        """n, the number of training rows."""
-        return len(self.rows)
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """C v for each row v of (k, p)."""
