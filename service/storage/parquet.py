@@ -63,7 +63,7 @@ class ParquetColumns:
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise BadParquet(_said(error)) from None
+            raise BadParquet(_message(error)) from None
         metadata = self._file.metadata
         groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
         self._starts = np.cumsum([0, *(group.num_rows for group in groups)])
@@ -119,14 +119,14 @@ class ParquetColumns:
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
-            raise BadParquet(f"column {name!r} is damaged: {_said(error)}") from None
+            raise BadParquet(f"column {name!r} is damaged: {_message(error)}") from None
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close(force=True)
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 

@@ -34,11 +34,12 @@ def forget(redis: Redis, name: str) -> None:
 def alive(redis: Redis) -> list[dict[str, Any]]:
     """What the workers that are alive said of themselves, by name."""
     return [
-        {key: value for key, value in worker.items() if key != "ttl"} for worker in _told(redis)
+        {key: value for key, value in worker.items() if key != "ttl"}
+        for worker in _heartbeats(redis)
     ]
 
 
-def _told(redis: Redis) -> list[dict[str, Any]]:
+def _heartbeats(redis: Redis) -> list[dict[str, Any]]:
     client: Any = redis
     with reachable():
         names = sorted(member.decode() for member in client.smembers(_NAMES))
@@ -51,7 +52,7 @@ def _told(redis: Redis) -> list[dict[str, Any]]:
 
 def ages(redis: Redis) -> dict[str, float]:
     """Seconds since each worker that is alive was last heard of, by Redis's clock alone."""
-    workers = _told(redis)
+    workers = _heartbeats(redis)
     with reachable(), redis.pipeline(transaction=False) as pipeline:
         for worker in workers:
             pipeline.pttl(_key(worker["name"]))

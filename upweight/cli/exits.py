@@ -68,10 +68,10 @@ def fail(error: Exception, as_json: bool) -> Exit:
     line = f"upweight: {words}"
     if as_json:
         problem = getattr(error, "problem", None)
-        said = problem().model_dump(mode="json", exclude_none=True) if problem else {
+        document = problem().model_dump(mode="json", exclude_none=True) if problem else {
             "type": code.name.lower().replace("_", "-"), "detail": words,
         }  # fmt: skip
-        line = json.dumps(said, ensure_ascii=False)
+        line = json.dumps(document, ensure_ascii=False)
     print(line, file=sys.stderr)
     return code
 
@@ -88,8 +88,8 @@ def described(error: Exception) -> tuple[str, Exit]:
     if message is not None:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "upweight"
-        said = _line(message()).rstrip(".")
-        return f"{said}{' See' if said.endswith('?') else '; see'} `{path} --help`", Exit.USAGE
+        words = _line(message()).rstrip(".")
+        return f"{words}{' See' if words.endswith('?') else '; see'} `{path} --help`", Exit.USAGE
     if isinstance(error, OSError):
         named = f"{error.filename}: " if error.filename else ""
         code = Exit.USAGE if isinstance(error, WRONG_PATHS) else Exit.FAILED

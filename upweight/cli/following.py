@@ -18,7 +18,7 @@ def watched(shell: Shell, job: str) -> JobRecord:
     """The record once the job has ended, however it ended."""
     try:
         if shell.as_json or not sys.stderr.isatty():
-            return _told(shell, job)
+            return _followed(shell, job)
         return _drawn(shell, job)
     except KeyboardInterrupt:
         shell.say(f"\nno longer watched, the job goes on: upweight jobs watch {job}")
@@ -48,8 +48,8 @@ def _drawn(shell: Shell, job: str) -> JobRecord:
         return record
 
 
-def _told(shell: Shell, job: str) -> JobRecord:
-    said = ""
+def _followed(shell: Shell, job: str) -> JobRecord:
+    shown = ""
     record = None
     for record in shell.client.jobs.events(job):
         if shell.as_json:
@@ -58,8 +58,8 @@ def _told(shell: Shell, job: str) -> JobRecord:
         progress = record.progress
         done = f" {progress.done:,} of {progress.total:,} {progress.unit}" if progress else ""
         line = f"{record.id} {record.stage or record.state}{done}"
-        if line != said:
+        if line != shown:
             shell.say(line)
-        said = line
+        shown = line
     assert record is not None
     return record

@@ -115,7 +115,7 @@ def register(
     for path in (program, weights):
         if path is not None and not path.startswith("sha256:"):
             choices.existing([path])
-    said: dict[str, Any] = {
+    given: dict[str, Any] = {
         "loss": choices.value(loss),
         "parameters": parameter or None,
         "output": output[0] if output and len(output) == 1 else output or None,
@@ -128,7 +128,7 @@ def register(
             raise typer.BadParameter(
                 "it stands in place of a file, a factory or a config", param_hint="--mlflow"
             )
-        REGISTERED.show(shell, shell.client.models.register_mlflow(mlflow, name, **said))
+        REGISTERED.show(shell, shell.client.models.register_mlflow(mlflow, name, **given))
         return
     record = shell.client.models.register(
         name,
@@ -138,6 +138,6 @@ def register(
         config=choices.document(config, "--config"),
         task=task,
         weights=weights,
-        **said,
+        **given,
     )
     REGISTERED.show(shell, record)

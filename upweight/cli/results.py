@@ -190,14 +190,14 @@ def info(
             (name, f"array {units.shape(spec.shape)} {spec.dtype}")
             for name, spec in found.arrays.items()
         ]
-        told = {"method": found.method, "summary": found.summary,
+        document = {"method": found.method, "summary": found.summary,
                 "arrays": [spec.model_dump(mode="json") for spec in found.arrays.values()]}  # fmt: skip
         pairs = [
             ("method", found.method),
             *((k, str(v)) for k, v in found.summary.items()),
             *arrays,
         ]
-        shell.record(told, pairs)
+        shell.record(document, pairs)
         return
     if array not in found.arrays:
         raise typer.BadParameter(

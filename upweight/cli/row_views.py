@@ -54,9 +54,9 @@ def as_table(
     """Heads and cells: a column of a table is spread over its features, all else has one cell."""
     heads, cells = ["ROW"], [[str(row)] for row in rows]
     for name, values in found.items():
-        own, told = _column(record, name, values, words)
+        own, texts = _column(record, name, values, words)
         heads += own
-        for line, some in zip(cells, told, strict=True):
+        for line, some in zip(cells, texts, strict=True):
             line += some
     return heads, cells
 
@@ -70,7 +70,7 @@ def _column(
         return _features(preview.names, name, values)
     if previewed and preview.kind == "text":
         return [name], [[_sentence(row.ravel().tolist(), words)] for row in values]
-    return [name], [[_told(record, name, row)] for row in values]
+    return [name], [[_in_words(record, name, row)] for row in values]
 
 
 def _features(
@@ -87,14 +87,14 @@ def _features(
 
 
 def _sentence(tokens: list[int], words: list[str] | None) -> str:
-    told = [
+    shown = [
         words[token] if words is not None and 0 <= token < len(words) else f"⟨{token}⟩"
         for token in tokens[:MOST_WORDS]
     ]
-    return " ".join([*told, *(["…"] if len(tokens) > MOST_WORDS else [])])
+    return " ".join([*shown, *(["…"] if len(tokens) > MOST_WORDS else [])])
 
 
-def _told(record: DatasetRecord, name: str, row: Any) -> str:
+def _in_words(record: DatasetRecord, name: str, row: Any) -> str:
     from upweight.results.pictures.look import label, words
 
     if name in record.targets:
@@ -122,5 +122,5 @@ def pictures(record: DatasetRecord, rows: Sequence[int], found: Found) -> Iterat
             "".join(2 * SHADES[int(value) * len(SHADES) // 256] for value in line)
             for line in grey(image)
         ]
-        said = "".join(f", {name} {label(found[name][at], record)}" for name in targets)
-        yield "\n".join([f"row {row}{said}", *(line.rstrip() for line in lines)])
+        targets_text = "".join(f", {name} {label(found[name][at], record)}" for name in targets)
+        yield "\n".join([f"row {row}{targets_text}", *(line.rstrip() for line in lines)])

@@ -120,7 +120,7 @@ def _refuse_unfit(uri: str | os.PathLike[str], path: Path, torch: str) -> None:
             f"log it again after net.eval(), {LOG}",
         )
     if fixed:
-        told = ", ".join(f"{name!r} has the fixed shape {shape}" for name, shape in fixed)
+        shapes = ", ".join(f"{name!r} has the fixed shape {shape}" for name, shape in fixed)
         why = (
             "the input example had one row, which MLflow freezes whatever the signature says"
             if any(shape[0] == 1 for _, shape in fixed)
@@ -128,9 +128,9 @@ def _refuse_unfit(uri: str | os.PathLike[str], path: Path, torch: str) -> None:
         )
         raise _refused(
             uri,
-            f"its batch was frozen when it was logged: {told} ({why}), and influence needs batches of any size. Log it "
-            f"again with an example of two rows or more, {LOG}, and with -1 as the first dimension of a signature of "
-            f"your own; or register the live module: {LIVE}",
+            f"its batch was frozen when it was logged: {shapes} ({why}), and influence needs batches of any size. "
+            f"Log it again with an example of two rows or more, {LOG}, and with -1 as the first dimension of a "
+            f"signature of your own; or register the live module: {LIVE}",
         )
 
 

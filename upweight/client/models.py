@@ -87,10 +87,10 @@ def register(
             "operator allows), or 'config' (of a Hugging Face model)"
         )
     globs = _globs(parameters)
-    said = {"name": name, "output": output, "parameters": globs, "labels": dict(labels or {})}
+    fields = {"name": name, "output": output, "parameters": globs, "labels": dict(labels or {})}
     # Before the export and the upload, which take their time: what is misspelt is told at once.
     _refuse_loss_object(loss)
-    early = {**said, "output": None} if _is_live(program) and _is_below_zero(output) else said
+    early = {**fields, "output": None} if _is_live(program) and _is_below_zero(output) else fields
     validated(ModelRequest, MODELS.path, {**early, "program": NOT_YET, "loss": loss})
     if _is_live(program):
         refuse_untrained(program) if globs is None else refuse_unmatched(program, globs)
@@ -102,12 +102,12 @@ def register(
             "frozen": live.frozen,
         }
     elif program is not None:
-        described, said["output"] = yield from _pt2(program, example, globs, output, name, bars)
+        described, fields["output"] = yield from _pt2(program, example, globs, output, name, bars)
     else:
         blob = yield from _weights(weights, name, bars)
         described = _by_name(factory, kwargs, config, task, None, blob)
     loss = loss_of(program, loss)
-    request = validated(ModelRequest, MODELS.path, {**said, "program": described, "loss": loss})
+    request = validated(ModelRequest, MODELS.path, {**fields, "program": described, "loss": loss})
     return (yield from MODELS.create(request.model_dump(mode="json"), bars, wait, timeout, hold))
 
 
@@ -127,13 +127,13 @@ def register_mlflow(
     """Finds the model's archive in MLflow, looks at it, and registers it."""
     name = name_of(uri) if name is None else name
     # Before the download, which takes its time.
-    said = {
+    fields = {
         "name": name,
         "output": output,
         "parameters": _globs(parameters),
         "labels": labels or {},
     }
-    validated(ModelRequest, MODELS.path, {**said, "program": NOT_YET, "loss": loss})
+    validated(ModelRequest, MODELS.path, {**fields, "program": NOT_YET, "loss": loss})
     with tempfile.TemporaryDirectory(prefix="upweight-") as folder:
         archive = yield Work(lambda: archive_of(uri, Path(folder)))
         return (

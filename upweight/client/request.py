@@ -71,10 +71,10 @@ def invalid(
     """pydantic's errors in the service's own words. `at`: where in the body the model begins."""
     found = [{**error, "loc": ("body", *at, *error["loc"])} for error in exc.errors()]
     errors = field_errors(found, body, path)
-    return InvalidRequest("; ".join(map(_told, errors[:FIELDS_SHOWN])), errors=errors)
+    return InvalidRequest("; ".join(map(_in_words, errors[:FIELDS_SHOWN])), errors=errors)
 
 
-def _told(error: FieldError) -> str:
+def _in_words(error: FieldError) -> str:
     given = (
         ""
         if error.value is None or str(error.value) in error.detail

@@ -224,10 +224,10 @@ def _prove(
             "like this either; mend forward, or choose by 'parameters' those that it can be differentiated for"
         ) from exc
     if found is not None:
-        raise ExportFailed(_told(found, module, call, chosen))
+        raise ExportFailed(_message(found, module, call, chosen))
 
 
-def _told(found: Difference, module: nn.Module, call: Call, chosen: Chosen) -> str:
+def _message(found: Difference, module: nn.Module, call: Call, chosen: Chosen) -> str:
     def differs(part: nn.Module, call: Call) -> bool:
         try:
             alone = as_graph(part, call)

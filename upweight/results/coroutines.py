@@ -37,11 +37,11 @@ class AsyncResult(stored.Handle[AsyncTransport]):
         return self
 
     async def dampings(self) -> tuple[float, ...]:
-        """See `Result.dampings`."""
+        """The λ's as numbers; of a list they are the first axis of all arrays."""
         return stored.dampings(await self._known())
 
     async def at(self, *, damping: float) -> Self:
-        """See `Result.at`."""
+        """The same result with one of its λ's alone: its arrays have no axis λ. Raises InvalidRequest."""
         return type(self)(self._link, self._bars, stored.at(await self._known(), damping))
 
     async def wait(

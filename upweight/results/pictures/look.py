@@ -33,11 +33,11 @@ def words(row: NDArray[Any], preview: Any) -> str:
     """The first numbers, with their names where there are some."""
     flat = row.ravel()[:SHOWN]
     names = preview.names if isinstance(preview, TablePreview) else ()
-    told = [
+    numbers = [
         f"{names[at]} {value:.4g}" if at < len(names) else f"{value:.4g}"
         for at, value in enumerate(flat.tolist())
     ]
-    return ", ".join([*told, *(["…"] if row.size > SHOWN else [])])
+    return ", ".join([*numbers, *(["…"] if row.size > SHOWN else [])])
 
 
 def label(value: Any, dataset: DatasetRecord) -> str:

@@ -43,8 +43,8 @@ def ranking(result: RankedResult, flipped: Sequence[int] | NDArray[Any] | None =
         axis.set_major_formatter(PercentFormatter(1))
     axes.grid(color="#00000015")
     axes.legend(loc="lower right", frameon=False)
-    told = ", ".join(f"{at:.0%} in {share:.0%}" for share, at in zip(MARKS, marks, strict=True))
-    title = f"{len(flipped)} wrong labels among {len(rows):,} rows; found: {told}"
+    marked = ", ".join(f"{at:.0%} in {share:.0%}" for share, at in zip(MARKS, marks, strict=True))
+    title = f"{len(flipped)} wrong labels among {len(rows):,} rows; found: {marked}"
     axes.set_title(title, size=10, loc="left")
     return figure
 

@@ -64,13 +64,11 @@ class DrawnRows:
         return len(self._rows)
 
     def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """See `Rows`."""
         for batch in self._rows.batches(size, start, stop):
             labels = self.labels[batch.start : batch.start + len(batch)]
             yield replace(batch, targets=labels)
 
     def take(self, indices: Tensor) -> Batch:
-        """See `Rows`."""
         labels = self.labels[indices.to(self.labels.device)]
         return replace(self._rows.take(indices), targets=labels)
 

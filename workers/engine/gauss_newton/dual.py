@@ -33,7 +33,7 @@ ABOVE_ROUNDING = 10.0
 
 @dataclass(frozen=True)
 class DualGaussNewton(Metric):
-    """See the package."""
+    """(λI + G Gᵀ)⁻¹ by Woodbury: (v − G (λI + Gᵀ G)⁻¹ Gᵀ v) / λ, with the small matrix factorised."""
 
     columns: RootColumns
     factor: Tensor  # (D, D), lower, of λI + Gᵀ G

@@ -74,7 +74,7 @@ class Factorisation(Inverse):
             torch.linalg.vector_norm(self._residual(rhs, x), dim=1),
             (Status.NEGATIVE_CURVATURE if self.pivots is not None else Status.CONVERGED,)
             * rhs.shape[0],
-            {"hessian": self.hessian, **self._told()},
+            {"hessian": self.hessian, **self._summary()},
         )
 
     def apply(self, rhs: Tensor) -> Tensor:
@@ -99,15 +99,15 @@ class Factorisation(Inverse):
         """As a preconditioner."""
         return {"preconditioner": "cholesky"}
 
-    def _told(self) -> dict[str, float | Tensor]:
+    def _summary(self) -> dict[str, float | Tensor]:
         known = self.spectrum
-        told: dict[str, float | Tensor] = {
+        info: dict[str, float | Tensor] = {
             "smallest_eigenvalue": known.smallest,
             "largest_eigenvalue": known.largest,
         }
         if known.eigenvalues is not None:
-            told["eigenvalues"] = known.eigenvalues
-        return told
+            info["eigenvalues"] = known.eigenvalues
+        return info
 
     def _residual(self, rhs: Tensor, x: Tensor) -> Tensor:
         return rhs - x @ self.hessian - self.damping * x
@@ -229,8 +229,8 @@ def _in_closed_form(fit: ClosedForm, rhs: Tensor, progress: Progress | None) -> 
     some = sizes > 0
     left = torch.linalg.vector_norm(fit.matmat(x[some]), dim=1) / sizes[some]
     share = float(left.mean()) if bool(some.any()) else 0.0
-    told = {**fit.described, "curvature_share": share}
-    return Solution(x, norms, (Status.CONVERGED,) * rhs.shape[0], told)
+    info = {**fit.described, "curvature_share": share}
+    return Solution(x, norms, (Status.CONVERGED,) * rhs.shape[0], info)
 
 
 def _factorised(

@@ -137,7 +137,7 @@ class LowRank(Inverse):
         status = self._status(rhs, norms)
         if negative:
             status = (Status.NEGATIVE_CURVATURE,) * len(rhs)
-        return Solution(x, norms, status, self._told())
+        return Solution(x, norms, status, self._summary())
 
     def products(self, rhs: Tensor, curvature: Curvature) -> Products:
         """Those that any λ needs for the residuals of these right-hand sides (k, p)."""
@@ -176,7 +176,7 @@ class LowRank(Inverse):
             exact = torch.zeros_like(exact)
         return tuple(Status.CONVERGED if each else Status.TRUNCATED for each in exact.tolist())
 
-    def _told(self) -> dict[str, object]:
+    def _summary(self) -> dict[str, object]:
         found: dict[str, object] = {
             "eigenvalues": self.eigenvalues,
             "eigenvectors": self.eigenvectors,

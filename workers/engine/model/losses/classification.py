@@ -70,7 +70,7 @@ class ClassLoss(PerRow):
         return replace(self, ignore_index=IGNORED)  # type: ignore[return-value]
 
     def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
-        """See `Loss`. By the softmax of each position's outputs; what is ignored stays so."""
+        """By the softmax of each position's outputs; what is ignored stays so."""
         scores = self._classes_last(outputs)
         # Of log-probabilities the softmax is what they are the logarithms of.
         below = scores.double().softmax(-1).cumsum(-1)
@@ -180,7 +180,7 @@ class BinaryCrossEntropy(PerRow):
         return self.reduced(positive + negative)
 
     def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
-        """See `Loss`. Each output's 0 or 1."""
+        """Each output's 0 or 1."""
         logits, _ = same_shape(outputs, targets)
         level = chance.uniform(logits.shape[1:]).to(logits.device)
         return (level < logits.double().sigmoid()).to(targets.dtype)

@@ -59,11 +59,9 @@ class PerRow:
         self(outputs, targets)  # type: ignore[operator]
 
     def of_drawn_labels(self) -> Loss:
-        """See `Loss`."""
         return self  # type: ignore[return-value]
 
     def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
-        """See `Loss`."""
         raise BadParameter("loss", type(self).__name__, str(self.no_labels))
 
     def reduced(self, values: Tensor) -> Tensor:
@@ -127,9 +125,7 @@ class ProgramLoss:
             raise ShapeMismatch("losses that the program returns", first.shape[:1], losses.shape)
 
     def of_drawn_labels(self) -> Loss:
-        """See `Loss`."""
         return self
 
     def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
-        """See `Loss`."""
         raise BadParameter("loss", type(self).__name__, str(self.no_labels))

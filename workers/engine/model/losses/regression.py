@@ -25,7 +25,7 @@ class MeanSquaredError(PerRow):
         return self.reduced((predicted - goal).square())
 
     def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
-        """See `Loss`. exp(−loss) is a Gaussian of variance 1/2, or of half as many as the mean is over."""
+        """exp(−loss) is a Gaussian of variance 1/2, or of half as many as the mean is over."""
         predicted, _ = same_shape(outputs, targets)
         count = predicted[0].numel() if self.reduction == "mean" else 1
         noise = chance.normal(predicted.shape[1:]).to(predicted.device)
@@ -72,7 +72,7 @@ class Poisson(PerRow):
         )
 
     def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
-        """See `Loss`. Counts with the rates that the outputs are, or are the logarithms of."""
+        """Counts with the rates that the outputs are, or are the logarithms of."""
         outputs, _ = same_shape(outputs, targets)
         rates = outputs.double().exp() if self.log_input else outputs.double()
         return chance.poisson(rates).to(targets.device, targets.dtype)
@@ -101,7 +101,7 @@ class Gaussian(PerRow):
         return self.reduced(losses + (0.5 * math.log(2 * math.pi) if self.full else 0.0))
 
     def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
-        """See `Loss`. Values with the mean and the variance that the outputs are."""
+        """Values with the mean and the variance that the outputs are."""
         mean, variance = self._predicted(outputs, targets)
         noise = chance.normal(mean.shape[1:]).to(mean.device)
         return (mean.double() + noise * variance.double().sqrt()).to(targets.dtype)
