@@ -1,0 +1,1 @@
+"""EK-FAC beside kronfluence, side by side in one run: `python -m benchmarks.structures`."""

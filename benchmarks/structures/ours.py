@@ -1,0 +1,30 @@
+"""Upweight's engine: a fit and pairwise scores."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from benchmarks.structures.models import Case
+from workers import engine
+
+
+def measured(case: Case, drawn: bool) -> tuple[float, float, Tensor]:
+    """Seconds of the fit, of the scores, and the scores (m, n)."""
+    options = {"reduction": "sum", "class_axis": -1} if case.name == "decoder" else {}
+    loss = engine.make_loss("cross_entropy", **options)
+    problem = engine.Problem(case.module, loss, case.names)
+    train, test = (engine.TensorRows(*rows) for rows in (case.train, case.test))
+    began = time.perf_counter()
+    over = engine.Over(problem, train)
+    kind = "fisher" if drawn else "empirical_fisher"
+    fit = engine.make_curvature(over, kind, "ekfac").closed_form()
+    assert fit is not None
+    fit = fit.damped(case.damping)
+    fitted = time.perf_counter()
+    rhs = torch.cat([block for _, block in engine.row_gradients(problem, test)])
+    factors = fit.apply(rhs)
+    scores = torch.cat([block for _, block in engine.up(problem, factors, train)], 1)
+    return fitted - began, time.perf_counter() - fitted, scores
