@@ -17,6 +17,7 @@ from tests.engine.exact import Exact, relative
 from tests.engine.models import CASES, Case, make
 from workers.engine import BadParameter, Over, Problem, TensorRows, make_curvature, make_loss
 from workers.engine.autodiff.select import products_of
+from workers.engine.curvature.dense import by_columns
 from workers.engine.curvature.of_rows import CurvatureOfRows
 
 SEED = 5
@@ -130,6 +131,27 @@ def test_sums_over_blocks_of_rows_add_up_to_the_whole(row: Row) -> None:
         part = make_curvature(replace(whole, rows=some, first_row=first), row.kind)
         total += part.dense() * len(some)
     assert relative(total / case.train_count, exact) < 1e-10
+
+
+@every_kind
+@pytest.mark.parametrize("name", ["convolutional", "bag_of_words"])
+def test_tiles_below_the_diagonal_are_those_above_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, row: Row
+) -> None:
+    monkeypatch.setattr(by_columns, "NARROWEST_TILE", 5)
+    case, exact = known(name, row.kind)
+    filled, whole = [], by_columns.fill
+
+    def counted(*given: Any) -> bool:
+        filled.append(True)
+        return whole(*given)
+
+    monkeypatch.setattr(by_columns, "fill", counted)
+    found = make_curvature(over(case, batch_size=4), row.kind).dense()
+    assert relative(found, exact) < 1e-8
+    assert torch.equal(found, found.T)
+    if name == "convolutional":
+        assert filled
 
 
 @every_kind

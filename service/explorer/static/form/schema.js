@@ -22,10 +22,11 @@ export function methodsOf({ components: { schemas } }) {
   return Object.fromEntries(Object.values(schemas).filter((each) => each["x-method"]).map((each) => [each.properties.method.const, each["x-method"]]));
 }
 
-/** What the document says of curvatures: {kinds, structures}, by name, and the structure that leaves nothing out. */
+/** What the document says of curvatures: {kinds, structures}, by name, and the `usual` one, of jobs that do not say. */
 export async function curvatures(signal) {
   const { Curvature: found } = (await openapi(signal)).components.schemas;
-  return { kinds: found["x-kinds"], structures: found["x-structures"], whole: found.properties.structure.default };
+  const { kind, structure } = found.properties;
+  return { kinds: found["x-kinds"], structures: found["x-structures"], usual: { kind: kind.default, structure: structure.default } };
 }
 
 /**

@@ -25,10 +25,10 @@ export function methodOf(job, methods) {
 }
 
 /** The label of its kind, and of its structure where that is not the whole; of the document's `curvatures`. */
-export function curvatureOf(job, { kinds, structures, whole }) {
-  const { kind, structure } = job.request.curvature;
+export function curvatureOf(job, { kinds, structures, usual }) {
+  const { kind, structure } = { ...usual, ...job.request.curvature };
   const [label, kept] = [kinds[kind]?.label ?? kind, structures[structure]?.label ?? structure];
-  return structure === whole ? label : `${label}, ${kept}`;
+  return structure === usual.structure ? label : `${label}, ${kept}`;
 }
 
 export function badge(state) {
