@@ -18,7 +18,7 @@ from torch import Tensor
 from workers.engine.autodiff.graph.output import GRADIENTS
 from workers.engine.curvature.of_rows import CurvatureOfRows
 from workers.engine.errors import BadParameter, ShapeMismatch
-from workers.engine.model.batching import Block, activation_bytes, over_rows, rows_at_once
+from workers.engine.model.batching import RowBlock, activation_bytes, over_rows, rows_at_once
 from workers.engine.model.losses.chance import Chance
 from workers.engine.model.losses.per_row import one_tensor
 from workers.engine.model.problem import Problem
@@ -81,7 +81,7 @@ class DrawnRows:
         size = rows_at_once("auto", len(self._rows), row, self._budget, kind)
         found = over_rows(
             self._rows,
-            Block(size),
+            RowBlock(size),
             lambda batch: self._drawn(problem, batch),
             what="labels",
             progress=self._progress,

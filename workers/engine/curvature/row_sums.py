@@ -13,7 +13,13 @@ from workers.engine.autodiff.hvp import ReverseLoop
 from workers.engine.autodiff.outer import GaussNewtonLoop, GradientLoop
 from workers.engine.autodiff.select import products_of, select
 from workers.engine.curvature.sampled import SampledRows
-from workers.engine.model.batching import BatchSize, Block, BlockPlan, activation_bytes, over_rows
+from workers.engine.model.batching import (
+    BatchSize,
+    BlockPlan,
+    RowBlock,
+    activation_bytes,
+    over_rows,
+)
 from workers.engine.model.nonfinite import refuse_nonfinite_rows
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
@@ -64,7 +70,7 @@ class RowSums:
         )
 
     @property
-    def widest(self) -> Block:
+    def widest(self) -> RowBlock:
         """The block for as many vectors as are taken at a time."""
         return self._plan.of(self._plan.widest)
 

@@ -12,7 +12,7 @@ from workers.engine.autodiff.graph.output import Term
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.gauss_newton.batch import ColumnsOfBatch
 from workers.engine.gauss_newton.columns import Outer, OuterProducts, RootColumns, Written
-from workers.engine.model.batching import Block, over_rows
+from workers.engine.model.batching import RowBlock, over_rows
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
@@ -106,7 +106,7 @@ def longest_columns(
             places.extend(found.places)
         return local
 
-    block = Block(min(at_once, len(rows)))
+    block = RowBlock(min(at_once, len(rows)))
     for _, local in over_rows(rows, block, work, what="preconditioner", progress=progress):
         longest.join(local)
     if not longest.squares:

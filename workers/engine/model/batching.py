@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 
 
 @dataclass
-class Block:
+class RowBlock:
     """Rows and vectors taken at once; shrinks, never grows."""
 
     rows: int
@@ -55,7 +55,7 @@ class Block:
 
 def over_rows(
     rows: Rows,
-    block: Block,
+    block: RowBlock,
     work: Callable[[Batch], Result],
     *,
     what: str,
@@ -131,14 +131,14 @@ class BlockPlan:
     ) -> None:
         self._kind, self._total, self._row_bytes = kind, total, row_bytes
         self._budget, self._batch_size = budget, batch_size
-        self._blocks: dict[int, Block] = {}
+        self._blocks: dict[int, RowBlock] = {}
 
     @property
     def widest(self) -> int:
         """The most vectors worth multiplying in one go."""
         return vectors_at_once(self._kind)
 
-    def of(self, count: int) -> Block:
+    def of(self, count: int) -> RowBlock:
         """The block for this many vectors."""
         most = self._most_vectors()
         parts = -(-max(count, 1) // most)
@@ -150,7 +150,7 @@ class BlockPlan:
             rows = rows_at_once(
                 self._batch_size, self._total, cost, budget, self._kind, NARROW_ROWS_AT_ONCE
             )
-            block = Block(rows, vectors)
+            block = RowBlock(rows, vectors)
             while block.vectors > 1 and rows * self._row_bytes * (1 + block.vectors) > self._budget:
                 block.vectors //= 2
             self._blocks[vectors] = block

@@ -16,7 +16,7 @@ from workers.engine.errors import NotFinite, ShapeMismatch
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
     BatchSize,
-    Block,
+    RowBlock,
     activation_bytes,
     over_rows,
     rows_at_once,
@@ -60,7 +60,9 @@ def over_gradients(
     def work(batch: Batch) -> Tensor:
         return use(per_example_gradients(problem, batch))
 
-    for batch, result in over_rows(rows, Block(size), work, what=what, progress=progress or silent):
+    for batch, result in over_rows(
+        rows, RowBlock(size), work, what=what, progress=progress or silent
+    ):
         yield columns_of(batch), finite_or_located(problem, batch, result, what)
 
 

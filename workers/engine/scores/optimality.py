@@ -18,7 +18,7 @@ from workers.engine.errors import NotFinite
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
     BatchSize,
-    Block,
+    RowBlock,
     activation_bytes,
     over_rows,
     rows_at_once,
@@ -105,7 +105,7 @@ def _mean_gradient(
     """(p,) in float64."""
     device = problem.device.type
     row_bytes = activation_bytes(problem, rows)
-    block = Block(rows_at_once(batch_size, len(rows), row_bytes, budget, device))
+    block = RowBlock(rows_at_once(batch_size, len(rows), row_bytes, budget, device))
     total = torch.zeros(problem.size, dtype=torch.float64, device=problem.device)
 
     def work(batch: Batch) -> Tensor:

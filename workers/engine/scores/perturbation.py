@@ -17,7 +17,7 @@ from workers.engine.autodiff.select import select
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
     BatchSize,
-    Block,
+    RowBlock,
     activation_bytes,
     over_rows,
     rows_at_once,
@@ -94,7 +94,7 @@ def _mixed(
     value_bytes = variable.initial(problem, first).numel() * problem.theta.element_size()
     activations = activation_bytes(problem, rows)
     row_bytes = activations * (1 + vectors) + len(factors) * value_bytes
-    block = Block(rows_at_once(batch_size, len(rows), row_bytes, budget, kind), vectors)
+    block = RowBlock(rows_at_once(batch_size, len(rows), row_bytes, budget, kind), vectors)
     selected: list[Derivative] = []
     report = progress or silent
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
     BatchSize,
-    Block,
+    RowBlock,
     activation_bytes,
     over_rows,
     rows_at_once,
@@ -67,7 +67,7 @@ def row_predictions(
             return _of_batch(problem, problem.placed(batch))
 
     for batch, result in over_rows(
-        rows, Block(size), work, what="predictions", progress=progress or silent
+        rows, RowBlock(size), work, what="predictions", progress=progress or silent
     ):
         yield slice(batch.start, batch.start + len(batch)), result
 

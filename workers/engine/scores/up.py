@@ -21,7 +21,7 @@ from workers.engine.model.batching import (
     FEWEST_ROWS,
     FEWEST_VECTORS,
     BatchSize,
-    Block,
+    RowBlock,
     activation_bytes,
     cached_bytes,
     over_rows,
@@ -97,7 +97,7 @@ def _along(
     vectors = min(len(factors), vectors_at_once(kind), most)
     cost = row_bytes * (1 + vectors)
     budget = min(budget, max(FEWEST_ROWS * cost, cached_bytes(kind)))
-    block = Block(rows_at_once(batch_size, len(rows), cost, budget, kind), vectors)
+    block = RowBlock(rows_at_once(batch_size, len(rows), cost, budget, kind), vectors)
 
     def work(batch: Batch) -> Tensor:
         with twice_differentiable():

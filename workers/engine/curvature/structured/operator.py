@@ -19,12 +19,10 @@ from workers.engine.errors import BadParameter, NotFinite, OutOfMemory
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
     BatchSize,
+    RowBlock,
     activation_bytes,
     over_rows,
     rows_at_once,
-)
-from workers.engine.model.batching import (
-    Block as RowBlock,
 )
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
