@@ -67,7 +67,7 @@ def test_auto_converges_where_batches_have_larger_eigenvalues_than_the_mean(
 
 
 def test_an_estimate_that_was_too_small_is_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Lissa, "_safe_scale", lambda _self, _hessian: 0.3)
+    monkeypatch.setattr(Lissa, "_safe_scale", lambda _self, *_hessian: 0.3)
     operator = Matrix(with_eigenvalues(SPECTRUM), damping=0.1)
     rhs = rhs_for(operator)
     found = Lissa(rtol=1e-10, maxiter=3000).solve(*operator, rhs)
