@@ -127,3 +127,15 @@ def test_only_what_failed_or_was_cancelled_is_retried(lifecycle: Lifecycle, id: 
     end(lifecycle, id, "failed")
     again = lifecycle.retry("a", id)
     assert (again["state"], again["problem"]) == ("queued", None)
+
+
+def test_what_lambda_came_to_stays_through_every_attempt(lifecycle: Lifecycle, id: str) -> None:
+    lifecycle.begin("a", id, "one", "cpu")
+    first = {"rule": "mean", "values": [0.25]}
+    assert lifecycle.damped("a", id, 1, first)["damping"] == first
+    lifecycle.give_back("a", id, 1, lost=True)
+    lifecycle.begin("a", id, "two", "cpu")
+    again = lifecycle.damped("a", id, 2, {"rule": "mean", "values": [0.2500001]})
+    assert again["damping"] == first
+    lifecycle.fail("a", id, 2, ComputationFailed("singular"))
+    assert lifecycle.retry("a", id)["damping"] == first

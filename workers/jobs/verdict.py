@@ -55,7 +55,7 @@ def worst(judgements: Sequence[Judgement], dampings: Sequence[float]) -> Judgeme
     levels = [LEVELS.index(each.level) for each in judgements]
     at = levels.index(max(levels))
     as_bad = levels.count(levels[at])
-    others = "" if as_bad == 1 else f", one of {as_bad} of {len(levels)} like it"
+    others = "" if as_bad == 1 else f", and {as_bad - 1} are like it"
     text = f"Of {len(levels)} λ's the worst is {dampings[at]:.3g}{others}: {judgements[at].text}"
     return Judgement(level=judgements[at].level, text=text)
 
