@@ -51,6 +51,8 @@ def failure(error: EngineError) -> UpweightError:
 def _parameter_pointer(field: str) -> str:
     top = ("hessian_regularization", "batch_size", "perturb_at", "perturb_input")
     first = field.partition(",")[0]
+    if first.startswith("curvature."):
+        return f"/{first.replace('.', '/')}"
     return f"/{first}" if first in top else f"/inversion/{first}"
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from upweight.errors import ComputationFailed
+from workers.engine import BadParameter
 from workers.refusals import public_error
 
 
@@ -33,3 +34,9 @@ def test_types_that_do_not_meet_are_a_matter_of_precision(words: str) -> None:
     assert isinstance(error, ComputationFailed)
     assert error.errors[0].pointer == "/precision"
     assert words in error.detail
+
+
+def test_a_curvature_that_makes_no_sense_is_told_at_its_field() -> None:
+    error = public_error(BadParameter("curvature.kind", "fisher", "take another"), "job_x")
+    assert isinstance(error, ComputationFailed)
+    assert error.errors[0].pointer == "/curvature/kind"

@@ -396,6 +396,14 @@ def test_log_probabilities_have_a_fisher_matrix_and_no_gauss_newton_matrix() -> 
     assert relative(make_curvature(Over(problem, rows, seed=3), "fisher").dense(), expected) < 1e-10
 
 
+def test_rates_below_zero_are_refused_where_labels_are_drawn() -> None:
+    torch.manual_seed(0)
+    rows = TensorRows(torch.randn(6, 3, dtype=torch.float64), torch.ones(6, 1).double())
+    problem = Problem(nn.Linear(3, 1).double(), make_loss("poisson_nll", log_input=False))
+    with pytest.raises(BadParameter, match="must be a number of at least 0"):
+        make_curvature(Over(problem, rows), "fisher").dense()
+
+
 def test_unknown_kinds_and_structures_are_refused() -> None:
     with pytest.raises(BadParameter, match=r"curvature\.kind.*hessian, gauss_newton"):
         make_curvature(over(make("perceptron")), "jacobian")

@@ -23,6 +23,7 @@ from workers.engine.model.losses.chance import Chance
 from workers.engine.model.losses.per_row import one_tensor
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
+from workers.engine.model.second_order import is_out_of_memory
 from workers.engine.progress import Progress, silent
 
 DOUBLE = 2  # bytes of float64 beside float32's
@@ -117,6 +118,8 @@ def _in_double(problem: Problem, rows: Rows) -> Problem:
         double = problem.in_double()
         with torch.no_grad():
             double.losses(double.theta, double.placed(next(iter(rows.batches(1)))))
-    except Exception:  # whatever it is, float32 does without
+    except Exception as error:  # whatever a model raises in float64, float32 does without
+        if is_out_of_memory(error):  # of one worker alone: its labels would be others
+            raise
         return problem
     return double

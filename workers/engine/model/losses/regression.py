@@ -75,6 +75,9 @@ class Poisson(PerRow):
         """Counts with the rates that the outputs are, or are the logarithms of."""
         outputs, _ = same_shape(outputs, targets)
         rates = outputs.double().exp() if self.log_input else outputs.double()
+        if not bool(((rates >= 0.0) & rates.isfinite()).all()):
+            wrong = "a rate that labels are drawn with must be a number of at least 0"
+            raise BadParameter("outputs", float(rates.min()), wrong)
         return chance.poisson(rates).to(targets.device, targets.dtype)
 
 
