@@ -25,6 +25,11 @@ CASES: dict[str, dict[str, Any]] = {
         for row in METHODS.values()
         for number, inversion in enumerate(map(row.inversion, (row.quick, *row.other)))
     },
+    "influences by EK-FAC": {
+        "inversion": METHODS["direct"].inversion({}),
+        "curvature": {"kind": "fisher", "structure": "ekfac"},
+        "keep": EVERYTHING,
+    },
     "only the strongest and the mean": {"keep": {"matrix": False, "top": 5, "mean": True}},
     "perturbation": {"influence_type": "perturbation"},
     "perturbation inside": {"influence_type": "perturbation", "perturb_at": "1"},

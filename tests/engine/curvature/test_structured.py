@@ -401,6 +401,24 @@ def test_what_no_rule_explains_has_its_exact_block_and_says_so(structure: str) -
     assert relative(found.dense()[:20, :20], rows.T @ rows / ROWS) < 1e-10
 
 
+class Keyed(nn.Module):
+    """Attention whose key's bias has no gradient but rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.query(x) @ self.key(x).mT
+        return self.head((scores.softmax(-1) @ x).mean(1))
+
+
+def test_a_gradient_that_is_rounding_alone_does_not_spoil_its_layer() -> None:
+    found = curvature(made(Keyed), real(ROWS, 3, 4), classes(), "ekfac").closed_form()
+    assert [block.layout.covered_by for block in found.blocks] == ["kronecker"] * 3
+    assert not any(block.layout.why for block in found.blocks)
+
+
 @pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal"])
 def test_no_parameter_is_left_out(structure: str) -> None:
     for make, inputs in MODELS.values():
