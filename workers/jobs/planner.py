@@ -144,8 +144,8 @@ class Planner:
 
     @property
     def _rhs_most(self) -> int:
-        # The solutions of all λ's are there together.
-        alive = VECTORS_ALIVE + self._dampings - 1
+        # Of all λ's together there are the solutions, these side by side, and C times them.
+        alive = VECTORS_ALIVE + 3 * (self._dampings - 1)
         return max(1, self._budget // (alive * self._vector_bytes))
 
     @property

@@ -144,6 +144,7 @@ def test_a_list_takes_the_passes_of_one_fit() -> None:
     for method, passes in (
         (Direct(), 0),  # dense() of this one is no pass
         (Nystroem(rank=8), 3),  # the sketch; H U and H of what lies outside
+        (Nystroem(rank=30), 2),  # the sketch; H times all solutions
     ):
         curvature = Symmetric(matrix)
         method.solve_each(curvature, DAMPINGS, rhs)

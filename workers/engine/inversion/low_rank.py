@@ -103,11 +103,11 @@ class LowRank(Inverse):
         rhs: Tensor,
         progress: Progress | None = None,
         operator: Damped | None = None,
-        products: Products | None = None,
+        products: Products | Tensor | None = None,
     ) -> Solution:
         """Solve for all (k, p) at once. Without `operator`, residual norms are NaN: not measured.
 
-        `products` are those of these right-hand sides, where they are at hand.
+        `products` are those of these right-hand sides, or H times their solution, where they are at hand.
         Raises SingularHessian where a pair is negative with λ, and that is not kept.
         """
         size = self.eigenvectors.shape[0]
@@ -123,7 +123,9 @@ class LowRank(Inverse):
         x, parts = self._applied(rhs)
         norms = torch.full_like(rhs[:, 0], float("nan"))
         if operator is not None:
-            if products is not None:
+            if isinstance(products, Tensor):
+                product = products + self.damping * x
+            elif products is not None:
                 product = parts @ products.inside[self.kept] + self.damping * x
                 if products.outside is not None:
                     product = product + products.outside / self.damping
@@ -161,12 +163,15 @@ class LowRank(Inverse):
         rhs = checked_rows(rhs, size, self.eigenvectors.dtype, self.eigenvectors.device)
         one_by_one = 0 if self.images is not None and not self.complement else len(rhs)
         shared = (self.eigenvectors.shape[1] if self.images is None else 0) + len(rhs)
-        products = None
+        products: Sequence[Products | Tensor | None] = [None] * len(dampings)
         if 0 < shared < one_by_one * len(dampings):
-            products = self.products(rhs, curvature)
+            products = [self.products(rhs, curvature)] * len(dampings)
+        elif one_by_one:  # in one pass for all λ's
+            x = [self.damped(each).apply(rhs) for each in dampings]
+            products = curvature.matmat(torch.cat(x)).split(len(rhs))
         return [
-            self.damped(each).solve(rhs, progress, Damped(curvature, each), products)
-            for each in dampings
+            self.damped(each).solve(rhs, progress, Damped(curvature, each), of_this)
+            for each, of_this in zip(dampings, products, strict=True)
         ]
 
     def _status(self, rhs: Tensor, norms: Tensor) -> tuple[Status, ...]:
