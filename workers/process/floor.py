@@ -20,8 +20,10 @@ import torch
 
 from workers.process.watch import GivenBack
 
-LOOK_SECONDS = 0.05  # of computing, before somebody else is looked for
-SLICE_SECONDS = 0.25  # of computing, before the next in hand goes on
+SLICE_SECONDS = (
+    0.25  # of computing, at first and before the next in hand goes on: short tasks are left alone
+)
+LOOK_SECONDS = 0.05  # of computing, after the first slice, before somebody else is looked for
 VACATE_SECONDS = 3.0
 Taken = tuple[str, Callable[[], object]]  # a task: its namespace, and what does it
 
@@ -120,7 +122,7 @@ class Floor:
         return place
 
     def _enter(self, namespace: str) -> _Place:
-        place = _Place(namespace, look_at=time.monotonic() + LOOK_SECONDS)
+        place = _Place(namespace, look_at=time.monotonic() + SLICE_SECONDS)
         with self._changed:
             self._changed.wait_for(lambda: self._holder is None)
             self._places.append(place)
@@ -158,7 +160,7 @@ class Floor:
                 torch.cuda.set_device(self._device)
             self._globals.put_back()
             place.came = time.monotonic()
-            place.look_at = place.came + LOOK_SECONDS
+            place.look_at = place.came + SLICE_SECONDS
             run()
         finally:
             self._leave(place)

@@ -11,7 +11,7 @@ import torch
 
 from service.storage.queue import RUN_JOB, TaskQueue
 from service.storage.redis import connect
-from workers.process.floor import LOOK_SECONDS, Floor, Taken
+from workers.process.floor import SLICE_SECONDS, Floor, Taken
 from workers.process.watch import GivenBack
 from workers.process.worker import WarmWorker
 
@@ -109,7 +109,7 @@ def test_what_torch_keeps_for_the_process_is_as_the_task_left_it() -> None:
             torch.set_float32_matmul_precision("high")
             torch.set_num_threads(2)
             torch.backends.cuda.enable_flash_sdp(False)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(SLICE_SECONDS)
             assert floor.give_way() > 0
             assert state("first") == ("first", "high", 2, False)
     finally:
@@ -132,7 +132,7 @@ def test_a_task_that_is_to_end_has_the_floor_next() -> None:
     taken: list[Taken | None] = [("b", other)]
     floor.take = lambda namespaces: taken.pop() if taken else None
     with floor.held("a"):
-        time.sleep(LOOK_SECONDS)
+        time.sleep(SLICE_SECONDS)
         floor.give_way(ending.is_set)
         order.append("the one that is to end")
     floor.wait_until_free()
@@ -150,7 +150,7 @@ def test_tasks_that_wait_are_given_back_when_the_process_is_to_be_replaced() -> 
     taken: list[Taken | None] = [("b", other)]
     floor.take = lambda namespaces: taken.pop() if taken else None
     with contextlib.suppress(GivenBack), floor.held("a"):
-        time.sleep(LOOK_SECONDS)
+        time.sleep(SLICE_SECONDS)
         floor.give_way()
     floor.wait_until_free()
     assert given_back == ["1 in hand"]
