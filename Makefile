@@ -11,14 +11,14 @@ PIP_VERSION := 26.3
 CACHES := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
 # The first that is new enough and can make environments; `make PYTHON=...` chooses another.
-PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test lint format layers types openapi openapi-check bench docs lock lock-hashes lint-deploy audit sbom clean distclean
+.PHONY: help install demo serve test lint format layers types openapi openapi-check bench docs lock lock-hashes lint-deploy audit sbom release test-newest clean distclean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -81,17 +81,26 @@ docs: $(STAMP) ## the documentation as a site, build/docs; a warning is an error
 lock-hashes: $(STAMP) ## requirements.hashes.txt and docker/*.txt from requirements.lock, with the index's hashes
 	$(PY) .ci/hashes.py
 
-audit: $(STAMP) ## known vulnerabilities of what is pinned; needs the advisory service
-	$(VENV)/bin/pip-audit --requirement requirements.hashes.txt --disable-pip --require-hashes --progress-spinner off --strict
+audit: $(STAMP) ## known vulnerabilities of what is pinned (ADVISORIES=all.zip: offline, by a file of osv.dev)
+	$(PY) .ci/audit.py $(if $(ADVISORIES),--advisories $(ADVISORIES))
 
 sbom: $(STAMP) ## the bill of materials, build/sbom.cdx.json (CycloneDX)
 	mkdir -p build
 	$(VENV)/bin/cyclonedx-py requirements requirements.hashes.txt --pyproject pyproject.toml --output-reproducible \
 		--output-file build/sbom.cdx.json
 
+release: $(STAMP) sbom ## dist/: wheel, source, bill of materials (CycloneDX), and their sums
+	rm -rf dist
+	$(PY) -m hatchling build -d dist
+	cp build/sbom.cdx.json dist/upweight-$$($(PY) -m hatchling version).cdx.json
+	cd dist && sha256sum * > SHA256SUMS
+
+test-newest: $(STAMP) ## the SDK's tests with the newest Python of this machine, where one is newer than ours
+	$(PY) .ci/newest.py
+
 clean: ## caches, builds, the demo's data and pictures; your data and .venv stay
 	rm -rf $(CACHES) demo-data demo-pictures
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## and .venv
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-newest

@@ -1,6 +1,6 @@
 # The front end: no torch. Build from the repository's root:
 #   docker build --file docker/front.Dockerfile --tag upweight-front .
-ARG PYTHON=3.11.13-slim-bookworm
+ARG PYTHON=3.11.13-slim-bookworm@sha256:86adf8dbadc3d6e82ee5dd2c74bec2e1c2467cdad47886280501df722372d2e1
 
 FROM python:${PYTHON} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -1,7 +1,7 @@
 # A worker on NVIDIA GPUs: the package index's own torch, with the CUDA libraries it was built for; the machine gives the
 # driver (NVIDIA's container toolkit).
 #   docker build --file docker/worker-cuda.Dockerfile --tag upweight-worker-cuda .
-ARG PYTHON=3.11.13-slim-bookworm
+ARG PYTHON=3.11.13-slim-bookworm@sha256:86adf8dbadc3d6e82ee5dd2c74bec2e1c2467cdad47886280501df722372d2e1
 
 FROM python:${PYTHON} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

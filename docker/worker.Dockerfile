@@ -1,7 +1,7 @@
 # A worker on CPUs. The package index's own torch brings the CUDA libraries along, some gigabytes; an index that has
 # CPU builds makes the image small:
 #   docker build --file docker/worker.Dockerfile --build-arg TORCH_INDEX=... --tag upweight-worker .
-ARG PYTHON=3.11.13-slim-bookworm
+ARG PYTHON=3.11.13-slim-bookworm@sha256:86adf8dbadc3d6e82ee5dd2c74bec2e1c2467cdad47886280501df722372d2e1
 
 FROM python:${PYTHON} AS build
 ARG TORCH_INDEX=

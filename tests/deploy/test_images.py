@@ -27,7 +27,7 @@ def deployments() -> list[Any]:
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
 def test_an_image_is_pinned_by_hashes_and_runs_as_nobody_with_a_health_check(file: Path) -> None:
     text = file.read_text()
-    assert re.search(r"^ARG PYTHON=\d+\.\d+\.\d+-slim-", text, re.MULTILINE)
+    assert re.search(r"^ARG PYTHON=\d+\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
     assert "--require-hashes" in text
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     assert re.search(r"^HEALTHCHECK ", text, re.MULTILINE)
@@ -46,6 +46,14 @@ def test_compose_gives_every_service_a_read_only_root_and_no_privileges() -> Non
         ), name
     assert COMPOSE["services"]["worker-gpu"]["profiles"] == ["gpu"]
     assert "--appendonly yes" in " ".join(COMPOSE["services"]["redis"]["command"])
+
+
+def test_every_image_of_others_is_named_by_its_digest() -> None:
+    images = {service["image"] for service in COMPOSE["services"].values()}
+    foreign = {image for image in images if not image.startswith("upweight-")}
+    assert len(foreign) == 3
+    for image in foreign:
+        assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", image), image
 
 
 def test_no_secret_is_written_down() -> None:

@@ -94,6 +94,8 @@ class CheckTasks:
             self._context.records.update(kind, namespace, id, change)
         except NotFound:
             log("record-gone", record=id)
+        with suppress(Unavailable), reachable():  # it would be forgotten in a day
+            self._context.redis.delete(_tries(id))
 
     def _model_report(self, namespace: str, record: Document, watch: Watch) -> dict[str, Any]:
         context, model = self._context, ModelRecord.model_validate(record)
