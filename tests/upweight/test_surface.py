@@ -48,3 +48,8 @@ def test_the_clients_load_no_torch_no_front_end_no_queue() -> None:
 
 def test_importing_the_package_alone_loads_nothing_else() -> None:
     assert loaded("import upweight", {"pydantic", "numpy", "httpx2", "torch"}) == ""
+
+
+def test_the_command_starts_without_the_contract_and_without_http() -> None:
+    heavy = {"pydantic", "numpy", "httpx2", "torch"}
+    assert loaded("import upweight.cli.command", heavy) == ""

@@ -13,7 +13,6 @@ from upweight.cli.following import ended, watched
 from upweight.cli.shell import Shell
 from upweight.cli.submission import Submission
 from upweight.cli.verb import group, verb
-from upweight.schema.damping import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -261,6 +260,8 @@ def _row(record: JobRecord, name: Callable[[str], str]) -> tuple[str, ...]:
 
 
 def _show(shell: Shell, record: JobRecord) -> None:
+    from upweight.schema.damping import told
+
     request, progress, cost, result = record.request, record.progress, record.cost, record.result
     called = names_of(shell.client)
     rows = {name: getattr(request, name, None) for name in ("train", "test", "hessian_on")}
