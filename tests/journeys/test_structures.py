@@ -282,3 +282,22 @@ def test_a_structure_preconditions_cg(
         assert distance(found[0].numpy(), found[1].numpy()) < 1e-8
         name = preconditioner if isinstance(preconditioner, str) else preconditioner["structure"]
         assert found[0].info["preconditioner"] == name
+
+
+def test_several_lambdas_and_one_for_each_block_are_solved_from_one_fit(
+    online: Client, net: nn.Module
+) -> None:
+    several = online.compute_influences(
+        NAME, NAME, NAME, test_rows=f"0:{TEST}", **(asked("ekfac") | {"hessian_regularization": [0.3, DAMPING]})
+    )  # fmt: skip
+    exact = solutions(net, "ekfac")[:TEST] @ gradients(net).T
+    assert distance(several.at(damping=DAMPING).numpy(), exact) < 1e-8
+    whole = curvature(net, "ekfac")
+    means = [float(whole[at, at].diagonal().mean()) for at in (slice(0, 24), slice(24, 39))]
+    own = torch.tensor([means[0]] * 24 + [means[1]] * 15, dtype=torch.float64)
+    exact = torch.linalg.solve(whole + torch.diag(0.1 * own), gradients(net).T).T[:TEST]
+    found = online.compute_influences(
+        NAME, NAME, NAME, test_rows=f"0:{TEST}",
+        **(asked("ekfac") | {"hessian_regularization": {"relative": 0.1}}),
+    )  # fmt: skip
+    assert distance(found.numpy(), exact @ gradients(net).T) < 1e-8
