@@ -77,7 +77,7 @@ def test_a_full_disk_is_named_in_one_line(tmp_path: Path) -> None:
     said = ended.stdout + ended.stderr
     assert ended.returncode == 1
     assert "Traceback" not in said
-    assert f"{data / 'redis'} can't be written: File too large. See that its disk has room" in said
+    assert f"{data} can't be written: File too large. See that its disk has room" in said
 
 
 def test_all_files_are_for_their_user_alone_whatever_the_umask(tmp_path: Path) -> None:
