@@ -2,13 +2,14 @@
 
 Both are jobs of one service with one worker, in turns, and neither uses what the other has found out: each makes its
 own fit. Seconds that the engine takes, and how often it has passed over the training rows with their gradients. The one
-λ is the smallest that the list has. Needs scikit-learn.
+λ is the smallest that the list has. Of the decoder it is the engine's seconds alone. Needs scikit-learn.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,11 +33,16 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 def main() -> None:
     """Prints a line a method."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="small", choices=("small", "wide", "convolutional"))
+    parser.add_argument(
+        "--model", default="small", choices=("small", "wide", "convolutional", "decoder")
+    )
     parser.add_argument("--method", action="append", choices=METHODS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tests", type=int, default=20, help="test rows")
     options = parser.parse_args()
+    if options.model == "decoder":
+        _in_the_engine(options.rounds)
+        return
     _compare(options.model, options.method or list(METHODS), options.rounds, options.tests)
 
 
@@ -83,6 +89,40 @@ def _compare(name: str, methods: list[str], rounds: int, tests: int) -> None:
                 f"with H {of_one:g} and {of_several:g}",
                 flush=True,
             )
+
+
+def _in_the_engine(rounds: int) -> None:
+    """EK-FAC of the decoder of `benchmarks.structures`, 20 by 600 rows: a fit, and the scores of all λ's."""
+    import torch
+
+    from benchmarks.structures.models import case
+    from workers import engine
+
+    subject = case("decoder", Path())
+    loss = engine.make_loss("cross_entropy", reduction="sum", class_axis=-1)
+    problem = engine.Problem(subject.module, loss, subject.names)
+    train, test = (engine.TensorRows(*rows) for rows in (subject.train, subject.test))
+
+    def seconds(dampings: list[float]) -> tuple[float, float]:
+        began = time.perf_counter()
+        form = engine.make_curvature(engine.Over(problem, train), "fisher", "ekfac").closed_form()
+        assert form is not None
+        fitted = time.perf_counter()
+        rhs = torch.cat([block for _, block in engine.row_gradients(problem, test)])
+        solutions = [form.damped(each).apply(rhs) for each in dampings]
+        for _ in engine.up(problem, torch.cat(solutions), train):
+            pass
+        return fitted - began, time.perf_counter() - fitted
+
+    seconds(DAMPINGS[:1])  # warm
+    for number in range(rounds):
+        (fit, one), (again, several) = seconds(DAMPINGS[:1]), seconds(DAMPINGS)
+        ratio = (again + several) / (fit + one)
+        print(
+            f"round {number}: one λ {fit:.2f} + {one:.2f} s, {len(DAMPINGS)} λ's {again:.2f} + {several:.2f} s: "
+            f"ratio {ratio:.2f} (target {TARGET}), scores alone {several / one:.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
