@@ -10,6 +10,7 @@ import { bytes, count, number, percent } from "../format.js";
 import { link } from "../router.js";
 import { lambda } from "./dampings.js";
 import { facts } from "./overview.js";
+import { coverage } from "./structure.js";
 
 const GOVERNED = "Directions below the line are governed by λ, not by the data.";
 const QUESTIONS = { solved: "Was the linear system solved?", applies: "Does influence apply here?" };
@@ -29,7 +30,7 @@ export async function open(job, route, { signal }) {
   await Promise.all(
     info.arrays.filter(isOf).map(async (array) => arrays.set(array.name, layerOf(await npy(path(`/v1/jobs/${job.id}/info`, { array: array.name }), { signal }), array, job))),
   );
-  const { dampings: each, rank_correlation: alike, ...summary } = info.summary;
+  const { dampings: each, rank_correlation: alike, structure, ...summary } = info.summary;
   // What is told of the λ in view goes before what is told of all.
   const plots = [...drawn(job, { label, answer }, { ...summary, ...each?.[job.layer] }, arrays), neighbours(job, alike)].filter(Boolean);
   return {
@@ -39,6 +40,7 @@ export async function open(job, route, { signal }) {
       verdict(job),
       factorsOf(job),
       each ? lambdas(each) : null,
+      coverage(structure),
       plots.length ? h("div", { class: "plots" }, plots) : job.factors_of ? null : notice("The method left no arrays to draw."),
       h("div", { class: "columns" },
         h("section", {}, h("h2", {}, "Summary"), facts(Object.entries(summary).map(([name, value]) => [name.replaceAll("_", " "), shown(value)]))),
