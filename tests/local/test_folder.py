@@ -145,26 +145,25 @@ def test_a_disk_that_fills_while_the_service_starts_again_loses_nothing(
     filler = fill_up(small_disk, leaving)
 
     command = [sys.executable, "-m", "service.local", "--data-dir", str(data), "--port", "0"]
-    starting = subprocess.Popen(
+    said, came_up = "", False
+    with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, **ONE_THREAD},
-    )
-    said, came_up = "", False
-    assert starting.stdout is not None
-    for line in starting.stdout:
-        said += line
-        if "Upweight is ready at" in line:  # it has come up with what there was
-            came_up = True
-            starting.send_signal(signal.SIGTERM)
+    ) as starting:
+        assert starting.stdout is not None
+        for line in starting.stdout:
+            said += line
+            if "Upweight is ready at" in line:  # it has come up with what there was
+                came_up = True
+                starting.send_signal(signal.SIGTERM)
     assert "Traceback" not in said
     if not came_up:
-        assert starting.wait(timeout=60) == 1
+        assert starting.returncode == 1
         assert str(data) in said
         assert "room" in said
-    starting.wait(timeout=60)
 
     filler.unlink()
     with running(data, environment=ONE_THREAD) as service, Client(service.url) as client:
