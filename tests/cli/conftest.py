@@ -20,7 +20,7 @@ from torch import nn
 from service.local.background import Running
 from upweight.cli.command import command
 from upweight.cli.exits import Exit, run
-from upweight.export.program import export_program
+from upweight.export import export_program
 
 LAMBDA = ("--regularization", "1")
 SETTINGS = ("UPWEIGHT_URL", "UPWEIGHT_API_KEY")

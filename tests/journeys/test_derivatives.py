@@ -17,7 +17,7 @@ from tests.journeys.formulas import Formula
 from tests.programs.factories import weight_normed
 from upweight import Client
 from upweight.errors import ComputationFailed, Rejected
-from upweight.export.program import ExportFailed
+from upweight.export import ExportFailed
 
 ROWS, DAMPING = 12, 2.0
 

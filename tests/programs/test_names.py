@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.programs.tampering import GRAPH, edit
-from upweight.export.program import export_program
+from upweight.export import export_program
 from workers.programs.pt2 import Pt2Policy, read_pt2
 
 

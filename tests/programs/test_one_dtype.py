@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.engine.matrices import with_damping
-from upweight.export.program import save_program
+from upweight.export import save_program
 from workers.checks.model import check_model
 from workers.engine import (
     Batch,

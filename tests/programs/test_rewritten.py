@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from upweight.export.program import exported, save_exported
+from upweight.export import exported, save_exported
 from workers.engine import Batch, Hessian, Problem, TensorRows, check_derivatives, make_loss
 from workers.programs.pt2 import Pt2Policy, read_pt2
 

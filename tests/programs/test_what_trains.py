@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tests.engine.matrices import with_damping
 from tests.frozen_models import CASES, ROWS, frozen_body, network, rows, trained_part
 from tests.journeys.formulas import Formula
-from upweight.export.program import exported, save_program
+from upweight.export import exported, save_program
 from workers.engine import (
     Batch,
     ConjugateGradients,

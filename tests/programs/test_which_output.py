@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.programs.tampering import GRAPH, edit
+from upweight.export import exported, save_exported, save_program
 from upweight.export.outputs import OutputUnclear
-from upweight.export.program import exported, save_exported, save_program
 from workers.programs.check import exercise
 from workers.programs.errors import GraphInvalid, OutputUnsupported
 from workers.programs.outputs import as_tuple, return_chosen

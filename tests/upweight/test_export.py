@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp, vmap
 
 from upweight import ExportFailed, export_program
-from upweight.export.program import save_program
+from upweight.export import save_program
 
 
 class Convolution(nn.Module):

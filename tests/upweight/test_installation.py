@@ -18,7 +18,7 @@ from torch import nn
 
 from service.local.background import Running
 from upweight import __version__
-from upweight.export.program import export_program
+from upweight.export import export_program
 
 ROOT = Path(__file__).parent.parent.parent
 FOREIGN = ("torch", "fastapi", "redis", "rq", "zarr", "obstore", "safetensors", "uvicorn", "pandas")

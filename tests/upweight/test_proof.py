@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from upweight import ExportFailed, export_program
-from upweight.export.program import save_exported
+from upweight.export import save_exported
 from workers.programs.pt2 import read_pt2
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")

@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from upweight.export import exported, save_program
 from upweight.export.example_rows import MEMBER, encoded_rows
-from upweight.export.program import exported, save_program
 from workers.checks.model import check_model
 from workers.programs.errors import GraphInvalid, InputUnsupported, OutputUnsupported
 
