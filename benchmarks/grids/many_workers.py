@@ -11,24 +11,17 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from redis import Redis
 from rq import SimpleWorker
 
-from benchmarks.grids.queue import NAMESPACE, job_of
-from service.local.redis_server import RedisServer
-from service.local.watchdog import Watchdog
+from benchmarks.grids.queue import NAMESPACE, job_of, plan_of, queue_apart
 from service.settings import Settings
-from service.storage.cuts import Cut
 from service.storage.queue import RUN_BLOCK, DoorbellQueue
 from service.storage.workers import register
-from workers.jobs.plan import Plan
 from workers.jobs.tasks import BlockTask
 from workers.process.background import Background
 from workers.process.context import Context
@@ -79,46 +72,38 @@ def main() -> None:
     """Prints the figures."""
     workers = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 10.0
-    with tempfile.TemporaryDirectory() as folder, Watchdog(grace_seconds=2.0) as watchdog:
-        server = RedisServer(Path(folder) / "redis", watchdog=watchdog)
-        server.start()
-        try:
-            settings = Settings(redis_url=server.url, storage=f"{folder}/objects", device="cpu")
-            context, client = Context.build(settings), Redis.from_url(server.url)
-            rows, count = Cut(1, 1), int(4 * workers * (60 / seconds + 1))
-            plan = Plan(True, 1, rows, rows, Cut(count, 1), solves=False)
-            id = job_of(plan, context)
-            blocks = [f"contract-{number}" for number in range(count)]
-            context.queue.enqueue_blocks(NAMESPACE, id, blocks)
-            spawn = multiprocessing.get_context("spawn")
-            waits = spawn.Queue()
-            processes = [
-                spawn.Process(
-                    target=work,
-                    args=(settings, workers // PROCESSES, seconds, waits),
-                    daemon=True,
-                )
-                for _ in range(PROCESSES)
-            ]
-            for each in processes:
-                each.start()
-            while len(context.grids.in_hand(id)) < workers // PROCESSES * PROCESSES:
-                time.sleep(0.2)
-            time.sleep(seconds / 2)
-            before, began = spent(client), time.perf_counter()
-            time.sleep(max(SECONDS, 2 * seconds))
-            after, took = spent(client), time.perf_counter() - began
-            for process in processes:
-                process.kill()
-                process.join()
-            tell(workers, seconds, [(b - a) / took for a, b in zip(before, after, strict=True)])
-            found = sorted(waits.get() for _ in range(waits.qsize()))
-            print(
-                f"taking a block: {1000 * median(found):.1f} ms in the median, "
-                f"{1000 * found[int(0.99 * len(found))]:.1f} ms of p99, seen from a worker on this machine"
+    with queue_apart() as (settings, context, client):
+        count = int(4 * workers * (60 / seconds + 1))
+        id = job_of(plan_of(count), context)
+        blocks = [f"contract-{number}" for number in range(count)]
+        context.queue.enqueue_blocks(NAMESPACE, id, blocks)
+        spawn = multiprocessing.get_context("spawn")
+        waits = spawn.Queue()
+        processes = [
+            spawn.Process(
+                target=work,
+                args=(settings, workers // PROCESSES, seconds, waits),
+                daemon=True,
             )
-        finally:
-            server.stop()
+            for _ in range(PROCESSES)
+        ]
+        for each in processes:
+            each.start()
+        while len(context.grids.in_hand(id)) < workers // PROCESSES * PROCESSES:
+            time.sleep(0.2)
+        time.sleep(seconds / 2)
+        before, began = spent(client), time.perf_counter()
+        time.sleep(max(SECONDS, 2 * seconds))
+        after, took = spent(client), time.perf_counter() - began
+        for process in processes:
+            process.kill()
+            process.join()
+        tell(workers, seconds, [(b - a) / took for a, b in zip(before, after, strict=True)])
+        found = sorted(waits.get() for _ in range(waits.qsize()))
+        print(
+            f"taking a block: {1000 * median(found):.1f} ms in the median, "
+            f"{1000 * found[int(0.99 * len(found))]:.1f} ms of p99, seen from a worker on this machine"
+        )
 
 
 def spent(client: Any) -> tuple[float, float, float]:

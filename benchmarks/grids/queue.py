@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,31 +64,40 @@ def job_of(plan: Plan, context: Context) -> str:
     return id
 
 
-def main() -> None:
-    """Prints the figures."""
+@contextmanager
+def queue_apart() -> Iterator[tuple[Settings, Context, Any]]:
+    """A Redis of its own for as long as the context is open: settings, a worker's parts, and a client."""
     with tempfile.TemporaryDirectory() as folder, Watchdog(grace_seconds=2.0) as watchdog:
         server = RedisServer(Path(folder) / "redis", watchdog=watchdog)
         server.start()
         try:
             settings = Settings(redis_url=server.url, storage=f"{folder}/objects", device="cpu")
-            context, client = Context.build(settings), Redis.from_url(server.url)
-            rows = Cut(1, 1)
-            plan = Plan(True, 1, rows, rows, Cut(COUNT, 1), solves=False)
-            id, before = job_of(plan, context), client.info("memory")["used_memory"]
-            began = time.perf_counter()
-            blocks = [f"contract-{number}" for number in range(COUNT)]
-            context.queue.enqueue_blocks(NAMESPACE, id, blocks)
-            took = time.perf_counter() - began
-            bytes_each = (client.info("memory")["used_memory"] - before) / COUNT
-            print(f"{COUNT} blocks enqueued in {took:.1f} s; {bytes_each:.0f} bytes of Redis each")
-            for workers in (1, 2):
-                rate = throughput(workers, settings, context, id)
-                print(f"{workers} workers: {rate:.0f} tasks a second")
-            began = time.perf_counter()
-            context.queue.drop_blocks(id, "default")
-            print(f"the rest taken out of the queue in {time.perf_counter() - began:.1f} s")
+            yield settings, Context.build(settings), Redis.from_url(server.url)
         finally:
             server.stop()
+
+
+def plan_of(blocks: int) -> Plan:
+    """That many blocks to contract, and nothing else."""
+    return Plan(True, 1, Cut(1, 1), Cut(1, 1), Cut(blocks, 1), solves=False)
+
+
+def main() -> None:
+    """Prints the figures."""
+    with queue_apart() as (settings, context, client):
+        id, before = job_of(plan_of(COUNT), context), client.info("memory")["used_memory"]
+        began = time.perf_counter()
+        blocks = [f"contract-{number}" for number in range(COUNT)]
+        context.queue.enqueue_blocks(NAMESPACE, id, blocks)
+        took = time.perf_counter() - began
+        bytes_each = (client.info("memory")["used_memory"] - before) / COUNT
+        print(f"{COUNT} blocks enqueued in {took:.1f} s; {bytes_each:.0f} bytes of Redis each")
+        for workers in (1, 2):
+            rate = throughput(workers, settings, context, id)
+            print(f"{workers} workers: {rate:.0f} tasks a second")
+        began = time.perf_counter()
+        context.queue.drop_blocks(id, "default")
+        print(f"the rest taken out of the queue in {time.perf_counter() - began:.1f} s")
 
 
 def throughput(workers: int, settings: Settings, context: Context, id: str) -> float:

@@ -276,16 +276,23 @@ def test_what_agrees_with_the_factors_may_be_given(online: Client, solved: Facto
     assert result.job.request.hessian_regularization == 0.006
 
 
-@everywhere
-def test_a_measurement_of_ones_own_meets_training_rows(
-    online: Client, two_classes: Problem, cut: dict[str, Any]
-) -> None:
-    """b is the gradient of whatever one likes at θ; the answer is bᵀ (H + λI)⁻¹ ∇L(z_train)."""
+@pytest.fixture(scope="module")
+def of_ones_own(online: Client, two_classes: Problem) -> tuple[FactorsResult, np.ndarray[Any, Any]]:
+    """Solutions for three right-hand sides b, and bᵀ (H + λI)⁻¹ ∇L(z_train)."""
     b = np.random.default_rng(3).normal(size=(3, 14))
     factors = online.solve_hvp(
         "direct", "two-classes", "two-classes", b, hessian_regularization=0.1, precision="float64"
     )
-    exact = np.linalg.solve(two_classes.hessian + 0.1 * np.eye(14), b.T).T @ two_classes.gradients.T
+    inverse = np.linalg.solve(two_classes.hessian + 0.1 * np.eye(14), b.T).T
+    return factors, inverse @ two_classes.gradients.T
+
+
+@everywhere
+def test_a_measurement_of_ones_own_meets_training_rows(
+    online: Client, of_ones_own: tuple[FactorsResult, np.ndarray[Any, Any]], cut: dict[str, Any]
+) -> None:
+    """b is the gradient of whatever one likes at θ; the answer is bᵀ (H + λI)⁻¹ ∇L(z_train)."""
+    factors, exact = of_ones_own
     result = online.compute_influences(
         *["two-classes"] * 3, test_rows="0:3", factors=factors, precision="float64",
         keep={"matrix": True, "top": 4, "mean": True}, **cut,
@@ -302,13 +309,12 @@ def test_a_measurement_of_ones_own_meets_training_rows(
 
 @everywhere
 def test_a_measurement_of_ones_own_needs_no_test_rows(
-    online: Client, two_classes: Problem, cut: dict[str, Any], tmp_path: Path
+    online: Client,
+    of_ones_own: tuple[FactorsResult, np.ndarray[Any, Any]],
+    cut: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
-    b = np.random.default_rng(3).normal(size=(3, 14))
-    factors = online.solve_hvp(
-        "direct", "two-classes", "two-classes", b, hessian_regularization=0.1, precision="float64"
-    )
-    exact = np.linalg.solve(two_classes.hessian + 0.1 * np.eye(14), b.T).T @ two_classes.gradients.T
+    factors, exact = of_ones_own
     result = online.compute_influences(
         *["two-classes"] * 2, factors=factors, precision="float64",
         keep={"matrix": True, "top": 4, "mean": True}, **cut,
