@@ -93,7 +93,21 @@ class InversionMethod(Request):
         return schema
 
 
-class Direct(InversionMethod):
+class FittedMethod(InversionMethod):
+    """One whose fit is of H alone: another λ takes no pass over the rows."""
+
+    @property
+    def has_fit(self) -> bool:
+        """What it finds out about H."""
+        return True
+
+    @property
+    def fit_is_damped(self) -> bool:
+        """Of any λ."""
+        return False
+
+
+class Direct(FittedMethod):
     """The full Hessian, factorised. Exact; for models up to about 10,000 selected parameters."""
 
     label = "direct"
@@ -110,18 +124,8 @@ class Direct(InversionMethod):
     unsolved: Unsolved = "fail"
 
     @property
-    def has_fit(self) -> bool:
-        """H and its factorisation."""
-        return True
-
-    @property
     def fit_is_random(self) -> bool:
         """No draws."""
-        return False
-
-    @property
-    def fit_is_damped(self) -> bool:
-        """H is kept: another λ is another factorisation."""
         return False
 
     def fit_products(self, parameters: int) -> float:
@@ -129,7 +133,7 @@ class Direct(InversionMethod):
         return parameters / 6.0
 
 
-class Arnoldi(InversionMethod):
+class Arnoldi(FittedMethod):
     """The eigenpairs of H largest in absolute value: x ≈ V (D + λ)⁻¹ Vᵀ b."""
 
     label = "Arnoldi"
@@ -159,16 +163,6 @@ class Arnoldi(InversionMethod):
     unsolved: Unsolved = "fail"
 
     @property
-    def has_fit(self) -> bool:
-        """The eigenpairs."""
-        return True
-
-    @property
-    def fit_is_damped(self) -> bool:
-        """They are those of H."""
-        return False
-
-    @property
     def needs_damping(self) -> str | None:
         """What lies outside the eigenvectors is divided by λ."""
         return "complement" if self.complement else None
@@ -178,7 +172,7 @@ class Arnoldi(InversionMethod):
         return 2.0 * self.rank_estimate + self.EXTRA_PRODUCTS
 
 
-class NystroemInversion(InversionMethod):
+class NystroemInversion(FittedMethod):
     """A random sketch of H in one pass: H ≈ U diag(d) Uᵀ, x ≈ U (d + λ)⁻¹ Uᵀ b + (b − U Uᵀ b) / λ. Needs λ > 0."""
 
     label = "Nyström"
@@ -192,16 +186,6 @@ class NystroemInversion(InversionMethod):
         description="Number of random directions; more than there are parameters means all of them, which is exact.",
     )
     unsolved: Unsolved = "fail"
-
-    @property
-    def has_fit(self) -> bool:
-        """The sketch."""
-        return True
-
-    @property
-    def fit_is_damped(self) -> bool:
-        """It is one of H."""
-        return False
 
     @property
     def needs_damping(self) -> str | None:
