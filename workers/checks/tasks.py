@@ -50,7 +50,7 @@ class CheckTasks:
             record = context.records.get(kind, namespace, id)
             if record["state"] == CheckState.CHECKING:
                 self._require_tries_left(id)
-                with self._watch(id) as watch:
+                with context.watch(id, seconds=context.settings.check_seconds) as watch:
                     found = report(namespace, record, watch)
                 self._conclude(kind, namespace, id, {**found, "state": CheckState.READY})
         except NotFound:
@@ -146,20 +146,6 @@ class CheckTasks:
         )
         columns = [column.model_dump(mode="json") for column in report.columns]
         return {"rows": report.rows, "shard_rows": report.shard_rows, "columns": columns}
-
-    def _watch(self, id: str) -> Watch:
-        context = self._context
-        return Watch(
-            context.leases,
-            id,
-            context.name,
-            stopping=context.stopping,
-            is_cancelled=lambda: False,
-            report=lambda live: None,
-            seconds=context.settings.check_seconds,
-            heartbeat_seconds=context.settings.heartbeat_seconds,
-            give_way=context.floor.give_way,
-        )
 
 
 def _tries(id: str) -> str:

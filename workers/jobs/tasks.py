@@ -145,19 +145,14 @@ class JobTask:
 
     def _watch(self, namespace: str, id: str, attempt: int, seconds: float) -> Watch:
         context = self._context
-        return Watch(
-            context.leases,
+        return context.watch(
             id,
-            context.name,
-            stopping=context.stopping,
+            seconds=seconds,
             is_cancelled=lambda: context.lifecycle.is_cancelling(namespace, id, attempt),
             report=lambda live: context.records.set_live("job", namespace, id, live),
-            seconds=seconds,
-            heartbeat_seconds=context.settings.heartbeat_seconds,
             unanswered=ended_from_outside(
                 context, (namespace, id), lambda: self._abandon(namespace, id, attempt)
             ),
-            give_way=context.floor.give_way,
         )
 
     def _abandon(self, namespace: str, id: str, attempt: int) -> None:
@@ -404,16 +399,11 @@ class BlockTask:
 
     def _watch(self, namespace: str, job: Document, stage: Stage, block: str) -> Watch:
         context, id, limit = self._context, job["id"], self._context.settings.job_seconds
-        return Watch(
-            context.leases,
+        return context.watch(
             lease_of(id, block),
-            context.name,
-            stopping=context.stopping,
+            seconds=min(job["request"]["timeout_s"] or limit, limit),
             is_cancelled=lambda: context.lifecycle.is_cancelling(namespace, id, job["attempt"]),
             report=lambda live: self._report(namespace, job, stage, block, live),
-            seconds=min(job["request"]["timeout_s"] or limit, limit),
-            heartbeat_seconds=context.settings.heartbeat_seconds,
-            give_way=context.floor.give_way,
             # Of the whole job's time, by Redis's clock.
             spent_seconds=context.grids.figures(id).elapsed,
             unanswered=ended_from_outside(

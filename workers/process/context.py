@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import torch
@@ -22,6 +22,7 @@ from workers.datasets.disk_cache import DiskCache
 from workers.fits.session import Session
 from workers.process.devices import Claim, claimed_device
 from workers.process.floor import Floor
+from workers.process.watch import Watch
 
 PATIENCE = 30  # tries after a lost connection to Redis: about two minutes
 
@@ -42,6 +43,31 @@ class Context(Stores):
     floor: Floor
     stopping: threading.Event = field(default_factory=threading.Event)
     begin_anew: Callable[[str, tuple[str, str] | None], NoReturn] | None = None
+
+    def watch(
+        self,
+        lease: str,
+        *,
+        seconds: float,
+        is_cancelled: Callable[[], bool] = lambda: False,
+        report: Callable[[dict[str, Any]], None] = lambda live: None,
+        spent_seconds: float = 0.0,
+        unanswered: Callable[[Callable[[], bool]], None] | None = None,
+    ) -> Watch:
+        """Over a task of this worker that holds this lease; see `Watch`."""
+        return Watch(
+            self.leases,
+            lease,
+            self.name,
+            stopping=self.stopping,
+            is_cancelled=is_cancelled,
+            report=report,
+            seconds=seconds,
+            heartbeat_seconds=self.settings.heartbeat_seconds,
+            spent_seconds=spent_seconds,
+            unanswered=unanswered,
+            give_way=self.floor.give_way,
+        )
 
     @classmethod
     def build(

@@ -20,9 +20,8 @@ import torch
 
 from workers.process.watch import GivenBack
 
-SLICE_SECONDS = (
-    0.25  # of computing, at first and before the next in hand goes on: short tasks are left alone
-)
+# Of computing, at first and before the next in hand goes on: short tasks are left alone.
+SLICE_SECONDS = 0.25
 LOOK_SECONDS = 0.05  # of computing, after the first slice, before somebody else is looked for
 VACATE_SECONDS = 3.0
 Taken = tuple[str, Callable[[], object]]  # a task: its namespace, and what does it
