@@ -98,8 +98,9 @@ class Finish:
             fits = [verdict.not_measured(str(error))] * len(damped)
         else:
             # Of blocks with a λ each the info tells; no one λ has eigenvalues below it.
-            alone = findings is None or by_blocks(self._request)
-            known = None if findings is None or alone else findings.eigenvalues
+            known = None
+            if findings is not None and not by_blocks(self._request):
+                known = findings.eigenvalues
             fits = [
                 verdict.applies(damping, found, one, known, inputs.problem.size)
                 for one, damping in zip(each, damped, strict=True)
@@ -119,11 +120,12 @@ class Finish:
             for name in (findings.of_rows[0] if findings.of_rows else ())
         }
         merged = [merged_summary(list(each)) for each in zip(*findings.summaries, strict=True)]
-        if not self._request.has_damping_axis:
+        several = self._request.has_damping_axis
+        if not several:
             arrays = {name: each[0] for name, each in arrays.items()}
-            self._writer.tensors(self._writer.paths.info, arrays | findings.of_fit)
-            return merged[0]
         self._writer.tensors(self._writer.paths.info, arrays | findings.of_fit)
+        if not several:
+            return merged[0]
         dampings = self.steps.dampings
         each = [{"damping": one, **found} for one, found in zip(dampings, merged, strict=True)]
         # Not every λ need have the same preconditioner, and what is told of it.
