@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from workers.engine.errors import BadParameter
-from workers.engine.progress import Progress
 
 INVERSES: dict[str, type[Inverse]] = {}
 
@@ -91,7 +90,7 @@ class Curvature(ABC):
         """The same with a closed form that was made before."""
         return self
 
-    def closed_form(self, progress: Progress | None = None) -> ClosedForm | None:
+    def closed_form(self) -> ClosedForm | None:
         """Itself by its eigenvectors, where they are known without building it; may take passes over the rows."""
         return None
 
@@ -248,6 +247,11 @@ class Inverse(ABC):
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """All that it is made of, for storing."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all that."""
+        return sum(each.nbytes for each in self.tensors().values())
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:

@@ -56,7 +56,7 @@ def engine_method(inversion: Inversion, seed: int, guess: Guess | None = None) -
 
 def _fields(part: BaseModel, seed: int) -> dict[str, Any]:
     """The parameters of a method, with the job's seed where it draws and is given none of its own."""
-    name = str(getattr(part, "method", None) or getattr(part, "name", None))
+    name = _name(part)
     fields = {
         field: _made(getattr(part, field), seed)
         for field in type(part).model_fields
@@ -70,8 +70,12 @@ def _made(value: Any, seed: int) -> Any:
     """A method that is another one's parameter, as the engine's."""
     if not isinstance(value, BaseModel):
         return value
-    name = getattr(value, "method", None) or getattr(value, "name", None)
-    return METHODS[str(name)](**_fields(value, seed))
+    return METHODS[_name(value)](**_fields(value, seed))
+
+
+def _name(part: BaseModel) -> str:
+    """The engine's, of a method or a preconditioner."""
+    return str(getattr(part, "method", None) or getattr(part, "name", None))
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,8 @@ class Fits:
     inversion: Inversion
     seed: int
     damping: float | PartOfMean  # the latter of a closed form alone
-    fitted_with: float | PartOfMean | None = (
-        None  # the λ of the fit that others are taken from; None: this one
-    )
+    # The λ of the fit that others are taken from; None: this one.
+    fitted_with: float | PartOfMean | None = None
     store: Store | None = None
     recycles: bool = False  # whether a solution may depend on those before it
 
@@ -200,7 +203,7 @@ class Fits:
         def made() -> Inverse:
             given = self._of_fit
             if isinstance(given, PartOfMean):  # which is of the fit itself
-                found: Inverse | None = curvature().closed_form(progress)
+                found: Inverse | None = curvature().closed_form()
             else:
                 found = method.fit(curvature(), given, progress)
             assert found is not None
@@ -229,5 +232,4 @@ def _number(damping: float | PartOfMean) -> float:
 
 def _sized(fitted: Inverse, beside: Inverse | None = None) -> tuple[Inverse, int]:
     """With its bytes; none where it is one that is kept already."""
-    size = sum(each.nbytes for each in fitted.tensors().values())
-    return fitted, 0 if fitted is beside else size
+    return fitted, 0 if fitted is beside else fitted.nbytes

@@ -151,11 +151,19 @@ class Steps:
             first_row=0 if window is None else window.start,
             whole=self.inputs.hessian_rows,
             mask_input=self.inputs.mask_input,
+            keep=self._kept_labels if window is None else None,
             **self._options(),
         )
         asked = self.request.curvature
         self._curvatures.append(make_curvature(over, asked.kind, asked.structure))
         return self._curvatures[-1]
+
+    def _kept_labels(self, draw: Callable[[], Tensor]) -> Tensor:
+        """Labels of all rows, drawn once a worker and not once a block."""
+        labels: Tensor = self.inputs.kept_of_curvature(
+            f"labels-{self.request.seed}", lambda: _sized(draw())
+        )
+        return labels
 
     def _known_curvature(self) -> Curvature:
         """Over all rows; where its closed form was made before on this worker, with that."""
@@ -209,11 +217,8 @@ class Steps:
         return self.inputs.kept_of_curvature(f"measured-{ends}-{self.request.seed}", made)
 
     def _matrix(self, curvature: Curvature) -> Tensor:
-        def made() -> tuple[Tensor, int]:
-            matrix = curvature.dense()
-            return matrix, matrix.nbytes
-
-        return self.inputs.kept_of_curvature(MATRIX, made)
+        matrix: Tensor = self.inputs.kept_of_curvature(MATRIX, lambda: _sized(curvature.dense()))
+        return matrix
 
     def fit(self, partial: Iterator[Tensors] | None = None) -> None:
         """Makes what the inversion finds out about H, or finds it; from partial sums where it was cut."""
@@ -427,7 +432,11 @@ class Steps:
 def _closed(curvature: Curvature) -> tuple[ClosedForm, int]:
     found = curvature.closed_form()
     assert found is not None
-    return found, sum(each.nbytes for each in found.tensors().values())
+    return found, found.nbytes
+
+
+def _sized(tensor: Tensor) -> tuple[Tensor, int]:
+    return tensor, tensor.nbytes
 
 
 def _added_up(partial: Iterator[Tensors]) -> Tensors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -178,6 +178,26 @@ def test_labels_depend_on_seed_and_number_alone() -> None:
     taken = small.take(torch.tensor([3, 1]))
     assert isinstance(taken.targets, Tensor)
     assert torch.equal(taken.targets, whole[[3, 1]])
+
+
+def test_labels_that_were_drawn_before_may_be_kept() -> None:
+    kept: list[Tensor] = []
+    asked: list[str] = []
+
+    def keep(draw: Callable[[], Tensor]) -> Tensor:
+        if not kept:
+            kept.append(draw())
+        return kept[0]
+
+    def progress(stage: str, *_: object) -> None:
+        asked.append(stage)
+
+    case = make("perceptron")
+    sharing = replace(over(case), keep=keep, progress=progress)
+    first, second = (replace(sharing).drawn.labels for _ in range(2))
+    assert torch.equal(first, over(case).drawn.labels)
+    assert second is first
+    assert asked.count("labels") == 1
 
 
 class Tokens(nn.Module):

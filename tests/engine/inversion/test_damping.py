@@ -8,7 +8,8 @@ from torch import Tensor
 
 from tests.engine.matrices import Symmetric, with_eigenvalues
 from workers.engine import Arnoldi, ConjugateGradients, Direct, Lissa, SingularHessian
-from workers.engine.inversion.damping import FEW, Measured, measured
+from workers.engine.inversion.damping import Measured, measured
+from workers.engine.inversion.extremes import FEW
 from workers.engine.inversion.jacobi import Jacobi
 from workers.engine.inversion.nystroem import Nystroem
 from workers.engine.operators import Curvature, Explicit

@@ -17,7 +17,7 @@ from workers.engine import (
     TensorRows,
     make_loss,
 )
-from workers.engine.inversion.direct import FEW
+from workers.engine.inversion.extremes import FEW
 
 
 def test_it_solves_all_right_hand_sides() -> None:

@@ -8,7 +8,7 @@ method (2020). A mean over T labels of a row has 1/T of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -27,6 +27,7 @@ from workers.engine.model.second_order import is_out_of_memory
 from workers.engine.progress import Progress, silent
 
 DOUBLE = 2  # bytes of float64 beside float32's
+Keep = Callable[[Callable[[], Tensor]], Tensor]  # what to draw labels with, to the labels
 
 
 class EmpiricalFisher(CurvatureOfRows):
@@ -41,7 +42,8 @@ class DrawnRows:
 
     `first_row` is the number of the first: a label depends on the seed, the model, and its row and number alone. So
     that a batch's rounding does not decide a draw, predictions are in float64 wherever the model allows it.
-    `problem` has the loss of such labels. Raises BadParameter for a loss that predicts no distribution.
+    `problem` has the loss of such labels. `keep` may answer labels of these rows that were drawn before.
+    Raises BadParameter for a loss that predicts no distribution.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class DrawnRows:
         first_row: int,
         budget_bytes: int,
         progress: Progress | None,
+        keep: Keep | None = None,
     ) -> None:
         if problem.loss.no_labels is not None:
             raise BadParameter("curvature.kind", "fisher", problem.loss.no_labels)
@@ -60,6 +63,7 @@ class DrawnRows:
         self.problem = problem.with_loss(problem.loss.of_drawn_labels())
         self._rows, self._seed, self._first = rows, seed, first_row
         self._budget, self._progress = budget_bytes, progress or silent
+        self._keep = keep
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -76,6 +80,9 @@ class DrawnRows:
     @cached_property
     def labels(self) -> Tensor:
         """(n, ...), in the place of the rows' targets; drawn once."""
+        return self._draw() if self._keep is None else self._keep(self._draw)
+
+    def _draw(self) -> Tensor:
         problem = _in_double(self.problem, self._rows)
         row = DOUBLE * activation_bytes(self.problem, self._rows)
         kind = problem.device.type

@@ -1,17 +1,17 @@
 """The curvatures by kind and structure, and the one place where one is made.
 
-A new kind is a class in a file of its own and a row of KINDS here; a new structure is a row of STRUCTURES.
+A new kind is a class in a file of its own and a row of KINDS here; a new structure is one of `Structure`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import cast, get_args
 
 from workers.engine.autodiff.graph.output import FORMED_OUTPUTS
-from workers.engine.curvature.fisher import DrawnRows, EmpiricalFisher
+from workers.engine.curvature.fisher import DrawnRows, EmpiricalFisher, Keep
 from workers.engine.curvature.gauss_newton import GaussNewton
 from workers.engine.curvature.hessian import Hessian
 from workers.engine.curvature.of_rows import CurvatureOfRows
@@ -25,7 +25,6 @@ from workers.engine.model.rows import Rows
 from workers.engine.operators import Curvature
 from workers.engine.progress import Progress
 
-Found = TypeVar("Found")
 # A preconditioner goes back from each column of a root up to so many; beyond, from one that is drawn.
 FEW_OUTPUTS = 4
 
@@ -35,7 +34,8 @@ class Over:
     """What a curvature is the mean over, and how the rows are gone through.
 
     `first_row` is the number that the first of `rows` has among all training rows: labels that are
-    drawn depend on the `seed` and on a row's number alone.
+    drawn depend on the `seed` and on a row's number alone, and `keep` spares a pass where they were
+    drawn before.
     """
 
     problem: Problem
@@ -47,6 +47,7 @@ class Over:
     batch_size: BatchSize = "auto"
     budget_bytes: int = DEFAULT_BUDGET
     progress: Progress | None = None
+    keep: Keep | None = None
 
     @cached_property
     def drawn(self) -> DrawnRows:
@@ -58,6 +59,7 @@ class Over:
             first_row=self.first_row,
             budget_bytes=self.budget_bytes,
             progress=self.progress,
+            keep=self.keep,
         )
 
     def mean(
@@ -82,20 +84,16 @@ KINDS: dict[str, Callable[[Over], Curvature]] = {
     "fisher": lambda over: over.mean(EmpiricalFisher, over.drawn.problem, over.drawn),
     "empirical_fisher": lambda over: over.mean(EmpiricalFisher),
 }
-# From the name of a kind to what the structure keeps of it.
-STRUCTURES: dict[str, Callable[[str, Over], Curvature]] = {
-    "full": lambda kind, over: _named(KINDS, "curvature.kind", kind)(over),
-    "layers": lambda kind, over: _structured(kind, "layers", over),
-    "kfac": lambda kind, over: _structured(kind, "kfac", over),
-    "ekfac": lambda kind, over: _structured(kind, "ekfac", over),
-    "diagonal": lambda kind, over: _structured(kind, "diagonal", over),
-    "identity": lambda kind, over: _structured(kind, "identity", over),
-}
+FULL = "full"  # the structure that keeps all of a kind
+STRUCTURES: tuple[str, ...] = (FULL, *get_args(Structure))
 
 
 def make_curvature(over: Over, kind: str = "hessian", structure: str = "full") -> Curvature:
     """The curvature of this kind and structure. Raises BadParameter for a name that is unknown."""
-    found = _named(STRUCTURES, "curvature.structure", structure)(kind, over)
+    _require(STRUCTURES, "curvature.structure", structure)
+    if structure != FULL:
+        return _structured(kind, structure, over)
+    found = _named(kind)(over)
     if isinstance(found, CurvatureOfRows):
         found.relative = lambda each: _relative(kind, each, over)
     return found
@@ -109,17 +107,14 @@ def _relative(kind: str, structure: str, over: Over) -> Curvature:
             kind = "gauss_newton"
         else:
             kind = "fisher" if loss.no_labels is None else "empirical_fisher"
-    if structure not in STRUCTURES:
-        raise BadParameter(
-            "preconditioner.structure", structure, f"this engine has {', '.join(STRUCTURES)}"
-        )
-    return _structured(kind, structure, over, FEW_OUTPUTS)  # type: ignore[arg-type]
+    _require(STRUCTURES, "preconditioner.structure", structure)
+    return _structured(kind, structure, over, FEW_OUTPUTS)
 
 
 def _structured(
-    kind: str, structure: Structure, over: Over, exact_outputs: int = FORMED_OUTPUTS
+    kind: str, structure: str, over: Over, exact_outputs: int = FORMED_OUTPUTS
 ) -> Curvature:
-    whole = _named(KINDS, "curvature.kind", kind)
+    whole = _named(kind)
     options = {
         "mask_input": over.mask_input,
         "probe": over.whole,
@@ -129,7 +124,7 @@ def _structured(
     }
     return structured(
         kind,
-        structure,
+        cast(Structure, structure),
         over.problem,
         over.rows,
         options,
@@ -140,7 +135,11 @@ def _structured(
     )
 
 
-def _named(table: dict[str, Found], field: str, name: str) -> Found:
-    if name not in table:
-        raise BadParameter(field, name, f"this engine has {', '.join(table)}")
-    return table[name]
+def _named(kind: str) -> Callable[[Over], Curvature]:
+    _require(KINDS, "curvature.kind", kind)
+    return KINDS[kind]
+
+
+def _require(known: Collection[str], field: str, name: str) -> None:
+    if name not in known:
+        raise BadParameter(field, name, f"this engine has {', '.join(known)}")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workers.engine.autodiff.graph.linearized import AnalyticHvp
 from workers.engine.autodiff.graph.output import GAUSS_NEWTON, Term
+from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.autodiff.locate import refuse_nonfinite_product
 from workers.engine.autodiff.select import PROBE_ROWS
 from workers.engine.curvature.dense import by_columns
@@ -20,7 +21,7 @@ from workers.engine.errors import BadParameter, OutOfMemory, ShapeMismatch
 from workers.engine.gauss_newton import dual_gauss_newton
 from workers.engine.model.batching import DEFAULT_BUDGET, BatchSize
 from workers.engine.model.problem import Problem
-from workers.engine.model.rows import Rows
+from workers.engine.model.rows import Batch, Rows
 from workers.engine.model.second_order import is_out_of_memory
 from workers.engine.operators import Curvature, Metric
 from workers.engine.progress import Progress, silent
@@ -71,9 +72,8 @@ class CurvatureOfRows(OverRows):
     term: ClassVar[Term]
     label: ClassVar[str]  # for people
     is_sum_of_rows = True
-    relative: Callable[[str], Curvature] | None = (
-        None  # what a structure keeps of a positive relative
-    )
+    # What a structure keeps of a positive relative.
+    relative: Callable[[str], Curvature] | None = None
 
     def __init__(
         self,
@@ -182,8 +182,10 @@ class CurvatureOfRows(OverRows):
         width = min(size, 4 * self._sums.block.vectors)
         if pairs is not None and self._built_by(pairs, result):
             return symmetrise(result, width) if pairs.tied else result
-        if pairs is None and (self._built_by_columns(result) or self._built_by_layers(result)):
-            return symmetrise(result, width)
+        if pairs is None:
+            graph = self._agreeing_graph()
+            if self._built_by_columns(graph, result) or self._built_by_layers(graph, result):
+                return symmetrise(result, width)
         result.zero_()  # what there was no memory for is begun again
         for first in range(0, size, width):
             last = min(first + width, size)
@@ -193,13 +195,21 @@ class CurvatureOfRows(OverRows):
             self.progress("hessian", last, size, "parameters")
         return symmetrise(result, width)
 
-    def _built_by_columns(self, result: Tensor) -> bool:
+    def _probe(self) -> Batch:
+        """A few rows, `placed`."""
+        return self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
+
+    def _agreeing_graph(self) -> Traced | None:
+        """The model's graph, where products by it may be taken and are right."""
+        if self._named not in (None, AnalyticHvp.name):
+            return None
+        return agreeing_graph(self.problem, self._probe(), self.term)
+
+    def _built_by_columns(self, graph: Traced | None, result: Tensor) -> bool:
         """Whether the term is a square of few columns, and memory sufficed."""
         if self.term.bends or self._named is not None:
             return False
-        probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
-        graph = agreeing_graph(self.problem, probe, self.term)
-        columns = by_columns.columns_of(self.problem, graph, probe, self.term)
+        columns = by_columns.columns_of(self.problem, graph, self._probe(), self.term)
         if columns is None:
             return False
         rows = min(self._sums.widest.rows, by_columns.rows_at_once(self.problem, self._budget))
@@ -212,12 +222,8 @@ class CurvatureOfRows(OverRows):
         self._passed(result, result[:0])
         return True
 
-    def _built_by_layers(self, result: Tensor) -> bool:
+    def _built_by_layers(self, graph: Traced | None, result: Tensor) -> bool:
         """Whether the model has analytic products, and memory sufficed."""
-        if self._named not in (None, AnalyticHvp.name):
-            return False
-        probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
-        graph = agreeing_graph(self.problem, probe, self.term)
         if graph is None:
             return False
         block = self._sums.widest
@@ -246,8 +252,7 @@ class CurvatureOfRows(OverRows):
 
         Only where products are analytic, of the model's graph.
         """
-        probe = self.problem.placed(next(iter(self.rows.batches(PROBE_ROWS))))
-        derivative = self._sums.derivative(probe, self.problem.theta.expand(2, -1))
+        derivative = self._sums.derivative(self._probe(), self.problem.theta.expand(2, -1))
         if not isinstance(derivative, AnalyticHvp):
             return None
         return dual_gauss_newton(
@@ -260,8 +265,7 @@ class CurvatureOfRows(OverRows):
     def _layer_pairs(self) -> LayerPairs | None:
         if self._named is not None:
             return None
-        probe = next(iter(self.rows.batches(PROBE_ROWS)))
-        return layer_pairs(self.problem, self.problem.placed(probe), self.term)
+        return layer_pairs(self.problem, self._probe(), self.term)
 
     def _built_by(self, pairs: LayerPairs, result: Tensor) -> bool:
         """Whether memory sufficed: if not, result is to be filled by products."""

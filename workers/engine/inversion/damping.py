@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.engine.inversion.extremes import FEW
 from workers.engine.inversion.jacobi import gaussian
 from workers.engine.operators import ClosedForm, Curvature, Explicit
 from workers.engine.progress import Progress, silent
 
-# Up to this many parameters all eigenvalues cost less than a second.
-FEW = 1000
 SIGNS = 32  # of Hutchinson's estimate
 STARTS, STEPS = 2, 60  # of Lanczos
 STEPS_OF_A_MATRIX = 200  # whose products cost no pass
@@ -119,7 +118,7 @@ def measured(
 ) -> Measured:
     """The mean eigenvalue of H; and with `ends` the smallest, and shares below any λ. Exact up to FEW parameters."""
     progress, size = progress or silent, curvature.shape[0]
-    known = curvature.closed_form(progress)
+    known = curvature.closed_form()
     if known is not None:
         values = known.eigenvalues
         shares = torch.full_like(values, 1.0 / size)

@@ -16,6 +16,7 @@ from torch import Tensor
 from workers.engine.errors import BadParameter
 from workers.engine.inversion.cholesky import cholesky, divided
 from workers.engine.inversion.extremes import (
+    FEW,
     Spectrum,
     all_eigenvalues,
     extreme_eigenvalues,
@@ -37,9 +38,6 @@ from workers.engine.inversion.verdict import (
 )
 from workers.engine.operators import ClosedForm, Curvature, Damped, Inverse
 from workers.engine.progress import Progress, silent
-
-# Up to this many parameters all eigenvalues cost less than a second: 4/3 p³ operations.
-FEW = 1000
 
 Wanted = Literal["auto", "all", "extremes"]
 
@@ -167,7 +165,7 @@ class Direct(Method, name="direct"):
     ) -> Factorisation | ClosedForm:
         """H, and its factorisation with λ; or its closed form. Raises SingularHessian."""
         progress = progress or silent
-        known_form = curvature.closed_form(progress)
+        known_form = curvature.closed_form()
         if known_form is not None:
             return known_form.damped(damping)
         matrix = curvature.dense()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Up to this many parameters all eigenvalues cost less than a second: 4/3 p³ operations.
+FEW = 1000
 # Below this many rows all eigenvalues cost less than looking for two.
 SMALL = 256
 BLOCK = 8

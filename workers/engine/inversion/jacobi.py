@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.engine.inversion.method import Method
-from workers.engine.inversion.recycled import Recycled
-from workers.engine.inversion.solution import Solution, approximate
+from workers.engine.inversion.method import ApproximateMethod
 from workers.engine.operators import Curvature, Damped, Inverse
 from workers.engine.progress import Progress, silent
 
@@ -38,7 +36,7 @@ class Diagonal(Inverse):
 
 
 @dataclass(frozen=True)
-class Jacobi(Method, name="jacobi"):
+class Jacobi(ApproximateMethod, name="jacobi"):
     """The diagonal: exact for few parameters, else Hutchinson's estimate from random signs."""
 
     seed: int = 0
@@ -63,19 +61,6 @@ class Jacobi(Method, name="jacobi"):
         floor = max(damping, 1e-6 * float(magnitude.mean()))
         floor = floor or 1.0
         return Diagonal(magnitude.clamp(min=floor))
-
-    def solve(
-        self,
-        curvature: Curvature,
-        damping: float,
-        rhs: Tensor,
-        progress: Progress | None = None,
-        fit: Inverse | None = None,
-        recycled: Recycled | None = None,
-    ) -> Solution:
-        """Solve for all rows of rhs (k, p), with their true residuals."""
-        fit = fit or self.fit(curvature, damping, progress)
-        return approximate(fit.apply, Damped(curvature, damping), rhs)
 
 
 def gaussian(count: int, operator: Damped | Curvature, seed: int) -> Tensor:

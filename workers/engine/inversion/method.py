@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workers.engine.inversion.low_rank import LowRank
 from workers.engine.inversion.recycled import Recycled
-from workers.engine.inversion.solution import Solution, checked_rhs
+from workers.engine.inversion.solution import Solution, approximate, checked_rhs
 from workers.engine.inversion.verdict import Verdict, of_low_rank, of_right_hand_sides
 from workers.engine.operators import Curvature, Damped, Inverse
 from workers.engine.progress import Progress
@@ -99,6 +99,30 @@ class Method(ABC):
     def verdict(self, summary: Mapping[str, Any], damping: float, dtype: torch.dtype) -> Verdict:
         """Whether (H + λI) x = b was solved for each right-hand side, from the summary of all solutions."""
         return of_right_hand_sides(summary)
+
+
+@dataclass(frozen=True)
+class ApproximateMethod(Method):
+    """A method whose answer is what its fit makes of a right-hand side."""
+
+    @abstractmethod
+    def fit(
+        self, curvature: Curvature, damping: float, progress: Progress | None = None
+    ) -> Inverse:
+        """An approximation of (H + λI)⁻¹."""
+
+    def solve(
+        self,
+        curvature: Curvature,
+        damping: float,
+        rhs: Tensor,
+        progress: Progress | None = None,
+        fit: Inverse | None = None,
+        recycled: Recycled | None = None,
+    ) -> Solution:
+        """Solve for all rows of rhs (k, p), with their true residuals."""
+        fit = fit or self.fit(curvature, damping, progress)
+        return approximate(fit.apply, Damped(curvature, damping), rhs)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workers.engine.curvature.structured.layout import BlockLayout
 from workers.engine.errors import BadParameter, SingularHessian
-from workers.engine.operators import ClosedForm, Inverse
+from workers.engine.operators import ClosedForm, Curvature, Inverse
 
 # Vectors whose rotated entries are alive at once, in entries.
 AT_ONCE = 1 << 25
@@ -89,6 +89,19 @@ class Spectral(ClosedForm):
     dampings: tuple[float, ...] = ()  # empty: none is given yet
     told: Mapping[str, Any] = field(default_factory=dict)  # how it was made, for the info
 
+    @classmethod
+    def of(
+        cls,
+        curvature: Curvature,
+        blocks: Sequence[Block],
+        structure: str,
+        told: Mapping[str, Any],
+    ) -> Spectral:
+        """What the structure keeps of a curvature over rows."""
+        dtype = str(curvature.dtype).removeprefix("torch.")
+        told = {**told, "rows": curvature.row_count, "dtype": dtype}
+        return Spectral(tuple(blocks), structure, curvature.shape[0], told=told)
+
     def damped(self, damping: float | Sequence[float]) -> Self:
         """The same C with another λ, or one for each block. Raises SingularHessian."""
         given = (damping,) * len(self.blocks) if isinstance(damping, int | float) else damping
@@ -112,11 +125,6 @@ class Spectral(ClosedForm):
     def dtype(self) -> torch.dtype:
         """Of the vectors it takes."""
         return torch.float64 if self.told.get("dtype") == "float64" else torch.float32
-
-    @property
-    def mean_eigenvalues(self) -> tuple[float, ...]:
-        """The mean eigenvalue of each block."""
-        return tuple(block.mean_eigenvalue for block in self.blocks)
 
     @cached_property
     def mean_eigenvalue(self) -> float:

@@ -26,6 +26,8 @@ from workers.engine.model.second_order import is_out_of_memory, twice_differenti
 Structure = Literal["layers", "kfac", "ekfac", "diagonal", "identity"]
 Form = Literal["kronecker", "exact", "diagonal", "identity"]
 
+FACTORED: tuple[Structure, ...] = ("kfac", "ekfac")  # whose blocks are Kronecker products
+
 PROBE_ROWS = 3
 ROUNDING = 100.0  # times eps, of the largest entry of all gradients: below it one is as good as 0
 # Exact blocks beside Kronecker factors: norms, shifts. `layers` has larger ones.
@@ -124,7 +126,7 @@ class Layout:
         if structure == "identity":
             return cls.by_module(problem, structure)
         uses = _agreeing_uses(problem, rows)
-        if structure not in ("kfac", "ekfac"):
+        if structure not in FACTORED:
             return replace(cls.by_module(problem, structure), explained=frozenset(uses))
         places = {each.name: each for each in problem.layout}
         found = _factored(places, uses)

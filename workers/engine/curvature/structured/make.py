@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from workers.engine.curvature.structured.columns import Moment, is_wide
-from workers.engine.curvature.structured.layout import Structure
+from workers.engine.curvature.structured.layout import FACTORED, Structure
 from workers.engine.curvature.structured.operator import Options, Structured
 from workers.engine.curvature.structured.parts import Parts
 from workers.engine.errors import BadParameter
@@ -16,10 +16,8 @@ from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Rows
 from workers.engine.operators import Curvature
 
-FACTORED = ("kfac", "ekfac")
-Drawn = Callable[
-    [], tuple[Problem, Rows]
-]  # the rows with labels drawn, and the problem that takes them
+# The rows with labels drawn, and the problem that takes them.
+Drawn = Callable[[], tuple[Problem, Rows]]
 
 
 def structured(

@@ -14,7 +14,7 @@ from workers.engine.curvature.of_rows import OverRows
 from workers.engine.curvature.structured.blocks import Block, Spectral
 from workers.engine.curvature.structured.columns import Moment
 from workers.engine.curvature.structured.layout import BlockLayout, Layout, Structure
-from workers.engine.curvature.structured.sums import Bases, Collector, Tensors, add
+from workers.engine.curvature.structured.sums import Bases, Collector, Eigenbasis, Tensors, add
 from workers.engine.errors import BadParameter, NotFinite, OutOfMemory
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
@@ -99,16 +99,15 @@ class Structured(OverRows):
         self._spectral = closed
         return self
 
-    def closed_form(self, progress: Progress | None = None) -> Spectral:
+    def closed_form(self) -> Spectral:
         """C by its eigenvectors: made once, by passes over the rows."""
         if self._spectral is None:
-            if self.structure == "identity":
-                self._spectral = self.made({}, {})
-            else:
-                first = self.covariances() if self._first is None else self._first
-                bases = self.bases(first)
-                second = self.squares(bases) if self.needs_second_pass else {}
-                self._spectral = self._of(first, bases, second)
+            first = self._first
+            if first is None:
+                first = {} if self.structure == "identity" else self.covariances()
+            bases = self.bases(first)
+            second = self.squares(bases) if self.needs_second_pass else {}
+            self._spectral = self.made(first, bases, second)
         return self._spectral
 
     @property
@@ -136,36 +135,31 @@ class Structured(OverRows):
         """The second sums over all rows, in these eigenbases."""
         return self._summed(lambda batch: self.collector.squares(batch, bases), "eigenvalues")
 
-    def bases(self, first: Mapping[str, Tensor]) -> dict[int, tuple[Tensor | None, Tensor | None]]:
+    def bases(self, first: Mapping[str, Tensor]) -> Bases:
         """The eigenvectors of each Kronecker block's factors, from the first sums."""
-        found: dict[int, tuple[Tensor | None, Tensor | None]] = {}
+        found: dict[int, Eigenbasis] = {}
         for index, block in enumerate(self.collector.layout.blocks):
             if block.form == "kronecker":
-                left = None if block.diagonal_rows else self._eigen(first[f"{index}.left"])[1]
-                found[index] = left, self._eigen(first[f"{index}.right"])[1]
+                values, left = None, None
+                if not block.diagonal_rows:
+                    values, left = self._eigen(first[f"{index}.left"])
+                of_right, right = self._eigen(first[f"{index}.right"])
+                found[index] = Eigenbasis(left, values, right, of_right)
                 self._progress(
                     "eigenvectors", index + 1, len(self.collector.layout.blocks), "blocks"
                 )
         return found
 
-    def made(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Spectral:
-        """C of the sums over all rows."""
-        return self._of(first, self.bases(first), second)
-
-    def _of(
+    def made(
         self, first: Mapping[str, Tensor], bases: Bases, second: Mapping[str, Tensor]
     ) -> Spectral:
+        """C of the sums over all rows, and the eigenvectors of the first."""
         layout = self.collector.layout
         blocks = tuple(
             self._block(index, block, first, bases, second)
             for index, block in enumerate(layout.blocks)
         )
-        told = {
-            **self._options.told,
-            "rows": len(self.rows),
-            "dtype": str(self.dtype).removeprefix("torch."),
-        }
-        return Spectral(blocks, self.structure, self.problem.size, told=told)
+        return Spectral.of(self, blocks, self.structure, self._options.told)
 
     def _block(
         self,
@@ -184,17 +178,16 @@ class Structured(OverRows):
         if block.form == "exact":
             values, vectors = self._eigen(first[f"{index}.square"] / rows)
             return Block(block, values.clamp(min=0.0), vectors)
-        left, right = bases[index]
+        basis = bases[index]
         if self.structure == "ekfac":
-            return Block(block, second[f"{index}.values"] / rows, left, right)
+            return Block(block, second[f"{index}.values"] / rows, basis.left, basis.right)
         tokens = first[f"{index}.tokens"].clamp(min=1.0)
-        of_left = first[f"{index}.left"]
-        if not block.diagonal_rows:
-            of_left = torch.linalg.eigvalsh(_symmetric(of_left))
-        of_right = torch.linalg.eigvalsh(_symmetric(first[f"{index}.right"]))
-        of_left, of_right = of_left.clamp(min=0.0) / tokens, of_right.clamp(min=0.0) / tokens
+        # A factor that is a diagonal has its eigenvalues there.
+        of_left = first[f"{index}.left"] if basis.left_values is None else basis.left_values
+        of_left = of_left.clamp(min=0.0) / tokens
+        of_right = basis.right_values.clamp(min=0.0) / tokens
         values = of_left.view(block.groups, -1, 1) * of_right.view(block.groups, 1, -1)
-        return Block(block, values, left, right)
+        return Block(block, values, basis.left, basis.right)
 
     def _eigen(self, square: Tensor) -> tuple[Tensor, Tensor]:
         """Eigenvalues in float64 and eigenvectors in the problem's type, of a symmetric matrix in float64."""

@@ -12,7 +12,6 @@ from workers.engine.curvature.structured.blocks import Block, Spectral
 from workers.engine.curvature.structured.layout import Layout, Structure
 from workers.engine.model.problem import Problem
 from workers.engine.operators import ClosedForm, Curvature, OfAnother
-from workers.engine.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Parts(OfAnother):
         self._made[:] = [closed]
         return self
 
-    def closed_form(self, progress: Progress | None = None) -> Spectral:
+    def closed_form(self) -> Spectral:
         """C by its eigenvectors: made once."""
         if not self._made:
             matrix = self.original.dense()
@@ -71,10 +70,5 @@ class Parts(OfAnother):
                     here = matrix[numbers][:, numbers].double()
                     values, vectors = torch.linalg.eigh((here + here.mT) / 2)
                     blocks.append(Block(layout, values, vectors.to(self.dtype).contiguous()))
-            told = {
-                **self.told,
-                "rows": self.row_count,
-                "dtype": str(self.dtype).removeprefix("torch."),
-            }
-            self._made.append(Spectral(tuple(blocks), self.structure, self.shape[0], told=told))
+            self._made.append(Spectral.of(self, blocks, self.structure, self.told))
         return self._made[0]

@@ -6,9 +6,9 @@ the error would grow with the number of batches.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from glob import escape
 
 import torch
 from torch import Tensor
@@ -32,7 +32,22 @@ from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Targets
 
 Tensors = dict[str, Tensor]
-Bases = Mapping[int, tuple[Tensor | None, Tensor | None]]  # by the block's number
+
+
+@dataclass(frozen=True)
+class Eigenbasis:
+    """Of a Kronecker block's factors, each (groups, side, side) with its eigenvalues (groups, side) in float64.
+
+    Nothing on the left where that factor is a diagonal.
+    """
+
+    left: Tensor | None
+    left_values: Tensor | None
+    right: Tensor
+    right_values: Tensor
+
+
+Bases = Mapping[int, Eigenbasis]  # by the block's number
 # Entries of rows' gradients of a layer that are alive at once: larger ones leave the caches.
 ALIVE = 1 << 21
 
@@ -81,7 +96,9 @@ class Collector:
         for column in self._columns(batch):
             for index, block in enumerate(self.layout.blocks):
                 if block.form == "kronecker":
-                    add(sums, {f"{index}.values": column.rotated_squares(block, *bases[index])})
+                    basis = bases[index]
+                    found = column.rotated_squares(block, basis.left, basis.right)
+                    add(sums, {f"{index}.values": found})
         return sums
 
     def _columns(self, batch: Batch) -> Iterator[Column]:
@@ -136,10 +153,14 @@ class Collector:
         """The same model with this loss and these parameters alone."""
         key = f"{type(loss).__name__} {' '.join(names)}"
         if key not in self._others:
-            # A glob that is a name: what it would read as a pattern stands in brackets.
-            globs = [re.sub(r"([*?[])", r"[\1]", name) for name in names]
             own = self.problem
-            self._others[key] = Problem(own.module, loss, globs, dtype=own.dtype, device=own.device)
+            self._others[key] = Problem(
+                own.module,
+                loss,
+                [escape(each) for each in names],
+                dtype=own.dtype,
+                device=own.device,
+            )
         return self._others[key]
 
 
@@ -299,18 +320,12 @@ def _half(use: Use, whole: int) -> Use:
     """The use on the first half of a batch whose rows were given twice."""
     if isinstance(use, MatrixUse):
         inputs, rows = use.inputs, whole // 2
-        return MatrixUse(
-            use.weight,
-            use.bias,
-            use.transposed,
-            lambda _: inputs(whole)[:rows],
-            use.shaped,
-            use.groups,
-        )
+        return replace(use, inputs=lambda _: inputs(whole)[:rows])
     if isinstance(use, LookupUse):
-        return LookupUse(use.weight, use.tokens[: len(use.tokens) // 2], use.padding)
-    inputs_ = None if use.inputs is None else use.inputs[: len(use.inputs) // 2]
-    return type(use)(use.weight, use.bias, use.shape, inputs_)
+        return replace(use, tokens=use.tokens[: len(use.tokens) // 2])
+    if use.inputs is None:
+        return use
+    return replace(use, inputs=use.inputs[: len(use.inputs) // 2])
 
 
 def _by_group(value: Tensor) -> Tensor:
