@@ -260,7 +260,7 @@ def _row(record: JobRecord, name: Callable[[str], str]) -> tuple[str, ...]:
 
 
 def _show(shell: Shell, record: JobRecord) -> None:
-    from upweight.schema.damping import told
+    from upweight.schema.damping import resolved_in_words
 
     request, progress, cost, result = record.request, record.progress, record.cost, record.result
     called = names_of(shell.client)
@@ -297,7 +297,7 @@ def _show(shell: Shell, record: JobRecord) -> None:
                 "inversion",
                 " ".join([request.inversion.method, *(f"{k}={v}" for k, v in parameters.items())]),
             ),
-            ("λ", told(request.hessian_regularization, record.damping)),
+            ("λ", resolved_in_words(request.hessian_regularization, record.damping)),
             ("precision", _precision(record)),
             ("factors of", _factors_of(record.factors_of) if record.factors_of else ""),
             ("device", record.device or ""),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from upweight.results.pictures import Example, FeaturePanel, Panel, png
 from upweight.results.pictures.features import HARMS, HELPS, Touched, coloured
 from upweight.schema import JobRecord
-from upweight.schema.damping import told
+from upweight.schema.damping import resolved_in_words
 
 PICTURE = 56  # pixels of the screen
 BAR = 60  # the longest one
@@ -62,7 +62,7 @@ def summary(record: JobRecord) -> str:
     if record.result is not None:
         shape = record.result.influence_shape or record.result.factor_shape or []
         parts.append(" × ".join(f"{size:,}" for size in shape))
-    damping = told(record.request.hessian_regularization, record.damping)
+    damping = resolved_in_words(record.request.hessian_regularization, record.damping)
     parts.append(f"{escape(record.request.inversion.method)}, λ = {escape(damping)}")
     statuses = (record.info or {}).get("statuses")
     if isinstance(statuses, dict):

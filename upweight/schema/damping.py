@@ -164,7 +164,7 @@ def in_words(damping: Any) -> str:
     return "auto"
 
 
-def told(asked: Any, found: ResolvedDamping | None) -> str:
+def resolved_in_words(asked: Any, found: ResolvedDamping | None) -> str:
     """λ on a line: what it came to, and what was asked for where that was no number."""
     if found is None:
         return in_words(asked)

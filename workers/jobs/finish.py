@@ -13,11 +13,11 @@ from service.storage.row_blocks import block_path, layers
 from upweight.schema import InfluencesJob, JobRequest, Keep, Verdict
 from workers.engine import EngineError
 from workers.jobs import verdict
-from workers.jobs.damping import of_fit, with_known_shares
-from workers.jobs.dampings import by_blocks
+from workers.jobs.asked_damping import by_blocks
 from workers.jobs.merge import Ranking, mean_of, merged_summary
 from workers.jobs.neighbours import MOST_OF_SELF, Sample, correlated
 from workers.jobs.plan import Plan
+from workers.jobs.resolved_damping import of_fit, with_known_shares
 from workers.jobs.results import ResultWriter
 from workers.jobs.steps import Steps
 from workers.jobs.store import BlockStore, Findings
@@ -150,7 +150,7 @@ class Finish:
             torch.cat(list(self.store.samples(test)), 2).flatten(2)
             for test in range(self._plan.test.count)
         )
-        return correlated(blocks, Sample.of(self._plan).told(self._plan))
+        return correlated(blocks, Sample.of(self._plan).in_words(self._plan))
 
     def _tops(self, keep: Keep) -> None:
         if not keep.top:

@@ -47,7 +47,7 @@ from workers.engine import (
 from workers.engine.progress import Progress, silent
 from workers.fits.fits import REVISION, Fits
 from workers.fits.store import StoredFits
-from workers.jobs.dampings import fitted
+from workers.jobs.asked_damping import fitted
 from workers.jobs.plan import Plan
 from workers.jobs.results import versions
 from workers.process.context import Context

@@ -48,8 +48,8 @@ class Sample:
             block.flatten(3)[..., :: self.entry].cpu() if block.ndim > 3 else block[..., None].cpu()
         )
 
-    def told(self, plan: Plan) -> str:
-        """In words."""
+    def in_words(self, plan: Plan) -> str:
+        """What was compared, for people."""
         whole = (plan.test.total, plan.train.total)
         taken = (-(-whole[0] // self.test), -(-whole[1] // self.train))
         entries = "" if self.entry == 1 else f", every {self.entry}th entry"

@@ -32,7 +32,7 @@ from workers.engine.inversion.damping import Measured, measured, of_blocks
 from workers.engine.operators import ClosedForm, Explicit
 from workers.fits.fits import Fits, SolveEach
 from workers.fits.store import Tensors
-from workers.jobs.dampings import asked_of_fit, by_blocks
+from workers.jobs.asked_damping import asked_of_fit, by_blocks
 from workers.jobs.inputs import JobInputs
 from workers.jobs.merge import Ranking, merged_summary, sum_of_rows
 from workers.jobs.neighbours import Sample

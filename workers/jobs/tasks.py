@@ -27,12 +27,12 @@ from upweight.schema import JobRequest, JobState
 from workers.fits.fits import Fits
 from workers.fits.store import StoredFits
 from workers.jobs.advance import SpreadJob, described, hold_folders
-from workers.jobs.damping import as_worked_out, worked_out
 from workers.jobs.executor import Executor, computing_with
 from workers.jobs.inputs import JobInputs
 from workers.jobs.paths import BlockPaths
 from workers.jobs.plan import Plan, Stage
 from workers.jobs.planner import Planner
+from workers.jobs.resolved_damping import as_worked_out, worked_out
 from workers.jobs.results import ResultWriter, versions
 from workers.jobs.steps import Cost, Steps
 from workers.jobs.store import MemoryStore, ObjectStore

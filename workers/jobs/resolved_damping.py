@@ -12,7 +12,7 @@ from upweight.errors import ComputationFailed
 from upweight.schema import JobRequest, Relative, ResolvedDamping, Trained
 from upweight.schema.damping import entries
 from workers.engine.inversion.damping import Measured, of_blocks
-from workers.jobs.dampings import asked_of_fit, by_blocks
+from workers.jobs.asked_damping import asked_of_fit, by_blocks, number_of
 from workers.jobs.steps import Steps
 
 GIVE_A_NUMBER = "give hessian_regularization as a number"
@@ -29,7 +29,7 @@ def worked_out(steps: Steps) -> ResolvedDamping | None:
             rule=",".join(["number"] * len(each)), values=[float(one) for one in each]
         )
     found = None
-    if not all(isinstance(one, float | int | Trained) for one in each):
+    if any(number_of(one) is None for one in each):
         found = steps.measured_curvature(ends="auto" in each)
     pairs = [_one(one, found) for one in each]
     values = [value for value, _ in pairs]
@@ -55,14 +55,13 @@ def worked_out(steps: Steps) -> ResolvedDamping | None:
 
 def _one(asked: Any, found: Measured | None) -> tuple[float, str]:
     """λ, and the rule that gave it."""
-    if isinstance(asked, float | int):
-        return float(asked), "number"
-    if isinstance(asked, Trained):
-        return asked.auto.damping, "recipe"
+    number = number_of(asked)
+    if number is not None:
+        return number, _rule(asked)
     assert found is not None
-    if isinstance(asked, Relative):
-        return asked.relative * found.mean, "relative"
-    return found.safe
+    return (
+        (asked.relative * found.mean, _rule(asked)) if isinstance(asked, Relative) else found.safe
+    )
 
 
 def of_fit(steps: Steps) -> ResolvedDamping:

@@ -9,12 +9,18 @@ from upweight.schema.damping import entries, numbers
 from workers.engine.inversion.damping import LEAST_OF_MEAN, PartOfMean
 
 
+def number_of(asked: float | Relative | Trained | str) -> float | None:
+    """λ, where it can be told without a look at H."""
+    if isinstance(asked, float | int):
+        return float(asked)
+    return asked.auto.damping if isinstance(asked, Trained) else None
+
+
 def by_blocks(request: JobRequest) -> bool:
     """Whether λ is worked out from the fit itself, block by block, and not before it."""
     if not (request.curvature.closed_form and request.inversion.builds_matrix):
         return False
-    asked = entries(request.hessian_regularization)
-    return not all(isinstance(each, float | int | Trained) for each in asked)
+    return any(number_of(each) is None for each in entries(request.hessian_regularization))
 
 
 def asked_of_fit(request: JobRequest) -> tuple[float | PartOfMean, ...]:
@@ -25,10 +31,9 @@ def asked_of_fit(request: JobRequest) -> tuple[float | PartOfMean, ...]:
 
 
 def _of_fit(asked: float | Relative | Trained | str) -> float | PartOfMean:
-    if isinstance(asked, float | int):
-        return float(asked)
-    if isinstance(asked, Trained):
-        return asked.auto.damping
+    number = number_of(asked)
+    if number is not None:
+        return number
     if isinstance(asked, Relative):
         return PartOfMean(asked.relative)
     return PartOfMean(LEAST_OF_MEAN, lifts=True)
