@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
@@ -20,6 +21,7 @@ from service.results.formats import (
 )
 from service.results.partial import find_readable, refuse_unfinished
 from service.results.stored import (
+    Layers,
     StoredResult,
     chosen_layers,
     find_result,
@@ -85,6 +87,29 @@ Damping = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class AskedLayers:
+    """Which λ's of a list a request is about: all where nothing is said."""
+
+    damping: float | None
+    index: str | None
+
+    def of(self, result: StoredResult) -> Layers:
+        """Raises InvalidRequest."""
+        return chosen_layers(result, self.damping, self.index)
+
+    def one_of(self, result: StoredResult) -> Layers:
+        """Raises InvalidRequest where there are several."""
+        return one_layer(result, self.damping, self.index)
+
+
+def _asked(damping: Damping = None, damping_index: Axis = None) -> AskedLayers:
+    return AskedLayers(damping, damping_index)
+
+
+Asked = Annotated[AskedLayers, Depends(_asked)]
+
+
 @router.get(
     "/influences",
     response_model=InfluenceSlice,
@@ -95,10 +120,9 @@ Damping = Annotated[
 )
 def influences(
     result: Readable,
+    asked: Asked,
     test: Axis = None,
     train: Axis = None,
-    damping: Damping = None,
-    damping_index: Axis = None,
     accept: Accept = None,
 ) -> Response:
     """A slice of the matrix: rows `test` and columns `train`, as npy or, when it is small, as JSON.
@@ -111,7 +135,7 @@ def influences(
     rows = positions(test, result.influence_shape[0], "test")
     columns = positions(train, result.influence_shape[1], "train")
     refuse_unfinished(result, rows, columns)
-    layers = chosen_layers(result, damping, damping_index)
+    layers = asked.of(result)
     numbers = slices.influences(result, layers, rows, columns)
     # JSON names the rows and columns, too, though the slice between them be empty.
     count = max(numbers.count, len(rows) + len(columns))
@@ -133,6 +157,7 @@ def influences(
 @router.get("/top")
 def top(
     result: Result,
+    asked: Asked,
     test: Annotated[
         int | None,
         Query(
@@ -142,35 +167,31 @@ def top(
     ] = None,
     k: Annotated[int, Query(ge=1, le=100_000)] = 20,
     sign: Literal["helpful", "harmful"] = "helpful",
-    damping: Damping = None,
-    damping_index: Axis = None,
 ) -> Ranking:
     """The training rows that helped or harmed most, the strongest first; of a list of λ's with one of them."""
-    layers = one_layer(result, damping, damping_index)
+    layers = asked.one_of(result)
     return ranking.ranking(result, layers, test, k, sign)
 
 
 @router.get("/mean", responses=_NUMBERS)
 def mean(
     result: Result,
-    damping: Damping = None,
-    damping_index: Axis = None,
+    asked: Asked,
     accept: Accept = None,
 ) -> Response:
     """The mean influence of each training row over the test rows."""
-    layers = chosen_layers(result, damping, damping_index)
+    layers = asked.of(result)
     return _numbers(result, slices.mean(result, layers), accept)
 
 
 @router.get("/self_influences", responses=_NUMBERS)
 def self_influences(
     result: Result,
-    damping: Damping = None,
-    damping_index: Axis = None,
+    asked: Asked,
     accept: Accept = None,
 ) -> Response:
     """The influence of each training row on itself."""
-    layers = chosen_layers(result, damping, damping_index)
+    layers = asked.of(result)
     return _numbers(result, slices.self_influences(result, layers), accept)
 
 
@@ -200,15 +221,14 @@ def rows(
 @router.get("/factors", responses=_NUMBERS)
 def factors(
     result: Result,
+    asked: Asked,
     rows: Axis = None,
-    damping: Damping = None,
-    damping_index: Axis = None,
     accept: Accept = None,
 ) -> Response:
     """The factors (H + λI)⁻¹ b: a row a test row, or a row a right-hand side."""
     result.require("factors")
     chosen = positions(rows, result.factor_shape[0], "rows")
-    layers = chosen_layers(result, damping, damping_index)
+    layers = asked.of(result)
     return _numbers(result, slices.factors(result, layers, chosen), accept)
 
 
