@@ -164,11 +164,16 @@ def in_words(damping: Any) -> str:
     return "auto"
 
 
+def as_asked(asked: Any, values: list[float]) -> list[float] | float:
+    """What λ came to, in the form that it was asked for: a list's values, or the one number."""
+    return values if isinstance(asked, list) else values[0]
+
+
 def resolved_in_words(asked: Any, found: ResolvedDamping | None) -> str:
     """λ on a line: what it came to, and what was asked for where that was no number."""
     if found is None:
         return in_words(asked)
-    values = found.values if isinstance(asked, list) else found.values[0]
+    values = as_asked(asked, found.values)
     return f"{in_words(values)} ({in_words(asked)})" if asked != values else in_words(values)
 
 

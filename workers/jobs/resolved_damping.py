@@ -10,7 +10,7 @@ from torch import Tensor
 from service.storage.keys import Document
 from upweight.errors import ComputationFailed
 from upweight.schema import JobRequest, Relative, ResolvedDamping, Trained
-from upweight.schema.damping import entries
+from upweight.schema.damping import as_asked, entries
 from workers.engine.inversion.damping import Measured, of_blocks
 from workers.jobs.asked_damping import asked_of_fit, by_blocks, number_of
 from workers.jobs.steps import Steps
@@ -94,7 +94,7 @@ def as_worked_out(request: JobRequest, job: Document) -> JobRequest:
     found = job.get("damping")
     if not found:
         return request
-    values: Any = found["values"] if request.has_damping_axis else found["values"][0]
+    values = as_asked(request.hessian_regularization, found["values"])
     return request.model_copy(update={"hessian_regularization": values})
 
 

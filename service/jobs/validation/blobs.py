@@ -26,7 +26,7 @@ from upweight.schema import (
     Selection,
     parse_rows,
 )
-from upweight.schema.damping import in_words
+from upweight.schema.damping import as_asked, in_words
 
 LEFT_OUT = "leave this out to take the factors as they are, or leave out 'factors' to solve anew"
 _INVERSION: TypeAdapter[Any] = TypeAdapter(Inversion)
@@ -102,9 +102,7 @@ def as_solved(job: InfluencesJob, earlier: Document, inputs: Inputs) -> Influenc
 def damping_of(job: Document) -> Any:
     """λ of a job's record as numbers: what it came to, where it was to be worked out."""
     asked, found = job["request"]["hessian_regularization"], job.get("damping")
-    if not found:
-        return asked
-    return found["values"] if isinstance(asked, list) else found["values"][0]
+    return as_asked(asked, found["values"]) if found else asked
 
 
 def factors_of(earlier: Document) -> FactorsOf:
