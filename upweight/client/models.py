@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Required, TypedDict, Unpack, get_args
+from typing import Any, Required, TypedDict, Unpack
 
-from pydantic import BaseModel
-
+from upweight.client import losses
 from upweight.client.blobs import put, put_source
 from upweight.client.content import Content, arrays_content, content_of
 from upweight.client.huggingface import LOGITS, LiveModel, is_described, loss_of
+from upweight.client.losses import Loss
 from upweight.client.mlflow_models import archive_of, name_of
 from upweight.client.registered import AsyncRegistered, Registered, Resource
 from upweight.client.request import validated
@@ -24,7 +24,6 @@ from upweight.export.outputs import Output, OutputUnclear, choose, spelt, tensor
 from upweight.http.flow import Flow, Work
 from upweight.progress import Bars
 from upweight.schema import BlobRecord, ModelRecord, ModelRequest
-from upweight.schema.model import Loss
 
 MODELS = Resource("/v1/models", ModelRecord)
 PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".joblib"})
@@ -35,14 +34,13 @@ NOT_YET = {
     "format": "pt2",
     "blob": f"sha256:{'0' * 64}",
 }  # stands for a program that has no digest yet
-LOSSES = [each.model_fields["name"].default for each in get_args(get_args(Loss)[0])]
 NAMES_SHOWN = 20
 
 
 class ModelOptions(TypedDict, total=False):
     """What `register` and `register_mlflow` take by keyword."""
 
-    loss: Required[Any]
+    loss: Required[Loss]
     parameters: tuple[str, ...] | list[str] | str | None
     output: Output
     labels: Mapping[str, str] | None
@@ -67,7 +65,7 @@ def register(
     name: str,
     program: Any = None,
     *,
-    loss: Any,
+    loss: Loss,
     example: Any = None,
     parameters: tuple[str, ...] | list[str] | str | None = None,
     output: Output = None,
@@ -89,7 +87,7 @@ def register(
     globs = _globs(parameters)
     fields = {"name": name, "output": output, "parameters": globs, "labels": dict(labels or {})}
     # Before the export and the upload, which take their time: what is misspelt is told at once.
-    _refuse_loss_object(loss)
+    loss = losses.written(loss, output)
     early = {**fields, "output": None} if _is_live(program) and _is_below_zero(output) else fields
     validated(ModelRequest, MODELS.path, {**early, "program": NOT_YET, "loss": loss})
     if _is_live(program):
@@ -117,7 +115,7 @@ def register_mlflow(
     uri: str | os.PathLike[str],
     name: str | None = None,
     *,
-    loss: Any,
+    loss: Loss,
     parameters: tuple[str, ...] | list[str] | str | None = None,
     output: Output = None,
     labels: Mapping[str, str] | None = None,
@@ -126,6 +124,7 @@ def register_mlflow(
 ) -> Flow[ModelRecord]:
     """Finds the model's archive in MLflow, looks at it, and registers it."""
     name = name_of(uri) if name is None else name
+    loss = losses.written(loss, output)
     # Before the download, which takes its time.
     fields = {
         "name": name,
@@ -257,21 +256,6 @@ def _refuse_foreign(program: Any) -> None:
     )
 
 
-def _refuse_loss_object(loss: Any) -> None:
-    """Raises InvalidRequest for a loss module or function, with the name of the loss that it is."""
-    if loss is None or isinstance(loss, str | Mapping | BaseModel):
-        return
-    called = getattr(loss, "__name__", type(loss).__name__)
-    plain = called.lower().replace("_", "").removesuffix("loss")
-    name = next((each for each in LOSSES if each.replace("_", "") == plain), None)
-    known = f"loss={name!r}" if name else f"the name of one: {', '.join(LOSSES)}"
-    raise InvalidRequest.field(
-        "/loss",
-        f"loss: {called} is an object; give {known}, or a dict of the name and its options ({{'name': …}}), or let the "
-        "model compute its loss (loss='program')",
-    )
-
-
 def _is_below_zero(output: Output) -> bool:
     """Of a live module it is refused when it is known what there is instead."""
     return isinstance(output, int) and output < 0
@@ -336,9 +320,10 @@ class Models(Registered[ModelRecord]):
         language model of transformers is sent as its config and weights, if nothing in it was changed; a dict as its
         `example` names the rows' columns. Instead of it: `factory` with `kwargs`,
         or a Hugging Face `config` with `task`; both with `weights` (a state_dict, a safetensors file, or a digest).
-        `loss`: a name (`"cross_entropy"`) or `{"name": …, …}`. Influence is taken over the parameters that train
-        (`requires_grad`), or over those of all that match `parameters`, globs; the rest is held fixed. `output`: what
-        the loss takes of a model that returns several tensors, by name or place; for gaussian_nll two.
+        `loss`: a name (`"cross_entropy"`), `{"name": …, …}`, or a module of torch.nn as it was trained with
+        (`CrossEntropyLoss(label_smoothing=0.1)`). Influence is taken over the parameters that train (`requires_grad`),
+        or over those of all that match `parameters`, globs; the rest is held fixed. `output`: what the loss takes of a
+        model that returns several tensors, by name or place; for gaussian_nll two.
         """
         hold = self.link.connection.hold
         return self.link.run(register(self.bars, hold, name, program, **options))
