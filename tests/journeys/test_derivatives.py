@@ -108,6 +108,54 @@ def test_a_job_on_a_wrong_derivative_fails_and_names_the_module(
         computed(online, fresh_name)
 
 
+def test_a_wrong_second_derivative_is_no_matter_to_a_curvature_that_has_none(
+    online: Client, fresh_name: str
+) -> None:
+    module, twin = weight_normed(), normed_by_hand().double()
+    twin.load_state_dict(module.state_dict())
+    factory = "tests.programs.factories:weight_normed"
+    online.models.register(fresh_name, factory=factory, weights=module.state_dict(), loss="mse")
+    x, y = torch.randn(ROWS, 3), torch.randn(ROWS, 2)
+    online.datasets.register(fresh_name, x=x, y=y)
+    x, y = x.double(), y.double()
+    theta = torch.cat([each.detach().flatten() for each in twin.parameters()])
+
+    def outputs(theta: Tensor) -> Tensor:
+        pieces = theta.split([each.numel() for each in twin.parameters()])
+        named = {
+            name: piece.view_as(each)
+            for piece, (name, each) in zip(pieces, twin.named_parameters(), strict=True)
+        }
+        return torch.func.functional_call(twin, named, (x,))
+
+    def losses(theta: Tensor) -> Tensor:
+        return (outputs(theta) - y).square().mean(1)
+
+    slopes = torch.autograd.functional.jacobian(outputs, theta)
+    gradients = torch.autograd.functional.jacobian(losses, theta)
+    # The mean of two squares has the identity as its Hessian in the outputs.
+    matrices = {
+        "gauss_newton": torch.einsum("bop,boq->pq", slopes, slopes) / ROWS,
+        "empirical_fisher": gradients.T @ gradients / ROWS,
+        "identity": torch.eye(len(theta), dtype=torch.float64),
+    }
+    for name, matrix in matrices.items():
+        kind = {"kind": "hessian", "structure": name} if name == "identity" else name
+        result = online.compute_influences(
+            fresh_name, fresh_name, fresh_name, test_rows="0:3", curvature=kind, precision="float64",
+            inversion_method="direct", hessian_regularization=DAMPING, progress=False,
+        )  # fmt: skip
+        damped = matrix + DAMPING * torch.eye(len(theta), dtype=torch.float64)
+        exact = gradients[:3] @ torch.linalg.solve(damped, gradients.T)
+        np.testing.assert_allclose(result.numpy(), exact.numpy(), rtol=1e-7, atol=1e-9)
+        assert "takes no second derivative" in result.info["derivative_check"]["reason"]
+    with pytest.raises(ComputationFailed, match="wrong in the module"):  # of moving an input
+        online.compute_influences(
+            fresh_name, fresh_name, fresh_name, test_rows="0:3", curvature="gauss_newton",
+            influence_type="perturbation", hessian_regularization=DAMPING, progress=False,
+        )  # fmt: skip
+
+
 def test_a_job_on_unknown_operators_says_that_they_were_compared(
     online: Client, fresh_name: str
 ) -> None:

@@ -25,6 +25,7 @@ class KindFacts:
 
     label: str  # for people, as in "products with the Hessian"
     positive: bool  # semi-definite, for every model and loss that it takes
+    bends: bool = False  # has the model's own second derivative in it
     draws_labels: bool = False  # from the model's predictions, with the job's seed
     one_column_a_row: bool = False  # a row adds at most 1 to its rank
     # Losses that it makes no sense for: why, and the way out.
@@ -46,7 +47,7 @@ _ALL: tuple[Kind, ...] = ("hessian", "gauss_newton", "fisher", "empirical_fisher
 _OF_SQUARES: tuple[Kind, ...] = ("gauss_newton", "fisher", "empirical_fisher")
 
 KINDS: dict[Kind, KindFacts] = {
-    "hessian": KindFacts("Hessian", positive=False),
+    "hessian": KindFacts("Hessian", positive=False, bends=True),
     "gauss_newton": KindFacts(
         "Gauss-Newton",
         positive=True,
@@ -133,6 +134,11 @@ class Curvature(Request):
         """Whether it may depend on a seed: a structured Gauss-Newton matrix does where a row has many outputs."""
         kept = self.structure not in ("full", "identity")
         return self.facts.draws_labels or (kept and self.kind == "gauss_newton")
+
+    @property
+    def differentiates_twice(self) -> bool:
+        """Whether it takes the model's second derivative; the loss's own, in the outputs, is another matter."""
+        return self.facts.bends and self.structure != "identity"
 
     @property
     def closed_form(self) -> bool:

@@ -169,14 +169,18 @@ class JobInputs:
         return self._context.session.held((what, *self._hessian_identity()))
 
     def derivatives(self) -> DerivativeCheck:
-        """Once a model: raises WrongDerivative where torch's second derivative can't be believed."""
+        """Once a model: raises WrongDerivative where the job takes a second derivative that can't be believed."""
         if only_verified(self.problem.module):
             return VERIFIED
-        key = ("derivatives", self._namespace, self._job["model_id"])
+        twice = _differentiates_twice(self._request)
+        key = ("derivatives", self._namespace, self._job["model_id"], str(twice))
         batches = self.hessian_rows.batches(FEWEST_ROWS)
-        return self._context.session.kept(
-            key, lambda: (check_derivatives(self.problem, next(iter(batches))), _SOME_NUMBERS_BYTES)
-        )
+
+        def made() -> tuple[DerivativeCheck, int]:
+            found = check_derivatives(self.problem, next(iter(batches)), twice=twice)
+            return found, _SOME_NUMBERS_BYTES
+
+        return self._context.session.kept(key, made)
 
     def _hessian_on(self) -> Selection:
         # By default H is over the whole dataset that `train` selects from.
@@ -345,6 +349,12 @@ class JobInputs:
             for name in layers("factors", several)
         ]
         return lambda rows: stored_rows(kept, rows, self.problem)
+
+
+def _differentiates_twice(request: JobRequest) -> bool:
+    """Whether a second derivative of the model is in the curvature, or in what the factors meet."""
+    moves = getattr(request, "influence_type", "up") == "perturbation"
+    return moves or request.curvature.differentiates_twice
 
 
 def stored_rows(kept: Sequence[RowBlocks], rows: slice, problem: Problem) -> Tensor:

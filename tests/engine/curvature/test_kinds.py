@@ -10,12 +10,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from tests.curvatures import CURVATURES, Row, gauss_newton, second_moment
 from tests.engine.exact import Exact, relative
 from tests.engine.models import CASES, Case, make
-from workers.engine import BadParameter, Over, Problem, TensorRows, make_curvature, make_loss
+from workers.engine import (
+    BadParameter,
+    Over,
+    Problem,
+    TensorRows,
+    UnsupportedOperator,
+    make_curvature,
+    make_loss,
+)
 from workers.engine.autodiff.select import products_of
 from workers.engine.curvature.dense import by_columns
 from workers.engine.curvature.of_rows import CurvatureOfRows
@@ -100,12 +109,96 @@ def test_each_backend_that_works_has_the_same_products(name: str, row: Row) -> N
     first = make_curvature(over(case), row.kind)
     assert isinstance(first, CurvatureOfRows)
     backends = [each.name for each in products_of(first.problem, type(first).term)]
-    assert backends == ["reverse_loop", "forward_reverse", "graph"]
+    assert backends == ["reverse_loop", "forward_reverse", "first_order", "graph"]
     for backend in backends:
         one = type(first)(first.problem, first.rows, batch_size=5, product=backend)
         given = vectors(len(exact))
         assert relative(one.matmat(given), given @ exact) < 1e-8
         assert one.product_name == backend
+
+
+class Once(torch.autograd.Function):
+    """x², with a first derivative and no more."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        context.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, cotangent: Tensor) -> Tensor:
+        (x,) = context.saved_tensors
+        return 2.0 * x * cotangent
+
+
+class Wrong(torch.autograd.Function):
+    """x², whose backward pass hides from autograd what it multiplies the cotangent with, and half of that."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        context.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(context: Any, cotangent: Tensor) -> Tensor:
+        (x,) = context.saved_tensors
+        return x.detach() * (cotangent + cotangent.detach())
+
+
+class Squared(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.first, self.last = nn.Linear(4, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+@every_kind
+@pytest.mark.parametrize("function", [Once, Wrong])
+def test_a_model_with_nothing_but_a_right_first_derivative_is_taken(
+    row: Row, function: type[torch.autograd.Function]
+) -> None:
+    torch.manual_seed(3)
+    plain, given = Squared(torch.square).double(), Squared(function.apply).double()
+    given.load_state_dict(plain.state_dict())
+    x, y = torch.randn(7, 4), torch.randint(0, 3, (7,))
+    rows = TensorRows((x,), y)
+    right, found = (
+        make_curvature(
+            Over(Problem(module, make_loss("cross_entropy"), dtype=torch.float64), rows, seed=SEED),
+            row.kind,
+        )
+        for module in (plain, given)
+    )
+    exact = right.dense()
+    assert relative(found.dense(), exact) < 1e-10
+    for count in (1, 3):
+        probes = vectors(len(exact), count)
+        assert relative(found.matmat(probes), probes @ exact) < 1e-10
+    one = torch.tensor([4])
+    assert relative(found.sampled_matmat(one, probes), right.sampled_matmat(one, probes)) < 1e-10
+    assert isinstance(found, CurvatureOfRows)
+    assert found.product_name == "first_order"
+
+
+def test_many_outputs_of_a_model_without_a_second_derivative_are_refused() -> None:
+    module = nn.Sequential(nn.Linear(4, 3), Squared(Once.apply).last, nn.Linear(3, 70))
+    module.insert(1, Applied())
+    rows = TensorRows((torch.randn(5, 4),), torch.randint(0, 70, (5,)))
+    problem = Problem(module, make_loss("cross_entropy"))
+    curvature = make_curvature(Over(problem, rows), "gauss_newton")
+    with pytest.raises(UnsupportedOperator, match="differentiat"):
+        curvature.matmat(torch.randn(2, problem.size))
+    fisher = make_curvature(Over(problem, rows), "fisher")
+    assert bool(torch.isfinite(fisher.matmat(torch.randn(2, problem.size))).all())
+
+
+class Applied(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Once.apply(x)
 
 
 @every_kind

@@ -48,15 +48,20 @@ class DerivativeCheck:
 
 
 VERIFIED = DerivativeCheck(False, reason="operators verified")
+NOT_TAKEN = DerivativeCheck(
+    False, reason="this job takes no second derivative of the model, and none was compared"
+)
 
 
-def check_derivatives(problem: Problem, batch: Batch) -> DerivativeCheck:
-    """Compares on a few rows, in float64 where the model takes it.
+def check_derivatives(problem: Problem, batch: Batch, *, twice: bool = True) -> DerivativeCheck:
+    """Compares on a few rows, in float64 where the model takes it; nothing where it is not differentiated `twice`.
 
     Raises WrongDerivative, naming the module where one can be made out, and GradientOfNoLoss for an embedding that
     scales its gradient.
     """
     _refuse_scaled_gradients(problem.module)
+    if not twice:
+        return NOT_TAKEN
     batch = batch.narrow(0, min(ROWS, len(batch)))
     try:
         return _checked(problem.in_double(), batch)

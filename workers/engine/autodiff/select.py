@@ -23,10 +23,14 @@ from workers.engine.autodiff.graph.output import GAUSS_NEWTON, GRADIENTS, HESSIA
 from workers.engine.autodiff.hvp import ForwardOverReverse, ReverseBatched, ReverseLoop
 from workers.engine.autodiff.mixed import MixedReverseBatched
 from workers.engine.autodiff.outer import (
+    FirstOrder,
     GaussNewtonForward,
     GaussNewtonLoop,
     GradientForward,
     GradientLoop,
+    Pushed,
+    losses_of,
+    outputs_of,
 )
 from workers.engine.errors import BadParameter, EngineError, UnsupportedOperator
 from workers.engine.model.problem import Problem
@@ -83,6 +87,8 @@ def agreeing(
         try:
             with twice_differentiable():
                 result = derivative.prepare(problem, probe)(vectors)
+                if reference is None and isinstance(derivative, Pushed):
+                    _require_adjoint(derivative, problem, probe)
         except Exception as error:  # a model may raise anything when it is vectorised
             if isinstance(error, EngineError) or is_out_of_memory(error):
                 raise
@@ -96,11 +102,17 @@ def agreeing(
     return working
 
 
+def _require_adjoint(derivative: Pushed, problem: Problem, probe: Batch) -> None:
+    """Raises RuntimeError where J v is not what the first derivatives say."""
+    if not derivative.is_adjoint(problem, probe, SECOND_ORDER):
+        raise RuntimeError("torch's derivative of the model's backward pass is wrong")
+
+
 # Of each term by torch's own transformations, the most robust first.
 BY_TORCH: dict[Term, tuple[Derivative, ...]] = {
     HESSIAN: (ReverseLoop(), ReverseBatched(), ForwardOverReverse()),
-    GAUSS_NEWTON: (GaussNewtonLoop(), GaussNewtonForward()),
-    GRADIENTS: (GradientLoop(), GradientForward()),
+    GAUSS_NEWTON: (GaussNewtonLoop(), GaussNewtonForward(), FirstOrder(outputs_of)),
+    GRADIENTS: (GradientLoop(), GradientForward(), FirstOrder(losses_of)),
 }
 
 
@@ -142,6 +154,8 @@ def select(
 def _rank(derivative: Derivative, batched: bool) -> int:
     if isinstance(derivative, AnalyticHvp | AnalyticMixed):
         return 0
+    if isinstance(derivative, FirstOrder):
+        return 3
     return 1 if batched and isinstance(derivative, ReverseBatched | MixedReverseBatched) else 2
 
 
