@@ -8,6 +8,7 @@ what it has stored, and its reservation ends. A reservation of a process that di
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -152,8 +153,10 @@ class Quota:
             self._redis.set(_key("meanwhile", namespace), 0)
             reserved = [each.decode() for each in self._redis.hkeys(_key("reserved", namespace))]
         ended = self._ended(namespace, [id for id in reserved if id.startswith("job_")])
-        prefixes = namespace_prefixes(namespace)
-        found = sum(meta.size for prefix in prefixes for meta in self._objects.walk(prefix))
+        # In a thread of its own: a reservation also grows inside an upload, and what an object is written from can't
+        # read objects in the same thread.
+        with ThreadPoolExecutor(1) as thread:
+            found = thread.submit(self._stored, namespace).result()
         with reachable():
             self._measured(
                 keys=[_key("stored", namespace), _key("meanwhile", namespace)], args=[found]
@@ -161,6 +164,11 @@ class Quota:
         for id in ended:
             self.give_back(namespace, id)
         return True
+
+    def _stored(self, namespace: str) -> int:
+        """Bytes that lie in the object storage now."""
+        prefixes = namespace_prefixes(namespace)
+        return sum(meta.size for prefix in prefixes for meta in self._objects.walk(prefix))
 
     def _ended(self, namespace: str, ids: list[str]) -> list[str]:
         """Jobs that store nothing more: they had ended, or gone, before it was measured."""
@@ -208,6 +216,15 @@ class Reservation:
     def give_back(self) -> None:
         """Nothing was."""
         self.settle(0)
+
+
+def stored_and_reserved(redis: Redis, namespace: str) -> tuple[int, dict[str, int]]:
+    """Bytes that are counted as stored, and those that are reserved, by upload or job."""
+    connection: Any = redis
+    with reachable():
+        stored = connection.get(_key("stored", namespace))
+        reserved = connection.hgetall(_key("reserved", namespace))
+    return int(stored or 0), {id.decode(): int(size) for id, size in reserved.items()}
 
 
 def _keys(namespace: str) -> list[str]:

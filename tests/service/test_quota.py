@@ -82,6 +82,17 @@ def test_uploads_of_unknown_length_side_by_side_do_not_share_the_room(
     assert put(http, 30 * KIB).status_code == 201, "what was refused holds no room"
 
 
+def test_an_upload_of_unknown_length_may_have_what_is_stored_measured(
+    small: Front, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the storage takes its bytes: reading it in the same thread aborts."""
+    monkeypatch.setattr(quota, "_MEASURED_AT_MOST_SECONDS", 0)
+    data = os.urandom(200 * KIB)
+    answer = http.put(f"/v1/blobs/{digest_of(data)}", content=iter([data[:1000], data[1000:]]))
+    problem(answer, 403, "quota-exceeded")
+    assert put(http, 99 * KIB).status_code == 201
+
+
 def test_measuring_again_forgets_nothing_that_is_on_its_way(
     small: Front, http: httpx2.Client
 ) -> None:

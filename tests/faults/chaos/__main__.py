@@ -42,9 +42,15 @@ def main() -> int:
             log=options.log,
             kinds=options.fault,
             job_seconds=options.job_seconds,
+            tell=_tell,
         )
     sys.stdout.write(json.dumps(report.as_dict(), indent=2) + "\n")
     return 1 if report.losses else 0
+
+
+def _tell(words: str) -> None:
+    sys.stderr.write(f"{words}\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

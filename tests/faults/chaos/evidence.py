@@ -13,7 +13,6 @@ from safetensors.numpy import load_file
 
 from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
-from tests.faults.slow_jobs import NAMESPACE
 from upweight.schema import JobRecord
 
 Array = np.ndarray[Any, Any]
@@ -26,18 +25,18 @@ class Evidence:
     storage: Objects
     kept: Path
 
-    def keep(self, record: JobRecord, calm: JobRecord) -> str:
+    def keep(self, namespace: str, record: JobRecord, calm_in: str, calm: JobRecord) -> str:
         """Copies both results and their records; answers in words where they are and what differs."""
         folder = self.kept / record.id
-        for name, job in (("found", record), ("calm", calm)):
-            self._copy(job.id, folder / name)
+        for name, where, job in (("found", namespace, record), ("calm", calm_in, calm)):
+            self._copy(where, job.id, folder / name)
             (folder / f"{name}.record.json").write_text(job.model_dump_json(indent=2))
         found = differences(folder / "found", folder / "calm")
         (folder / "differences.json").write_text(json.dumps(found, indent=2))
         return f"{json.dumps(found)}; kept in {folder}"
 
-    def _copy(self, id: str, folder: Path) -> None:
-        prefix = ResultPaths(NAMESPACE, id).prefix
+    def _copy(self, namespace: str, id: str, folder: Path) -> None:
+        prefix = ResultPaths(namespace, id).prefix
         for meta in self.storage.walk(prefix):
             file = folder / meta.path.removeprefix(f"{prefix}/")
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -45,12 +44,12 @@ class Evidence:
 
 
 def differences(found: Path, right: Path) -> dict[str, str]:
-    """What differs between two folders of results, by file. The manifest says when and by whom, so it may."""
+    """What differs between two folders of results, by file. Manifest and plan name the job, so they may."""
     names = {
         str(file.relative_to(folder))
         for folder in (found, right)
         for file in folder.rglob("*")
-        if file.is_file() and file.name != "manifest.json"
+        if file.is_file() and file.name not in ("manifest.json", "plan.json")
     }
     told = {name: _difference(found / name, right / name) for name in sorted(names)}
     return {name: words for name, words in told.items() if words}

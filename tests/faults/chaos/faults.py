@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from service.local.background import Running
 from tests.faults.cutting_proxy import CuttingProxy
@@ -26,10 +26,12 @@ class Faults:
         service: Running,
         storage: CuttingProxy,
         choice: random.Random,
-        cancel: Callable[[], None],
+        actions: Mapping[str, Callable[[], None]],
+        key: str,
         kinds: Sequence[str] = (),
     ) -> None:
-        self._service, self._storage, self._choice = service, storage, choice
+        """`actions` are what users do; `key` is that of one of them."""
+        self._service, self._storage, self._choice, self._key = service, storage, choice, key
         self.made: Counter[str] = Counter()
         every: dict[str, Callable[[], None]] = {
             "worker killed": lambda: self._signal(self._a_worker(), signal.SIGKILL),
@@ -43,7 +45,7 @@ class Faults:
             "storage away for seconds": self._storage_away,
             "storage connections reset": self._storage_reset,
             "upload cut": self._upload_cut,
-            "job cancelled": cancel,
+            **actions,
         }
         self.kinds = {name: every[name] for name in kinds or every}
         self._next: list[str] = []
@@ -112,7 +114,10 @@ class Faults:
         content = self._choice.randbytes(1 << 22)
         digest = hashlib.sha256(content).hexdigest()
         host, port = self._service.url.removeprefix("http://").rsplit(":", 1)
-        head = f"PUT /v1/blobs/sha256:{digest} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(content)}\r\n\r\n"
+        head = (
+            f"PUT /v1/blobs/sha256:{digest} HTTP/1.1\r\nHost: {host}\r\n"
+            f"Authorization: Bearer {self._key}\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
         try:
             with socket.create_connection((host, int(port)), 5) as connection:
                 connection.sendall(head.encode() + content[: self._choice.randrange(1 << 22)])

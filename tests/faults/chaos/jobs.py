@@ -1,43 +1,23 @@
-"""The jobs of a chaotic run: a few kinds again and again, each of which has one right answer."""
+"""The jobs of a chaotic run: a few kinds again and again, each of which has one right answer, of several tenants."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-import torch
-from torch import nn
-
+from tests.faults.chaos.kinds import KINDS, request
+from tests.faults.chaos.tenants import Tenant
 from tests.faults.watched import PATIENCE
-from upweight import Client, UpweightError
+from upweight import UpweightError
 from upweight.schema import TERMINAL, JobRecord, JobState
 
-MODEL, ROWS = "chaos-net", "chaos-rows"
-# Each step is over other rows, so that every one counts.
-_LISSA = {"method": "lissa", "scale": 1e7, "rtol": 1e-15, "batch_size": 250}
-_COMMON: dict[str, Any] = {
-    "kind": "influences",
-    "model": MODEL,
-    "train": {"dataset": ROWS},
-    "test": {"dataset": ROWS, "rows": "0:4"},
-    "hessian_regularization": 1.0,
-    "precision": "float64",
-    "reuse": False,
-}
-WHOLE = {"matrix": True, "top": 5, "mean": True, "factors": True}
-KINDS: dict[str, dict[str, Any]] = {
-    "direct": {"inversion": {"method": "direct"}, "keep": WHOLE},
-    "cg": {"inversion": {"method": "cg"}, "keep": WHOLE},
-    "arnoldi": {"inversion": {"method": "arnoldi", "rank_estimate": 20}, "keep": {"top": 5}},
-    "short": {"inversion": {**_LISSA, "maxiter": 300}, "keep": WHOLE},
-    "long": {"inversion": {**_LISSA, "maxiter": 1500}, "keep": WHOLE},
-    "longer": {"inversion": {**_LISSA, "maxiter": 3000}, "test": {"dataset": ROWS, "rows": "4:8"}},
-}
 Answer = dict[str, str]  # digests by the name of the object
+CLEARED_AT_ONCE = 6  # jobs that a tenant deletes whose quota is met
 
 
 @dataclass
@@ -46,120 +26,202 @@ class Sent:
 
     id: str
     kind: str
-    cancelled: bool = False
+    tenant: Tenant
+    cancelled: bool = False  # or may be: nobody heard what became of it
+    deleted: bool = False  # or is being
     at: float = field(default_factory=time.monotonic)
-
-
-def register(client: Client) -> None:
-    """The model and the rows."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)).double()
-    x = torch.randn(300, 8, dtype=torch.float64)
-    client.models.register(MODEL, network, example=x[:2], loss="cross_entropy")
-    client.datasets.register(ROWS, x=x, y=(x[:, 0] > 0).long() + (x[:, 1] > 0))
 
 
 class Jobs:
     """Sends jobs past the SDK's functions, so that each request and its repetition are in our hands."""
 
-    def __init__(self, client: Client, http: Any, choice: random.Random) -> None:
-        self.client, self._http, self._choice = client, http, choice
+    def __init__(self, tenants: Sequence[Tenant], choice: random.Random) -> None:
+        self._tenants, self._choice = tenants, choice
         self.sent: dict[str, Sent] = {}
-        self.refused = 0
-        self.twice = 0
-
-    def calm(self, kind: str) -> str:
-        """A job of a kind to which nothing happens, done."""
-        id = self._post(kind, f"calm-{uuid4().hex}").json()["id"]
-        while (job := self.client.jobs.get(id)).state not in TERMINAL:
-            time.sleep(0.05)
-        assert job.state is JobState.SUCCEEDED, job
-        return str(id)
+        self.repeated = 0  # requests that were lost, or came to a service that was not ready
+        self.twice = 0  # keys
+        self.actions: Counter[str] = Counter()  # by what was answered
+        self.losses: list[str] = []
+        # Told of each result before it is deleted: its record and what is stored.
+        self.look: Callable[[Sent, JobRecord, Answer], None] = lambda *_: None
+        self._kinds: list[str] = []
 
     def send(self, number: int) -> None:
         """One more job; a request that was lost on its way is repeated with its key, as the SDK does."""
-        kind = self._choice.choice(sorted(KINDS))
+        if not self._kinds:  # each kind comes before any comes again
+            self._kinds = self._choice.sample(sorted(KINDS), len(KINDS))
+        kind, tenant = self._kinds.pop(), self._choice.choice(self._tenants)
+        key = f"chaos-{number}"
+        answer = self._answered(tenant, kind, key)
+        if answer.status_code == 403:
+            self.actions["sent: over quota"] += 1
+            self._clear_away(tenant)
+            return
+        id = answer.json()["id"]
+        again = self._once(tenant, kind, key)
+        if again is not None and again.status_code == 202:
+            assert again.json()["id"] == id, "one key made two jobs"
+            self.twice += 1
+        self.sent[id] = Sent(id, kind, tenant)
+
+    def _answered(self, tenant: Tenant, kind: str, key: str) -> Any:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            try:
-                answer = self._post(kind, f"chaos-{number}")
-            except OSError:
-                answer = None
-            if answer is not None and answer.status_code == 202:
-                break
-            self.refused += 1
+            answer = self._once(tenant, kind, key)
+            if answer is not None and answer.status_code in (202, 403):
+                return answer
+            if answer is not None and answer.status_code != 503:
+                self.losses.append(f"a job was answered {answer.status_code}: {answer.text[:300]}")
+            self.repeated += 1
             time.sleep(0.3)
-        else:
-            raise AssertionError("the service did not take a job for minutes")
-        id = answer.json()["id"]
-        again = self._repeat(kind, number)
-        if again is not None:
-            assert again == id, "one key made two jobs"
-            self.twice += 1
-        self.sent[id] = Sent(id, kind)
+        raise AssertionError("the service did not take a job for minutes")
 
-    def _repeat(self, kind: str, number: int) -> str | None:
-        try:
-            answer = self._post(kind, f"chaos-{number}")
-        except OSError:
-            return None
-        return str(answer.json()["id"]) if answer.status_code == 202 else None
-
-    def _post(self, kind: str, key: str) -> Any:
-        body = {**_COMMON, "keep": {"matrix": True}, **KINDS[kind]}
+    def _once(self, tenant: Tenant, kind: str, key: str) -> Any:
+        """None where there was no answer."""
         headers = {"Idempotency-Key": key}
         try:
-            return self._http.post("/v1/jobs", json=body, headers=headers)
-        except Exception as error:
-            raise OSError(str(error)) from error
+            return tenant.http.post("/v1/jobs", json=request(kind), headers=headers)
+        except Exception:
+            return None
 
     def cancel_one(self) -> None:
         """Some job that has not ended, in whatever state it is by then."""
-        open_jobs = [job for job in self.sent.values() if not job.cancelled]
-        if not open_jobs:
+        job = self._some(lambda job: not job.cancelled, latest=6)
+        if job is None:
             return
-        job = self._choice.choice(open_jobs[-6:])
         try:
-            self.client.jobs.cancel(job.id)
+            job.tenant.client.jobs.cancel(job.id)
             job.cancelled = True
-        except UpweightError:
-            return  # it has ended, or nobody answers: then it may or may not be cancelled
-        finally:
-            job.cancelled = job.cancelled or self._may_be_cancelled(job.id)
+            self.actions["cancelled"] += 1
+        except UpweightError as error:
+            # It has ended, or nobody answers: then it may or may not be cancelled.
+            self._refused("cancel", error, 404, 409)
+            job.cancelled = job.cancelled or self._may_be_cancelled(job)
 
-    def _may_be_cancelled(self, id: str) -> bool:
+    def retry_one(self) -> None:
+        """Some job that was cancelled or has failed begins again."""
+        job = self._some(lambda job: self._state(job) in (JobState.CANCELLED, JobState.FAILED))
+        if job is None:
+            return
         try:
-            return self.client.jobs.get(id).state in (JobState.CANCELLED, JobState.CANCELLING)
+            job.tenant.client.jobs.retry(job.id)
+            job.cancelled = False
+            self.actions["retried"] += 1
+        except UpweightError as error:
+            self._refused("retry", error, 403, 409)
+
+    def delete_one(self) -> None:
+        """Some job, with its result, if it has ended."""
+        job = self._some(lambda _: True)
+        if job is not None:
+            self._delete(job)
+
+    def _clear_away(self, tenant: Tenant) -> None:
+        """The oldest go first, so that there is room again."""
+        old = [job for job in self.sent.values() if job.tenant is tenant and not job.deleted]
+        for job in old[:CLEARED_AT_ONCE]:
+            self._delete(job)
+
+    def _delete(self, job: Sent) -> None:
+        try:
+            record = job.tenant.client.jobs.get(job.id)
+            if record.state not in TERMINAL:
+                self.actions["delete: refused"] += 1
+                return
+            if record.state is JobState.SUCCEEDED:
+                self.look(job, record, self.answer(job))
+            job.deleted = True
+            job.tenant.client.jobs.delete(job.id)
+            self.actions["deleted"] += 1
+        except UpweightError as error:
+            self._refused("delete", error, 404)
+
+    def _some(self, fits: Callable[[Sent], bool], latest: int = 30) -> Sent | None:
+        """One of the latest."""
+        there = [job for job in self.sent.values() if not job.deleted]
+        found = [job for job in there[-latest:] if fits(job)]
+        return self._choice.choice(found) if found else None
+
+    def _refused(self, action: str, error: UpweightError, *allowed: int) -> None:
+        """Notes it; anything but those answers, a busy service's and none at all is a loss."""
+        self.actions[f"{action}: {error.status or 'no answer'}"] += 1
+        if error.status not in (None, 0, 429, 503, *allowed):
+            self.losses.append(f"{action} was answered {error.status}: {error}")
+
+    def _state(self, job: Sent) -> JobState | None:
+        try:
+            return job.tenant.client.jobs.get(job.id).state
         except UpweightError:
-            return True
+            return None
+
+    def _may_be_cancelled(self, job: Sent) -> bool:
+        return self._state(job) in (None, JobState.CANCELLED, JobState.CANCELLING)
 
     def unfinished(self) -> int:
         """How many are still to be done; as many as were sent while nobody answers."""
         try:
             return sum(
-                len(list(self.client.jobs.list(state=state)))
+                len(list(tenant.client.jobs.list(state=state)))
+                for tenant in self._tenants
                 for state in (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
             )
         except UpweightError:
             return len(self.sent)
+
+    def finish_deleting(self) -> None:
+        """Deletions of which nobody heard are asked for again, as users do."""
+        for job in self.sent.values():
+            if job.deleted:
+                try:
+                    job.tenant.client.jobs.delete(job.id)
+                except UpweightError as error:
+                    if error.status != 404:
+                        self.losses.append(f"{job.id} can't be deleted: {error}")
 
     def records(self, ids: Iterable[str]) -> dict[str, JobRecord | None]:
         """Some jobs that were accepted, None for one that is missing."""
         found: dict[str, JobRecord | None] = {}
         for id in ids:
             try:
-                found[id] = self.client.jobs.get(id)
+                found[id] = self.sent[id].tenant.client.jobs.get(id)
             except UpweightError as error:
                 if error.status != 404:
                     raise
                 found[id] = None
         return found
 
-    def answer(self, id: str) -> Answer:
-        """Digests of what is stored; the manifest says when and by whom, so it differs."""
-        files = self._http.get(f"/v1/jobs/{id}/files").json()["files"]
+    def untold(self) -> Mapping[str, str]:
+        """Tenants by the ids of their jobs of which nobody was told."""
         return {
-            each["path"]: each["digest"]
-            for each in files
-            if not each["path"].endswith("manifest.json")
+            job.id: tenant.name
+            for tenant in self._tenants
+            for job in tenant.client.jobs.list()
+            if job.id not in self.sent
         }
+
+    def answer(self, job: Sent) -> Answer:
+        """Digests of what is stored of its result. Raises UpweightError."""
+        return answer_of(job.tenant, job.id)
+
+
+def answer_of(tenant: Tenant, id: str) -> Answer:
+    """Without what says when it was made, by whom and for which job: manifest and plan."""
+    files = tenant.client.jobs.result(id).files().files
+    return {
+        each.path: each.digest
+        for each in files
+        if each.digest is not None and each.path not in ("manifest.json", "plan.json")
+    }
+
+
+def calm(tenant: Tenant, kind: str) -> str:
+    """A job of a kind to which nothing happens, done; its id."""
+    answer = tenant.http.post(
+        "/v1/jobs", json=request(kind), headers={"Idempotency-Key": f"calm-{uuid4().hex}"}
+    )
+    assert answer.status_code == 202, answer.text
+    id = str(answer.json()["id"])
+    while (job := tenant.client.jobs.get(id)).state not in TERMINAL:
+        time.sleep(0.05)
+    assert job.state is JobState.SUCCEEDED, job
+    return id
