@@ -59,12 +59,17 @@ def cancel(parts: Parts, namespace: str, id: str) -> Document:
 def retry(
     parts: Parts, namespace: str, id: str, idempotency: Idempotency | None, trace: Trace
 ) -> Document:
-    """Queues a failed or cancelled job again. Raises NotFound, Conflict, QueueFull, IdempotencyConflict."""
+    """Queues a failed or cancelled job again.
+
+    Raises NotFound, Conflict, QueueFull, QuotaExceeded, IdempotencyConflict.
+    """
     job = find_job(parts, namespace, id)
     if idempotency and parts.records.made_by("job", f"{namespace}:retry", idempotency) == id:
         ensure_enqueued(parts, namespace, job, trace)
         return job
     refuse_if_full(parts, namespace, job["request"]["priority"])
+    # Where it is not to begin, for it has been deleted or goes on already, the next measuring ends the reservation.
+    parts.quota.reserve_for_job(namespace, id, job.get("reserves", 0))
     once = hashlib.sha256(idempotency.key.encode()).hexdigest() if idempotency else None
     parts.lifecycle.retry(namespace, id, once)
     if idempotency:

@@ -163,7 +163,13 @@ def cancel(id: str, parts: PartsNow, caller: Writer) -> JobRecord:
     "/{id}/retry",
     status_code=202,
     responses=documented(
-        NotFound, Conflict, IdempotencyConflict, InvalidRequest, QueueFull, RateLimited
+        NotFound,
+        Conflict,
+        IdempotencyConflict,
+        InvalidRequest,
+        QueueFull,
+        QuotaExceeded,
+        RateLimited,
     ),
 )
 def retry(

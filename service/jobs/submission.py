@@ -74,7 +74,8 @@ def submit(
     refuse_if_full(parts, namespace, job.priority)
     _refuse_over_quota(parts, namespace)
     document = _record(job, inputs, matched, earlier_factors).model_dump(mode="json")
-    parts.quota.reserve_for_job(namespace, document["id"], result_bytes(job, inputs))
+    document["reserves"] = result_bytes(job, inputs)
+    parts.quota.reserve_for_job(namespace, document["id"], document["reserves"])
     try:
         id, made = parts.records.create(
             "job", namespace, document, idempotency=idempotency, requires=_requires(document)

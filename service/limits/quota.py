@@ -32,7 +32,8 @@ _STEP = 4 * 1024**2  # of a reservation that grows
 _FOR_GOOD = "inf"
 
 # KEYS: stored, reserved (id → bytes), until (id → when it ends), total of reserved.
-# ARGV: id, bytes more, limit, seconds that it holds ('inf' for as long as its job). Answers whether, and what is taken.
+# ARGV: id, bytes more, limit, seconds that it holds ('inf': a job's, made once, for as long as that goes on). Answers
+# whether, and what is taken.
 _RESERVE = """
 local time = redis.call('TIME')
 local now = tonumber(time[1])
@@ -43,6 +44,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now)) do
 end
 local taken = tonumber(redis.call('GET', KEYS[1]) or 0) + tonumber(redis.call('GET', KEYS[4]) or 0)
 local more = tonumber(ARGV[2])
+if ARGV[4] == 'inf' and redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return {1, string.format('%.0f', taken)} end
 if more > 0 and taken + more > tonumber(ARGV[3]) then return {0, string.format('%.0f', taken)} end
 redis.call('HINCRBY', KEYS[2], ARGV[1], ARGV[2])
 redis.call('INCRBY', KEYS[4], ARGV[2])
@@ -96,7 +98,10 @@ class Quota:
         return reservation
 
     def reserve_for_job(self, namespace: str, id: str, size: int) -> None:
-        """Room for the result of a job, until it has ended and was measured. Raises QuotaExceeded."""
+        """Room for the result of a job, until it has ended and was measured; once, however often it is asked for.
+
+        Raises QuotaExceeded.
+        """
         self._take(namespace, id, max(size, 1), _FOR_GOOD)
 
     def give_back(self, namespace: str, id: str) -> None:
@@ -161,7 +166,7 @@ class Quota:
             self._measured(
                 keys=[_key("stored", namespace), _key("meanwhile", namespace)], args=[found]
             )
-        for id in ended:
+        for id in self._ended(namespace, ended):  # some may have begun again meanwhile
             self.give_back(namespace, id)
         return True
 

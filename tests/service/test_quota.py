@@ -143,3 +143,31 @@ def test_a_job_reserves_what_its_result_will_take_until_it_has_ended(
     assert http.post(f"/v1/jobs/{accepted[0]}/cancel").status_code == 202
     assert http.delete(f"/v1/jobs/{accepted[0]}").status_code == 204
     assert http.post("/v1/jobs", json={**body, "seed": 99}).status_code == 202
+
+
+def test_a_job_that_is_tried_again_reserves_anew(small: Front, http: httpx2.Client) -> None:
+    acting = Acting(http, small.parts)
+    acting.ready()
+    acting.dataset("large", rows=100)
+    body = {**acting.job_request(), "test": {"dataset": "large"}, "train": {"dataset": "large"}}
+    id = http.post("/v1/jobs", json=body).json()["id"]  # 40,000 bytes
+    assert http.post(f"/v1/jobs/{id}/cancel").status_code == 202
+    small.parts.quota.measure_again("default")
+    assert put(http, 70 * KIB).status_code == 201
+    problem(http.post(f"/v1/jobs/{id}/retry"), 403, "quota-exceeded")
+    assert http.get(f"/v1/jobs/{id}").json()["state"] == "cancelled"
+
+
+def test_a_job_that_is_tried_again_at_once_reserves_no_more_than_once(
+    small: Front, http: httpx2.Client
+) -> None:
+    acting = Acting(http, small.parts)
+    acting.ready()
+    acting.dataset("large", rows=100)
+    body = {**acting.job_request(), "test": {"dataset": "large"}, "train": {"dataset": "large"}}
+    id = http.post("/v1/jobs", json=body).json()["id"]
+    for _ in range(3):
+        assert http.post(f"/v1/jobs/{id}/cancel").status_code == 202
+        assert http.post(f"/v1/jobs/{id}/retry").status_code == 202
+    assert put(http, 50 * KIB).status_code == 201
+    problem(put(http, 20 * KIB), 403, "quota-exceeded")
