@@ -11,23 +11,26 @@ from threading import Event
 
 from service.local.keeper import LONGEST_PAUSE
 from service.local.plan import DEFAULT_DATA, DEFAULT_HOST, DEFAULT_PORT, Plan
+from service.local.process import Log
 from service.local.stack import Stack, chosen_port
-from service.local.terminal import say, stopped_by_signals
+from service.local.terminal import FORMS, LogForm, stopped_by_signals, teller
 from service.local.trouble import LocalTrouble
 from service.private import keep_files_private
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stack; 0 after an ordered stop, 1 when it could not start."""
-    plan = planned(arguments)
+    plan, form = planned(arguments)
+    say = teller(form)
     keep_files_private()
     stopping = Event()
     stopped_by_signals(stopping)
     stack = Stack(plan, say)
     try:
+        say("local", "Starting Redis, the front end and a worker, which takes some seconds")
         stack.start(stopping)
         if not stopping.is_set():
-            greet(stack)
+            greet(stack, say)
         while not stopping.wait(0.1):
             stack.tend()
         say("local", "stopping")
@@ -39,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def planned(arguments: Sequence[str] | None) -> Plan:
-    """The plan that arguments and environment ask for."""
+def planned(arguments: Sequence[str] | None) -> tuple[Plan, LogForm]:
+    """The plan that arguments and environment ask for, and in which form lines are told."""
     parser = argparse.ArgumentParser(prog="python -m service.local", description=__doc__)
     parser.add_argument("--host", default=os.environ.get("UPWEIGHT_HOST", DEFAULT_HOST))
     parser.add_argument(
@@ -57,10 +60,18 @@ def planned(arguments: Sequence[str] | None) -> Plan:
         default=LONGEST_PAUSE,
         help="seconds until a process that died young again and again is started again",
     )
+    parser.add_argument(
+        "--log",
+        choices=FORMS,
+        default=os.environ.get("UPWEIGHT_LOG", "auto"),
+        help="json: all lines of all processes; text: in words, what matters; auto: words on a terminal",
+    )
     chosen = parser.parse_args(arguments)
+    if chosen.log not in FORMS:
+        parser.error(f"UPWEIGHT_LOG must be one of {', '.join(FORMS)}; it is {chosen.log!r}")
     if chosen.workers < 1:
         parser.error("--workers must be at least 1: nothing is computed without")
-    return Plan(
+    plan = Plan(
         data=chosen.data_dir,
         host=chosen.host,
         port=chosen_port(chosen.host, chosen.port),
@@ -69,13 +80,17 @@ def planned(arguments: Sequence[str] | None) -> Plan:
         storage=os.environ.get("UPWEIGHT_STORAGE") or None,
         longest_pause=chosen.longest_pause,
     )
+    return plan, chosen.log
 
 
-def greet(stack: Stack) -> None:
+def greet(stack: Stack, say: Log) -> None:
     """Say where everything is."""
     plan, url = stack.plan, stack.state.url
-    say("local", f"Upweight is ready at {url} (API pages: {url}/docs)")
-    say("local", f"{plan.workers} worker(s); data in {plan.data}; Ctrl-C stops")
+    workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
+    say(
+        "local",
+        f"Upweight is ready at {url} (API pages: {url}/docs; {workers}; data in {plan.data}; Ctrl-C stops)",
+    )
 
 
 if __name__ == "__main__":

@@ -29,13 +29,20 @@ def serve(
     data_dir: Annotated[
         Path, typer.Option(help="Folder for everything that is kept; made when missing.")
     ] = Path("upweight-data"),
+    log: Annotated[
+        str,
+        typer.Option(
+            envvar="UPWEIGHT_LOG",
+            help="`json`: all lines of all processes; `text`: in words, what matters; `auto`: words on a terminal.",
+        ),
+    ] = "auto",
 ) -> None:
     """Start Redis, the front end and workers here, until Ctrl-C.
 
     REDIS_URL takes the place of the embedded Redis, UPWEIGHT_STORAGE that of the folder of objects.
     """
     require("workers")
-    arguments = ["--host", host, "--port", str(port), "--workers", str(workers)]
+    arguments = ["--host", host, "--port", str(port), "--workers", str(workers), "--log", log]
     become("service.local", [*arguments, "--data-dir", str(data_dir)])
 
 
