@@ -78,13 +78,18 @@ async def _invalid(request: Request, error: Exception) -> Response:
 def invalid_request(errors: list[FieldError]) -> InvalidRequest:
     """All fields that are wrong, in one error whose words stand alone for one field."""
     if len(errors) == 1:
-        where = f"{errors[0].pointer}: " if errors[0].pointer else ""
+        where = f"{_named(errors[0])}: " if errors[0].pointer else ""
         return InvalidRequest(f"{where}{errors[0].detail}", errors=errors)
-    names = ", ".join(error.pointer or "the body" for error in errors[:10])
+    names = ", ".join(_named(error) or "the body" for error in errors[:10])
     return InvalidRequest(
         f"{len(errors)} fields are wrong: {names}; 'errors' says what would be right",
         errors=errors[:ERRORS_SHOWN],
     )
+
+
+def _named(error: FieldError) -> str:
+    """As whoever typed it knows it: of a parameter its name alone."""
+    return error.pointer.removeprefix("query:")
 
 
 def _http(request: Request, error: HTTPException, routes: Sequence[APIRoute]) -> Response:

@@ -19,7 +19,7 @@ router = APIRouter(
 )
 
 
-@router.get("")
+@router.get("", summary="Show what a key may do")
 def access(caller: Reader) -> Access:
     """The namespace and role of the key that was sent; never the key."""
     return Access(

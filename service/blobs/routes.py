@@ -56,6 +56,7 @@ _RANGE = re.compile(r"^bytes=(\d{0,19})-(\d{0,19})$")
 
 @router.put(
     "/{digest}",
+    summary="Upload a blob",
     responses={
         201: {"model": BlobRecord, "description": "Stored now."},
         **documented(DigestMismatch, InvalidRequest, TooLarge, Forbidden, QuotaExceeded),
@@ -78,7 +79,12 @@ async def put_blob(
     return JSONResponse(stored.model_dump(), 201)  # type: ignore[return-value]
 
 
-@router.head("/{digest}", responses=documented(NotFound), response_class=Response)
+@router.head(
+    "/{digest}",
+    summary="Ask whether a blob is there",
+    responses=documented(NotFound),
+    response_class=Response,
+)
 def head_blob(digest: DigestPath, parts: PartsNow, caller: Reader) -> Response:
     """Whether a blob is there, and its size."""
     found = require_blob(parts.objects, caller.namespace, digest)
@@ -87,6 +93,7 @@ def head_blob(digest: DigestPath, parts: PartsNow, caller: Reader) -> Response:
 
 @router.get(
     "/{digest}",
+    summary="Download a blob",
     response_class=StreamingResponse,
     responses={
         200: _BYTES,
@@ -120,7 +127,11 @@ def get_blob(
     )
 
 
-@router.post("/{digest}/url", responses=documented(NotFound, Conflict, Forbidden, QuotaExceeded))
+@router.post(
+    "/{digest}/url",
+    summary="Make a URL for direct transfer",
+    responses=documented(NotFound, Conflict, Forbidden, QuotaExceeded),
+)
 def presign(
     digest: DigestPath,
     parts: PartsNow,
@@ -151,6 +162,7 @@ def presign(
 
 @router.post(
     "/{digest}/complete",
+    summary="Verify a direct upload",
     responses={
         201: {"model": BlobRecord, "description": "Verified and stored now."},
         **documented(NotFound, DigestMismatch, TooLarge, Forbidden, QuotaExceeded),

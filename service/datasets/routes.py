@@ -63,6 +63,7 @@ _EXAMPLES: Any = {
 
 @router.post(
     "",
+    summary="Register a dataset",
     status_code=202,
     dependencies=[Depends(json_only)],
     responses=documented(InvalidRequest, IdempotencyConflict, TooLarge, UnsupportedMediaType),
@@ -82,7 +83,7 @@ def register(
     return DatasetRecord.model_validate(record)
 
 
-@router.get("")
+@router.get("", summary="List datasets")
 def listing(
     parts: PartsNow,
     caller: Reader,
@@ -98,7 +99,7 @@ def listing(
     )
 
 
-@router.get("/{reference}", responses=documented(NotFound))
+@router.get("/{reference}", summary="Show a dataset", responses=documented(NotFound))
 async def get(reference: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -> DatasetRecord:
     """A dataset by id, name (its newest version) or `name@version`."""
     found = await settled(parts, "dataset", caller.namespace, reference, wait)
@@ -107,6 +108,7 @@ async def get(reference: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -
 
 @router.get(
     "/{reference}/rows",
+    summary="Read rows of a dataset",
     response_model=DatasetRows,
     responses={
         200: {"description": "The rows.", "content": BINARY_CONTENT},
@@ -147,7 +149,12 @@ def rows(
     return JSONResponse(dataset.as_json(columns, chosen).model_dump())
 
 
-@router.delete("/{reference}", status_code=204, responses=documented(NotFound, InUse))
+@router.delete(
+    "/{reference}",
+    summary="Delete a dataset",
+    status_code=204,
+    responses=documented(NotFound, InUse),
+)
 def delete(reference: str, parts: PartsNow, caller: Writer) -> None:
     """Deletes a dataset that no job uses. Its blobs stay."""
     found = resolve(parts, "dataset", caller.namespace, reference)

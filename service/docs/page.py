@@ -50,7 +50,7 @@ PAGE = """<!DOCTYPE html>
 def docs_routes(app: FastAPI) -> None:
     """Add `/docs`; `/redoc`, where we have no page, leads there."""
 
-    @app.get("/docs", include_in_schema=False)
+    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:
         root = str(request.scope.get("root_path", "")).rstrip("/")
         page = PAGE.format(

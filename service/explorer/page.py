@@ -34,7 +34,7 @@ def explorer_routes(app: FastAPI) -> None:
     page = (FOLDER / "index.html").read_text()
     modules = sorted(file.relative_to(FILES).as_posix() for file in FILES.rglob("*.js"))
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     def explorer(request: Request) -> Response:
         root = escape(str(request.scope.get("root_path", "")).rstrip("/"))
         headers = {

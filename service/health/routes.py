@@ -19,13 +19,17 @@ from upweight.schema import ComponentHealth, Health
 router = APIRouter(tags=["Health"], responses=documented(InternalError))
 
 
-@router.get("/healthz")
+@router.get("/healthz", summary="Ask whether the process answers")
 async def alive() -> dict[str, bool]:
     """Whether the process answers; asks nothing of anything else."""
     return {"alive": True}
 
 
-@router.get("/readyz", responses={503: {"model": Health, "description": "Something is missing."}})
+@router.get(
+    "/readyz",
+    summary="Ask whether the service can work",
+    responses={503: {"model": Health, "description": "Something is missing."}},
+)
 def ready(parts: PartsNow, response: Response) -> Health:
     """Whether Redis, the object storage and at least one worker can be reached; which of them not."""
     found = health(parts)
@@ -35,6 +39,7 @@ def ready(parts: PartsNow, response: Response) -> Health:
 
 @router.get(
     "/metrics",
+    summary="Metrics for Prometheus",
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}}, **documented(Unavailable)},
 )

@@ -61,6 +61,7 @@ router = APIRouter(
 
 @router.post(
     "",
+    summary="Start a job",
     status_code=202,
     dependencies=[Depends(json_only)],
     responses=documented(
@@ -93,7 +94,7 @@ def create(
     return JobRecord.model_validate(job)
 
 
-@router.get("", responses=documented(NotFound))
+@router.get("", summary="List jobs", responses=documented(NotFound))
 def listing(
     parts: PartsNow,
     caller: Reader,
@@ -108,7 +109,7 @@ def listing(
     return Page[JobRecord].model_validate(page_of(parts, "job", caller.namespace, paging, filters))
 
 
-@router.get("/{id}", responses=documented(NotFound))
+@router.get("/{id}", summary="Show a job, or wait for its end", responses=documented(NotFound))
 async def get(id: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -> JobRecord:
     """A job as it stands; with `wait`, as soon as it has ended."""
     job = await parts.changes.until(
@@ -124,6 +125,7 @@ async def get(id: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -> JobRe
 
 @router.get(
     "/{id}/events",
+    summary="Follow a job by events",
     response_class=StreamingResponse,
     responses={
         200: {
@@ -153,7 +155,12 @@ async def stream(
     )
 
 
-@router.post("/{id}/cancel", status_code=202, responses=documented(NotFound, Conflict))
+@router.post(
+    "/{id}/cancel",
+    summary="Cancel a job",
+    status_code=202,
+    responses=documented(NotFound, Conflict),
+)
 def cancel(id: str, parts: PartsNow, caller: Writer) -> JobRecord:
     """Stops a job: at once when it waits, within two seconds when it runs."""
     return JobRecord.model_validate(actions.cancel(parts, caller.namespace, id))
@@ -161,6 +168,7 @@ def cancel(id: str, parts: PartsNow, caller: Writer) -> JobRecord:
 
 @router.post(
     "/{id}/retry",
+    summary="Retry a job",
     status_code=202,
     responses=documented(
         NotFound,
@@ -180,7 +188,12 @@ def retry(
     return JobRecord.model_validate(actions.retry(parts, caller.namespace, id, once, trace))
 
 
-@router.delete("/{id}", status_code=204, responses=documented(NotFound, Conflict))
+@router.delete(
+    "/{id}",
+    summary="Delete a job and its result",
+    status_code=204,
+    responses=documented(NotFound, Conflict),
+)
 def delete(id: str, parts: PartsNow, caller: Writer) -> None:
     """Deletes an ended job and its result."""
     actions.delete(parts, caller.namespace, id)

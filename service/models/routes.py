@@ -66,6 +66,7 @@ _EXAMPLES: Any = {
 
 @router.post(
     "",
+    summary="Register a model",
     status_code=202,
     dependencies=[Depends(json_only)],
     responses=documented(InvalidRequest, IdempotencyConflict, TooLarge, UnsupportedMediaType),
@@ -85,7 +86,7 @@ def register(
     return ModelRecord.model_validate(record)
 
 
-@router.get("")
+@router.get("", summary="List models")
 def listing(
     parts: PartsNow,
     caller: Reader,
@@ -101,14 +102,16 @@ def listing(
     )
 
 
-@router.get("/{reference}", responses=documented(NotFound))
+@router.get("/{reference}", summary="Show a model", responses=documented(NotFound))
 async def get(reference: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -> ModelRecord:
     """A model by id, name (its newest version) or `name@version`."""
     found = await settled(parts, "model", caller.namespace, reference, wait)
     return ModelRecord.model_validate(found)
 
 
-@router.delete("/{reference}", status_code=204, responses=documented(NotFound, InUse))
+@router.delete(
+    "/{reference}", summary="Delete a model", status_code=204, responses=documented(NotFound, InUse)
+)
 def delete(reference: str, parts: PartsNow, caller: Writer) -> None:
     """Deletes a model that no job uses. Its blob stays."""
     found = resolve(parts, "model", caller.namespace, reference)

@@ -112,6 +112,7 @@ Asked = Annotated[AskedLayers, Depends(_asked)]
 
 @router.get(
     "/influences",
+    summary="Read a slice of the influence matrix",
     response_model=InfluenceSlice,
     responses={
         200: {"description": "The slice.", "content": BINARY_CONTENT},
@@ -154,7 +155,7 @@ def influences(
     return JSONResponse(answer.model_dump())
 
 
-@router.get("/top")
+@router.get("/top", summary="Rank the training rows")
 def top(
     result: Result,
     asked: Asked,
@@ -173,7 +174,7 @@ def top(
     return ranking.ranking(result, layers, test, k, sign)
 
 
-@router.get("/mean", responses=_NUMBERS)
+@router.get("/mean", summary="Read the mean influence of each training row", responses=_NUMBERS)
 def mean(
     result: Result,
     asked: Asked,
@@ -184,7 +185,7 @@ def mean(
     return _numbers(result, slices.mean(result, layers), accept)
 
 
-@router.get("/self_influences", responses=_NUMBERS)
+@router.get("/self_influences", summary="Read self-influences", responses=_NUMBERS)
 def self_influences(
     result: Result,
     asked: Asked,
@@ -195,7 +196,7 @@ def self_influences(
     return _numbers(result, slices.self_influences(result, layers), accept)
 
 
-@router.get("/rows")
+@router.get("/rows", summary="Read losses and predictions of rows")
 def rows(
     result: Result,
     side: predictions.Side = "test",
@@ -218,7 +219,7 @@ def rows(
     return found.at(chosen)
 
 
-@router.get("/factors", responses=_NUMBERS)
+@router.get("/factors", summary="Read factors", responses=_NUMBERS)
 def factors(
     result: Result,
     asked: Asked,
@@ -232,7 +233,12 @@ def factors(
     return _numbers(result, slices.factors(result, layers, chosen), accept)
 
 
-@router.get("/info", response_model=Info, responses={200: {"content": NPY_CONTENT}})
+@router.get(
+    "/info",
+    summary="Show what the inversion did",
+    response_model=Info,
+    responses={200: {"content": NPY_CONTENT}},
+)
 def info(
     result: Result,
     array: Annotated[
@@ -245,7 +251,7 @@ def info(
     return JSONResponse(listing.info(result).model_dump(mode="json"))
 
 
-@router.get("/files")
+@router.get("/files", summary="List the files of a result")
 def files(result: Result) -> Files:
     """All objects of the result, with presigned URLs where the storage can sign."""
     return listing.files(result)

@@ -21,7 +21,11 @@ router = APIRouter(
 )
 
 
-@router.get("/jobs/{id}/deliveries", responses=documented(NotFound))
+@router.get(
+    "/jobs/{id}/deliveries",
+    summary="List webhook deliveries of a job",
+    responses=documented(NotFound),
+)
 def deliveries(id: str, parts: PartsNow, caller: Reader) -> Deliveries:
     """What became of the events that the job's webhook was to be told."""
     find_job(parts, caller.namespace, id)
@@ -33,13 +37,13 @@ def _shown(delivery: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in delivery.items() if name not in ("url", "body")}
 
 
-@router.get("/webhooks/secret")
+@router.get("/webhooks/secret", summary="Show the signing secret of webhooks")
 def secret(parts: PartsNow, caller: Administrator) -> WebhookSecret:
     """By what this namespace's webhooks are signed."""
     return WebhookSecret(secret=parts.webhook_secrets.of(caller.namespace)[0])
 
 
-@router.post("/webhooks/secret/rotate")
+@router.post("/webhooks/secret/rotate", summary="Replace the signing secret of webhooks")
 def rotate(parts: PartsNow, caller: Administrator) -> WebhookSecret:
     """A new secret. For a day webhooks carry signatures by both, so that receivers can be changed in between."""
     return WebhookSecret(secret=parts.webhook_secrets.rotate(caller.namespace))

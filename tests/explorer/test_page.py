@@ -37,6 +37,11 @@ def test_browsers_get_the_page_and_programs_the_other_addresses(client: TestClie
     assert '</docs>; rel="service-doc"' in answer.headers["link"]
 
 
+def test_whoever_asks_only_whether_the_page_is_there_is_told(client: TestClient) -> None:
+    answer = client.head("/", headers=BROWSER)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
 def test_everything_the_page_names_is_served_and_every_module_named(client: TestClient) -> None:
     page = client.get("/", headers=BROWSER).text
     named = set(re.findall(r'(?:href|src)="(/explorer/[^"]+)"', page))

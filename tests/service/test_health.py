@@ -64,6 +64,22 @@ def test_the_openapi_document_is_valid(client: httpx2.Client) -> None:
     validate(client.get("/openapi.json").json())
 
 
+def test_every_operation_is_called_by_what_it_does(front: Front) -> None:
+    operations = [
+        operation for path in document(front.app)["paths"].values() for operation in path.values()
+    ]
+    titles = [operation["summary"] for operation in operations]
+    assert len(set(titles)) == len(titles)
+    # FastAPI makes a title of one word out of a function's name.
+    assert all(len(title.split()) > 1 and not title.istitle() for title in titles), titles
+
+
+def test_a_parameter_that_is_wrong_is_named_as_it_was_typed(client: httpx2.Client) -> None:
+    answer = client.get("/v1/models", params={"limit": 0}).json()
+    assert answer["detail"].startswith("limit: must be")
+    assert answer["errors"][0]["pointer"] == "query:limit"
+
+
 def test_every_error_that_is_documented_is_one_of_ours(front: Front) -> None:
     described = document(front.app)
     assert "HTTPValidationError" not in described["components"]["schemas"]
