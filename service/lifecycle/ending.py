@@ -18,7 +18,7 @@ from service.storage.queue import TaskQueue
 from service.storage.records import Records
 from service.storage.shared import Shared
 from upweight.errors import NotFound, Unavailable, UpweightError
-from upweight.schema import JobState
+from upweight.schema import RESUMABLE, JobState
 
 
 @contextmanager
@@ -33,7 +33,8 @@ def postponed_where_away(id: str) -> Iterator[None]:
 def keeps_nothing(job: Document) -> bool:
     """Whether nothing that it stored stays. Finished blocks of a failed job do, for a retry goes on from them."""
     state = job["state"]
-    return state == JobState.CANCELLED or (state == JobState.FAILED and not job.get("plan"))
+    resumed = job.get("plan") or job["request"]["kind"] in RESUMABLE
+    return state == JobState.CANCELLED or (state == JobState.FAILED and not resumed)
 
 
 @dataclass(frozen=True)

@@ -254,7 +254,7 @@ def figures(before: Document, after: Document) -> list[Noted]:
 
 def _ended(job: Document) -> list[Noted]:
     kind = job["request"]["kind"]
-    of = (kind, job["request"]["inversion"]["method"])
+    of = (kind, (job["request"].get("inversion") or {}).get("method", "none"))
     noted: list[Noted] = [(counters.ENDED, (*of, job["state"]), 1.0)]
     if job.get("started_at"):
         noted.append((counters.RUN, of, _seconds(job["started_at"], job["finished_at"])))

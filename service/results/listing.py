@@ -26,8 +26,14 @@ def info(result: StoredResult) -> Info:
         )
         for name, entry in sorted(tensors(result, result.paths.info).items())
     ]
-    method = result.job.request.inversion.method
-    return Info(method=method, summary=result.job.info or {}, arrays=arrays)
+    return Info(method=result.job.request.method_name, summary=result.job.info or {}, arrays=arrays)
+
+
+def report(result: StoredResult) -> dict[str, Any]:
+    """What a job found that is no array. Raises NotStored."""
+    result.require("report")
+    found: dict[str, Any] = json.loads(result.objects.get(result.paths.report))
+    return found
 
 
 def info_array(result: StoredResult, name: str) -> Numbers:

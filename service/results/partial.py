@@ -12,7 +12,7 @@ from service.registry import find_job
 from service.results.stored import StoredResult, find_result
 from service.storage.cuts import Cut
 from upweight.errors import ResultNotReady
-from upweight.schema import JobRecord, JobState, ResultSummary
+from upweight.schema import AttributionJob, JobRecord, JobState, ResultSummary
 from upweight.schema.damping import entries, numbers
 
 _AT_WORK = (JobState.RUNNING, JobState.CANCELLING)
@@ -74,8 +74,10 @@ def _cuts(job: JobRecord) -> tuple[Cut, Cut]:
 
 def _dampings_known(job: JobRecord) -> bool:
     """Whether the λ's of a list are numbers already: of some curvatures they are worked out from the fit."""
+    if job.damping is not None or not isinstance(job.request, AttributionJob):
+        return True
     asked = job.request.hessian_regularization
-    if job.damping is not None or not job.request.has_damping_axis:
+    if not job.request.has_damping_axis:
         return True
     return len(list(numbers(asked))) == len(entries(asked))
 

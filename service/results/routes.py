@@ -251,6 +251,12 @@ def info(
     return JSONResponse(listing.info(result).model_dump(mode="json"))
 
 
+@router.get("/report", summary="Get the report of a job")
+def report(result: Result) -> dict[str, Any]:
+    """What the job found that is no array: of a retraining the model's metrics, before and after."""
+    return listing.report(result)
+
+
 @router.get("/files", summary="List the files of a result")
 def files(result: Result) -> Files:
     """All objects of the result, with presigned URLs where the storage can sign."""

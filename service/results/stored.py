@@ -181,7 +181,8 @@ def listed(values: Sequence[float]) -> str:
 
 def _only(result: StoredResult) -> float:
     """The λ of a job that has one."""
-    found, asked = result.job.damping, result.job.request.hessian_regularization
+    found = result.job.damping
+    asked = getattr(result.job.request, "hessian_regularization", None)
     return (
         found.values[0]
         if found is not None

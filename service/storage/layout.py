@@ -70,6 +70,11 @@ class ResultPaths:
     def info(self) -> str:
         return f"{self.prefix}/info.safetensors"
 
+    @property
+    def report(self) -> str:
+        """A document: what a job found that is no array."""
+        return f"{self.prefix}/report.json"
+
     def predictions(self, side: str) -> str:
         """Below it the losses, predictions and targets of `test` or `train` rows lie, in blocks of rows."""
         return f"{self.prefix}/predictions/{side}"

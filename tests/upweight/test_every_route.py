@@ -75,6 +75,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("GET", "/v1/jobs/{id}/top"): lambda c: _result(c).top(),
     ("GET", "/v1/jobs/{id}/rows"): lambda c: _result(c).rows(),
     ("GET", "/v1/jobs/{id}/info"): lambda c: info(_result(c)),
+    ("GET", "/v1/jobs/{id}/report"): lambda c: _result(c).report(),
     ("GET", "/v1/jobs/{id}/files"): lambda c: _result(c).files(),
     ("GET", SECRET): lambda c: c.webhooks.secret(),
     ("POST", f"{SECRET}/rotate"): lambda c: c.webhooks.rotate_secret(),

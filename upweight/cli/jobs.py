@@ -252,16 +252,31 @@ def _row(record: JobRecord, name: Callable[[str], str]) -> tuple[str, ...]:
         record.request.kind,
         name(record.request.model),
         name(record.request.train.dataset),
-        record.request.inversion.method,
+        record.request.method_name,
         units.shape(result.influence_shape or result.factor_shape) if result else "",
         f"{record.cost.seconds:.2f}" if record.cost else "",
         units.age(record.created_at),
     )
 
 
-def _show(shell: Shell, record: JobRecord) -> None:
+def _inverted(record: JobRecord) -> list[tuple[str, str]]:
+    """What a job says of its inversion; nothing of a kind that has none."""
+    from upweight.schema import AttributionJob
     from upweight.schema.damping import resolved_in_words
 
+    request = record.request
+    if not isinstance(request, AttributionJob):
+        return []
+    given = request.inversion.model_dump(exclude={"method"}, exclude_none=True)
+    words = [request.inversion.method, *(f"{name}={value}" for name, value in given.items())]
+    return [
+        ("curvature", request.curvature.label),
+        ("inversion", " ".join(words)),
+        ("λ", resolved_in_words(request.hessian_regularization, record.damping)),
+    ]
+
+
+def _show(shell: Shell, record: JobRecord) -> None:
     request, progress, cost, result = record.request, record.progress, record.cost, record.result
     called = names_of(shell.client)
     rows = {name: getattr(request, name, None) for name in ("train", "test", "hessian_on")}
@@ -274,7 +289,6 @@ def _show(shell: Shell, record: JobRecord) -> None:
         )
         for name, chosen in rows.items()
     ]
-    parameters = request.inversion.model_dump(exclude={"method"}, exclude_none=True)
     shell.record(
         record,
         [
@@ -292,12 +306,7 @@ def _show(shell: Shell, record: JobRecord) -> None:
             ("model", _both(request.model, called)),
             *selections,
             ("columns", "; ".join(dict.fromkeys(match.how for match in record.matched))),
-            ("curvature", request.curvature.label),
-            (
-                "inversion",
-                " ".join([request.inversion.method, *(f"{k}={v}" for k, v in parameters.items())]),
-            ),
-            ("λ", resolved_in_words(request.hessian_regularization, record.damping)),
+            *_inverted(record),
             ("precision", _precision(record)),
             ("factors of", _factors_of(record.factors_of) if record.factors_of else ""),
             ("device", record.device or ""),

@@ -7,6 +7,7 @@ from upweight.results.blocking import (
     InversionInfo,
     RankedResult,
     Result,
+    RetrainingResult,
     SelfInfluenceResult,
 )
 from upweight.results.coroutines import (
@@ -14,6 +15,7 @@ from upweight.results.coroutines import (
     AsyncInfluenceResult,
     AsyncInversionInfo,
     AsyncResult,
+    AsyncRetrainingResult,
     AsyncSelfInfluenceResult,
 )
 
@@ -23,6 +25,7 @@ __all__ = [
     "AsyncInversionInfo",
     "AsyncRemoteArray",
     "AsyncResult",
+    "AsyncRetrainingResult",
     "AsyncSelfInfluenceResult",
     "FactorsResult",
     "InfluenceResult",
@@ -30,5 +33,6 @@ __all__ = [
     "RankedResult",
     "RemoteArray",
     "Result",
+    "RetrainingResult",
     "SelfInfluenceResult",
 ]

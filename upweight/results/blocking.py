@@ -31,8 +31,10 @@ from upweight.schema import (
     Info,
     JobRecord,
     JobState,
+    ModelMade,
     PredictedRows,
     Ranking,
+    TrainingCurve,
     Verdict,
 )
 
@@ -111,6 +113,10 @@ class Result(stored.Handle[Transport]):
                 lambda spec: RemoteArray(stored.info_array(job, spec), self._link, self._bars),
             )
         return self._info
+
+    def report(self) -> dict[str, Any]:
+        """What the job found that is no array, as its kind has it. Raises NotStored."""
+        return self._link.run(stored.report(self._known()))
 
     def files(self) -> Files:
         """All objects of the result, with sizes and digests."""
@@ -275,6 +281,20 @@ class SelfInfluenceResult(RankedResult):
         return self.influences.numpy()
 
 
+class RetrainingResult(Result):
+    """A model that was trained anew: its record, and how its training went."""
+
+    @property
+    def model(self) -> ModelMade | None:
+        """The model that it gave: its id, name and version; None before the end."""
+        return self._known().model
+
+    @property
+    def curve(self) -> TrainingCurve | None:
+        """The losses, epoch by epoch, as far as it has come; None before the first."""
+        return self.refresh()._job.curve
+
+
 class InversionInfo(Mapping[str, Any]):
     """A summary's numbers and, under their names, arrays (RemoteArray: fetched by slice)."""
 
@@ -303,4 +323,5 @@ RESULTS: dict[str, type[Result]] = {
     "factors": FactorsResult,
     "ihvp": FactorsResult,
     "self_influences": SelfInfluenceResult,
+    "retrain": RetrainingResult,
 }

@@ -22,7 +22,17 @@ from upweight.results.rows import RowChoice, rows_text
 from upweight.results.saving import Labelled, arrow_table, frame, saved_as
 from upweight.results.source import ArraySource
 from upweight.results.stored import Sign
-from upweight.schema import ArraySpec, Files, Info, JobRecord, PredictedRows, Ranking, Verdict
+from upweight.schema import (
+    ArraySpec,
+    Files,
+    Info,
+    JobRecord,
+    ModelMade,
+    PredictedRows,
+    Ranking,
+    TrainingCurve,
+    Verdict,
+)
 
 
 class AsyncResult(stored.Handle[AsyncTransport]):
@@ -88,6 +98,10 @@ class AsyncResult(stored.Handle[AsyncTransport]):
         """What the inversion says of itself: numbers at once, arrays when they are asked for."""
         job = await self._known()
         return AsyncInversionInfo(await self._link.run(stored.info(job)), self)
+
+    async def report(self) -> dict[str, Any]:
+        """What the job found that is no array, as its kind has it. Raises NotStored."""
+        return await self._link.run(stored.report(await self._known()))
 
     async def files(self) -> Files:
         """All objects of the result, with sizes and digests."""
@@ -224,6 +238,18 @@ class AsyncSelfInfluenceResult(AsyncRankedResult):
         return await self.array(stored.influences(await self._known())).numpy()
 
 
+class AsyncRetrainingResult(AsyncResult):
+    """A model that was trained anew: its record, and how its training went."""
+
+    async def model(self) -> ModelMade | None:
+        """The model that it gave: its id, name and version; None before the end."""
+        return (await self._known()).model
+
+    async def curve(self) -> TrainingCurve | None:
+        """The losses, epoch by epoch, as far as it has come; None before the first."""
+        return (await self.refresh()).job.curve
+
+
 class AsyncInversionInfo:
     """A summary's numbers, and arrays by name: `await info["residuals"].numpy()`."""
 
@@ -244,4 +270,5 @@ ASYNC_RESULTS: dict[str, type[AsyncResult]] = {
     "factors": AsyncFactorsResult,
     "ihvp": AsyncFactorsResult,
     "self_influences": AsyncSelfInfluenceResult,
+    "retrain": AsyncRetrainingResult,
 }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from upweight.results.pictures import Example, FeaturePanel, Panel, png
 from upweight.results.pictures.features import HARMS, HELPS, Touched, coloured
-from upweight.schema import JobRecord
+from upweight.schema import AttributionJob, JobRecord
 from upweight.schema.damping import resolved_in_words
 
 PICTURE = 56  # pixels of the screen
@@ -62,8 +62,10 @@ def summary(record: JobRecord) -> str:
     if record.result is not None:
         shape = record.result.influence_shape or record.result.factor_shape or []
         parts.append(" × ".join(f"{size:,}" for size in shape))
-    damping = resolved_in_words(record.request.hessian_regularization, record.damping)
-    parts.append(f"{escape(record.request.inversion.method)}, λ = {escape(damping)}")
+    request = record.request
+    if isinstance(request, AttributionJob):
+        damping = resolved_in_words(request.hessian_regularization, record.damping)
+        parts.append(f"{escape(request.method_name)}, λ = {escape(damping)}")
     statuses = (record.info or {}).get("statuses")
     if isinstance(statuses, dict):
         parts.append(", ".join(f"{count} {escape(str(name))}" for name, count in statuses.items()))

@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from upweight.errors import InvalidRequest, NotStored, ResultNotReady
 from upweight.http.flow import Call, Flow
@@ -34,6 +35,7 @@ Sign = Literal["helpful", "harmful"]
 Side = Literal["test", "train"]
 SAME_DAMPING = 1e-6  # of a λ: what is written with a few digits less is the same
 Link = TypeVar("Link", Transport, AsyncTransport)
+_REPORT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 ARRAYS = ("influences", "mean", "factors")  # that can be saved, the main one first
 
 
@@ -253,6 +255,13 @@ def info(record: JobRecord) -> Flow[Info]:
     summary(record)
     reply = yield Call("GET", f"{path(record.id)}/info")
     return reply.read(Info)
+
+
+def report(record: JobRecord) -> Flow[dict[str, Any]]:
+    """What it found that is no array."""
+    summary(record)
+    reply = yield Call("GET", f"{path(record.id)}/report")
+    return reply.read(_REPORT)
 
 
 def files(record: JobRecord) -> Flow[Files]:

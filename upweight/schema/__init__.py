@@ -1,9 +1,10 @@
 """The contract: what is sent, stored and answered, as pydantic models. Service, workers and SDK all use these."""
 
 from upweight.schema.access import Access
+from upweight.schema.any_job import JobBase, Selection
 from upweight.schema.base import Digest, Labels, Name, Reference
 from upweight.schema.curvature import Curvature
-from upweight.schema.damping import Damping, Recipe, Relative, ResolvedDamping, Trained
+from upweight.schema.damping import Damping, Relative, ResolvedDamping, Trained, TrainingSteps
 from upweight.schema.dataset import (
     ColumnSpec,
     DatasetFile,
@@ -17,7 +18,9 @@ from upweight.schema.dataset import (
 )
 from upweight.schema.inversion import Arnoldi, ConjugateGradient, Direct, Inversion, Lissa
 from upweight.schema.job import (
+    RESUMABLE,
     TERMINAL,
+    AttributionJob,
     Blocks,
     ColumnMatch,
     Cost,
@@ -31,7 +34,6 @@ from upweight.schema.job import (
     Keep,
     ResultLayout,
     ResultSummary,
-    Selection,
     SelfInfluencesJob,
 )
 from upweight.schema.model import (
@@ -51,6 +53,7 @@ from upweight.schema.model import (
     TensorSpec,
 )
 from upweight.schema.problem import FieldError, Problem, Progress
+from upweight.schema.recipe import Recipe
 from upweight.schema.result import (
     ArraySpec,
     BlobRecord,
@@ -67,6 +70,14 @@ from upweight.schema.result import (
     Ranking,
     ResultFile,
 )
+from upweight.schema.retraining import (
+    ClassMetrics,
+    Metrics,
+    ModelMade,
+    RetrainJob,
+    Training,
+    TrainingCurve,
+)
 from upweight.schema.rows import Rows, RowSelection, parse_rows
 from upweight.schema.verdict import LEVELS, Judgement, Level, Verdict
 from upweight.schema.webhook import (
@@ -80,13 +91,16 @@ from upweight.schema.webhook import (
 
 __all__ = [
     "LEVELS",
+    "RESUMABLE",
     "TERMINAL",
     "Access",
     "Arnoldi",
     "ArraySpec",
+    "AttributionJob",
     "BlobRecord",
     "Blocks",
     "CheckState",
+    "ClassMetrics",
     "ColumnMatch",
     "ColumnSpec",
     "ComponentHealth",
@@ -117,6 +131,7 @@ __all__ = [
     "InfluencesJob",
     "Info",
     "Inversion",
+    "JobBase",
     "JobEvent",
     "JobRecord",
     "JobRequest",
@@ -127,6 +142,8 @@ __all__ = [
     "Level",
     "Lissa",
     "Loss",
+    "Metrics",
+    "ModelMade",
     "ModelRecord",
     "ModelRequest",
     "Name",
@@ -151,6 +168,7 @@ __all__ = [
     "ResultFile",
     "ResultLayout",
     "ResultSummary",
+    "RetrainJob",
     "RowSelection",
     "Rows",
     "Selection",
@@ -159,6 +177,9 @@ __all__ = [
     "TensorSpec",
     "TextPreview",
     "Trained",
+    "Training",
+    "TrainingCurve",
+    "TrainingSteps",
     "Verdict",
     "Webhook",
     "WebhookEvent",

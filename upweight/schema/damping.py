@@ -20,23 +20,24 @@ class Relative(Request):
     relative: Annotated[float, Field(gt=0.0)]
 
 
-class Recipe(Request):
+class TrainingSteps(Request):
     """How the model was trained: steps that share a curvature, as a segment of training does."""
 
     learning_rate: Annotated[float, Field(gt=0.0)]
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     steps: Annotated[int, Field(strict=True, ge=1, le=2**53)]
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
 
     @property
     def damping(self) -> float:
-        """λ = (1 − μ) / (η K): what so many steps leave undone along a direction, λ does in the inverse."""
-        return (1.0 - self.momentum) / (self.learning_rate * self.steps)
+        """λ = w + (1 − μ) / (η K): what so many steps leave undone along a direction, λ does in the inverse."""
+        return self.weight_decay + (1.0 - self.momentum) / (self.learning_rate * self.steps)
 
 
 class Trained(Request):
     """λ from a recipe of training."""
 
-    auto: Recipe
+    auto: TrainingSteps
 
 
 def _form(value: Any) -> str:
@@ -181,8 +182,9 @@ class ResolvedDamping(Answer):
     """What the λ of a job came to, once for all its blocks and attempts."""
 
     rule: str = Field(
-        description="`number`; `relative`; `recipe`: (1 − μ) / (η K); `positive`: 1.1 times the size of the smallest "
-        "eigenvalue, which is negative; `mean`: 0.1 times the mean eigenvalue. A list's entries are divided by commas.",
+        description="`number`; `relative`; `recipe`: w + (1 − μ) / (η K); `positive`: 1.1 times the size of the "
+        "smallest eigenvalue, which is negative; `mean`: 0.1 times the mean eigenvalue. A list's entries are divided "
+        "by commas.",
         examples=["mean"],
     )
     values: list[float] = Field(description="The λ's, in the order in which they were asked for.")

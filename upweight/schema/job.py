@@ -22,31 +22,15 @@ from pydantic_core import (
     ValidationError,
 )
 
-from upweight.schema.base import (
-    CONTRACT,
-    Answer,
-    Contract,
-    Digest,
-    Labels,
-    Reference,
-    Request,
-    Text,
-)
+from upweight.schema.any_job import JobBase, Selection
+from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Request, Text
 from upweight.schema.curvature import Curvature, CurvatureField
 from upweight.schema.damping import Damping, ResolvedDamping, entries, numbers
 from upweight.schema.display import Record
 from upweight.schema.inversion import Direct, Inversion, InversionMethod, PositiveInt
 from upweight.schema.problem import Problem, Progress
-from upweight.schema.rows import RowSelection
+from upweight.schema.retraining import ModelMade, RetrainJob, TrainingCurve
 from upweight.schema.verdict import Verdict
-from upweight.schema.webhook import Webhook
-
-
-class Selection(Request):
-    """A dataset, or some of its rows."""
-
-    dataset: Reference
-    rows: RowSelection | None = None
 
 
 class Keep(Request):
@@ -84,13 +68,11 @@ class Blocks(Request):
     )
 
 
-class _JobRequest(Request):
-    """What jobs of every kind have, and what is true of the kind: a plan is made from that."""
+class AttributionJob(JobBase):
+    """What jobs with an inversion have, and what is true of the kind: a plan is made from that."""
 
     # Whose rows' losses and predictions are stored beside the result.
     predicts: ClassVar[tuple[Literal["test", "train"], ...]] = ("test",)
-    # Whether the right-hand sides are gradients of the training rows, each multiplied with its own solution.
-    is_self: ClassVar[bool] = False
     # Fields that solutions do not depend on, or only by what the record and the plan have of them. All others are part
     # of the name of stored solutions: a new field that is forgotten here costs a solve, never a wrong number.
     beside_solutions: ClassVar[frozenset[str]] = frozenset(
@@ -109,7 +91,6 @@ class _JobRequest(Request):
         }
     )
 
-    model: Reference
     train: Selection
     hessian_on: Selection | None = Field(
         None, description="Rows that the Hessian is over; null means all rows of `train`'s dataset."
@@ -128,32 +109,12 @@ class _JobRequest(Request):
         "numbers and parts, with which all arrays have an axis λ. `hessian_perturbation` means the same.",
         examples=[0.05, "auto", {"relative": 0.1}, [1e-3, 1e-2, 1e-1]],
     )
-    precision: Literal["float32", "float64", "tf32", "bf16"] | None = Field(
-        None,
-        description="Of the computation; null means the model's own, its record's `precision`. `tf32` and `bf16` are "
-        "those of the product with training gradients alone, all else is in float32 then; a sample is checked "
-        "against float32, and the info has the correlation and a warning below 0.99. A job's record has the "
-        "precision that was taken.",
-    )
-    batch_size: PositiveInt | Literal["auto"] = "auto"
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    priority: Literal["high", "default", "low"] = Field(
-        "default",
-        description="Among the namespace's own jobs. Namespaces take turns; `high` goes before jobs of others for a "
-        "part of the turns, and needs a key of role `admin` unless the operator says otherwise.",
-    )
-    timeout_s: Annotated[int, Field(ge=1, le=30 * 86_400)] | None = Field(
-        None, description="Running time after which the job fails; null means the operator's limit."
-    )
-    reuse: bool = Field(True, description="Use what earlier jobs with the same digest have stored.")
     blocks: Blocks = Blocks()
-    webhook: Webhook | None = None
-    columns: Annotated[dict[Text, Text], Field(max_length=128)] = Field(
-        {},
-        description="Which column an input of the model takes, by the input's name, where the names differ: "
-        '`{"volume": "vol"}`. Datasets with such a column follow; the other inputs take the columns of their names.',
-    )
-    labels: Labels = {}
+
+    @property
+    def method_name(self) -> str:
+        """Of the inversion."""
+        return self.inversion.method
 
     @property
     def scores_rows(self) -> bool:
@@ -169,11 +130,6 @@ class _JobRequest(Request):
     def building(self) -> InversionMethod | None:
         """What of the inversion builds C, (p, p): nothing where C is known in closed form."""
         return None if self.curvature.closed_form else self.inversion.building
-
-    @property
-    def keeps_matrix(self) -> bool:
-        """Whether a score of each test row with each training row is part of the result."""
-        return False
 
     @property
     def dampings(self) -> tuple[float, ...]:
@@ -216,11 +172,11 @@ class _JobRequest(Request):
         return self
 
 
-class InfluencesJob(_JobRequest):
+class InfluencesJob(AttributionJob):
     """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train), or with ∇ₓ∇L(z_train) for `perturbation`. Positive means helpful."""
 
     predicts = ("test", "train")
-    beside_solutions = _JobRequest.beside_solutions | {
+    beside_solutions = AttributionJob.beside_solutions | {
         *("train", "influence_type", "perturb_at", "perturb_input", "factors", "keep")
     }
     kind: Literal["influences"] = "influences"
@@ -294,29 +250,30 @@ class InfluencesJob(_JobRequest):
         return self
 
 
-class FactorsJob(_JobRequest):
+class FactorsJob(AttributionJob):
     """(H + λI)⁻¹ ∇L(z_test), a row a test row: stored, for influences later."""
 
-    beside_solutions = _JobRequest.beside_solutions | {"train"}
+    beside_solutions = AttributionJob.beside_solutions | {"train"}
     kind: Literal["factors"] = "factors"
     test: Selection
 
 
-class IhvpJob(_JobRequest):
+class IhvpJob(AttributionJob):
     """x with (H + λI) x = b for right-hand sides of your own."""
 
     predicts = ()
-    beside_solutions = _JobRequest.beside_solutions | {"train"}
+    beside_solutions = AttributionJob.beside_solutions | {"train"}
     kind: Literal["ihvp"] = "ihvp"
     rhs: Digest = Field(
         description="A safetensors blob with one tensor `rhs` of shape (right-hand sides, parameters)."
     )
 
 
-class SelfInfluencesJob(_JobRequest):
+class SelfInfluencesJob(AttributionJob):
     """The influence of each training row on itself."""
 
     predicts = ("train",)
+    # The right-hand sides are gradients of the training rows, each multiplied with its own solution.
     is_self = True
     kind: Literal["self_influences"] = "self_influences"
 
@@ -331,9 +288,12 @@ class SelfInfluencesJob(_JobRequest):
         return False
 
 
+# A job of a new kind is a member here, a row of `service.jobs.kinds` and one of `workers.jobs.kinds`.
 JobRequest = Annotated[
-    InfluencesJob | FactorsJob | IhvpJob | SelfInfluencesJob, Field(discriminator="kind")
+    InfluencesJob | FactorsJob | IhvpJob | SelfInfluencesJob | RetrainJob,
+    Field(discriminator="kind"),
 ]
+RESUMABLE = frozenset(each.model_fields["kind"].default for each in (RetrainJob,) if each.resumable)
 
 
 class JobState(StrEnum):
@@ -389,7 +349,7 @@ class ResultSummary(Answer):
     )
     dtype: str
     stored: list[str] = Field(
-        description="Of `matrix`, `top`, `mean`, `factors`, `self_influences`, `info`."
+        description="Of `matrix`, `top`, `mean`, `factors`, `self_influences`, `info`, `report`."
     )
     size_bytes: int
     layout: ResultLayout | None = Field(
@@ -441,7 +401,7 @@ class JobRecord(Record):
     model_id: str
     train_id: str
     test_id: str | None = None
-    hessian_id: str
+    hessian_id: str | None = Field(None, description="Null of a job without an inversion.")
     matched: list[ColumnMatch] = Field(
         [], description="How the columns of each of its datasets meet the model's inputs."
     )
@@ -467,6 +427,10 @@ class JobRecord(Record):
     info: dict[str, JsonValue] | None = Field(
         None, description="A summary of the inversion's info; the arrays are under /info."
     )
+    curve: TrainingCurve | None = Field(
+        None, description="Of a retraining: its losses, epoch by epoch, from its first epochs on."
+    )
+    model: ModelMade | None = Field(None, description="The model that a retraining gave.")
     result: ResultSummary | None = None
     damping: ResolvedDamping | None = Field(
         None,

@@ -9,7 +9,7 @@ from typing import Any
 from service.storage.keys import Document
 from service.storage.shared import folder_of
 from upweight.errors import InternalError
-from upweight.schema import JobRequest, JobState
+from upweight.schema import AttributionJob, JobState
 from workers.jobs.executor import Executor
 from workers.jobs.inputs import JobInputs
 from workers.jobs.plan import Plan, Stage
@@ -150,7 +150,7 @@ class SpreadJob:
         }
 
 
-def described(job: Document, request: JobRequest, context: Context) -> dict[str, Any]:
+def described(job: Document, request: AttributionJob, context: Context) -> dict[str, Any]:
     """What a manifest says of the job."""
     return {
         "job_id": job["id"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from upweight.schema import JobRequest, Relative, Trained
+from upweight.schema import AttributionJob, Relative, Trained
 from upweight.schema.damping import entries, numbers
 from workers.engine.inversion.damping import LEAST_OF_MEAN, PartOfMean
 
@@ -16,14 +16,14 @@ def number_of(asked: float | Relative | Trained | str) -> float | None:
     return asked.auto.damping if isinstance(asked, Trained) else None
 
 
-def by_blocks(request: JobRequest) -> bool:
+def by_blocks(request: AttributionJob) -> bool:
     """Whether λ is worked out from the fit itself, block by block, and not before it."""
     if not (request.curvature.closed_form and request.inversion.builds_matrix):
         return False
     return any(number_of(each) is None for each in entries(request.hessian_regularization))
 
 
-def asked_of_fit(request: JobRequest) -> tuple[float | PartOfMean, ...]:
+def asked_of_fit(request: AttributionJob) -> tuple[float | PartOfMean, ...]:
     """The λ's of a job, in their order, each as a fit takes it."""
     if not by_blocks(request):
         return request.dampings
@@ -39,7 +39,7 @@ def _of_fit(asked: float | Relative | Trained | str) -> float | PartOfMean:
     return PartOfMean(LEAST_OF_MEAN, lifts=True)
 
 
-def fitted(request: JobRequest) -> float | PartOfMean:
+def fitted(request: AttributionJob) -> float | PartOfMean:
     """What a fit is made with: of a list the largest, which is the likeliest to be positive.
 
     NaN where λ is still to be worked out: nothing is fitted before.

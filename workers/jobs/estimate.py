@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from upweight.schema import InfluencesJob, JobRequest
+from upweight.schema import AttributionJob, InfluencesJob
 from workers.engine import per_example_gradients
 from workers.jobs.inputs import JobInputs
 
@@ -54,7 +54,7 @@ NOTHING = Estimate(0.0, 0.0, 0.0)
 
 
 def estimated(
-    request: JobRequest, inputs: JobInputs, right_hand_sides: int, together: int, entries: int
+    request: AttributionJob, inputs: JobInputs, right_hand_sides: int, together: int, entries: int
 ) -> Estimate:
     """`together` right-hand sides are solved for at a time; `entries` numbers are one influence."""
     problem, hessian_rows = inputs.problem, len(inputs.hessian_rows)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from service.storage.cuts import Cut
 from service.storage.row_blocks import block_path, layers
-from upweight.schema import InfluencesJob, JobRequest, Keep, Verdict
+from upweight.schema import AttributionJob, InfluencesJob, Keep, Verdict
 from workers.engine import EngineError
 from workers.jobs import verdict
 from workers.jobs.asked_damping import by_blocks
@@ -70,7 +70,7 @@ class Finish:
         }
 
     @property
-    def _request(self) -> JobRequest:
+    def _request(self) -> AttributionJob:
         return self.steps.request
 
     @property

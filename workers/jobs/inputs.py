@@ -22,12 +22,12 @@ from service.storage.shared import digest_of
 from service.storage.tensors import BadTensors, TensorEntry, read_entry, read_header
 from upweight.errors import InvalidRequest, NotStored, UpweightError
 from upweight.schema import (
+    AttributionJob,
     Blocks,
     ColumnMatch,
     DatasetRecord,
     IhvpJob,
     JobRecord,
-    JobRequest,
     Judgement,
     ModelRecord,
     Selection,
@@ -88,7 +88,7 @@ class JobInputs:
         context: Context,
         namespace: str,
         job: Document,
-        request: JobRequest,
+        request: AttributionJob,
         *,
         trusted: bool = False,
         progress: Progress = silent,
@@ -143,7 +143,7 @@ class JobInputs:
 
         return self._context.session.kept(("optimality", *self._hessian_identity()), measured)
 
-    def damped(self, job: Document, request: JobRequest) -> JobInputs:
+    def damped(self, job: Document, request: AttributionJob) -> JobInputs:
         """The same for a job whose λ is worked out."""
         found = copy(self)
         found._job, found._request = job, request
@@ -351,7 +351,7 @@ class JobInputs:
         return lambda rows: stored_rows(kept, rows, self.problem)
 
 
-def _differentiates_twice(request: JobRequest) -> bool:
+def _differentiates_twice(request: AttributionJob) -> bool:
     """Whether a second derivative of the model is in the curvature, or in what the factors meet."""
     moves = getattr(request, "influence_type", "up") == "perturbation"
     return moves or request.curvature.differentiates_twice
@@ -421,7 +421,7 @@ def _bad_tensor(pointer: str, name: str, digest: str, error: Exception) -> Upwei
     return InvalidRequest.field(pointer, f"the blob is not a safetensors file: {error}", digest)
 
 
-def _input_position(train: DatasetRecord, match: ColumnMatch, request: JobRequest) -> int:
+def _input_position(train: DatasetRecord, match: ColumnMatch, request: AttributionJob) -> int:
     """Where the input to perturb stands among the model's: the one named, else the floating-point one."""
     wish = getattr(request, "perturb_input", None)
     if wish is not None:

@@ -10,7 +10,7 @@ from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from service.storage.row_blocks import block_path
 from service.storage.shared import folder_of
-from upweight.schema import JobRequest
+from upweight.schema import AttributionJob
 from workers.jobs.plan import Plan, Stage
 
 
@@ -68,7 +68,7 @@ class BlockPaths:
         cls,
         job: Document,
         namespace: str,
-        request: JobRequest,
+        request: AttributionJob,
         plan: Plan,
         fit_name: str | None,
     ) -> BlockPaths:

@@ -10,7 +10,7 @@ import torch
 
 from service.settings import Settings
 from service.storage.cuts import Cut
-from upweight.schema import InfluencesJob, JobRequest
+from upweight.schema import AttributionJob, InfluencesJob
 from workers.engine.autodiff.mixed import InputVariable, ModuleVariable
 from workers.jobs.estimate import Estimate, estimated
 from workers.jobs.inputs import JobInputs
@@ -29,7 +29,7 @@ MOST_SUMS = 16  # partial sums of a Hessian: each is (p, p)
 class Planner:
     """Of one job; asked for nothing but what its arguments say, it answers the same each time."""
 
-    request: JobRequest
+    request: AttributionJob
     inputs: JobInputs
     rhs_count: int
     settings: Settings

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from service.storage.keys import Document
 from upweight.errors import ComputationFailed
-from upweight.schema import JobRequest, Relative, ResolvedDamping, Trained
+from upweight.schema import AttributionJob, Relative, ResolvedDamping, Trained
 from upweight.schema.damping import as_asked, entries
 from workers.engine.inversion.damping import Measured, of_blocks
 from workers.jobs.asked_damping import asked_of_fit, by_blocks, number_of
@@ -89,7 +89,7 @@ def _rule(asked: Any) -> str:
     return "relative" if isinstance(asked, Relative) else "mean of each block"
 
 
-def as_worked_out(request: JobRequest, job: Document) -> JobRequest:
+def as_worked_out(request: AttributionJob, job: Document) -> AttributionJob:
     """The request with λ as what it came to, as the job's record has it."""
     found = job.get("damping")
     if not found:

@@ -46,6 +46,10 @@ class ResultWriter:
         self.digests[path] = write_tensors(self.objects, path, arrays, note)
         return self.digests[path]
 
+    def report(self, content: Mapping[str, Any]) -> None:
+        """What a job found that is no array, as JSON. Its result names `report` among what is stored."""
+        self._json(self.paths.report, content)
+
     def chunk(self, matrix: NewMatrix, row: int, column: int, block: Tensor) -> str:
         """A block of the matrix; answers its digest."""
         matrix.describe(self.objects)

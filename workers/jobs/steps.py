@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from service.storage.row_blocks import layers
-from upweight.schema import InfluencesJob, JobRequest
+from upweight.schema import AttributionJob, InfluencesJob
 from workers import engine
 from workers.engine import (
     Batch,
@@ -120,7 +120,7 @@ class Steps:
     """The steps of one job, in any order. Each may raise EngineError, and whatever `progress` raises."""
 
     def __init__(
-        self, request: JobRequest, inputs: JobInputs, plan: Plan, fits: Fits, progress: Progress
+        self, request: AttributionJob, inputs: JobInputs, plan: Plan, fits: Fits, progress: Progress
     ) -> None:
         self.request, self.inputs, self.plan = request, inputs, plan
         self._fits = fits

@@ -16,7 +16,7 @@ from service.storage.arrays import NewMatrix
 from service.storage.objects import ObjectMeta, Objects
 from service.storage.row_blocks import RowBlocks, block_path, layers
 from service.storage.tensors import read_entry, read_header, read_note
-from upweight.schema import InfluencesJob, JobRequest
+from upweight.schema import AttributionJob, InfluencesJob
 from workers.fits.store import StoredFits, Tensors, as_tensor
 from workers.jobs.inputs import JobInputs, stored_rows
 from workers.jobs.merge import Ranking
@@ -54,7 +54,7 @@ class BlockStore(ABC):
     """The blocks of one job. What `put_…` answers is the digest of the block's object, "" where there is none."""
 
     def __init__(
-        self, request: JobRequest, inputs: JobInputs, plan: Plan, writer: ResultWriter
+        self, request: AttributionJob, inputs: JobInputs, plan: Plan, writer: ResultWriter
     ) -> None:
         self.request, self.inputs, self.plan, self.writer = request, inputs, plan, writer
         self._test_factors: tuple[int, Tensor] | None = None
@@ -151,7 +151,7 @@ class MemoryStore(BlockStore):
     """For one task that does all blocks in order. It stores what belongs to the result, and merges as blocks go by."""
 
     def __init__(
-        self, request: JobRequest, inputs: JobInputs, plan: Plan, writer: ResultWriter
+        self, request: AttributionJob, inputs: JobInputs, plan: Plan, writer: ResultWriter
     ) -> None:
         super().__init__(request, inputs, plan, writer)
         self._solved: list[Tensor] = []
@@ -246,7 +246,7 @@ class ObjectStore(BlockStore):
     def __init__(
         self,
         objects: Objects,
-        request: JobRequest,
+        request: AttributionJob,
         inputs: JobInputs,
         paths: BlockPaths,
         fits: StoredFits,

@@ -5,11 +5,8 @@ A task takes a lease, works under a watch, and says what its end means for the j
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -21,21 +18,17 @@ from service.logs import log, log_exception
 from service.storage.keys import Document
 from service.storage.layout import ResultPaths
 from service.storage.queue import RUN_JOB
-from service.storage.shared import folder_of
 from upweight.errors import NotFound, Unavailable, UpweightError
-from upweight.schema import JobRequest, JobState
-from workers.fits.fits import Fits
-from workers.fits.store import StoredFits
-from workers.jobs.advance import SpreadJob, described, hold_folders
-from workers.jobs.executor import Executor, computing_with
+from upweight.schema import AttributionJob, JobRequest, JobState
+from workers.jobs.advance import SpreadJob
+from workers.jobs.attempt import Attempt
+from workers.jobs.attribution import Loaded
+from workers.jobs.executor import computing_with
 from workers.jobs.inputs import JobInputs
-from workers.jobs.paths import BlockPaths
+from workers.jobs.kinds import KINDS
 from workers.jobs.plan import Plan, Stage
-from workers.jobs.planner import Planner
-from workers.jobs.resolved_damping import as_worked_out, worked_out
-from workers.jobs.results import ResultWriter, versions
-from workers.jobs.steps import Cost, Steps
-from workers.jobs.store import MemoryStore, ObjectStore
+from workers.jobs.resolved_damping import as_worked_out
+from workers.jobs.steps import Cost
 from workers.process.context import Context
 from workers.process.watch import Cancelled, GivenBack, Watch
 from workers.refusals import public_error
@@ -73,12 +66,14 @@ class JobTask:
         seconds = min(
             request.timeout_s or context.settings.job_seconds, context.settings.job_seconds
         )
+        attempted: Attempt[Any] | None = None
         try:
             with (
                 self._watch(namespace, id, attempt, seconds) as watch,
                 computing_with(job["threads"]),
             ):
-                outcome = self._outcome(_Attempt(context, namespace, job, request, watch), holder)
+                attempted = KINDS[request.kind](context, namespace, job, request, watch)
+                outcome = self._outcome(attempted, holder)
             if outcome is not None:
                 context.lifecycle.succeed(namespace, id, attempt, outcome)
         except Cancelled:
@@ -96,22 +91,23 @@ class JobTask:
             with suppress(Unavailable):
                 self._clear_away(namespace, id, holder)
         except Exception as error:
-            context.lifecycle.fail(namespace, id, attempt, public_error(error, id))
+            left = attempted.left_by_failure() if attempted is not None else {}
+            context.lifecycle.fail(namespace, id, attempt, public_error(error, id), left)
             if isinstance(error, MemoryError):
                 context.session.forget()
 
-    def _outcome(self, attempt: _Attempt, holder: str) -> dict[str, Any] | None:
+    def _outcome(self, attempt: Attempt[Any], holder: str) -> dict[str, Any] | None:
         """The fields of its success. What a failure leaves is deleted still under watch, however long that takes."""
         try:
             return attempt.run()
         except (Cancelled, GivenBack, LeaseLost):
             raise
         except Exception:
-            id = attempt.job["id"]
             with suppress(Unavailable):
                 # A retry of a job in blocks that fails before it has come to them leaves them to the next.
-                if self._context.objects.head(ResultPaths(attempt.namespace, id).plan) is None:
-                    self._discard(attempt.namespace, id, holder)
+                there = self._context.objects.head(attempt.paths.plan) is not None
+                if not (there or attempt.request.resumable):
+                    self._discard(attempt.namespace, attempt.job["id"], holder)
             raise
 
     def _cancelled(self, namespace: str, id: str, holder: str, attempt: int) -> None:
@@ -190,111 +186,12 @@ def ended_from_outside(
     return end
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """One attempt at a job by the worker that takes it first. Raises UpweightError, EngineError."""
-
-    context: Context
-    namespace: str
-    job: Document
-    request: JobRequest
-    watch: Watch
-
-    def run(self) -> dict[str, Any] | None:
-        """Does a small job and answers the fields of its success; cuts a large one into blocks, and answers None."""
-        began = time.monotonic()
-        watch = self.watch
-        watch.progress("load", 0, 1, "models")
-        inputs = JobInputs(
-            self.context, self.namespace, self.job, self.request, progress=watch.progress
-        )
-        watch.progress("check derivatives", 0, 1, "models")
-        inputs.derivatives()
-        watch.progress("plan", 0, 1, "plans")
-        plan = self._plan(inputs)
-        watch.progress("plan", 1, 1, "plans")
-        attempt = self._damped(inputs, plan)
-        inputs = inputs.damped(attempt.job, attempt.request)
-        if plan.spread:
-            attempt._spread(inputs, plan)
-            return None
-        outcome, cost = attempt._in_one_task(inputs, plan)
-        measuring = (attempt.job.get("damping") or {}).get("passes", 0.0)
-        return {
-            **outcome,
-            "cost": {
-                "hessian_passes": cost.passes + measuring,
-                "gradient_passes": cost.gradient_rows / max(1, plan.train.total),
-                "engine_seconds": cost.seconds,
-                "peak_memory_bytes": cost.peak_memory_bytes,
-                "seconds": time.monotonic() - began,
-            },
-        }
-
-    def _damped(self, inputs: JobInputs, plan: Plan) -> _Attempt:
-        """With λ as numbers: of an earlier attempt, or worked out now and put into the record."""
-        job = self.job
-        if not job.get("damping"):
-            steps = Steps(self.request, inputs, plan, inputs.kept_fits(plan), self.watch.progress)
-            with steps.measured() as cost:
-                found = worked_out(steps)
-            if found is None:
-                return self
-            found.passes = cost.passes
-            self.watch.confirm()
-            lifecycle, given = self.context.lifecycle, found.model_dump(mode="json")
-            job = lifecycle.damped(self.namespace, job["id"], job["attempt"], given)
-            if not job.get("damping"):
-                raise Cancelled
-        return replace(self, job=job, request=as_worked_out(self.request, job))
-
-    @property
-    def _paths(self) -> ResultPaths:
-        return ResultPaths(self.namespace, self.job["id"])
-
-    def _plan(self, inputs: JobInputs) -> Plan:
-        """That of an earlier attempt, if its blocks are of use to this one; else a new one."""
-        objects = self.context.objects
-        if self.job["attempt"] > 1:
-            stored = self._stored_plan()
-            if stored is not None:
-                return stored
-            self.watch.confirm()
-            objects.delete_prefix(self._paths.prefix)
-        plan = Planner(self.request, inputs, inputs.rhs_count(), self.context.settings).plan()
-        if plan.spread:
-            document = {"plan": plan.to_json(), "versions": versions()}
-            objects.put_new(self._paths.plan, json.dumps(document, sort_keys=True).encode())
-        return plan
-
-    def _stored_plan(self) -> Plan | None:
-        try:
-            document = json.loads(self.context.objects.get(self._paths.plan))
-        except FileNotFoundError:
-            return None
-        return Plan.from_json(document["plan"]) if document["versions"] == versions() else None
-
-    def _in_one_task(self, inputs: JobInputs, plan: Plan) -> tuple[dict[str, Any], Cost]:
-        writer = ResultWriter(self.context.objects, self._paths)
-        steps = Steps(self.request, inputs, plan, inputs.kept_fits(plan), self.watch.progress)
-        executor = Executor(steps, MemoryStore(self.request, inputs, plan, writer))
-        cost = executor.execute_all()
-        return executor.finish(described(self.job, self.request, self.context)), cost
-
-    def _spread(self, inputs: JobInputs, plan: Plan) -> None:
-        job = hold_folders(self.context, self.namespace, self.job, inputs, plan)
-        loaded = _Loaded.of(self.context, self.namespace, job, self.request, inputs, plan)
-        SpreadJob(self.context, self.namespace, job, plan).begin(
-            loaded.store, self.watch.checkpoint
-        )
-
-
 class BlockTask:
     """All blocks that this worker is given."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._loaded: _Loaded | None = None
+        self._loaded: Loaded | None = None
 
     def run(self, namespace: str, id: str, block: str) -> None:
         """One try at a block, `stage-number`. Delivered twice, it is done once."""
@@ -351,11 +248,13 @@ class BlockTask:
                 digest, cost = executor.execute(stage, number, watch.confirm)
         spread.join(stage, number, digest, cost, watch.checkpoint)
 
-    def _load(self, namespace: str, job: Document, plan: Plan, watch: Watch) -> _Loaded:
+    def _load(self, namespace: str, job: Document, plan: Plan, watch: Watch) -> Loaded:
         key = (job["id"], job["attempt"])
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # before the next is loaded
-            request = as_worked_out(REQUEST.validate_python(job["request"]), job)
+            asked = REQUEST.validate_python(job["request"])
+            assert isinstance(asked, AttributionJob)  # no other is cut into blocks
+            request = as_worked_out(asked, job)
             inputs = JobInputs(
                 self._context,
                 namespace,
@@ -364,7 +263,7 @@ class BlockTask:
                 trusted=True,
                 progress=lambda *_: watch.checkpoint(),
             )
-            self._loaded = _Loaded.of(self._context, namespace, job, request, inputs, plan)
+            self._loaded = Loaded.of(self._context, namespace, job, request, inputs, plan)
         return self._loaded
 
     def _failed(self, namespace: str, job: Document, block: str, error: Exception) -> bool:
@@ -441,42 +340,6 @@ class BlockTask:
         self._context.records.set_live(
             "job", namespace, id, {"stage": stage, "progress": progress, "eta_seconds": eta}
         )
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """What all blocks of one attempt at a job need, kept on the worker from block to block."""
-
-    key: tuple[str, int]
-    request: JobRequest
-    inputs: JobInputs
-    plan: Plan
-    fits: Fits
-    store: ObjectStore
-
-    @classmethod
-    def of(
-        cls,
-        context: Context,
-        namespace: str,
-        job: Document,
-        request: JobRequest,
-        inputs: JobInputs,
-        plan: Plan,
-    ) -> _Loaded:
-        folder = folder_of(namespace, job["shared"][0])
-        stored = StoredFits(context.objects, folder, context.device)
-        fits = inputs.shared_fits(stored)
-        name = Steps(request, inputs, plan, fits, lambda *_: None).fit_name()
-        paths = BlockPaths.of_job(job, namespace, request, plan, name)
-        store = ObjectStore(context.objects, request, inputs, paths, stored)
-        return cls((job["id"], job["attempt"]), request, inputs, plan, fits, store)
-
-    def executor(self, watch: Watch) -> Executor:
-        """Its progress goes to this block's watch."""
-        self.inputs.progress = watch.progress
-        steps = Steps(self.request, self.inputs, self.plan, self.fits, watch.progress)
-        return Executor(steps, self.store)
 
 
 def lease_of(id: str, block: str) -> str:

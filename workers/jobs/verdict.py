@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upweight.schema import LEVELS, JobRequest, Judgement, Level
+from upweight.schema import LEVELS, AttributionJob, Judgement, Level
 from workers.engine import Optimality, unsolved_statuses
 from workers.fits.fits import engine_method
 
@@ -21,7 +21,7 @@ FEWEST_BY_CURVATURE = 0.01  # of ‖b‖ that is ‖Hx‖: below it x is b / λ
 
 
 def solved(
-    request: JobRequest, summary: Summary, dtype: torch.dtype, damping: float | None = None
+    request: AttributionJob, summary: Summary, dtype: torch.dtype, damping: float | None = None
 ) -> Judgement:
     """Of one λ's summary: whether (H + λI) x = b was solved for each right-hand side b, as the method says."""
     method = engine_method(request.inversion, request.seed)

@@ -16,12 +16,12 @@ from service.storage.records import not_found
 from upweight.errors import InvalidRequest, NotFound, NotReady, NotStored, ResultExpired
 from upweight.schema import (
     TERMINAL,
+    AttributionJob,
     ColumnMatch,
     Curvature,
     FactorsOf,
     InfluencesJob,
     Inversion,
-    JobRequest,
     JobState,
     Selection,
     parse_rows,
@@ -35,7 +35,7 @@ _INVERSION: TypeAdapter[Any] = TypeAdapter(Inversion)
 def refuse_what_is_not_given(
     parts: Parts,
     namespace: str,
-    job: JobRequest,
+    job: AttributionJob,
     inputs: Inputs,
     matched: Sequence[ColumnMatch],
 ) -> None:

@@ -8,10 +8,10 @@ from service.jobs.validation.columns import match_columns
 from service.jobs.validation.inputs import Chosen, Inputs
 from upweight.errors import InvalidRequest
 from upweight.schema import (
+    AttributionJob,
     ColumnMatch,
     CrossEntropy,
     DatasetRecord,
-    JobRequest,
     ModelRecord,
     Nll,
     TensorSpec,
@@ -36,7 +36,7 @@ def fitted(inputs: Inputs, given: Mapping[str, str]) -> list[ColumnMatch]:
     return found
 
 
-def refuse_curvature(job: JobRequest, model: ModelRecord) -> None:
+def refuse_curvature(job: AttributionJob, model: ModelRecord) -> None:
     """Raises InvalidRequest where the model's loss has no curvature of the kind that is asked for."""
     reason = job.curvature.facts.refused.get(model.loss.name)
     if reason is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.jobs.validation.inputs import Inputs
 from upweight.errors import InvalidRequest
-from upweight.schema import Curvature, JobRequest, ModelRecord
+from upweight.schema import AttributionJob, Curvature, ModelRecord
 from upweight.schema.damping import numbers
 
 _OF_SOFTMAX = ("cross_entropy", "nll")
@@ -12,7 +12,7 @@ _SHOWN = 3  # names
 _DAMPED = "give λ, such as the weight decay of training or 0.01"
 
 
-def refuse_singular(job: JobRequest, inputs: Inputs) -> None:
+def refuse_singular(job: AttributionJob, inputs: Inputs) -> None:
     """Raises InvalidRequest; a λ that was left out is 0."""
     factorised = job.building
     if (

@@ -8,20 +8,14 @@ from service.jobs.validation.compatibility import floating_inputs
 from service.jobs.validation.inputs import Inputs
 from service.settings import Settings
 from upweight.errors import InvalidRequest, ResultTooLarge
-from upweight.schema import FactorsJob, InfluencesJob, JobRequest, SelfInfluencesJob
+from upweight.schema import AttributionJob, FactorsJob, InfluencesJob, SelfInfluencesJob
 from upweight.schema.inversion import methods_in_words
 
 _TOP_ENTRY_EXTRA = 8  # of a kept entry: its column's number
 
 
-def refuse_too_much(settings: Settings, job: JobRequest, inputs: Inputs) -> None:
+def refuse_too_much(settings: Settings, job: AttributionJob, inputs: Inputs) -> None:
     """Raises InvalidRequest, ResultTooLarge."""
-    if job.timeout_s is not None and job.timeout_s > settings.job_seconds:
-        raise InvalidRequest.field(
-            "/timeout_s",
-            f"this service lets a job run for {settings.job_seconds:.0f} s at most",
-            job.timeout_s,
-        )
     _method_within_limits(settings, job, inputs.model.parameter_count)
     _blocks_within_limits(settings, job, inputs)
     if isinstance(job, InfluencesJob):
@@ -31,7 +25,7 @@ def refuse_too_much(settings: Settings, job: JobRequest, inputs: Inputs) -> None
         _factors_within_limits(settings, job, inputs, "/kind")
 
 
-def _method_within_limits(settings: Settings, job: JobRequest, count: int | None) -> None:
+def _method_within_limits(settings: Settings, job: AttributionJob, count: int | None) -> None:
     if count is None:
         return
     if job.curvature.builds_matrix and count > settings.direct_parameters:
@@ -55,7 +49,7 @@ def _method_within_limits(settings: Settings, job: JobRequest, count: int | None
         )
 
 
-def _blocks_within_limits(settings: Settings, job: JobRequest, inputs: Inputs) -> None:
+def _blocks_within_limits(settings: Settings, job: AttributionJob, inputs: Inputs) -> None:
     """Each block is a task and an object: a few thousand are plenty."""
     wish, columns = job.blocks, len(inputs.train.rows)
     rows = inputs.test_count
@@ -138,7 +132,7 @@ def _influences_within_limits(
 
 
 def _factors_within_limits(
-    settings: Settings, job: JobRequest, inputs: Inputs, pointer: str
+    settings: Settings, job: AttributionJob, inputs: Inputs, pointer: str
 ) -> None:
     rows, count = inputs.test_count, inputs.model.parameter_count or 0
     size = job.damping_count * rows * count * item_bytes(job)
@@ -151,7 +145,7 @@ def _factors_within_limits(
         )
 
 
-def result_bytes(job: JobRequest, inputs: Inputs) -> int:
+def result_bytes(job: AttributionJob, inputs: Inputs) -> int:
     """What a job will store, as far as that is known before it runs: arrays, not their info."""
     m, n, item = inputs.test_count, len(inputs.train.rows), item_bytes(job)
     several = job.damping_count
@@ -166,12 +160,12 @@ def result_bytes(job: JobRequest, inputs: Inputs) -> int:
     return several * size + (factors if keep.factors else 0)
 
 
-def item_bytes(job: JobRequest) -> int:
+def item_bytes(job: AttributionJob) -> int:
     """Bytes of one number of the result."""
     return 8 if job.precision == "float64" else 4
 
 
-def _times(job: JobRequest) -> str:
+def _times(job: AttributionJob) -> str:
     return f"{job.damping_count} λ's by " if job.has_damping_axis else ""
 
 

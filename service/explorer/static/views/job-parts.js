@@ -5,9 +5,10 @@ import { h } from "../dom.js";
 import { count, duration, percent } from "../format.js";
 import { nameOf } from "../resources.js";
 import { link } from "../router.js";
+import { lambdaWords } from "./dampings.js";
 
 export const TERMINAL = ["succeeded", "failed", "cancelled"];
-const KINDS = { influences: "Influences", factors: "Factors", ihvp: "Inverse-Hessian products", self_influences: "Self-influences" };
+const KINDS = { influences: "Influences", factors: "Factors", ihvp: "Inverse-Hessian products", self_influences: "Self-influences", retrain: "Retraining" };
 
 export function isOver(job) {
   return TERMINAL.includes(job.state);
@@ -18,14 +19,16 @@ export function kindOf(job) {
   return kind === "influences" && type === "perturbation" ? "Perturbation influences" : (KINDS[kind] ?? kind);
 }
 
-/** The method's label, of the document's `methods`. */
+/** The method's label, of the document's `methods`, and λ; of a kind without an inversion what it has instead. */
 export function methodOf(job, methods) {
-  const { method } = job.request.inversion;
-  return methods[method]?.label ?? method;
+  const { inversion, recipe } = job.request;
+  if (!inversion) return recipe ? `by ${recipe.optimizer}` : "by the model's recipe";
+  return `${methods[inversion.method]?.label ?? inversion.method} · λ\u00a0${lambdaWords(job)}`;
 }
 
 /** The label of its kind, and of its structure where that is not the whole; of the document's `curvatures`. */
 export function curvatureOf(job, { kinds, structures, usual }) {
+  if (!job.request.inversion) return null;
   const { kind, structure } = { ...usual, ...job.request.curvature };
   const [label, kept] = [kinds[kind]?.label ?? kind, structures[structure]?.label ?? structure];
   return structure === usual.structure ? label : `${label}, ${kept}`;

@@ -8,7 +8,7 @@ import { curvatures, methods } from "../form/schema.js";
 import { count } from "../format.js";
 import { go, here, link } from "../router.js";
 import { actions, badge, curvatureOf, isOver, jobLink, kindOf, methodOf, progressBar, standing, subject } from "./job-parts.js";
-import { chooser, lambdaWords, seenAt } from "./dampings.js";
+import { chooser, seenAt } from "./dampings.js";
 import * as inversion from "./inversion.js";
 import * as overview from "./overview.js";
 import * as perturbation from "./perturbation.js";
@@ -37,6 +37,7 @@ function tabsOf(job) {
   if (job.state !== "succeeded") return ["overview"];
   const { kind, influence_type: type } = job.request;
   const stored = job.result.stored;
+  if (!job.request.inversion) return ["overview"];
   if (kind === "self_influences") return ["overview", "training", "inversion"];
   if (kind !== "influences") return ["overview", "inversion"];
   const tested = job.test_id !== null; // else the factors are for right-hand sides of a job's own
@@ -77,7 +78,7 @@ class Job {
       h("div", { class: "view-head" }, h("h1", {}, kindOf(job)), badge(job.state), h("div", { class: "buttons" },
         h("a", { class: "button small", href: link(["new"], { from: job.id }) }, "Start one like it"),
         actions(job, changed, (error) => replace(this.message, notice(error.message, "bad"))))),
-      h("p", { class: "facts" }, `${model} · ${data} · ${curvature} · ${methodOf(job, this.methods)} · λ\u00a0${lambdaWords(job)}`,
+      h("p", { class: "facts" }, [model, data, curvature, methodOf(job, this.methods)].filter(Boolean).join(" · "),
         job.result?.influence_shape ? ` · ${job.result.influence_shape.map(count).join(" × ")}` : "", " · ", h("code", {}, job.id)),
       isOver(job) ? null : this.underWay,
       chooser(job, this.layer, (layer) => {

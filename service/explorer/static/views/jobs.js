@@ -8,7 +8,6 @@ import { methods } from "../form/schema.js";
 import { ago, clock } from "../format.js";
 import { replaceWith } from "../router.js";
 import { actions, badge, isOver, jobLink, kindOf, methodOf, progressBar, standing, subject } from "./job-parts.js";
-import { lambdaWords } from "./dampings.js";
 
 const BUSY = 1_000;
 const QUIET = 5_000;
@@ -147,7 +146,7 @@ class Row {
   }
 
   introduce(what, data, job) {
-    const words = `${methodOf(job, this.view.methods)} · λ\u00a0${lambdaWords(job)}`;
+    const words = methodOf(job, this.view.methods);
     const about = h("small", {}, words);
     replace(what, h("a", { href: jobLink(job) }, kindOf(job)), about);
     replace(data, "\u00a0");

@@ -1,0 +1,85 @@
+"""Preparing a job that has an inversion: influences, factors, products, self-influences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
+from service.jobs.validation.blobs import (
+    as_solved,
+    factors_of,
+    job_with_factors,
+    refuse_what_is_not_given,
+)
+from service.jobs.validation.compatibility import fitted, refuse_curvature
+from service.jobs.validation.inputs import Chosen, Inputs
+from service.jobs.validation.singular import refuse_singular
+from service.jobs.validation.size import refuse_too_much, result_bytes
+from service.lifecycle.states import now
+from service.parts import Parts
+from service.storage.keys import Document, new_id
+from upweight.schema import (
+    AttributionJob,
+    ColumnMatch,
+    InfluencesJob,
+    JobRecord,
+    JobState,
+    parse_rows,
+)
+
+
+def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
+    """Raises InvalidRequest, NotFound, NotReady, ResultTooLarge, each naming its field."""
+    inputs = find_inputs(parts, namespace, job)
+    job = job.model_copy(update={"precision": job.precision or own_precision(inputs.model)})
+    earlier = None
+    if isinstance(job, InfluencesJob) and job.factors is not None:
+        earlier = job_with_factors(parts, namespace, job.factors)
+        job = as_solved(job, earlier, inputs)
+        inputs = replace(
+            find_inputs(parts, namespace, job),
+            given_rows=earlier["result"]["factor_shape"][-2],
+        )
+    refuse_curvature(job, inputs.model)
+    matched = fitted(inputs, job.columns)
+    refuse_what_is_not_given(parts, namespace, job, inputs, matched)
+    refuse_long(parts, job)
+    refuse_too_much(parts.settings, job, inputs)
+    if earlier is None:
+        refuse_singular(job, inputs)
+    return Prepared(_record(job, inputs, matched, earlier), result_bytes(job, inputs))
+
+
+def find_inputs(parts: Parts, namespace: str, job: AttributionJob) -> Inputs:
+    """Raises NotFound, NotReady, InvalidRequest, each naming its field."""
+    model = ready_model(parts, namespace, job.model)
+    train = chosen(parts, namespace, job.train, "/train")
+    test = getattr(job, "test", None)
+    # Over all rows, whichever of them influence is asked for.
+    whole = Chosen("/train", train.dataset, parse_rows(None, train.dataset.rows or 0))
+    return Inputs(
+        model=model,
+        train=train,
+        test=chosen(parts, namespace, test, "/test") if test is not None else None,
+        hessian=chosen(parts, namespace, job.hessian_on, "/hessian_on")
+        if job.hessian_on is not None
+        else whole,
+    )
+
+
+def _record(
+    job: AttributionJob, inputs: Inputs, matched: list[ColumnMatch], earlier: Document | None
+) -> JobRecord:
+    return JobRecord(
+        id=new_id("job"),
+        state=JobState.QUEUED,
+        request=job,
+        labels=job.labels,
+        model_id=inputs.model.id,
+        train_id=inputs.train.dataset.id,
+        test_id=inputs.test.dataset.id if inputs.test is not None else None,
+        hessian_id=inputs.hessian.dataset.id,
+        matched=matched,
+        factors_of=None if earlier is None else factors_of(earlier),
+        created_at=now(),
+    )

@@ -1,0 +1,16 @@
+"""The kinds of job, and what looks at each before it is queued: a kind is a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from service.jobs import attribution, retraining
+from service.jobs.prepared import Prepare
+
+KINDS: Mapping[str, Prepare] = {
+    "influences": attribution.prepared,
+    "factors": attribution.prepared,
+    "ihvp": attribution.prepared,
+    "self_influences": attribution.prepared,
+    "retrain": retraining.prepared,
+}

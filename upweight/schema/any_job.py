@@ -1,0 +1,75 @@
+"""What jobs of every kind have in common: a job of a new kind is a subclass of `JobBase`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from upweight.schema.base import Labels, Reference, Request, Text
+from upweight.schema.inversion import PositiveInt
+from upweight.schema.rows import RowSelection
+from upweight.schema.webhook import Webhook
+
+
+class Selection(Request):
+    """A dataset, or some of its rows."""
+
+    dataset: Reference
+    rows: RowSelection | None = None
+
+
+class JobBase(Request):
+    """The fields of every kind."""
+
+    # Whether each training row is scored with itself.
+    is_self: ClassVar[bool] = False
+    # Whether what a failed attempt has stored stays, for a retry to go on from.
+    resumable: ClassVar[bool] = False
+
+    model: Reference
+    precision: Literal["float32", "float64", "tf32", "bf16"] | None = Field(
+        None,
+        description="Of the computation; null means the model's own, its record's `precision`. `tf32` and `bf16` are "
+        "those of the product with training gradients alone, all else is in float32 then; a sample is checked "
+        "against float32, and the info has the correlation and a warning below 0.99. A job's record has the "
+        "precision that was taken.",
+    )
+    batch_size: PositiveInt | Literal["auto"] = "auto"
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    priority: Literal["high", "default", "low"] = Field(
+        "default",
+        description="Among the namespace's own jobs. Namespaces take turns; `high` goes before jobs of others for a "
+        "part of the turns, and needs a key of role `admin` unless the operator says otherwise.",
+    )
+    timeout_s: Annotated[int, Field(ge=1, le=30 * 86_400)] | None = Field(
+        None, description="Running time after which the job fails; null means the operator's limit."
+    )
+    reuse: bool = Field(True, description="Use what earlier jobs with the same digest have stored.")
+    webhook: Webhook | None = None
+    columns: Annotated[dict[Text, Text], Field(max_length=128)] = Field(
+        {},
+        description="Which column an input of the model takes, by the input's name, where the names differ: "
+        '`{"volume": "vol"}`. Datasets with such a column follow; the other inputs take the columns of their names.',
+    )
+    labels: Labels = {}
+
+    @property
+    def method_name(self) -> str:
+        """What lists of jobs show as the method."""
+        return ""
+
+    @property
+    def keeps_matrix(self) -> bool:
+        """Whether a score of each test row with each training row is part of the result."""
+        return False
+
+    @property
+    def has_damping_axis(self) -> bool:
+        """Whether the arrays of the result have an axis λ."""
+        return False
+
+    @property
+    def dampings(self) -> tuple[float, ...]:
+        """The λ's as numbers; none where there is no inversion."""
+        return ()

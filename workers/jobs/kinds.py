@@ -1,0 +1,16 @@
+"""The kinds of job, and what does an attempt at each: a kind is a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from workers.jobs.attempt import Attempt
+from workers.jobs.attribution import AttributionAttempt
+
+KINDS: Mapping[str, type[Attempt[Any]]] = {
+    "influences": AttributionAttempt,
+    "factors": AttributionAttempt,
+    "ihvp": AttributionAttempt,
+    "self_influences": AttributionAttempt,
+}
