@@ -1,0 +1,1 @@
+"""How far attribution predicts retraining, ours beside the peers', on one bank: `python -m benchmarks.quality`."""
