@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from upweight.client import previews
 from upweight.client.blobs import put, put_source
 from upweight.client.content import Source, tensors_content
 from upweight.client.files import FORMATS, files_of, format_of, npy_columns
@@ -103,6 +104,7 @@ def register(
     arrays: Mapping[str, Any],
 ) -> Flow[DatasetRecord]:
     """Uploads what has to be, registers it, and waits for the check."""
+    about = replace(about, preview=(yield from previews.written(about.preview, bars)))
     if uri is not None:
         request = _elsewhere(about, uri, format, data is not None or bool(arrays))
         return (yield from _registered(bars, about, request))
@@ -221,6 +223,10 @@ class Datasets(Registered[DatasetRecord]):
 
         A target's words become class numbers, by `class_names` or by a DataFrame's categories. A job finds columns
         by name, in whatever order they are here.
+
+        `preview` says how rows are shown: `{"kind": "image", "column": "x", "shape": [8, 8]}`, `{"kind": "text",
+        "column": "tokens", "vocabulary": a list, a dict or a tokenizer}`, or `{"kind": "table", "column": "x", "names":
+        […]}`, which a DataFrame has by itself.
 
         `uri`: a prefix of the object storage that the operator allows, with what `format` is there.
         """
