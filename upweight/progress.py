@@ -1,7 +1,8 @@
-"""A progress bar of one line, on a terminal only."""
+"""What goes on: a progress bar of one line on a terminal, lines of the log `upweight` elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
 
+logger = logging.getLogger("upweight")
 WIDTH = 24  # characters
 INTERVAL = 0.1  # seconds between two drawings
 
@@ -89,11 +91,29 @@ class Bars:
     wanted: bool | None = None
 
     def bar(
-        self, label: str, total: int | None = None, unit: str = "B", wanted: bool | None = None
+        self,
+        label: str,
+        total: int | None = None,
+        unit: str = "B",
+        wanted: bool | None = None,
+        level: int = logging.INFO,
     ) -> Bar:
+        """`level`: of the line in the log where nobody sees the bar."""
         choice = self.wanted if wanted is None else wanted
         drawn = sys.stderr.isatty() if choice is None else choice
+        if not drawn:
+            logger.log(level, label)
         return Bar(label, total, unit, sys.stderr if drawn else None)
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it."""
+    if seconds < 120:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    if minutes < 120:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.0f} h" if minutes < 2880 else f"{minutes / 1440:.0f} d"
 
 
 def _amount(number: int, unit: str) -> str:

@@ -220,6 +220,8 @@ def test_a_computation_waits_and_hands_out_its_result(server: Server, client: Cl
     assert isinstance(result, InfluenceResult)
     np.testing.assert_array_equal(result.numpy(), matrix)
     np.testing.assert_array_equal(result.mean(), matrix.mean(0))
+    assert result.url == f"{server.url}/#/jobs/{records.JOB}"
+    assert repr(result) == f"<InfluenceResult {records.JOB} succeeded {result.url}>"
     assert result.top(test=0, k=1).items[0].row == 5
     assert set(server.asked[-1].query) == {("k", "1"), ("sign", "helpful"), ("test", "0")}
 

@@ -189,3 +189,34 @@ def test_lists_are_filtered_by_records(server: Server, client: Client) -> None:
     (job,) = client.jobs.list(state="succeeded", model=client.models.get("m"), order="asc")
     assert job.id == records.JOB
     assert {("model", records.MODEL), ("order", "asc")} <= set(server.asked[-1].query)
+
+
+def test_without_a_bar_the_log_tells_each_stage_once(
+    server: Server, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.on(
+        "GET",
+        PATH,
+        answer(200, records.job("queued", 1, queue_position=2)),
+        answer(200, records.job("running", 2, stage="solve")),
+        answer(200, records.job("running", 3, stage="solve")),
+        answer(200, records.job("succeeded", 4)),
+    )
+    with caplog.at_level("INFO", "upweight"):
+        client.jobs.wait(records.JOB)
+    told = [line.removeprefix(f"{records.JOB}: ") for line in caplog.messages]
+    assert told == [records.JOB, "queued, 2 before it", "solve", "succeeded"]
+
+
+def test_whoever_waits_is_warned_once_where_it_takes_long(
+    server: Server, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    progress = {"done": 6, "total": 13_860, "unit": "iterations"}
+    running = records.job("running", 2, stage="solve", progress=progress, eta_seconds=864_000)
+    after = {**running, "revision": 3, "eta_seconds": 860_000}
+    server.on("GET", PATH, *(answer(200, each) for each in (running, after, records.job())))
+    client.jobs.wait(records.JOB)
+    (warned,) = caplog.records
+    assert warned.levelname == "WARNING"
+    assert "about 10 d left (6 of 13,860 iterations)" in warned.getMessage()
+    assert f"client.jobs.cancel('{records.JOB}') ends it" in warned.getMessage()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import sys
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_another_array_can_be_saved(result: Any, tmp_path: Path) -> None:
     read = pd.read_csv(result.save(tmp_path / "mean.csv", "mean"))
     assert read["train"].tolist() == [0, 2, 4]
     np.testing.assert_allclose(read["influence"], MATRIX.mean(0), rtol=1e-6)
-    with pytest.raises(errors.NotStored, match="matrix, mean: factors"):
+    with pytest.raises(errors.NotStored, match="did not keep its factors, but matrix, mean"):
         result.save(tmp_path / "factors.npy", "factors")
     with pytest.raises(errors.InvalidRequest, match="no array 'means'"):
         result.save(tmp_path / "means.npy", "means")
@@ -172,3 +173,26 @@ def test_the_awaited_result_does_the_same(server: Server, tmp_path: Path) -> Non
     np.testing.assert_array_equal(frame, MATRIX)
     for long in (arrow.to_pandas(), pq.read_table(tmp_path / "r.parquet").to_pandas()):
         pd.testing.assert_frame_equal(long, LONG)
+
+
+def test_the_mean_is_taken_of_a_matrix_that_was_kept_alone(
+    server: Server, client: Client, tmp_path: Path
+) -> None:
+    stored(server)
+    server.on("GET", PATH, answer(200, records.influences([2, 3], "matrix")))
+    result = client.jobs.result(records.JOB)
+    np.testing.assert_array_equal(np.load(result.save(tmp_path / "m.npy", "mean")), MATRIX.mean(0))
+    with pytest.raises(errors.NotStored, match=r"did not keep its factors, but matrix.*keep="):
+        result.save(tmp_path / "f.npy", "factors")
+
+
+def test_a_full_disk_is_told_with_the_path_and_what_is_needed(
+    result: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, members: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(saving.ALL, ".npz", full)
+    with pytest.raises(OSError, match=r"no room for it: some 72 bytes are needed.*r\.npz"):
+        result.save(tmp_path / "r.npz")
+    assert list(tmp_path.iterdir()) == []

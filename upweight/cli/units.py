@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from upweight.progress import duration
+
 
 def size(count: int | None) -> str:
     """Bytes with a prefix."""
@@ -20,14 +22,7 @@ def size(count: int | None) -> str:
 
 def seconds(number: float | None) -> str:
     """A length of time."""
-    if number is None:
-        return ""
-    if number < 120:
-        return f"{number:.2f} s" if number < 10 else f"{number:.0f} s"
-    minutes = number / 60
-    if minutes < 120:
-        return f"{minutes:.0f} min"
-    return f"{minutes / 60:.0f} h" if minutes < 2880 else f"{minutes / 1440:.0f} d"
+    return "" if number is None else duration(number)
 
 
 def age(moment: datetime | None) -> str:

@@ -232,7 +232,8 @@ def _pt2(
         return {"format": "pt2", "blob": record.digest}, output
     with tempfile.TemporaryDirectory(prefix="upweight-") as folder:
         path = Path(folder) / f"{name}.pt2"
-        output = yield Work(lambda: _export(program, example, globs, output, path))
+        with bars.bar(f"exporting {name}", unit=""):
+            output = yield Work(lambda: _export(program, example, globs, output, path))
         content: Content = yield Work(lambda: content_of(path))
         record = yield from put(content, bars)
     return {"format": "pt2", "blob": record.digest}, output

@@ -11,10 +11,11 @@ from typing import Literal, TypeVar
 
 from upweight.errors import InternalError, UpweightError, error_from
 from upweight.http.flow import Call, Flow, Pause, segment
-from upweight.progress import Bar, Bars
+from upweight.progress import Bar, Bars, duration, logger
 from upweight.schema import LEVELS, TERMINAL, JobRecord, JobState
 
 WATCHED_POLL = 1.0  # seconds that a poll is held while someone watches the progress
+LONG = 300.0  # seconds left from which on whoever waits is told, once
 
 OnProgress = Callable[[JobRecord], None]
 
@@ -71,8 +72,10 @@ def until_ended(
     record = record or (yield from fetch(job_id))
     with bars.bar(job_id, unit="", wanted=progress) as bar:
         watched = bar.drawn or on_progress is not None
+        told: str | None = None
         while True:
             _show(record, bar)
+            told = _tell(record, told)
             if on_progress is not None:
                 on_progress(record)
             if ended(record):
@@ -128,15 +131,35 @@ def _callers_level() -> int:
     return level
 
 
+def _tell(record: JobRecord, told: str | None) -> str | None:
+    """A line of the log where the stage has changed; a warning where it will take long. What has been told."""
+    left, progress = record.eta_seconds or 0.0, record.progress
+    if left >= LONG and told != "long":
+        done = f" ({progress.done:,} of {progress.total:,} {progress.unit})" if progress else ""
+        logger.warning(
+            "%s: about %s left%s; it goes on if you stop waiting, and client.jobs.cancel(%r) ends it",
+            record.id, duration(left), done, record.id,
+        )  # fmt: skip
+        return "long"
+    stage = _stage(record)
+    if told not in (stage, "long"):
+        logger.info("%s: %s", record.id, stage)
+        return stage
+    return told
+
+
 def _show(record: JobRecord, bar: Bar) -> None:
-    stage = record.stage or str(record.state)
-    if record.state == JobState.QUEUED and record.queue_position is not None:
-        stage = f"queued, {record.queue_position} before it"
     progress = record.progress
     if progress is not None:
         bar.unit = progress.unit
     done, total = (progress.done, progress.total) if progress else (0, None)
-    bar.to(done, total, f"{record.id}  {stage}")
+    bar.to(done, total, f"{record.id}  {_stage(record)}")
+
+
+def _stage(record: JobRecord) -> str:
+    if record.state == JobState.QUEUED and record.queue_position is not None:
+        return f"queued, {record.queue_position} before it"
+    return str(record.state) if ended(record) else record.stage or str(record.state)
 
 
 T = TypeVar("T")

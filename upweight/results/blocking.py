@@ -25,6 +25,7 @@ from upweight.results.rows import RowChoice, rows_text
 from upweight.results.saving import Labelled, arrow_table, frame, saved_as
 from upweight.results.source import ArraySource
 from upweight.results.stored import Sign
+from upweight.results.tables import PredictedRows, Ranking
 from upweight.schema import (
     ArraySpec,
     Files,
@@ -32,8 +33,6 @@ from upweight.schema import (
     JobRecord,
     JobState,
     ModelMade,
-    PredictedRows,
-    Ranking,
     TrainingCurve,
     Verdict,
 )

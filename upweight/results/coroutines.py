@@ -22,14 +22,13 @@ from upweight.results.rows import RowChoice, rows_text
 from upweight.results.saving import Labelled, arrow_table, frame, saved_as
 from upweight.results.source import ArraySource
 from upweight.results.stored import Sign
+from upweight.results.tables import PredictedRows, Ranking
 from upweight.schema import (
     ArraySpec,
     Files,
     Info,
     JobRecord,
     ModelMade,
-    PredictedRows,
-    Ranking,
     TrainingCurve,
     Verdict,
 )

@@ -171,6 +171,25 @@ def saved_as(
     """`.npy`: the main array; `.npz`, `.safetensors`: all; `.csv`, `.parquet`: the main one, a row a number."""
     target = Path(path)
     refuse_path(target)
+    try:
+        return (yield from _saved(target, main, sources, labelled, bars))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        chosen = sources.values() if target.suffix in ALL else [sources[main]]
+        times = 1 if target.suffix == ".npy" else 2  # the arrays, and what is made of them
+        size = times * sum(each.size_bytes for each in chosen)
+        words = f"no room for it: some {size:,} bytes are needed there while it is written"
+        raise OSError(error.errno, words, str(target)) from error
+
+
+def _saved(
+    target: Path,
+    main: str,
+    sources: Mapping[str, ArraySource],
+    labelled: Labelled,
+    bars: Bars,
+) -> Flow[Path]:
     if target.suffix == ".npy":
         return (yield from sources[main].saved(target, bars))
     chosen = sources if target.suffix in ALL else {main: sources[main]}

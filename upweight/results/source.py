@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -29,6 +31,11 @@ class ArraySource:
     dtype: str
     axes: tuple[str, ...] = ()
     query: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the numbers."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def fetched(self, key: Any, bars: Bars) -> Flow[NDArray[Any]]:
         """What numpy would give for `array[key]`; only that (or a box around scattered rows) is sent."""
@@ -62,7 +69,7 @@ class ArraySource:
         return path
 
     def _piece(self, rows: tuple[tuple[str, str], ...], bars: Bars) -> Flow[NDArray[Any]]:
-        with bars.bar(f"fetching {self.name}") as bar:
+        with bars.bar(f"fetching {self.name}", level=logging.DEBUG) as bar:
             sink = NpySink(bar)
             yield Call("GET", self.path, (*self.query, *rows), sink=sink)
         return sink.array()

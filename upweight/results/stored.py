@@ -17,14 +17,13 @@ from upweight.progress import Bars
 from upweight.results.rows import record_of
 from upweight.results.saving import DAMPING, Axis, Labelled
 from upweight.results.source import ArraySource
+from upweight.results.tables import PredictedRows, Ranking
 from upweight.schema import (
     ArraySpec,
     Files,
     InfluencesJob,
     Info,
     JobRecord,
-    PredictedRows,
-    Ranking,
     ResultSummary,
     Selection,
     parse_rows,
@@ -204,15 +203,20 @@ def saveable(record: JobRecord, main: str | None = None) -> tuple[str, Mapping[s
         sources["influences"] = influences(record)
     if "mean" in stored:
         sources["mean"] = mean(record)
+    elif main == "mean" and "influences" in sources and not record.request.is_self:
+        sources["mean"] = mean(record)  # the service takes it of the matrix
     if "factors" in stored:
         sources["factors"] = factors(record)
     if main is not None and main not in ARRAYS:
         raise InvalidRequest.field(
             "/array", f"there is no array {main!r}; there are {', '.join(ARRAYS)}", main
         )
-    if not sources or (main is not None and main not in sources):
-        wanted = main or "no array to save; use top()"
-        raise NotStored(f"{record.id} kept {_listed(stored)}: {wanted}")
+    if main is not None and main not in sources:
+        raise NotStored(
+            f"{record.id} did not keep its {main}, but {_listed(stored)}; ask for them with keep={{{main!r}: True}}"
+        )
+    if not sources:
+        raise NotStored(f"{record.id} kept {_listed(stored)}, and no array to save; use top()")
     return main or next(iter(sources)), sources
 
 
@@ -325,5 +329,10 @@ class Handle(Generic[Link]):
         """The job's id."""
         return self._job.id
 
+    @property
+    def url(self) -> str:
+        """Its page in the explorer."""
+        return f"{self._link.connection.url}/#/jobs/{self.id}"
+
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id} {self._job.state}>"
+        return f"<{type(self).__name__} {self.id} {self._job.state} {self.url}>"
