@@ -19,7 +19,7 @@ from service.storage import keys
 from service.storage.keys import Document, Kind
 from service.storage.queue import CHECK_PRIORITY, CHECKS
 from service.storage.records import Idempotency, Room, not_found
-from upweight.errors import InvalidRequest, RateLimited
+from upweight.errors import InvalidRequest, NotReady, RateLimited
 from upweight.schema import CheckState
 from upweight.schema.base import REFERENCE_PATTERN
 
@@ -42,6 +42,23 @@ def find_job(parts: Parts, namespace: str, id: str) -> Document:
     if not keys.is_id("job", id):
         raise not_found("job", id)
     return parts.records.get("job", namespace, id)
+
+
+def require_ready(kind: Kind, found: Document, pointer: str, reference: str) -> None:
+    """Raises NotReady, at a field of the request, for a model or dataset that is not checked or was rejected."""
+    if found["state"] == CheckState.READY:
+        return
+    name = f"{kind} {found['name']}@{found['version']}"
+    if found["state"] == CheckState.CHECKING:
+        error = NotReady.field(
+            pointer,
+            f"{name} is still being checked; GET /v1/{kind}s/{found['id']}?wait=60 holds until it is",
+            reference,
+        )
+        error.retry_after = 1
+        raise error
+    reason = (found.get("problem") or {}).get("detail", "its check failed")
+    raise NotReady.field(pointer, f"{name} was rejected: {reason}", reference)
 
 
 async def settled(
@@ -96,8 +113,11 @@ def enter(
     document: Document,
     idempotency: Idempotency | None,
     trace: Trace,
+    requires: Sequence[tuple[Kind, str]] = (),
 ) -> Document:
-    """Writes a new record and has it checked by a worker. Raises RateLimited, also where many come at once."""
+    """Writes a new record and has it checked by a worker. Raises RateLimited, also where many come at once, and
+    NotFound when a record in `requires` has gone.
+    """
     room = Room(
         [
             keys.state_index(each, caller.namespace, CheckState.CHECKING)
@@ -107,7 +127,12 @@ def enter(
         partial(_many_checks, parts),
     )
     id, made = parts.records.create(
-        kind, caller.namespace, document, idempotency=idempotency, room=room
+        kind,
+        caller.namespace,
+        document,
+        idempotency=idempotency,
+        requires=requires,
+        room=room,
     )
     stored = parts.records.get(kind, caller.namespace, id)
     if not made:

@@ -7,6 +7,7 @@ the tags of unions into locations (`influences`, `cg`, `constrained-int`); the u
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from upweight.errors import shown
-from upweight.schema import DatasetRequest, FieldError, JobRequest, ModelRequest
+from upweight.schema import DatasetRequest, DeriveRequest, FieldError, JobRequest, ModelRequest
 from upweight.schema.inversion import owners_of
 
 Schema = dict[str, Any]
@@ -24,6 +25,7 @@ _BODIES: dict[str, Any] = {
     "/v1/models": ModelRequest,
     "/v1/datasets": DatasetRequest,
 }
+_DERIVE = re.compile(r"/v1/datasets/[^/]+/derive")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Place:
 @cache
 def body_schema(path: str) -> Schema:
     """The JSON schema of the body that a path takes; empty where it takes none."""
-    body = _BODIES.get(path.rstrip("/"))
+    path = path.rstrip("/")
+    body = DeriveRequest if _DERIVE.fullmatch(path) else _BODIES.get(path)
     return TypeAdapter(body).json_schema() if body is not None else {}
 
 

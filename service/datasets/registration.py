@@ -55,7 +55,7 @@ def register_dataset(
         version=parts.records.next_version("dataset", caller.namespace, request.name),
         state=CheckState.CHECKING,
         created_at=now(),
-        digest=_digest(request, files),
+        digest=digest_of_shards(request, files),
         files=files,
         size_bytes=size,
         **request.model_dump(mode="json"),
@@ -101,12 +101,12 @@ def _checked_size(parts: Parts, namespace: str, blobs: Sequence[str]) -> int:
     return sum(size or 0 for size in sizes)
 
 
-def _digest(request: DatasetRequest, files: Sequence[DatasetFile]) -> str:
-    decides = request.model_dump(
-        mode="json", include={"format", "blobs", "uri", "inputs", "targets"}
-    )
-    if request.features:
-        decides["features"] = {name: list(each) for name, each in request.features.items()}
+def digest_of_shards(of: DatasetRequest | DatasetRecord, files: Sequence[DatasetFile] = ()) -> str:
+    """Of all that decides results of what lies in the shards; those of a record by `uri` are its own `files`."""
+    decides = of.model_dump(mode="json", include={"format", "blobs", "uri", "inputs", "targets"})
+    if of.features:
+        decides["features"] = {name: list(each) for name, each in of.features.items()}
+    files = of.files if isinstance(of, DatasetRecord) else files
     if files:
         decides["files"] = [file.model_dump(mode="json") for file in files]
     return digest_of(decides)

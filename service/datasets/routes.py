@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
 
+from service.datasets.derivation import derive_dataset
 from service.datasets.registration import register_dataset
 from service.datasets.rows import ShardedRows
 from service.dependencies import (
@@ -35,10 +36,18 @@ from upweight.errors import (
     NotAcceptable,
     NotFound,
     NotReady,
+    QuotaExceeded,
     TooLarge,
     UnsupportedMediaType,
 )
-from upweight.schema import CheckState, DatasetRecord, DatasetRequest, DatasetRows, Page
+from upweight.schema import (
+    CheckState,
+    DatasetRecord,
+    DatasetRequest,
+    DatasetRows,
+    DeriveRequest,
+    Page,
+)
 
 router = APIRouter(
     prefix="/v1/datasets",
@@ -57,6 +66,12 @@ _EXAMPLES: Any = {
             "preview": {"kind": "image", "column": "x", "shape": [8, 8]},
             "class_names": ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
         },
+    },
+}
+_DERIVATIONS: Any = {
+    "cleaned": {
+        "summary": "Without two rows, and with one label put right",
+        "value": {"name": "digits-clean", "drop": [3, 17], "relabel": {"5": 8}},
     },
 }
 
@@ -79,6 +94,36 @@ def register(
     """Registers a dataset: a new version of its name, in state `checking` until a worker has read it once."""
     once = idempotency(key, "POST /v1/datasets", request)
     record = register_dataset(parts, caller, request, once, trace)
+    response.headers["Location"] = f"/v1/datasets/{record['id']}"
+    return DatasetRecord.model_validate(record)
+
+
+@router.post(
+    "/{reference}/derive",
+    summary="Derive a dataset",
+    status_code=202,
+    dependencies=[Depends(json_only)],
+    responses=documented(
+        *(InvalidRequest, IdempotencyConflict, NotFound, NotReady, QuotaExceeded),
+        *(TooLarge, UnsupportedMediaType),
+    ),
+)
+def derive(
+    reference: str,
+    request: Annotated[DeriveRequest, Body(openapi_examples=_DERIVATIONS)],
+    parts: PartsNow,
+    caller: Writer,
+    trace: TraceNow,
+    response: Response,
+    key: IdempotencyKey = None,
+) -> DatasetRecord:
+    """A dataset of another one's rows: without some of them, with other labels of some. No data are copied.
+
+    It is a new version of its name, in state `checking` until a worker has read it once. The dataset it is derived
+    from, which may be derived itself, can't be deleted before it.
+    """
+    once = idempotency(key, f"POST /v1/datasets/{reference}/derive", request)
+    record = derive_dataset(parts, caller, reference, request, once, trace)
     response.headers["Location"] = f"/v1/datasets/{record['id']}"
     return DatasetRecord.model_validate(record)
 
@@ -156,7 +201,7 @@ def rows(
     responses=documented(NotFound, InUse),
 )
 def delete(reference: str, parts: PartsNow, caller: Writer) -> None:
-    """Deletes a dataset that no job uses. Its blobs stay."""
+    """Deletes a dataset that no job uses and no dataset is derived from. Its blobs stay."""
     found = resolve(parts, "dataset", caller.namespace, reference)
     parts.records.delete("dataset", caller.namespace, found["id"])
     parts.copies.secure("dataset", caller.namespace, found["id"])

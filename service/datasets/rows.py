@@ -10,6 +10,7 @@ import numpy as np
 
 from service.datasets.columns import READERS, Array, Column
 from service.datasets.sources import Source, sources_of
+from service.datasets.views import View, view_of
 from service.parts import Parts
 from service.results.formats import Numbers, as_json
 from service.storage.failures import Changed
@@ -24,6 +25,7 @@ class ShardedRows:
     parts: Parts
     dataset: DatasetRecord
     sources: Sequence[Source]
+    view: View | None = None
     _opened: dict[tuple[str, int], Column] = field(default_factory=dict)
 
     @classmethod
@@ -31,7 +33,12 @@ class ShardedRows:
         """Raises NotReady, and InvalidRequest when its uri is not allowed any more."""
         if dataset.state is not CheckState.READY:
             raise NotReady(f"dataset {dataset.id} is {dataset.state}; only a ready one has rows")
-        return cls(parts, dataset, sources_of(dataset, parts.objects, namespace, parts.settings))
+        return cls(
+            parts,
+            dataset,
+            sources_of(dataset, parts.objects, namespace, parts.settings),
+            view_of(dataset, parts.objects, namespace),
+        )
 
     def chosen(self, names: Sequence[str]) -> list[ColumnSpec]:
         """The columns of these names; all when there are none. Raises InvalidRequest."""
@@ -67,6 +74,13 @@ class ShardedRows:
             yield self._block(name, np.asarray(rows[start : start + step], dtype=np.int64))
 
     def _block(self, name: str, rows: Array) -> Array:
+        if self.view is None:
+            return self._stored(name, rows)
+        stored = self.view.stored_rows(rows)
+        values = self._stored(name, stored)
+        return self.view.relabelled(stored, values) if name in self.dataset.targets else values
+
+    def _stored(self, name: str, rows: Array) -> Array:
         ends = np.cumsum(self.dataset.shard_rows)
         wanted, order = np.unique(rows, return_inverse=True)
         shards = np.searchsorted(ends, wanted, side="right")

@@ -8,11 +8,10 @@ from typing import Any
 
 from service.jobs.validation.inputs import Chosen
 from service.parts import Parts
-from service.registry import resolve
+from service.registry import require_ready, resolve
 from service.storage.keys import Document, Kind
-from upweight.errors import InvalidRequest, NotFound, NotReady
+from upweight.errors import InvalidRequest, NotFound
 from upweight.schema import (
-    CheckState,
     DatasetRecord,
     JobBase,
     JobRecord,
@@ -72,19 +71,8 @@ def ready(parts: Parts, kind: Kind, namespace: str, reference: str, pointer: str
         found = resolve(parts, kind, namespace, reference)
     except NotFound as missing:
         raise NotFound.field(pointer, missing.detail, reference) from None
-    if found["state"] == CheckState.READY:
-        return found
-    name = f"{kind} {found['name']}@{found['version']}"
-    if found["state"] == CheckState.CHECKING:
-        error = NotReady.field(
-            pointer,
-            f"{name} is still being checked; GET /v1/{kind}s/{found['id']}?wait=60 holds until it is",
-            reference,
-        )
-        error.retry_after = 1
-        raise error
-    reason = (found.get("problem") or {}).get("detail", "its check failed")
-    raise NotReady.field(pointer, f"{name} was rejected: {reason}", reference)
+    require_ready(kind, found, pointer, reference)
+    return found
 
 
 def own_precision(model: ModelRecord) -> OwnPrecision:

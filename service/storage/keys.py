@@ -72,6 +72,9 @@ def indexes(kind: Kind, namespace: str, document: Document) -> dict[str, int]:
     scores = dict.fromkeys([base, *(f"{base}:{filter}" for filter in filters)], 0)
     if "name" in document:
         scores[f"{base}:{by_version(document['name'])}"] = int(document["version"])
+    derived = document.get("derived_from")
+    if kind == "dataset" and derived:
+        scores[users_index("dataset", namespace, derived["dataset"])] = 0
     return scores
 
 

@@ -221,7 +221,7 @@ class Records:
         raise Conflict(f"{kind} {id} is being changed by others all the time; try again")
 
     def users(self, kind: Kind, namespace: str, id: str, limit: int = 100) -> list[str]:
-        """Ids of the jobs that use a model or dataset, at most `limit`."""
+        """Ids of the jobs that use a model or dataset, and of datasets derived from it; at most `limit`."""
         with reachable():
             return [
                 member.decode()

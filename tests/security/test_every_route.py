@@ -105,6 +105,7 @@ def everything(ready: Acting, front: Front) -> Everything:
         "/v1/models": ready.model_request("mine"),
         "/v1/datasets": ready.dataset_request("mine"),
         "/v1/jobs": ready.job_request(),
+        "/v1/datasets/{reference}/derive": {"name": "derived", "drop": [1]},
     }
     front.parts.keys.create("default", Role.ADMIN, "first")
     about = {"device": "cpu", "host": "here", "version": "1", "torch": "2", "queues": []}

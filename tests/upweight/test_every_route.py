@@ -59,6 +59,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("POST", "/v1/datasets"): lambda c: c.datasets.register("d", uri="s3://b/d", format="npz"),
     ("GET", "/v1/datasets/{reference}"): lambda c: c.datasets.get("d"),
     ("DELETE", "/v1/datasets/{reference}"): lambda c: c.datasets.delete("d"),
+    ("POST", "/v1/datasets/{reference}/derive"): lambda c: c.datasets.derive("e", "d", drop=[1]),
     ("GET", "/v1/datasets/{reference}/rows"): lambda c: c.datasets.rows("d", "0:2"),
     ("GET", "/v1/jobs"): lambda c: c.jobs.list(),
     ("POST", "/v1/jobs"): lambda c: c.jobs.create(records.job()["request"]),

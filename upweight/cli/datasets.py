@@ -36,8 +36,11 @@ def _details(record: DatasetRecord) -> list[tuple[str, str]]:
         )
         for column in record.columns
     ]
+    derived = record.derived_from
+    changes = derived and f", {derived.dropped} rows fewer, {derived.relabelled} labels replaced"
     return [
         ("rows", units.count(record.rows)),
+        ("derived from", f"{derived.dataset}{changes}" if derived else ""),
         *columns,
         ("classes", ", ".join(record.class_names)),
         ("format", record.format),
@@ -94,6 +97,41 @@ def register(
         targets=choices.names(targets),
         preview=choices.document(preview, "--preview"),
         class_names=choices.names(class_names) or (),
+        labels=choices.pairs(label, "--label"),
+        wait=wait,
+        timeout=timeout,
+    )
+    REGISTERED.show(shell, record)
+
+
+@verb(
+    datasets,
+    "derive",
+    """
+    upweight datasets derive digits-clean digits-train --drop 3,17,100:120
+    upweight datasets derive digits-clean digits-train --relabel 17=3 --relabel 40=8
+    """,
+)
+def derive(
+    shell: Shell,
+    name: Annotated[str, typer.Argument(help="Its name; a new version if there is one.")],
+    reference: Reference,
+    drop: Annotated[
+        str | None, typer.Option(help="Rows to leave out: 3,5,100:200, or a file of numbers.")
+    ] = None,
+    relabel: Annotated[
+        list[str] | None, typer.Option(metavar="ROW=LABEL", help="A new label; as often as needed.")
+    ] = None,
+    label: Labels = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+) -> None:
+    """Make a dataset of another one's rows, without some of them or with other labels; no data are copied."""
+    record = shell.client.datasets.derive(
+        name,
+        reference,
+        drop=choices.rows(drop, "--drop"),
+        relabel=choices.values(relabel, "--relabel"),
         labels=choices.pairs(label, "--label"),
         wait=wait,
         timeout=timeout,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from upweight.client import previews
@@ -14,17 +15,25 @@ from upweight.client.content import Source, tensors_content
 from upweight.client.files import FORMATS, files_of, format_of, npy_columns
 from upweight.client.intake import Incoming, incoming
 from upweight.client.registered import AsyncRegistered, Registered, Resource
-from upweight.client.request import validated
+from upweight.client.request import reference, validated
 from upweight.errors import InvalidRequest
-from upweight.http.flow import Flow, Work
+from upweight.http.flow import Flow, Work, segment
 from upweight.progress import Bars
 from upweight.results.rows import RowChoice, record_of, rows_of, rows_text
-from upweight.schema import DatasetRecord, DatasetRequest
+from upweight.schema import DatasetRecord, DatasetRequest, DeriveRequest
 
 DATASETS = Resource("/v1/datasets", DatasetRecord)
 
 Reference = str | DatasetRecord
 NO_BLOB = "sha256:" + "0" * 64  # stands for what is not uploaded yet while the rest is checked
+
+
+class Checked(NamedTuple):
+    """Whether a worker's check is waited for, and how long: at most, and in one request."""
+
+    wait: bool
+    timeout: float | None
+    hold: float
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,49 @@ def _registered(bars: Bars, about: Description, request: DatasetRequest) -> Flow
     return (yield from DATASETS.create(body, bars, about.wait, about.timeout, about.hold))
 
 
+def derive(
+    bars: Bars,
+    name: str,
+    dataset: Reference,
+    drop: RowChoice | None,
+    relabel: Mapping[Any, Any] | None,
+    labels: Mapping[str, str] | None,
+    checked: Checked,
+) -> Flow[DatasetRecord]:
+    """Derives a dataset from another, and waits for its check."""
+    path = f"{DATASETS.path}/{segment(reference(dataset))}/derive"
+    fields = {
+        "name": name,
+        "drop": None if drop is None else _dropped(drop),
+        "relabel": {str(row): _plain(label) for row, label in dict(relabel or {}).items()},
+        "labels": dict(labels or {}),
+    }
+    request = validated(DeriveRequest, path, fields)
+    body = request.model_dump(mode="json")
+    return (yield from DATASETS.create(body, bars, *checked, path=path))
+
+
+def _dropped(rows: RowChoice) -> str | list[Any]:
+    """Text and slices as text; numbers one by one, for there may be many."""
+    if isinstance(rows, str | slice | range):
+        return rows_text(rows)
+    values = np.atleast_1d(np.asarray(rows))
+    if values.dtype == bool:
+        values = np.flatnonzero(values)
+    if not values.size:
+        return []
+    if values.dtype.kind not in "iu":
+        raise InvalidRequest.field(
+            "/drop", f"rows are integers, a slice, or text like '0:100'; got {rows!r:.80}"
+        )
+    return list(values.ravel().tolist())
+
+
+def _plain(label: Any) -> Any:
+    """A label as JSON has it: of a number of NumPy's the number."""
+    return label.item() if hasattr(label, "item") else label
+
+
 def look(
     dataset: Reference, chosen: RowChoice, columns: Sequence[str] | str | None
 ) -> Flow[dict[str, NDArray[Any]]]:
@@ -234,6 +286,27 @@ class Datasets(Registered[DatasetRecord]):
                             self.link.connection.hold)  # fmt: skip
         return self.link.run(register(self.bars, about, data, uri, format, arrays))
 
+    def derive(
+        self,
+        name: str,
+        dataset: Reference,
+        *,
+        drop: RowChoice | None = None,
+        relabel: Mapping[Any, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> DatasetRecord:
+        """A dataset of another one's rows, without copying any: `derive("train-clean", train, drop=[3, 17])`.
+
+        `drop`: rows to leave out, as a list, a mask, a slice or text like `"0:100"`. `relabel`: new labels by row,
+        `{17: 3}` or, where classes have names, `{17: "cat"}`. A name that exists gets a new version. The dataset it
+        is derived from may be derived itself, and can't be deleted before it.
+        """
+        checked = Checked(wait, timeout, self.link.connection.hold)
+        flow = derive(self.bars, name, dataset, drop, relabel, labels, checked)
+        return self.link.run(flow)
+
     def rows(
         self, dataset: Reference, rows: RowChoice, columns: Sequence[str] | str | None = None
     ) -> dict[str, NDArray[Any]]:
@@ -270,6 +343,27 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
                             self.link.connection.hold)  # fmt: skip
         return await self.link.run(register(self.bars, about, data, uri, format, arrays))
+
+    async def derive(
+        self,
+        name: str,
+        dataset: Reference,
+        *,
+        drop: RowChoice | None = None,
+        relabel: Mapping[Any, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> DatasetRecord:
+        """A dataset of another one's rows, without copying any: `derive("train-clean", train, drop=[3, 17])`.
+
+        `drop`: rows to leave out, as a list, a mask, a slice or text like `"0:100"`. `relabel`: new labels by row,
+        `{17: 3}` or, where classes have names, `{17: "cat"}`. A name that exists gets a new version. The dataset it
+        is derived from may be derived itself, and can't be deleted before it.
+        """
+        checked = Checked(wait, timeout, self.link.connection.hold)
+        flow = derive(self.bars, name, dataset, drop, relabel, labels, checked)
+        return await self.link.run(flow)
 
     async def rows(
         self, dataset: Reference, rows: RowChoice, columns: Sequence[str] | str | None = None

@@ -29,10 +29,19 @@ class Resource(Generic[Record]):
     record: type[Record]
 
     def create(
-        self, body: JsonValue, bars: Bars, wait: bool, timeout: float | None, hold: float
+        self,
+        body: JsonValue,
+        bars: Bars,
+        wait: bool,
+        timeout: float | None,
+        hold: float,
+        path: str | None = None,
     ) -> Flow[Record]:
-        """Registers it; with `wait`, the record once it is ready. Raises Rejected, WaitTimedOut."""
-        reply = yield Call("POST", self.path, json=body, creates=True)
+        """Registers it; with `wait`, the record once it is ready. Raises Rejected, WaitTimedOut.
+
+        `path`: another one than the resource's own.
+        """
+        reply = yield Call("POST", path or self.path, json=body, creates=True)
         record = reply.read(self.record)
         if not wait:
             return record

@@ -5,14 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag, model_validator
 
 from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Labels, Name, Request, Text
 from upweight.schema.display import Record
 from upweight.schema.model import CheckState, TensorSpec
 from upweight.schema.problem import Problem
+from upweight.schema.rows import RowSelection
 
 MAXIMUM_SHARDS = 10_000
+MAXIMUM_CHANGES = 200_000  # rows of one derivation that are named one by one
 MAXIMUM_FEATURES = 100_000  # names, of all columns
 
 
@@ -91,6 +93,50 @@ class DatasetRequest(Request):
         return self
 
 
+# A row by its number.
+RowName = Annotated[StrictInt, Field(ge=0, le=2**53)]
+# A choice by what is given, so that what is wrong is told of that alone.
+Dropped = Annotated[
+    Annotated[RowSelection, Tag("text")]
+    | Annotated[tuple[RowName, ...], Field(max_length=MAXIMUM_CHANGES), Tag("list")],
+    Discriminator(lambda given: "text" if isinstance(given, str) else "list"),
+]
+NewLabel = StrictBool | StrictInt | StrictFloat | Text
+
+
+class DeriveRequest(Request):
+    """Derives a dataset from another one: fewer of its rows, other labels. No data are copied."""
+
+    name: Name
+    drop: Dropped | None = Field(
+        None,
+        description="The rows to leave out: their numbers in a list, or slices as text: `3,5,100:200`.",
+    )
+    relabel: Annotated[dict[Text, NewLabel], Field(max_length=MAXIMUM_CHANGES)] = Field(
+        {},
+        description="New labels by row: a class's number or name, or the number to predict.",
+        examples=[{"17": 3}],
+    )
+    labels: Labels = {}
+
+    @model_validator(mode="after")
+    def _something_changes(self) -> Self:
+        if self.drop is None and not self.relabel:
+            raise ValueError("changes nothing; give 'drop', 'relabel', or both")
+        return self
+
+
+class DerivedFrom(Answer):
+    """How a dataset differs from the one that it is derived from; the data are those of the first of the line."""
+
+    dataset: str = Field(description="Id of the dataset it was derived from.")
+    dropped: int = Field(description="Rows of that dataset which it leaves out.")
+    relabelled: int = Field(description="Rows of that dataset whose label it replaces.")
+    index: Digest = Field(
+        description="Blob: rows `starts` to `stops` of the shards, in order, and `labels` of the rows `patched`."
+    )
+
+
 class ColumnSpec(TensorSpec):
     """One column: shape of one row, and the range of its values (null when it has none)."""
 
@@ -138,13 +184,20 @@ class DatasetRecord(Record):
     )
     size_bytes: int
     rows: int | None = None
-    shard_rows: list[int] = []
+    shard_rows: list[int] = Field(
+        [],
+        description="Rows of each shard; of a derived dataset all that are there, not those it has.",
+    )
     columns: list[ColumnSpec] = Field(
         [], description="Shapes of one row: the row dimension is left out."
     )
     contract: Contract = CONTRACT
+    derived_from: DerivedFrom | None = Field(
+        None, description="Of a dataset that shares another's shards; null where it has its own."
+    )
     used_by: list[str] = Field(
-        [], description="Jobs that hold it; it can't be deleted before they are."
+        [],
+        description="Jobs that hold it, and datasets derived from it; it can't be deleted before they are.",
     )
 
     def features_of(self, column: str) -> list[str]:

@@ -15,6 +15,7 @@ from upweight.errors import Rejected, UpweightError
 from upweight.schema import ColumnSpec, DatasetRecord
 from workers.datasets.arrays import Array
 from workers.datasets.disk_cache import BlockCache
+from workers.datasets.reader import DatasetReader
 from workers.datasets.shards import Shard, open_shard, rejecting
 
 _BLOCK_BYTES = 8 * 1024**2  # what is looked at takes a few times as much
@@ -22,6 +23,7 @@ _NAMES_SHOWN = 100
 _KINDS = "fiub"  # floats, signed and unsigned integers, booleans
 _ITEM_BYTES = 8
 _LARGEST = 2**63 - 1
+Read = Callable[[str, int, int], Array]  # a column's rows from one to another
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def check_dataset(
             for name in names:
                 column = found.setdefault(name, _Column.first(shard, name, pointers[name]))
                 column.require_alike(shard, source)
-                column.read(shard, sum(shard_rows), rows, partial(checkpoint, number, len(sources)))
+                done = partial(checkpoint, number, len(sources))
+                column.read(shard.read, sum(shard_rows), rows, done)
         shard_rows.append(rows)
     pointer = sources[0].pointer if record.uri else "/blobs"
     for name, features in record.features.items():
@@ -67,6 +70,18 @@ def check_dataset(
             pointer, f"the dataset has {sum(shard_rows)} rows; the limit is {row_limit}", None
         )
     return DatasetReport(shard_rows, [found[name].spec() for name in names])
+
+
+def check_view(reader: DatasetReader, checkpoint: Callable[[int, int], None]) -> DatasetReport:
+    """A derived dataset's columns as its rows and labels have them; what its shards hold has been checked before."""
+    record = reader.record
+    columns = []
+    for number, spec in enumerate(record.columns):
+        shape = tuple(int(length or 0) for length in spec.shape)
+        column = _Column(spec.name, _pointer(record, spec.name), np.dtype(spec.dtype), shape)
+        column.read(reader.stored, 0, reader.rows, partial(checkpoint, number, len(record.columns)))
+        columns.append(column.spec())
+    return DatasetReport(record.shard_rows, columns)
 
 
 def _pointer(record: DatasetRecord, name: str) -> str:
@@ -145,12 +160,12 @@ class _Column:
                 len(names),
             )
 
-    def read(self, shard: Shard, before: int, rows: int, checkpoint: Callable[[], None]) -> None:
+    def read(self, read: Read, before: int, rows: int, checkpoint: Callable[[], None]) -> None:
         row_bytes = max(1, prod(self.shape) * self.dtype.itemsize)
         step = max(1, _BLOCK_BYTES // row_bytes)
         for start in range(0, rows, step):
             checkpoint()
-            block = shard.read(self.name, start, min(start + step, rows))
+            block = read(self.name, start, min(start + step, rows))
             self._require_finite(block, before + start)
             self._require_signed(block, before + start)
             self._widen(block)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from service.datasets.sources import sources_of
+from service.datasets.views import view_of
 from service.lifecycle.states import LeaseLost, now
 from service.logs import log
 from service.storage.keys import PREFIX, Document, Kind
@@ -14,8 +15,9 @@ from service.storage.queue import CHECKS
 from service.storage.redis import reachable
 from upweight.errors import NotFound, Rejected, Unavailable
 from upweight.schema import CheckState, DatasetRecord, ModelRecord
-from workers.checks.dataset import check_dataset
+from workers.checks.dataset import check_dataset, check_view
 from workers.checks.kept_reports import KeptReports
+from workers.datasets.reader import DatasetReader
 from workers.datasets.shards import fetched
 from workers.process.context import Context
 from workers.process.watch import GivenBack, Watch
@@ -137,15 +139,25 @@ class CheckTasks:
 
     def _dataset_report(self, namespace: str, record: Document, watch: Watch) -> dict[str, Any]:
         context, dataset = self._context, DatasetRecord.model_validate(record)
-        report = check_dataset(
-            dataset,
-            sources_of(dataset, context.objects, namespace, context.settings),
-            context.cache,
-            context.settings.dataset_rows,
-            lambda done, total: watch.progress("check", done, total, "shards"),
-        )
+        sources = sources_of(dataset, context.objects, namespace, context.settings)
+        view = view_of(dataset, context.objects, namespace)
+        if view is not None:
+            report = check_view(
+                DatasetReader(dataset, sources, context.cache, view),
+                lambda done, total: watch.progress("check", done, total, "columns"),
+            )
+            rows = len(view)
+        else:
+            report = check_dataset(
+                dataset,
+                sources,
+                context.cache,
+                context.settings.dataset_rows,
+                lambda done, total: watch.progress("check", done, total, "shards"),
+            )
+            rows = report.rows
         columns = [column.model_dump(mode="json") for column in report.columns]
-        return {"rows": report.rows, "shard_rows": report.shard_rows, "columns": columns}
+        return {"rows": rows, "shard_rows": report.shard_rows, "columns": columns}
 
 
 def _tries(id: str) -> str:

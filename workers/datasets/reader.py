@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from service.datasets.sources import Source
+from service.datasets.views import View
 from upweight.schema import DatasetRecord
 from workers.datasets.disk_cache import BlockCache
 from workers.datasets.shards import Shard, open_shard, rejecting
@@ -20,15 +21,22 @@ from workers.engine.progress import Progress, silent
 _ASKED_AT_ONCE = 16
 _OPEN_SHARDS = 4  # each holds its header, and for formats that are unpacked a block a column
 _BLOCK_BYTES = 16 * 1024**2
+_GAP_BYTES = 256 * 1024  # of a view's rows: those so near are read with what lies between them
 
 
 class DatasetReader:
     """Reads a checked dataset. Any threads may use it; they take turns."""
 
     def __init__(
-        self, record: DatasetRecord, sources: Sequence[Source], cache: BlockCache | None
+        self,
+        record: DatasetRecord,
+        sources: Sequence[Source],
+        cache: BlockCache | None,
+        view: View | None = None,
     ) -> None:
+        """`view`: which of the shards' rows a derived dataset has."""
         self.record = record
+        self._view = view
         self._sources = sources
         self._cache = cache
         self._ends = np.cumsum([0, *record.shard_rows])
@@ -43,7 +51,7 @@ class DatasetReader:
     @property
     def rows(self) -> int:
         """How many rows there are."""
-        return int(self._ends[-1])
+        return int(self._ends[-1]) if self._view is None else len(self._view)
 
     @property
     def row_bytes(self) -> int:
@@ -65,14 +73,44 @@ class DatasetReader:
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of a column. Raises Rejected when a shard has gone, changed or turned out damaged."""
+        found = self.stored(name, start, stop)
+        return torch.from_numpy(np.array(found, dtype=_native(found.dtype), order="C"))
+
+    def stored(self, name: str, start: int, stop: int) -> np.ndarray:
+        """The same in the numbers that the shards have."""
         with self._turn:
-            parts = [
-                np.array(part, dtype=_native(part.dtype), order="C")
-                for part in self._parts(name, start, stop)
-            ]
+            if self._view is None:
+                return self._whole(name, start, stop)
+            rows = self._view.stored_rows(np.arange(start, stop))
+            values = self._gathered(name, rows)
+            return self._view.relabelled(rows, values) if name in self.record.targets else values
+
+    def _gathered(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Ascending rows of the shards, near ones read together."""
+        found = self._none(name, len(rows))
+        row_bytes = max(1, found[:1].nbytes)
+        gap, limit = max(1, _GAP_BYTES // row_bytes), max(1, _BLOCK_BYTES // row_bytes)
+        far = np.append(np.flatnonzero(np.diff(rows) > gap) + 1, len(rows))
+        done = 0
+        while done < len(rows):
+            stop = int(far[np.searchsorted(far, done, side="right")])
+            stop = min(stop, int(np.searchsorted(rows, rows[done] + limit)))
+            first = int(rows[done])
+            run = self._whole(name, first, int(rows[stop - 1]) + 1)
+            found[done:stop] = run[rows[done:stop] - first]
+            done = stop
+        return found
+
+    def _none(self, name: str, rows: int) -> np.ndarray:
+        dtype = next(column.dtype for column in self.record.columns if column.name == name)
+        return np.empty((rows, *self.shapes[name]), np.dtype(dtype))
+
+    def _whole(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of all that the shards have."""
+        parts = list(self._parts(name, start, stop))
         if not parts:
-            return torch.empty((0, *self.shapes[name]), dtype=self.dtypes[name])
-        return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
+            return self._none(name, 0)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _parts(self, name: str, start: int, stop: int) -> Iterator[np.ndarray]:
         while start < stop:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from service.datasets.sources import sources_of
+from service.datasets.views import view_of
 from service.settings import Settings
 from service.storage.objects import Objects
 from upweight.schema import DatasetRecord, ModelRecord, Rows
@@ -103,7 +104,9 @@ class Session:
     def _reader(self, namespace: str, dataset: DatasetRecord) -> DatasetReader:
         def made() -> tuple[DatasetReader, int]:
             sources = sources_of(dataset, self._objects, namespace, self._settings)
-            return DatasetReader(dataset, sources, self._cache), 0
+            view = view_of(dataset, self._objects, namespace)
+            reader = DatasetReader(dataset, sources, self._cache, view)
+            return reader, 0 if view is None else view.nbytes
 
         return self.kept(("reader", namespace, dataset.id), made)
 

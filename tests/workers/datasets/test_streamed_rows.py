@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from service.datasets.sources import blob_sources
+from service.datasets.views import View, runs_of
 from service.lifecycle.states import now
 from service.storage.layout import blob_path
 from service.storage.objects import Objects
@@ -83,12 +84,16 @@ class Kept:
         )
 
     def rows(
-        self, selection: str = ":", window: int = 40_000, features: list[int] | None = None
+        self,
+        selection: str = ":",
+        window: int = 40_000,
+        features: list[int] | None = None,
+        view: View | None = None,
     ) -> StreamedRows:
-        reader = DatasetReader(self.record, self.sources, self.cache)
+        reader = DatasetReader(self.record, self.sources, self.cache, view)
         order = {} if features is None else {"x": torch.tensor(features)}
         columns = Columns(("x",), ("y",), order)
-        chosen = parse_rows(selection, ROWS)
+        chosen = parse_rows(selection, reader.rows)
         return StreamedRows(reader, columns, chosen, torch.device("cpu"), window)
 
     def on_disk(self) -> int:
@@ -123,6 +128,25 @@ def test_features_are_taken_in_the_order_of_the_job(kept: Kept) -> None:
     found = torch.cat([batch.inputs[0] for batch in rows.batches(4)])
     assert torch.equal(found, expected)
     assert torch.equal(rows.take(torch.tensor([11, 0])).inputs[0], expected[[11, 0]])
+
+
+def test_a_view_has_the_batches_of_its_rows_in_memory(kept: Kept) -> None:
+    dropped = [range(5), range(7, 900, 3), range(1400, 1600), range(2000, 3990)]
+    changed = np.array([6, 1300, 3999])
+    view = View.whole(ROWS, Y.dtype).with_labels(changed, np.array([2, 1, 2]))
+    view = view.without(*runs_of(dropped))
+    y = Y.copy()
+    y[changed] = 2, 1, 2
+    left = np.setdiff1d(np.arange(ROWS), np.r_[tuple(np.array(each) for each in dropped)])
+    rows = kept.rows(view=view)
+    expected = TensorRows(torch.from_numpy(X[left]), torch.from_numpy(y[left]))
+    assert len(rows) == len(left)
+    for arguments in ((64,), (len(rows) + 5, 5), (1, len(rows) - 3)):
+        found, wanted = list(rows.batches(*arguments)), list(expected.batches(*arguments))
+        assert all(map(same, found, wanted))
+        assert len(found) == len(wanted)
+    indices = torch.tensor([len(rows) - 1, 0, 3, 3, 17])
+    assert same(rows.take(indices), expected.take(indices))
 
 
 @pytest.mark.parametrize(
