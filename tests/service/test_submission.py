@@ -305,6 +305,56 @@ def labelled(acting: Acting, name: str, low: float, high: float) -> None:
     acting.dataset(name, columns=columns)
 
 
+WIDE = [("trunk.weight", [5000, 5000]), ("trunk.bias", [5000]), ("head.weight", [10, 5000])]
+SIDES = 5000**2 + 5001**2  # of the trunk's factors
+ENTRIES = 5000 * 5001  # of its weight and bias
+REST = 8 * 10 * 5000  # of the head, which has no bias: a diagonal at least
+
+
+def specs(shapes: list[tuple[str, list[int]]]) -> list[Any]:
+    found, offset = [], 0
+    for name, shape in shapes:
+        found.append({"name": name, "shape": shape, "offset": offset})
+        offset += int(np.prod(shape))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("structure", "shapes", "needed", "words"),
+    [
+        ("ekfac", WIDE, SIDES * 12 + 8 * ENTRIES + REST, "'trunk', and a worker may use 536,870,912; choose structure"),
+        ("kfac", WIDE, SIDES * 12 + 8 * ENTRIES + REST, "'diagonal' (200,440,000 bytes)"),
+        ("layers", [(f"{i}.weight", [64, 64]) for i in range(3)], 3 * 4096**2 * 12, "'0'"),
+        ("diagonal", [("w", [7000, 10_000])], 8 * 70_000_000, "fewer 'parameters' ('head.*')"),
+        ("identity", [("w", [7000, 10_000])], 8 * 70_000_000, "UPWEIGHT_MEMORY_BYTES"),
+    ],
+    ids=["ekfac", "kfac", "layers", "diagonal", "identity"],
+)  # fmt: skip
+def test_a_structure_that_does_not_fit_is_refused_in_bytes(
+    ready: Acting, structure: str, shapes: Any, needed: int, words: str
+) -> None:
+    size = sum(int(np.prod(shape)) for _, shape in shapes)
+    ready.model("large", parameter_count=size, selected=specs(shapes))
+    given = {"model": "large", "hessian_regularization": 0.1, "inversion": {"method": "direct"}}
+    asked = {"kind": "empirical_fisher", "structure": structure}
+    answer = submitted(ready, curvature=asked, **given)
+    problem(answer, 422, "invalid-request")
+    said = field(answer, "/curvature/structure")
+    assert f"takes {needed:,} bytes at least" in said
+    assert words in said
+
+
+@pytest.mark.parametrize("structure", ["ekfac", "kfac", "layers", "diagonal", "identity"])
+def test_a_structure_that_may_fit_is_not_refused(ready: Acting, structure: str) -> None:
+    # Of a vocabulary and of what may be an embedding there is a diagonal at least.
+    shapes = [("embed.weight", [4096, 2048]), ("lm.weight", [60_000, 64]), ("lm.bias", [60_000])]
+    size = sum(int(np.prod(shape)) for _, shape in shapes)
+    ready.model("fits", parameter_count=size, selected=specs(shapes))
+    asked = {"kind": "fisher", "structure": structure}
+    given = {"model": "fits", "hessian_regularization": 0.1, "inversion": {"method": "direct"}}
+    assert submitted(ready, curvature=asked, **given).status_code == 202
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 3), (-1, 2), (-100, 3)])
 def test_a_label_out_of_range_is_refused_with_the_range_and_the_way_out(
     ready: Acting, low: int, high: int

@@ -18,6 +18,10 @@ from upweight.schema.base import Request
 Kind = Literal["hessian", "gauss_newton", "fisher", "empirical_fisher"]
 Structure = Literal["full", "layers", "kfac", "ekfac", "diagonal", "identity"]
 
+# Of what structures keep: most parameters of a module with an exact block, and most rows of a Kronecker factor.
+LARGE_BLOCK = 4096
+LARGEST_SIDE = 8192
+
 
 @dataclass(frozen=True)
 class KindFacts:
@@ -40,6 +44,10 @@ class StructureFacts:
     kinds: tuple[Kind, ...]  # that it can be of
     # Kinds whose eigenvectors it knows without the full matrix, so that `direct` is a closed form of any size.
     closed_form: tuple[Kind, ...] = ()
+    exact_blocks: bool = False  # (s, s) for the s parameters of each module
+    factors: bool = False  # Kronecker factors of each layer
+    # What a fit of it takes, about: so many gradients of each row, for each column that a row adds to C.
+    fit_gradients: float = 0.0
     refused: str = ""  # why other kinds have none
 
 
@@ -78,10 +86,26 @@ KINDS: dict[Kind, KindFacts] = {
 _FACTORS = "its factors are second moments of what goes into a layer and of what comes back to it"
 STRUCTURES: dict[Structure, StructureFacts] = {
     "full": StructureFacts("full", _ALL),
-    "layers": StructureFacts("a block a layer", _ALL, closed_form=_OF_SQUARES),
-    "kfac": StructureFacts("K-FAC", _OF_SQUARES, closed_form=_OF_SQUARES, refused=_FACTORS),
-    "ekfac": StructureFacts("EK-FAC", _OF_SQUARES, closed_form=_OF_SQUARES, refused=_FACTORS),
-    "diagonal": StructureFacts("diagonal", _ALL, closed_form=_OF_SQUARES),
+    "layers": StructureFacts(
+        "a block a layer", _ALL, closed_form=_OF_SQUARES, exact_blocks=True, fit_gradients=2.0
+    ),
+    "kfac": StructureFacts(
+        "K-FAC",
+        _OF_SQUARES,
+        closed_form=_OF_SQUARES,
+        factors=True,
+        fit_gradients=3.0,
+        refused=_FACTORS,
+    ),
+    "ekfac": StructureFacts(
+        "EK-FAC",
+        _OF_SQUARES,
+        closed_form=_OF_SQUARES,
+        factors=True,
+        fit_gradients=6.0,
+        refused=_FACTORS,
+    ),
+    "diagonal": StructureFacts("diagonal", _ALL, closed_form=_OF_SQUARES, fit_gradients=2.0),
     "identity": StructureFacts("identity", _ALL, closed_form=_ALL),
 }
 
@@ -144,6 +168,16 @@ class Curvature(Request):
     def closed_form(self) -> bool:
         """Whether its eigenvectors are known without its full matrix."""
         return self.kind in STRUCTURES[self.structure].closed_form
+
+    @property
+    def has_exact_blocks(self) -> bool:
+        """Whether it keeps a matrix for the parameters of each module."""
+        return STRUCTURES[self.structure].exact_blocks
+
+    @property
+    def fit_gradients(self) -> float:
+        """What its closed form takes to fit, about, in gradients of each row for each of its columns."""
+        return STRUCTURES[self.structure].fit_gradients
 
     @property
     def builds_matrix(self) -> bool:

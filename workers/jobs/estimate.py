@@ -14,16 +14,21 @@ import torch
 
 from upweight.schema import AttributionJob, InfluencesJob
 from workers.engine import per_example_gradients
+from workers.engine.autodiff.graph.output import FORMED_OUTPUTS
+from workers.engine.curvature.structured.layout import LARGE_BLOCK
 from workers.jobs.inputs import JobInputs
 
 FREE_FLOPS = 2e9  # below this nothing is worth timing
 PROBED_ROWS = 32
-# Of one vector with H: operations a row and parameter, and what a pass takes however little there is to do.
-PRODUCT_FLOPS = 12.0
-BUILDING_FLOPS = 4.0  # of H itself, a row and entry
+# Of one vector with C: operations a row and parameter, six matrix products a layer where C has the model's second
+# derivative and four where it has not; and what a pass takes however little there is to do.
+BENT_FLOPS, STRAIGHT_FLOPS = 12.0, 8.0
 PASS_SECONDS = 1e-3
-# Of a structured curvature, in gradients of a row: two passes with a product a layer for each factor and rotation.
-CLOSED_FORM_GRADIENTS = 6.0
+# Of C itself, a row and entry: by products or layer by layer; and of each column that a row adds, half of a product.
+BUILDING_FLOPS, COLUMN_FLOPS = 4.0, 1.25
+DRAWING_GRADIENTS = (
+    1.0  # to draw a row's labels: a pass forward, in float64 where the model allows it
+)
 
 
 @dataclass(frozen=True)
@@ -53,46 +58,108 @@ class Estimate:
 NOTHING = Estimate(0.0, 0.0, 0.0)
 
 
+@dataclass(frozen=True)
+class Size:
+    """How much there is to do: parameters in all and of each module, training rows of C and to be scored, columns that
+    a row adds to C, and numbers of one influence."""
+
+    parameters: int
+    modules: tuple[int, ...]
+    hessian_rows: int
+    train_rows: int
+    columns: int = 1
+    entries: int = 1
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of one row's gradient, and floating-point operations a second of a product."""
+
+    gradient: float
+    rate: float
+
+
 def estimated(
     request: AttributionJob, inputs: JobInputs, right_hand_sides: int, together: int, entries: int
 ) -> Estimate:
     """`together` right-hand sides are solved for at a time; `entries` numbers are one influence."""
-    problem, hessian_rows = inputs.problem, len(inputs.hessian_rows)
-    size, m, inversion = problem.size, max(1, right_hand_sides), request.inversion
-    at_once, together = max(1, together), max(1, min(together, right_hand_sides))
-    in_closed_form = request.curvature.closed_form and inversion.builds_matrix
-    products, fit_products = (
-        inversion.products(right_hand_sides, together),
-        CLOSED_FORM_GRADIENTS if in_closed_form else inversion.fit_products(size),
+    size = _size(request, inputs, entries)
+    # At a gradient's six operations a row and parameter, is there anything to time?
+    at_least = priced(
+        request, size, Speed(6.0 * size.parameters, 1.0), right_hand_sides, together, a_pass=0.0
     )
-    flops = 6.0 * size * (hessian_rows * (products + fit_products))
-    flops += 2.0 * size * m * entries * len(inputs.train)
-    if flops < FREE_FLOPS:
+    solved = len(inputs.train) if request.is_self else right_hand_sides
+    if at_least.total(solved, len(inputs.train)) < FREE_FLOPS:
         return NOTHING
-    gradient, rate = _probed(inputs)
-    contraction = 2.0 * size * m / rate if entries == 1 else gradient * m / 8
-    product = PASS_SECONDS / at_once + PRODUCT_FLOPS * hessian_rows * size / rate
-    fit = product * fit_products
-    if in_closed_form:
-        fit = CLOSED_FORM_GRADIENTS * gradient * hessian_rows
-    elif request.building is inversion:
-        fit = BUILDING_FLOPS * hessian_rows * size * size / rate
+    return priced(request, size, _probed(inputs), right_hand_sides, together)
+
+
+def priced(
+    request: AttributionJob,
+    size: Size,
+    speed: Speed,
+    right_hand_sides: int,
+    together: int,
+    *,
+    a_pass: float = PASS_SECONDS,
+) -> Estimate:
+    """Of a job with so many right-hand sides, at this speed. `a_pass` takes so long however little is in it."""
+    curvature, inversion = request.curvature, request.inversion
+    m, rows, p = max(1, right_hand_sides), size.hessian_rows, size.parameters
+    at_once, together = max(1, together), max(1, min(together, right_hand_sides))
+    flops = BENT_FLOPS if curvature.differentiates_twice else STRAIGHT_FLOPS
+    product = a_pass / at_once + flops * rows * p / speed.rate
+    products = inversion.products(right_hand_sides, together)
+    fit = product * inversion.fit_products(p)
+    drawing = DRAWING_GRADIENTS * speed.gradient * rows if curvature.facts.draws_labels else 0.0
+    if curvature.closed_form:  # whatever multiplies with it afterwards takes no pass over the rows
+        fit = rows * curvature.fit_gradients * size.columns * speed.gradient + drawing
+        if curvature.has_exact_blocks:
+            fit += rows * size.columns * 2.0 * sum(each**2 for each in size.modules) / speed.rate
+        product = 2.0 * p / speed.rate
+    elif request.building is inversion or curvature.builds_matrix:
+        each = COLUMN_FLOPS * size.columns
+        built = BUILDING_FLOPS if curvature.differentiates_twice else min(BUILDING_FLOPS, each)
+        fit = built * rows * p * p / speed.rate + drawing
+        product = 0.0 if curvature.builds_matrix else product
+    else:
+        fit += drawing
+    contraction = 0.0
+    if isinstance(request, InfluencesJob):
+        contraction = 2.0 * p * m / speed.rate if size.entries == 1 else speed.gradient * m / 8
     return Estimate(
         fit=fit,
-        right_hand_side=gradient + product * products / m,
-        train_row=gradient + (contraction if isinstance(request, InfluencesJob) else 0.0),
-        contraction=contraction if isinstance(request, InfluencesJob) else 0.0,
+        right_hand_side=speed.gradient + product * products / m,
+        train_row=speed.gradient + contraction,
+        contraction=contraction,
     )
 
 
-def _probed(inputs: JobInputs) -> tuple[float, float]:
-    """Seconds of one row's gradient, and floating-point operations a second of a product."""
+def _size(request: AttributionJob, inputs: JobInputs, entries: int) -> Size:
+    problem = inputs.problem
+    modules = dict[str, int]()
+    for each in problem.layout:
+        name = each.name.rpartition(".")[0] or each.name
+        modules[name] = modules.get(name, 0) + each.size
+    kept = tuple(size for size in modules.values() if size <= LARGE_BLOCK)
+    columns = 1
+    if not (request.curvature.differentiates_twice or request.curvature.facts.one_column_a_row):
+        first = problem.placed(next(iter(inputs.hessian_rows.batches(1)))).at_least_two()
+        with torch.no_grad():
+            outputs = problem.outputs(problem.theta, first)
+        if isinstance(outputs, torch.Tensor) and outputs[0].numel() <= FORMED_OUTPUTS:
+            columns = outputs[0].numel()  # beyond, one is drawn
+    rows = len(inputs.hessian_rows), len(inputs.train)
+    return Size(problem.size, kept, *rows, columns, entries)
+
+
+def _probed(inputs: JobInputs) -> Speed:
     problem = inputs.problem
     batch = next(iter(inputs.train.batches(min(PROBED_ROWS, len(inputs.train)))))
     gradients = per_example_gradients(problem, batch)
     gradient = _seconds(lambda: per_example_gradients(problem, batch), problem.device) / len(batch)
     product = _seconds(lambda: gradients @ gradients.T, problem.device)
-    return gradient, 2.0 * len(batch) ** 2 * problem.size / max(product, 1e-9)
+    return Speed(gradient, 2.0 * len(batch) ** 2 * problem.size / max(product, 1e-9))
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -6,6 +6,7 @@ from math import prod
 
 from service.jobs.validation.compatibility import floating_inputs
 from service.jobs.validation.inputs import Inputs
+from service.jobs.validation.structures import refuse_large_structure
 from service.settings import Settings
 from upweight.errors import InvalidRequest, ResultTooLarge
 from upweight.schema import AttributionJob, FactorsJob, InfluencesJob, SelfInfluencesJob
@@ -17,6 +18,7 @@ _TOP_ENTRY_EXTRA = 8  # of a kept entry: its column's number
 def refuse_too_much(settings: Settings, job: AttributionJob, inputs: Inputs) -> None:
     """Raises InvalidRequest, ResultTooLarge."""
     _method_within_limits(settings, job, inputs.model.parameter_count)
+    refuse_large_structure(settings, job, inputs.model)
     _blocks_within_limits(settings, job, inputs)
     if isinstance(job, InfluencesJob):
         perturbed = perturbed_shape(job, inputs)

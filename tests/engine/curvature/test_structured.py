@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from service.jobs.validation.structures import least_bytes
 from tests.engine.curvature import kronecker_by_hand as by_hand
 from tests.engine.exact import relative
+from upweight.schema import ParameterSpec
+from upweight.schema import curvature as schema
 from workers.engine import BadParameter, Problem, TensorRows, make_loss
-from workers.engine.curvature.structured import Options, Structured
+from workers.engine.curvature.structured import Options, Structured, layout
+from workers.engine.curvature.structured.operator import fit_bytes
 from workers.engine.errors import OutOfMemory, SingularHessian
 from workers.engine.inversion.direct import Direct
 from workers.engine.operators import restored, stored
@@ -624,6 +628,37 @@ def test_a_model_in_half_precision_has_factors_in_float32() -> None:
     found = Structured(problem, rows, "gradients", "ekfac")
     assert found.dense().dtype == torch.float32
     assert relative(found.dense(), exact.dense()) < 1e-5
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal", "identity"])
+@pytest.mark.parametrize("model", ["mlp", "image", "reader"])
+def test_what_shapes_alone_tell_of_its_memory_is_no_more_than_that(
+    structure: str, model: str
+) -> None:
+    modules: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+        "mlp": (mlp, real(ROWS, 5)),
+        "image": (image_model, real(ROWS, 2, 4, 4)),
+        "reader": (Reader, classes(7, ROWS, 4)),
+    }
+    module, inputs = modules[model]
+    found = curvature(made(module), inputs, classes(), structure)
+    blocks = found.collector.layout.blocks
+    specs = [
+        ParameterSpec(name=each.name, shape=list(each.shape), offset=each.offset)
+        for each in found.problem.layout
+    ]
+    told = least_bytes(specs, structure, found.dtype.itemsize)
+    needed = fit_bytes(blocks, found.dtype.itemsize)
+    assert 0 < sum(told.values()) <= needed
+    if structure in ("layers", "diagonal", "identity"):  # nothing to guess
+        assert sum(told.values()) == needed
+
+
+def test_limits_of_blocks_are_those_that_the_contract_tells() -> None:
+    assert (layout.LARGE_BLOCK, layout.LARGEST_SIDE) == (
+        schema.LARGE_BLOCK,
+        schema.LARGEST_SIDE,
+    )
 
 
 def test_more_than_the_budget_is_refused_in_bytes() -> None:

@@ -1,0 +1,79 @@
+"""What a structured curvature takes in memory at least, by the shapes of the parameters: refused before it starts.
+
+A record does not say how a parameter is used. What is counted is what its shape alone makes sure of; the worker, who
+knows the layers, counts again before it passes over any row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from service.settings import Settings
+from upweight.errors import InvalidRequest
+from upweight.schema import AttributionJob, ModelRecord, ParameterSpec
+from upweight.schema.curvature import LARGE_BLOCK, LARGEST_SIDE, STRUCTURES
+
+_SUM_BYTES = 8  # sums over rows are in float64
+_MATRIX = 2
+
+
+def refuse_large_structure(settings: Settings, job: AttributionJob, model: ModelRecord) -> None:
+    """Raises InvalidRequest, in bytes, where the parts that are kept are more than a worker may use for them."""
+    curvature = job.curvature
+    if not curvature.closed_form or not model.selected:
+        return
+    itemsize = 8 if job.precision == "float64" else 4
+    layers = least_bytes(model.selected, curvature.structure, itemsize)
+    needed, most = sum(layers.values()), settings.memory_bytes
+    if needed <= most:
+        return
+    largest = max(layers, key=layers.__getitem__)
+    diagonal = sum(least_bytes(model.selected, "diagonal", itemsize).values())
+    ways = "register the model with fewer 'parameters' ('head.*'), or ask the operator for more UPWEIGHT_MEMORY_BYTES"
+    if diagonal <= most:
+        ways = f"choose structure 'diagonal' ({diagonal:,} bytes), {ways}"
+    raise InvalidRequest.field(
+        "/curvature/structure",
+        f"{curvature.structure!r} of model {model.name!r} takes {needed:,} bytes at least, {layers[largest]:,} of them "
+        f"for {largest!r}, and a worker may use {most:,}; {ways}",
+        curvature.structure,
+    )
+
+
+def least_bytes(selected: Sequence[ParameterSpec], structure: str, itemsize: int) -> dict[str, int]:
+    """Of each module: its sums over the rows, and the eigenvectors and eigenvalues made of them."""
+    modules: dict[str, list[ParameterSpec]] = {}
+    for each in selected:
+        modules.setdefault(each.name.rpartition(".")[0] or each.name, []).append(each)
+    facts = STRUCTURES[structure]  # type: ignore[index]
+    if facts.exact_blocks:
+        return {name: _exact_or_diagonal(members, itemsize) for name, members in modules.items()}
+    if facts.factors:
+        return {name: _factors(members, itemsize) for name, members in modules.items()}
+    return {name: _SUM_BYTES * _size(members) for name, members in modules.items()}
+
+
+def _size(members: Sequence[ParameterSpec]) -> int:
+    return sum(prod(each.shape) for each in members)
+
+
+def _exact_or_diagonal(members: Sequence[ParameterSpec], itemsize: int) -> int:
+    size = _size(members)
+    return size * size * (_SUM_BYTES + itemsize) if size <= LARGE_BLOCK else _SUM_BYTES * size
+
+
+def _factors(members: Sequence[ParameterSpec], itemsize: int) -> int:
+    """Of one weight with a bias of its outputs: Kronecker factors. Of anything else, no less than a diagonal."""
+    size = _size(members)
+    shapes = {each.name.rpartition(".")[2]: each.shape for each in members}
+    weight, bias = shapes.get("weight"), shapes.get("bias")
+    if weight is None or bias is None or len(members) != _MATRIX or len(weight) < _MATRIX:
+        return _SUM_BYTES * size
+    outputs = bias[0]
+    inside = prod(weight) // outputs
+    if len(bias) != 1 or outputs not in weight[:_MATRIX] or max(outputs, inside + 1) > LARGEST_SIDE:
+        return _SUM_BYTES * size
+    # Of a convolution the number of groups is not known: as many as make it least.
+    left = outputs**2 if len(weight) == _MATRIX else outputs
+    return (left + (inside + 1) ** 2) * (_SUM_BYTES + itemsize) + _SUM_BYTES * size
