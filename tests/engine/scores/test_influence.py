@@ -13,7 +13,6 @@ from tests.engine.matrices import with_damping
 from tests.engine.models import make
 from workers.engine import (
     BadParameter,
-    Batch,
     ConjugateGradients,
     Direct,
     Hessian,
@@ -30,8 +29,6 @@ from workers.engine import (
     self_influence,
     up,
 )
-from workers.engine.autodiff import jvp
-from workers.engine.autodiff.gradients import GradientBackends
 from workers.engine.scores import up as weighting
 
 Blocks = Iterator[tuple[slice, Tensor]]
@@ -234,57 +231,6 @@ def test_inverting_the_mean_is_not_averaging_inverses_of_batches() -> None:
     ]
     wrong = joined(up(problem, torch.stack(by_batch).mean(0), case.train))
     assert relative(wrong, Exact(case).up(0.01)) > 0.1  # what the trap would have given
-
-
-@pytest.mark.parametrize("name", ["perceptron", "convolutional", "tied", "only_the_head"])
-@pytest.mark.parametrize("count", [1, 3, 70])
-def test_a_pass_forward_gives_what_gradients_give(
-    name: str, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    case = make(name)
-    problem = Problem(case.module, make_loss(case.loss), case.parameters)
-    factors = factors_of(problem, count)
-    expected = factors @ Exact(case).gradients(range(case.test_count, len(case.targets))).T
-    assert relative(joined(up(problem, factors, case.train)), expected) < 1e-12
-    monkeypatch.setattr(weighting, "LONG_GRADIENT", 1)
-    monkeypatch.setattr(weighting, "MANY_GRADIENTS", 1)
-    monkeypatch.setattr(jvp, "MOST_MEETINGS", 1 << 60)
-    # Whatever it takes, it takes no gradient of a training row, but for a few to compare with.
-    seen: list[int] = []
-    gradients = GradientBackends.gradients
-
-    def counted(backends: GradientBackends, problem: Problem, batch: Batch) -> Tensor:
-        seen.append(len(batch))
-        return gradients(backends, problem, batch)
-
-    monkeypatch.setattr(GradientBackends, "gradients", counted)
-    for batch_size in (1, 5, "auto"):
-        found = joined(up(problem, factors, case.train, batch_size=batch_size))
-        assert relative(found, expected) < 1e-12
-    assert sum(seen) <= 3 * 4
-
-
-def test_weights_that_a_row_meets_many_times_meet_it_by_gradients(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(weighting, "LONG_GRADIENT", 1)
-    monkeypatch.setattr(weighting, "MANY_GRADIENTS", 1)
-    for name, expected in (("convolutional", False), ("perceptron", True)):
-        case, problem = make(name), problem_of(name)
-        probe = next(iter(case.train.batches(4)))
-        assert (jvp.analytic_jvp(problem, probe) is not None) is expected
-
-
-def test_a_model_without_a_known_graph_meets_rows_by_gradients(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(weighting, "LONG_GRADIENT", 1)
-    monkeypatch.setattr(weighting, "MANY_GRADIENTS", 1)
-    case = make("recurrent")
-    problem = Problem(case.module, make_loss(case.loss))
-    factors = factors_of(problem)
-    expected = factors @ Exact(case).gradients(range(case.test_count, len(case.targets))).T
-    assert relative(joined(up(problem, factors, case.train)), expected) < 1e-12
 
 
 def test_a_nan_on_the_way_forward_names_its_row(monkeypatch: pytest.MonkeyPatch) -> None:

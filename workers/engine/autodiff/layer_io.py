@@ -9,8 +9,8 @@ with autograd's gradients on a few rows; a parameter that also works in some oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -102,6 +102,15 @@ class LayerIO:
             total, list(self.edges), retain_graph=True, allow_unused=True
         )
         return list(found)
+
+    def of_rows(self, cotangents: Sequence[Tensor | None]) -> Iterator[tuple[Use, Tensor]]:
+        """The uses with their cotangents, of the rows that count; without those where nothing arrives."""
+        whole = len(self.batch)
+        for use, cotangent in zip(self.uses, cotangents, strict=True):
+            if cotangent is not None:
+                if self.rows < whole:
+                    use, cotangent = _half(use, whole), cotangent[: len(cotangent) // 2]
+                yield use, cotangent
 
 
 def layer_io(problem: Problem, batch: Batch, names: Iterable[str] | None = None) -> LayerIO:
@@ -476,3 +485,15 @@ def learnt_tokens(use: LookupUse, cotangent: Tensor, rows: int) -> tuple[Tensor,
     if use.padding is not None:
         g = g * tokens.ne(use.padding).unsqueeze(-1).to(g.dtype)
     return tokens, g
+
+
+def _half(use: Use, whole: int) -> Use:
+    """The use on the first half of a batch whose rows were given twice."""
+    if isinstance(use, MatrixUse):
+        inputs, rows = use.inputs, whole // 2
+        return replace(use, inputs=lambda _: inputs(whole)[:rows])
+    if isinstance(use, LookupUse):
+        return replace(use, tokens=use.tokens[: len(use.tokens) // 2])
+    if use.inputs is None:
+        return use
+    return replace(use, inputs=use.inputs[: len(use.inputs) // 2])

@@ -11,7 +11,7 @@ from torch import Tensor
 from workers.engine.autodiff.graph.assemble import Assembly
 from workers.engine.autodiff.graph.output import GAUSS_NEWTON, Term
 from workers.engine.autodiff.graph.trace import Traced
-from workers.engine.autodiff.jvp import multiplications
+from workers.engine.autodiff.multiplications import multiplications
 from workers.engine.errors import OutOfMemory
 from workers.engine.gauss_newton.batch import layers_of
 from workers.engine.gauss_newton.columns import RootColumns

@@ -13,25 +13,20 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.gradients import per_example_gradients
-from workers.engine.autodiff.jvp import AnalyticJvp, analytic_jvp
-from workers.engine.autodiff.select import PROBE_ROWS
 from workers.engine.inversion.solution import Solution
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
-    FEWEST_ROWS,
-    FEWEST_VECTORS,
     BatchSize,
     RowBlock,
     activation_bytes,
-    cached_bytes,
     over_rows,
     rows_at_once,
-    vectors_at_once,
 )
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
 from workers.engine.model.second_order import twice_differentiable
 from workers.engine.progress import Progress, silent
+from workers.engine.scores.by_layers import ByLayers
 from workers.engine.scores.contraction import (
     columns_of,
     finite_or_located,
@@ -40,11 +35,11 @@ from workers.engine.scores.contraction import (
 )
 from workers.engine.scores.precision import Agreement, Precision, agreement, checked, product
 
-# Up to so many factors, a JVP along each costs less than gradients of so many numbers.
-# `python -m benchmarks.peers --case wide-cg` shows the difference.
-MOST_TANGENTS = 128
+# Of so many numbers, a gradient costs less layer by layer: `python -m benchmarks.peers --case wide-cg`.
 LONG_GRADIENT = 1 << 15
 MANY_GRADIENTS = 1 << 23  # numbers of all rows: of fewer, gradients cost less than a comparison
+# Numbers of a row in a layer that are alive at once: inputs, cotangents, and copies that lie otherwise.
+LAYER_COPIES = 4
 # What low precision is judged by.
 SAMPLED_ROWS = 64
 SAMPLED_FACTORS = 64
@@ -63,15 +58,17 @@ def up(
     """∇θ L(z_test)ᵀ (H + λI)⁻¹ ∇θ L(z_train): yields (slice of columns, (m, b)).
 
     `factors` (m, p). `precision` is that of the product alone, for problems in float32; see
-    `low_precision_agreement`. Few factors meet the rows layer by layer where the model's graph is
-    known; else, gradients are multiplied. Raises ShapeMismatch, NotFinite.
+    `low_precision_agreement`. Factors meet the rows layer by layer where layers are known; else,
+    gradients are multiplied. Raises ShapeMismatch, NotFinite.
     """
     factors, precision = fitting_factors(problem, factors), checked(precision)
     many = problem.size >= LONG_GRADIENT and len(rows) * problem.size >= MANY_GRADIENTS
-    if precision == "full" and many and 0 < len(factors) <= MOST_TANGENTS:
-        jvp = analytic_jvp(problem, next(iter(rows.batches(PROBE_ROWS))))
-        if jvp is not None:
-            yield from _along(problem, jvp, factors, rows, batch_size, budget_bytes, progress)
+    if precision == "full" and many and len(factors):
+        layers = ByLayers.found(problem, rows)
+        if layers is not None:
+            yield from _by_layers(
+                problem, layers, factors, rows, batch_size, budget_bytes, progress
+            )
             return
 
     def scores(gradients: Tensor) -> Tensor:
@@ -82,29 +79,27 @@ def up(
     )
 
 
-def _along(
+def _by_layers(
     problem: Problem,
-    jvp: AnalyticJvp,
+    layers: ByLayers,
     factors: Tensor,
     rows: Rows,
     batch_size: BatchSize,
     budget: int,
     progress: Progress | None,
 ) -> Iterator[tuple[slice, Tensor]]:
-    kind = problem.device.type
-    row_bytes = activation_bytes(problem, rows)
-    most = max(FEWEST_VECTORS, cached_bytes(kind) // (row_bytes * FEWEST_ROWS))
-    vectors = min(len(factors), vectors_at_once(kind), most)
-    cost = row_bytes * (1 + vectors)
-    budget = min(budget, max(FEWEST_ROWS * cost, cached_bytes(kind)))
-    block = RowBlock(rows_at_once(batch_size, len(rows), cost, budget, kind), vectors)
+    one = problem.placed(next(iter(rows.batches(1))))
+    numbers = LAYER_COPIES * layers.widest(one) + len(factors)
+    row_bytes = activation_bytes(problem, rows) + numbers * problem.theta.element_size()
+    size = rows_at_once(batch_size, len(rows), row_bytes, budget, problem.device.type)
 
     def work(batch: Batch) -> Tensor:
         with twice_differentiable():
-            apply = jvp.prepare(problem, problem.placed(batch))
-            return torch.cat([apply(part) for part in torch.split(factors, block.vectors)])
+            return layers.scores(factors, problem.placed(batch))
 
-    for batch, result in over_rows(rows, block, work, what="up", progress=progress or silent):
+    for batch, result in over_rows(
+        rows, RowBlock(size), work, what="up", progress=progress or silent
+    ):
         yield columns_of(batch), finite_or_located(problem, batch, result, "up")
 
 

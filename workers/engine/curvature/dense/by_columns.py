@@ -15,7 +15,7 @@ from workers.engine.autodiff.gradients import per_example_gradients
 from workers.engine.autodiff.graph.assemble import Assembly
 from workers.engine.autodiff.graph.output import GRADIENTS, Term
 from workers.engine.autodiff.graph.trace import Traced
-from workers.engine.autodiff.jvp import multiplications
+from workers.engine.autodiff.multiplications import multiplications
 from workers.engine.gauss_newton.batch import ColumnsOfBatch, layers_of
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch

@@ -9,27 +9,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.gradients import by_row
-from workers.engine.autodiff.layer_io import (
-    BroadcastUse,
-    MatrixUse,
-    Use,
-    layer_io,
-    row_gradient,
-)
-from workers.engine.autodiff.select import FIRST_ORDER, agrees
+from workers.engine.autodiff.layer_io import BroadcastUse, MatrixUse, Use
+from workers.engine.autodiff.layer_uses import agreeing_uses
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
-from workers.engine.model.rows import Batch, Rows
-from workers.engine.model.second_order import is_out_of_memory, twice_differentiable
+from workers.engine.model.rows import Rows
 
 Structure = Literal["layers", "kfac", "ekfac", "diagonal", "identity"]
 Form = Literal["kronecker", "exact", "diagonal", "identity"]
 
 FACTORED: tuple[Structure, ...] = ("kfac", "ekfac")  # whose blocks are Kronecker products
 
-PROBE_ROWS = 3
-ROUNDING = 100.0  # times eps, of the largest entry of all gradients: below it one is as good as 0
 # Exact blocks beside Kronecker factors: norms, shifts. `layers` has larger ones.
 SMALL_BLOCK = 1024
 LARGE_BLOCK = 4096
@@ -125,7 +115,7 @@ class Layout:
         """Of the selected parameters, with what a few rows show of them."""
         if structure == "identity":
             return cls.by_module(problem, structure)
-        uses = _agreeing_uses(problem, rows)
+        uses = agreeing_uses(problem, rows)
         if structure not in FACTORED:
             return replace(cls.by_module(problem, structure), explained=frozenset(uses))
         places = {each.name: each for each in problem.layout}
@@ -237,52 +227,3 @@ def _kronecker(
         transposed=first.transposed,
         has_bias=bool(joined),
     )
-
-
-def _agreeing_uses(problem: Problem, rows: Rows) -> dict[str, list[Use]]:
-    """The uses of each parameter whose gradients they explain: on a few rows, compared with autograd's."""
-    probe = problem.placed(next(iter(rows.batches(PROBE_ROWS))))
-    if len(probe) == 1:
-        probe = probe.doubled()
-    with twice_differentiable():
-        expected = by_row(problem, probe)
-        try:
-            io = layer_io(problem, probe)
-            cotangents = io.cotangents(problem.loss, io.batch.targets)
-        except Exception as error:  # a model may do anything while it is watched
-            if is_out_of_memory(error):
-                raise
-            return {}
-    found: dict[str, list[Use]] = {}
-    for place in problem.layout:
-        own = [
-            (use, cotangent)
-            for use, cotangent in zip(io.uses, cotangents, strict=True)
-            if place.name in use.names
-        ]
-        if own and _explained(place, own, expected, probe):
-            found[place.name] = [use for use, _ in own]
-    return found
-
-
-def _explained(
-    place: ParameterSlice,
-    own: Sequence[tuple[Use, Tensor | None]],
-    expected: Tensor,
-    probe: Batch,
-) -> bool:
-    here = expected[:, place.offset : place.offset + place.size]
-    total = torch.zeros_like(here)
-    try:
-        for use, cotangent in own:
-            if cotangent is not None:
-                total += row_gradient(use, place.name, place.shape, cotangent, len(probe))
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        return False  # shapes that no row explains
-    # Where a gradient is 0 but for rounding, as a key's bias before a softmax, both are.
-    noise = ROUNDING * torch.finfo(expected.dtype).eps * float(expected.abs().max())
-    if float(here.abs().max()) <= noise:
-        return float(total.abs().max()) <= noise
-    return agrees(total, here, FIRST_ORDER)

@@ -7,7 +7,7 @@ the error would grow with the number of batches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from glob import escape
 
 import torch
@@ -182,11 +182,8 @@ class Column:
 
     def uses(self, name: str) -> Iterator[tuple[Use, Tensor]]:
         """The uses of a parameter and their cotangents, of the rows that count; zeros where nothing arrives."""
-        for use, cotangent in zip(self.io.uses, self.cotangents, strict=True):
-            if name in use.names and cotangent is not None:
-                whole = len(self.io.batch)
-                if self.rows < whole:
-                    use, cotangent = _half(use, whole), cotangent[: len(cotangent) // 2]
+        for use, cotangent in self.io.of_rows(self.cotangents):
+            if name in use.names:
                 yield use, cotangent
 
     def gradients(self, block: BlockLayout) -> Tensor:
@@ -314,18 +311,6 @@ class Column:
             summed = summed if right is None else summed @ right[0]
             total.index_add_(0, places % block.rows, summed.square_())
         return total.unsqueeze(0)
-
-
-def _half(use: Use, whole: int) -> Use:
-    """The use on the first half of a batch whose rows were given twice."""
-    if isinstance(use, MatrixUse):
-        inputs, rows = use.inputs, whole // 2
-        return replace(use, inputs=lambda _: inputs(whole)[:rows])
-    if isinstance(use, LookupUse):
-        return replace(use, tokens=use.tokens[: len(use.tokens) // 2])
-    if use.inputs is None:
-        return use
-    return replace(use, inputs=use.inputs[: len(use.inputs) // 2])
 
 
 def _by_group(value: Tensor) -> Tensor:
