@@ -37,7 +37,7 @@ def ranking(result: StoredResult, layers: Layers, test: int | None, k: int, sign
 
 
 def _of_all(numbers: Numbers, k: int, sign: Sign) -> tuple[Array, Array]:
-    _refuse_directions(numbers.shape)
+    refuse_directions(numbers.shape)
     return _of_pieces(numbers.blocks, numbers.dtype, k, sign)
 
 
@@ -76,7 +76,7 @@ def _of_row(
     if result.has("matrix"):
         every = range(result.influence_shape[1])
         numbers = influences(result, layers, [test], every)
-        _refuse_directions(numbers.shape[1:])
+        refuse_directions(numbers.shape[1:])
         row = (piece[0] for piece in numbers.pieces or numbers.blocks)
         return _of_pieces(row, numbers.dtype, k, sign)
     if kept is None:
@@ -88,7 +88,8 @@ def _of_row(
     )
 
 
-def _refuse_directions(shape: tuple[int, ...]) -> None:
+def refuse_directions(shape: tuple[int, ...]) -> None:
+    """Raises NotStored where a training row has more than one number."""
     if len(shape) != 1:
         raise NotStored(
             "influences of type 'perturbation' have a direction for each training row and no order; read /influences"

@@ -29,6 +29,7 @@ from service.results.stored import (
     positions,
 )
 from service.results.streamed import STREAMED
+from service.results.suspects import suspects as ranked_suspects
 from upweight.errors import (
     InvalidRequest,
     NotAcceptable,
@@ -37,7 +38,7 @@ from upweight.errors import (
     ResultExpired,
     ResultNotReady,
 )
-from upweight.schema import Files, InfluenceSlice, Info, PredictedRows, Ranking
+from upweight.schema import Files, InfluenceSlice, Info, PredictedRows, Ranking, Suspects
 
 router = APIRouter(
     prefix="/v1/jobs/{id}",
@@ -172,6 +173,22 @@ def top(
     """The training rows that helped or harmed most, the strongest first; of a list of λ's with one of them."""
     layers = asked.one_of(result)
     return ranking.ranking(result, layers, test, k, sign)
+
+
+@router.get("/suspects", summary="Rank the training rows whose labels deserve a look")
+def suspects(
+    result: Result,
+    asked: Asked,
+    offset: Annotated[int, Query(ge=0, le=2**53, description="Rows to leave out.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=100_000, description="Rows at most.")] = 50,
+) -> Suspects:
+    """Training rows with a score, their label and what the model predicts; the most suspect first.
+
+    Those of most influence on themselves, for kind `self_influences`; else those of the most harmful mean influence
+    on the test rows.
+    """
+    layers = asked.one_of(result)
+    return ranked_suspects(result, layers, offset, limit)
 
 
 @router.get("/mean", summary="Read the mean influence of each training row", responses=_NUMBERS)

@@ -74,6 +74,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("GET", "/v1/jobs/{id}/mean"): lambda c: _result(c).mean(),
     ("GET", "/v1/jobs/{id}/factors"): lambda c: _result(c).factors[0],
     ("GET", "/v1/jobs/{id}/top"): lambda c: _result(c).top(),
+    ("GET", "/v1/jobs/{id}/suspects"): lambda c: _result(c).suspects(),
     ("GET", "/v1/jobs/{id}/rows"): lambda c: _result(c).rows(),
     ("GET", "/v1/jobs/{id}/info"): lambda c: info(_result(c)),
     ("GET", "/v1/jobs/{id}/report"): lambda c: _result(c).report(),

@@ -109,6 +109,47 @@ def test_suspects_are_the_most_harmful_or_those_of_most_influence_on_themselves(
     assert itself.top(k=1).items[0].row == itself.suspects()[0]
 
 
+def test_suspects_are_a_table_with_scores_labels_and_predictions(
+    result: InfluenceResult, itself: SelfInfluenceResult
+) -> None:
+    for ranked, influence in ((result, result.mean()), (itself, -itself.numpy())):
+        table = ranked.suspects().to_pandas()
+        assert list(table) == ["id", "row", "score", "label", "predicted"]
+        assert table["id"].tolist() == table["row"].tolist()
+        by_row = {item.row: item for item in ranked.rows(":", side="train").items}
+        assert table["label"].tolist() == [by_row[row].target for row in table["row"]]
+        assert table["predicted"].tolist() == [by_row[row].prediction for row in table["row"]]
+        # The share of rows that are more suspect, and half of those that are as suspect.
+        order = np.argsort(influence, kind="stable")
+        expected = [
+            ((influence < each).sum() + (influence <= each).sum()) / 2 / len(influence)
+            for each in influence[order]
+        ]
+        np.testing.assert_allclose(table["score"], expected, rtol=1e-12)
+        assert table["score"].is_monotonic_increasing
+        assert table["score"].between(0, 1).all()
+
+
+def test_the_first_suspects_are_those_of_all(itself: SelfInfluenceResult) -> None:
+    found, every = itself.suspects(7), itself.suspects()
+    assert (len(found), found.total, found.by) == (7, 40, "self_influences")
+    assert list(found) == list(every)[:7] == list(every[:7])
+    np.testing.assert_array_equal(found.scores, every.scores[:7])
+    assert "7 of 40 rows" in repr(found)
+    assert found._repr_html_().count("<tr>") == 8
+    with pytest.raises(errors.InvalidRequest, match="one row at least"):
+        itself.suspects(0)
+
+
+def test_suspects_come_in_pages(
+    itself: SelfInfluenceResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = itself.suspects()
+    monkeypatch.setattr("upweight.results.stored.SUSPECTS_AT_ONCE", 9)
+    assert itself.suspects().items == whole.items
+    assert itself.suspects(20).items == whole.items[:20]
+
+
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 @pytest.mark.parametrize(
     ("kind", "options"),

@@ -13,7 +13,7 @@ from upweight.cli.slices import FILE_NUMBERS, chosen, printed, refuse_size, writ
 from upweight.cli.verb import group, verb
 
 if TYPE_CHECKING:
-    from upweight.schema import Ranked
+    from upweight.schema import Ranked, Suspect
 
 
 def drawable(text: str | None, result: Any, kind: str, axis: int) -> Any:
@@ -115,6 +115,39 @@ def top(
         shell.document(ranking)
         return
     table.show(("ROW", "INFLUENCE"), [_ranked(item) for item in ranking.items])
+
+
+@verb(
+    results,
+    "suspects",
+    """
+    upweight results suspects job_01JD0000000000000000000000 -k 20
+    upweight results suspects job_01JD0000000000000000000000 -k 50 --json
+    """,
+)
+def suspects(
+    shell: Shell,
+    job: Reference,
+    k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 20,
+    damping: Damping = None,
+) -> None:
+    """Show the training rows whose labels deserve a look, the most suspect first; low scores are suspect."""
+    result = _result(shell, job, damping)
+    if not hasattr(result, "suspects"):
+        raise typer.BadParameter(f"{job} computed {result.job.request.kind}, which rank no rows")
+    found = result.suspects(k)
+    if shell.as_json:
+        for item in found.items:
+            shell.document(item)
+        return
+    names = shell.client.datasets.get(result.job.train_id).class_names
+    table.show(
+        ("ID", "ROW", "SCORE", "LABEL", "PREDICTED"),
+        [
+            (str(item.id), str(item.row), f"{item.score:.4f}", *_classes(item, names))
+            for item in found.items
+        ],
+    )
 
 
 @verb(results, "save", "upweight results save job_01JD0000000000000000000000 influences.parquet")
@@ -241,6 +274,18 @@ def _influences(shell: Shell, job: str, damping: float | None) -> Any:
             f"{job} has several λ's; say which of {there}", param_hint="--damping"
         )
     return result.influences if hasattr(result, "influences") else result.x
+
+
+def _classes(item: Suspect, names: list[str]) -> tuple[str, ...]:
+    """Label and prediction, by the classes' names where they have some."""
+    return tuple(
+        ""
+        if value is None
+        else names[int(value)]
+        if names and value == int(value) and 0 <= value < len(names)
+        else f"{value:g}"
+        for value in (item.label, item.predicted)
+    )
 
 
 def _ranked(item: Ranked) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from upweight.results.rows import RowChoice, rows_text
 from upweight.results.saving import Labelled, arrow_table, frame, saved_as
 from upweight.results.source import ArraySource
 from upweight.results.stored import Sign
+from upweight.results.suspects import SuspectTable
 from upweight.results.tables import PredictedRows, Ranking
 from upweight.schema import (
     ArraySpec,
@@ -178,9 +179,13 @@ class RankedResult(Result):
         """The k most helpful or most harmful training rows of a test row, or by mean over all test rows."""
         return self._link.run(stored.top(self._known(), test, k, sign))
 
-    def suspects(self) -> NDArray[np.int64]:
-        """Training rows in the order in which their labels deserve a look: the most suspicious first."""
-        return self._link.run(stored.suspects(self._known(), self._bars))
+    def suspects(self, k: int | None = None) -> SuspectTable:
+        """The training rows whose labels deserve a look, the most suspect first: all, or the first k.
+
+        Of `self_influences` those of most influence on themselves; else those of the most harmful mean influence on
+        the test rows. `.to_pandas()` has `id`, `row`, `score` (0 to 1, low is suspect), `label` and `predicted`.
+        """
+        return self._link.run(stored.suspects(self._known(), k))
 
     def rows(
         self,

@@ -17,6 +17,7 @@ from upweight.progress import Bars
 from upweight.results.rows import record_of
 from upweight.results.saving import DAMPING, Axis, Labelled
 from upweight.results.source import ArraySource
+from upweight.results.suspects import SuspectTable
 from upweight.results.tables import PredictedRows, Ranking
 from upweight.schema import (
     ArraySpec,
@@ -26,6 +27,7 @@ from upweight.schema import (
     JobRecord,
     ResultSummary,
     Selection,
+    Suspects,
     parse_rows,
 )
 from upweight.schema.damping import entries, numbers
@@ -35,6 +37,7 @@ Side = Literal["test", "train"]
 SAME_DAMPING = 1e-6  # of a λ: what is written with a few digits less is the same
 Link = TypeVar("Link", Transport, AsyncTransport)
 _REPORT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+SUSPECTS_AT_ONCE = 20_000  # rows of one answer
 ARRAYS = ("influences", "mean", "factors")  # that can be saved, the main one first
 
 
@@ -296,16 +299,22 @@ def rows(
     return reply.read(PredictedRows)
 
 
-def suspects(record: JobRecord, bars: Bars) -> Flow[NDArray[np.int64]]:
-    """Training rows, those first whose labels deserve a look: the most harmful, or of most influence on themselves."""
-    record = one(record)
-    own = record.request.is_self
-    source = influences(record) if own else mean(record)
-    scores = yield from source.fetched(..., bars)
-    if scores.ndim != 1:
-        raise InvalidRequest("perturbations have a number a feature: they rank no rows")
-    named = yield from labelled(record, "mean")
-    return named.axes[0].labels(np.argsort(-scores if own else scores, kind="stable"))
+def suspects(record: JobRecord, k: int | None) -> Flow[SuspectTable]:
+    """The k training rows whose labels deserve a look most, the most suspect first; None: all of them."""
+    summary(one(record))
+    if k is not None and k < 1:
+        raise InvalidRequest.field("/k", "ask for one row at least, or leave it out for all", k)
+    pages: list[Suspects] = []
+    have = 0
+    while True:
+        limit = SUSPECTS_AT_ONCE if k is None else min(SUSPECTS_AT_ONCE, k - have)
+        query = [("offset", str(have)), ("limit", str(limit)), *_query(record)]
+        reply = yield Call("GET", f"{path(record.id)}/suspects", query)
+        page = reply.read(Suspects)
+        pages.append(page)
+        have += len(page.items)
+        if not page.items or have >= page.total or have == k:
+            return SuspectTable.of(pages)
 
 
 def _listed(stored: list[str]) -> str:

@@ -71,6 +71,8 @@ from upweight.schema.result import (
     Ranked,
     Ranking,
     ResultFile,
+    Suspect,
+    Suspects,
 )
 from upweight.schema.retraining import (
     ClassMetrics,
@@ -177,6 +179,8 @@ __all__ = [
     "Rows",
     "Selection",
     "SelfInfluencesJob",
+    "Suspect",
+    "Suspects",
     "TablePreview",
     "TensorSpec",
     "TextPreview",

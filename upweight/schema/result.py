@@ -77,6 +77,32 @@ class PredictedRows(Answer):
     items: list[PredictedRow]
 
 
+class Suspect(Answer):
+    """A training row whose label may be wrong."""
+
+    id: int | str = Field(description="Of the row; its number where the dataset has no ids.")
+    row: int = Field(description="Row of the training dataset.")
+    column: int = Field(description="Column of the influence matrix.")
+    score: float = Field(
+        description="From 0 to 1, low is suspect: the share of the result's training rows that are more suspect, with "
+        "half of those that are as suspect, itself among them."
+    )
+    influence: float = Field(description="What it is ranked by.")
+    label: int | float | None = Field(description="As the dataset has it.")
+    predicted: int | float | None = Field(description="What the model makes of it.")
+
+
+class Suspects(Answer):
+    """Training rows, the most suspect first."""
+
+    by: Literal["self_influences", "mean"] = Field(
+        description="`self_influences`: the influence of a row on itself, the largest first. `mean`: its mean "
+        "influence over the test rows, the most harmful first."
+    )
+    total: int = Field(description="How many rows are ranked.")
+    items: list[Suspect]
+
+
 class ArraySpec(Answer):
     """An array stored with a result."""
 

@@ -25,7 +25,7 @@ def ranking(result: RankedResult, flipped: Sequence[int] | NDArray[Any] | None =
         raise InvalidRequest(
             "the ranking needs flipped=[…]: the training rows whose labels are known to be wrong"
         )
-    rows = result.suspects()
+    rows = result.suspects().rows
     shares, found = curve(rows, np.asarray(flipped))
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     axes = figure.add_subplot()
