@@ -34,6 +34,8 @@ def failure(error: EngineError) -> UpweightError:
             return ComputationFailed.field("/hessian_regularization", str(error), error.damping)
         case engine.Diverged():
             return ComputationFailed.field("/inversion/scale", str(error), error.scale)
+        case engine.TrainingDiverged():
+            return ComputationFailed.field("/recipe/lr", str(error), error.rate)
         case engine.OutOfMemory():
             return ComputationFailed.field("/batch_size", str(error), None)
         case engine.MixedPrecision():

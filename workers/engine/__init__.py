@@ -19,6 +19,7 @@ from workers.engine.errors import (
     RowsMixed,
     ShapeMismatch,
     SingularHessian,
+    TrainingDiverged,
     TrainingMode,
     UnsupportedOperator,
     WrongDerivative,
@@ -51,6 +52,9 @@ from workers.engine.scores.up import (
     self_influences_of_each,
     up,
 )
+from workers.engine.training.optimisers import Plan as TrainingPlan
+from workers.engine.training.train import State as TrainingState
+from workers.engine.training.train import Training
 
 __all__ = [
     "METHODS",
@@ -95,7 +99,11 @@ __all__ = [
     "Solution",
     "Status",
     "TensorRows",
+    "Training",
+    "TrainingDiverged",
     "TrainingMode",
+    "TrainingPlan",
+    "TrainingState",
     "UnsupportedOperator",
     "WrongDerivative",
     "check_derivatives",

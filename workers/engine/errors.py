@@ -15,6 +15,7 @@ EngineError
 ├── NotFinite          NaN or Inf in weights, data, loss or result
 ├── SingularHessian    H + λI has no Cholesky factor
 ├── Diverged           an iteration grows without bound
+├── TrainingDiverged   the loss of a training is not a number any more
 └── OutOfMemory        even the smallest block does not fit
 
 Cancelling is no error of the engine: whatever the caller's progress callback raises passes through.
@@ -287,6 +288,20 @@ class Diverged(EngineError):
         self.suggested_scale = suggested_scale
         advice = f"; try scale = {suggested_scale:.4g}" if suggested_scale is not None else ""
         super().__init__(f"diverged at scale = {scale:.4g}: {reason}{advice}")
+
+
+class TrainingDiverged(EngineError):
+    """A training whose loss, or weights, became NaN or infinite."""
+
+    code = "training_diverged"
+
+    def __init__(self, model: int, epoch: int, step: int, rate: float) -> None:
+        """`model`: which of those that train together. `epoch` and `step` count from 1."""
+        self.model, self.epoch, self.step, self.rate = model, epoch, step, rate
+        super().__init__(
+            f"the training diverged: NaN or infinity in epoch {epoch}, at step {step}, with learning rate {rate:.4g}; "
+            "lower 'lr', give a schedule with 'linear_warmup', or look for rows whose values are extreme"
+        )
 
 
 class OutOfMemory(EngineError):

@@ -96,6 +96,12 @@ class Problem:
         names = [escape(each.name) for each in self.layout]
         return Problem(self.module, self.loss, names, dtype=torch.float64)
 
+    def at(self, theta: Tensor) -> Problem:
+        """The same model and loss at other values (p,) of the selected parameters."""
+        other = copy.copy(self)
+        other.theta, other._found = theta.to(self.device, self.dtype), {}
+        return other
+
     def with_loss(self, loss: Loss) -> Problem:
         """The same model and parameters with another loss."""
         if loss == self.loss:

@@ -123,10 +123,14 @@ class TensorRows:
         """Copies of the rows with these numbers, in this order; `start` of the batch is 0."""
         targets = self._targets
         if isinstance(targets, Tensor):
-            targets = targets[indices.to(targets.device)]
+            targets = _taken(targets, indices)
         elif targets is not None:
-            targets = tuple(each[indices.to(each.device)] for each in targets)
-        return Batch(tuple(each[indices.to(each.device)] for each in self._inputs), targets, 0)
+            targets = tuple(_taken(each, indices) for each in targets)
+        return Batch(tuple(_taken(each, indices) for each in self._inputs), targets, 0)
+
+
+def _taken(values: Tensor, indices: Tensor) -> Tensor:
+    return values.index_select(0, indices.to(values.device))  # several times as fast as by []
 
 
 def _moved(targets: Tensor | Sequence[Tensor] | None, device: torch.device | str | None) -> Targets:

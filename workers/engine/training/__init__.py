@@ -1,0 +1,1 @@
+"""Training of one model, or of many on their own rows as one batched program."""

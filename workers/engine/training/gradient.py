@@ -1,0 +1,125 @@
+"""The gradient of the training loss of many models at once, each at its own weights and on its own rows.
+
+The gradient of one model is written with `torch.func`, mapped over the models, and traced into a list of operators:
+a linear layer of K models is one batched product then, and a step costs the operators and no autograd. Where the model
+can't be mapped, or what is traced does not give what autograd gives, the models take their turns.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch, Rows
+from workers.engine.model.second_order import is_out_of_memory
+
+_MOST_DIFFERENCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of a gradient's norm
+Traced = Callable[..., tuple[Tensor, Tensor]]
+
+
+class StackedGradient:
+    """Gradients and losses of K models. A row's loss is as registered, times its weight; a batch's is the mean."""
+
+    def __init__(
+        self, problem: Problem, rows: Rows, weights: Tensor | None, *, at_once: int
+    ) -> None:
+        """`weights` (N,): of all rows. `at_once`: rows of all models together that are taken at a time."""
+        self._problem, self._rows = problem, rows
+        self._weights = None if weights is None else weights.to(problem.device, problem.dtype)
+        self._at_once = at_once
+        self._traced: dict[tuple[int, int], Traced | None] = {}
+
+    @property
+    def together(self) -> bool:
+        """Whether the models went as one program, as far as it was called."""
+        return all(each is not None for each in self._traced.values())
+
+    def __call__(self, theta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(K, p) gradients and (K,) losses at theta (K, p) of the batches rows (K, B), int64."""
+        models, size = rows.shape
+        step = max(1, self._at_once // models)
+        if step >= size:
+            return self._part(theta, rows, size)
+        gradient, losses = torch.zeros_like(theta), theta.new_zeros(models)
+        for start in range(0, size, step):
+            part = self._part(theta, rows[:, start : start + step], size)
+            gradient += part[0]
+            losses += part[1]
+        return gradient, losses
+
+    def _part(self, theta: Tensor, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Of some rows of the batches: their part of the mean over `size` rows."""
+        batch = self._problem.placed(self._rows.take(rows.reshape(-1)))
+        weights = theta.new_full(rows.shape, 1.0 / size)
+        if self._weights is not None:
+            weights *= self._weights[rows.to(self._weights.device)]
+        shape = (rows.shape[0], rows.shape[1])
+        tensors = [
+            each.view(*shape, *each.shape[1:]) for each in (*batch.inputs, *batch.target_tensors)
+        ]
+        if shape[0] == 1:
+            return self._one_by_one(theta, weights, tensors)
+        if shape not in self._traced:
+            self._traced[shape] = self._trace(theta, weights, tensors)
+        traced = self._traced[shape]
+        if traced is None:
+            return self._one_by_one(theta, weights, tensors)
+        with torch.no_grad():
+            return traced(theta, weights, *tensors)
+
+    def _loss(self, theta: Tensor, weights: Tensor, *tensors: Tensor) -> Tensor:
+        """Of one model: theta (p,), weights (b,), and the tensors of its rows."""
+        return (self._problem.losses(theta, self._batch(tensors)) * weights).sum()
+
+    def _batch(self, tensors: tuple[Tensor, ...]) -> Batch:
+        first = self._rows.take(torch.zeros(1, dtype=torch.int64))
+        count = len(first.inputs)
+        inputs, targets = tensors[:count], tensors[count:]
+        single = first.targets is None or isinstance(first.targets, Tensor)
+        return Batch(inputs, (targets[0] if targets else None) if single else targets, 0)
+
+    def _one_by_one(
+        self, theta: Tensor, weights: Tensor, tensors: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        gradients, losses = torch.empty_like(theta), theta.new_empty(theta.shape[0])
+        for model in range(theta.shape[0]):
+            gradients[model], losses[model] = self._of_one(model, theta, weights, tensors)
+        return gradients, losses
+
+    def _of_one(
+        self, model: int, theta: Tensor, weights: Tensor, tensors: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        own = theta[model].detach().clone().requires_grad_()
+        loss = self._loss(own, weights[model], *(each[model] for each in tensors))
+        (gradient,) = torch.autograd.grad(loss, own, allow_unused=True)
+        return torch.zeros_like(own) if gradient is None else gradient, loss.detach()
+
+    def _trace(self, theta: Tensor, weights: Tensor, tensors: list[Tensor]) -> Traced | None:
+        """None where the models can't be mapped, or come out otherwise than one by one."""
+        mapped = vmap(grad_and_value(self._loss))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of operators that are mapped by a loop
+                found = make_fx(mapped)(theta, weights, *tensors)
+            found.graph.eliminate_dead_code()
+            found.recompile()
+            with torch.no_grad():
+                gradients, losses = found(theta, weights, *tensors)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return None  # data-dependent control flow, or an operator that can't be mapped
+        most = _MOST_DIFFERENCE.get(theta.dtype, _MOST_DIFFERENCE[torch.float32])
+        for model in {0, theta.shape[0] - 1}:
+            gradient, loss = self._of_one(model, theta, weights, tensors)
+            near = (gradients[model] - gradient).norm() <= most * (gradient.norm() + 1e-30)
+            same = torch.allclose(losses[model], loss, rtol=most, atol=most)
+            if not (bool(near) and same) and bool(torch.isfinite(loss)):
+                return None
+        return found
