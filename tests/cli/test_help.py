@@ -59,6 +59,15 @@ def test_every_command_shows_what_it_does_and_an_example_that_it_takes(
         assert used <= known
 
 
+@pytest.mark.parametrize("path", [(), ("jobs",), *ALL], ids=" ".join)
+def test_help_is_asked_for_shortly_and_shows_nothing_of_the_parsers(
+    upweight: Upweight, path: tuple[str, ...]
+) -> None:
+    shown = upweight(*path, "-h").out
+    assert shown == upweight(*path, "--help").out
+    assert not re.search(r"[<{]\w+[^\n]*[>}]|\.\.\.\.", shown.partition("Example:")[0])
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_offered_for_the_usual_shells(
     upweight: Upweight,

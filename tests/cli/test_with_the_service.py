@@ -31,6 +31,32 @@ def test_what_is_registered_is_listed_and_shown(online: Upweight, registered: An
     assert online("models", "show", "cli-net", "--json").document["parameter_count"] == 10
 
 
+def test_the_newest_job_is_called_latest_and_any_by_a_part_of_its_id(
+    online: Upweight, job: str
+) -> None:
+    newest = online("jobs", "list", "--limit", "1", "--json").document["id"]
+    assert online("jobs", "show", "latest", "--json").document["id"] == newest
+    assert online("jobs", "show", job[-12:].lower(), "--json").document["id"] == job
+    assert online("jobs", "show", job[:-1], "--json").document["id"] == job
+    several = online("results", "top", newest[:8])
+    if several.code:  # unless it is the only job
+        assert "; give more of it" in several.err
+
+
+def test_data_in_use_go_with_the_jobs_that_use_them_where_that_is_said(
+    online: Upweight, registered: tuple[str, ...], files: Path
+) -> None:
+    arrays = [str(files / "x.npy"), str(files / "y.npy")]
+    assert online("datasets", "register", "cli-going", *arrays).code == 0
+    given = ("--model", "cli-net", "--train", "cli-going", "--test", "cli-going", *LAMBDA)
+    assert online("jobs", "submit", *given, "--wait").code == 0
+    refused = online("datasets", "delete", "cli-going")
+    assert refused.code == Exit.FAILED
+    assert "or: upweight datasets delete cli-going --with-jobs" in refused.err
+    assert online("datasets", "delete", "cli-going", "--with-jobs").code == 0
+    assert online("datasets", "show", "cli-going").code == Exit.NOT_FOUND
+
+
 def test_lists_for_programs_are_a_document_a_line(online: Upweight, job: str) -> None:
     found = online("jobs", "list", "--label", "by=cli", "--json", "--limit", "0").documents
     assert job in [each["id"] for each in found]

@@ -13,20 +13,25 @@ from upweight.cli.keys import keys, webhooks
 from upweight.cli.models import models
 from upweight.cli.operation import doctor, reindex, retention, serve, worker
 from upweight.cli.results import results
-from upweight.cli.verb import examples, group, line, verb
+from upweight.cli.verb import Command, examples, group, line, verb
 
 command = group("Influence functions as a service.")
 command.command(
-    short_help=line(serve), epilog=examples("upweight serve --workers 2 --data-dir ./upweight-data")
+    cls=Command,
+    short_help=line(serve),
+    epilog=examples("upweight serve --workers 2 --data-dir ./upweight-data"),
 )(serve)
 command.command(
+    cls=Command,
     short_help=line(worker),
     epilog=examples("upweight worker --device cuda:0 --queues high,default"),
 )(worker)
-command.command(short_help=line(reindex), epilog=examples("upweight reindex --dry-run"))(reindex)
-command.command(short_help=line(retention), epilog=examples("upweight retention --dry-run"))(
-    retention
-)
+command.command(
+    cls=Command, short_help=line(reindex), epilog=examples("upweight reindex --dry-run")
+)(reindex)
+command.command(
+    cls=Command, short_help=line(retention), epilog=examples("upweight retention --dry-run")
+)(retention)
 verb(command, "doctor", "upweight doctor --url https://upweight.example.org")(doctor)
 command.add_typer(models, name="models")
 command.add_typer(datasets, name="datasets")

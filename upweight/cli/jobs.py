@@ -12,7 +12,7 @@ from upweight.cli.choices import Labels, Limit, Oldest
 from upweight.cli.following import ended, watched
 from upweight.cli.shell import Shell
 from upweight.cli.submission import Submission
-from upweight.cli.verb import group, verb
+from upweight.cli.verb import JOB, JobArgument, JobArguments, group, verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 jobs = group("Jobs: start them, watch them, stop them.")
 
-Reference = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
-References = Annotated[list[str], typer.Argument(metavar="JOB…", help="Ids of jobs.")]
 Follow = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")]
 
 
@@ -69,7 +67,9 @@ def submit(
         ),
     ] = None,
     influence_type: Annotated[str | None, typer.Option(help="up or perturbation.")] = None,
-    factors: Annotated[str | None, typer.Option(help="An earlier job, to use its factors.")] = None,
+    factors: Annotated[
+        str | None, typer.Option(metavar=JOB, help="An earlier job, to use its factors.")
+    ] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(help="INPUT=COLUMN where a model's input has another name. Repeatable."),
@@ -149,27 +149,27 @@ def show_all(
     )
 
 
-@verb(jobs, "show", "upweight jobs show job_01JD0000000000000000000000")
-def show(shell: Shell, job: Reference) -> None:
+@verb(jobs, "show", "upweight jobs show latest")
+def show(shell: Shell, job: JobArgument) -> None:
     """Show one job: state, progress, cost, what went wrong."""
     _show(shell, shell.client.jobs.get(job))
 
 
-@verb(jobs, "watch", "upweight jobs watch job_01JD0000000000000000000000")
-def watch(shell: Shell, job: Reference) -> None:
+@verb(jobs, "watch", "upweight jobs watch latest")
+def watch(shell: Shell, job: JobArgument) -> None:
     """Follow a job until it has ended; ends with 1 if the job did not succeed."""
     _follow(shell, job)
 
 
-@verb(jobs, "cancel", "upweight jobs cancel job_01JD0000000000000000000000")
-def cancel(shell: Shell, job: References) -> None:
+@verb(jobs, "cancel", "upweight jobs cancel latest")
+def cancel(shell: Shell, job: JobArguments) -> None:
     """Stop jobs; a running one stops within seconds."""
     for reference in job:
         _changed(shell, shell.client.jobs.cancel(reference))
 
 
-@verb(jobs, "retry", "upweight jobs retry job_01JD0000000000000000000000 --wait")
-def retry(shell: Shell, job: Reference, wait: Follow = False) -> None:
+@verb(jobs, "retry", "upweight jobs retry latest --wait")
+def retry(shell: Shell, job: JobArgument, wait: Follow = False) -> None:
     """Run a failed or cancelled job again, from what it had finished."""
     record = shell.client.jobs.retry(job)
     if wait:
@@ -178,8 +178,8 @@ def retry(shell: Shell, job: Reference, wait: Follow = False) -> None:
         _changed(shell, record)
 
 
-@verb(jobs, "deliveries", "upweight jobs deliveries job_01JD0000000000000000000000")
-def deliveries(shell: Shell, job: Reference) -> None:
+@verb(jobs, "deliveries", "upweight jobs deliveries latest")
+def deliveries(shell: Shell, job: JobArgument) -> None:
     """Show what became of the events that the job's webhook was to be told."""
     heads = ("EVENT", "STATE", "TRIES", "LAST TRY", "STATUS", "WHY")
     found = shell.client.jobs.deliveries(job)
@@ -189,7 +189,7 @@ def deliveries(shell: Shell, job: Reference) -> None:
 
 
 @verb(jobs, "delete", "upweight jobs delete job_01JD0000000000000000000000")
-def delete(shell: Shell, job: References) -> None:
+def delete(shell: Shell, job: JobArguments) -> None:
     """Delete ended jobs and their results."""
     for reference in job:
         shell.client.jobs.delete(reference)

@@ -10,7 +10,7 @@ import typer
 
 from upweight.cli.module import become
 from upweight.cli.shell import Shell
-from upweight.cli.verb import examples, group, verb
+from upweight.cli.verb import Command, examples, group, verb
 
 keys = group(
     "Make, show and revoke keys. Without any key, the service needs none and is for this machine alone."
@@ -31,7 +31,10 @@ class Role(StrEnum):
     ADMIN = "admin"  # and manage keys
 
 
-@keys.command(epilog=examples("upweight keys create --name laptop --namespace vision --role write"))
+@keys.command(
+    cls=Command,
+    epilog=examples("upweight keys create --name laptop --namespace vision --role write"),
+)
 def create(
     name: Annotated[str, typer.Option(help="What the key is for; shown in lists.")],
     namespace: Annotated[str, typer.Option(help="What it can see.")] = "default",
@@ -43,7 +46,7 @@ def create(
     become("service.local.keys", ["--data-dir", str(data_dir), "create", *arguments])
 
 
-@keys.command("list", epilog=examples("upweight keys list --json"))
+@keys.command("list", cls=Command, epilog=examples("upweight keys list --json"))
 def show(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     data_dir: DataDir = HERE,
@@ -55,7 +58,7 @@ def show(
     )
 
 
-@keys.command(epilog=examples("upweight keys revoke 3f1c2a9b7d04"))
+@keys.command(cls=Command, epilog=examples("upweight keys revoke 3f1c2a9b7d04"))
 def revoke(
     key: Annotated[str, typer.Argument(help="The key's id, as `list` shows it.")],
     data_dir: DataDir = HERE,

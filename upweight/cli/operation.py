@@ -122,7 +122,10 @@ def doctor(
         typer.Option(help="Data folder of the service that runs here, where no address is set."),
     ] = HERE,
 ) -> None:
-    """Look for what is wrong: from outside where there is a URL, else Redis, storage, workers, settings here."""
+    """Look for what is wrong: with --url or UPWEIGHT_URL from outside, without on this machine itself.
+
+    On the service's own machine it looks at Redis, storage, workers and settings, from the data folder.
+    """
     found = list(_outside(shell) if shell.url or find_spec("fastapi") is None else _here(data_dir))
     shell.list(found, (), lambda each: (each.state, each.name, each.detail), "")
     if any(each.state == "fail" for each in found):

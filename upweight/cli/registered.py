@@ -21,7 +21,7 @@ Pair = tuple[str, str]
 
 Reference = Annotated[str, typer.Argument(metavar="NAME", help="Id, name, or name@version.")]
 References = Annotated[
-    list[str], typer.Argument(metavar="NAME...", help="Ids, names, or name@version.")
+    list[str], typer.Argument(metavar="NAME", help="Ids, names, or name@version.")
 ]
 
 
@@ -72,10 +72,32 @@ class RegisteredCommands(Generic[R]):
             noun, "delete", f"upweight {word} delete {example}@1",
             says=f"Delete {word} that no job uses.",
         )  # fmt: skip
-        def delete(shell: Shell, references: References) -> None:
+        def delete(
+            shell: Shell,
+            references: References,
+            with_jobs: Annotated[
+                bool, typer.Option("--with-jobs", help="And the ended jobs that use them.")
+            ] = False,
+        ) -> None:
             for reference in references:
-                getattr(shell.client, word).delete(reference)
-                shell.say(f"deleted {reference}")
+                self._delete(shell, reference, with_jobs)
+
+    def _delete(self, shell: Shell, reference: str, with_jobs: bool) -> None:
+        from upweight.errors import InUse
+
+        resource = getattr(shell.client, self.plural)
+        while with_jobs and (jobs := resource.get(reference).used_by):
+            for job in jobs:
+                shell.client.jobs.delete(job)
+                shell.say(f"deleted {job}")
+        try:
+            resource.delete(reference)
+        except InUse as error:
+            if with_jobs or not resource.get(reference).used_by:
+                raise
+            way = f"upweight {self.plural} delete {reference} --with-jobs"
+            raise InUse(f"{error.detail.rstrip('.')}, or: {way}") from None
+        shell.say(f"deleted {reference}")
 
     def show(self, shell: Shell, record: Any) -> None:
         """One record whole."""

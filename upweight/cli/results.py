@@ -10,7 +10,7 @@ import typer
 from upweight.cli import table, units
 from upweight.cli.shell import Shell
 from upweight.cli.slices import FILE_NUMBERS, chosen, printed, refuse_size, written
-from upweight.cli.verb import group, verb
+from upweight.cli.verb import JobArgument, group, verb
 
 if TYPE_CHECKING:
     from upweight.schema import Ranked, Suspect
@@ -51,7 +51,6 @@ def known_wrong(text: str | None) -> list[int] | None:
 
 results = group("Results: slices, rankings, files, pictures.")
 
-Reference = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write an .npy file instead of printing.")
 ]
@@ -65,13 +64,13 @@ Damping = Annotated[
     results,
     "slice",
     """
-    upweight results slice job_01JD0000000000000000000000 --test 0:5 --train ::100
-    upweight results slice job_01JD0000000000000000000000 --test 3 -o row.npy
+    upweight results slice latest --test 0:5 --train ::100
+    upweight results slice latest --test 3 -o row.npy
     """,
 )
 def slice_(
     shell: Shell,
-    job: Reference,
+    job: JobArgument,
     test: Annotated[str | None, typer.Option(help="Rows of the matrix: 0:10, 3,5, ::2.")] = None,
     train: Annotated[str | None, typer.Option(help="Columns of the matrix.")] = None,
     output: Output = None,
@@ -90,11 +89,11 @@ def slice_(
 @verb(
     results,
     "top",
-    "upweight results top job_01JD0000000000000000000000 --test 3 -k 5 --sign harmful",
+    "upweight results top latest --test 3 -k 5 --sign harmful",
 )
 def top(
     shell: Shell,
-    job: Reference,
+    job: JobArgument,
     test: Annotated[
         int | None, typer.Option(help="Row of the matrix; without, the mean over all.")
     ] = None,
@@ -121,13 +120,13 @@ def top(
     results,
     "suspects",
     """
-    upweight results suspects job_01JD0000000000000000000000 -k 20
-    upweight results suspects job_01JD0000000000000000000000 -k 50 --json
+    upweight results suspects latest -k 20
+    upweight results suspects latest -k 50 --json
     """,
 )
 def suspects(
     shell: Shell,
-    job: Reference,
+    job: JobArgument,
     k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 20,
     damping: Damping = None,
 ) -> None:
@@ -150,10 +149,10 @@ def suspects(
     )
 
 
-@verb(results, "save", "upweight results save job_01JD0000000000000000000000 influences.parquet")
+@verb(results, "save", "upweight results save latest influences.parquet")
 def save(
     shell: Shell,
-    job: Reference,
+    job: JobArgument,
     path: Annotated[Path, typer.Argument(help=".npy, .npz, .safetensors, .csv or .parquet.")],
     array: Array = None,
     damping: Damping = None,
@@ -170,14 +169,14 @@ def save(
     results,
     "plot",
     """
-    upweight results plot job_01JD0000000000000000000000 top.png --test 3 -k 4
-    upweight results plot job_01JD0000000000000000000000 heat.svg --kind heatmap --test 0:50 --train ::10
-    upweight results plot job_01JD0000000000000000000000 found.png --kind ranking --flipped 3,17,204
+    upweight results plot latest top.png --test 3 -k 4
+    upweight results plot latest heat.svg --kind heatmap --test 0:50 --train ::10
+    upweight results plot latest found.png --kind ranking --flipped 3,17,204
     """,
 )
 def plot(
     shell: Shell,
-    job: Reference,
+    job: JobArgument,
     path: Annotated[Path, typer.Argument(help=".png, .svg or .pdf.")],
     kind: Annotated[str, typer.Option(help="top, heatmap, ranking or damping.")] = "top",
     test: Annotated[str | None, typer.Option(help="Rows of the matrix.")] = None,
@@ -209,10 +208,10 @@ def plot(
         print(path)
 
 
-@verb(results, "info", "upweight results info job_01JD0000000000000000000000 --array residuals")
+@verb(results, "info", "upweight results info latest --array residuals")
 def info(
     shell: Shell,
-    job: Reference,
+    job: JobArgument,
     array: Annotated[str | None, typer.Option(help="Print this array of it.")] = None,
     output: Output = None,
 ) -> None:
@@ -246,8 +245,8 @@ def info(
     printed(shell, values, axes)
 
 
-@verb(results, "files", "upweight results files job_01JD0000000000000000000000")
-def files(shell: Shell, job: Reference) -> None:
+@verb(results, "files", "upweight results files latest")
+def files(shell: Shell, job: JobArgument) -> None:
     """Show the objects that a result consists of."""
     found = shell.client.jobs.result(job).files()
     heads = ("PATH", "SIZE", "DIGEST")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, get_type_hints
 
@@ -29,9 +30,25 @@ SHARED: dict[str, tuple[Any, Any]] = {
 }
 
 
+JOB = "JOB"  # what arguments that name a job are called; `latest` and parts of an id are looked up
+JobArgument = Annotated[
+    str, typer.Argument(metavar=JOB, help="The job's id, a part of it that is unique, or latest.")
+]
+JobArguments = Annotated[
+    list[str], typer.Argument(metavar=JOB, help="Ids of jobs, parts of them, or latest.")
+]
+
+
+_TYPE = re.compile(r"<([^<>]+)>$")  # as the parser shows the type of an option's value
+_PATHS = frozenset({"Path", "path", "file", "directory"})
+
+
 def group(help: str) -> typer.Typer:
     """A noun."""
-    return typer.Typer(help=help, short_help=help, no_args_is_help=True, rich_markup_mode=None)
+    return typer.Typer(
+        help=help, short_help=help, no_args_is_help=True, rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )  # fmt: skip
 
 
 def line(action: Callable[..., None]) -> str:
@@ -63,10 +80,18 @@ def verb(
 
 
 class Command(TyperCommand):
-    """Lists inversion methods and curvatures where an option's help says so; nothing loads the contract before."""
+    """A command whose help names what is to be typed as manuals do: NAME..., [FILE], N.
+
+    Lists inversion methods and curvatures where an option's help says so; nothing loads the contract before.
+    """
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What comes after the command's name."""
+        names = [(_name(each), each.required) for each in self.params if _is_argument(each)]
+        return ["[OPTIONS]", *(name if needed else f"[{name}]" for name, needed in names)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """As typer does it."""
+        """Arguments and options, each with its help."""
         from upweight.schema.curvature import kinds_in_words
         from upweight.schema.inversion import methods_in_words
 
@@ -75,13 +100,52 @@ class Command(TyperCommand):
             if isinstance(option, TyperOption) and option.help:
                 for name, listed in words.items():
                     option.help = option.help.replace(name, listed)
-        super().format_options(ctx, formatter)
+        lines: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
+        for each in self.get_params(ctx):
+            found = each.get_help_record(ctx)
+            if found is not None:
+                is_argument = _is_argument(each)
+                name = _name(each) if is_argument else _TYPE.sub(_value, found[0])
+                lines[is_argument].append((name, found[1].replace("  [required]", "")))
+        for is_argument, title in ((True, "Arguments"), (False, "Options")):
+            if lines[is_argument]:
+                with formatter.section(title):
+                    formatter.write_dl(lines[is_argument])
+
+
+def _value(shown: re.Match[str]) -> str:
+    """What is to be typed, in the manner of manuals: `<int range>` is a matter of the parser's."""
+    kind = shown[1].removeprefix("list[").partition(" ")[0].rstrip("]")
+    return {"int": "N", "float": "X"}.get(kind, "PATH" if kind in _PATHS else "TEXT")
+
+
+def _is_argument(parameter: Any) -> bool:
+    return bool(parameter.param_type_name == "argument")
+
+
+def _name(argument: Any) -> str:
+    """`NAME`, and `NAME...` where it may be several."""
+    name = argument.metavar or argument.name.upper()
+    return f"{name}..." if argument.nargs != 1 else str(name)
+
+
+def _names_jobs(hint: Any) -> bool:
+    return any(getattr(each, "metavar", None) == JOB for each in getattr(hint, "__metadata__", ()))
+
+
+def _looked_up(shell: Shell, given: Any) -> Any:
+    from upweight.cli.job_ids import job_id
+
+    if isinstance(given, list):
+        return [job_id(shell.client, each) for each in given]
+    return None if given is None else job_id(shell.client, given)
 
 
 def _with_shell(action: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(action, include_extras=True)
     _, *own = inspect.signature(action).parameters.values()
     kind = inspect.Parameter.KEYWORD_ONLY
+    jobs = [each.name for each in own if _names_jobs(hints[each.name])]
     taken = [each.replace(annotation=hints[each.name], kind=kind) for each in own]
     shared = [
         inspect.Parameter(name, kind, default=default, annotation=annotation)
@@ -91,6 +155,8 @@ def _with_shell(action: Callable[..., None]) -> Callable[..., None]:
     def run(url: str | None, api_key: str | None, as_json: bool, **options: Any) -> None:
         shell = Shell(url, api_key, as_json)
         try:
+            for name in jobs:
+                options[name] = _looked_up(shell, options[name])
             action(shell, **options)
         except BrokenPipeError:
             raise typer.Exit(pipe_closed()) from None
