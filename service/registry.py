@@ -155,6 +155,16 @@ def ensure_check(
         parts.queue.enqueue(CHECKS[kind], namespace, id, priority=CHECK_PRIORITY, trace=str(trace))
 
 
+def delete_checked(parts: Parts, kind: Kind, namespace: str, reference: str) -> None:
+    """Deletes a model or dataset that no job uses; a check of it ends. Raises NotFound, InUse."""
+    found = resolve(parts, kind, namespace, reference)
+    parts.records.delete(kind, namespace, found["id"])
+    if found["state"] == CheckState.CHECKING:
+        # One that runs sees that the record has gone.
+        parts.queue.remove(found["id"], 0, CHECK_PRIORITY)
+    parts.copies.secure(kind, namespace, found["id"])
+
+
 def filters_of(
     *, name: str | None = None, state: str | None = None, labels: Sequence[str] = ()
 ) -> list[str]:

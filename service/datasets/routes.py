@@ -24,7 +24,7 @@ from service.dependencies import (
 )
 from service.docs.examples import DATASET_BLOB
 from service.problems import EVERYWHERE, documented
-from service.registry import filters_of, page_of, resolve, settled
+from service.registry import delete_checked, filters_of, page_of, resolve, settled
 from service.results.formats import BINARY_CONTENT, chosen_format
 from service.results.stored import positions
 from service.results.streamed import STREAMED
@@ -201,7 +201,5 @@ def rows(
     responses=documented(NotFound, InUse),
 )
 def delete(reference: str, parts: PartsNow, caller: Writer) -> None:
-    """Deletes a dataset that no job uses and no dataset is derived from. Its blobs stay."""
-    found = resolve(parts, "dataset", caller.namespace, reference)
-    parts.records.delete("dataset", caller.namespace, found["id"])
-    parts.copies.secure("dataset", caller.namespace, found["id"])
+    """Deletes a dataset that no job uses and no dataset is derived from, and ends its check. Its blobs stay."""
+    delete_checked(parts, "dataset", caller.namespace, reference)

@@ -21,7 +21,7 @@ from service.dependencies import (
 from service.docs.examples import MODEL_BLOB
 from service.models.registration import register_model
 from service.problems import EVERYWHERE, documented
-from service.registry import filters_of, page_of, resolve, settled
+from service.registry import delete_checked, filters_of, page_of, settled
 from upweight.errors import (
     IdempotencyConflict,
     InUse,
@@ -113,7 +113,5 @@ async def get(reference: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -
     "/{reference}", summary="Delete a model", status_code=204, responses=documented(NotFound, InUse)
 )
 def delete(reference: str, parts: PartsNow, caller: Writer) -> None:
-    """Deletes a model that no job uses. Its blob stays."""
-    found = resolve(parts, "model", caller.namespace, reference)
-    parts.records.delete("model", caller.namespace, found["id"])
-    parts.copies.secure("model", caller.namespace, found["id"])
+    """Deletes a model that no job uses, and ends its check. Its blob stays."""
+    delete_checked(parts, "model", caller.namespace, reference)

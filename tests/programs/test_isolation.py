@@ -38,11 +38,16 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 def misbehave(
-    server: ForkServer | None, name: str, *, timeout_s: float = 30, **arguments: Any
+    server: ForkServer | None,
+    name: str,
+    *,
+    timeout_s: float = 30,
+    look: Callable[[], None] = lambda: None,
+    **arguments: Any,
 ) -> dict[str, Any]:
     """Calls a misbehaving function in the child."""
     command = {"call": f"tests.programs.misbehaviour:{name}", "arguments": arguments}
-    return run_isolated(command, timeout_s=timeout_s, memory_bytes=MEMORY, server=server)
+    return run_isolated(command, timeout_s=timeout_s, memory_bytes=MEMORY, server=server, look=look)
 
 
 @pytest.fixture
@@ -86,6 +91,18 @@ def test_too_much_time_is_told(run: Run, name: str) -> None:
     with pytest.raises(CheckTimedOut, match="longer than 1 s"):
         run(name, timeout_s=1)
     assert time.monotonic() - start < 4
+
+
+@pytest.mark.parametrize("name", ["sleep", "spin"])
+def test_what_a_look_raises_ends_the_child(run: Run, name: str) -> None:
+    def unwanted() -> None:
+        raise InterruptedError
+
+    run("answer")
+    start = time.monotonic()
+    with pytest.raises(InterruptedError):
+        run(name, look=unwanted)
+    assert time.monotonic() - start < 3
 
 
 def test_nothing_the_child_started_outlives_it(run: Run, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from service.datasets.views import view_of
 from service.lifecycle.states import LeaseLost, now
 from service.logs import log
 from service.storage.keys import PREFIX, Document, Kind
-from service.storage.queue import CHECKS
+from service.storage.queue import CHECK_PRIORITY, CHECKS
 from service.storage.redis import reachable
 from upweight.errors import NotFound, Rejected, Unavailable
 from upweight.schema import CheckState, DatasetRecord, ModelRecord
@@ -20,7 +20,7 @@ from workers.checks.kept_reports import KeptReports
 from workers.datasets.reader import DatasetReader
 from workers.datasets.shards import fetched
 from workers.process.context import Context
-from workers.process.watch import GivenBack, Watch
+from workers.process.watch import Cancelled, GivenBack, Watch
 from workers.programs.fork_server import ForkServer
 from workers.programs.isolation import run_isolated
 from workers.programs.models import allowed_programs
@@ -52,13 +52,15 @@ class CheckTasks:
             record = context.records.get(kind, namespace, id)
             if record["state"] == CheckState.CHECKING:
                 self._require_tries_left(id)
-                with context.watch(id, seconds=context.settings.check_seconds) as watch:
+                with self._watch(kind, namespace, id) as watch:
                     found = report(namespace, record, watch)
                 self._conclude(kind, namespace, id, {**found, "state": CheckState.READY})
         except NotFound:
             log("record-gone", record=id)
+        except Cancelled:
+            log("check-cancelled", record=id)
         except GivenBack:
-            context.queue.enqueue(CHECKS[kind], namespace, id)
+            context.queue.enqueue(CHECKS[kind], namespace, id, priority=CHECK_PRIORITY)
         except LeaseLost as error:
             log("check-taken-away", level="warning", record=id, detail=str(error))
         except Unavailable as error:
@@ -70,6 +72,26 @@ class CheckTasks:
             self._conclude(kind, namespace, id, {"state": CheckState.REJECTED, "problem": problem})
         finally:
             context.leases.release(id, context.name)
+
+    def _watch(self, kind: Kind, namespace: str, id: str) -> Watch:
+        """Over a check, which ends when what is checked is deleted."""
+        context = self._context
+
+        def is_gone() -> bool:
+            try:
+                context.records.get(kind, namespace, id)
+            except NotFound:
+                return True
+            return False
+
+        return context.watch(
+            id,
+            seconds=context.settings.check_seconds,
+            is_cancelled=is_gone,
+            unanswered=context.ended_from_outside(
+                None, lambda: context.leases.release(id, context.name)
+            ),
+        )
 
     def _require_tries_left(self, id: str) -> None:
         """A check that kills its worker each time ends after a few tries."""
@@ -120,13 +142,19 @@ class CheckTasks:
         seconds, memory = context.settings.check_seconds, context.settings.check_memory_bytes
 
         def check() -> dict[str, Any]:
-            with _blob(context, namespace, blob) as path:
+            with fetched(
+                context.objects, namespace, blob, context.scratch, lambda *_: watch.heed()
+            ) as path:
                 command = {
                     "call": "workers.checks.model:check_model",
                     "arguments": {**arguments, "path": str(path)},
                 }
                 return run_isolated(
-                    command, timeout_s=seconds, memory_bytes=memory, server=self._server
+                    command,
+                    timeout_s=seconds,
+                    memory_bytes=memory,
+                    server=self._server,
+                    look=watch.heed,
                 )
 
         if program["format"] == "factory":  # its code has no version that is known here
@@ -163,10 +191,6 @@ class CheckTasks:
 def _tries(id: str) -> str:
     """The key that counts how often a check was begun."""
     return f"{PREFIX}:tries:{id}"
-
-
-def _blob(context: Context, namespace: str, digest: str) -> Any:
-    return fetched(context.objects, namespace, digest, context.scratch)
 
 
 def _model_fields(report: Mapping[str, Any], parameter_limit: int) -> dict[str, Any]:

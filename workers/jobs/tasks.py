@@ -5,7 +5,6 @@ A task takes a lease, works under a watch, and says what its end means for the j
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
@@ -146,8 +145,8 @@ class JobTask:
             seconds=seconds,
             is_cancelled=lambda: context.lifecycle.is_cancelling(namespace, id, attempt),
             report=lambda live: context.records.set_live("job", namespace, id, live),
-            unanswered=ended_from_outside(
-                context, (namespace, id), lambda: self._abandon(namespace, id, attempt)
+            unanswered=context.ended_from_outside(
+                (namespace, id), lambda: self._abandon(namespace, id, attempt)
             ),
         )
 
@@ -163,27 +162,6 @@ class JobTask:
                 self._clear_away(namespace, id, self._context.name)
             finally:
                 self._context.leases.release(id, self._context.name)
-
-
-def ended_from_outside(
-    context: Context, job: tuple[str, str], abandon: Callable[[], None]
-) -> Callable[[Callable[[], bool]], None] | None:
-    """What a watch does about a task that does not answer its cancel; nothing where this process may not be replaced.
-
-    The task is ended in the records first, so that it is seen to be cancelled at once.
-    """
-    begin_anew = context.begin_anew
-    if begin_anew is None:
-        return None
-
-    def end(has_ended: Callable[[], bool]) -> None:
-        with suppress(UpweightError, LeaseLost):  # recovery ends it, once its lease has run out
-            abandon()
-        if not has_ended():
-            context.floor.vacate()
-            begin_anew("a cancelled job did not answer", job)
-
-    return end
 
 
 class BlockTask:
@@ -305,8 +283,8 @@ class BlockTask:
             report=lambda live: self._report(namespace, job, stage, block, live),
             # Of the whole job's time, by Redis's clock.
             spent_seconds=context.grids.figures(id).elapsed,
-            unanswered=ended_from_outside(
-                context, (namespace, id), lambda: self._abandon(namespace, id, block)
+            unanswered=context.ended_from_outside(
+                (namespace, id), lambda: self._abandon(namespace, id, block)
             ),
         )
 

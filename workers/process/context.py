@@ -7,6 +7,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,10 +15,12 @@ from uuid import uuid4
 
 import torch
 
+from service.lifecycle.states import LeaseLost
 from service.settings import Settings
 from service.storage.objects import Objects
 from service.storage.redis import connect
 from service.stores import Stores
+from upweight.errors import UpweightError
 from workers.datasets.disk_cache import DiskCache
 from workers.fits.session import Session
 from workers.process.devices import Claim, claimed_device
@@ -68,6 +71,27 @@ class Context(Stores):
             unanswered=unanswered,
             give_way=self.floor.give_way,
         )
+
+    def ended_from_outside(
+        self, job: tuple[str, str] | None, abandon: Callable[[], None]
+    ) -> Callable[[Callable[[], bool]], None] | None:
+        """What a watch does about a task that does not answer its cancel; None where this process may not be replaced.
+
+        `abandon` ends it in the records first, so that it is seen to be cancelled at once. `job`: its namespace and
+        id where it has written something, which the next program looks for.
+        """
+        begin_anew = self.begin_anew
+        if begin_anew is None:
+            return None
+
+        def end(has_ended: Callable[[], bool]) -> None:
+            with suppress(UpweightError, LeaseLost):  # recovery ends it, once its lease has run out
+                abandon()
+            if not has_ended():
+                self.floor.vacate()
+                begin_anew("a cancelled task did not answer", job)
+
+        return end
 
     @classmethod
     def build(

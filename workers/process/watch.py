@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 1.0  # with a task that was told of its cancel
 
 
 class Cancelled(Exception):
-    """The user has cancelled the job."""
+    """The user has cancelled the job, or deleted what is checked."""
 
 
 class GivenBack(Exception):
@@ -136,15 +136,19 @@ class Watch:
 
     def checkpoint(self) -> None:
         """Raises Cancelled, GivenBack, LeaseLost or TimedOut when the task must end."""
-        if self._verdict is not None:
-            raise self._verdict
-        if self._stopping.is_set():
-            raise GivenBack
+        self.heed()
         if time.monotonic() - self._began > self._limit:
             raise TimedOut(
                 f"the job ran for its limit of {self._limit:g} s; give a larger timeout_s, fewer rows, "
                 "or a cheaper method"
             )
+
+    def heed(self) -> None:
+        """As `checkpoint`, for what keeps time by itself. Raises Cancelled, GivenBack or LeaseLost."""
+        if self._verdict is not None:
+            raise self._verdict
+        if self._stopping.is_set():
+            raise GivenBack
 
     def _is_to_end(self) -> bool:
         return self._verdict is not None or self._stopping.is_set()

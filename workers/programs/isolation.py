@@ -19,7 +19,8 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -37,6 +38,7 @@ from workers.programs.fork_server import Forked, ForkServer, clean_interpreter
 _ANSWER_BYTES = 64 << 20
 _CHILD = "workers.programs.child"
 _LAST_WORDS_S = 0.2
+_LOOK_S = 0.1
 
 
 def run_isolated(
@@ -45,12 +47,14 @@ def run_isolated(
     timeout_s: float,
     memory_bytes: int,
     server: ForkServer | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """The report which a function gives for arguments that are not to be trusted.
 
     `command` is `{"call": "workers.programs.check:check_program", "arguments": {...}}`: the call
     comes from our own code, the arguments and the report are JSON. `memory_bytes` bounds the whole
-    address space, of which Python with torch takes 0.7 GB. `server` forks the child, if it can. A
+    address space, of which Python with torch takes 0.7 GB. `server` forks the child, if it can. `look`
+    is called several times a second; what it raises ends the child and goes on. A
     problem in the child is raised here as the same ProgramError; its death is a CheckFailed.
     """
     question = {
@@ -62,13 +66,13 @@ def run_isolated(
     request = json.dumps(question).encode()
     forked = server.fork() if server is not None else None
     if forked is not None:
-        answer, status = _converse(forked, request, timeout_s)
+        answer, status = _converse(forked, request, timeout_s, look)
         if status is not None:
             if server is not None and status < 0:
                 server.retire()
             return _report(answer, status)
     # There is no server, or it has died, and the child with it.
-    answer, status = _converse(_Fresh(), request, timeout_s)
+    answer, status = _converse(_Fresh(), request, timeout_s, look)
     assert status is not None
     return _report(answer, status)
 
@@ -96,7 +100,7 @@ class _Fresh:
 
 
 def _converse(
-    child: Forked | _Fresh, question: bytes, timeout_s: float
+    child: Forked | _Fresh, question: bytes, timeout_s: float, look: Callable[[], None]
 ) -> tuple[bytes, int | None]:
     """What the child answers, and its status."""
     answer: list[bytes] = []
@@ -105,7 +109,10 @@ def _converse(
     )
     try:
         talk.start()
-        talk.join(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while talk.is_alive() and (left := deadline - time.monotonic()) > 0:
+            talk.join(min(left, _LOOK_S))
+            look()
         timed_out = talk.is_alive()
     finally:
         status = child.end()

@@ -10,7 +10,7 @@ from service.logs import log
 from service.storage import keys
 from service.storage.keys import Document, Kind
 from service.storage.layout import ResultPaths
-from service.storage.queue import CHECKS, RUN_JOB, task_id
+from service.storage.queue import CHECK_PRIORITY, CHECKS, RUN_JOB, task_id
 from upweight.errors import NotFound, WorkerLost
 from upweight.schema import CheckState, JobState
 from workers.process.background import InTurn
@@ -126,7 +126,9 @@ class Recovery(InTurn):
         if kind == "job":
             self._enqueue_job(namespace, document)
         else:
-            self._context.queue.enqueue(CHECKS[kind], namespace, document["id"])
+            self._context.queue.enqueue(
+                CHECKS[kind], namespace, document["id"], priority=CHECK_PRIORITY
+            )
 
     def _enqueue_job(self, namespace: str, job: Document) -> None:
         self._context.queue.enqueue(
