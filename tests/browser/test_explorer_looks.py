@@ -41,6 +41,7 @@ def views(digits: Subject) -> dict[str, tuple[str, str]]:
         "new": (f"{digits.url}/#/new", "[data-field='rtol']"),
         "test": (digits.page("direct", "test"), ".influencers .card"),
         "training": (digits.page("direct", "training"), ".ranking tbody tr"),
+        "cleaning": (digits.page("self", "cleaning"), ".cleaning tbody tr"),
         "perturbation": (digits.page("perturbation", "perturbation"), ".heat canvas"),
         "inversion": (digits.page("arnoldi", "inversion"), ".plot circle"),
         "overview": (digits.page("direct", "overview"), ".code"),

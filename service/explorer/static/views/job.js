@@ -9,14 +9,16 @@ import { count } from "../format.js";
 import { go, here, link } from "../router.js";
 import { actions, badge, curvatureOf, isOver, jobLink, kindOf, methodOf, progressBar, standing, subject } from "./job-parts.js";
 import { chooser, seenAt } from "./dampings.js";
+import * as cleaning from "./cleaning.js";
+import * as comparison from "./comparison.js";
 import * as inversion from "./inversion.js";
 import * as overview from "./overview.js";
 import * as perturbation from "./perturbation.js";
 import * as test from "./test.js";
 import * as training from "./training.js";
 
-const TABS = { overview, test, training, perturbation, inversion };
-const NAMES = { overview: "Overview", test: "Test examples", training: "Training set", perturbation: "Perturbation", inversion: "Inversion" };
+const TABS = { overview, test, training, cleaning, perturbation, inversion, comparison };
+const NAMES = { overview: "Overview", test: "Test examples", training: "Training set", cleaning: "Clean labels", comparison: "Before and after", perturbation: "Perturbation", inversion: "Inversion" };
 
 export async function open(route, { signal, reopen }) {
   const id = route.parts[1];
@@ -37,12 +39,12 @@ function tabsOf(job) {
   if (job.state !== "succeeded") return ["overview"];
   const { kind, influence_type: type } = job.request;
   const stored = job.result.stored;
-  if (!job.request.inversion) return ["overview"];
-  if (kind === "self_influences") return ["overview", "training", "inversion"];
+  if (!job.request.inversion) return ["overview", ...(job.model ? ["comparison"] : [])];
+  if (kind === "self_influences") return ["overview", "training", "cleaning", "inversion"];
   if (kind !== "influences") return ["overview", "inversion"];
   const tested = job.test_id !== null; // else the factors are for right-hand sides of a job's own
   if (type === "perturbation") return ["overview", ...(tested && stored.includes("matrix") ? ["perturbation"] : []), "inversion"];
-  return ["overview", ...(tested && (stored.includes("matrix") || stored.includes("top")) ? ["test"] : []), "training", "inversion"];
+  return ["overview", ...(tested && (stored.includes("matrix") || stored.includes("top")) ? ["test"] : []), "training", ...(stored.includes("matrix") || stored.includes("mean") ? ["cleaning"] : []), "inversion"];
 }
 
 class Job {
