@@ -78,9 +78,14 @@ class UpweightError(Exception):
         )
 
     @classmethod
-    def field(cls, pointer: str, detail: str, value: object = None) -> UpweightError:
-        """An error of this class about one field; the value is shown shortened."""
-        return cls(detail, errors=[FieldError(pointer=pointer, detail=detail, value=shown(value))])
+    def field(
+        cls, pointer: str, detail: str, value: object = None, suggestion: float | None = None
+    ) -> UpweightError:
+        """An error of this class about one field; the value is shown shortened. `suggestion`: one that would do."""
+        about = FieldError(
+            pointer=pointer, detail=detail, value=shown(value), suggestion=suggestion
+        )
+        return cls(detail, errors=[about])
 
 
 def shown(value: object, limit: int = 200) -> str | int | float | bool | None:

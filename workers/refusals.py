@@ -31,9 +31,13 @@ def failure(error: EngineError) -> UpweightError:
     """A computation that can't be done, with the field that would mend it where there is one."""
     match error:
         case engine.SingularHessian():
-            return ComputationFailed.field("/hessian_regularization", str(error), error.damping)
+            enough = _as_told(error.suggested_damping)
+            return ComputationFailed.field(
+                "/hessian_regularization", str(error), error.damping, enough
+            )
         case engine.Diverged():
-            return ComputationFailed.field("/inversion/scale", str(error), error.scale)
+            scale = _as_told(error.suggested_scale)
+            return ComputationFailed.field("/inversion/scale", str(error), error.scale, scale)
         case engine.TrainingDiverged():
             return ComputationFailed.field("/recipe/lr", str(error), error.rate)
         case engine.OutOfMemory():
@@ -48,6 +52,11 @@ def failure(error: EngineError) -> UpweightError:
             return ComputationFailed(f"{error} (row {row} of the rows the job selects)")
         case _:
             return ComputationFailed(str(error))
+
+
+def _as_told(number: float | None) -> float | None:
+    """The number that the words say."""
+    return None if number is None else float(f"{number:.4g}")
 
 
 def _parameter_pointer(field: str) -> str:

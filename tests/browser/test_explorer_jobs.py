@@ -96,6 +96,28 @@ def test_a_job_leads_to_the_one_that_its_factors_are_of(
     assert_calm(browser, digits.url)
 
 
+def test_a_job_that_the_numbers_do_not_allow_is_started_again_with_what_would_do(
+    browser: Chrome, digits: Subject, http: httpx2.Client, on_digits: dict[str, Any]
+) -> None:
+    tiny = {**on_digits, "hessian_regularization": 1e-9, "inversion": {"method": "direct"}}
+    failed = http.post("/v1/jobs", json=tiny).raise_for_status().json()["id"]
+    record = http.get(f"/v1/jobs/{failed}?wait=30").json()
+    enough = record["problem"]["errors"][0]["suggestion"]
+    browser.get(f"{digits.url}/#/jobs/{failed}")
+    words = first(browser, "button.again").text
+    assert words == f"Start again with λ = {enough:g}"
+    assert not all_of(browser, "button.retry")  # it could only fail again
+    screenshot(browser, "failed")
+    press(browser, "button.again")
+    until(browser, lambda: failed not in browser.current_url)
+    first(browser, ".badge", "succeeded")
+    again = http.get(f"/v1/jobs/{browser.current_url.partition('#/jobs/')[2]}").json()
+    assert again["request"]["hessian_regularization"] == enough
+    browser.get(f"{digits.url}/#/jobs")
+    assert f"λ = {enough:g}" in row_of(browser, failed).text
+    assert_calm(browser, digits.url)
+
+
 def test_the_list_is_narrowed_by_state(browser: Chrome, digits: Subject) -> None:
     browser.get(f"{digits.url}/#/jobs?state=succeeded")
     first(browser, "tr[data-job]")

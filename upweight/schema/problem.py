@@ -15,6 +15,9 @@ class FieldError(Answer):
     )
     detail: str = Field(description="What is wrong and what would be right.")
     value: JsonValue = Field(None, description="The value that was given, shortened.")
+    suggestion: JsonValue = Field(
+        None, description="A value that would do, where the computation has found one."
+    )
 
 
 class Progress(Answer):

@@ -59,7 +59,7 @@ export function share(job) {
 export function standing(job) {
   if (job.state === "queued") return job.queue_position === null ? "waiting" : job.queue_position === 0 ? "next in the queue" : `${count(job.queue_position)} before it`;
   if (job.state === "succeeded") return job.cost ? `took ${duration(job.cost.seconds)}` : "";
-  if (job.state === "failed") return job.problem?.title ?? "";
+  if (job.state === "failed") return [job.problem?.title, remedy(job)?.words].filter(Boolean).join(": ");
   if (job.state === "cancelled") return "";
   const done = share(job);
   const words = [job.stage ?? "starting", done === null ? null : percent(done), job.eta_seconds === null ? null : `${duration(job.eta_seconds)} left`];
@@ -93,13 +93,37 @@ export function actions(job, done, failed) {
   const post = (verb) => json(`/v1/jobs/${job.id}/${verb}`, { method: "POST" });
   if (!isOver(job)) return job.state === "cancelling" ? [] : [act("cancel", "Cancel", () => post("cancel"))];
   const buttons = [];
-  if (job.state !== "succeeded") buttons.push(act("retry", "Retry", () => post("retry")));
+  const mended = remedy(job);
+  if (mended?.request) buttons.push(act("again", `Start again with ${mended.words}`, () => json("/v1/jobs", { method: "POST", body: mended.request })));
+  if (job.state !== "succeeded" && !failsAgain(job)) buttons.push(act("retry", "Retry", () => post("retry")));
   buttons.push(act("delete", "Delete", async () => {
     if (!confirm(`Delete job ${job.id} and its result?`)) return job;
     await request(`/v1/jobs/${job.id}`, { method: "DELETE" });
     return null;
   }));
   return buttons;
+}
+
+/** What the computation found that would do: {words, request}, or null. Of several λ's there is no one request. */
+function remedy(job) {
+  const found = job.problem?.errors?.find(({ suggestion }) => suggestion !== null && suggestion !== undefined);
+  if (!found) return null;
+  const [field, ...inner] = found.pointer.split("/").slice(1);
+  const words = `${field === "hessian_regularization" ? "λ" : inner.at(-1) ?? field} = ${found.suggestion}`;
+  if (Array.isArray(job.request[field])) return { words, request: null };
+  const value = inner.length ? { ...job.request[field], [inner[0]]: found.suggestion } : found.suggestion;
+  return { words, request: spare({ ...job.request, [field]: value }) };
+}
+
+/** Whether the numbers do not allow the job as it is; another worker may have more memory. */
+function failsAgain({ problem }) {
+  return problem?.type === "computation-failed" && problem.errors?.[0]?.pointer !== "/batch_size";
+}
+
+/** A request without what it leaves at null. */
+export function spare(value) {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).filter(([, each]) => each !== null).map(([key, each]) => [key, spare(each)]));
 }
 
 export function jobLink(job, ...more) {

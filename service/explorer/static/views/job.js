@@ -74,7 +74,7 @@ class Job {
     this.underWay = h("div", { class: "under-way", role: "status" }, progressBar(job), h("p", {}, standing(job)));
     const { request } = job;
     const { model, data, curvature } = this.about;
-    const changed = (next) => (next === null ? go(["jobs"]) : this.reopen());
+    const changed = (next) => (next === null ? go(["jobs"]) : next.id === job.id ? this.reopen() : go(["jobs", next.id]));
     replace(
       this.head,
       h("div", { class: "view-head" }, h("h1", {}, kindOf(job)), badge(job.state), h("div", { class: "buttons" },

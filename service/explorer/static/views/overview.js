@@ -3,7 +3,7 @@
 import { json } from "../api.js";
 import { h } from "../dom.js";
 import { bytes, clock, count, duration, number } from "../format.js";
-import { isOver } from "./job-parts.js";
+import { isOver, spare } from "./job-parts.js";
 
 export async function open(job, route, { signal }) {
   const files = job.state === "succeeded" ? (await json(`/v1/jobs/${job.id}/files`, { signal })).files : [];
@@ -27,7 +27,7 @@ function course(job) {
     ["Attempt", count(job.attempt)],
     ["Device", job.device ?? "–"],
     ["Precision", [job.request.precision, job.info?.precision_note].filter(Boolean).join(": ") || "–"],
-    ["Seconds in all", duration(cost?.seconds)],
+    ["Seconds in all", duration(cost?.seconds ?? between(job.started_at, job.finished_at))],
     ["Seconds in the engine", duration(cost?.engine_seconds)],
     ["Hessian passes", cost ? number(cost.hessian_passes, 4) : "–"],
     ["Peak memory", bytes(cost?.peak_memory_bytes)],
@@ -35,6 +35,11 @@ function course(job) {
     ...matches(job),
     ...Object.entries(job.labels ?? {}),
   ];
+}
+
+/** Of a job that failed nothing is counted but the time. */
+function between(started, ended) {
+  return started && ended ? (new Date(ended) - new Date(started)) / 1000 : null;
 }
 
 /** How the columns of each dataset met the model's inputs. */
@@ -45,12 +50,6 @@ function matches(job) {
 
 export function facts(pairs) {
   return h("dl", { class: "facts-list" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
-}
-
-/** A request without what it leaves at null. */
-function spare(value) {
-  if (value === null || typeof value !== "object" || Array.isArray(value)) return value;
-  return Object.fromEntries(Object.entries(value).filter(([, each]) => each !== null).map(([key, each]) => [key, spare(each)]));
 }
 
 function fileTable(files) {
