@@ -39,6 +39,7 @@ class Changes:
         self._limit = limit  # streams and held answers of one namespace
         self._watched: dict[str, _Watched] = {}
         self._listeners: Counter[str] = Counter()  # by namespace
+        self._places: Counter[str] = Counter()  # taken, by namespace
         self._readers: dict[str, CapacityLimiter] = {}  # by namespace
         self._stopping = threading.Event()
         self._loop = asyncio.get_running_loop()
@@ -62,19 +63,30 @@ class Changes:
         """Waits for the listener, so that its connection may be closed."""
         self._thread.join(timeout=2.0)
 
-    def refuse_over(self, namespace: str) -> None:
-        """Raises RateLimited where a namespace has as many streams and held answers here as it may."""
-        if self._listeners[namespace] >= self._limit:
+    @contextmanager
+    def place(self, namespace: str) -> Iterator[None]:
+        """One of the streams and held answers that a namespace may have here. Raises RateLimited where it has all.
+
+        Looked for and taken in one step of the event loop, so that many at once are no more than may be.
+        """
+        if self._places[namespace] >= self._limit:
             raise RateLimited(
                 f"{self._limit} streams and held answers of this namespace are open, which is the limit; end some, or "
                 "ask without wait",
                 retry_after=5,
             )
+        self._places[namespace] += 1
+        try:
+            yield
+        finally:
+            self._places[namespace] -= 1
+            if not self._places[namespace]:
+                del self._places[namespace]
 
     async def follow(
         self, kind: Kind, namespace: str, id: str, read: Callable[[], Read]
     ) -> AsyncIterator[Read]:
-        """The record as it stands, and again when it changes, and every now and then.
+        """The record as it stands, and again when it changes, and every now and then; whoever iterates has a place.
 
         `read` runs in a thread. Ends when the service stops; whoever iterates ends it earlier.
         """
@@ -100,9 +112,11 @@ class Changes:
         """The record once it is `done`, or as it stands after so many seconds. Raises RateLimited."""
         if seconds <= 0:
             return await run_in_threadpool(read)
-        self.refuse_over(namespace)
         deadline = asyncio.get_running_loop().time() + seconds
-        with self._watch(kind, namespace, id) as (watched, changed):
+        with (
+            self.place(namespace),
+            self._watch(kind, namespace, id) as (watched, changed),
+        ):
             while True:
                 changed.clear()
                 document = await watched.read(read)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,11 +14,14 @@ import httpx2
 import pytest
 
 from service.changes import Changes
+from service.jobs import actions
+from service.parts import Parts
 from service.storage.keys import CHANGES, message
 from service.storage.redis import connect
 from tests.service.acting import Acting, problem
 from tests.service.conftest import Front, run_front, small_settings
 
+AT_ONCE = 20
 ID = "job_01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 
@@ -148,3 +153,44 @@ def test_streams_and_held_answers_of_a_namespace_are_limited(few: Front) -> None
                 assert "2 streams" in problem(answer, 429, "rate-limited")["detail"]
                 assert answer.headers["retry-after"] == "5"
             assert client.get(f"/v1/jobs/{id}").status_code == 200
+
+
+def test_many_that_are_opened_at_once_are_no_more_than_may_be(
+    few: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with httpx2.Client(base_url=few.url, timeout=60, trust_env=False) as client:
+        acting = Acting(client, few.parts)
+        acting.ready()
+        id = acting.job()["id"]
+        together, calls = threading.Barrier(AT_ONCE), itertools.count()
+
+        def read(parts: Parts, namespace: str, id: str) -> actions.ShownJob:
+            """All have read the record in the same moment."""
+            if next(calls) < AT_ONCE:
+                together.wait(60)
+            return real(parts, namespace, id)
+
+        real = actions.current_job
+        monkeypatch.setattr(actions, "current_job", read)
+        found: Counter[int] = Counter()
+        opened = threading.Semaphore(0)
+        ended = threading.Event()
+
+        def open_one() -> None:
+            with httpx2.stream("GET", f"{few.url}/v1/jobs/{id}/events", trust_env=False) as answer:
+                found[answer.status_code] += 1
+                opened.release()
+                assert ended.wait(60)
+
+        threads = [threading.Thread(target=open_one) for _ in range(AT_ONCE)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert opened.acquire(timeout=60)
+        ended.set()
+        for thread in threads:
+            thread.join()
+        assert found == {200: 2, 429: AT_ONCE - 2}
+        deadline = time.monotonic() + 60
+        while client.get(f"/v1/jobs/{id}?wait=0.1").status_code == 429:  # places come free again
+            assert time.monotonic() < deadline
