@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from service import problems
 from service.access import routes as access
 from service.auth import HOW_TO_CREATE, Keys, is_loopback
+from service.banks import routes as banks
 from service.blobs import routes as blobs
 from service.datasets import routes as datasets
 from service.docs import docs_routes
@@ -31,7 +32,7 @@ from service.webhooks import routes as webhooks
 from upweight import __version__
 from upweight.errors import Unavailable, UpweightError
 
-RESOURCES = (blobs, models, datasets, jobs, results, webhooks, access, health)
+RESOURCES = (blobs, models, datasets, jobs, results, banks, webhooks, access, health)
 
 
 def create_app(settings: Settings) -> FastAPI:

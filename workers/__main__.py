@@ -30,6 +30,7 @@ from service.tracing import Tracing
 from upweight.errors import UpweightError
 from workers.checks.tasks import CheckTasks
 from workers.jobs.tasks import BlockTask, JobTask
+from workers.kinds import KINDS
 from workers.process.background import Background
 from workers.process.context import Context
 from workers.process.devices import warm_up
@@ -87,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         REPLICATION_SECONDS,
         pause_after_failure=REPLICATION_SECONDS_AFTER_FAILURE,
     ).start()
-    checks, jobs = CheckTasks(context, server), JobTask(context)
+    checks, jobs = CheckTasks(context, server), JobTask(context, KINDS)
     if left is not None:
         jobs.clear_left(*left)
     worker = WarmWorker(

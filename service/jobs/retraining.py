@@ -2,12 +2,64 @@
 
 from __future__ import annotations
 
-from service.jobs.prepared import Prepared
+from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
+from service.jobs.validation.compatibility import fitted
+from service.jobs.validation.inputs import Inputs
+from service.jobs.validation.subset import chosen_rows, given_arrays, row_labels, row_weights
+from service.lifecycle.states import now
 from service.parts import Parts
+from service.storage.keys import new_id
 from upweight.errors import InvalidRequest
-from upweight.schema import RetrainJob
+from upweight.schema import JobRecord, JobState, ModelRecord, Recipe, RetrainJob
+from upweight.schema.model import NEEDS_INITIAL
+
+_TIMES = 5  # the parameters: the weights, and twice, while one replaces the other, what a training goes on from
 
 
 def prepared(parts: Parts, namespace: str, job: RetrainJob) -> Prepared:
-    """Raises InvalidRequest."""
-    raise InvalidRequest.field("/kind", "this service does not retrain yet", job.kind)
+    """Raises InvalidRequest, NotFound, NotReady, each naming its field."""
+    model = ready_model(parts, namespace, job.model)
+    recipe = recipe_of(model, job.recipe)
+    job = job.model_copy(
+        update={"precision": job.precision or own_precision(model), "recipe": recipe}
+    )
+    train = chosen(parts, namespace, job.train, "/train")
+    test = chosen(parts, namespace, job.test, "/test") if job.test is not None else None
+    matched = fitted(Inputs(model, train, test, train), job.columns)
+    given, total = given_arrays(parts.objects, namespace, job.given), train.dataset.rows or 0
+    chosen_rows(train.rows, job.drop, given, total)
+    row_weights(given, total)
+    row_labels(given, total)
+    refuse_long(parts, job)
+    record = JobRecord(
+        id=new_id("job"),
+        state=JobState.QUEUED,
+        request=job,
+        labels=job.labels,
+        model_id=model.id,
+        train_id=train.dataset.id,
+        test_id=test.dataset.id if test is not None else None,
+        matched=matched,
+        created_at=now(),
+    )
+    return Prepared(record, _TIMES * weights_bytes(model, job.precision))
+
+
+def recipe_of(model: ModelRecord, given: Recipe | None) -> Recipe:
+    """The recipe of a job, or its model's. Raises InvalidRequest where there is none, or it can't begin."""
+    recipe = given or model.recipe
+    if recipe is None:
+        raise InvalidRequest.field(
+            "/recipe",
+            f"model {model.name!r} was registered without a recipe, so how to train it is not known: register it "
+            "with recipe={'optimizer': …, 'lr': …, 'epochs': …}, or give the job one",
+            None,
+        )
+    if recipe.start == "initial" and model.initial is None:
+        raise InvalidRequest.field("/recipe/start", NEEDS_INITIAL, recipe.start)
+    return recipe
+
+
+def weights_bytes(model: ModelRecord, precision: str | None) -> int:
+    """Of one model's selected parameters, as a retraining or a bank stores them."""
+    return (model.parameter_count or 0) * (8 if precision == "float64" else 4)

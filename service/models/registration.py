@@ -43,6 +43,8 @@ def register_model(
         return earlier
     refuse_many_checks(parts, caller.namespace)
     size = _checked_size(parts, caller.namespace, request)
+    if request.initial is not None:
+        _checked_weights(parts, caller.namespace, request.initial, "/initial")
     record = ModelRecord(
         id=new_id("model"),
         name=request.name,
@@ -54,6 +56,8 @@ def register_model(
         output=request.output,
         parameters=list(request.parameters) if request.parameters is not None else None,
         labels=request.labels,
+        recipe=request.recipe,
+        initial=request.initial,
         digest=_digest(request),
         size_bytes=size,
     )
@@ -85,9 +89,11 @@ def _checked_size(parts: Parts, namespace: str, request: ModelRequest) -> int:
             return _checked_weights(parts, namespace, digest)
 
 
-def _checked_weights(parts: Parts, namespace: str, digest: str) -> int:
-    size = _size_of(parts, namespace, digest, "/program/weights")
-    refuse_bad_weights(parts.objects, namespace, digest, size, "/program/weights")
+def _checked_weights(
+    parts: Parts, namespace: str, digest: str, at: str = "/program/weights"
+) -> int:
+    size = _size_of(parts, namespace, digest, at)
+    refuse_bad_weights(parts.objects, namespace, digest, size, at)
     return size
 
 

@@ -19,9 +19,19 @@ def blob_path(namespace: str, digest: str) -> str:
     return f"blobs/{namespace}/{hex[:2]}/{hex}"
 
 
-def namespace_prefixes(namespace: str) -> tuple[str, str]:
+def namespace_prefixes(namespace: str) -> tuple[str, ...]:
     """Where all that a namespace has stored lies."""
-    return f"blobs/{namespace}", f"results/{namespace}"
+    return f"blobs/{namespace}", f"results/{namespace}", banks_folder(namespace)
+
+
+def banks_folder(namespace: str) -> str:
+    """Where a namespace's banks of retrained weights lie."""
+    return f"banks/{namespace}"
+
+
+def bank_folder(namespace: str, bank: str) -> str:
+    """The weights of one bank, an object a subset, and its description."""
+    return f"{banks_folder(namespace)}/{bank}"
 
 
 @dataclass(frozen=True)

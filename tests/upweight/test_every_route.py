@@ -77,6 +77,8 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("GET", "/v1/jobs/{id}/suspects"): lambda c: _result(c).suspects(),
     ("GET", "/v1/jobs/{id}/rows"): lambda c: _result(c).rows(),
     ("GET", "/v1/jobs/{id}/info"): lambda c: info(_result(c)),
+    ("GET", "/v1/banks"): lambda c: c.banks.list(),
+    ("DELETE", "/v1/banks/{id}"): lambda c: c.banks.delete("0" * 64),
     ("GET", "/v1/jobs/{id}/report"): lambda c: _result(c).report(),
     ("GET", "/v1/jobs/{id}/files"): lambda c: _result(c).files(),
     ("GET", SECRET): lambda c: c.webhooks.secret(),

@@ -20,6 +20,7 @@ from upweight.client.jobs import Jobs
 from upweight.client.models import Models
 from upweight.client.options import InfluenceOptions, Options
 from upweight.client.request import Choice
+from upweight.client.retraining import BanksOfClient, retrain
 from upweight.client.service import access, ready
 from upweight.client.webhooks import Webhooks
 from upweight.http.connection import Connection, Retries
@@ -27,7 +28,7 @@ from upweight.http.transport import Transport
 from upweight.progress import Bars
 from upweight.results.blocking import FactorsResult, InfluenceResult, SelfInfluenceResult
 from upweight.results.rows import RowChoice
-from upweight.schema import Access, Health
+from upweight.schema import Access, Health, ModelRecord
 
 
 class Client:
@@ -56,6 +57,7 @@ class Client:
         self.models = Models(self._link, self._bars)
         self.datasets = Datasets(self._link, self._bars)
         self.jobs = Jobs(self._link, self._bars)
+        self.banks = BanksOfClient(self._link)
         self.webhooks = Webhooks(self._link)
 
     def compute_influences(
@@ -138,6 +140,39 @@ class Client:
             self._bars, self.connection.hold, model, train, inversion_method, train_rows, options
         )
         return SelfInfluenceResult(self._link, self._bars, self._link.run(flow))
+
+    def retrain(
+        self,
+        model: Model,
+        train: Choice,
+        *,
+        rows: RowChoice | None = None,
+        drop: RowChoice | None = None,
+        weights: Any = None,
+        labels: Any = None,
+        test: Choice | None = None,
+        test_rows: RowChoice | None = None,
+        name: str | None = None,
+        recipe: Any = None,
+        seed: int = 0,
+        timeout: float | None = None,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> ModelRecord:
+        """Trains a model anew by its recipe on chosen rows; answers the new model, once it is there.
+
+        `rows` and `drop`: numbers of the dataset's rows, as slices, text or arrays. `weights`: a factor of each row's
+        loss, and `labels`: labels in place of the dataset's; arrays with an entry for each of its rows, or
+        {row: value}. `test`: rows on which the model is measured, before and after: `model.training.metrics`.
+        `name`: by default the parent's, with `-retrained`. `recipe`: in place of the model's. `seed` is added to the
+        recipe's. `options`: fields of the job, such as `precision`, `priority`.
+        """
+        flow = retrain(
+            self._bars, self.connection.hold, model, train, rows=rows, drop=drop, weights=weights,
+            labels=labels, test=test, test_rows=test_rows, name=name, recipe=recipe, seed=seed,
+            timeout=timeout, progress=progress, **options,
+        )  # fmt: skip
+        return self._link.run(flow)
 
     def access(self) -> Access:
         """The namespace and role of the key, as the service sees them."""

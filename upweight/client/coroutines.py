@@ -20,6 +20,7 @@ from upweight.client.jobs import AsyncJobs
 from upweight.client.models import AsyncModels
 from upweight.client.options import InfluenceOptions, Options
 from upweight.client.request import Choice
+from upweight.client.retraining import AsyncBanksOfClient, retrain
 from upweight.client.service import access, ready
 from upweight.client.webhooks import AsyncWebhooks
 from upweight.http.connection import Connection, Retries
@@ -31,7 +32,7 @@ from upweight.results.coroutines import (
     AsyncSelfInfluenceResult,
 )
 from upweight.results.rows import RowChoice
-from upweight.schema import Access, Health
+from upweight.schema import Access, Health, ModelRecord
 
 
 class AsyncClient:
@@ -54,6 +55,7 @@ class AsyncClient:
         self.models = AsyncModels(self._link, self._bars)
         self.datasets = AsyncDatasets(self._link, self._bars)
         self.jobs = AsyncJobs(self._link, self._bars)
+        self.banks = AsyncBanksOfClient(self._link)
         self.webhooks = AsyncWebhooks(self._link)
 
     async def compute_influences(
@@ -125,6 +127,32 @@ class AsyncClient:
             self._bars, self.connection.hold, model, train, inversion_method, train_rows, options
         )
         return AsyncSelfInfluenceResult(self._link, self._bars, await self._link.run(flow))
+
+    async def retrain(
+        self,
+        model: Model,
+        train: Choice,
+        *,
+        rows: RowChoice | None = None,
+        drop: RowChoice | None = None,
+        weights: Any = None,
+        labels: Any = None,
+        test: Choice | None = None,
+        test_rows: RowChoice | None = None,
+        name: str | None = None,
+        recipe: Any = None,
+        seed: int = 0,
+        timeout: float | None = None,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> ModelRecord:
+        """As `Client.retrain`, awaited."""
+        flow = retrain(
+            self._bars, self.connection.hold, model, train, rows=rows, drop=drop, weights=weights,
+            labels=labels, test=test, test_rows=test_rows, name=name, recipe=recipe, seed=seed,
+            timeout=timeout, progress=progress, **options,
+        )  # fmt: skip
+        return await self._link.run(flow)
 
     async def access(self) -> Access:
         """The namespace and role of the key, as the service sees them."""

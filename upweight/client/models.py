@@ -11,6 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Required, TypedDict, Unpack
 
+from pydantic import BaseModel
+
 from upweight.client import losses
 from upweight.client.blobs import put, put_source
 from upweight.client.content import Content, arrays_content, content_of
@@ -43,6 +45,8 @@ class ModelOptions(TypedDict, total=False):
     loss: Required[Loss]
     parameters: tuple[str, ...] | list[str] | str | None
     output: Output
+    recipe: Any
+    initial: Any
     labels: Mapping[str, str] | None
     wait: bool
     timeout: float | None
@@ -69,6 +73,8 @@ def register(
     example: Any = None,
     parameters: tuple[str, ...] | list[str] | str | None = None,
     output: Output = None,
+    recipe: Any = None,
+    initial: Any = None,
     labels: Mapping[str, str] | None = None,
     factory: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
@@ -86,6 +92,7 @@ def register(
         )
     globs = _globs(parameters)
     fields = {"name": name, "output": output, "parameters": globs, "labels": dict(labels or {})}
+    fields |= _trained_by(recipe, initial)
     # Before the export and the upload, which take their time: what is misspelt is told at once.
     loss = losses.written(loss, output)
     early = {**fields, "output": None} if _is_live(program) and _is_below_zero(output) else fields
@@ -104,6 +111,8 @@ def register(
     else:
         blob = yield from _weights(weights, name, bars)
         described = _by_name(factory, kwargs, config, task, None, blob)
+    if initial is not None:
+        fields["initial"] = (yield from _initial(initial, name, bars)).digest
     loss = loss_of(program, loss)
     request = validated(ModelRequest, MODELS.path, {**fields, "program": described, "loss": loss})
     return (yield from MODELS.create(request.model_dump(mode="json"), bars, wait, timeout, hold))
@@ -118,6 +127,8 @@ def register_mlflow(
     loss: Loss,
     parameters: tuple[str, ...] | list[str] | str | None = None,
     output: Output = None,
+    recipe: Any = None,
+    initial: Any = None,
     labels: Mapping[str, str] | None = None,
     wait: bool = True,
     timeout: float | None = None,
@@ -131,14 +142,15 @@ def register_mlflow(
         "output": output,
         "parameters": _globs(parameters),
         "labels": labels or {},
+        **_trained_by(recipe, initial),
     }
     validated(ModelRequest, MODELS.path, {**fields, "program": NOT_YET, "loss": loss})
     with tempfile.TemporaryDirectory(prefix="upweight-") as folder:
         archive = yield Work(lambda: archive_of(uri, Path(folder)))
         return (
             yield from register(
-                bars, hold, name, archive, loss=loss, parameters=parameters, output=output, labels=labels,
-                wait=wait, timeout=timeout,
+                bars, hold, name, archive, loss=loss, parameters=parameters, output=output, recipe=recipe,
+                initial=initial, labels=labels, wait=wait, timeout=timeout,
             )
         )  # fmt: skip
 
@@ -289,6 +301,21 @@ def _export(
     return spelt(tensors_of_program(made), output)
 
 
+def _trained_by(recipe: Any, initial: Any) -> dict[str, Any]:
+    """How it was trained, as requests have it; the initial weights have no digest yet."""
+    plain = recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else recipe
+    found: dict[str, Any] = {} if plain is None else {"recipe": plain, "initial": None}
+    return found if initial is None else {**found, "initial": NOT_YET["blob"]}
+
+
+def _initial(initial: Any, name: str, bars: Bars) -> Flow[BlobRecord]:
+    """Of a module its parameters; else a state_dict, a safetensors file, or a digest."""
+    if callable(getattr(initial, "named_parameters", None)):
+        named = initial.named_parameters(remove_duplicate=False)
+        initial = {key: value.detach() for key, value in named}
+    return (yield from _weights(initial, f"{name} initial", bars))
+
+
 def _weights(weights: Any, name: str, bars: Bars) -> Flow[BlobRecord]:
     if weights is None:
         raise InvalidRequest(
@@ -324,7 +351,9 @@ class Models(Registered[ModelRecord]):
         `loss`: a name (`"cross_entropy"`), `{"name": …, …}`, or a module of torch.nn as it was trained with
         (`CrossEntropyLoss(label_smoothing=0.1)`). Influence is taken over the parameters that train (`requires_grad`),
         or over those of all that match `parameters`, globs; the rest is held fixed. `output`: what the loss takes of a
-        model that returns several tensors, by name or place; for gaussian_nll two.
+        model that returns several tensors, by name or place; for gaussian_nll two. `recipe`: how it was trained
+        (`upweight.schema.Recipe`, or its fields as a dict), and `initial`: the weights that began with, as a module
+        of the same parameters or its state_dict; `client.retrain` uses both.
         """
         hold = self.link.connection.hold
         return self.link.run(register(self.bars, hold, name, program, **options))

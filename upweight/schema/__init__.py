@@ -75,6 +75,8 @@ from upweight.schema.result import (
     Suspects,
 )
 from upweight.schema.retraining import (
+    Bank,
+    Banks,
     ClassMetrics,
     Metrics,
     ModelMade,
@@ -101,6 +103,8 @@ __all__ = [
     "Arnoldi",
     "ArraySpec",
     "AttributionJob",
+    "Bank",
+    "Banks",
     "BlobRecord",
     "Blocks",
     "CheckState",

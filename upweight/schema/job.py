@@ -288,7 +288,7 @@ class SelfInfluencesJob(AttributionJob):
         return False
 
 
-# A job of a new kind is a member here, a row of `service.jobs.kinds` and one of `workers.jobs.kinds`.
+# A job of a new kind is a member here, a row of `service.jobs.kinds` and one of `workers.kinds`.
 JobRequest = Annotated[
     InfluencesJob | FactorsJob | IhvpJob | SelfInfluencesJob | RetrainJob,
     Field(discriminator="kind"),

@@ -6,11 +6,25 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+)
 
 from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Labels, Name, Request, Text
 from upweight.schema.display import Record
 from upweight.schema.problem import Problem
+from upweight.schema.recipe import Recipe
+from upweight.schema.retraining import Training
+
+NEEDS_INITIAL = (
+    "the recipe starts from the initial weights, and there are none: give them (initial=net0, a module with the "
+    "same parameters or its state_dict), or let it start from the trained ones with 'start': 'warm'"
+)
 
 Positions = Annotated[
     Literal["mean", "sum"],
@@ -244,7 +258,23 @@ class ModelRequest(Request):
         description="Globs over the names of all parameters; the rest is held fixed. By default, null, those that "
         "train: whose `requires_grad` is true in the program.",
     )
+    recipe: Recipe | None = Field(
+        None, description="How it was trained, for jobs that train it anew, and for λ `auto`."
+    )
+    initial: Digest | None = Field(
+        None,
+        description="The weights that its training began with: a safetensors blob with the selected parameters under "
+        "their names. A recipe with `start: initial` needs them.",
+    )
     labels: Labels = {}
+
+    @field_validator("initial")
+    @classmethod
+    def _initial_of_the_recipe(cls, initial: str | None, info: ValidationInfo) -> str | None:
+        recipe = info.data.get("recipe")
+        if recipe is not None and recipe.start == "initial" and initial is None:
+            raise ValueError(NEEDS_INITIAL)
+        return initial
 
 
 class CheckState(StrEnum):
@@ -336,6 +366,18 @@ class ModelRecord(Record):
     )
     precision_note: str | None = Field(
         None, description="Which of its parts are in half precision, and what they are computed in."
+    )
+    recipe: Recipe | None = Field(None, description="How it was trained, as far as that was said.")
+    initial: str | None = Field(
+        None, description="Digest of the weights that its training began with."
+    )
+    weights: str | None = Field(
+        None,
+        description="Digest of the selected parameters' values, of a model that a job has trained; null where they "
+        "are the program's own.",
+    )
+    training: Training | None = Field(
+        None, description="Of a model that a job has trained: its parent, its data, its metrics."
     )
     contract: Contract = CONTRACT
     used_by: list[str] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -106,3 +107,23 @@ class Training(Answer):
     parent_metrics: Metrics | None = Field(
         None, description="The parent's, on the same rows: what it was before."
     )
+
+
+class Bank(Answer):
+    """Weights that were retrained by one recipe on subsets of one dataset's rows."""
+
+    id: str = Field(description="The digest of all that decides the weights, but the subset.")
+    model: ModelMade = Field(description="The model that was trained anew.")
+    dataset: ModelMade = Field(description="The dataset, by id, name and version.")
+    recipe: Recipe
+    seed: int = Field(0, description="What was added to the recipe's.")
+    parameters: int
+    subsets: int = Field(description="How many weights there are.")
+    size_bytes: int
+    created_at: datetime
+
+
+class Banks(Answer):
+    """All banks of a namespace."""
+
+    items: list[Bank]

@@ -24,6 +24,7 @@ from workers.process.watch import Cancelled, GivenBack, Watch
 from workers.programs.fork_server import ForkServer
 from workers.programs.isolation import run_isolated
 from workers.programs.models import allowed_programs
+from workers.programs.weights_by_name import refuse_unlike
 from workers.refusals import public_error
 
 
@@ -163,7 +164,10 @@ class CheckTasks:
             question = {**arguments, "blob": blob, "limits": [seconds, memory]}
             report = self._reports.report(namespace, question, check)
         watch.checkpoint()
-        return _model_fields(report, context.settings.model_parameters)
+        fields = _model_fields(report, context.settings.model_parameters)
+        if model.initial is not None:
+            refuse_unlike(context.objects, namespace, model.initial, fields["selected"])
+        return fields
 
     def _dataset_report(self, namespace: str, record: Document, watch: Watch) -> dict[str, Any]:
         context, dataset = self._context, DatasetRecord.model_validate(record)

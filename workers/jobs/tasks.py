@@ -5,6 +5,7 @@ A task takes a lease, works under a watch, and says what its end means for the j
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, cast
 
@@ -24,7 +25,6 @@ from workers.jobs.attempt import Attempt
 from workers.jobs.attribution import Loaded
 from workers.jobs.executor import computing_with
 from workers.jobs.inputs import JobInputs
-from workers.jobs.kinds import KINDS
 from workers.jobs.plan import Plan, Stage
 from workers.jobs.resolved_damping import as_worked_out
 from workers.jobs.steps import Cost
@@ -38,10 +38,11 @@ OURS_TO_MEND = 500
 
 
 class JobTask:
-    """All jobs that this worker is given."""
+    """All jobs that this worker is given. `kinds`: what does an attempt at each kind; see `workers.kinds`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, kinds: Mapping[str, type[Attempt[Any]]]) -> None:
         self._context = context
+        self._kinds = kinds
 
     def run(self, namespace: str, id: str) -> None:
         """One attempt at a job. Delivered twice, the second finds it begun and does nothing."""
@@ -71,7 +72,7 @@ class JobTask:
                 self._watch(namespace, id, attempt, seconds) as watch,
                 computing_with(job["threads"]),
             ):
-                attempted = KINDS[request.kind](context, namespace, job, request, watch)
+                attempted = self._kinds[request.kind](context, namespace, job, request, watch)
                 outcome = self._outcome(attempted, holder)
             if outcome is not None:
                 context.lifecycle.succeed(namespace, id, attempt, outcome)

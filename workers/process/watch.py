@@ -94,6 +94,9 @@ class Watch:
         self._given_up = False
         self._waits = False  # for others, and computes nothing
         self._ending = threading.Lock()
+        self.told: dict[
+            str, Any
+        ] = {}  # what the record shows beside stage and progress, as a whole
         self._stages = Stages()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch-{id}", daemon=True)
@@ -218,6 +221,7 @@ class Watch:
                     "stage": now.stage,
                     "progress": now.document(),
                     "eta_seconds": self._eta(now.done + (now.inside or 0.0), now.total),
+                    **self.told,
                 }
             )
         return now

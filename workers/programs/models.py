@@ -24,6 +24,7 @@ from workers.programs.factory import read_factory
 from workers.programs.huggingface import read_huggingface
 from workers.programs.program import Program
 from workers.programs.pt2 import Pt2Policy, read_pt2
+from workers.programs.weights_by_name import put_into
 
 
 def load_problem(
@@ -44,6 +45,8 @@ def load_problem(
             progress("read program", 0, 1, "models")
             read = _read(program, model.output, path, settings)
             module = place(read.module, device)
+            if model.weights is not None:
+                put_into(module, objects, namespace, model.weights)
             progress("read program", 1, 1, "models")
             return Problem(
                 module, engine_loss(model.loss), model.parameters, dtype=dtype, device=device

@@ -7,10 +7,12 @@ from typing import Any
 
 from workers.jobs.attempt import Attempt
 from workers.jobs.attribution import AttributionAttempt
+from workers.retraining.job import RetrainAttempt
 
 KINDS: Mapping[str, type[Attempt[Any]]] = {
     "influences": AttributionAttempt,
     "factors": AttributionAttempt,
     "ihvp": AttributionAttempt,
     "self_influences": AttributionAttempt,
+    "retrain": RetrainAttempt,
 }

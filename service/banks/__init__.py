@@ -1,0 +1,1 @@
+"""Banks of retrained weights: what there is, and deleting it."""

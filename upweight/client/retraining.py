@@ -1,0 +1,183 @@
+"""Training a model anew on chosen rows, and the banks of retrained weights."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from upweight.client.blobs import put
+from upweight.client.computations import Model
+from upweight.client.content import arrays_content
+from upweight.client.jobs import create
+from upweight.client.models import MODELS
+from upweight.client.request import Choice, reference, selection
+from upweight.errors import InvalidRequest
+from upweight.http.flow import Call, Flow, Work, segment
+from upweight.http.polling import until_ended, waited_for
+from upweight.http.transport import AsyncTransport, Transport
+from upweight.progress import Bars
+from upweight.results.rows import RowChoice, rows_text
+from upweight.schema import Bank, Banks, JobRecord, ModelRecord
+
+WRITTEN = 500  # rows; more are sent as an array
+_BANKS = "/v1/banks"
+
+
+def retrain(
+    bars: Bars,
+    hold: float,
+    model: Model,
+    train: Choice,
+    *,
+    rows: RowChoice | None = None,
+    drop: RowChoice | None = None,
+    weights: Mapping[int, float] | Sequence[float] | Any = None,
+    labels: Mapping[int, int] | Sequence[int] | Any = None,
+    test: Choice | None = None,
+    test_rows: RowChoice | None = None,
+    name: str | None = None,
+    recipe: Any = None,
+    seed: int = 0,
+    timeout: float | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> Flow[ModelRecord]:
+    """The model that the job gives, once it has trained."""
+    fields = yield from request_of(
+        bars, model, train, rows=rows, drop=drop, weights=weights, labels=labels, test=test,
+        test_rows=test_rows, name=name, recipe=recipe, seed=seed,
+    )  # fmt: skip
+    record = yield from create({**fields, **options})
+    record = yield from until_ended(
+        record.id, bars, record=record, timeout=timeout, progress=progress, hold=hold
+    )
+    return (yield from made_by(waited_for(record)))
+
+
+def made_by(record: JobRecord) -> Flow[ModelRecord]:
+    """The model of a retraining that has succeeded."""
+    assert record.model is not None
+    return (yield from MODELS.get(record.model.id))
+
+
+def request_of(
+    bars: Bars,
+    model: Model,
+    train: Choice,
+    *,
+    rows: RowChoice | None = None,
+    drop: RowChoice | None = None,
+    weights: Any = None,
+    labels: Any = None,
+    test: Choice | None = None,
+    test_rows: RowChoice | None = None,
+    name: str | None = None,
+    recipe: Any = None,
+    seed: int = 0,
+) -> Flow[dict[str, Any]]:
+    """The job's fields; what is long is uploaded first."""
+    arrays: dict[str, Any] = {}
+    chosen = selection(train)
+    if rows is not None:
+        if _is_long(rows):
+            arrays["rows"] = _numbers("rows", rows)
+        else:
+            chosen["rows"] = rows_text(rows)
+    fields: dict[str, Any] = {"kind": "retrain", "model": reference(model), "train": chosen}
+    if drop is not None and _is_long(drop):
+        arrays["drop"] = _numbers("drop", drop)
+    elif drop is not None and not _is_empty(drop):
+        fields["drop"] = rows_text(drop)
+    arrays |= _by_row("weights", "weight_rows", weights, float)
+    arrays |= _by_row("labels", "label_rows", labels, None)
+    if arrays:
+        content = yield Work(lambda: arrays_content(arrays, "rows of a retraining"))
+        fields["given"] = (yield from put(content, bars)).digest
+    if test is not None:
+        fields["test"] = selection(test, test_rows)
+    if recipe is not None:
+        plain = recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else dict(recipe)
+        fields["recipe"] = plain
+    if name is not None:
+        fields["name"] = name
+    if seed:
+        fields["seed"] = seed
+    return fields
+
+
+def _is_long(rows: Any) -> bool:
+    return not isinstance(rows, str | int | slice | range) and len(rows) > WRITTEN
+
+
+def _is_empty(rows: Any) -> bool:
+    return not isinstance(rows, str | int | slice) and len(rows) == 0
+
+
+def _numbers(name: str, rows: Any) -> Any:
+    found = np.asarray(rows)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise InvalidRequest.field(
+            f"/{name}",
+            f"row numbers are whole numbers on one axis, not {found.dtype} {found.shape}",
+            None,
+        )
+    return found.astype(np.int64)
+
+
+def _by_row(name: str, at: str, given: Any, dtype: Any) -> dict[str, Any]:
+    """An array for all rows as it is; of {row: value} the rows beside the values."""
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        if not given:
+            return {}
+        rows = _numbers(at, list(given))
+        return {name: np.asarray(list(given.values()), dtype=dtype), at: rows}
+    values = given.detach().cpu().numpy() if hasattr(given, "detach") else given
+    return {name: np.asarray(values, dtype=dtype)}
+
+
+def banks() -> Flow[list[Bank]]:
+    """All banks of the namespace."""
+    reply = yield Call("GET", _BANKS)
+    return reply.read(Banks).items
+
+
+def delete_bank(id: str) -> Flow[None]:
+    """Deletes a bank's weights."""
+    yield Call("DELETE", f"{_BANKS}/{segment(id)}")
+
+
+@dataclass(frozen=True)
+class BanksOfClient:
+    """`client.banks`: weights that were retrained on subsets of rows, kept until they are deleted."""
+
+    link: Transport
+
+    def list(self) -> builtins.list[Bank]:
+        """Each bank with its model, dataset, recipe, and how many weights it has."""
+        return self.link.run(banks())
+
+    def delete(self, bank: str | Bank) -> None:
+        """Deletes the weights of a bank."""
+        self.link.run(delete_bank(bank if isinstance(bank, str) else bank.id))
+
+
+@dataclass(frozen=True)
+class AsyncBanksOfClient:
+    """`client.banks` of an AsyncClient."""
+
+    link: AsyncTransport
+
+    async def list(self) -> builtins.list[Bank]:
+        """Each bank with its model, dataset, recipe, and how many weights it has."""
+        return await self.link.run(banks())
+
+    async def delete(self, bank: str | Bank) -> None:
+        """Deletes the weights of a bank."""
+        await self.link.run(delete_bank(bank if isinstance(bank, str) else bank.id))

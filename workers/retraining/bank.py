@@ -1,0 +1,153 @@
+"""Banks of retrained weights: a model's, by its recipe, on given subsets of a dataset's rows; found again by digest.
+
+A bank is a folder named by all that decides the weights but the subset; a subset's weights are an object in it, stored
+as soon as they are there. So a job that is tried again, and later jobs, go on with what is missing. One worker fills
+what its job lacks: a bank is not spread over workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.lifecycle.states import now
+from service.storage.layout import bank_folder
+from service.storage.objects import Objects
+from service.storage.tensors import read_tensor, write_tensors
+from upweight.errors import ComputationFailed, InvalidRequest
+from workers.engine import TrainingDiverged
+from workers.engine.model.batching import activation_bytes
+from workers.engine.progress import Progress, silent
+from workers.fits.store import as_array
+from workers.retraining.inputs import TrainingInputs
+
+STAGE = "retrain"
+MOST_TOGETHER = 128  # models of one batched program
+_COPIES = 6  # of the parameters: weights, gradient, moments, and what a step makes
+
+
+@dataclass(frozen=True)
+class Bank:
+    """That of some inputs. `confirm` is called before anything is stored, and may raise."""
+
+    objects: Objects
+    namespace: str
+    inputs: TrainingInputs
+    progress: Progress = silent
+    confirm: Callable[[], None] = lambda: None
+
+    @property
+    def id(self) -> str:
+        """Its digest, by which it is listed and deleted."""
+        return self.inputs.identity
+
+    def weights(self, subsets: Sequence[Any]) -> Iterator[tuple[int, Tensor]]:
+        """θ (p,) of each subset, with its index: first of those that are there, then of the others as they are done.
+
+        A subset is row numbers of the dataset, taken in ascending order. Raises InvalidRequest for an empty one,
+        ComputationFailed for one whose training diverges; what was done before is kept.
+        """
+        wanted = [_sorted(each, index, len(self.inputs.rows)) for index, each in enumerate(subsets)]
+        there = {meta.path for meta in self.objects.walk(self._folder)}
+        missing: list[int] = []
+        for index, rows in enumerate(wanted):
+            found = self._stored(rows) if self._path(rows) in there else None
+            if found is None:
+                missing.append(index)
+            else:
+                yield index, found
+        if missing:
+            self._describe()
+        done = len(wanted) - len(missing)
+        for group in self._groups(wanted, missing):
+            for index, theta in self._trained(wanted, group, done):
+                yield index, theta
+            done += len(group)
+
+    def _trained(
+        self, wanted: Sequence[np.ndarray[Any, Any]], group: Sequence[int], before: int
+    ) -> Iterator[tuple[int, Tensor]]:
+        def progress(stage: str, done: int, total: int, unit: str) -> None:
+            reached = before + len(group) * done // max(1, total)
+            self.progress(STAGE, reached, len(wanted), "models")
+
+        subsets = torch.from_numpy(np.stack([wanted[index] for index in group]))
+        training = self.inputs.training(subsets, progress=progress)
+        try:
+            for _ in training.epochs():
+                pass
+        except TrainingDiverged as error:
+            raise ComputationFailed.field(
+                "/recipe/lr", f"subset {group[error.model]}: {error}", error.rate
+            ) from None
+        self.confirm()
+        for index, theta in zip(group, training.state.theta, strict=True):
+            write_tensors(self.objects, self._path(wanted[index]), {"theta": as_array(theta)})
+        for index, theta in zip(group, training.state.theta, strict=True):
+            yield index, theta.clone()
+
+    def _groups(
+        self, wanted: Sequence[np.ndarray[Any, Any]], missing: Sequence[int]
+    ) -> Iterator[list[int]]:
+        """Subsets of the same size, as many as fit: these train as one program."""
+        inputs = self.inputs
+        item = inputs.problem.theta.element_size()
+        one = _COPIES * inputs.problem.size * item + activation_bytes(inputs.problem, inputs.rows)
+        most = max(1, min(MOST_TOGETHER, inputs.budget_bytes // max(1, one)))
+        by_size: dict[int, list[int]] = {}
+        for index in missing:
+            by_size.setdefault(len(wanted[index]), []).append(index)
+        for same in by_size.values():
+            for start in range(0, len(same), most):
+                yield same[start : start + most]
+
+    def _stored(self, rows: np.ndarray[Any, Any]) -> Tensor | None:
+        """On the device; None where it has been deleted."""
+        try:
+            theta = torch.tensor(read_tensor(self.objects, self._path(rows), "theta"))
+        except FileNotFoundError:
+            return None
+        return theta.to(self.inputs.problem.device)
+
+    def _describe(self) -> None:
+        inputs = self.inputs
+        described = {
+            "model": {"id": inputs.model.id, "name": inputs.model.name, "version": inputs.model.version},
+            "dataset": {
+                "id": inputs.dataset.id, "name": inputs.dataset.name, "version": inputs.dataset.version,
+            },
+            "recipe": inputs.recipe.model_dump(mode="json"),
+            "seed": inputs.seed,
+            "parameters": inputs.problem.size,
+            "created_at": now(),
+        }  # fmt: skip
+        path = f"{self._folder}/bank.json"
+        if self.objects.head(path) is None:
+            self.objects.put_first(path, json.dumps(described, sort_keys=True).encode())
+
+    @property
+    def _folder(self) -> str:
+        return bank_folder(self.namespace, self.id)
+
+    def _path(self, rows: np.ndarray[Any, Any]) -> str:
+        name = hashlib.sha256(rows.tobytes()).hexdigest()
+        return f"{self._folder}/{name}.safetensors"
+
+
+def _sorted(subset: Any, index: int, total: int) -> np.ndarray[Any, Any]:
+    """Row numbers, ascending, int64. Raises InvalidRequest."""
+    rows = np.unique(np.asarray(subset, dtype="<i8").reshape(-1))
+    if not len(rows):
+        words = f"subset {index} has no row to train on; take a larger share, or more rows"
+        raise InvalidRequest.field("/subsets", words, index)
+    if rows[0] < 0 or rows[-1] >= total:
+        words = f"subset {index} has rows {rows[0]} to {rows[-1]}, and there are 0 to {total - 1}"
+        raise InvalidRequest.field("/subsets", words, index)
+    return rows
