@@ -24,6 +24,7 @@ from upweight.schema import (
     InfluencesJob,
     JobRecord,
     JobState,
+    Trained,
     parse_rows,
 )
 
@@ -32,6 +33,7 @@ def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
     """Raises InvalidRequest, NotFound, NotReady, ResultTooLarge, each naming its field."""
     inputs = find_inputs(parts, namespace, job)
     job = job.model_copy(update={"precision": job.precision or own_precision(inputs.model)})
+    job = _damped_by_recipe(job, inputs)
     earlier = None
     if isinstance(job, InfluencesJob) and job.factors is not None:
         earlier = job_with_factors(parts, namespace, job.factors)
@@ -48,6 +50,17 @@ def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
     if earlier is None:
         refuse_singular(job, inputs)
     return Prepared(_record(job, inputs, matched, earlier), result_bytes(job, inputs))
+
+
+def _damped_by_recipe(job: AttributionJob, inputs: Inputs) -> AttributionJob:
+    """λ `auto` of a model with a recipe is that of its steps, where such steps say something of λ."""
+    recipe = inputs.model.recipe
+    if job.hessian_regularization != "auto" or recipe is None:
+        return job
+    steps = recipe.damping(len(inputs.hessian.rows))
+    if steps is None:
+        return job
+    return job.model_copy(update={"hessian_regularization": Trained(auto=steps)})
 
 
 def find_inputs(parts: Parts, namespace: str, job: AttributionJob) -> Inputs:

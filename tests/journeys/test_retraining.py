@@ -235,3 +235,31 @@ def test_initial_weights_of_another_model_are_refused(subject: Subject) -> None:
             f"{subject.name}-none", network(), loss="cross_entropy", example=subject.x[:2],
             recipe=RECIPE,
         )  # fmt: skip
+
+
+def test_auto_takes_λ_from_the_recipes_steps(subject: Subject) -> None:
+    """Of 50 rows in batches of 16 an epoch has 4 steps; the rate falls to its half after 5 of 10 epochs."""
+    recipe = {
+        "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.02, "batch_size": 16,
+        "epochs": 10, "schedule": {"name": "step", "epochs": 5, "gamma": 0.5}, "start": "warm",
+    }  # fmt: skip
+    model = subject.client.models.register(
+        f"{subject.name}-sgd", network(), loss="cross_entropy", example=subject.x[:2], recipe=recipe
+    )
+    result = subject.client.self_influences(
+        model, f"{subject.name}-train", curvature="gauss_newton", hessian_regularization="auto"
+    )
+    assert result.job.damping is not None
+    assert result.job.damping.rule == "recipe"
+    assert result.job.damping.values == pytest.approx([0.02 + 0.1 / (0.075 * 40)])
+    assert "K = 40 steps" in result.job.damping.how
+
+
+def test_a_recipe_of_adam_says_nothing_of_λ(subject: Subject) -> None:
+    result = subject.client.self_influences(
+        subject.model, f"{subject.name}-train", curvature="gauss_newton",
+        hessian_regularization="auto",
+    )  # fmt: skip
+    assert result.job.damping is not None
+    assert result.job.damping.rule == "mean"
+    assert "steps of 'adamw' are not those of its rate" in result.job.damping.how

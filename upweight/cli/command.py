@@ -13,6 +13,7 @@ from upweight.cli.keys import keys, webhooks
 from upweight.cli.models import models
 from upweight.cli.operation import doctor, reindex, retention, serve, worker
 from upweight.cli.results import results
+from upweight.cli.retraining import banks, retrain
 from upweight.cli.verb import Command, examples, group, line, verb
 
 command = group("Influence functions as a service.")
@@ -33,10 +34,16 @@ command.command(
     cls=Command, short_help=line(retention), epilog=examples("upweight retention --dry-run")
 )(retention)
 verb(command, "doctor", "upweight doctor --url https://upweight.example.org")(doctor)
+verb(
+    command,
+    "retrain",
+    "upweight retrain digits-mlp digits-train --drop 3,17,204 --test digits-test --name digits-clean",
+)(retrain)
 command.add_typer(models, name="models")
 command.add_typer(datasets, name="datasets")
 command.add_typer(jobs, name="jobs")
 command.add_typer(results, name="results")
+command.add_typer(banks, name="banks")
 command.add_typer(webhooks, name="webhooks")
 command.add_typer(keys, name="keys")
 

@@ -41,6 +41,8 @@ def _details(record: ModelRecord) -> list[tuple[str, str]]:
         ("parameters", chosen),
         ("held fixed", _fixed(fixed) if fixed else ""),
         ("unused", _some(record.unused)),
+        ("recipe", _recipe(record)),
+        ("trained from", _parent(record)),
         ("precision", _precision(record)),
     ]
 
@@ -49,6 +51,22 @@ def _precision(record: ModelRecord) -> str:
     """What jobs compute in, and why, where that is not what the parameters are."""
     note = f": {record.precision_note}" if record.precision and record.precision_note else ""
     return f"{record.precision or ''}{note}"
+
+
+def _recipe(record: ModelRecord) -> str:
+    """What was said of its training, without what was left as it is."""
+    given = {} if record.recipe is None else record.recipe.model_dump(exclude_defaults=True)
+    return " ".join(f"{name}={value}" for name, value in given.items())
+
+
+def _parent(record: ModelRecord) -> str:
+    """Of a retrained model: its parent, and how many rows it was trained on."""
+    trained = record.training
+    if trained is None:
+        return ""
+    return (
+        f"{trained.parent.name}@{trained.parent.version} on {trained.rows:,} rows, by {trained.job}"
+    )
 
 
 def _fixed(fixed: HeldFixed) -> str:
@@ -107,18 +125,30 @@ def register(
     config: Annotated[str | None, typer.Option(help="config.json of a Hugging Face model.")] = None,
     task: Annotated[str | None, typer.Option(help="What the Hugging Face model does.")] = None,
     weights: Annotated[str | None, typer.Option(help="safetensors file, or a digest.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="How it was trained, as JSON or a file of it; `upweight retrain` uses it."
+        ),
+    ] = None,
+    initial: Annotated[
+        str | None,
+        typer.Option(help="The weights that training began with: a safetensors file, or a digest."),
+    ] = None,
     label: Labels = None,
     wait: Wait = True,
     timeout: Timeout = None,
 ) -> None:
     """Upload a model and wait until a worker has checked it."""
-    for path in (program, weights):
+    for path in (program, weights, initial):
         if path is not None and not path.startswith("sha256:"):
             choices.existing([path])
     given: dict[str, Any] = {
         "loss": choices.value(loss),
         "parameters": parameter or None,
         "output": output[0] if output and len(output) == 1 else output or None,
+        "recipe": choices.document(recipe, "--recipe"),
+        "initial": initial,
         "labels": choices.pairs(label, "--label"),
         "wait": wait,
         "timeout": timeout,

@@ -104,7 +104,8 @@ class AttributionJob(JobBase):
     hessian_regularization: Damping = Field(
         0.0,
         validation_alias=AliasChoices("hessian_regularization", "hessian_perturbation"),
-        description='λ in (H + λI)⁻¹: a number; `{"relative": c}`, c times the mean eigenvalue of H; `auto`, or '
+        description='λ in (H + λI)⁻¹: a number; `{"relative": c}`, c times the mean eigenvalue of H; `auto`, '
+        "which takes the steps of the model's recipe where that is one of `sgd`, and else measures H; or "
         '`{"auto": {"learning_rate": …, "momentum": …, "steps": …}}` for that of a training; or a list of up to 16 '
         "numbers and parts, with which all arrays have an axis λ. `hessian_perturbation` means the same.",
         examples=[0.05, "auto", {"relative": 0.1}, [1e-3, 1e-2, 1e-1]],

@@ -30,6 +30,7 @@ from upweight.schema import (
     JobRecord,
     Judgement,
     ModelRecord,
+    Recipe,
     Selection,
     parse_rows,
 )
@@ -148,6 +149,11 @@ class JobInputs:
         found = copy(self)
         found._job, found._request = job, request
         return found
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How the model was trained, as far as that was said."""
+        return self._model().recipe
 
     @property
     def damping(self) -> Document | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -49,8 +50,23 @@ def worked_out(steps: Steps) -> ResolvedDamping | None:
         mean_error=None if found is None else found.mean_error,
         smallest_eigenvalue=None if found is None else found.smallest,
         share_below=[None if found is None else found.share_below(value) for value in values],
-        how="" if found is None else found.how,
+        how=_how(steps, each, found),
     )
+
+
+def _how(steps: Steps, each: Sequence[Any], found: Measured | None) -> str:
+    """What λ was measured with, or worked out from."""
+    if isinstance(each[0], Trained):  # which stands alone
+        auto = each[0].auto
+        return (
+            f"w + (1 − μ) / (η K) with weight decay w = {auto.weight_decay:g}, momentum μ = {auto.momentum:g}, mean "
+            f"learning rate η = {auto.learning_rate:.4g}, and K = {auto.steps} steps"
+        )
+    recipe = steps.inputs.recipe
+    unused = ""
+    if each[0] == "auto" and recipe is not None:
+        unused = f"; the model's recipe says nothing of λ: steps of {recipe.optimizer!r} are not those of its rate"
+    return "" if found is None else f"{found.how}{unused}"
 
 
 def _one(asked: Any, found: Measured | None) -> tuple[float, str]:

@@ -35,7 +35,7 @@ from workers.jobs.results import ResultWriter
 from workers.programs.models import described_layout
 from workers.retraining.inputs import TrainingInputs, dataset_of
 
-CHECKPOINT_SECONDS = 5.0
+CHECKPOINT_SECONDS = 2.0
 MOST_POINTS = 200  # of a curve in a record
 MOST_LOOKS = 50  # at the test rows
 _MOST_CLASSES = 100  # that have metrics of their own

@@ -14,11 +14,15 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.functional import log_softmax
 
+from workers.engine.model.losses.classification import CrossEntropy
+from workers.engine.model.losses.per_row import one_tensor
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
 from workers.engine.model.second_order import is_out_of_memory
 
+_LOOKED_AT = 4096  # rows at a time
 _MOST_DIFFERENCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of a gradient's norm
 Traced = Callable[..., tuple[Tensor, Tensor]]
 
@@ -77,6 +81,24 @@ class StackedGradient:
         """Of one model: theta (p,), weights (b,), and the tensors of its rows."""
         return (self._problem.losses(theta, self._batch(tensors)) * weights).sum()
 
+    def _plain_loss(self, theta: Tensor, weights: Tensor, *tensors: Tensor) -> Tensor:
+        """The same of classes without smoothing, weights or ignored labels: in fewer operators, as torch has it."""
+        batch = self._batch(tensors)
+        scores, classes = one_tensor(self._problem.outputs(theta, batch)), one_tensor(batch.targets)
+        chosen = log_softmax(scores, 1).gather(1, classes.long()[:, None])[:, 0]
+        return -(chosen * weights).sum()
+
+    def _is_plain(self) -> bool:
+        loss = self._problem.loss
+        if not isinstance(loss, CrossEntropy) or loss.weight is not None or loss.label_smoothing:
+            return False
+        for batch in self._rows.batches(_LOOKED_AT):
+            (classes,) = batch.target_tensors
+            ignored = classes.is_floating_point() or bool((classes == loss.ignore_index).any())
+            if classes.ndim != 1 or ignored:
+                return False
+        return True
+
     def _batch(self, tensors: tuple[Tensor, ...]) -> Batch:
         first = self._rows.take(torch.zeros(1, dtype=torch.int64))
         count = len(first.inputs)
@@ -102,7 +124,8 @@ class StackedGradient:
 
     def _trace(self, theta: Tensor, weights: Tensor, tensors: list[Tensor]) -> Traced | None:
         """None where the models can't be mapped, or come out otherwise than one by one."""
-        mapped = vmap(grad_and_value(self._loss))
+        of_one = self._plain_loss if self._is_plain() else self._loss
+        mapped = vmap(grad_and_value(of_one))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of operators that are mapped by a loop

@@ -64,6 +64,22 @@ export function course({ title, summary, steps, values, xName, yName }) {
   return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: yName }, marks });
 }
 
+/** Several courses over their own steps, linear: `series` are {name, steps, values, kind}. */
+export function lines({ title, summary, series, xName, yName }) {
+  const area = room();
+  const every = series.flatMap(({ values }) => values.filter(Number.isFinite));
+  const x = linear([0, Math.max(1, ...series.flatMap(({ steps }) => steps))], area.x);
+  const y = linear(every.length ? [Math.min(0, ...every), Math.max(...every)] : [0, 1], area.y);
+  const marks = series.map(({ name, steps, values, kind = "" }, index) => {
+    const places = steps.map((step, at) => [step, values[at]]).filter(([, value]) => Number.isFinite(value)).map(([step, value]) => [x.at(step), y.at(value)]);
+    return [
+      svg("polyline", { points: places.map((place) => place.join(",")).join(" "), class: `course ${kind}` }),
+      text(area.x[1], area.y[1] + 6 + 16 * index, name, `tick end halo ${kind}`),
+    ];
+  });
+  return plot({ title, summary, area, x: { scale: x, name: xName }, y: { scale: y, name: yName }, marks });
+}
+
 /** Correlations, at most 1, over places on a logarithmic axis, or a linear one where a place is 0. */
 export function correlation({ title, summary, places, values, xName, yName }) {
   const area = room();

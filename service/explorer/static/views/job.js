@@ -13,6 +13,7 @@ import * as cleaning from "./cleaning.js";
 import * as comparison from "./comparison.js";
 import * as inversion from "./inversion.js";
 import * as overview from "./overview.js";
+import { losses } from "./retraining.js";
 import * as perturbation from "./perturbation.js";
 import * as test from "./test.js";
 import * as training from "./training.js";
@@ -67,11 +68,11 @@ class Job {
   showHead() {
     const { job } = this;
     if (job.state === this.shown && !isOver(job)) {
-      replace(this.underWay, progressBar(job), h("p", {}, standing(job)));
+      replace(this.underWay, progressBar(job), h("p", {}, standing(job)), losses(job));
       return;
     }
     this.shown = job.state;
-    this.underWay = h("div", { class: "under-way", role: "status" }, progressBar(job), h("p", {}, standing(job)));
+    this.underWay = h("div", { class: "under-way", role: "status" }, progressBar(job), h("p", {}, standing(job)), losses(job));
     const { request } = job;
     const { model, data, curvature } = this.about;
     const changed = (next) => (next === null ? go(["jobs"]) : next.id === job.id ? this.reopen() : go(["jobs", next.id]));

@@ -4,6 +4,7 @@ import { json } from "../api.js";
 import { h } from "../dom.js";
 import { bytes, clock, count, duration, number } from "../format.js";
 import { isOver, spare } from "./job-parts.js";
+import { losses, modelMade } from "./retraining.js";
 
 export async function open(job, route, { signal }) {
   const files = job.state === "succeeded" ? (await json(`/v1/jobs/${job.id}/files`, { signal })).files : [];
@@ -11,6 +12,7 @@ export async function open(job, route, { signal }) {
     element: h(
       "div",
       { class: "columns" },
+      isOver(job) && job.curve ? h("section", {}, h("h2", {}, "Training"), modelMade(job), losses(job)) : null,
       h("section", {}, h("h2", {}, "Course"), facts(course(job))),
       h("section", {}, h("h2", {}, "Request"), h("pre", { class: "code", tabindex: "0", "aria-label": "Request as JSON" }, JSON.stringify(spare(job.request), null, 2))),
       files.length ? h("section", {}, h("h2", {}, "Files"), fileTable(files)) : null,
