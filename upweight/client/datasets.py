@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from upweight.client import previews
+import upweight.client.previews as previews
 from upweight.client.blobs import put, put_source
 from upweight.client.content import Source, tensors_content
 from upweight.client.files import FORMATS, files_of, format_of, npy_columns

@@ -13,7 +13,7 @@ from typing import Any, Required, TypedDict, Unpack
 
 from pydantic import BaseModel
 
-from upweight.client import losses
+import upweight.client.losses as losses
 from upweight.client.blobs import put, put_source
 from upweight.client.content import Content, arrays_content, content_of
 from upweight.client.huggingface import LOGITS, LiveModel, is_described, loss_of
