@@ -44,12 +44,12 @@ def test_any_cut_gives_the_same_sample(trailing: tuple[int, ...]) -> None:
 
 
 def test_what_is_left_out_is_told() -> None:
-    assert Sample.of(plan()).told(plan()) == (
+    assert Sample.of(plan()).in_words(plan()) == (
         "Spearman's coefficient of a test row's scores, the mean over 50 of 150 test rows, with 3,000 of 9,000 "
         "training rows, evenly spaced"
     )
     small = replace(plan(), test=Cut(3, 3), train=Cut(8, 8))
-    assert Sample.of(small).told(small).endswith("the mean over all test rows")
+    assert Sample.of(small).in_words(small).endswith("the mean over all test rows")
 
 
 def test_equal_scores_share_their_ranks() -> None:
