@@ -179,7 +179,7 @@ def test_a_front_end_that_is_killed_while_it_tells_has_another_tell_it(
         front = started(settings)
         try:
             told(connection, hook.url)
-            hook.wait_for(1)
+            hook.wait_for(1, 60.0)  # it starts first
         finally:
             front.kill()
             front.wait()
