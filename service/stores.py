@@ -13,6 +13,7 @@ from service.storage.copies import Copies
 from service.storage.grids import Grids
 from service.storage.leases import Leases
 from service.storage.objects import Objects
+from service.storage.qualities import Qualities
 from service.storage.queue import TaskQueue
 from service.storage.records import Records
 from service.storage.shared import Shared
@@ -33,6 +34,7 @@ class Stores:
     grids: Grids
     shared: Shared
     ending: Ending
+    qualities: Qualities
 
     @staticmethod
     def over(settings: Settings, redis: Redis, objects: Objects) -> Stores:
@@ -52,5 +54,6 @@ class Stores:
             queue=queue,
             grids=grids,
             shared=shared,
+            qualities=Qualities(redis),
             ending=Ending(records, lifecycle, leases, queue, objects, grids, shared),
         )

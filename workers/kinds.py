@@ -7,6 +7,7 @@ from typing import Any
 
 from workers.jobs.attempt import Attempt
 from workers.jobs.attribution import AttributionAttempt
+from workers.quality.job import QualityAttempt
 from workers.retraining.job import RetrainAttempt
 
 KINDS: Mapping[str, type[Attempt[Any]]] = {
@@ -15,4 +16,5 @@ KINDS: Mapping[str, type[Attempt[Any]]] = {
     "ihvp": AttributionAttempt,
     "self_influences": AttributionAttempt,
     "retrain": RetrainAttempt,
+    "quality": QualityAttempt,
 }

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,6 +70,9 @@ def _table(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
 
     def note(name: str, damping: float | None, scores: Tensor) -> None:
         sums = (members @ scores.double().T).numpy()
+        if not np.isfinite(sums).all():
+            print(f"  {name} at {damping}: NaN or infinity", file=sys.stderr)
+            return
         measured = lds(sums, losses.mean(0).numpy())
         rows.setdefault(name, {})[f"{damping:g}" if damping is not None else "-"] = vars(measured)
 

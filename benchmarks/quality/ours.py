@@ -46,6 +46,8 @@ def ways() -> dict[str, Way]:
         "empirical Fisher": Way("empirical_fisher", "full", direct),
         "EK-FAC": Way("fisher", "ekfac", engine.Direct()),
         "K-FAC": Way("fisher", "kfac", engine.Direct()),
+        "EK-FAC of Gauss-Newton": Way("gauss_newton", "ekfac", engine.Direct()),
+        "K-FAC of Gauss-Newton": Way("gauss_newton", "kfac", engine.Direct()),
         "cg + EK-FAC": Way("gauss_newton", "full", cg),
         f"Arnoldi {RANK}": Way("gauss_newton", "full", engine.Arnoldi(rank_estimate=RANK)),
         "LiSSA": Way("gauss_newton", "full", engine.Lissa(maxiter=5000)),

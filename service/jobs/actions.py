@@ -16,6 +16,7 @@ from service.registry import filters_of, find_job, resolve
 from service.requests import Trace
 from service.storage.keys import Document, Kind, by_use
 from service.storage.layout import ResultPaths
+from service.storage.qualities import names_of
 from service.storage.records import Idempotency
 from upweight.schema import TERMINAL, JobRecord, JobState
 
@@ -40,7 +41,30 @@ def current_job(parts: Parts, namespace: str, id: str) -> ShownJob:
     if job["state"] == JobState.QUEUED:
         priority = job["request"]["priority"]
         job["queue_position"] = parts.queue.position(id, job["attempt"], priority)
+    with_quality(parts, namespace, [job])
     return job
+
+
+def with_quality(parts: Parts, namespace: str, jobs: Sequence[Document]) -> None:
+    """Adds to the verdict of each what was last measured for its model, method and λ; of several λ's, the best."""
+    told = [job for job in jobs if job.get("verdict") and "inversion" in job["request"]]
+    if not told:
+        return
+    ids = sorted({job["model_id"] for job in told})
+    models = parts.records.get_many("model", namespace, ids)
+    digests = {model["id"]: model["digest"] for model in models}
+    named = [
+        (job, name)
+        for job in told
+        if job["model_id"] in digests
+        for _, name in names_of(digests[job["model_id"]], job)
+    ]
+    for (job, _), found in zip(
+        named, parts.qualities.of(namespace, [name for _, name in named]), strict=True
+    ):
+        before = job["verdict"].get("quality")
+        if found is not None and (before is None or found["value"] > before["value"]):
+            job["verdict"] = {**job["verdict"], "quality": found}
 
 
 def cancel(parts: Parts, namespace: str, id: str) -> Document:

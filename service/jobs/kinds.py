@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from service.jobs import attribution, retraining
+from service.jobs import attribution, quality, retraining
 from service.jobs.prepared import Prepare
 
 KINDS: Mapping[str, Prepare] = {
@@ -13,4 +13,5 @@ KINDS: Mapping[str, Prepare] = {
     "ihvp": attribution.prepared,
     "self_influences": attribution.prepared,
     "retrain": retraining.prepared,
+    "quality": quality.prepared,
 }

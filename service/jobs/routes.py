@@ -109,7 +109,9 @@ def listing(
 ) -> Page[JobRecord]:
     """Jobs, newest first."""
     filters = job_filters(parts, caller.namespace, state, model, dataset, label)
-    return Page[JobRecord].model_validate(page_of(parts, "job", caller.namespace, paging, filters))
+    page = page_of(parts, "job", caller.namespace, paging, filters)
+    actions.with_quality(parts, caller.namespace, page["items"])
+    return Page[JobRecord].model_validate(page)
 
 
 @router.get("/{id}", summary="Show a job, or wait for its end", responses=documented(NotFound))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -19,6 +20,7 @@ from upweight.client.datasets import Datasets
 from upweight.client.jobs import Jobs
 from upweight.client.models import Models
 from upweight.client.options import InfluenceOptions, Options
+from upweight.client.quality import QualityOptions, evaluate, tune
 from upweight.client.request import Choice
 from upweight.client.retraining import BanksOfClient, retrain
 from upweight.client.service import access, ready
@@ -27,8 +29,9 @@ from upweight.http.connection import Connection, Retries
 from upweight.http.transport import Transport
 from upweight.progress import Bars
 from upweight.results.blocking import FactorsResult, InfluenceResult, SelfInfluenceResult
+from upweight.results.quality import QualityTable, Tuning
 from upweight.results.rows import RowChoice
-from upweight.schema import Access, Health, ModelRecord
+from upweight.schema import Access, Health, Measure, ModelRecord
 
 
 class Client:
@@ -171,6 +174,56 @@ class Client:
             self._bars, self.connection.hold, model, train, rows=rows, drop=drop, weights=weights,
             labels=labels, test=test, test_rows=test_rows, name=name, recipe=recipe, seed=seed,
             timeout=timeout, progress=progress, **options,
+        )  # fmt: skip
+        return self._link.run(flow)
+
+    def evaluate(
+        self,
+        results: Any,
+        measure: Measure | Sequence[Measure] = "lds",
+        subsets: int = 100,
+        share: float = 0.5,
+        seed: int = 0,
+        **options: Unpack[QualityOptions],
+    ) -> QualityTable:
+        """How far results predict retraining, in a table with intervals, beside plain baselines.
+
+        `results`: handles, records or ids of influences that keep their matrix, all of one model and the same rows.
+        `measure`: `lds`, `loo`, `mislabel` (with `wrong`: rows of the training data whose labels are wrong),
+        `brittleness`, `tail_patch`, or several. The model has a recipe (`models.register(…, recipe=…)`), or one is
+        given here. Models are trained on `subsets` random subsets with a `share` of the rows, `repeats` (2) times
+        each with other seeds; what was trained once is used again.
+        """
+        flow = evaluate(
+            self._bars, self.connection.hold, results, measure, subsets, share, seed, options
+        )
+        return self._link.run(flow)
+
+    def tune(
+        self,
+        model: Model,
+        train: Choice,
+        test: Choice,
+        *,
+        methods: Sequence[str | Mapping[str, Any]] | None = None,
+        dampings: Sequence[Any] | None = None,
+        measure: Measure = "lds",
+        subsets: int = 100,
+        share: float = 0.5,
+        seed: int = 0,
+        train_rows: RowChoice | None = None,
+        test_rows: RowChoice | None = None,
+        **options: Unpack[QualityOptions],
+    ) -> Tuning:
+        """Sweeps methods and λ's in one call, and says which to use: `.best` are keywords for `compute_influences`.
+
+        `methods`: names, or keywords of `compute_influences` such as `{"inversion_method": "cg", "curvature":
+        "gauss_newton"}`; by default Gauss-Newton, exactly or by cg, and EK-FAC. `dampings`: λ's for each, by default
+        0.001 to 10 times the mean eigenvalue. `.why` is a sentence, `.table` has all that was measured.
+        """
+        flow = tune(
+            self._bars, self.connection.hold, model, train, test, methods, dampings, measure, subsets, share, seed,
+            train_rows, test_rows, options,
         )  # fmt: skip
         return self._link.run(flow)
 

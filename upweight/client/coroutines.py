@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -19,6 +20,7 @@ from upweight.client.datasets import AsyncDatasets
 from upweight.client.jobs import AsyncJobs
 from upweight.client.models import AsyncModels
 from upweight.client.options import InfluenceOptions, Options
+from upweight.client.quality import QualityOptions, evaluate, tune
 from upweight.client.request import Choice
 from upweight.client.retraining import AsyncBanksOfClient, retrain
 from upweight.client.service import access, ready
@@ -31,8 +33,9 @@ from upweight.results.coroutines import (
     AsyncInfluenceResult,
     AsyncSelfInfluenceResult,
 )
+from upweight.results.quality import QualityTable, Tuning
 from upweight.results.rows import RowChoice
-from upweight.schema import Access, Health, ModelRecord
+from upweight.schema import Access, Health, Measure, ModelRecord
 
 
 class AsyncClient:
@@ -151,6 +154,44 @@ class AsyncClient:
             self._bars, self.connection.hold, model, train, rows=rows, drop=drop, weights=weights,
             labels=labels, test=test, test_rows=test_rows, name=name, recipe=recipe, seed=seed,
             timeout=timeout, progress=progress, **options,
+        )  # fmt: skip
+        return await self._link.run(flow)
+
+    async def evaluate(
+        self,
+        results: Any,
+        measure: Measure | Sequence[Measure] = "lds",
+        subsets: int = 100,
+        share: float = 0.5,
+        seed: int = 0,
+        **options: Unpack[QualityOptions],
+    ) -> QualityTable:
+        """As `Client.evaluate`."""
+        flow = evaluate(
+            self._bars, self.connection.hold, results, measure, subsets, share, seed, options
+        )
+        return await self._link.run(flow)
+
+    async def tune(
+        self,
+        model: Model,
+        train: Choice,
+        test: Choice,
+        *,
+        methods: Sequence[str | Mapping[str, Any]] | None = None,
+        dampings: Sequence[Any] | None = None,
+        measure: Measure = "lds",
+        subsets: int = 100,
+        share: float = 0.5,
+        seed: int = 0,
+        train_rows: RowChoice | None = None,
+        test_rows: RowChoice | None = None,
+        **options: Unpack[QualityOptions],
+    ) -> Tuning:
+        """As `Client.tune`."""
+        flow = tune(
+            self._bars, self.connection.hold, model, train, test, methods, dampings, measure, subsets, share, seed,
+            train_rows, test_rows, options,
         )  # fmt: skip
         return await self._link.run(flow)
 

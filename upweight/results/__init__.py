@@ -5,6 +5,7 @@ from upweight.results.blocking import (
     FactorsResult,
     InfluenceResult,
     InversionInfo,
+    QualityResult,
     RankedResult,
     Result,
     RetrainingResult,
@@ -14,15 +15,18 @@ from upweight.results.coroutines import (
     AsyncFactorsResult,
     AsyncInfluenceResult,
     AsyncInversionInfo,
+    AsyncQualityResult,
     AsyncResult,
     AsyncRetrainingResult,
     AsyncSelfInfluenceResult,
 )
+from upweight.results.quality import QualityTable, Tuning
 
 __all__ = [
     "AsyncFactorsResult",
     "AsyncInfluenceResult",
     "AsyncInversionInfo",
+    "AsyncQualityResult",
     "AsyncRemoteArray",
     "AsyncResult",
     "AsyncRetrainingResult",
@@ -30,9 +34,12 @@ __all__ = [
     "FactorsResult",
     "InfluenceResult",
     "InversionInfo",
+    "QualityResult",
+    "QualityTable",
     "RankedResult",
     "RemoteArray",
     "Result",
     "RetrainingResult",
     "SelfInfluenceResult",
+    "Tuning",
 ]

@@ -21,6 +21,7 @@ from upweight.results.array import RemoteArray
 from upweight.results.pictures import FeaturePanel, Panel, feature_panels, panels
 from upweight.results.pictures.slices import Slice, part
 from upweight.results.plot import drawn
+from upweight.results.quality import QualityTable
 from upweight.results.rows import RowChoice, rows_text
 from upweight.results.saving import Labelled, arrow_table, frame, saved_as
 from upweight.results.source import ArraySource
@@ -34,6 +35,7 @@ from upweight.schema import (
     JobRecord,
     JobState,
     ModelMade,
+    QualityReport,
     TrainingCurve,
     Verdict,
 )
@@ -299,6 +301,14 @@ class RetrainingResult(Result):
         return self.refresh()._job.curve
 
 
+class QualityResult(Result):
+    """Results held against retraining: a table."""
+
+    def table(self) -> QualityTable:
+        """Each measure of each result and baseline, with its interval. Raises ResultNotReady."""
+        return QualityTable(QualityReport.model_validate(self.report()), self.id)
+
+
 class InversionInfo(Mapping[str, Any]):
     """A summary's numbers and, under their names, arrays (RemoteArray: fetched by slice)."""
 
@@ -328,4 +338,5 @@ RESULTS: dict[str, type[Result]] = {
     "ihvp": FactorsResult,
     "self_influences": SelfInfluenceResult,
     "retrain": RetrainingResult,
+    "quality": QualityResult,
 }

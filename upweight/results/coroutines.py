@@ -17,6 +17,7 @@ from upweight.http.transport import AsyncTransport, Transport
 from upweight.results.array import AsyncRemoteArray
 from upweight.results.blocking import RESULTS
 from upweight.results.pictures import Panel, panels
+from upweight.results.quality import QualityTable
 from upweight.results.rows import RowChoice, rows_text
 from upweight.results.saving import Labelled, arrow_table, frame, saved_as
 from upweight.results.source import ArraySource
@@ -29,6 +30,7 @@ from upweight.schema import (
     Info,
     JobRecord,
     ModelMade,
+    QualityReport,
     TrainingCurve,
     Verdict,
 )
@@ -253,6 +255,14 @@ class AsyncRetrainingResult(AsyncResult):
         return (await self.refresh()).job.curve
 
 
+class AsyncQualityResult(AsyncResult):
+    """Results held against retraining: a table."""
+
+    async def table(self) -> QualityTable:
+        """Each measure of each result and baseline, with its interval. Raises ResultNotReady."""
+        return QualityTable(QualityReport.model_validate(await self.report()), self.id)
+
+
 class AsyncInversionInfo:
     """A summary's numbers, and arrays by name: `await info["residuals"].numpy()`."""
 
@@ -274,4 +284,5 @@ ASYNC_RESULTS: dict[str, type[AsyncResult]] = {
     "ihvp": AsyncFactorsResult,
     "self_influences": AsyncSelfInfluenceResult,
     "retrain": AsyncRetrainingResult,
+    "quality": AsyncQualityResult,
 }

@@ -55,6 +55,14 @@ from upweight.schema.model import (
     TensorSpec,
 )
 from upweight.schema.problem import FieldError, Problem, Progress
+from upweight.schema.quality import (
+    Measure,
+    MeasuredQuality,
+    Noise,
+    QualityJob,
+    QualityReport,
+    QualityRow,
+)
 from upweight.schema.recipe import Recipe
 from upweight.schema.result import (
     ArraySpec,
@@ -152,12 +160,15 @@ __all__ = [
     "Level",
     "Lissa",
     "Loss",
+    "Measure",
+    "MeasuredQuality",
     "Metrics",
     "ModelMade",
     "ModelRecord",
     "ModelRequest",
     "Name",
     "Nll",
+    "Noise",
     "OwnPrecision",
     "Page",
     "ParameterSpec",
@@ -169,6 +180,9 @@ __all__ = [
     "Program",
     "Progress",
     "Pt2Program",
+    "QualityJob",
+    "QualityReport",
+    "QualityRow",
     "Ranked",
     "Ranking",
     "Recipe",

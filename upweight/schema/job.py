@@ -29,6 +29,7 @@ from upweight.schema.damping import Damping, ResolvedDamping, entries, numbers
 from upweight.schema.display import Record
 from upweight.schema.inversion import Direct, Inversion, InversionMethod, PositiveInt
 from upweight.schema.problem import Problem, Progress
+from upweight.schema.quality import QualityJob
 from upweight.schema.retraining import ModelMade, RetrainJob, TrainingCurve
 from upweight.schema.verdict import Verdict
 
@@ -291,10 +292,12 @@ class SelfInfluencesJob(AttributionJob):
 
 # A job of a new kind is a member here, a row of `service.jobs.kinds` and one of `workers.kinds`.
 JobRequest = Annotated[
-    InfluencesJob | FactorsJob | IhvpJob | SelfInfluencesJob | RetrainJob,
+    InfluencesJob | FactorsJob | IhvpJob | SelfInfluencesJob | RetrainJob | QualityJob,
     Field(discriminator="kind"),
 ]
-RESUMABLE = frozenset(each.model_fields["kind"].default for each in (RetrainJob,) if each.resumable)
+RESUMABLE = frozenset(
+    each.model_fields["kind"].default for each in (RetrainJob, QualityJob) if each.resumable
+)
 
 
 class JobState(StrEnum):

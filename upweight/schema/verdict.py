@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from upweight.schema.base import Answer
+from upweight.schema.quality import MeasuredQuality
 
 Level = Literal["good", "fair", "bad"]
 LEVELS: tuple[Level, ...] = ("good", "fair", "bad")  # best first
@@ -20,7 +21,7 @@ class Judgement(Answer):
 
 
 class Verdict(Answer):
-    """Two questions that every result answers. Neither is a comparison with retraining."""
+    """Two questions that every result answers, and a comparison with retraining where one was made."""
 
     solved: Judgement = Field(
         description="Was the linear system solved? It speaks of (H + λI) x = b alone."
@@ -28,6 +29,12 @@ class Verdict(Answer):
     applies: Judgement = Field(
         description="Does influence apply here? Whether θ is near an optimum of its training loss, and how many of "
         "the known eigenvalues of H lie below λ."
+    )
+
+    quality: MeasuredQuality | None = Field(
+        None,
+        description="How well such influences predicted retraining, when that was last measured for this model, "
+        "method, curvature and λ; null where it never was.",
     )
 
     @property

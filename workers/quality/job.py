@@ -1,0 +1,377 @@
+"""An attempt at a job of kind `quality`: reads the results that are judged, trains what the measures need, reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.lifecycle.states import now
+from service.storage.chunks import Chunks
+from service.storage.cuts import Cut
+from service.storage.keys import Document
+from service.storage.layout import ResultPaths
+from service.storage.qualities import names_of
+from service.storage.row_blocks import RowBlocks
+from upweight.errors import ResultExpired
+from upweight.schema import (
+    AttributionJob,
+    ColumnMatch,
+    DatasetRecord,
+    JobRecord,
+    MeasuredQuality,
+    ModelRecord,
+    QualityJob,
+    QualityReport,
+    QualityRow,
+    Recipe,
+    Selection,
+    parse_rows,
+)
+from upweight.schema.inversion import METHODS
+from workers.datasets.columns import Columns
+from workers.engine import BadParameter, Problem, Rows, row_predictions
+from workers.engine.scores.baselines import (
+    Blocks,
+    activation_similarity,
+    gradient_products,
+    last_activations,
+)
+from workers.jobs.attempt import Attempt
+from workers.jobs.inputs import DTYPES, MASK
+from workers.jobs.results import ResultWriter
+from workers.quality.judging import Judged, Judging
+from workers.quality.retrained import ByRecipe
+from workers.quality.scores import Block, Scores, at_random, of_matrix, of_rows, of_texts
+from workers.retraining.bank import Bank
+from workers.retraining.inputs import TrainingInputs
+
+READ_BYTES = 32 * 1024**2
+MOST_TOKENS = 20_000_000  # of both sides, held for BM25
+# Which measure a verdict has, where a job has several: the nearest to retraining first.
+TOLD = ("lds", "loo", "brittleness", "tail_patch", "mislabel")
+UNSURE = 0.3  # below it, noise hides most of what a score could show
+OTHER_MODEL = (
+    0.25  # how far the recipe's mean test loss may be from the model's, as a part of the larger
+)
+
+
+@dataclass(frozen=True)
+class QualityAttempt(Attempt[QualityJob]):
+    """Reads results in slices, and goes on from the models that an earlier attempt has trained."""
+
+    def run(self) -> dict[str, Any]:
+        """The fields of its success. Raises UpweightError, EngineError, and what `watch` raises."""
+        began = time.monotonic()
+        self.watch.progress("load", 0, 1, "models")
+        results = list(self._results())
+        judged = [*results, *self._baselines()]
+        retrained = self._retrained
+        judging = Judging(
+            self.request,
+            judged,
+            (0 if self._test is None else len(self._test), len(self._train)),
+            retrained,
+            self._wrong(),
+            self.watch.progress,
+        )
+        rows = list(judging.rows())
+        report = QualityReport(
+            rows=rows,
+            noise=judging.noise,
+            trained=0 if retrained is None else retrained.trained,
+            warnings=[*self._left_out, *self._warnings(judging)],
+        )
+        self.watch.confirm()
+        writer = ResultWriter(self.context.objects, self.paths)
+        writer.report(report.model_dump(mode="json"))
+        size = writer.commit([], {"job_id": self.job["id"], "request": self.job["request"]})
+        self._note(rows, judging)
+        return {
+            "result": {
+                "dtype": "float64",
+                "stored": ["report"],
+                "size_bytes": size,
+                "layout": {},
+            },
+            "cost": {
+                "hessian_passes": 0.0,
+                "gradient_passes": 0.0,
+                "seconds": time.monotonic() - began,
+                "engine_seconds": 0.0 if retrained is None else retrained.seconds,
+            },
+        }
+
+    @cached_property
+    def _left_out(self) -> list[str]:
+        """Baselines that could not be made, and why."""
+        return []
+
+    @cached_property
+    def _model(self) -> ModelRecord:
+        found = self.context.records.get("model", self.namespace, self.job["model_id"])
+        return ModelRecord.model_validate(found)
+
+    @cached_property
+    def _problem(self) -> Problem:
+        dtype = DTYPES[self.request.precision]
+        return self.context.session.problem(self.namespace, self._model, dtype, self.watch.progress)
+
+    @cached_property
+    def _retrained(self) -> ByRecipe | None:
+        """None where no measure trains anything."""
+        recipe = self.request.recipe
+        if recipe is None or self._test is None or not self.request.needs_recipe:
+            return None
+        total = self._dataset("train_id").rows or 0
+        rows = np.fromiter(parse_rows(self.request.train.rows, total), np.int64)
+        return ByRecipe(
+            self._problem,
+            self._train,
+            self._test,
+            recipe,
+            rows,
+            lambda seed: self._bank(recipe, seed),
+        )
+
+    def _bank(self, recipe: Recipe, seed: int) -> Bank:
+        inputs = TrainingInputs.load(
+            self.context,
+            self.namespace,
+            self.job,
+            recipe,
+            precision=self.request.precision,
+            seed=seed,
+            progress=self.watch.progress,
+        )
+        return Bank(
+            self.context.objects, self.namespace, inputs, self.watch.progress, self.watch.confirm
+        )
+
+    @cached_property
+    def _train(self) -> Rows:
+        return self._rows("train_id", self.request.train)
+
+    @cached_property
+    def _test(self) -> Rows | None:
+        if self.request.test is None:
+            return None
+        return self._rows("test_id", self.request.test)
+
+    def _rows(self, field: str, selection: Selection) -> Rows:
+        dataset = self._dataset(field)
+        match = next(
+            each
+            for each in map(ColumnMatch.model_validate, self.job["matched"])
+            if each.dataset == dataset.id
+        )
+        self.context.session.require_unchanged(self.namespace, dataset)
+        chosen = parse_rows(selection.rows, dataset.rows or 0)
+        return self.context.session.rows(
+            self.namespace, dataset, Columns.of(dataset, match), chosen, self.watch.progress
+        )
+
+    def _dataset(self, field: str) -> DatasetRecord:
+        found = self.context.records.get("dataset", self.namespace, self.job[field])
+        return DatasetRecord.model_validate(found)
+
+    @cached_property
+    def _judged_jobs(self) -> list[Document]:
+        """As they stand; they are held by nothing, so one may have been deleted since."""
+        return [self.context.records.get("job", self.namespace, id) for id in self.request.results]
+
+    def _results(self) -> Iterator[Judged]:
+        for number, document in enumerate(self._judged_jobs):
+            record = JobRecord.model_validate(document)
+            if record.result is None or record.expired_at is not None:
+                raise ResultExpired.field(
+                    f"/results/{number}", f"the result of job {record.id} has expired", record.id
+                )
+            request = record.request
+            assert isinstance(request, AttributionJob)
+            values = _dampings(document)
+            method = f"{METHODS[request.inversion.method].label}, {request.curvature.label}"
+            for layer, damping in enumerate(values):
+                at = layer if request.has_damping_axis else None
+                yield self._judged(record, at, damping, method)
+
+    def _judged(self, record: JobRecord, layer: int | None, damping: float, method: str) -> Judged:
+        paths = ResultPaths(self.namespace, record.id)
+        if record.request.is_self:
+            layout = record.result.layout if record.result is not None else None
+            total = len(self._train)
+            step = (layout.self_influence_rows if layout is not None else None) or total
+            name = "self_influences" if layer is None else f"self_influences.{layer}"
+            kept = RowBlocks(self.context.objects, paths.self_influences, Cut(total, step), name)
+            return Judged(
+                record.id,
+                None,
+                lambda: np.concatenate(list(kept.read(range(total), READ_BYTES))).astype(float),
+                method,
+                damping,
+            )
+        matrix = Chunks.open(self.context.objects, paths.influences, layer)
+        scores = of_matrix(record.id, matrix, READ_BYTES)
+        return Judged(record.id, scores, lambda: -scores.means(), method, damping)
+
+    def _baselines(self) -> Iterator[Judged]:
+        if not self.request.baselines:
+            return
+        train, problem, test = self._train, self._problem, self._test
+        losses = np.concatenate(
+            [
+                found.losses.double().cpu().numpy()
+                for _, found in row_predictions(problem, train, progress=self.watch.progress)
+            ]
+        )
+        if test is None:
+            draw = np.random.default_rng(self.request.seed).normal(size=len(train))
+            yield Judged("loss", None, lambda: losses, baseline=True)
+            yield Judged("random", None, lambda: draw, baseline=True)
+            return
+        shape = (len(test), len(train))
+        budget, progress = self.context.settings.memory_bytes, self.watch.progress
+
+        def products(*, cosine: bool) -> Blocks:
+            return gradient_products(
+                problem, test, train, cosine=cosine, budget_bytes=budget, progress=progress
+            )
+
+        def activations() -> Blocks:
+            return activation_similarity(
+                problem, test, train, budget_bytes=budget, progress=progress
+            )
+
+        yield _baseline(
+            _of_engine("gradient product", shape, lambda: products(cosine=False)), per_query=True
+        )
+        yield _baseline(_of_engine("gradient cosine", shape, lambda: products(cosine=True)))
+        try:
+            last_activations(problem, next(iter(train.batches(1))))
+        except BadParameter as error:
+            self._left_out.append(f"Similarity of activations is left out: {error}.")
+        else:
+            yield _baseline(_of_engine("activation similarity", shape, activations), per_query=True)
+        yield from self._texts(test)
+        yield Judged(
+            "loss", of_rows("loss", losses, len(test)), lambda: losses,
+            baseline=True, per_query=False,
+        )  # fmt: skip
+        yield _baseline(at_random(*shape, self.request.seed))
+
+    def _texts(self, test: Rows) -> Iterator[Judged]:
+        """BM25, where rows are tokens and it is installed."""
+        first = next(iter(self._train.batches(1))).inputs
+        if first[0].ndim != 2 or first[0].is_floating_point() or first[0].is_complex():
+            return
+        if (len(test) + len(self._train)) * first[0].shape[1] > MOST_TOKENS:
+            self._left_out.append(f"BM25 is left out: there are more than {MOST_TOKENS:,} tokens.")
+            return
+        match = ColumnMatch.model_validate(self.job["matched"][0])
+        mask = match.inputs.index(MASK) if MASK in match.inputs else None
+        try:
+            scores = of_texts(_tokens(test, mask), _tokens(self._train, mask))
+        except ImportError:
+            self._left_out.append(
+                "BM25 is left out: the worker lacks bm25s; install upweight[bm25]."
+            )
+            return
+        yield _baseline(scores)
+
+    def _wrong(self) -> NDArray[np.bool_] | None:
+        if self.request.wrong is None:
+            return None
+        total = self._dataset("train_id").rows or 0
+        wrong = set(parse_rows(self.request.wrong, total))
+        chosen = parse_rows(self.request.train.rows, total)
+        return np.array([row in wrong for row in chosen])
+
+    def _warnings(self, judging: Judging) -> Iterator[str]:
+        noise = judging.noise
+        if noise is not None and noise.value is not None and noise.value < UNSURE:
+            yield (
+                f"Trainings that differ by their seed alone agree at {noise.value:.2f}: most of what tells subsets "
+                "apart is noise. Take more repeats, or a smaller share."
+            )
+        if self.request.retrains and self._retrained is not None:
+            own, again = self._own_loss(), self._retrained.whole_loss()
+            if abs(own - again) > OTHER_MODEL * max(abs(own), abs(again)):
+                yield (
+                    f"Trained by its recipe on all these rows, the model has a mean test loss of {again:.3g}; as it is "
+                    f"registered, {own:.3g}. The recipe is not that of this model, or it was trained on other rows: "
+                    "what is measured is about the recipe's models."
+                )
+        for record in self._judged_jobs:
+            verdict = record.get("verdict") or {}
+            if verdict.get("solved", {}).get("level") == "bad":
+                yield f"Job {record['id']} was not solved well: {verdict['solved']['text']}"
+
+    def _own_loss(self) -> float:
+        assert self._test is not None
+        found = [each.losses for _, each in row_predictions(self._problem, self._test)]
+        return float(np.concatenate([each.double().cpu().numpy() for each in found]).mean())
+
+    def _note(self, rows: Sequence[QualityRow], judging: Judging) -> None:
+        """What the verdicts of such results have from now on: the measure that is nearest to retraining."""
+        measure = next(each for each in TOLD if each in self.request.measures)
+        noted: dict[str, Document] = {}
+        for document in self._judged_jobs:
+            of_job = {
+                row.damping: row
+                for row in rows
+                if row.result == document["id"] and row.measure == measure
+            }
+            for damping, name in names_of(self._model.digest, document):
+                row = of_job.get(damping)
+                if row is None or row.value is None:
+                    continue
+                noise = judging.noise if measure == "lds" else None
+                noted[name] = MeasuredQuality(
+                    measure=measure,
+                    damping=damping,
+                    value=row.value,
+                    low=row.low,
+                    high=row.high,
+                    ceiling=None if noise is None else noise.ceiling,
+                    job=self.job["id"],
+                    measured_at=datetime.fromisoformat(now()),
+                ).model_dump(mode="json")
+        self.context.qualities.note(self.namespace, noted)
+
+
+def _dampings(document: Document) -> list[float]:
+    told = document.get("damping")
+    if told:
+        return list(told["values"])
+    asked = document["request"].get("hessian_regularization", 0.0)
+    return [float(each) for each in (asked if isinstance(asked, list) else [asked])]
+
+
+def _baseline(scores: Scores, *, per_query: bool = False) -> Judged:
+    return Judged(scores.name, scores, lambda: -scores.means(), baseline=True, per_query=per_query)
+
+
+def _of_engine(name: str, shape: tuple[int, int], made: Callable[[], Blocks]) -> Scores:
+    def blocks() -> Iterator[Block]:
+        for test, train, block in made():
+            yield test, train, block.double().cpu().numpy()
+
+    return Scores(name, shape, blocks)
+
+
+def _tokens(rows: Rows, mask: int | None) -> list[list[int]]:
+    found: list[list[int]] = []
+    for batch in rows.batches(1024):
+        tokens = batch.inputs[0].cpu()
+        if mask is None:
+            found += tokens.tolist()
+            continue
+        kept = batch.inputs[mask].cpu() != 0
+        found += [row[here].tolist() for row, here in zip(tokens, kept, strict=True)]
+    return found
