@@ -19,6 +19,7 @@ from benchmarks.quality.setups import Setup
 
 Found = Iterator[tuple[str, float | None, Tensor]]  # method, λ where it has one, (m, n)
 RANK = 100
+MOST_DENSE = 5000  # parameters of which a matrix (p, p), and its copies, are no trouble
 TRAK_DIMENSIONS = 512
 
 
@@ -90,6 +91,8 @@ def pydvl(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) -> Fou
             module, loss, at, maxiter=1000, scale=100.0, second_order_mode=newton
         ),
     }
+    if _size(module) > MOST_DENSE:
+        makers = {name: each for name, each in makers.items() if "direct" not in name}
     for name, make in makers.items():
         for damping in dampings:
             try:
@@ -143,6 +146,8 @@ def dattri(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) -> Fo
             task, recursion_depth=500, batch_size=50, damping=at, scaling=100.0
         ),
     }
+    if _size(module) > MOST_DENSE:
+        del makers["explicit"]
     for name, make in makers.items():
         for damping in dampings:
             try:
@@ -157,9 +162,8 @@ def dattri(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) -> Fo
         yield "TracIn", None, plain.attribute(train, test).T
     if setup.loss != "cross_entropy":
         return
-    target = AttributionTask(
-        loss_func=loss, target_func=margin, model=module, checkpoints=module.state_dict()
-    )
+    # As TRAK has it: features are gradients of the margin, of training and of test rows.
+    target = AttributionTask(loss_func=margin, model=module, checkpoints=module.state_dict())
     for damping in dampings:
         trak = TRAKAttributor(
             target, chance, projector_kwargs={"proj_dim": TRAK_DIMENSIONS}, regularization=damping
@@ -167,6 +171,10 @@ def dattri(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) -> Fo
         trak.cache(train)
         with torch.no_grad():
             yield "TRAK-1", damping, trak.attribute(test).T
+
+
+def _size(module: nn.Module) -> int:
+    return sum(each.numel() for each in module.parameters())
 
 
 def _doubled(setup: Setup) -> list[tuple[Tensor, ...]]:

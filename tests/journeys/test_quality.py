@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -345,3 +349,28 @@ def test_a_recipe_that_diverges_fails_in_words(online: Client, result: Influence
     }  # fmt: skip
     with pytest.raises(errors.UpweightError, match="epoch"):
         online.evaluate(result, subsets=3, recipe=diverging)
+
+
+def test_the_command_prints_the_table_and_the_record_tells_the_quality(
+    online: Client, result: InfluenceResult, tmp_path: Path
+) -> None:
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "upweight.cli", *words, "--url", online.connection.url],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    picture = tmp_path / "quality.png"
+    options = ["--subsets", "4", "--repeats", "1", "--recipe", json.dumps(RECIPE)]
+    printed = run("evaluate", result.id, *options, "--plot", str(picture))
+    head, first, *_ = printed.splitlines()
+    assert head.split() == [
+        "RESULT", "METHOD", "LAMBDA", "MEASURE", "VALUE", "LOW", "HIGH", "N",
+    ]  # fmt: skip
+    assert first.startswith(result.id)
+    assert "baseline" in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "lds" in run("jobs", "show", result.id)
+    report = json.loads(run("evaluate", result.id, *options, "--no-baselines", "--json"))
+    assert [row["result"] for row in report["rows"]] == [result.id]

@@ -12,6 +12,7 @@ from upweight.cli.jobs import jobs
 from upweight.cli.keys import keys, webhooks
 from upweight.cli.models import models
 from upweight.cli.operation import doctor, reindex, retention, serve, worker
+from upweight.cli.quality import evaluate
 from upweight.cli.results import results
 from upweight.cli.retraining import banks, retrain
 from upweight.cli.verb import Command, examples, group, line, verb
@@ -39,6 +40,15 @@ verb(
     "retrain",
     "upweight retrain digits-mlp digits-train --drop 3,17,204 --test digits-test --name digits-clean",
 )(retrain)
+verb(
+    command,
+    "evaluate",
+    """
+    upweight evaluate latest
+    upweight evaluate 01M8JM 01M8JN --measure lds,loo --subsets 200 --plot quality.png
+    upweight evaluate latest --measure mislabel --wrong 3,17,204
+    """,
+)(evaluate)
 command.add_typer(models, name="models")
 command.add_typer(datasets, name="datasets")
 command.add_typer(jobs, name="jobs")

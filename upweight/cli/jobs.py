@@ -322,6 +322,7 @@ def _show(shell: Shell, record: JobRecord) -> None:
             ),
             ("solved", _judged(record.verdict.solved) if record.verdict else ""),
             ("applies", _judged(record.verdict.applies) if record.verdict else ""),
+            ("quality", record.verdict.measured or "" if record.verdict else ""),
             ("labels", ", ".join(f"{key}={value}" for key, value in record.labels.items())),
             ("created", units.age(record.created_at)),
         ],

@@ -34,10 +34,10 @@ CLOSED_FORM: Mapping[str, Any] = {"inversion_method": "ekfac", "curvature": "gau
 class QualityOptions(TypedDict, total=False):
     """What `evaluate` and `tune` take besides: of the measures, of the job, and of the waiting."""
 
-    repeats: int
-    left_out: int
-    k: int
-    queries: int
+    repeats: int | None
+    left_out: int | None
+    k: int | None
+    queries: int | None
     wrong: RowChoice | None
     baselines: bool
     recipe: Mapping[str, Any] | None

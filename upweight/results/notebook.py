@@ -38,6 +38,8 @@ def _verdict(record: JobRecord) -> str:
     lines = "<br>".join(
         f"<b>{name}: {judgement.level}</b> {escape(judgement.text)}" for name, judgement in parts
     )
+    if record.verdict.measured is not None:
+        lines += f"<br><b>quality:</b> {escape(record.verdict.measured)}"
     return f"<p style='font-size:85%'>{lines}</p>"
 
 

@@ -92,19 +92,21 @@ class QualityTable:
 
     def __repr__(self) -> str:
         lines = [f"{_label(row):<44} {row.measure:<11} {_in_words(row)}" for row in self.rows]
-        return "\n".join([f"<QualityTable {self.job}>", *lines, *self._below()])
+        return "\n".join([f"<QualityTable {self.job}>", *lines, *self.remarks])
 
     def _repr_html_(self) -> str:
         lines = ((_label(row), row.measure, _in_words(row)) for row in self.rows)
         cells = "".join(
             f"<tr>{''.join(f'<td>{escape(each)}</td>' for each in line)}</tr>" for line in lines
         )
-        below = "".join(f"<p style='font-size:85%'>{escape(line)}</p>" for line in self._below())
+        below = "".join(f"<p style='font-size:85%'>{escape(line)}</p>" for line in self.remarks)
         return (
             f"<table><tr><th>result</th><th>measure</th><th>value</th></tr>{cells}</table>{below}"
         )
 
-    def _below(self) -> list[str]:
+    @property
+    def remarks(self) -> list[str]:
+        """The noise and the warnings, a line each."""
         noise = self.noise
         told = (
             [f"seeds agree at {noise.value:.3f}; noise allows about {noise.ceiling or 0.0:.3f}"]

@@ -38,6 +38,11 @@ class Verdict(Answer):
     )
 
     @property
+    def measured(self) -> str | None:
+        """The quality in a line for people; None where it was never measured."""
+        return self.quality.in_words if self.quality is not None else None
+
+    @property
     def level(self) -> Level:
         """The worse of the two."""
         return max(self.solved.level, self.applies.level, key=LEVELS.index)

@@ -52,7 +52,17 @@ export async function open(job, route, { signal }) {
 /** Both parts of the service's verdict, in its own words. */
 function verdict({ verdict: told }) {
   if (!told) return notice("This result is of a version that gave no verdict.");
-  return Object.entries(QUESTIONS).map(([part, question]) => h("section", { class: `trust ${told[part].level}`, role: "note" }, h("h2", {}, question), h("p", {}, h("strong", {}, LEVELS[told[part].level]), told[part].text)));
+  const parts = Object.entries(QUESTIONS).map(([part, question]) => h("section", { class: `trust ${told[part].level}`, role: "note" }, h("h2", {}, question), h("p", {}, h("strong", {}, LEVELS[told[part].level]), told[part].text)));
+  return [...parts, measured(told.quality)];
+}
+
+/** What was last measured against retraining, for this model, method, curvature and λ. */
+function measured(quality) {
+  if (!quality) return null;
+  const { measure, value, low, high, damping, job } = quality;
+  const interval = low === null ? "" : ` (95 %: ${number(low, 3)} to ${number(high, 3)})`;
+  return h("section", { class: "trust good", role: "note" }, h("h2", {}, "Does it predict retraining?"),
+    h("p", {}, `${measure.replaceAll("_", " ")} ${number(value, 3)}${interval} at λ ${number(damping)}, as `, h("a", { href: link(["jobs", job]) }, "last measured"), "."));
 }
 
 /** Where the factors are from, if the job did not solve for them: a link, and how those solutions ended. */

@@ -15,11 +15,12 @@ import * as inversion from "./inversion.js";
 import * as overview from "./overview.js";
 import { losses } from "./retraining.js";
 import * as perturbation from "./perturbation.js";
+import * as quality from "./quality.js";
 import * as test from "./test.js";
 import * as training from "./training.js";
 
-const TABS = { overview, test, training, cleaning, perturbation, inversion, comparison };
-const NAMES = { overview: "Overview", test: "Test examples", training: "Training set", cleaning: "Clean labels", comparison: "Before and after", perturbation: "Perturbation", inversion: "Inversion" };
+const TABS = { overview, test, training, cleaning, perturbation, inversion, comparison, quality };
+const NAMES = { overview: "Overview", test: "Test examples", training: "Training set", cleaning: "Clean labels", comparison: "Before and after", perturbation: "Perturbation", inversion: "Inversion", quality: "Quality" };
 
 export async function open(route, { signal, reopen }) {
   const id = route.parts[1];
@@ -40,6 +41,7 @@ function tabsOf(job) {
   if (job.state !== "succeeded") return ["overview"];
   const { kind, influence_type: type } = job.request;
   const stored = job.result.stored;
+  if (kind === "quality") return ["overview", "quality"];
   if (!job.request.inversion) return ["overview", ...(job.model ? ["comparison"] : [])];
   if (kind === "self_influences") return ["overview", "training", "cleaning", "inversion"];
   if (kind !== "influences") return ["overview", "inversion"];
@@ -94,7 +96,7 @@ class Job {
 
   async openTab(route) {
     const allowed = tabsOf(this.job);
-    const wanted = route.parts[2] ?? (allowed.includes("test") ? "test" : allowed.includes("perturbation") ? "perturbation" : allowed[1] && this.job.request.kind === "self_influences" ? "training" : "overview");
+    const wanted = route.parts[2] ?? (allowed.includes("test") ? "test" : allowed.includes("perturbation") ? "perturbation" : allowed.includes("quality") ? "quality" : allowed[1] && this.job.request.kind === "self_influences" ? "training" : "overview");
     const name = allowed.includes(wanted) ? wanted : "overview";
     replace(this.tabs, allowed.length < 2 ? null : allowed.map((each) =>
       h("a", { href: jobLink(this.job, each), "aria-current": each === name ? "page" : null }, NAMES[each])));
