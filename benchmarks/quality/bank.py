@@ -56,6 +56,9 @@ def bank(setup: Setup, count: int = 100, share: float = 0.5, repeats: int = 2) -
 
 def trained(setup: Setup, subsets: Tensor, start: list[Tensor], seed: int) -> list[Tensor]:
     """Weights (S, …) after training a network on each of `subsets` (S, rows), all by the same steps."""
+    if setup.training.to_the_optimum:
+        found = [optimum(setup, setup.train[0][rows], setup.train[1][rows]) for rows in subsets]
+        return [torch.stack(each) for each in zip(*found, strict=True)]
     count, size = subsets.shape
     weights = [each.expand(count, *each.shape).clone().requires_grad_() for each in start]
     how = setup.training
@@ -77,9 +80,31 @@ def trained(setup: Setup, subsets: Tensor, start: list[Tensor], seed: int) -> li
     return [each.detach() for each in weights]
 
 
+def optimum(setup: Setup, inputs: Tensor, targets: Tensor) -> list[Tensor]:
+    """Of the mean loss of these rows with decay / 2 ‖θ‖², from 0."""
+    module = setup.module().double()
+    for each in module.parameters():
+        torch.nn.init.zeros_(each)
+    optimiser = torch.optim.LBFGS(
+        module.parameters(), max_iter=500, tolerance_grad=1e-10, tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        decay = sum((each**2).sum() for each in module.parameters())
+        loss = F.cross_entropy(module(inputs.double()), targets) + setup.training.decay / 2 * decay
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return [each.detach() for each in module.parameters()]
+
+
 def test_losses(setup: Setup, weights: list[Tensor]) -> Tensor:
     """(S, m)."""
     inputs, targets = (each.expand(len(weights[0]), *each.shape) for each in setup.test)
+    inputs = inputs.to(weights[0].dtype)
     with torch.no_grad():
         return row_losses(setup, weights, inputs, targets)
 

@@ -60,10 +60,9 @@ function table(rows) {
   return h(
     "table",
     { class: "plain" },
-    h("thead", {}, h("tr", {}, ["", "Result", "λ", "Value", "95 %", "Of", "Note"].map((name) => h("th", { scope: "col" }, name)))),
+    h("thead", {}, h("tr", {}, [["Result", ""], ["λ", "number"], ["Value", "number"], ["95 %", "number"], ["Of", "number"], ["Note", ""]].map(([name, kind]) => h("th", { scope: "col", class: kind }, name)))),
     h("tbody", {}, rows.map((row, index) => h("tr", {},
-      h("td", { class: "number" }, count(index + 1)),
-      h("th", { scope: "row" }, row.baseline ? `${row.result} (baseline)` : [row.method, " ", h("a", { href: link(["jobs", row.result]) }, row.result.slice(-6))]),
+      h("th", { scope: "row" }, `${count(index + 1)}. `, row.baseline ? `${row.result} (baseline)` : [row.method, " ", h("a", { href: link(["jobs", row.result]) }, row.result.slice(-6))]),
       h("td", { class: "number" }, row.damping === null ? "" : number(row.damping)),
       h("td", { class: "number" }, row.value === null ? "–" : number(row.value, 3)),
       h("td", { class: "number" }, row.low === null ? "–" : `${number(row.low, 3)} to ${number(row.high, 3)}`),
