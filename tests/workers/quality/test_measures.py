@@ -81,6 +81,16 @@ def test_the_interval_covers_the_true_value_about_as_often_as_it_says() -> None:
     assert covered >= 0.85 * times  # of 0.95; below 0.85 by chance once in a thousand
 
 
+@pytest.mark.parametrize("noise", [1e-3, 0.05, 1.0])
+def test_a_value_lies_within_its_interval_however_near_to_1_it_is(noise: float) -> None:
+    truth = RNG.normal(size=(100, 50))
+    found = lds(truth, -truth + noise * RNG.normal(size=truth.shape))
+    assert found.low is not None
+    assert found.high is not None
+    assert found.value is not None
+    assert found.low < found.value <= found.high <= 1.0
+
+
 def test_an_interval_is_the_same_for_the_same_seed() -> None:
     sums, losses = drawn()
     assert lds(sums, losses, seed=3) == lds(sums, losses, seed=3)
