@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from service.auth import Caller
 from service.datasets.registration import digest_of_shards
+from service.datasets.rows import ShardedRows
 from service.datasets.views import Array, TooManyRuns, View, runs_of, view_of
 from service.lifecycle.states import now
 from service.parts import Parts
@@ -38,7 +40,8 @@ from upweight.schema import (
 )
 from upweight.schema.base import CONTRACT
 
-_ROW = re.compile(r"\d{1,16}")
+_NUMBER = re.compile(r"-?\d{1,16}")
+_KINDS = {"number": "whole numbers", "text": "texts"}
 Label = bool | int | float | str
 
 
@@ -63,7 +66,8 @@ def derive_dataset(
     before = view_of(parent, parts.objects, namespace) or View.whole(
         parent.rows or 0, _label_dtype(parent)
     )
-    after = _derived(parent, before, request)
+    names = _Names.of(parts, namespace, parent, request)
+    after = _derived(parent, before, request, names)
     index, size = _stored(parts, namespace, after)
     derived = DerivedFrom(
         dataset=parent.id,
@@ -93,12 +97,64 @@ def derive_dataset(
     )
 
 
-def _derived(parent: DatasetRecord, before: View, request: DeriveRequest) -> View:
-    dropped = _dropped(parent, request)
-    rows, labels = _relabelled(parent, before, request.relabel)
+@dataclass(frozen=True)
+class _Names:
+    """What names rows of the parent: their ids, or their numbers where there are none."""
+
+    parent: DatasetRecord
+    found: Mapping[int | str, int]
+
+    @classmethod
+    def of(
+        cls, parts: Parts, namespace: str, parent: DatasetRecord, request: DeriveRequest
+    ) -> _Names:
+        """Reads the ids, some at a time, where rows are named by theirs."""
+        listed = () if request.drop is None or isinstance(request.drop, str) else request.drop
+        if parent.ids is None or not (listed or request.relabel):
+            return cls(parent, {})
+        keys: Iterable[int | str] = request.relabel
+        if parent.id_kind == "number":
+            keys = [int(key) for key in request.relabel if _NUMBER.fullmatch(key)]
+        return cls(parent, ShardedRows.of(parts, namespace, parent).rows_of([*listed, *keys]))
+
+    def row(self, name: int | str, pointer: str) -> int:
+        """Raises InvalidRequest for what names none."""
+        parent = self.parent
+        if parent.ids is not None:
+            if name in self.found:
+                return self.found[name]
+            raise InvalidRequest.field(
+                pointer,
+                f"no row of {parent.name!r} has the id {name!r}; its ids are {_KINDS[parent.id_kind or 'text']}",
+                name,
+            )
+        rows = parent.rows or 0
+        if isinstance(name, str):
+            raise InvalidRequest.field(
+                pointer,
+                f"{name!r} is no row's number; {parent.name!r} has no ids, and its rows are 0 to {rows - 1}",
+                name,
+            )
+        if not 0 <= name < rows:
+            raise InvalidRequest.field(
+                pointer,
+                f"row {name} of {parent.name!r} is not there: it has rows 0 to {rows - 1}",
+                name,
+            )
+        return name
+
+    def row_of_key(self, key: str, pointer: str) -> int:
+        """The same of a key of JSON, which is always text."""
+        numbers = self.parent.ids is None or self.parent.id_kind == "number"
+        return self.row(int(key) if numbers and _NUMBER.fullmatch(key) else key, pointer)
+
+
+def _derived(parent: DatasetRecord, before: View, request: DeriveRequest, names: _Names) -> View:
+    dropped = _dropped(parent, request, names)
+    rows, labels = _relabelled(parent, before, request.relabel, names)
     try:
         starts, stops = runs_of(dropped)
-        _refuse_both(starts, stops, rows, request)
+        _refuse_both(starts, stops, rows, request, names)
         after = before.with_labels(rows, labels).without(starts, stops)
     except TooManyRuns as error:
         raise InvalidRequest.field(
@@ -115,7 +171,7 @@ def _derived(parent: DatasetRecord, before: View, request: DeriveRequest) -> Vie
     return after
 
 
-def _dropped(parent: DatasetRecord, request: DeriveRequest) -> Sequence[range]:
+def _dropped(parent: DatasetRecord, request: DeriveRequest, names: _Names) -> Sequence[range]:
     """Rows of the parent that are to go."""
     if request.drop is None:
         return ()
@@ -124,23 +180,12 @@ def _dropped(parent: DatasetRecord, request: DeriveRequest) -> Sequence[range]:
             return parse_rows(request.drop, parent.rows or 0).parts
         except ValueError as error:
             raise InvalidRequest.field("/drop", str(error), request.drop) from None
-    for at, row in enumerate(request.drop):
-        _require_row(parent, row, f"/drop/{at}", row)
-    return [range(row, row + 1) for row in request.drop]
-
-
-def _require_row(parent: DatasetRecord, row: int, pointer: str, given: object) -> None:
-    rows = parent.rows or 0
-    if row >= rows:
-        raise InvalidRequest.field(
-            pointer,
-            f"row {row} of {parent.name!r} is not there: it has rows 0 to {rows - 1}",
-            given,
-        )
+    rows = [names.row(name, f"/drop/{at}") for at, name in enumerate(request.drop)]
+    return [range(row, row + 1) for row in rows]
 
 
 def _relabelled(
-    parent: DatasetRecord, before: View, relabel: Mapping[str, Label]
+    parent: DatasetRecord, before: View, relabel: Mapping[str, Label], names: _Names
 ) -> tuple[Array, Array]:
     """Rows of the parent, ascending, and their new labels."""
     if not relabel:
@@ -149,12 +194,7 @@ def _relabelled(
     chosen: dict[int, Label] = {}
     for name, label in relabel.items():
         pointer = f"/relabel/{_escaped(name)}"
-        if not _ROW.fullmatch(name):
-            raise InvalidRequest.field(
-                pointer, f"{name!r} is no row's number; rows of {parent.name!r} are named by theirs"
-            )
-        row = int(name)
-        _require_row(parent, row, pointer, name)
+        row = names.row_of_key(name, pointer)
         if row in chosen:
             raise InvalidRequest.field(pointer, f"row {row} is named twice; name it once", name)
         chosen[row] = _label(parent, target, label, pointer)
@@ -235,16 +275,18 @@ def _range(parent: DatasetRecord, target: ColumnSpec) -> tuple[int, int, str]:
     return low, high, "; to have a class that no row has, register it with 'class_names'"
 
 
-def _refuse_both(starts: Array, stops: Array, rows: Array, request: DeriveRequest) -> None:
+def _refuse_both(
+    starts: Array, stops: Array, rows: Array, request: DeriveRequest, names: _Names
+) -> None:
     """Raises InvalidRequest for a row that is dropped and relabelled."""
     if not len(starts):
         return
     runs = np.searchsorted(starts, rows, side="right") - 1
     both = rows[(runs >= 0) & (rows < stops[runs])]
     if len(both):
-        name = str(int(both[0]))
+        name = next(key for key in request.relabel if names.row_of_key(key, "") == both[0])
         raise InvalidRequest.field(
-            f"/relabel/{name}",
+            f"/relabel/{_escaped(name)}",
             f"row {name} is dropped and relabelled; do one of both",
             request.relabel[name],
         )

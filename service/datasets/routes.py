@@ -7,6 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
 
+from service.answers.formats import BINARY_CONTENT, chosen_format
+from service.answers.positions import positions
+from service.answers.streamed import STREAMED
 from service.datasets.derivation import derive_dataset
 from service.datasets.registration import register_dataset
 from service.datasets.rows import ShardedRows
@@ -25,9 +28,6 @@ from service.dependencies import (
 from service.docs.examples import DATASET_BLOB
 from service.problems import EVERYWHERE, documented
 from service.registry import delete_checked, filters_of, page_of, resolve, settled
-from service.results.formats import BINARY_CONTENT, chosen_format
-from service.results.stored import positions
-from service.results.streamed import STREAMED
 from upweight.errors import (
     Conflict,
     IdempotencyConflict,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
 
+from service.answers.formats import Numbers, as_json
 from service.datasets.columns import READERS, Array, Column
+from service.datasets.ids import ids_in
 from service.datasets.sources import Source, sources_of
 from service.datasets.views import View, view_of
 from service.parts import Parts
-from service.results.formats import Numbers, as_json
 from service.storage.failures import Changed
 from upweight.errors import Conflict, InvalidRequest, NotFound, NotReady
 from upweight.schema import CheckState, ColumnSpec, DatasetRecord, DatasetRows
+
+_IDS_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class ShardedRows:
     def chosen(self, names: Sequence[str]) -> list[ColumnSpec]:
         """The columns of these names; all when there are none. Raises InvalidRequest."""
         columns = {column.name: column for column in self.dataset.columns}
+        if self.dataset.ids is not None and list(names) == [self.dataset.ids]:
+            return [self._id_column(self.dataset.ids)]
         for name in names:
             if name not in columns:
                 raise InvalidRequest.field(
@@ -51,6 +56,11 @@ class ShardedRows:
                     name,
                 )
         return [columns[name] for name in dict.fromkeys(names)] or list(columns.values())
+
+    def _id_column(self, name: str) -> ColumnSpec:
+        """The ids as they are stored."""
+        some = self._block(name, np.arange(1))
+        return ColumnSpec(name=name, dtype=str(some.dtype), shape=list(some.shape[1:]))
 
     def numbers(self, column: ColumnSpec, rows: Sequence[int]) -> Numbers:
         """Rows of one column, in blocks of bounded size."""
@@ -64,10 +74,31 @@ class ShardedRows:
         )
         return Numbers((len(rows), *shape), dtype, blocks)
 
+    def ids(self, rows: Sequence[int]) -> list[int | str]:
+        """Of these rows; where the dataset has no ids, the rows' own numbers."""
+        if self.dataset.ids is None:
+            return list(rows)
+        blocks = self._blocks(self.dataset.ids, rows, _IDS_AT_ONCE)
+        return [id for block in blocks for id in ids_in(block)]
+
+    def rows_of(self, ids: Iterable[int | str]) -> dict[int | str, int]:
+        """The rows that have these ids, as far as there are such; all ids are read once, some at a time."""
+        wanted = set(ids)
+        found: dict[int | str, int] = {}
+        total = self.dataset.rows or 0
+        for start in range(0, total, _IDS_AT_ONCE):
+            if len(found) == len(wanted):
+                break
+            some = range(start, min(start + _IDS_AT_ONCE, total))
+            here = zip(self.ids(some), some, strict=True)
+            found.update({id: row for id, row in here if id in wanted})
+        return found
+
     def as_json(self, columns: Sequence[ColumnSpec], rows: Sequence[int]) -> DatasetRows:
         """Rows of several columns, for few numbers."""
         values = {column.name: as_json(self.numbers(column, rows).whole()) for column in columns}
-        return DatasetRows(dataset=self.dataset.id, rows=list(rows), columns=values)
+        ids = None if self.dataset.ids is None else self.ids(rows)
+        return DatasetRows(dataset=self.dataset.id, rows=list(rows), ids=ids, columns=values)
 
     def _blocks(self, name: str, rows: Sequence[int], step: int) -> Iterator[Array]:
         for start in range(0, len(rows), step):

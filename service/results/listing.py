@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from service.results.formats import Numbers
+from service.answers.formats import Numbers
 from service.results.slices import tensors
 from service.results.stored import StoredResult
 from service.storage.tensors import read_entry

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from service.results.formats import Array
+from service.answers.formats import Array
 from service.results.slices import tensors
 from service.results.stored import StoredResult
 from service.storage.tensors import TensorEntry, read_entry
@@ -102,18 +102,21 @@ class Predictions:
 
     def _answer(self, positions: Array) -> PredictedRows:
         found = self._read(positions)
-        rows = self._dataset_rows()
+        every = self._dataset_rows()
+        rows = [every[int(position)] for position in positions]
+        ids = self.result.ids(self.side, rows)
         items = [
             PredictedRow(
+                id=ids[place],
                 position=int(position),
-                row=rows[int(position)],
+                row=rows[place],
                 **{
                     key: _plain(found[name][place]) for key, name in _NAMES.items() if name in found
                 },
             )
             for place, position in enumerate(positions)
         ]
-        return PredictedRows(side=self.side, total=len(rows), items=items)
+        return PredictedRows(side=self.side, total=len(every), items=items)
 
     def _read(self, positions: Array) -> dict[str, Array]:
         """Each stored array at these positions."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from service.results.formats import Array, Numbers
+from service.answers.formats import Array, Numbers
 from service.results.slices import SELF_INFLUENCES, influences, kept_top, mean, self_influences
 from service.results.stored import Layers, StoredResult
 from upweight.errors import InvalidRequest, NotStored
@@ -28,10 +28,13 @@ def ranking(result: StoredResult, layers: Layers, test: int | None, k: int, sign
         columns, values = _of_all(every, k, sign)
     else:
         columns, values = _of_row(result, layers, _position(result, test), k, sign)
-    rows = result.train_rows()
+    every_row = result.train_rows()
+    rows = [every_row[int(column)] for column in columns]
     items = [
-        Ranked(row=rows[int(column)], column=int(column), influence=float(value))
-        for column, value in zip(columns, values, strict=True)
+        Ranked(id=id, row=row, column=int(column), influence=float(value))
+        for id, row, column, value in zip(
+            result.ids("train", rows), rows, columns, values, strict=True
+        )
     ]
     return Ranking(test=test, sign=sign, items=items)
 

@@ -8,10 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
 
-from service.dependencies import PartsNow, Reader
-from service.problems import EVERYWHERE, documented
-from service.results import listing, predictions, ranking, slices
-from service.results.formats import (
+from service.answers.formats import (
     BINARY_CONTENT,
     NPY_CONTENT,
     Numbers,
@@ -19,6 +16,11 @@ from service.results.formats import (
     chosen_format,
     npy_response,
 )
+from service.answers.positions import positions
+from service.answers.streamed import STREAMED
+from service.dependencies import PartsNow, Reader
+from service.problems import EVERYWHERE, documented
+from service.results import listing, predictions, ranking, slices
 from service.results.partial import find_readable, refuse_unfinished
 from service.results.stored import (
     Layers,
@@ -26,9 +28,7 @@ from service.results.stored import (
     chosen_layers,
     find_result,
     one_layer,
-    positions,
 )
-from service.results.streamed import STREAMED
 from service.results.suspects import suspects as ranked_suspects
 from upweight.errors import (
     InvalidRequest,

@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from service.results.formats import Array, Numbers
+from service.answers.formats import Array, Numbers
 from service.results.stored import Layers, StoredResult
 from service.storage.chunks import Chunks
 from service.storage.cuts import Cut

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Literal
 
+from service.answers.positions import positions
+from service.datasets.rows import ShardedRows
 from service.parts import Parts
 from service.registry import find_job
 from service.storage.layout import ResultPaths
@@ -14,6 +16,7 @@ from service.storage.objects import Objects
 from upweight.errors import InvalidRequest, NotStored, ResultExpired, ResultNotReady
 from upweight.schema import (
     TERMINAL,
+    DatasetRecord,
     JobRecord,
     JobState,
     ResultLayout,
@@ -24,7 +27,6 @@ from upweight.schema import (
 )
 
 SAME_DAMPING = 1e-6  # of a λ: what is written with a few digits less is the same
-PARTS_MAXIMUM = 1_000_000  # positions chosen piecewise are held as a list
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,17 @@ class StoredResult:
         if self.job.test_id is None or selection is None:
             return parse_rows(None, self.influence_shape[0])
         return self._rows(self.job.test_id, selection)
+
+    def ids(self, side: Literal["test", "train"], rows: Sequence[int]) -> list[int | str]:
+        """Of rows of a side's dataset; the rows' own numbers where it has no ids, or there is no dataset."""
+        dataset_id = self.job.train_id if side == "train" else self.job.test_id
+        if dataset_id is None:
+            return list(rows)
+        found = self.parts.records.get("dataset", self.namespace, dataset_id)
+        if found.get("ids") is None:
+            return list(rows)
+        dataset = DatasetRecord.model_validate(found)
+        return ShardedRows.of(self.parts, self.namespace, dataset).ids(rows)
 
     def _rows(self, dataset_id: str, selection: Selection) -> Rows:
         dataset = self.parts.records.get("dataset", self.namespace, dataset_id)
@@ -190,20 +203,3 @@ def _only(result: StoredResult) -> float:
         if isinstance(asked, float | int)
         else 0.0
     )
-
-
-def positions(text: str | None, total: int, parameter: str) -> Any:
-    """Positions along an axis: a range where one part was written, else a list. Raises InvalidRequest."""
-    try:
-        rows = parse_rows(text, total)
-    except ValueError as error:
-        raise InvalidRequest.field(f"query:{parameter}", str(error), text) from None
-    if len(rows.parts) == 1:
-        return rows.parts[0]
-    if len(rows) > PARTS_MAXIMUM:
-        raise InvalidRequest.field(
-            f"query:{parameter}",
-            f"{len(rows)} positions in several parts; ask for {PARTS_MAXIMUM} at most, or for one slice",
-            text,
-        )
-    return list(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.results.formats import Array
+from service.answers.formats import Array
 from service.results.predictions import Predictions
 from service.results.ranking import refuse_directions
 from service.results.slices import SELF_INFLUENCES, mean, self_influences
@@ -34,7 +34,8 @@ def suspects(result: StoredResult, layers: Layers, offset: int, limit: int) -> S
     influences = numbers.whole()
     order, scores = ranked(-influences if by == "self_influences" else influences)
     chosen = order[offset : offset + limit]
-    rows = result.train_rows()
+    every = result.train_rows()
+    rows = [every[int(column)] for column in chosen]
     found = (
         Predictions.of(result, "train").at(chosen.tolist()).items
         if result.has("train_predictions")
@@ -42,15 +43,17 @@ def suspects(result: StoredResult, layers: Layers, offset: int, limit: int) -> S
     )
     items = [
         Suspect(
-            id=rows[int(column)],
-            row=rows[int(column)],
+            id=id,
+            row=row,
             column=int(column),
             score=float(score),
             influence=float(influences[column]),
             label=None if seen is None else seen.target,
             predicted=None if seen is None else seen.prediction,
         )
-        for column, score, seen in zip(chosen, scores[offset:], found, strict=False)
+        for id, row, column, score, seen in zip(
+            result.ids("train", rows), rows, chosen, scores[offset:], found, strict=False
+        )
     ]
     return Suspects(by=by, total=len(order), items=items)
 

@@ -187,7 +187,7 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"drop": ":"}, "/drop", "drops all 120 rows of '[^']+'; a dataset needs one at least"),
     ({"drop": list(range(120))}, "/drop", "drops all 120 rows"),
     ({"relabel": {"120": 1}}, "/relabel/120", "it has rows 0 to 119"),
-    ({"relabel": {"-1": 1}}, "/relabel/-1", "no row's number"),
+    ({"relabel": {"-1": 1}}, "/relabel/-1", "it has rows 0 to 119"),
     ({"relabel": {"a/b": 1}}, "/relabel/a~1b", "no row's number"),
     ({"relabel": {"3": 3}}, "/relabel/3", "they go from 0 to 2; to have a class that no row has"),
     ({"relabel": {"3": -1}}, "/relabel/3", "they go from 0 to 2"),

@@ -64,6 +64,7 @@ def test_at_positions_with_the_datasets_own_numbers(rows: Rows) -> None:
         assert item["error"] == float(PREDICTED[row] != TARGETS[row])
     train = rows(side="train", rows="3").json()["items"][0]
     assert train == {
+        "id": 16,
         "position": 3,
         "row": 16,
         "loss": 3.0,

@@ -67,17 +67,19 @@ def _part(text: str) -> Any:
     return {"relative": value(number)} if colon and name == "relative" else value(text)
 
 
-def rows(text: str | None, option: str) -> str | list[int] | None:
-    """Rows as they are typed, `3,5,100:200`, or the numbers that a file of that name holds, one a word."""
+def rows(text: str | None) -> str | list[str] | None:
+    """Rows as they are typed, `3,5,100:200`, or the ids that a file of that name holds, one a word."""
     if text is None or not Path(text).is_file():
         return text
-    words = Path(text).read_text(encoding="utf-8").replace(",", " ").split()
+    return Path(text).read_text(encoding="utf-8").replace(",", " ").split()
+
+
+def whole_numbers(words: Iterable[str], option: str) -> list[int]:
+    """Numbers as they are typed."""
     try:
         return [int(word) for word in words]
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} holds other words than numbers", param_hint=option
-        ) from None
+    except ValueError as error:
+        raise typer.BadParameter(f"whole numbers are needed: {error}", param_hint=option) from None
 
 
 def names(text: str | None) -> list[str] | None:

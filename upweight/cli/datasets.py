@@ -117,20 +117,24 @@ def derive(
     name: Annotated[str, typer.Argument(help="Its name; a new version if there is one.")],
     reference: Reference,
     drop: Annotated[
-        str | None, typer.Option(help="Rows to leave out: 3,5,100:200, or a file of numbers.")
+        str | None, typer.Option(help="Rows to leave out: 3,5,100:200, or a file of ids.")
     ] = None,
     relabel: Annotated[
-        list[str] | None, typer.Option(metavar="ROW=LABEL", help="A new label; as often as needed.")
+        list[str] | None, typer.Option(metavar="ID=LABEL", help="A new label; as often as needed.")
     ] = None,
     label: Labels = None,
     wait: Wait = True,
     timeout: Timeout = None,
 ) -> None:
     """Make a dataset of another one's rows, without some of them or with other labels; no data are copied."""
+    parent = shell.client.datasets.get(reference)
+    rows: Any = choices.rows(drop)
+    if isinstance(rows, list) and parent.id_kind != "text":
+        rows = choices.whole_numbers(rows, "--drop")
     record = shell.client.datasets.derive(
         name,
-        reference,
-        drop=choices.rows(drop, "--drop"),
+        parent,
+        drop=rows,
         relabel=choices.values(relabel, "--relabel"),
         labels=choices.pairs(label, "--label"),
         wait=wait,

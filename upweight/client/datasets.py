@@ -14,12 +14,15 @@ from upweight.client.blobs import put, put_source
 from upweight.client.content import Source, tensors_content
 from upweight.client.files import FORMATS, files_of, format_of, npy_columns
 from upweight.client.intake import Incoming, incoming
+from upweight.client.intake.ids import column_of, free_name, is_column
 from upweight.client.registered import AsyncRegistered, Registered, Resource
 from upweight.client.request import reference, validated
 from upweight.errors import InvalidRequest
+from upweight.files.safetensors_file import tensor_of
 from upweight.http.flow import Flow, Work, segment
 from upweight.progress import Bars
 from upweight.results.rows import RowChoice, record_of, rows_of, rows_text
+from upweight.results.suspects import SuspectTable
 from upweight.schema import DatasetRecord, DatasetRequest, DeriveRequest
 
 DATASETS = Resource("/v1/datasets", DatasetRecord)
@@ -50,6 +53,7 @@ class Description:
     timeout: float | None
     hold: float
     features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ids: Any = None
 
     def filled(
         self, preview: Any, class_names: Sequence[str], features: Mapping[str, tuple[str, ...]]
@@ -72,6 +76,7 @@ class Description:
             "class_names": tuple(self.class_names),
             "features": dict(self.features),
             "labels": dict(self.labels or {}),
+            "ids": self.ids if isinstance(self.ids, str) else None,
             **source,
         }
         for columns in ("inputs", "targets"):
@@ -113,6 +118,8 @@ def register(
     arrays: Mapping[str, Any],
 ) -> Flow[DatasetRecord]:
     """Uploads what has to be, registers it, and waits for the check."""
+    if is_column(about.ids, about.inputs, about.targets):
+        about, arrays = replace(about, ids=None), {"ids": about.ids, **arrays}
     about = replace(about, preview=(yield from previews.written(about.preview, bars)))
     if uri is not None:
         request = _elsewhere(about, uri, format, data is not None or bool(arrays))
@@ -129,8 +136,11 @@ def register_rows(
     """Writes rows as shards, uploads and registers them, a shard at a time."""
     data = data if files is None else npy_columns(files)
     came: Incoming = yield Work(
-        lambda: incoming(data, arrays, about.inputs, about.targets, about.class_names)
+        lambda: incoming(data, arrays, about.inputs, about.targets, about.class_names, about.ids)
     )
+    ids: NDArray[Any] | None = yield Work(lambda: None if came.ids is None else column_of(came.ids))
+    sent, id_name = 0, None
+    about = replace(about, ids=None)
     about = about.filled(came.preview, came.class_names, came.features)
     digests: list[str] = []
     inputs: tuple[str, ...] = ()
@@ -142,15 +152,30 @@ def register_rows(
                 about.targets if came.targets is None else came.targets,
             )
             inputs, targets = roles(list(shard), *wanted)
+            if ids is not None:
+                id_name = free_name(shard)
+                about = replace(about, ids=id_name)
             about.request(format="safetensors", inputs=inputs, targets=targets, blobs=(NO_BLOB,))
         label = (
             about.name
             if came.count == 1
             else f"{about.name} {len(digests) + 1}/{came.count or '?'}"
         )
-        content = tensors_content({name: shard[name] for name in (*inputs, *targets)}, label)
+        columns = {name: shard[name] for name in (*inputs, *targets)}
+        if ids is not None and id_name is not None:
+            some = len(next(iter(columns.values())).array)
+            columns[id_name] = tensor_of(id_name, ids[sent : sent + some])
+            sent += some
+            if sent > len(ids):
+                break
+        content = tensors_content(columns, label)
         blob = yield from put(content, bars)
         digests.append(blob.digest)
+    if ids is not None and sent != len(ids):
+        more = "more" if sent > len(ids) else "fewer"
+        raise InvalidRequest.field(
+            "/ids", f"there are {len(ids)} ids and {more} rows; give one for each row", None
+        )
     request = about.request(
         format="safetensors", inputs=inputs, targets=targets, blobs=tuple(digests)
     )
@@ -181,8 +206,9 @@ def _elsewhere(about: Description, uri: str, format: str | None, too_much: bool)
 
 
 def _registered(bars: Bars, about: Description, request: DatasetRequest) -> Flow[DatasetRecord]:
-    # An older service does not know of features.
-    body = request.model_dump(mode="json", exclude=None if request.features else {"features"})
+    # An older service does not know of features and ids.
+    unsaid = {name for name in ("features", "ids") if not getattr(request, name)}
+    body = request.model_dump(mode="json", exclude=unsaid)
     return (yield from DATASETS.create(body, bars, about.wait, about.timeout, about.hold))
 
 
@@ -190,16 +216,22 @@ def derive(
     bars: Bars,
     name: str,
     dataset: Reference,
-    drop: RowChoice | None,
+    drop: Any,
     relabel: Mapping[Any, Any] | None,
     labels: Mapping[str, str] | None,
     checked: Checked,
 ) -> Flow[DatasetRecord]:
     """Derives a dataset from another, and waits for its check."""
     path = f"{DATASETS.path}/{segment(reference(dataset))}/derive"
+    rows = None if drop is None else _dropped(drop)
+    if isinstance(rows, np.ndarray):  # a mask
+        record = dataset if isinstance(dataset, DatasetRecord) else (yield from record_of(dataset))
+        numbers = np.flatnonzero(rows).tolist()
+        # A list would name ids where there are some; text always names numbers.
+        rows = numbers if record.ids is None or not numbers else rows_text(numbers)
     fields = {
         "name": name,
-        "drop": None if drop is None else _dropped(drop),
+        "drop": rows,
         "relabel": {str(row): _plain(label) for row, label in dict(relabel or {}).items()},
         "labels": dict(labels or {}),
     }
@@ -208,18 +240,19 @@ def derive(
     return (yield from DATASETS.create(body, bars, *checked, path=path))
 
 
-def _dropped(rows: RowChoice) -> str | list[Any]:
-    """Text and slices as text; numbers one by one, for there may be many."""
+def _dropped(rows: Any) -> str | list[Any] | NDArray[Any]:
+    """Text and slices as text; ids and numbers one by one, for there may be many; a mask as it is."""
     if isinstance(rows, str | slice | range):
         return rows_text(rows)
+    if isinstance(rows, SuspectTable):
+        return list(rows.ids)
     values = np.atleast_1d(np.asarray(rows))
     if values.dtype == bool:
-        values = np.flatnonzero(values)
-    if not values.size:
-        return []
-    if values.dtype.kind not in "iu":
+        return values
+    if values.size and values.dtype.kind not in "iuUO":
         raise InvalidRequest.field(
-            "/drop", f"rows are integers, a slice, or text like '0:100'; got {rows!r:.80}"
+            "/drop",
+            f"rows are ids or integers in a list, a slice, or text like '0:100'; got {rows!r:.80}",
         )
     return list(values.ravel().tolist())
 
@@ -256,6 +289,7 @@ class Datasets(Registered[DatasetRecord]):
         preview: Any = None,
         class_names: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
+        ids: Any = None,
         wait: bool = True,
         timeout: float | None = None,
         **arrays: Any,
@@ -280,10 +314,15 @@ class Datasets(Registered[DatasetRecord]):
         "column": "tokens", "vocabulary": a list, a dict or a tokenizer}`, or `{"kind": "table", "column": "x", "names":
         […]}`, which a DataFrame has by itself.
 
+        `ids`: strings or whole numbers, one a row and each once, that no model sees and every answer carries; or the
+        name of their column. (With more axes, or where `inputs` or `targets` name it, `ids` is a column like
+        others: token ids, say.) Without, a DataFrame's index where it says more than the row's number; else rows are
+        named by their number.
+
         `uri`: a prefix of the object storage that the operator allows, with what `format` is there.
         """
         about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
-                            self.link.connection.hold)  # fmt: skip
+                            self.link.connection.hold, ids=ids)  # fmt: skip
         return self.link.run(register(self.bars, about, data, uri, format, arrays))
 
     def derive(
@@ -291,7 +330,7 @@ class Datasets(Registered[DatasetRecord]):
         name: str,
         dataset: Reference,
         *,
-        drop: RowChoice | None = None,
+        drop: Any = None,
         relabel: Mapping[Any, Any] | None = None,
         labels: Mapping[str, str] | None = None,
         wait: bool = True,
@@ -299,8 +338,9 @@ class Datasets(Registered[DatasetRecord]):
     ) -> DatasetRecord:
         """A dataset of another one's rows, without copying any: `derive("train-clean", train, drop=[3, 17])`.
 
-        `drop`: rows to leave out, as a list, a mask, a slice or text like `"0:100"`. `relabel`: new labels by row,
-        `{17: 3}` or, where classes have names, `{17: "cat"}`. A name that exists gets a new version. The dataset it
+        `drop`: rows to leave out: a list of ids, of rows' numbers where there are no ids, or `result.suspects(20)`;
+        or numbers as a mask, a slice, or text like `"0:100"`. `relabel`: new labels by id, or number: `{17: 3}` or,
+        where classes have names, `{17: "cat"}`. A name that exists gets a new version. The dataset it
         is derived from may be derived itself, and can't be deleted before it.
         """
         checked = Checked(wait, timeout, self.link.connection.hold)
@@ -332,6 +372,7 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         preview: Any = None,
         class_names: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
+        ids: Any = None,
         wait: bool = True,
         timeout: float | None = None,
         **arrays: Any,
@@ -341,7 +382,7 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         The rest is as for `Datasets.register`.
         """
         about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
-                            self.link.connection.hold)  # fmt: skip
+                            self.link.connection.hold, ids=ids)  # fmt: skip
         return await self.link.run(register(self.bars, about, data, uri, format, arrays))
 
     async def derive(
@@ -349,7 +390,7 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         name: str,
         dataset: Reference,
         *,
-        drop: RowChoice | None = None,
+        drop: Any = None,
         relabel: Mapping[Any, Any] | None = None,
         labels: Mapping[str, str] | None = None,
         wait: bool = True,
@@ -357,8 +398,9 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
     ) -> DatasetRecord:
         """A dataset of another one's rows, without copying any: `derive("train-clean", train, drop=[3, 17])`.
 
-        `drop`: rows to leave out, as a list, a mask, a slice or text like `"0:100"`. `relabel`: new labels by row,
-        `{17: 3}` or, where classes have names, `{17: "cat"}`. A name that exists gets a new version. The dataset it
+        `drop`: rows to leave out: a list of ids, of rows' numbers where there are no ids, or `result.suspects(20)`;
+        or numbers as a mask, a slice, or text like `"0:100"`. `relabel`: new labels by id, or number: `{17: 3}` or,
+        where classes have names, `{17: "cat"}`. A name that exists gets a new version. The dataset it
         is derived from may be derived itself, and can't be deleted before it.
         """
         checked = Checked(wait, timeout, self.link.connection.hold)

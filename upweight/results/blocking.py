@@ -132,7 +132,7 @@ class Result(stored.Handle[Transport]):
         """
         job = self._known()
         main, sources = stored.saveable(job, array)
-        labelled = self._link.run(stored.labelled(job, main))
+        labelled = self._link.run(stored.identified(job, main))
         return self._link.run(saved_as(path, main, sources, labelled, self._bars))
 
     def to_pandas(self, array: str | None = None) -> Any:
@@ -146,7 +146,7 @@ class Result(stored.Handle[Transport]):
     def _whole(self, array: str | None) -> tuple[NDArray[Any], Labelled]:
         job = self._known()
         main, sources = stored.saveable(job, array)
-        labelled = self._link.run(stored.labelled(job, main))
+        labelled = self._link.run(stored.identified(job, main))
         return self._array(sources[main]).numpy(), labelled
 
     def _repr_html_(self) -> str:

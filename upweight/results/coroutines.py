@@ -115,7 +115,7 @@ class AsyncResult(stored.Handle[AsyncTransport]):
         """
         job = await self._known()
         main, sources = stored.saveable(job, array)
-        labelled = await self._link.run(stored.labelled(job, main))
+        labelled = await self._link.run(stored.identified(job, main))
         return await self._link.run(saved_as(path, main, sources, labelled, self._bars))
 
     async def to_pandas(self, array: str | None = None) -> Any:
@@ -129,7 +129,7 @@ class AsyncResult(stored.Handle[AsyncTransport]):
     async def _whole(self, array: str | None) -> tuple[NDArray[Any], Labelled]:
         job = await self._known()
         main, sources = stored.saveable(job, array)
-        labelled = await self._link.run(stored.labelled(job, main))
+        labelled = await self._link.run(stored.identified(job, main))
         return await self.array(sources[main]).numpy(), labelled
 
     async def _known(self) -> JobRecord:

@@ -43,6 +43,18 @@ def rows_of(
     return found
 
 
+def ids_of(dataset: DatasetRecord) -> Flow[NDArray[Any]]:
+    """The ids of all rows of a dataset that has some: (rows,) of numbers or texts."""
+    sink = NpySink()
+    query = (("rows", ":"), ("column", dataset.ids or ""))
+    yield Call("GET", f"{PATH}/{segment(dataset.id)}/rows", query, sink=sink)
+    stored = sink.array()
+    if stored.ndim == 1:
+        return stored
+    texts = np.ascontiguousarray(stored).view(f"S{stored.shape[1]}").reshape(-1)
+    return np.char.decode(texts, "utf-8")
+
+
 RowChoice = str | int | slice | range | Sequence[int]
 
 

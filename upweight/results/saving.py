@@ -102,7 +102,10 @@ def arrow_schema(arrow: Any, array: NDArray[Any], labelled: Labelled) -> Any:
     *axes, value = labelled.names(array.ndim)
     kinds = [np.dtype(np.int64) if axis.rows is None else axis.rows.dtype for axis in labelled.axes]
     kinds += [np.dtype(np.int64)] * (len(axes) - len(kinds))  # the features
-    fields = [(name, arrow.from_numpy_dtype(kind)) for name, kind in zip(axes, kinds, strict=True)]
+    fields = [
+        (name, arrow.string() if kind.kind == "U" else arrow.from_numpy_dtype(kind))
+        for name, kind in zip(axes, kinds, strict=True)
+    ]
     return arrow.schema([*fields, (value, arrow.from_numpy_dtype(array.dtype))])
 
 

@@ -14,7 +14,7 @@ from upweight.http.flow import Call, Flow
 from upweight.http.polling import ended, path, succeeded
 from upweight.http.transport import AsyncTransport, Transport
 from upweight.progress import Bars
-from upweight.results.rows import record_of
+from upweight.results.rows import ids_of, record_of
 from upweight.results.saving import DAMPING, Axis, Labelled
 from upweight.results.source import ArraySource
 from upweight.results.suspects import SuspectTable
@@ -230,6 +230,20 @@ def labelled(record: JobRecord, name: str) -> Flow[Labelled]:
     if several is None:
         return found
     return Labelled((Axis(DAMPING, np.asarray(several)), *found.axes), found.value)
+
+
+def identified(record: JobRecord, name: str) -> Flow[Labelled]:
+    """The same with the rows' ids in place of their numbers, where the datasets have ids."""
+    found = yield from labelled(record, name)
+    axes = []
+    for axis in found.axes:
+        id = {"train": record.train_id, "test": record.test_id}.get(axis.name)
+        dataset = None if id is None else (yield from record_of(id))
+        if dataset is not None and dataset.ids is not None:
+            ids = yield from ids_of(dataset)
+            axis = Axis(axis.name, ids if axis.rows is None else ids[axis.rows])
+        axes.append(axis)
+    return Labelled(tuple(axes), found.value)
 
 
 def _labelled(record: JobRecord, name: str) -> Flow[Labelled]:

@@ -64,7 +64,18 @@ class DatasetRequest(Request):
         {},
         description="Names of the numbers along a column's last axis, by column. A job matches its datasets by them.",
     )
+    ids: Text | None = Field(
+        None,
+        description="The column with the rows' ids, which no model sees: whole numbers, (rows,), or UTF-8 text as "
+        "uint8, (rows, bytes), filled up with 0. Each row has one, and each another.",
+    )
     labels: Labels = {}
+
+    @model_validator(mode="after")
+    def _ids_are_no_data(self) -> Self:
+        if self.ids is not None and self.ids in (*self.inputs, *self.targets):
+            raise ValueError(f"'ids' names {self.ids!r}, which is an input or a target")
+        return self
 
     @model_validator(mode="after")
     def _features_have_columns(self) -> Self:
@@ -93,8 +104,8 @@ class DatasetRequest(Request):
         return self
 
 
-# A row by its number.
-RowName = Annotated[StrictInt, Field(ge=0, le=2**53)]
+# A row by its id, or by its number in a dataset without ids.
+RowName = Annotated[StrictInt, Field(ge=-(2**53), le=2**53)] | Text
 # A choice by what is given, so that what is wrong is told of that alone.
 Dropped = Annotated[
     Annotated[RowSelection, Tag("text")]
@@ -110,11 +121,13 @@ class DeriveRequest(Request):
     name: Name
     drop: Dropped | None = Field(
         None,
-        description="The rows to leave out: their numbers in a list, or slices as text: `3,5,100:200`.",
+        description="The rows to leave out: a list of their ids, of their numbers in a dataset without ids; or "
+        "slices of numbers as text: `3,5,100:200`.",
     )
     relabel: Annotated[dict[Text, NewLabel], Field(max_length=MAXIMUM_CHANGES)] = Field(
         {},
-        description="New labels by row: a class's number or name, or the number to predict.",
+        description="New labels by the rows' ids, or numbers where there are no ids: a class's number or name, or the "
+        "number to predict.",
         examples=[{"17": 3}],
     )
     labels: Labels = {}
@@ -178,6 +191,10 @@ class DatasetRecord(Record):
     preview: Preview | None = None
     class_names: list[str] = []
     features: dict[str, list[str]] = {}
+    ids: str | None = Field(None, description="The column with the rows' ids.")
+    id_kind: Literal["number", "text"] | None = Field(
+        None, description="What ids are; null where there are none, and a row's number is its id."
+    )
     labels: dict[str, str] = {}
     digest: str = Field(
         description="Of all that decides results: shards in order, format, columns."
@@ -217,6 +234,7 @@ class DatasetRows(Answer):
 
     dataset: str = Field(description="Id of the dataset.")
     rows: list[int]
+    ids: list[int | str] | None = Field(None, description="Of the rows; null where they have none.")
     columns: dict[str, list[Any]] = Field(
         description="For each column a list with one entry a row: a number, or nested lists of the row's shape."
     )

@@ -38,6 +38,9 @@ class InfluenceSlice(Answer):
 class Ranked(Answer):
     """A training row and its influence."""
 
+    id: int | str | None = Field(
+        None, description="Of the row; its number where the dataset has no ids."
+    )
     row: int = Field(description="Row of the training dataset.")
     column: int = Field(description="Column of the influence matrix.")
     influence: float
@@ -57,6 +60,9 @@ class Ranking(Answer):
 class PredictedRow(Answer):
     """What the model makes of one row. Null where there is no single number of it."""
 
+    id: int | str | None = Field(
+        None, description="Of the row; its number where the dataset has no ids."
+    )
     position: int = Field(description="Row (`test`) or column (`train`) of the influence matrix.")
     row: int = Field(description="Row of the dataset.")
     loss: float | None = None

@@ -13,6 +13,7 @@ import numpy as np
 from service.datasets.sources import Source
 from upweight.errors import Rejected, UpweightError
 from upweight.schema import ColumnSpec, DatasetRecord
+from workers.checks.ids import Ids
 from workers.datasets.arrays import Array
 from workers.datasets.disk_cache import BlockCache
 from workers.datasets.reader import DatasetReader
@@ -32,6 +33,7 @@ class DatasetReport:
 
     shard_rows: list[int]
     columns: list[ColumnSpec]
+    id_kind: str | None = None
 
     @property
     def rows(self) -> int:
@@ -50,6 +52,11 @@ def check_dataset(
     pointers = {name: _pointer(record, name) for name in names}
     found: dict[str, _Column] = {}
     shard_rows: list[int] = []
+    ids = (
+        None
+        if record.ids is None
+        else Ids(record.ids, lambda source: open_shard(source, record.format, cache))
+    )
     for number, source in enumerate(sources):
         shard = open_shard(source, record.format, cache)
         with rejecting(source, record.format):
@@ -59,17 +66,20 @@ def check_dataset(
                 column.require_alike(shard, source)
                 done = partial(checkpoint, number, len(sources))
                 column.read(shard.read, sum(shard_rows), rows, done)
+            if ids is not None:
+                ids.read(shard, source, rows, partial(checkpoint, number, len(sources)))
         shard_rows.append(rows)
     pointer = sources[0].pointer if record.uri else "/blobs"
     for name, features in record.features.items():
         found[name].require_features(features)
+    id_kind = ids.concluded() if ids is not None else None
     if sum(shard_rows) == 0:
         raise Rejected.field(pointer, "the dataset has no rows", None)
     if sum(shard_rows) > row_limit:
         raise Rejected.field(
             pointer, f"the dataset has {sum(shard_rows)} rows; the limit is {row_limit}", None
         )
-    return DatasetReport(shard_rows, [found[name].spec() for name in names])
+    return DatasetReport(shard_rows, [found[name].spec() for name in names], id_kind)
 
 
 def check_view(reader: DatasetReader, checkpoint: Callable[[int, int], None]) -> DatasetReport:
@@ -81,7 +91,7 @@ def check_view(reader: DatasetReader, checkpoint: Callable[[int, int], None]) ->
         column = _Column(spec.name, _pointer(record, spec.name), np.dtype(spec.dtype), shape)
         column.read(reader.stored, 0, reader.rows, partial(checkpoint, number, len(record.columns)))
         columns.append(column.spec())
-    return DatasetReport(record.shard_rows, columns)
+    return DatasetReport(record.shard_rows, columns, record.id_kind)
 
 
 def _pointer(record: DatasetRecord, name: str) -> str:

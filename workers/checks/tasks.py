@@ -189,7 +189,12 @@ class CheckTasks:
             )
             rows = report.rows
         columns = [column.model_dump(mode="json") for column in report.columns]
-        return {"rows": rows, "shard_rows": report.shard_rows, "columns": columns}
+        return {
+            "rows": rows,
+            "shard_rows": report.shard_rows,
+            "columns": columns,
+            "id_kind": report.id_kind,
+        }
 
 
 def _tries(id: str) -> str:

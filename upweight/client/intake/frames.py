@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upweight.client.intake.classes import Classes
+from upweight.client.intake.ids import usual_ids
 from upweight.client.intake.stream import Incoming, columns_of, whole
 from upweight.errors import InvalidRequest
 
@@ -54,6 +55,7 @@ def from_frame(
         preview={"kind": "table", "column": "x", "names": tuple(features)},
         class_names=found,
         features=kept,
+        ids=usual_ids(frame.index),
     )
 
 
@@ -65,7 +67,9 @@ def with_features(arrays: Mapping[str, Any], classes: Classes) -> Incoming:
         if is_frame(value)
     }
     named = {name: _matrix(value) if is_frame(value) else value for name, value in arrays.items()}
-    found = replace(whole(columns_of(named, classes)), features=features)
+    frames = [value for value in arrays.values() if is_frame(value)]
+    ids = usual_ids(frames[0].index) if frames else None
+    found = replace(whole(columns_of(named, classes)), features=features, ids=ids)
     shown = next((name for name in features if name not in classes.targets), None)
     if shown is None:
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from upweight.client.intake.classes import Classes
@@ -24,8 +25,45 @@ def incoming(
     inputs: Sequence[str] | str | None,
     targets: Sequence[str] | str | None,
     class_names: Sequence[str],
+    ids: Any = None,
 ) -> Incoming:
-    """The columns of whatever it is. Raises InvalidRequest."""
+    """The columns of whatever it is, and the ids of its rows where it has some. Raises InvalidRequest.
+
+    `ids`: one a row, or the name of their column.
+    """
+    if isinstance(ids, str):
+        data, arrays, ids = _taken_out(ids, data, arrays)
+    found = _incoming(data, arrays, inputs, targets, class_names)
+    return found if ids is None else replace(found, ids=ids)
+
+
+def _taken_out(
+    name: str, data: Any, arrays: Mapping[str, Any]
+) -> tuple[Any, Mapping[str, Any], Any]:
+    """Data without the column of ids, and the ids."""
+    if name in arrays:
+        return data, {each: value for each, value in arrays.items() if each != name}, arrays[name]
+    if isinstance(data, Mapping) and name in data:
+        return {each: value for each, value in data.items() if each != name}, arrays, data[name]
+    if isinstance(data, list | tuple) and data and all(map(is_frame, data)):
+        data = joined(data)
+    if is_frame(data) and name in list(map(str, data.columns)):
+        named = data.set_axis(list(map(str, data.columns)), axis="columns")
+        return named.drop(columns=[name]), arrays, named[name]
+    if hasattr(data, "column_names") and name in data.column_names:
+        return data.remove_columns([name]), arrays, data[name][:]
+    raise InvalidRequest.field(
+        "/ids", f"there is no column {name!r}; give one id for each row", name
+    )
+
+
+def _incoming(
+    data: Any,
+    arrays: Mapping[str, Any],
+    inputs: Sequence[str] | str | None,
+    targets: Sequence[str] | str | None,
+    class_names: Sequence[str],
+) -> Incoming:
     classes = Classes.of(targets, class_names)
     if data is None or isinstance(data, Mapping):
         return with_features({**(data or {}), **arrays}, classes)

@@ -29,6 +29,7 @@ class Incoming:
     preview: Any = None
     class_names: tuple[str, ...] = ()
     features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ids: Any = None
 
 
 def whole(columns: Columns) -> Incoming:

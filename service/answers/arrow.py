@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from starlette.responses import StreamingResponse
 
-from service.results.formats import ARROW, Array, Numbers
+from service.answers.formats import ARROW, Array, Numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from starlette.responses import StreamingResponse
 
-from service.results.arrow import arrow_response
-from service.results.formats import Numbers, npy_response
+from service.answers.arrow import arrow_response
+from service.answers.formats import Numbers, npy_response
 
 STREAMED: Mapping[str, Callable[[Numbers], StreamingResponse]] = {
     "npy": npy_response,
