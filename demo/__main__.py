@@ -12,7 +12,7 @@ from pathlib import Path
 from demo import digits as handwritten
 from demo.digits import Digits
 from demo.journey import METHODS, Journey, Type, found_among_lowest, most_harmful
-from demo.telling import step, table
+from demo.telling import before_and_after, step, table
 from service.local.background import Running, running
 from service.local.trouble import LocalTrouble
 from upweight import Client
@@ -82,7 +82,7 @@ def show(service: Running, folder: Path) -> None:
             "Influences by all four methods, of training digits (up) and of their pixels (perturbation):"
         )
         table(lines, digits)
-        journey.self_influences()  # for the explorer's second ranking
+        itself = journey.self_influences()  # the explorer's second ranking, too
         exact = lines[0].result
         step("The training digits that harm most, by their mean influence on the test digits:")
         print(*most_harmful(exact, digits), sep="\n")
@@ -94,6 +94,14 @@ def show(service: Running, folder: Path) -> None:
         pixels = next(line.result for line in lines if line.type == "perturbation")
         drawn = draw(exact, pixels, digits, folder)
         step(f"Pictures: {', '.join(str(path) for path in drawn)}")
+        cleaned = journey.cleaned(itself, SHARES[0])
+        step(
+            f"Without the {cleaned.dropped} training digits of most influence on themselves ({cleaned.data.name}), "
+            f"trained anew by the same recipe ({cleaned.model.name}); on {len(digits.y_test)} test digits:"
+        )
+        before_and_after(cleaned, len(digits.flipped))
+        report = journey.report(cleaned, folder / "report.html")
+        step(f"Before and after, by digit: {report}")
     step(f"All took {time.monotonic() - began:.0f} s")
 
 

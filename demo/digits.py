@@ -14,6 +14,8 @@ SEED = 7
 TRAIN_ROWS = 1_400  # of 1,797; the rest is for testing
 FLIPPED_SHARE = 0.05
 WEIGHT_DECAY = 1e-2
+STEPS = 150
+RECIPE = {"optimizer": "lbfgs", "lr": 1.0, "weight_decay": WEIGHT_DECAY, "epochs": STEPS}
 DAMPING = 5e-2  # λ: above the weight decay, since the loss of a network is not convex
 
 
@@ -45,12 +47,19 @@ def load() -> Digits:
     return Digits(x[:TRAIN_ROWS], noisy, y[:TRAIN_ROWS], x[TRAIN_ROWS:], y[TRAIN_ROWS:])
 
 
-def train(digits: Digits) -> nn.Module:
-    """A network of 2,410 parameters, trained to its optimum under weight decay, in eval mode."""
+def untrained() -> nn.Module:
+    """A network of 2,410 parameters, as its training begins."""
     torch.manual_seed(SEED)
-    network = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+    return nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)).eval()
+
+
+def train(digits: Digits) -> nn.Module:
+    """The network, trained to its optimum under weight decay, in eval mode; `RECIPE` says the same."""
+    network = untrained()
     x, y = torch.from_numpy(digits.x_train), torch.from_numpy(digits.y_train)
-    optimizer = torch.optim.LBFGS(network.parameters(), max_iter=150, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        network.parameters(), max_iter=STEPS, line_search_fn="strong_wolfe"
+    )
 
     def objective() -> torch.Tensor:
         optimizer.zero_grad()

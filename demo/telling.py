@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from demo.digits import Digits
-from demo.journey import Line, found_among_lowest
+from demo.journey import Cleaned, Line, found_among_lowest
 
 INSPECTED = 0.10  # of the training rows, for the table
 HEADS = (
@@ -35,6 +35,21 @@ def table(lines: Sequence[Line], digits: Digits) -> None:
             "  "
             + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         )
+
+
+def before_and_after(cleaned: Cleaned, flipped: int) -> None:
+    """What dropping the suspects changed on the test digits; both numbers, whichever way they went."""
+    training = cleaned.model.training
+    assert training is not None
+    before, after = training.parent_metrics, training.metrics
+    assert before is not None
+    assert after is not None
+    print(
+        f"      {cleaned.flipped} of the {flipped} flipped labels are among the {cleaned.dropped} dropped rows"
+    )
+    print(f"      loss      {before.loss:.4f} before, {after.loss:.4f} after")
+    if before.accuracy is not None and after.accuracy is not None:
+        print(f"      accuracy  {before.accuracy:.2%} before, {after.accuracy:.2%} after")
 
 
 def _row(line: Line, digits: Digits) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from service.answers.formats import (
     BINARY_CONTENT,
@@ -22,6 +22,7 @@ from service.dependencies import PartsNow, Reader
 from service.problems import EVERYWHERE, documented
 from service.results import listing, predictions, ranking, slices
 from service.results.partial import find_readable, refuse_unfinished
+from service.results.report_page import POLICY, Retraining, page
 from service.results.stored import (
     Layers,
     StoredResult,
@@ -272,6 +273,23 @@ def info(
 def report(result: Result) -> dict[str, Any]:
     """What the job found that is no array: of a retraining the model's metrics, before and after."""
     return listing.report(result)
+
+
+@router.get(
+    "/report.html",
+    summary="Show what a retraining changed, as a page",
+    response_class=HTMLResponse,
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+)
+def report_page(result: Result) -> HTMLResponse:
+    """Loss and accuracy before and after, by class too, as a page that needs nothing else: no script, no address."""
+    found = Retraining.of(result.parts, result.namespace, result.job)
+    headers = {
+        "Content-Security-Policy": POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
+    return HTMLResponse(page(found), headers=headers)
 
 
 @router.get("/files", summary="List the files of a result")

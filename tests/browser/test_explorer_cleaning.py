@@ -80,8 +80,33 @@ def test_labels_are_decided_from_the_keyboard_and_make_a_dataset(
     for item in (items[2], items[4]):
         expected[item["row"]] = item["predicted"]
     assert labels == [y for row, y in enumerate(expected.tolist()) if row != items[0]["row"]]
-    assert "Retrain on it" in first(browser, ".retraining .primary").text
+    compared_after_retraining(browser, digits)
     assert_calm(browser, digits.url)
+
+
+def compared_after_retraining(browser: Chrome, digits: Subject) -> None:
+    """The model before and after, as the API has them."""
+    test = first(browser, ".retraining input")
+    test.clear()
+    test.send_keys("digits-test")
+    press(browser, ".retraining .primary", "Retrain on it")
+    first(browser, ".tabs a", "Before and after")
+    press(browser, ".tabs a", "Before and after")
+    first(browser, ".compared tbody tr")
+    job = browser.current_url.partition("/jobs/")[2].partition("/")[0]
+    model = httpx2.get(f"{digits.url}/v1/jobs/{job}", trust_env=False).json()["model"]["id"]
+    training = httpx2.get(f"{digits.url}/v1/models/{model}", trust_env=False).json()["training"]
+    for shown, name in zip(
+        all_of(browser, ".compared:not(.by-class) tbody tr"), ("accuracy", "loss"), strict=True
+    ):
+        cells = [cell.text for cell in all_of(shown, "td")]
+        written = [training[side][name] for side in ("parent_metrics", "metrics")]
+        scale = 100 if name == "accuracy" else 1
+        assert [float(cell.removesuffix(" %")) for cell in cells[:2]] == pytest.approx(
+            [scale * each for each in written], abs=0.51 if name == "accuracy" else 1e-3
+        )
+    assert len(all_of(browser, ".compared.by-class tbody tr")) == 10
+    screenshot(browser, "comparison")
 
 
 def record(digits: Subject, name: str) -> Any:

@@ -19,7 +19,7 @@ from upweight import AsyncClient, Client, UpweightError
 from upweight.client.webhooks import PATH as SECRET
 from upweight.results.blocking import RESULTS
 from upweight.results.coroutines import ASYNC_RESULTS
-from upweight.schema import JobRecord
+from upweight.schema import JobRecord, ModelRecord
 
 DOCUMENT = json.loads((Path(__file__).parent.parent.parent / "openapi.json").read_text())
 WITHOUT = {
@@ -28,6 +28,13 @@ WITHOUT = {
 }
 JOB, DIGEST = records.JOB, records.DIGEST
 STORED = ("matrix", "mean", "factors")
+TRAINING = {
+    "parent": {"id": "mdl_x", "name": "m", "version": 1},
+    "job": JOB,
+    "recipe": {"optimizer": "sgd", "lr": 0.1, "epochs": 1},
+    "dataset": "dst_x",
+    "rows": 3,
+}
 
 
 def _result(client: Any, kind: str = "influences") -> Any:
@@ -79,6 +86,9 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("GET", "/v1/jobs/{id}/info"): lambda c: info(_result(c)),
     ("GET", "/v1/banks"): lambda c: c.banks.list(),
     ("DELETE", "/v1/banks/{id}"): lambda c: c.banks.delete("0" * 64),
+    ("GET", "/v1/jobs/{id}/report.html"): lambda c: c.models.save_report(
+        ModelRecord.model_validate({**records.model(), "training": TRAINING})
+    ),
     ("GET", "/v1/jobs/{id}/report"): lambda c: _result(c).report(),
     ("GET", "/v1/jobs/{id}/files"): lambda c: _result(c).files(),
     ("GET", SECRET): lambda c: c.webhooks.secret(),

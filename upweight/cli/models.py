@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from upweight.cli import choices, units
 from upweight.cli.choices import Labels, Timeout, Wait
-from upweight.cli.registered import RegisteredCommands
+from upweight.cli.registered import Reference, RegisteredCommands
 from upweight.cli.shell import Shell
 from upweight.cli.verb import group, verb
 
@@ -79,6 +80,24 @@ def _some(names: list[str]) -> str:
 
 REGISTERED = RegisteredCommands("models", "digits-mlp", ("LOSS", "PARAMETERS"), _cells, _details)
 REGISTERED.add_verbs(models)
+
+
+@verb(
+    models,
+    "report",
+    "upweight models report digits-clean -o report.html",
+)
+def report(
+    shell: Shell,
+    reference: Reference,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file.")] = Path("report.html"),
+) -> None:
+    """Write what a retraining changed, as one page: loss and accuracy before and after, by class."""
+    saved = shell.client.models.save_report(reference, output)
+    if shell.as_json:
+        shell.document({"path": str(saved), "size_bytes": saved.stat().st_size})
+    else:
+        print(saved)
 
 
 @verb(

@@ -20,10 +20,11 @@ from upweight.client.huggingface import LOGITS, LiveModel, is_described, loss_of
 from upweight.client.losses import Loss
 from upweight.client.mlflow_models import archive_of, name_of
 from upweight.client.registered import AsyncRegistered, Registered, Resource
-from upweight.client.request import validated
+from upweight.client.request import reference, validated
 from upweight.errors import InvalidRequest
 from upweight.export.outputs import Output, OutputUnclear, choose, spelt, tensors_of_program
-from upweight.http.flow import Flow, Work
+from upweight.files.download import FileSink
+from upweight.http.flow import Call, Flow, Work, segment
 from upweight.progress import Bars
 from upweight.schema import BlobRecord, ModelRecord, ModelRequest
 
@@ -329,6 +330,25 @@ def _weights(weights: Any, name: str, bars: Bars) -> Flow[BlobRecord]:
     return (yield from put_source(weights, bars))
 
 
+def save_report(model: str | ModelRecord, path: str | os.PathLike[str]) -> Flow[Path]:
+    """Writes the page that tells what a retraining changed. Raises InvalidRequest for a model that no job trained."""
+    record = model if isinstance(model, ModelRecord) else (yield from MODELS.get(reference(model)))
+    if record.training is None:
+        raise InvalidRequest.field(
+            "/model",
+            f"{record.name}@{record.version} was registered, and no job has trained it; client.retrain gives one to "
+            "compare",
+            record.id,
+        )
+    sink = FileSink(path, accept="text/html")
+    try:
+        yield Call("GET", f"/v1/jobs/{segment(record.training.job)}/report.html", sink=sink)
+    except BaseException:
+        sink.discard()
+        raise
+    return sink.path
+
+
 @dataclass(frozen=True)
 class Models(Registered[ModelRecord]):
     """`client.models`."""
@@ -357,6 +377,12 @@ class Models(Registered[ModelRecord]):
         """
         hold = self.link.connection.hold
         return self.link.run(register(self.bars, hold, name, program, **options))
+
+    def save_report(
+        self, model: str | ModelRecord, path: str | os.PathLike[str] = "report.html"
+    ) -> Path:
+        """Writes what a retraining changed, as one page: loss and accuracy before and after, by class."""
+        return self.link.run(save_report(model, path))
 
     def register_mlflow(
         self,
@@ -388,6 +414,12 @@ class AsyncModels(AsyncRegistered[ModelRecord]):
         """As `Models.register`, awaited."""
         hold = self.link.connection.hold
         return await self.link.run(register(self.bars, hold, name, program, **options))
+
+    async def save_report(
+        self, model: str | ModelRecord, path: str | os.PathLike[str] = "report.html"
+    ) -> Path:
+        """As `Models.save_report`, awaited."""
+        return await self.link.run(save_report(model, path))
 
     async def register_mlflow(
         self,
