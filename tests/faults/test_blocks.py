@@ -26,6 +26,11 @@ DIRECT: dict[str, Any] = {
     "inversion": {"method": "direct"},
     "keep": {"matrix": True, "top": 5, "mean": True},
 }
+EKFAC: dict[str, Any] = {
+    **DIRECT,
+    "curvature": {"kind": "empirical_fisher", "structure": "ekfac"},
+}
+JOBS = {"direct": DIRECT, "ekfac": EKFAC}
 ENDLESS = {"inversion": {**CREEPING, "maxiter": 2**30}}
 MANY = {"test_rows": 1, "train_rows": 2}
 
@@ -39,29 +44,35 @@ def whole(grid: GridJobs) -> Iterator[GridJobs]:
 
 
 @pytest.fixture(scope="module")
-def calm(grid: GridJobs) -> JobRecord:
-    """The same job in one task, by one of two workers that have had the model in hand for another kind of job.
+def calm(grid: GridJobs) -> dict[str, JobRecord]:
+    """The same jobs in one task, by one of two workers that have had the model in hand for another kind of job.
 
     Whoever follows a killed one has not.
     """
     inside = {"influence_type": "perturbation", "perturb_at": "1"}
     assert grid.ended(grid.start(spread=True, **inside)).state is JobState.SUCCEEDED
-    return grid.ended(grid.start(spread=False, **DIRECT))
+    return {name: grid.ended(grid.start(spread=False, **job)) for name, job in JOBS.items()}
 
 
-@pytest.mark.parametrize("stage", ["sums", "solve", "contract", "finish"])
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        *(("direct", stage) for stage in ("sums", "solve", "contract", "finish")),
+        *(("ekfac", stage) for stage in ("sums", "squares")),
+    ],
+)
 def test_a_worker_killed_in_any_stage_leaves_the_bytes_as_they_are(
-    whole: GridJobs, calm: JobRecord, stage: str
+    whole: GridJobs, calm: dict[str, JobRecord], name: str, stage: str
 ) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:  # a stage may be over before its worker is known
-        job = whole.start(spread=True, **DIRECT)
+        job = whole.start(spread=True, **JOBS[name])
         pid = whole.caught(job, stage)
         if pid:
             os.kill(pid, signal.SIGKILL)
         done = whole.ended(job)
         assert done.state is JobState.SUCCEEDED, done.problem
-        whole.assert_same(job, calm)
+        whole.assert_same(job, calm[name])
         again = {block: times for block, times in whole.computed(job).items() if times > 1}
         assert list(again.values()) in ([], [2]), "only the block in hand is computed twice"
         if pid:
@@ -120,7 +131,7 @@ def test_a_block_whose_numbers_fail_fails_the_job_with_that_problem(whole: GridJ
     assert done.problem.errors[0].pointer == "/inversion/scale"
 
 
-def test_blocks_delivered_twice_are_done_once(whole: GridJobs, calm: JobRecord) -> None:
+def test_blocks_delivered_twice_are_done_once(whole: GridJobs, calm: dict[str, JobRecord]) -> None:
     job = whole.start(spread=True, **DIRECT)
     whole.caught(job, "solve")
     with whole.redis() as connection:
@@ -128,7 +139,7 @@ def test_blocks_delivered_twice_are_done_once(whole: GridJobs, calm: JobRecord) 
         doubled = [f"{stage}-{number}" for stage in ("solve", "contract") for number in range(4)]
         for first in (True, False):
             tasks.enqueue_blocks(NAMESPACE, job.id, [*doubled, "finish-0"], first=first)
-        whole.assert_same(job, calm)
+        whole.assert_same(job, calm["direct"])
         whole.service.wait(lambda: not any(tasks.lengths().values()), PATIENCE, "not taken")
     assert max(whole.computed(job).values()) == 1
 
@@ -226,6 +237,30 @@ def test_fits_and_factors_are_found_again_by_other_jobs(whole: GridJobs) -> None
     assert again.cost is not None
     assert again.cost.hessian_passes == 0
     assert whole.digests(first) == whole.digests(again)
+
+
+def test_a_fit_in_closed_form_serves_other_rows_lambdas_and_methods_without_a_pass(
+    whole: GridJobs,
+) -> None:
+    given = {**EKFAC, "reuse": True, "hessian_regularization": 2.0}
+    first = whole.ended(whole.start(spread=True, **given))
+    assert first.cost is not None
+    assert first.cost.hessian_passes == pytest.approx(2.0)
+    others: list[dict[str, Any]] = [
+        {"hessian_regularization": 3.0},
+        {"hessian_regularization": [{"relative": 0.1}, 4.0]},
+        {"test": {"dataset": "grid-rows", "rows": "7:9"}},
+        {"inversion": {"method": "cg"}, "hessian_regularization": 5.0},
+    ]
+    everything = {"sums", "rotate", "squares", "fit", "solve", "contract", "predict"}
+    assert {block.partition("-")[0] for block in whole.computed(first)} == everything
+    for other in others:
+        found = whole.ended(whole.start(spread=True, **{**given, **other}))
+        assert found.state is JobState.SUCCEEDED, found.problem
+        stages = {block.partition("-")[0] for block in whole.computed(found)}
+        assert stages == {"solve", "contract", "predict"}
+        assert found.cost is not None
+        assert found.cost.hessian_passes == 0
 
 
 def test_what_jobs_share_goes_with_the_last_of_them(whole: GridJobs) -> None:

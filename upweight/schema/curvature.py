@@ -46,6 +46,7 @@ class StructureFacts:
     closed_form: tuple[Kind, ...] = ()
     exact_blocks: bool = False  # (s, s) for the s parameters of each module
     factors: bool = False  # Kronecker factors of each layer
+    second_pass: bool = False  # over the rows, in the eigenvectors that the first one gives
     # What a fit of it takes, about: so many gradients of each row, for each column that a row adds to C.
     fit_gradients: float = 0.0
     refused: str = ""  # why other kinds have none
@@ -102,6 +103,7 @@ STRUCTURES: dict[Structure, StructureFacts] = {
         _OF_SQUARES,
         closed_form=_OF_SQUARES,
         factors=True,
+        second_pass=True,
         fit_gradients=6.0,
         refused=_FACTORS,
     ),
@@ -173,6 +175,11 @@ class Curvature(Request):
     def has_exact_blocks(self) -> bool:
         """Whether it keeps a matrix for the parameters of each module."""
         return STRUCTURES[self.structure].exact_blocks
+
+    @property
+    def takes_second_pass(self) -> bool:
+        """Whether its eigenvalues are sums over the rows in eigenvectors that a first pass gives."""
+        return STRUCTURES[self.structure].second_pass
 
     @property
     def fit_gradients(self) -> float:

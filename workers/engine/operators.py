@@ -82,8 +82,16 @@ class Curvature(ABC):
         """What its matrix, or its closed form, is made of: sums over the rows, which add up over parts of them."""
         return {"sum": self.dense() * self.row_count}
 
+    def rotation(self, total: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of one whose eigenvalues are sums of a second pass: its eigenvectors, of the `partial_sums` over all rows."""
+        raise NotImplementedError
+
+    def second_sums(self, rotation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over the rows in these eigenvectors, which add up over parts of them."""
+        raise NotImplementedError
+
     def of_sums(self, total: Mapping[str, Tensor]) -> Curvature:
-        """The same, to be built of the `partial_sums` over all rows."""
+        """The same, to be built of the `partial_sums` over all rows, or of their `rotation` and the second sums."""
         return Summed(self, total["sum"])
 
     def known_by(self, closed: ClosedForm) -> Curvature:

@@ -31,6 +31,7 @@ from workers.fits.session import Session
 # Grows when fits are made another way, so that those in the object storage are not taken for what they would be now.
 # 3: they say their class, and λ is in none of what is found out about H.
 REVISION = 3
+CLOSED_FORM = "closed-form"  # the name of a curvature by its eigenvectors
 
 Solve = Callable[[Tensor], Solution]
 SolveEach = Callable[[Tensor], Sequence[Solution]]  # with each of several λ's
@@ -91,11 +92,16 @@ class Fits:
     fitted_with: float | PartOfMean | None = None
     store: Store | None = None
     recycles: bool = False  # whether a solution may depend on those before it
+    of_closed_form: bool = (
+        False  # of a curvature that is known by its eigenvectors, whatever method is given them
+    )
 
     @property
     def name(self) -> str | None:
         """What the fit is called in a store: of all parameters that it may depend on. None where there is none."""
         inversion = self.inversion
+        if self.of_closed_form and (inversion.builds_matrix or not inversion.has_fit):
+            return CLOSED_FORM
         if not inversion.has_fit:
             return None
         parameters = inversion.model_dump(mode="json", exclude={"method", *inversion.solve_only})
@@ -126,9 +132,10 @@ class Fits:
             return lambda rhs: self._recycling(method, operator, rhs, progress)
         return lambda rhs: method.solve(operator, _number(self.damping), rhs, progress, fit)
 
-    def closed_form(self, curvature: Callable[[], Curvature], progress: Progress) -> ClosedForm:
-        """The fit of a curvature that is known by its eigenvectors, before any λ."""
-        found = self._whole(engine_method(self.inversion, self.seed), curvature, progress)
+    def closed_form(self, make: Callable[[], ClosedForm]) -> ClosedForm:
+        """C by its eigenvectors, before any λ: made once for all methods, or found."""
+        key = (*self.key, CLOSED_FORM)
+        found = self.session.kept(key, lambda: _sized(self._found(CLOSED_FORM, make)))
         assert isinstance(found, ClosedForm)
         return found
 
@@ -166,9 +173,8 @@ class Fits:
         self, method: Method, curvature: Callable[[], Curvature], progress: Progress
     ) -> Inverse | None:
         """The fit for this λ, with what the method's other parameters ask of it; None where it has none."""
-        if self.name is None:
+        if self.name is None or not self.inversion.has_fit:
             return None
-
         key = (*self.key, self.name)
         fit = self._whole(method, curvature, progress)
         asked = self.inversion.model_dump_json(include=set(self.inversion.solve_only))
@@ -201,16 +207,14 @@ class Fits:
         """The fit as it is stored."""
 
         def made() -> Inverse:
-            given = self._of_fit
-            if isinstance(given, PartOfMean):  # which is of the fit itself
-                found: Inverse | None = curvature().closed_form()
-            else:
-                found = method.fit(curvature(), given, progress)
+            found = method.fit(curvature(), _number(self._of_fit), progress)
             assert found is not None
             return found
 
         name = self.name
         assert name is not None
+        if name == CLOSED_FORM:
+            return self.closed_form(lambda: _known(curvature()))
         return self.session.kept((*self.key, name), lambda: _sized(self._found(name, made)))
 
     def _found(self, name: str, fit: Callable[[], Inverse]) -> Inverse:
@@ -223,6 +227,12 @@ class Fits:
             tensors = self.store.find(name) or tensors
         # As whoever takes it from the store will have it: the layout in memory decides the last bits, too.
         return restored(tensors)
+
+
+def _known(curvature: Curvature) -> ClosedForm:
+    found = curvature.closed_form()
+    assert found is not None
+    return found
 
 
 def _number(damping: float | PartOfMean) -> float:

@@ -17,6 +17,9 @@ from service.storage.tensors import read_entry, read_header, tensor_bytes
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, Tensor]
 
+# What a fit is made of, beside it in its folder: first sums, eigenvectors made of these, and sums in them.
+SUMS, ROTATION, SQUARES = "sums", "rotation", "squares"
+
 
 @dataclass(frozen=True)
 class StoredFits:
@@ -43,10 +46,10 @@ class StoredFits:
         arrays = {key: as_array(value) for key, value in tensors.items()}
         return self.objects.put_new(f"{self.folder}/{name}.safetensors", tensor_bytes(arrays))
 
-    def partial_sums(self, count: int) -> Iterator[Tensors]:
-        """The parts of a curvature's sums, in their order."""
+    def partial(self, what: str, count: int) -> Iterator[Tensors]:
+        """The parts of a curvature's sums, `SUMS` or `SQUARES`, in their order."""
         for number in range(count):
-            path = block_path(f"{self.folder}/sums", number)
+            path = block_path(f"{self.folder}/{what}", number)
             yield {
                 name: as_tensor(read_entry(self.objects, path, entry)).to(self.device)
                 for name, entry in read_header(self.objects, path).items()

@@ -12,7 +12,7 @@ from upweight.errors import InternalError
 from upweight.schema import AttributionJob, JobState
 from workers.jobs.executor import Executor
 from workers.jobs.inputs import JobInputs
-from workers.jobs.plan import Plan, Stage
+from workers.jobs.plan import BEFORE_FIT, Plan, Stage
 from workers.jobs.steps import Cost
 from workers.jobs.store import ObjectStore
 from workers.process.context import Context
@@ -62,7 +62,9 @@ class SpreadJob:
             if stage != "finish":
                 grids.mark(id, stage, store.there(stage, count))
         if self.plan.hessian and self.plan.fits and store.is_there("fit", 0):
-            grids.mark(id, "sums", range(self.plan.hessian.count))
+            for stage, count in self.plan.stages().items():
+                if stage in BEFORE_FIT:
+                    grids.mark(id, stage, range(count))
         self._enqueue_next(between)
 
     def is_due(self, stage: Stage, number: int) -> bool:
@@ -118,7 +120,7 @@ class SpreadJob:
     def _require_all(self, store: ObjectStore) -> None:
         """Every object is there, and the store's writer knows the digests that their writers gave."""
         for stage, count in self.plan.stages().items():
-            if stage in ("sums", "fit", "finish"):
+            if stage in (*BEFORE_FIT, "fit", "finish"):
                 continue
             id, there = self.job["id"], store.there(stage, count)
             if len(there) < count:

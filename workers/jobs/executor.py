@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from workers.fits.store import Tensors
 from workers.jobs.finish import Finish
-from workers.jobs.plan import Stage
+from workers.jobs.plan import BEFORE_FIT, Stage
 from workers.jobs.steps import Cost, Steps
 from workers.jobs.store import BlockStore
 
@@ -37,7 +38,7 @@ class Executor:
         with self.steps.measured() as cost:
             for stage, count in self.steps.plan.stages().items():
                 # The fit asks for the sums, and only if it is not there yet.
-                if stage not in ("sums", "finish"):
+                if stage not in (*BEFORE_FIT, "finish"):
                     for number in range(count):
                         self._computed(stage, number)()
         return cost
@@ -46,16 +47,44 @@ class Executor:
         """Merges what the blocks left and writes the manifest: `info`, `result` and `verdict` of the record."""
         return Finish(self.steps, self.store).run(described)
 
+    def _before_fit(self, stage: Stage, number: int) -> Callable[[], str]:
+        """One part of what the fit is made of; nothing where another job has made it meanwhile."""
+        steps, store = self.steps, self.store
+        if stage == "sums":
+            sums = steps.partial_sums(number)
+            return lambda: store.put_sums(number, sums)
+        if store.is_fitted:
+            return str
+        if stage == "rotate":
+            rotation = steps.rotation(store.sums(steps.partial_sums))
+            return lambda: store.put_rotation(rotation)
+        squares = steps.squares(number, self._rotation())
+        return lambda: store.put_squares(number, squares)
+
+    def _rotation(self) -> Tensors:
+        return self.store.rotation(
+            lambda: self.steps.rotation(self.store.sums(self.steps.partial_sums))
+        )
+
+    def _sums(self) -> Iterator[Tensors]:
+        """All that the fit is a sum of, part by part; nothing is computed or read before it is asked for."""
+        steps, store = self.steps, self.store
+        if not steps.plan.rotates:
+            yield from store.sums(steps.partial_sums)
+            return
+        rotation = self._rotation()
+        parts = store.squares(lambda number: steps.squares(number, rotation))
+        yield {**rotation, **next(parts)}
+        yield from parts
+
     def _computed(self, stage: Stage, number: int) -> Callable[[], str]:
         """Computes, and answers what stores it."""
         steps, store = self.steps, self.store
         match stage:
-            case "sums":
-                sums = steps.partial_sums(number)
-                return lambda: store.put_sums(number, sums)
+            case "sums" | "rotate" | "squares":
+                return self._before_fit(stage, number)
             case "fit":  # which stores what it makes by itself
-                cut = steps.plan.hessian
-                steps.fit(store.sums(steps.partial_sums) if cut else None)
+                steps.fit(self._sums() if steps.plan.hessian else None)
                 store.drop_sums()
                 return str
             case "solve":

@@ -205,7 +205,14 @@ class JobInputs:
 
     def _fits(self, key: tuple[str, ...]) -> Fits:
         request = self._request
-        return Fits(self._context.session, key, request.inversion, request.seed, fitted(request))
+        return Fits(
+            self._context.session,
+            key,
+            request.inversion,
+            request.seed,
+            fitted(request),
+            of_closed_form=request.curvature.structure != "full",
+        )
 
     def fit_digest(self, plan: Plan) -> str:
         """Of all that goes into what is found out about H."""

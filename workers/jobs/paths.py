@@ -11,6 +11,7 @@ from service.storage.objects import Objects
 from service.storage.row_blocks import block_path
 from service.storage.shared import folder_of
 from upweight.schema import AttributionJob
+from workers.fits.store import ROTATION, SQUARES, SUMS
 from workers.jobs.plan import Plan, Stage
 
 
@@ -30,8 +31,10 @@ class BlockPaths:
     def of(self, stage: Stage, number: int) -> str:
         """The object whose existence means that a block is done."""
         match stage:
-            case "sums":
-                return block_path(self.sums, number)
+            case "rotate":
+                return f"{self.fit}/{ROTATION}.safetensors"
+            case "sums" | "squares":
+                return block_path(self.sums if stage == "sums" else self.squares, number)
             case "fit":
                 return f"{self.fit}/{self.fit_name}.safetensors"
             case "solve":
@@ -61,7 +64,12 @@ class BlockPaths:
     @property
     def sums(self) -> str:
         """The parts of a Hessian, until it is fitted."""
-        return f"{self.fit}/sums"
+        return f"{self.fit}/{SUMS}"
+
+    @property
+    def squares(self) -> str:
+        """The parts of its second sums."""
+        return f"{self.fit}/{SQUARES}"
 
     @classmethod
     def of_job(
@@ -92,6 +100,7 @@ class BlockPaths:
             return [0] if objects.head(first) is not None else []
         folder = {
             "sums": self.sums,
+            "squares": self.squares,
             "solve": self.factors,
             "predict": f"{self.result.prefix}/predictions",
         }.get(stage, self.result.prefix)

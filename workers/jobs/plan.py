@@ -10,8 +10,10 @@ from typing import Any, Literal
 from service.storage.cuts import Cut
 from workers.jobs.predictions import BLOCK_ROWS
 
-Stage = Literal["sums", "fit", "solve", "contract", "predict", "finish"]
+Stage = Literal["sums", "rotate", "squares", "fit", "solve", "contract", "predict", "finish"]
 Side = Literal["test", "train"]
+
+BEFORE_FIT: tuple[Stage, ...] = ("sums", "rotate", "squares")  # what the fit alone is made of
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Plan:
 
     `threads`: of torch on the CPU, for all blocks, whatever the settings of the workers that do them.
     `spread`: blocks are tasks of their own; otherwise one task does them all, in order. `hessian` cuts the training
-    rows of H into partial sums, for `direct` alone. `trailing` is the shape of one influence. `predicts`: of whose
+    rows of H into partial sums, of a matrix that is built or of a closed form; `rotates`: second sums are taken in the
+    eigenvectors that the first ones give. `trailing` is the shape of one influence. `predicts`: of whose
     rows losses and predictions are stored.
     """
 
@@ -31,6 +34,7 @@ class Plan:
     train: Cut
     trailing: tuple[int, ...] = ()
     hessian: Cut | None = None
+    rotates: bool = False
     fits: bool = False
     solves: bool = True
     contracts: bool = True
@@ -41,6 +45,8 @@ class Plan:
         """Blocks of each stage, in the order in which stages follow each other."""
         counts: dict[Stage, int] = {
             "sums": self.hessian.count if self.hessian else 0,
+            "rotate": int(self.rotates),
+            "squares": self.hessian.count if self.hessian and self.rotates else 0,
             "fit": int(self.fits),
             "solve": self.rhs.count if self.solves else 0,
             # Self-influences have no test rows.
@@ -81,8 +87,11 @@ class Plan:
         return prod(self.trailing)
 
     def to_json(self) -> dict[str, Any]:
-        """As records hold it."""
-        return asdict(self)
+        """As records hold it; without second sums where there are none, as before there were any."""
+        document = asdict(self)
+        if not self.rotates:
+            del document["rotates"]
+        return document
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Plan:

@@ -79,7 +79,8 @@ class Planner:
             test=test,
             train=train,
             trailing=self._trailing,
-            fits=inputs.factors is None and request.inversion.has_fit,
+            fits=inputs.factors is None
+            and (request.inversion.has_fit or request.curvature.closed_form),
             solves=inputs.factors is None and not request.is_self,
             contracts=request.scores_rows,
             predicts=tuple(
@@ -109,7 +110,7 @@ class Planner:
         """The Hessian's rows in partial sums, where that is worth their storing."""
         rows, size = len(self.inputs.hessian_rows), self.inputs.problem.size
         count = min(MOST_SUMS, rows // FEWEST_ROWS, int(fit_seconds / self.settings.block_seconds))
-        if self.request.curvature.closed_form and self.request.inversion.builds_matrix:
+        if self.request.curvature.closed_form:
             return None if count < 2 else Cut.evenly(rows, -(-rows // count))
         fits = size * size * self.inputs.problem.dtype.itemsize <= self._budget
         if self.request.building is not self.request.inversion or count < 2 or not fits:
@@ -124,10 +125,13 @@ class Planner:
         train = _at_most(plan.train, wish.train_rows, most)
         rhs = _at_most(plan.rhs, wish.rhs_rows, self._rhs_most)
         hessian = plan.hessian
-        if wish.hessian_rows and self.request.inversion.builds_matrix and plan.fits:
+        curvature = self.request.curvature
+        summed = curvature.closed_form or self.request.inversion.builds_matrix
+        if wish.hessian_rows and summed and plan.fits:
             rows = len(self.inputs.hessian_rows)
             hessian = Cut(rows, min(rows, wish.hessian_rows))
-        return replace(plan, test=test, train=train, rhs=rhs, hessian=hessian)
+        rotates = hessian is not None and curvature.takes_second_pass
+        return replace(plan, test=test, train=train, rhs=rhs, hessian=hessian, rotates=rotates)
 
     @property
     def _budget(self) -> int:

@@ -41,7 +41,6 @@ from workers.jobs.predictions import store_predictions
 from workers.jobs.results import ResultWriter
 
 MATRIX = "matrix"
-CLOSED_FORM = "closed form"
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,9 @@ class Steps:
         self.request, self.inputs, self.plan = request, inputs, plan
         self._fits = fits
         self._progress = progress
-        self._curvatures: list[Curvature] = []
+        self._curvatures: list[
+            tuple[Curvature, float]
+        ] = []  # with the part of the rows that each is over
         self._gradient_rows = 0
 
     @contextmanager
@@ -137,7 +138,7 @@ class Steps:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         yield cost
-        cost.passes = float(sum(each.passes for each in self._curvatures))
+        cost.passes = float(sum(each.passes * part for each, part in self._curvatures))
         cost.gradient_rows = self._gradient_rows
         cost.seconds = time.perf_counter() - began
         cost.peak_memory_bytes = _peak_memory(device)
@@ -155,8 +156,10 @@ class Steps:
             **self._options(),
         )
         asked = self.request.curvature
-        self._curvatures.append(make_curvature(over, asked.kind, asked.structure))
-        return self._curvatures[-1]
+        found = make_curvature(over, asked.kind, asked.structure)
+        part = 1.0 if window is None else len(window) / len(window.rows)
+        self._curvatures.append((found, part))
+        return found
 
     def _kept_labels(self, draw: Callable[[], Tensor]) -> Tensor:
         """Labels of all rows, drawn once a worker and not once a block."""
@@ -165,20 +168,12 @@ class Steps:
         )
         return labels
 
-    def _known_curvature(self) -> Curvature:
-        """Over all rows; where its closed form was made before on this worker, with that."""
-        curvature = self._curvature()
-        closed = self.inputs.held_of_curvature(CLOSED_FORM)
-        return curvature if closed is None else curvature.known_by(closed)
-
     def _in_closed_form(self) -> Curvature:
-        """Over all rows, for methods that multiply with it: once a worker, not once a block."""
+        """Over all rows, by its eigenvectors where these are known: once for all blocks, methods and λ's."""
         curvature = self._curvature()
         if self.request.curvature.structure == "full":
             return curvature
-        return curvature.known_by(
-            self.inputs.kept_of_curvature(CLOSED_FORM, lambda: _closed(curvature))
-        )
+        return curvature.known_by(self._fits.closed_form(lambda: _closed(curvature)))
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -194,6 +189,18 @@ class Steps:
         window = Window(self.inputs.hessian_rows, rows.start, rows.stop)
         with numbered_from(rows.start):
             return self._curvature(window).partial_sums()
+
+    def rotation(self, partial: Iterator[Tensors]) -> Tensors:
+        """The eigenvectors of the first sums, for the second ones."""
+        return self._curvature().rotation(_added_up(partial))
+
+    def squares(self, number: int, rotation: Tensors) -> Tensors:
+        """The curvature's second sums over one block of the training rows."""
+        assert self.plan.hessian is not None
+        rows = self.plan.hessian.block(number)
+        window = Window(self.inputs.hessian_rows, rows.start, rows.stop)
+        with numbered_from(rows.start):
+            return self._curvature(window).second_sums(rotation)
 
     def measured_curvature(self, *, ends: bool) -> Measured:
         """The mean eigenvalue of H, and with `ends` more of its spectrum; kept on the worker, as a built H is.
@@ -223,18 +230,24 @@ class Steps:
     def fit(self, partial: Iterator[Tensors] | None = None) -> None:
         """Makes what the inversion finds out about H, or finds it; from partial sums where it was cut."""
 
-        def curvature() -> Curvature:
-            if partial is not None:
-                return self._curvature().of_sums(_added_up(partial))
-            matrix = self.inputs.held_of_curvature(MATRIX)
-            whole = self._known_curvature()
-            return whole if matrix is None else Explicit(whole, matrix)
+        def summed() -> Curvature:
+            curvature = self._curvature()
+            return curvature if partial is None else curvature.of_sums(_added_up(partial))
 
+        def curvature() -> Curvature:
+            if self.request.curvature.structure != "full":
+                return self._in_closed_form()
+            matrix = self.inputs.held_of_curvature(MATRIX)
+            whole = summed()
+            return whole if matrix is None or partial is not None else Explicit(whole, matrix)
+
+        if self.request.curvature.structure != "full":
+            self._fits.closed_form(lambda: _closed(summed()))
         self._fits.prepare(curvature, self._progress)
 
     def closed_form(self) -> ClosedForm:
-        """The fit of a curvature that is known by its eigenvectors, before any λ."""
-        return self._fits.closed_form(self._known_curvature, self._progress)
+        """A curvature that is known by its eigenvectors, before any λ."""
+        return self._fits.closed_form(lambda: _closed(self._curvature()))
 
     @cached_property
     def dampings(self) -> tuple[float, ...]:
@@ -429,10 +442,10 @@ class Steps:
         return summary | ({"warning": found.warning} if found.warning else {})
 
 
-def _closed(curvature: Curvature) -> tuple[ClosedForm, int]:
+def _closed(curvature: Curvature) -> ClosedForm:
     found = curvature.closed_form()
     assert found is not None
-    return found, found.nbytes
+    return found
 
 
 def _sized(tensor: Tensor) -> tuple[Tensor, int]:

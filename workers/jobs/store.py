@@ -17,7 +17,7 @@ from service.storage.objects import ObjectMeta, Objects
 from service.storage.row_blocks import RowBlocks, block_path, layers
 from service.storage.tensors import read_entry, read_header, read_note
 from upweight.schema import AttributionJob, InfluencesJob
-from workers.fits.store import StoredFits, Tensors, as_tensor
+from workers.fits.store import ROTATION, SQUARES, SUMS, StoredFits, Tensors, as_tensor
 from workers.jobs.inputs import JobInputs, stored_rows
 from workers.jobs.merge import Ranking
 from workers.jobs.paths import BlockPaths
@@ -72,9 +72,30 @@ class BlockStore(ABC):
         """A part of the curvature's sums. Only where parts are blocks of their own."""
         raise NotImplementedError
 
+    def put_rotation(self, rotation: Tensors) -> str:
+        """The eigenvectors that second sums are taken in."""
+        raise NotImplementedError
+
+    def put_squares(self, number: int, squares: Tensors) -> str:
+        """A part of the second sums."""
+        raise NotImplementedError
+
     @abstractmethod
     def sums(self, compute: Callable[[int], Tensors]) -> Iterator[Tensors]:
         """The parts of the curvature's sums in their order: read, or computed as they are asked for."""
+
+    @abstractmethod
+    def rotation(self, compute: Callable[[], Tensors]) -> Tensors:
+        """The eigenvectors: read, or computed once."""
+
+    @abstractmethod
+    def squares(self, compute: Callable[[int], Tensors]) -> Iterator[Tensors]:
+        """The parts of the second sums in their order, as `sums`."""
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the fit that sums are for is there, made by another job meanwhile."""
+        return False
 
     def drop_sums(self) -> None:
         """After the fit that was made of them."""
@@ -161,6 +182,7 @@ class MemoryStore(BlockStore):
         self._tops: dict[int, Ranking] = {}
         self._mean_sums: dict[int, Tensor] = {}
         self._samples: dict[int, list[Tensor]] = {}
+        self._rotation: Tensors | None = None
         self._self_influences: list[Tensor] = []
 
     @property
@@ -172,6 +194,20 @@ class MemoryStore(BlockStore):
         """Computed when the fit wants them: one is in memory at a time, and none if the fit is there already."""
         assert self.plan.hessian is not None
         return map(compute, range(self.plan.hessian.count))
+
+    def rotation(self, compute: Callable[[], Tensors]) -> Tensors:
+        """Computed when the second sums want it, and kept until the fit is made."""
+        if self._rotation is None:
+            self._rotation = compute()
+        return self._rotation
+
+    def squares(self, compute: Callable[[int], Tensors]) -> Iterator[Tensors]:
+        """As the first sums."""
+        return self.sums(compute)
+
+    def drop_sums(self) -> None:
+        """Lets the eigenvectors go: the fit has them."""
+        self._rotation = None
 
     def put_solved(self, number: int, block: Solved) -> str:
         """Kept on the device, and stored if it belongs to the result."""
@@ -254,6 +290,7 @@ class ObjectStore(BlockStore):
         super().__init__(request, inputs, paths.plan, ResultWriter(objects, paths.result))
         self.objects, self.paths = objects, paths
         self._fits = fits
+        self._rotation: Tensors | None = None
 
     @property
     def factors_folder(self) -> str:
@@ -279,11 +316,40 @@ class ObjectStore(BlockStore):
     def sums(self, compute: Callable[[int], Tensors]) -> Iterator[Tensors]:
         """Read one after the other."""
         assert self.plan.hessian is not None
-        return self._fits.partial_sums(self.plan.hessian.count)
+        return self._fits.partial(SUMS, self.plan.hessian.count)
+
+    def put_rotation(self, rotation: Tensors) -> str:
+        """Stored until the fit has it."""
+        return self._writer().tensors(self.paths.of("rotate", 0), rotation)
+
+    def rotation(self, compute: Callable[[], Tensors]) -> Tensors:
+        """Read once for all blocks that this worker does."""
+        if self._rotation is None:
+            found = self._fits.find(ROTATION)
+            if found is None:
+                raise FileNotFoundError(self.paths.of("rotate", 0))
+            self._rotation = found
+        return self._rotation
+
+    def put_squares(self, number: int, squares: Tensors) -> str:
+        """Stored until the fit is made of them."""
+        return self._writer().tensors(self.paths.of("squares", number), squares)
+
+    def squares(self, compute: Callable[[int], Tensors]) -> Iterator[Tensors]:
+        """Read one after the other."""
+        assert self.plan.hessian is not None
+        return self._fits.partial(SQUARES, self.plan.hessian.count)
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether its object is there."""
+        return self.is_there("fit", 0)
 
     def drop_sums(self) -> None:
-        """Deletes them."""
-        self.objects.delete_prefix(self.paths.sums)
+        """Deletes them, and the eigenvectors, which the fit has."""
+        self._rotation = None
+        for path in (self.paths.sums, self.paths.squares, self.paths.of("rotate", 0)):
+            self.objects.delete_prefix(path)
 
     def put_solved(self, number: int, block: Solved) -> str:
         """With what was found out about its rows."""

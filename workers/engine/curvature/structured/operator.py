@@ -30,6 +30,8 @@ from workers.engine.model.second_order import twice_differentiable
 from workers.engine.operators import ClosedForm, Curvature
 from workers.engine.progress import Progress, silent
 
+SQUARED = "squared_rows"  # how many, where the second sums are at hand
+
 
 @dataclass(frozen=True)
 class Options:
@@ -88,8 +90,30 @@ class Structured(OverRows):
             return {"rows": torch.tensor([len(self.rows)], dtype=torch.float64)}
         return self.covariances()
 
+    def rotation(self, total: Mapping[str, Tensor]) -> Tensors:
+        """The factors' eigenvectors in the factors' place, and what else of the first sums the fit is made of."""
+        bases = self.bases(total)
+        spent = {f"{index}.{side}" for index in bases for side in ("left", "right")}
+        found = {name: each for name, each in total.items() if name not in spent}
+        for index, basis in bases.items():
+            found |= {f"{index}.{name}": each for name, each in basis.tensors().items()}
+        return found
+
+    def second_sums(self, rotation: Mapping[str, Tensor]) -> Tensors:
+        """The squares of rotated gradients; nothing but the number of rows where no block is a Kronecker product."""
+        found = self.squares(self._known_bases(rotation)) if self.needs_second_pass else {}
+        return {**found, SQUARED: torch.tensor([len(self.rows)], dtype=torch.float64)}
+
+    def _known_bases(self, rotation: Mapping[str, Tensor]) -> Bases:
+        blocks = enumerate(self.collector.layout.blocks)
+        return {
+            index: Eigenbasis.from_tensors(rotation, f"{index}.")
+            for index, block in blocks
+            if block.form == "kronecker"
+        }
+
     def of_sums(self, total: Mapping[str, Tensor]) -> Structured:
-        """With the first sums at hand."""
+        """With the first sums at hand, or all sums and the eigenvectors."""
         self._first = total
         return self
 
@@ -105,8 +129,12 @@ class Structured(OverRows):
             first = self._first
             if first is None:
                 first = {} if self.structure == "identity" else self.covariances()
-            bases = self.bases(first)
-            second = self.squares(bases) if self.needs_second_pass else {}
+            second: Mapping[str, Tensor] = {}
+            if SQUARED in first:
+                bases, second = self._known_bases(first), first
+            else:
+                bases = self.bases(first)
+                second = self.squares(bases) if self.needs_second_pass else {}
             self._spectral = self.made(first, bases, second)
         return self._spectral
 

@@ -46,6 +46,26 @@ class Eigenbasis:
     right: Tensor
     right_values: Tensor
 
+    def tensors(self) -> Tensors:
+        """For storing; `from_tensors` takes them back."""
+        found = {
+            "eigenvectors.left": self.left,
+            "eigenvalues.left": self.left_values,
+            "eigenvectors.right": self.right,
+            "eigenvalues.right": self.right_values,
+        }
+        return {name: each for name, each in found.items() if each is not None}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], prefix: str = "") -> Eigenbasis:
+        """Those under names that begin so."""
+        return cls(
+            tensors.get(f"{prefix}eigenvectors.left"),
+            tensors.get(f"{prefix}eigenvalues.left"),
+            tensors[f"{prefix}eigenvectors.right"],
+            tensors[f"{prefix}eigenvalues.right"],
+        )
+
 
 Bases = Mapping[int, Eigenbasis]  # by the block's number
 # Entries of rows' gradients of a layer that are alive at once: larger ones leave the caches.
