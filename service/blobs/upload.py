@@ -55,6 +55,7 @@ async def _receive(
     except BaseException as error:
         pipe.fail(error)
         await asyncio.wait([stored])
+        stored.exception()  # asked for, or asyncio logs that nobody did; `error` is what is answered
         raise
     await stored
     return BlobRecord(digest=digest, size_bytes=pipe.size)
