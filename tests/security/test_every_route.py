@@ -12,6 +12,7 @@ import pytest
 
 from service.auth import Keys, Role
 from service.openapi import document
+from service.storage.layout import bank_folder
 from service.storage.workers import register
 from tests.service.acting import Acting, digest_of, problem
 from tests.service.conftest import Front
@@ -19,8 +20,9 @@ from tests.service.conftest import Front
 WITHOUT_A_KEY = {"/healthz", "/readyz", "/metrics"}
 ADMIN_ONLY = {"/v1/webhooks/secret", "/v1/webhooks/secret/rotate"}
 READ_BY_POST = {"/v1/blobs/{digest}/url"}
-LISTS = {"/v1/models", "/v1/datasets", "/v1/jobs"}
+LISTS = {"/v1/models", "/v1/datasets", "/v1/jobs", "/v1/banks"}
 NEW_CONTENT = b"a blob of whoever sends it"
+BANK = "b" * 64
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def everything(ready: Acting, front: Front) -> Everything:
     job = ready.job(hessian_regularization=0.1)["id"]
     ready.succeed(job, matrix=np.ones((10, 50), np.float32))
     get = ready.client.get
+    front.parts.objects.put(f"{bank_folder('default', BANK)}/0", b"retrained weights")
     things = {
+        "banks": BANK,
         "blobs": ready.upload(b"the blob of default"),
         "models": get("/v1/models/net").json()["id"],
         "datasets": get("/v1/datasets/train").json()["id"],
