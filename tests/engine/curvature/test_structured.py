@@ -17,8 +17,9 @@ from tests.engine.curvature import kronecker_by_hand as by_hand
 from tests.engine.exact import relative
 from upweight.schema import ParameterSpec
 from upweight.schema import curvature as schema
-from workers.engine import BadParameter, Problem, TensorRows, make_loss
-from workers.engine.curvature.structured import Options, Structured, layout
+from workers.engine import BadParameter, Problem, TensorRows, make_loss, row_gradients
+from workers.engine.curvature.structured import Options, Structured, layout, sums
+from workers.engine.curvature.structured.blocks import outer_product
 from workers.engine.curvature.structured.operator import fit_bytes
 from workers.engine.errors import OutOfMemory, SingularHessian
 from workers.engine.inversion.direct import Direct
@@ -685,3 +686,32 @@ def test_a_model_without_a_graph_is_covered_as_well(structure: str) -> None:
     expected = curvature(plain, inputs, targets, structure)
     found = curvature(module, inputs, targets, structure)
     assert relative(found.dense(), expected.dense()) < 1e-12
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_outer_product_is_solved_by_its_vectors(bias: bool) -> None:
+    problem = Problem(made(lambda: mlp(bias)), make_loss("cross_entropy"))
+    fitted = Structured(problem, TensorRows(real(ROWS, 5), classes()), "gradients", "ekfac")
+    spectral = fitted.closed_form().damped(0.1)
+    rhs = torch.cat([block for _, block in row_gradients(problem, fitted.rows)])
+    block = spectral.blocks[0]
+    assert outer_product(block.layout.gathered(rhs)) is not None
+    # A sum of them is none, and neither is one that is off by more than rounding.
+    assert outer_product(block.layout.gathered(rhs[:1] + rhs[1:2])) is None
+    nearly = rhs.clone()
+    nearly[:, 0] *= 1 + 1e-12
+    assert outer_product(block.layout.gathered(nearly)) is None
+    dense = spectral.dense() + 0.1 * torch.eye(problem.size, dtype=torch.float64)
+    for each in (rhs, nearly, torch.zeros_like(rhs), torch.cat([rhs[:1], rhs[:1] + rhs[1:2]])):
+        before = each.clone()
+        expected = torch.linalg.solve(dense, each.T).T
+        assert relative(spectral.apply(each), expected) < 1e-10 or not bool(each.any())
+        assert torch.equal(each, before)
+    assert not bool(spectral.apply(torch.zeros_like(rhs)).any())
+
+
+def test_a_symmetric_product_in_blocks_is_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sums, "SPLIT_SIDE", 1)
+    for side in (1, 2, 7, 12):
+        a = real(2, 9, side)
+        assert relative(sums.gram(a), a.mT @ a) < 1e-14

@@ -306,9 +306,12 @@ def _windowed(
         padded = held
         if any(each != (0, 0) for each in pads):
             padded = F.pad(held, [each for pair in reversed(pads) for each in pair])
-        found = unfolded(padded, kernel, stride, dilation)  # (B, C, *places, *kernel)
+        # Picked by number: a copy of what `unfolded` gives takes five times as long.
+        numbers = torch.arange(padded[0].numel(), dtype=torch.int32, device=held.device)
+        found = unfolded(numbers.view(1, *padded.shape[1:]), kernel, stride, dilation)
         split = found.unflatten(1, (groups, inside)).movedim((1, 2), (1 + axes, 2 + axes))
-        return split.reshape(rows, -1, groups, inside * kernel.numel())
+        picked = padded.flatten(1).index_select(1, split.reshape(-1))
+        return picked.view(rows, -1, groups, inside * kernel.numel())
 
     def by_places(cotangent: Tensor, rows: int) -> Tensor:
         found = cotangent.flatten(2).transpose(1, 2)  # (B, T, out)

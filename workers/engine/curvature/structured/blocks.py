@@ -16,8 +16,10 @@ from workers.engine.curvature.structured.layout import BlockLayout
 from workers.engine.errors import BadParameter, SingularHessian
 from workers.engine.operators import ClosedForm, Curvature, Inverse
 
-# Vectors whose rotated entries are alive at once, in entries.
-AT_ONCE = 1 << 25
+# Vectors whose rotated entries of a block are alive at once, in entries: larger ones leave the caches.
+AT_ONCE = 1 << 18
+# times eps, of the largest entry: a matrix that is an outer product but for so much has been rounded.
+ROUNDING = 4.0
 # A λ that is suggested lifts the smallest eigenvalue to this part of the largest.
 LIFT = 1e-4
 # Of the mean eigenvalue: what a preconditioner has in place of λ = 0.
@@ -40,7 +42,13 @@ class Block:
         """Qᵀ v of (k, p)."""
         found = self.layout.gathered(vectors)
         if self.layout.form == "kronecker":
-            return kronecker_rotated(found, self.left, self.right)
+            left, right = self.left, self.right
+            factors = None if left is None or right is None else outer_product(found)
+            if left is None or right is None or factors is None:
+                return kronecker_rotated(found, left, right)
+            rows, columns = (each.movedim(0, 1) for each in factors)  # (groups, k, ...)
+            product = (rows @ left).unsqueeze(3) * (columns @ right).unsqueeze(2)
+            return product.movedim(0, 1)
         return found if self.left is None else found @ self.left
 
     def put_back(self, found: Tensor, result: Tensor) -> None:
@@ -74,6 +82,23 @@ def kronecker_rotated(found: Tensor, left: Tensor | None, right: Tensor | None) 
     """Q_Sᵀ W Q_A of (..., groups, rows, columns)."""
     found = found if left is None else left.mT @ found
     return found if right is None else found @ right
+
+
+def outer_product(found: Tensor) -> tuple[Tensor, Tensor] | None:
+    """u and v, where each W (k, groups, rows, columns) is u vᵀ but for rounding; else None.
+
+    A row's gradient of a layer that it meets once is such a matrix, and u and v are rotated for nothing.
+    """
+    flat, columns = found.flatten(2), found.shape[3]
+    place = flat.abs().argmax(2, keepdim=True)
+    pivot = flat.gather(2, place)  # (k, groups, 1)
+    row, column = (place // columns).unsqueeze(3), (place % columns).unsqueeze(3)
+    v = found.gather(2, row.expand(-1, -1, -1, columns)).squeeze(2)
+    u = found.gather(3, column.expand(-1, -1, found.shape[2], -1)).squeeze(3)
+    u = u / torch.where(pivot == 0, 1.0, pivot)
+    rest = torch.addcmul(found, u.unsqueeze(3), v.unsqueeze(2), value=-1).flatten(2)
+    bound = ROUNDING * torch.finfo(found.dtype).eps * pivot.abs()
+    return (u, v) if bool((rest.abs() <= bound).all()) else None
 
 
 @dataclass(frozen=True)
@@ -176,11 +201,11 @@ class Spectral(ClosedForm):
     def _mapped(self, vectors: Tensor, factors: Sequence[Tensor]) -> Tensor:
         result = torch.empty_like(vectors, memory_format=torch.contiguous_format)
         factors = [each.to(vectors.dtype) for each in factors]
-        step = max(1, AT_ONCE // max(1, max(block.layout.size for block in self.blocks)))
-        for first in range(0, len(vectors), step):
-            part, into = vectors[first : first + step], result[first : first + step]
-            for block, factor in zip(self.blocks, factors, strict=True):
-                block.put_back(block.rotated(part) * factor, into)
+        for block, factor in zip(self.blocks, factors, strict=True):
+            step = max(1, AT_ONCE // max(1, block.layout.size))
+            for first in range(0, len(vectors), step):
+                here = slice(first, first + step)
+                block.put_back(block.rotated(vectors[here]) * factor, result[here])
         return result
 
     def dense(self) -> Tensor:

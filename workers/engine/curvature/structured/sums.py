@@ -69,7 +69,9 @@ class Eigenbasis:
 
 Bases = Mapping[int, Eigenbasis]  # by the block's number
 # Entries of rows' gradients of a layer that are alive at once: larger ones leave the caches.
-ALIVE = 1 << 21
+ALIVE = 1 << 19
+# A symmetric product is taken in so many blocks of columns, from this side on.
+SPLIT, SPLIT_SIDE = 3, 256
 
 
 def add(total: Tensors, found: Mapping[str, Tensor]) -> None:
@@ -148,7 +150,7 @@ class Collector:
                 continue
             assert isinstance(use, MatrixUse)
             g = _by_group(use.shaped(cotangent, column.rows))
-            add(found, {"left": g.mT @ g})
+            add(found, {"left": gram(g)})
             if first:
                 a = use.inputs(column.rows)
                 kept = self._kept(column, a[:, :, 0, 0])
@@ -269,21 +271,16 @@ class Column:
         g, a = self._matrix_io(block)
         bias = 1 if block.has_bias else 0
         tokens, outputs, inside = g.shape[1], block.rows, block.columns
-        shape = (block.groups, outputs, inside)
-        total = torch.zeros(shape, dtype=g.dtype, device=g.device)
-        before = tokens * (outputs**2 + inside**2) <= outputs * inside * (outputs + inside)
-        if before or tokens == 1:
-            g = g if left is None else torch.einsum("btgo,gop->btgp", g, left)
-            if right is not None:
-                a = torch.einsum("btgi,gij->btgj", a, right[:, : inside - bias])
-                a = a + right[:, -1] if bias else a
-            elif bias:
-                a = torch.cat([a, a.new_ones(*a.shape[:3], 1)], 3)
-            left = right = None
+        # Each side is rotated where it has fewer numbers: at the tokens, or in the rows' gradients.
+        if left is not None and (tokens == 1 or tokens <= inside):
+            g, left = torch.einsum("btgo,gop->btgp", g, left), None
+        if right is not None and (tokens == 1 or tokens <= outputs):
+            a, right = _rotated_inputs(a, right, bias=block.has_bias), None
         elif bias:
             a = torch.cat([a, a.new_ones(*a.shape[:3], 1)], 3)
         if tokens == 1:
             return torch.einsum("bgo,bgi->goi", g[:, 0].square(), a[:, 0].square())
+        total = torch.zeros(block.groups, outputs, inside, dtype=g.dtype, device=g.device)
         g, a = (
             g.permute(0, 2, 3, 1),
             a.permute(0, 2, 1, 3),
@@ -338,9 +335,30 @@ def _by_group(value: Tensor) -> Tensor:
     return value.movedim(2, 0).flatten(1, 2)
 
 
+def _rotated_inputs(a: Tensor, right: Tensor, *, bias: bool) -> Tensor:
+    """(B, T, groups, in), with a 1 appended where there is a bias, times (groups, columns, columns)."""
+    flat, inside = _by_group(a), a.shape[3]
+    found = torch.baddbmm(right[:, inside:], flat, right[:, :inside]) if bias else flat @ right
+    return found.unflatten(1, a.shape[:2]).movedim(0, 2)
+
+
+def gram(a: Tensor) -> Tensor:
+    """aᵀ a of (groups, N, c): what is on and above the diagonal of its blocks, and the rest by symmetry."""
+    side = a.shape[2]
+    if side < SPLIT_SIDE:
+        return a.mT @ a
+    result = a.new_empty(len(a), side, side)
+    width = -(-side // SPLIT)
+    for first in range(0, side, width):
+        here, before = slice(first, first + width), slice(0, first + width)
+        torch.bmm(a[:, :, before].mT, a[:, :, here], out=result[:, before, here])
+        result[:, here, :first] = result[:, :first, here].mT
+    return result
+
+
 def _second_moment(a: Tensor, count: float, *, bias: bool) -> Tensor:
     """Σ a aᵀ of (groups, N, in), with a 1 appended to each of so many a where there is a bias."""
-    inner = a.mT @ a
+    inner = gram(a)
     if not bias:
         return inner
     groups, inside = inner.shape[:2]
