@@ -133,6 +133,7 @@ def test_datasets_and_info_and_files_are_awaited(server: Server, tmp_path: Path)
 
     server.on("GET", JOB_PATH, answer(200, records.influences(list(ARRAY.shape))))
     server.on("GET", f"{JOB_PATH}/influences", sliced(ARRAY))
+    server.on("GET", f"/v1/datasets/{records.DATASET}", answer(200, records.dataset()))
     server.on("GET", f"{JOB_PATH}/info", answer(200, info), answer(200, npy(np.array([4.0, 5.0]))))
     rank, values, saved = awaited(work())
     assert (rank, values.tolist()) == (2, [4.0])
