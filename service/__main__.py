@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app, refuse_openness
-from service.connections import BACKLOG, Connection
+from service.connections import BACKLOG, HEAD_BYTES, Connection
 from service.logs import configure, log
 from service.malloc import keep_one_arena
 from service.private import keep_files_private
@@ -19,8 +19,6 @@ from upweight.errors import UpweightError
 
 GRACE_SECONDS = 18  # for requests at work; whoever watches over the process waits 20 to 30
 
-# The longest list of rows that the contract takes in an address, each character percent-encoded, fits.
-HEAD_BYTES = 256 * 1024
 KEEP_ALIVE_SECONDS = (
     65  # longer than load balancers keep a connection, so that they end it and not we
 )

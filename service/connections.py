@@ -1,4 +1,6 @@
-"""Connections that say nothing: closed after a while, and before others are kept out for want of handles.
+"""Connections that say nothing, or too much before they say what they want.
+
+The silent are closed after a while, and before others are kept out for want of handles.
 
 uvicorn closes what is silent after an answer; here is the time for a request's head, for the next piece of its body,
 and the number of connections. The oldest silent one makes room for a new one; without any, the new one is told to come
@@ -9,16 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import sys
 import time
 from functools import cache
 from typing import Any
+from uuid import uuid4
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from service.problems import MEDIA_TYPE
+from upweight.errors import HeadTooLarge
+
 HEAD_SECONDS = 20.0  # from the connection, or the first byte, to the end of a request's head
 BODY_SECONDS = 60.0  # between two pieces of a body, while we read
 LOOK_SECONDS = 2.0
+LINGER_SECONDS = 2.0  # for the rest of a head that was refused
+# The longest list of rows that the contract takes in an address, each character percent-encoded, fits.
+HEAD_BYTES = 256 * 1024
 BACKLOG = 100  # connections that are taken in one go
 # For Redis, the object storage and files; and for connections that are taken before others have been closed for them.
 HANDLES_KEPT = 4 * BACKLOG + 128
@@ -51,6 +61,7 @@ class Connection(H11Protocol):
         )  # when the head at hand was begun, or the last piece of a body came
         self._head_begun = True  # the first one begins with the connection
         self._watch: asyncio.TimerHandle | None = None
+        self._refused = False  # what still comes is read and dropped
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Makes room where there is none."""
@@ -69,6 +80,8 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Notes the time, but not of a head that comes byte by byte."""
+        if self._refused:
+            return
         if self.conn.their_state is not h11.IDLE or not self._head_begun:
             self._heard = time.monotonic()
         self._head_begun = True
@@ -81,6 +94,24 @@ class Connection(H11Protocol):
         super().on_response_complete()
         self._head_begun = bool(self.conn.trailing_data[0])
         self._heard = time.monotonic()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers a head that is too long in the words of all our errors; uvicorn has a plain 400 for it."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, h11.RemoteProtocolError) or error.error_status_hint != 431:
+            super().send_400_response(msg)
+            return
+        refused = HeadTooLarge(
+            f"address and headers together may have {HEAD_BYTES:,} bytes; send what is long in the body, "
+            "or in several requests"
+        )
+        body = refused.problem(f"req_{uuid4().hex}").model_dump_json().encode()
+        head = f"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: {MEDIA_TYPE}\r\n"
+        head += f"connection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        # Closed at once, with bytes unread, the answer could be lost on its way.
+        self._refused = True
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def _look(self) -> None:
         silent = time.monotonic() - self._heard

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from upweight.errors import (
     Forbidden,
+    HeadTooLarge,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
@@ -29,7 +30,15 @@ from upweight.field_errors import field_errors
 from upweight.schema import FieldError
 
 # What every route that wants a key may answer.
-EVERYWHERE = (Unauthorized, Forbidden, InvalidRequest, RateLimited, InternalError, Unavailable)
+EVERYWHERE = (
+    Unauthorized,
+    Forbidden,
+    InvalidRequest,
+    RateLimited,
+    HeadTooLarge,
+    InternalError,
+    Unavailable,
+)
 MEDIA_TYPE = "application/problem+json"
 ERRORS_SHOWN = 100
 

@@ -27,6 +27,7 @@ the SDK raises again at the user's side.
     ├── QueueFull                429  queue-full
     ├── RateLimited              429  rate-limited: more requests or uploads at once than a namespace may make
     ├── QuotaExceeded            403  quota-exceeded: the namespace stores as much as it may
+    ├── HeadTooLarge             431  head-too-large: address and headers are longer than the limit
     ├── InternalError            500  internal-error
     ├── Unavailable              503  unavailable: Redis or the object storage does not answer
     ├── Rejected                 422  rejected: a worker's check of a model or dataset failed
@@ -211,6 +212,10 @@ class RateLimited(UpweightError):
 
 class QuotaExceeded(Forbidden):
     type, title, status = "quota-exceeded", "The namespace stores as much as it may", 403
+
+
+class HeadTooLarge(UpweightError):
+    type, title, status = "head-too-large", "The address and headers are longer than the limit", 431
 
 
 class InternalError(UpweightError):

@@ -69,6 +69,17 @@ def test_more_silent_connections_than_handles_keep_nobody_out(crowded: tuple[str
             stack.enter_context(socket.create_connection((host, port)))
 
 
+def test_a_head_that_is_too_long_is_refused_in_words(crowded: tuple[str, int]) -> None:
+    host, port = crowded
+    with httpx2.Client(base_url=f"http://{host}:{port}", trust_env=False, timeout=20) as client:
+        answer = client.get("/v1/jobs", headers={"X-Long": "x" * 4 * connections.HEAD_BYTES})
+        assert answer.status_code == 431
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["type"].endswith("head-too-large")
+        assert "262,144 bytes" in answer.json()["detail"]
+        assert client.get("/v1/jobs", headers={"X-Long": "x" * 200_000}).status_code == 200
+
+
 def test_the_limit_of_handles_is_raised_as_far_as_it_may_be() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wished = min(hard, connections.MOST_HANDLES)
