@@ -310,9 +310,11 @@ class Datasets(Registered[DatasetRecord]):
         A target's words become class numbers, by `class_names` or by a DataFrame's categories. A job finds columns
         by name, in whatever order they are here.
 
-        `preview` says how rows are shown: `{"kind": "image", "column": "x", "shape": [8, 8]}`, `{"kind": "text",
-        "column": "tokens", "vocabulary": a list, a dict or a tokenizer}`, or `{"kind": "table", "column": "x", "names":
-        […]}`, which a DataFrame has by itself.
+        `preview` says how rows are shown:
+
+        - pictures: `{"kind": "image", "column": "x", "shape": [8, 8]}`;
+        - text: `{"kind": "text", "column": "tokens", "vocabulary": words}`, with a list, a dict or a tokenizer;
+        - tables: `{"kind": "table", "column": "x", "names": […]}`, which a DataFrame has by itself.
 
         `ids`: strings or whole numbers, one a row and each once, that no model sees and every answer carries; or the
         name of their column. (With more axes, or where `inputs` or `targets` name it, `ids` is a column like
