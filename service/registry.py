@@ -30,11 +30,16 @@ def digest_of(parts: Any) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def resolve(parts: Parts, kind: Kind, namespace: str, reference: str) -> Document:
-    """The record that a reference means. Raises NotFound."""
+def resolve(
+    parts: Parts, kind: Kind, namespace: str, reference: str, *, usable: bool = False
+) -> Document:
+    """The record that a reference means. Raises NotFound.
+
+    `usable`: a name without a version means its newest version that was not rejected, where there is one.
+    """
     if not re.fullmatch(REFERENCE_PATTERN, reference):
         raise not_found(kind, reference)
-    return parts.records.resolve(kind, namespace, reference)
+    return parts.records.resolve(kind, namespace, reference, usable=usable)
 
 
 def find_job(parts: Parts, namespace: str, id: str) -> Document:

@@ -60,7 +60,7 @@ def derive_dataset(
         ensure_check(parts, "dataset", namespace, earlier, trace)
         return earlier
     refuse_many_checks(parts, namespace)
-    found = resolve(parts, "dataset", namespace, reference)
+    found = resolve(parts, "dataset", namespace, reference, usable=True)
     require_ready("dataset", found, "path:reference", reference)
     parent = DatasetRecord.model_validate(found)
     before = view_of(parent, parts.objects, namespace) or View.whole(

@@ -68,7 +68,7 @@ def chosen(parts: Parts, namespace: str, selection: Selection, pointer: str) -> 
 def ready(parts: Parts, kind: Kind, namespace: str, reference: str, pointer: str) -> Document:
     """A model or dataset that has been checked. Raises NotFound, NotReady, naming the field."""
     try:
-        found = resolve(parts, kind, namespace, reference)
+        found = resolve(parts, kind, namespace, reference, usable=True)
     except NotFound as missing:
         raise NotFound.field(pointer, missing.detail, reference) from None
     require_ready(kind, found, pointer, reference)

@@ -7,12 +7,12 @@ from service.jobs.kinds import KINDS
 from service.parts import Parts, webhook_policy
 from service.registry import repeated
 from service.requests import Trace
-from service.storage.keys import Document, Kind
+from service.storage.keys import Document, Kind, is_id
 from service.storage.queue import HIGH, RUN_JOB
 from service.storage.records import Idempotency
 from service.webhooks.destination import Destination, Refused
 from upweight.errors import Forbidden, InvalidRequest, QueueFull, UpweightError
-from upweight.schema import TERMINAL, JobRequest, JobState
+from upweight.schema import TERMINAL, CheckState, JobRequest, JobState
 
 
 def submit(
@@ -34,6 +34,7 @@ def submit(
     refuse_if_full(parts, namespace, job.priority)
     _refuse_over_quota(parts, namespace)
     document = prepared.record.model_dump(mode="json")
+    document["remarks"] = _passed_over(parts, namespace, job, document)
     document["reserves"] = prepared.result_bytes
     parts.quota.reserve_for_job(namespace, document["id"], document["reserves"])
     try:
@@ -121,6 +122,31 @@ def _refuse_over_quota(parts: Parts, namespace: str) -> None:
             f"{unfinished} jobs of this namespace are unfinished, which is the limit; wait for some to end",
             retry_after=10,
         )
+
+
+def _passed_over(parts: Parts, namespace: str, job: JobRequest, record: Document) -> list[str]:
+    """Where a name does not mean its newest version, because that was rejected: what it means instead."""
+    named: list[tuple[str, Kind, str | None, str | None]] = [
+        ("/model", "model", job.model, record["model_id"])
+    ]
+    for field, id in (("train", "train_id"), ("test", "test_id"), ("hessian_on", "hessian_id")):
+        selection = getattr(job, field, None)
+        if selection is not None:
+            named.append((f"/{field}", "dataset", selection.dataset, record[id]))
+    remarks = []
+    for pointer, kind, reference, taken_id in named:
+        if taken_id is None or reference is None or "@" in reference or is_id(kind, reference):
+            continue
+        newest = parts.records.resolve(kind, namespace, reference)
+        if newest["id"] == taken_id or newest["state"] != CheckState.REJECTED:
+            continue
+        taken = parts.records.get(kind, namespace, taken_id)
+        why = (newest.get("problem") or {}).get("detail", "its check failed")
+        remarks.append(
+            f"{pointer}: {reference!r} means {reference}@{taken['version']} here, for its newest version, "
+            f"{newest['version']}, was rejected: {why}"
+        )
+    return remarks
 
 
 def _requires(job: Document) -> list[tuple[Kind, str]]:

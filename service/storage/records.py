@@ -22,12 +22,13 @@ from service.storage.announcements import Announcement
 from service.storage.keys import Document, Kind
 from service.storage.redis import reachable
 from upweight.errors import Conflict, IdempotencyConflict, InUse, NotFound, UpweightError, shown
-from upweight.schema import JobState
+from upweight.schema import CheckState, JobState
 
 Change = Callable[[Document], Document | None]
 Announce = Callable[[Document, Document], Announcement]
 _silently: Announce = lambda before, after: Announcement()  # noqa: E731
 _NAMES_COMPARED = 1000  # the newest records, for what a misspelt name may mean
+_VERSIONS_TRIED = 99  # the newest, for one that was not rejected
 _VERSIONS_NAMED = 9  # the newest, where one is asked for that is not there
 _TRIES = 50  # of a compare-and-set against other writers
 
@@ -283,8 +284,13 @@ class Records:
         with reachable():
             return int(self.redis.hincrby(keys.versions_key(kind, namespace), name, 1))
 
-    def resolve(self, kind: Kind, namespace: str, reference: str) -> Document:
-        """The record that an id, a name (its newest version) or `name@version` means. Raises NotFound."""
+    def resolve(
+        self, kind: Kind, namespace: str, reference: str, *, usable: bool = False
+    ) -> Document:
+        """The record that an id, a name (its newest version) or `name@version` means. Raises NotFound.
+
+        `usable`: a name means its newest version that was not rejected, where there is one.
+        """
         name, _, version = reference.partition("@")
         if keys.is_id(kind, reference):
             return self.get(kind, namespace, reference)
@@ -293,11 +299,13 @@ class Records:
             if version:
                 ids = self.redis.zrangebyscore(versions, int(version), int(version))
             else:
-                ids = self.redis.zrevrange(versions, 0, 4)  # the newest may go meanwhile
+                # The newest may go meanwhile.
+                ids = self.redis.zrevrange(versions, 0, _VERSIONS_TRIED if usable else 4)
         found = self.get_many(kind, namespace, [id.decode() for id in ids])
         if not found:
             raise not_found(kind, reference, self._meant(kind, namespace, name))
-        return found[0]
+        kept = (each for each in found if each["state"] != CheckState.REJECTED)
+        return next(kept, found[0]) if usable else found[0]
 
     def _versions(self, kind: Kind, namespace: str, name: str) -> str:
         """The index of a name's versions; records of before there was one are entered first."""

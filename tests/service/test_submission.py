@@ -74,10 +74,35 @@ def test_a_model_that_is_still_checked_is_not_ready_yet(ready: Acting) -> None:
 def test_a_rejected_dataset_says_why(ready: Acting) -> None:
     reason = {"type": "rejected", "title": "t", "status": 422, "detail": "NaN in row 3 of 'x'"}
     ready.dataset("train", state="rejected", problem=reason)
-    answer = submitted(ready)
+    answer = submitted(ready, train={"dataset": "train@2"})
     problem(answer, 409, "not-ready")
     assert "NaN in row 3 of 'x'" in field(answer, "/train/dataset")
     assert "retry-after" not in answer.headers
+
+
+def test_a_name_means_its_newest_version_that_was_not_rejected_and_the_job_says_so(
+    ready: Acting,
+) -> None:
+    before = submitted(ready).json()
+    assert before["remarks"] == []
+    reason = {"type": "rejected", "title": "t", "status": 422, "detail": "NaN in row 3 of 'x'"}
+    ready.dataset("train", state="rejected", problem=reason)
+    ready.model("net", state="rejected", problem=reason)
+    after = submitted(ready).json()
+    assert [after[each] for each in ("model_id", "train_id")] == [
+        before[each] for each in ("model_id", "train_id")
+    ]
+    model, train = after["remarks"]
+    assert model.startswith("/model: 'net' means net@1 here")
+    assert "'train' means train@1 here, for its newest version, 2, was rejected: NaN" in train
+
+
+def test_a_name_of_which_all_versions_were_rejected_says_why(ready: Acting) -> None:
+    reason = {"type": "rejected", "title": "t", "status": 422, "detail": "NaN in row 3 of 'x'"}
+    ready.dataset("bad", state="rejected", problem=reason)
+    answer = submitted(ready, train={"dataset": "bad"})
+    problem(answer, 409, "not-ready")
+    assert "bad@1 was rejected: NaN in row 3" in field(answer, "/train/dataset")
 
 
 def test_a_shape_that_does_not_fit_the_model_is_refused(ready: Acting) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.upweight import records
 from tests.upweight.conftest import posted
-from tests.upweight.local_server import Asked, Handler, Server, answer
+from tests.upweight.local_server import Asked, Handler, Server, answer, problem
 from upweight import Client, WaitTimedOut, errors
 from upweight.client.intake import stream
 
@@ -201,6 +201,18 @@ def test_records_stand_for_their_ids(server: Server, client: Client) -> None:
     server.on("GET", "/v1/models/digits-cnn@1", answer(200, records.model()))
     server.on("DELETE", f"/v1/models/{records.MODEL}", gone)
     client.models.delete(client.models.get("digits-cnn@1"))
+
+
+def test_what_jobs_hold_is_deleted_with_them_where_that_is_said(
+    server: Server, client: Client
+) -> None:
+    path, used = f"/v1/datasets/{records.DATASET}", {"used_by": [records.JOB]}
+    server.on("DELETE", path, problem(409, "in-use", "job_1 uses it"), answer(204))
+    server.on("DELETE", f"/v1/jobs/{records.JOB}", answer(204))
+    server.on("GET", path, answer(200, {**records.dataset(), **used}))
+    with pytest.raises(errors.InUse, match="job_1 uses it, or give with_jobs=True"):
+        client.datasets.delete(records.DATASET)
+    assert client.datasets.delete(records.DATASET, with_jobs=True) == [records.JOB]
 
 
 class Regressor:

@@ -77,6 +77,16 @@ def test_tables_name_the_datasets_rows_and_keep_every_digit(
     pd.testing.assert_frame_equal(read, LONG)
 
 
+def test_a_wide_table_has_a_line_a_test_row_and_a_column_a_training_row(
+    result: Any, tmp_path: Path
+) -> None:
+    read = pd.read_csv(result.save(tmp_path / "wide.csv", wide=True), index_col="test")
+    assert (read.index.tolist(), read.columns.tolist()) == ([5, 7], ["0", "2", "4"])
+    np.testing.assert_array_equal(read.to_numpy(np.float32), MATRIX)
+    with pytest.raises(ValueError, match=r"wide=True is for \.csv"):
+        result.save(tmp_path / "wide.npy", wide=True)
+
+
 def test_another_array_can_be_saved(result: Any, tmp_path: Path) -> None:
     read = pd.read_csv(result.save(tmp_path / "mean.csv", "mean"))
     assert read["train"].tolist() == [0, 2, 4]

@@ -295,6 +295,7 @@ def _show(shell: Shell, record: JobRecord) -> None:
             ("id", record.id),
             ("state", str(record.state)),
             ("problem", record.problem.detail if record.problem else ""),
+            *(("remark", remark) for remark in record.remarks),
             ("stage", record.stage or ""),
             (
                 "progress",

@@ -85,18 +85,15 @@ class RegisteredCommands(Generic[R]):
     def _delete(self, shell: Shell, reference: str, with_jobs: bool) -> None:
         from upweight.errors import InUse
 
-        resource = getattr(shell.client, self.plural)
-        while with_jobs and (jobs := resource.get(reference).used_by):
-            for job in jobs:
-                shell.client.jobs.delete(job)
-                shell.say(f"deleted {job}")
         try:
-            resource.delete(reference)
+            deleted = getattr(shell.client, self.plural).delete(reference, with_jobs=with_jobs)
         except InUse as error:
-            if with_jobs or not resource.get(reference).used_by:
+            if with_jobs:
                 raise
-            way = f"upweight {self.plural} delete {reference} --with-jobs"
-            raise InUse(f"{error.detail.rstrip('.')}, or: {way}") from None
+            way = f": upweight {self.plural} delete {reference} --with-jobs"
+            raise InUse(error.detail.replace(" give with_jobs=True", way)) from None
+        for job in deleted:
+            shell.say(f"deleted {job}")
         shell.say(f"deleted {reference}")
 
     def show(self, shell: Shell, record: Any) -> None:

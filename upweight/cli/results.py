@@ -156,9 +156,12 @@ def save(
     path: Annotated[Path, typer.Argument(help=".npy, .npz, .safetensors, .csv or .parquet.")],
     array: Array = None,
     damping: Damping = None,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="A .csv with a line a test row, a column a training row.")
+    ] = False,
 ) -> None:
     """Stream a result into a file, put in place when it is whole."""
-    saved = _result(shell, job, damping).save(path, array)
+    saved = _result(shell, job, damping).save(path, array, wide=wide)
     if shell.as_json:
         shell.document({"path": str(saved), "size_bytes": saved.stat().st_size})
     else:

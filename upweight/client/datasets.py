@@ -20,7 +20,7 @@ from upweight.client.request import reference, validated
 from upweight.errors import InvalidRequest
 from upweight.files.safetensors_file import tensor_of
 from upweight.http.flow import Flow, Work, segment
-from upweight.progress import Bars
+from upweight.progress import Bars, logger
 from upweight.results.rows import RowChoice, record_of, rows_of, rows_text
 from upweight.results.suspects import SuspectTable
 from upweight.schema import DatasetRecord, DatasetRequest, DeriveRequest
@@ -179,6 +179,11 @@ def register_rows(
     request = about.request(
         format="safetensors", inputs=inputs, targets=targets, blobs=tuple(digests)
     )
+    if not targets:
+        logger.warning(
+            "%s has no target, which all losses but 'program' need: name its column y, or give targets=…",
+            about.name,
+        )
     return (yield from _registered(bars, about, request))
 
 

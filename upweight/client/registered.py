@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pydantic import JsonValue
 
 from upweight.client.paging import Listing, items, items_async, listing
 from upweight.client.request import reference
-from upweight.errors import InternalError, UpweightError, error_from
+from upweight.errors import InternalError, InUse, UpweightError, error_from
 from upweight.http.flow import Call, Flow, segment
 from upweight.http.polling import WaitTimedOut, left, paced
 from upweight.http.transport import AsyncTransport, Transport
@@ -53,9 +54,23 @@ class Resource(Generic[Record]):
         reply = yield Call("GET", f"{self.path}/{segment(reference)}", query)
         return reply.read(self.record)
 
-    def delete(self, reference: str) -> Flow[None]:
-        """Removes what no job holds."""
-        yield Call("DELETE", f"{self.path}/{segment(reference)}")
+    def delete(self, reference: str, with_jobs: bool = False) -> Flow[list[str]]:
+        """Removes it, and with `with_jobs` the ended jobs that use it, whose ids are the answer. Raises InUse."""
+        deleted = []
+        if with_jobs:
+            for user in (yield from self.get(reference)).used_by:
+                if user.startswith("job_"):
+                    yield Call("DELETE", f"/v1/jobs/{segment(user)}")
+                    deleted.append(user)
+        try:
+            yield Call("DELETE", f"{self.path}/{segment(reference)}")
+        except InUse as error:
+            if with_jobs:
+                raise
+            raise InUse(
+                f"{error.detail}, or give with_jobs=True", request_id=error.request_id
+            ) from None
+        return deleted
 
     def listing(
         self, limit: int | None, order: str, state: str | None, labels: Mapping[str, str] | None
@@ -127,9 +142,9 @@ class Registered(Generic[Record]):
             )
         )
 
-    def delete(self, registered: str | Record) -> None:
-        """Removes it; InUse while a job holds it."""
-        self.link.run(self.resource.delete(reference(registered)))
+    def delete(self, registered: str | Record, *, with_jobs: bool = False) -> builtins.list[str]:
+        """Removes it, and `with_jobs` the ended jobs that use it: answers their ids. Raises InUse."""
+        return self.link.run(self.resource.delete(reference(registered), with_jobs))
 
 
 @dataclass(frozen=True)
@@ -163,6 +178,8 @@ class AsyncRegistered(Generic[Record]):
             )
         )
 
-    async def delete(self, registered: str | Record) -> None:
-        """Removes it; InUse while a job holds it."""
-        await self.link.run(self.resource.delete(reference(registered)))
+    async def delete(
+        self, registered: str | Record, *, with_jobs: bool = False
+    ) -> builtins.list[str]:
+        """Removes it, and `with_jobs` the ended jobs that use it: answers their ids. Raises InUse."""
+        return await self.link.run(self.resource.delete(reference(registered), with_jobs))

@@ -115,6 +115,8 @@ def succeeded(record: JobRecord) -> JobRecord:
 
 def waited_for(record: JobRecord) -> JobRecord:
     """As `succeeded`, for whoever waited: an UntrustedResult is warned of for each part that is not `good`."""
+    for remark in record.remarks:
+        warnings.warn(f"{record.id}, {remark}", stacklevel=_callers_level())
     verdict = succeeded(record).verdict
     for judgement in (verdict.solved, verdict.applies) if verdict is not None else ():
         if judgement.level != LEVELS[0]:

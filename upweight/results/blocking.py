@@ -124,16 +124,19 @@ class Result(stored.Handle[Transport]):
         """All objects of the result, with sizes and digests."""
         return self._link.run(stored.files(self._known()))
 
-    def save(self, path: str | os.PathLike[str], array: str | None = None) -> Path:
+    def save(
+        self, path: str | os.PathLike[str], array: str | None = None, *, wide: bool = False
+    ) -> Path:
         """Streams the result into a file, put in place all at once.
 
         `.npy`: the main array, or the one that is named (`influences`, `mean`, `factors`). `.npz`, `.safetensors`:
-        all that were kept. `.csv`, `.parquet`: one array as a table with a row a number and its dataset rows.
+        all that were kept. `.csv`, `.parquet`: one array as a table with a row a number and its dataset rows;
+        `wide`: a `.csv` with a line a test row and a column a training row.
         """
         job = self._known()
         main, sources = stored.saveable(job, array)
         labelled = self._link.run(stored.identified(job, main))
-        return self._link.run(saved_as(path, main, sources, labelled, self._bars))
+        return self._link.run(saved_as(path, main, sources, labelled, self._bars, wide))
 
     def to_pandas(self, array: str | None = None) -> Any:
         """A DataFrame with dataset rows as its labels: a matrix keeps its shape. Needs pandas."""

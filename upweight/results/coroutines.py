@@ -108,7 +108,9 @@ class AsyncResult(stored.Handle[AsyncTransport]):
         """All objects of the result, with sizes and digests."""
         return await self._link.run(stored.files(await self._known()))
 
-    async def save(self, path: str | os.PathLike[str], array: str | None = None) -> Path:
+    async def save(
+        self, path: str | os.PathLike[str], array: str | None = None, *, wide: bool = False
+    ) -> Path:
         """Streams the result into a file, put in place all at once.
 
         The rest is as for `Result.save`.
@@ -116,7 +118,7 @@ class AsyncResult(stored.Handle[AsyncTransport]):
         job = await self._known()
         main, sources = stored.saveable(job, array)
         labelled = await self._link.run(stored.identified(job, main))
-        return await self._link.run(saved_as(path, main, sources, labelled, self._bars))
+        return await self._link.run(saved_as(path, main, sources, labelled, self._bars, wide))
 
     async def to_pandas(self, array: str | None = None) -> Any:
         """A DataFrame with dataset rows as its labels: a matrix keeps its shape. Needs pandas."""

@@ -135,6 +135,19 @@ def csv_table(path: Path, array: NDArray[Any], labelled: Labelled) -> None:
             writer.writerows(zip(*columns, strict=True))
 
 
+def wide_table(path: Path, array: NDArray[Any], labelled: Labelled) -> None:
+    """The matrix as it is: a line a test row, a column a training row, or a feature, under its id or number."""
+    folded, axes = labelled.of(array)
+    *outer, last = axes
+    heads = [axis.name for axis in outer]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*heads, *last.labels(np.arange(folded.shape[-1]))])
+        for place in np.ndindex(folded.shape[:-1]):
+            names = [axis.labels(np.array([at]))[0] for axis, at in zip(outer, place, strict=True)]
+            writer.writerow([*names, *np.asarray(folded[place]).astype(str).tolist()])
+
+
 def parquet_table(path: Path, array: NDArray[Any], labelled: Labelled) -> None:
     """A row group a block."""
     arrow = needed("pyarrow", "saving as .parquet")
@@ -170,12 +183,18 @@ def saved_as(
     sources: Mapping[str, ArraySource],
     labelled: Labelled,
     bars: Bars,
+    wide: bool = False,
 ) -> Flow[Path]:
-    """`.npy`: the main array; `.npz`, `.safetensors`: all; `.csv`, `.parquet`: the main one, a row a number."""
+    """`.npy`: the main array; `.npz`, `.safetensors`: all; `.csv`, `.parquet`: the main one, a row a number.
+
+    `wide`: `.csv` as a matrix.
+    """
     target = Path(path)
     refuse_path(target)
+    if wide and target.suffix != ".csv":
+        raise ValueError(f"wide=True is for .csv; {target.name!r} is none")
     try:
-        return (yield from _saved(target, main, sources, labelled, bars))
+        return (yield from _saved(target, main, sources, labelled, bars, wide))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -192,6 +211,7 @@ def _saved(
     sources: Mapping[str, ArraySource],
     labelled: Labelled,
     bars: Bars,
+    wide: bool,
 ) -> Flow[Path]:
     if target.suffix == ".npy":
         return (yield from sources[main].saved(target, bars))
@@ -205,7 +225,7 @@ def _saved(
             members["dampings"] = Path(folder) / "dampings.npy"
             np.save(members["dampings"], several)
         whole = Path(folder) / f"whole{target.suffix}"
-        yield Work(lambda: _write(whole, members, main, labelled))
+        yield Work(lambda: _write(whole, members, main, labelled, wide))
         whole.replace(target)
     return target
 
@@ -227,8 +247,12 @@ def refuse_path(target: Path) -> None:
         needed("pyarrow", "saving as .parquet")
 
 
-def _write(whole: Path, members: Mapping[str, Path], main: str, labelled: Labelled) -> None:
+def _write(
+    whole: Path, members: Mapping[str, Path], main: str, labelled: Labelled, wide: bool
+) -> None:
     if whole.suffix in ALL:
         ALL[whole.suffix](whole, members)
+    elif wide:
+        wide_table(whole, mapped(members[main]), labelled)
     else:
         TABLES[whole.suffix](whole, mapped(members[main]), labelled)

@@ -406,6 +406,10 @@ class JobRecord(Record):
     train_id: str
     test_id: str | None = None
     hessian_id: str | None = Field(None, description="Null of a job without an inversion.")
+    remarks: list[str] = Field(
+        [],
+        description="What to know of the request, such as a name that does not mean its newest version.",
+    )
     matched: list[ColumnMatch] = Field(
         [], description="How the columns of each of its datasets meet the model's inputs."
     )

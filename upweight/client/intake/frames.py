@@ -121,8 +121,8 @@ def _numbers(frame: Any, name: str) -> NDArray[Any]:
         return np.asarray(values, values.dtype if values.dtype == np.float32 else np.float64)
     except (TypeError, ValueError):
         raise InvalidRequest(
-            f"column {name!r} holds {column.dtype}, not numbers; encode it first "
-            "(pandas.get_dummies), or leave it out"
+            f"column {name!r} holds {column.dtype}, not numbers: name it "
+            "in 'ids' or 'targets', leave it out of 'inputs', or make numbers of it (pandas.get_dummies)"
         ) from None
 
 
