@@ -11,7 +11,11 @@ from service.jobs.validation.blobs import (
     job_with_factors,
     refuse_what_is_not_given,
 )
-from service.jobs.validation.compatibility import fitted, refuse_curvature
+from service.jobs.validation.compatibility import (
+    fitted,
+    refuse_curvature,
+    refuse_measurement,
+)
 from service.jobs.validation.inputs import Chosen, Inputs
 from service.jobs.validation.singular import refuse_singular
 from service.jobs.validation.size import refuse_too_much, result_bytes
@@ -44,6 +48,7 @@ def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
         )
     refuse_curvature(job, inputs.model)
     matched = fitted(inputs, job.columns)
+    refuse_measurement(job, inputs)
     refuse_what_is_not_given(parts, namespace, job, inputs, matched)
     refuse_long(parts, job)
     refuse_too_much(parts.settings, job, inputs)

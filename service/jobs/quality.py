@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import zip_longest
 
 from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
@@ -88,19 +89,32 @@ def _judged(
         raise refused(
             f"is of kind {request.kind!r}; judge influences (influence_type 'up') or self-influences"
         )
-    elif "matrix" not in record.result.stored:
-        raise refused("did not keep its matrix; start it again with keep.matrix")
-    elif record.factors_of is not None and record.factors_of.rows != "test rows":
-        raise refused(
-            "is for right-hand sides of its own, which no test row's loss stands for; judge a job "
-            "with test rows"
-        )
+    else:
+        _refuse_other_scores(record, request, refused)
     if record.model_id != model.id and _digest(parts, namespace, record) != model.digest:
         raise refused(
             f"is of model {record.model_id}, not of {model.name}@{model.version} ({model.id}); judge results of one "
             "model at a time"
         )
     return record
+
+
+def _refuse_other_scores(
+    record: JobRecord, request: InfluencesJob, refused: Callable[[str], UpweightError]
+) -> None:
+    """Raises InvalidRequest where there is no matrix, or none of influences on the loss of test rows."""
+    if request.measured.name != "loss":
+        raise refused(
+            f"explains {request.measured.label}, and a retraining is judged by its test loss; judge a job with "
+            "measurement 'loss'"
+        )
+    if record.result is None or "matrix" not in record.result.stored:
+        raise refused("did not keep its matrix; start it again with keep.matrix")
+    if record.factors_of is not None and record.factors_of.rows != "test rows":
+        raise refused(
+            "is for right-hand sides of its own, which no test row's loss stands for; judge a job "
+            "with test rows"
+        )
 
 
 def _digest(parts: Parts, namespace: str, record: JobRecord) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -39,7 +39,7 @@ from upweight.errors import (
     ResultExpired,
     ResultNotReady,
 )
-from upweight.schema import Files, InfluenceSlice, Info, PredictedRows, Ranking, Suspects
+from upweight.schema import Files, InfluenceSlice, Info, PredictedRows, Ranking, Sign, Suspects
 
 router = APIRouter(
     prefix="/v1/jobs/{id}",
@@ -169,7 +169,14 @@ def top(
         ),
     ] = None,
     k: Annotated[int, Query(ge=1, le=100_000)] = 20,
-    sign: Literal["helpful", "harmful"] = "helpful",
+    sign: Annotated[
+        Sign | None,
+        Query(
+            description="`helpful` (the default) or `harmful`; or `lowers` or `raises`, of whatever the job "
+            "measures: a positive influence lowers it. What raises a margin is helpful; of the logit of a class that "
+            "is not the label's only `raises`, the default, and `lowers` have a meaning."
+        ),
+    ] = None,
 ) -> Ranking:
     """The training rows that helped or harmed most, the strongest first; of a list of λ's with one of them."""
     layers = asked.one_of(result)

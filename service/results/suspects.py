@@ -32,7 +32,14 @@ def suspects(result: StoredResult, layers: Layers, offset: int, limit: int) -> S
         )
     refuse_directions(numbers.shape)
     influences = numbers.whole()
-    order, scores = ranked(-influences if by == "self_influences" else influences)
+    measured = result.job.request.measured
+    if measured.better is None:
+        raise NotStored(
+            f"job {result.job.id} explains a logit, of which neither direction speaks for or against a label; take the "
+            "loss, the margin or the label's logit"
+        )
+    falls = by == "self_influences" or measured.better == "high"
+    order, scores = ranked(-influences if falls else influences)
     chosen = order[offset : offset + limit]
     every = result.train_rows()
     rows = [every[int(column)] for column in chosen]

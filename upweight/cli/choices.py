@@ -62,6 +62,14 @@ def curvature(text: str | None) -> Any:
     return {"kind": kind, **({"structure": structure} if colon else {})}
 
 
+def measurement(text: str | None) -> Any:
+    """`margin`, `logit:3`, `logit:predicted`, or JSON."""
+    if text is None or text.lstrip().startswith("{"):
+        return None if text is None else value(text)
+    name, colon, which = text.partition(":")
+    return {"name": name, **({"class": value(which)} if colon else {})}
+
+
 def _part(text: str) -> Any:
     name, colon, number = text.partition(":")
     return {"relative": value(number)} if colon and name == "relative" else value(text)

@@ -67,6 +67,10 @@ def submit(
         ),
     ] = None,
     influence_type: Annotated[str | None, typer.Option(help="up or perturbation.")] = None,
+    measurement: Annotated[
+        str | None,
+        typer.Option(help="loss, margin, or logit:CLASS (a number, label or predicted)."),
+    ] = None,
     factors: Annotated[
         str | None, typer.Option(metavar=JOB, help="An earlier job, to use its factors.")
     ] = None,
@@ -100,6 +104,7 @@ def submit(
     submission.put(
         kind=kind, model=model, rhs=rhs, hessian_regularization=choices.damping(regularization),
         curvature=choices.curvature(curvature), influence_type=influence_type, factors=factors,
+        measurement=choices.measurement(measurement),
         precision=precision, seed=seed,
         batch_size=None if batch_size is None else choices.value(batch_size),
         priority=priority, timeout_s=time_limit, reuse=reuse,

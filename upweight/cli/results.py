@@ -98,13 +98,16 @@ def top(
         int | None, typer.Option(help="Row of the matrix; without, the mean over all.")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 10,
-    sign: Annotated[str, typer.Option(help="helpful or harmful.")] = "helpful",
+    sign: Annotated[
+        str | None, typer.Option(help="helpful, harmful, lowers or raises; helpful by default.")
+    ] = None,
     damping: Damping = None,
 ) -> None:
     """Show the training rows that helped or harmed most, the strongest first."""
-    if sign not in ("helpful", "harmful"):
+    if sign not in (None, "helpful", "harmful", "lowers", "raises"):
         raise typer.BadParameter(
-            f"{sign!r} is neither 'helpful' nor 'harmful'", param_hint="--sign"
+            f"{sign!r} is neither 'helpful' nor 'harmful', 'lowers' or 'raises'",
+            param_hint="--sign",
         )
     result = _result(shell, job, damping)
     if not hasattr(result, "top"):

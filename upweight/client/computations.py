@@ -82,6 +82,8 @@ class Computation:
             **({} if taken else {"inversion": inversion(chosen, method)}),
             **options,
         }
+        if isinstance(options.get("measurement"), BaseModel):
+            options["measurement"] = options["measurement"].model_dump(mode="json")
         damping = plain_damping(self._lambda())
         if damping is not None:
             fields["hessian_regularization"] = damping

@@ -8,7 +8,15 @@ from typing import Any, Literal, TypedDict
 from upweight.client.request import Choice
 from upweight.results import AsyncResult, Result
 from upweight.results.rows import RowChoice
-from upweight.schema import Curvature, JobRecord, Relative, Trained
+from upweight.schema import (
+    Curvature,
+    JobRecord,
+    LogitMeasurement,
+    LossMeasurement,
+    MarginMeasurement,
+    Relative,
+    Trained,
+)
 from upweight.schema.curvature import Kind
 from upweight.schema.inversion import Parameters
 
@@ -24,14 +32,28 @@ Damping = (
 )
 
 
+# What of a test row is explained.
+Measurement = (
+    Literal["loss", "margin", "logit"]
+    | LossMeasurement
+    | MarginMeasurement
+    | LogitMeasurement
+    | Mapping[str, Any]
+)
+
+
 class JobOptions(TypedDict, total=False):
-    """Fields of the job as they are sent. What a method has too (`batch_size`, `seed` of `lissa`) is the method's."""
+    """Fields of the job as they are sent. What a method has too (`batch_size`, `seed` of `lissa`) is the method's.
+
+    `measurement` is of influences and of factors: right-hand sides of one's own and self-influences have none.
+    """
 
     batch_size: int | Literal["auto"] | None
     blocks: Any
     columns: Mapping[str, str]
     curvature: Curvature | Kind | Mapping[str, Any]
     labels: Mapping[str, str]
+    measurement: Measurement
     precision: Literal["float32", "float64", "tf32", "bf16"] | None
     priority: Literal["high", "default", "low"]
     reuse: bool

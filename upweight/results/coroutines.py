@@ -21,7 +21,6 @@ from upweight.results.quality import QualityTable
 from upweight.results.rows import RowChoice, rows_text
 from upweight.results.saving import Labelled, arrow_table, frame, saved_as
 from upweight.results.source import ArraySource
-from upweight.results.stored import Sign
 from upweight.results.suspects import SuspectTable
 from upweight.results.tables import PredictedRows, Ranking
 from upweight.schema import (
@@ -31,6 +30,7 @@ from upweight.schema import (
     JobRecord,
     ModelMade,
     QualityReport,
+    Sign,
     TrainingCurve,
     Verdict,
 )
@@ -147,8 +147,12 @@ class AsyncResult(stored.Handle[AsyncTransport]):
 class AsyncRankedResult(AsyncResult):
     """A result that has a number for each training row."""
 
-    async def top(self, test: int | None = None, k: int = 10, sign: Sign = "helpful") -> Ranking:
-        """The k most helpful or most harmful training rows of a test row, or by mean over all test rows."""
+    async def top(self, test: int | None = None, k: int = 10, sign: Sign | None = None) -> Ranking:
+        """The k strongest training rows for a test row, or by mean over all test rows.
+
+        `sign`: `helpful` or `harmful`; or `lowers` or `raises`, of whatever was measured. By default the helpful
+        ones; of the logit of a class other than the label's, those that raise it.
+        """
         return await self._link.run(stored.top(await self._known(), test, k, sign))
 
     async def suspects(self, k: int | None = None) -> SuspectTable:

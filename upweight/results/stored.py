@@ -27,12 +27,12 @@ from upweight.schema import (
     JobRecord,
     ResultSummary,
     Selection,
+    Sign,
     Suspects,
     parse_rows,
 )
 from upweight.schema.damping import entries, numbers
 
-Sign = Literal["helpful", "harmful"]
 Side = Literal["test", "train"]
 SAME_DAMPING = 1e-6  # of a λ: what is written with a few digits less is the same
 Link = TypeVar("Link", Transport, AsyncTransport)
@@ -292,10 +292,12 @@ def files(record: JobRecord) -> Flow[Files]:
     return reply.read(Files)
 
 
-def top(record: JobRecord, test: int | None, k: int, sign: Sign) -> Flow[Ranking]:
+def top(record: JobRecord, test: int | None, k: int, sign: Sign | None) -> Flow[Ranking]:
     """The k strongest training rows of a sign, for a test row or for the mean over all."""
     summary(one(record))
-    query = [("k", str(k)), ("sign", sign), *_query(record)]
+    query = [("k", str(k)), *_query(record)]
+    if sign is not None:
+        query.append(("sign", sign))
     if test is not None:
         query.append(("test", str(test)))
     reply = yield Call("GET", f"{path(record.id)}/top", query)

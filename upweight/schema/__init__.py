@@ -38,6 +38,13 @@ from upweight.schema.job import (
     ResultSummary,
     SelfInfluencesJob,
 )
+from upweight.schema.measurement import (
+    LogitMeasurement,
+    LossMeasurement,
+    MarginMeasurement,
+    Measurement,
+    Sign,
+)
 from upweight.schema.model import (
     CheckState,
     CrossEntropy,
@@ -159,9 +166,13 @@ __all__ = [
     "Labels",
     "Level",
     "Lissa",
+    "LogitMeasurement",
     "Loss",
+    "LossMeasurement",
+    "MarginMeasurement",
     "Measure",
     "MeasuredQuality",
+    "Measurement",
     "Metrics",
     "ModelMade",
     "ModelRecord",
@@ -197,6 +208,7 @@ __all__ = [
     "Rows",
     "Selection",
     "SelfInfluencesJob",
+    "Sign",
     "Suspect",
     "Suspects",
     "TablePreview",

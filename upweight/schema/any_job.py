@@ -8,6 +8,7 @@ from pydantic import Field
 
 from upweight.schema.base import Labels, Reference, Request, Text
 from upweight.schema.inversion import PositiveInt
+from upweight.schema.measurement import AnyMeasurement, LossMeasurement
 from upweight.schema.rows import RowSelection
 from upweight.schema.webhook import Webhook
 
@@ -58,6 +59,12 @@ class JobBase(Request):
     def method_name(self) -> str:
         """What lists of jobs show as the method."""
         return ""
+
+    @property
+    def measured(self) -> AnyMeasurement:
+        """What of a test row is explained."""
+        found: AnyMeasurement | None = getattr(self, "measurement", None)
+        return found or LossMeasurement()
 
     @property
     def keeps_matrix(self) -> bool:

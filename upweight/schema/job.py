@@ -28,6 +28,7 @@ from upweight.schema.curvature import Curvature, CurvatureField
 from upweight.schema.damping import Damping, ResolvedDamping, entries, numbers
 from upweight.schema.display import Record
 from upweight.schema.inversion import Direct, Inversion, InversionMethod, PositiveInt
+from upweight.schema.measurement import LossMeasurement, Measurement
 from upweight.schema.problem import Problem, Progress
 from upweight.schema.quality import QualityJob
 from upweight.schema.retraining import ModelMade, RetrainJob, TrainingCurve
@@ -39,7 +40,8 @@ class Keep(Request):
 
     matrix: bool = Field(True, description="The whole matrix.")
     top: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        0, description="For each test row, this many most helpful and most harmful training rows."
+        0,
+        description="For each test row, this many training rows of the largest and of the smallest influence.",
     )
     mean: bool = Field(
         False, description="For each training row, its mean influence over the test rows."
@@ -174,8 +176,25 @@ class AttributionJob(JobBase):
         return self
 
 
+def _no_measurement(data: Any) -> Any:
+    """What measures nothing of a test row refuses a measurement by name."""
+    if isinstance(data, dict) and "measurement" in data:
+        kind = data.get("kind")
+        words = (
+            "kind 'ihvp' solves for right-hand sides of your own; kind 'factors' takes a measurement"
+            if kind == "ihvp"
+            else "kind 'self_influences' meets each training row with itself, by its loss; leave the measurement "
+            "out, or take kind 'influences' with the training rows as 'test'"
+        )
+        error = PydanticCustomError("no_measurement", "{words}", {"words": words})
+        where = InitErrorDetails(type=error, loc=("measurement",), input=data["measurement"])
+        raise ValidationError.from_exception_data(str(kind), [where])
+    return data
+
+
 class InfluencesJob(AttributionJob):
-    """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train), or with ∇ₓ∇L(z_train) for `perturbation`. Positive means helpful."""
+    """∇m(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train), or with ∇ₓ∇L(z_train) for `perturbation`; m is the measurement, by default
+    the loss. Positive means that the training row lowers it: of a loss, that it is helpful."""
 
     predicts = ("test", "train")
     beside_solutions = AttributionJob.beside_solutions | {
@@ -189,6 +208,7 @@ class InfluencesJob(AttributionJob):
         "its own, say the gradient of a margin: row i of the result is then that of right-hand side i. With it "
         "`inversion` and `test` may be left out.",
     )
+    measurement: Measurement = LossMeasurement()
     test: Selection | None = Field(
         None,
         description="The rows that are influenced. With `factors` it may be left out, and is theirs; of an `ihvp` "
@@ -253,10 +273,11 @@ class InfluencesJob(AttributionJob):
 
 
 class FactorsJob(AttributionJob):
-    """(H + λI)⁻¹ ∇L(z_test), a row a test row: stored, for influences later."""
+    """(H + λI)⁻¹ ∇m(z_test), a row a test row: stored, for influences later. m is the measurement."""
 
     beside_solutions = AttributionJob.beside_solutions | {"train"}
     kind: Literal["factors"] = "factors"
+    measurement: Measurement = LossMeasurement()
     test: Selection
 
 
@@ -270,6 +291,8 @@ class IhvpJob(AttributionJob):
         description="A safetensors blob with one tensor `rhs` of shape (right-hand sides, parameters)."
     )
 
+    _measures_nothing = model_validator(mode="before")(_no_measurement)
+
 
 class SelfInfluencesJob(AttributionJob):
     """The influence of each training row on itself."""
@@ -278,6 +301,8 @@ class SelfInfluencesJob(AttributionJob):
     # The right-hand sides are gradients of the training rows, each multiplied with its own solution.
     is_self = True
     kind: Literal["self_influences"] = "self_influences"
+
+    _measures_nothing = model_validator(mode="before")(_no_measurement)
 
     @property
     def scores_rows(self) -> bool:

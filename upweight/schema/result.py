@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import Field, JsonValue
 
 from upweight.schema.base import Answer
+from upweight.schema.measurement import Sign
 
 Item = TypeVar("Item")
 
@@ -47,13 +48,14 @@ class Ranked(Answer):
 
 
 class Ranking(Answer):
-    """The k most helpful or most harmful training rows, the strongest first."""
+    """The k training rows that are most helpful or most harmful, or lower or raise the measurement most; the strongest
+    first."""
 
     test: int | None = Field(
         description="Row of the influence matrix; null: the mean over all test rows, or the influence of each row "
         "on itself."
     )
-    sign: Literal["helpful", "harmful"]
+    sign: Sign
     items: list[Ranked]
 
 

@@ -35,6 +35,7 @@ from workers.engine.inversion.solution import Solution, Status
 from workers.engine.inversion.verdict import unsolved_statuses
 from workers.engine.model.dtypes import is_mixed, mixed
 from workers.engine.model.losses import Loss, make_loss
+from workers.engine.model.measurement import make_measurement
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows, TensorRows
@@ -114,6 +115,7 @@ __all__ = [
     "low_precision_agreement",
     "make_curvature",
     "make_loss",
+    "make_measurement",
     "mixed",
     "optimality",
     "per_example_gradients",

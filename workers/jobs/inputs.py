@@ -43,6 +43,7 @@ from workers.engine import (
     Problem,
     Rows,
     check_derivatives,
+    make_measurement,
     optimality,
 )
 from workers.engine.progress import Progress, silent
@@ -123,6 +124,13 @@ class JobInputs:
         self.perturb_input = _input_position(*self._arranged("train_id"), request)
         self.precision_note = self._precision_note(model)
         self.factors_solved = self._factors_solved()
+
+    @cached_property
+    def measured(self) -> Problem:
+        """What the right-hand sides are gradients of: the problem, with the measurement in place of its loss."""
+        asked, loss = self._request.measured, self.problem.loss
+        which = asked.class_ if asked.name == "logit" else "label"
+        return self.problem.with_loss(make_measurement(loss, asked.name, which))
 
     def guess(self, digest: str, name: str, rows: slice) -> Tensor:
         """A first guess (k, p) for some right-hand sides, from a tensor of a blob."""
@@ -222,6 +230,8 @@ class JobInputs:
     def factors_digest(self, plan: Plan) -> str:
         """Of all that goes into the factors: H's part, and every field of the request that is not named beside it."""
         fields = self._request.model_dump(exclude=set(self._request.beside_solutions), mode="json")
+        if self._request.measured.name == "loss":
+            fields.pop("measurement", None)  # as they were named before there were others
         for side in ("train", "test"):
             if fields.get(side) is not None:  # the rows, by the dataset's id
                 id, rows = self._job[f"{side}_id"], fields[side]["rows"]

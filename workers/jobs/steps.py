@@ -318,7 +318,8 @@ class Steps:
         window = Window(self.inputs.test, rows.start, rows.stop)
         rhs = torch.empty((len(window), problem.size), dtype=problem.dtype, device=problem.device)
         with numbered_from(rows.start):
-            for here, block in engine.row_gradients(problem, window, **self._options()):
+            measured = self.inputs.measured
+            for here, block in engine.row_gradients(measured, window, **self._options()):
                 rhs[here] = block
         return rhs
 

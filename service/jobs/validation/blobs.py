@@ -23,6 +23,7 @@ from upweight.schema import (
     InfluencesJob,
     Inversion,
     JobState,
+    Measurement,
     Selection,
     parse_rows,
 )
@@ -30,6 +31,7 @@ from upweight.schema.damping import as_asked, in_words
 
 LEFT_OUT = "leave this out to take the factors as they are, or leave out 'factors' to solve anew"
 _INVERSION: TypeAdapter[Any] = TypeAdapter(Inversion)
+_MEASUREMENT: TypeAdapter[Any] = TypeAdapter(Measurement)
 
 
 def refuse_what_is_not_given(
@@ -73,6 +75,13 @@ def as_solved(job: InfluencesJob, earlier: Document, inputs: Inputs) -> Influenc
         raise InvalidRequest.field(
             "/curvature", f"{words}; {LEFT_OUT}", job.curvature.model_dump(mode="json")
         )
+    measured = _MEASUREMENT.validate_python(request.get("measurement") or "loss")
+    if "measurement" in given and job.measurement != measured:
+        own = "right-hand sides of its own" if request["kind"] == "ihvp" else measured.label
+        words = f"the factors of {id} were solved for with {own}, not with {job.measurement.label}"
+        raise InvalidRequest.field(
+            "/measurement", f"{words}; {LEFT_OUT}", job.measurement.model_dump(mode="json")
+        )
     if "inversion" in given:
         asked = job.inversion.model_dump(mode="json")
         for name in ("method", *sorted(job.inversion.model_fields_set - {"method"})):
@@ -85,6 +94,7 @@ def as_solved(job: InfluencesJob, earlier: Document, inputs: Inputs) -> Influenc
         "curvature": curvature,
         "hessian_regularization": damping,
         "inversion": _INVERSION.validate_python(inversion),
+        "measurement": measured,
     }
     if job.test is None and earlier["test_id"] is not None:
         update["test"] = Selection(dataset=earlier["test_id"], rows=request["test"]["rows"])

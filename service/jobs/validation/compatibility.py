@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 from service.jobs.validation.columns import match_columns
 from service.jobs.validation.inputs import Chosen, Inputs
@@ -46,6 +47,52 @@ def refuse_curvature(job: AttributionJob, model: ModelRecord) -> None:
             f"{reason}",
             job.curvature.kind,
         )
+
+
+def refuse_measurement(job: AttributionJob, inputs: Inputs) -> None:
+    """Raises InvalidRequest where the model's loss has no such measurement, or its outputs no such class."""
+    measured, model = job.measured, inputs.model
+    if measured.name == "loss":
+        return
+    which = measured.class_ if measured.name == "logit" else "label"
+
+    def refused(words: str, at: str = "") -> InvalidRequest:
+        error = InvalidRequest.field(f"/measurement{at}", words, measured.model_dump(mode="json"))
+        assert isinstance(error, InvalidRequest)
+        return error
+
+    if model.loss.name not in ("cross_entropy", "nll", "bce_with_logits"):
+        raise refused(
+            f"model {model.name!r} has the loss {model.loss.name!r}, which knows no classes, so it has no "
+            f"{measured.name}; take 'loss', or solve for a gradient of your own with kind 'ihvp' and give that job as "
+            "'factors'"
+        )
+    if not model.outputs:
+        return  # a factory does not say; the worker finds out
+    shape = model.outputs[0].shape[1:]
+    if isinstance(model.loss, CrossEntropy | Nll):
+        classes = shape[model.loss.class_axis - (model.loss.class_axis > 0)] if shape else None
+    else:
+        width = prod(shape) if None not in shape else None  # type: ignore[arg-type]
+        if width is not None and width > 1 and isinstance(which, str):
+            raise refused(
+                f"model {model.name!r} gives {width} logits a row, each with a label of its own; name one: "
+                '{"name": "logit", "class": 0}'
+            )
+        classes = 2 if width == 1 else width
+    if classes is not None and not isinstance(which, str) and which >= classes:
+        raise refused(
+            f"model {model.name!r} has the classes 0 to {classes - 1}, and no class {which}",
+            "/class",
+        )
+    if which == "label" and inputs.test is not None and isinstance(model.loss, CrossEntropy | Nll):
+        dataset = inputs.test.dataset
+        target = _columns(dataset, dataset.targets[:1])[0]
+        if is_floating(target.dtype):
+            raise refused(
+                f"the targets of dataset {dataset.name!r} are probabilities, so that no class is a row's label; take "
+                'the logit of a class, {"name": "logit", "class": 0}, or of the class that is \'predicted\''
+            )
 
 
 def _as_many_as_inputs(model: ModelRecord, chosen: Chosen) -> None:

@@ -32,6 +32,10 @@ class Example:
     words: str = ""
 
 
+# Of training rows of positive and of negative influence: on a loss, and on what else is measured.
+OF_LOSS, OF_OTHERS = ("helpful", "harmful"), ("lowers", "raises")
+
+
 @dataclass(frozen=True)
 class Panel:
     """A test row, or None for the mean over all; the strongest training rows of both signs.
@@ -40,16 +44,17 @@ class Panel:
     """
 
     test: Example | None
-    helpful: tuple[Example, ...] = ()
+    helpful: tuple[Example, ...] = ()  # those of positive influence
     harmful: tuple[Example, ...] = ()
     doubtful: tuple[Example, ...] = ()
+    words: tuple[str, str] = OF_LOSS
 
     @property
     def lines(self) -> tuple[tuple[str, tuple[Example, ...]], ...]:
         """Its rows under their titles."""
         if self.doubtful:
             return (("doubtful", self.doubtful),)
-        return (("helpful", self.helpful), ("harmful", self.harmful))
+        return ((self.words[0], self.helpful), (self.words[1], self.harmful))
 
 
 def panels(record: JobRecord, tests: Sequence[int] | None, k: int) -> Flow[list[Panel]]:
@@ -68,16 +73,17 @@ def panels(record: JobRecord, tests: Sequence[int] | None, k: int) -> Flow[list[
         guesses = yield from predicted(record, "train", columns)
         helpful, harmful = yield from _examples(train, ranked, guesses)
         focus = yield from itself(record, position)
-        found.append(Panel(focus, helpful, harmful))
+        words = OF_LOSS if record.request.measured.name == "loss" else OF_OTHERS
+        found.append(Panel(focus, helpful, harmful, words=words))
     return found
 
 
 def _ranked(
     record: JobRecord, position: int | None, k: int
 ) -> Flow[tuple[list[Ranked], list[Ranked]]]:
-    helpful = yield from stored.top(record, position, k, "helpful")
-    harmful = yield from stored.top(record, position, k, "harmful")
-    return helpful.items, harmful.items
+    positive = yield from stored.top(record, position, k, "lowers")
+    negative = yield from stored.top(record, position, k, "raises")
+    return positive.items, negative.items
 
 
 def hardest(record: JobRecord) -> Flow[list[int]]:

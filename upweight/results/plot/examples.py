@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from upweight.results.pictures import Example, Panel
+from upweight.results.pictures.examples import OF_LOSS
 
 if TYPE_CHECKING:
     from upweight.results.blocking import RankedResult
@@ -27,10 +28,12 @@ def examples(result: RankedResult, test: int | Sequence[int] | None = None, k: i
     width, height = columns[-1] + 1, len(panels)
     figure = Figure(figsize=(width * CELL, height * CELL * 1.5 + 0.55))
     top = 0.55 / (height * CELL * 1.5 + 0.55)
+    words = panels[0].words if panels else OF_LOSS
+    positive, negative = ("helped", "harmed") if words == OF_LOSS else words
     titles = [
         ("test", MARGIN, PLAIN),
-        ("helped most", columns[1], HELPFUL),
-        ("harmed most", harmful, HARMFUL),
+        (f"{positive} most", columns[1], HELPFUL),
+        (f"{negative} most", harmful, HARMFUL),
     ]
     if any(panel.doubtful for panel in panels):
         titles = [("largest influence on itself", columns[1], PLAIN)]

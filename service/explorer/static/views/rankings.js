@@ -18,10 +18,27 @@ export async function rankings(job, signal) {
   const itself = job.request.kind === "self_influences" ? job : await selfInfluences(job, signal);
   const bySelf = ofItself(itself, job);
   if (job.request.kind === "self_influences") return { self: bySelf };
+  if (measured(job) !== "loss") return { lowers: byMean(job, "lowers"), raises: byMean(job, "raises"), self: bySelf };
   return { harmful: byMean(job, "harmful"), helpful: byMean(job, "helpful"), self: bySelf };
 }
 
+/** What of a test example the job explains: `loss`, `margin`, `logit`. */
+export const measured = (job) => job.request.measurement?.name ?? "loss";
+
 function byMean(job, sign) {
+  const what = measured(job);
+  if (what !== "loss") {
+    return {
+      job,
+      sign,
+      total: job.result.influence_shape[1],
+      column: "mean_influence",
+      words: `mean influence, ${sign} the ${what} most first`,
+      about: `The mean influence of each training row on the ${what} of the test examples of this job: above 0 it lowers it, below 0 it raises it.`,
+      rule: "No label is marked doubtful here: for that, take a job that explains the loss.",
+      suspicious: () => false,
+    };
+  }
   const total = job.result.influence_shape[1];
   const last = SHARE * total;
   return {

@@ -9,6 +9,7 @@ import { previews } from "../previews/choose.js";
 import { dataset, facts } from "../resources.js";
 import { replaceWith } from "../router.js";
 import { influenceCard, isWrong, verdict, verdictWords } from "./example.js";
+import { measured } from "./rankings.js";
 
 const PAGE = 40;
 const STRONGEST = 8;
@@ -113,7 +114,7 @@ class TestExamples {
 
   async detail(position) {
     const top = (sign) => json(path(`/v1/jobs/${this.job.id}/top`, { test: position, k: this.strongest(), sign, damping: this.job.at }), { signal: this.signal });
-    const [helpful, harmful, known] = await Promise.all([top("helpful"), top("harmful"), facts(this.job, "test", [position], this.signal)]);
+    const [helpful, harmful, known] = await Promise.all([top("lowers"), top("raises"), facts(this.job, "test", [position], this.signal)]);
     const lists = { helpful: helpful.items.filter((item) => item.influence > 0), harmful: harmful.items.filter((item) => item.influence < 0) };
     const all = [...lists.helpful, ...lists.harmful];
     const fact = known.get(position) ?? this.items.find((item) => item.position === position) ?? bare(position);
@@ -129,10 +130,17 @@ class TestExamples {
       h("div", { class: "focus-example" }, drawTest(fact.row, { large: true, label: `Test row ${fact.row}` }),
         h("div", {}, h("h2", {}, `Test row ${fact.row}`), verdict(this.testSet, fact), isWrong(fact) ? h("p", { class: "note bad" }, "The model is wrong here.") : null)),
       h("div", { class: "two" },
-        column("helpful", "Most helpful", "Training with them lowers the loss of this test example."),
-        column("harmful", "Most harmful", "Training with them raises it. Wrong labels are often found here.")),
-      h("p", { class: "help" }, `Retraining without a row changes this loss by about its influence / ${number(this.job.result.influence_shape[1], 9)}.`),
+        ...this.headings().map((words, index) => column(["helpful", "harmful"][index], ...words))),
+      h("p", { class: "help" }, `Retraining without a row changes this ${measured(this.job)} by about its influence / ${number(this.job.result.influence_shape[1], 9)}.`),
     ];
+  }
+
+  /** Of what has positive influence, and negative. */
+  headings() {
+    const what = measured(this.job);
+    const lowers = `Training with them lowers the ${what} of this test example.`;
+    if (what !== "loss") return [[`Lower the ${what} most`, lowers], [`Raise the ${what} most`, "Training with them raises it."]];
+    return [["Most helpful", lowers], ["Most harmful", "Training with them raises it. Wrong labels are often found here."]];
   }
 
   strongest() {

@@ -31,7 +31,7 @@ class ClassLoss(PerRow):
     ignore_index: int = -100
     class_axis: int = 1  # -1 for outputs (B, ..., C)
 
-    def _classes_last(self, outputs: Any) -> Tensor:
+    def classes_last(self, outputs: Any) -> Tensor:
         scores = one_tensor(outputs)
         if scores.ndim < 2:
             raise ShapeMismatch("outputs of a classifier", ("B", "C"), scores.shape)
@@ -44,7 +44,7 @@ class ClassLoss(PerRow):
             raise ShapeMismatch("class weights", (like.shape[-1],), (len(self.weight),))
         return torch.tensor(self.weight, dtype=like.dtype, device=like.device)
 
-    def _reduce(self, values: Tensor, kept: Tensor) -> Tensor:
+    def reduce(self, values: Tensor, kept: Tensor) -> Tensor:
         values = torch.where(kept, values, torch.zeros_like(values)).reshape(values.shape[0], -1)
         total = values.sum(1)
         if self.reduction == "sum":
@@ -52,7 +52,7 @@ class ClassLoss(PerRow):
         # A row all of whose positions are ignored has loss 0, not 0/0.
         return total / kept.reshape(kept.shape[0], -1).sum(1).clamp(min=1)
 
-    def _class_targets(self, scores: Tensor, targets: Targets) -> Tensor:
+    def class_targets(self, scores: Tensor, targets: Targets) -> Tensor:
         classes = one_tensor(targets)
         if classes.shape != scores.shape[:-1]:
             raise ShapeMismatch(
@@ -71,20 +71,20 @@ class ClassLoss(PerRow):
 
     def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
         """By the softmax of each position's outputs; what is ignored stays so."""
-        scores = self._classes_last(outputs)
+        scores = self.classes_last(outputs)
         # Of log-probabilities the softmax is what they are the logarithms of.
         below = scores.double().softmax(-1).cumsum(-1)
         level = chance.uniform(scores.shape[1:-1]).to(scores.device).unsqueeze(-1)
         classes = (below <= level * below[..., -1:]).sum(-1).clamp(max=scores.shape[-1] - 1)
         if targets.is_floating_point() and targets.ndim == scores.ndim:
-            return _one_hot(classes, scores).movedim(-1, self.class_axis).to(targets.dtype)
+            return one_hot(classes, scores).movedim(-1, self.class_axis).to(targets.dtype)
         ignored = targets.long() == self.ignore_index
         return torch.where(ignored, torch.full_like(classes, IGNORED), classes)
 
     def check(self, outputs: Any, targets: Targets) -> None:
         """Classes must lie in [0, C) or be ignore_index. Raises BadParameter."""
         super().check(outputs, targets)
-        scores, classes = self._classes_last(outputs), one_tensor(targets)
+        scores, classes = self.classes_last(outputs), one_tensor(targets)
         if classes.is_floating_point():
             return
         classes = classes.long()
@@ -111,13 +111,13 @@ class CrossEntropy(ClassLoss):
             raise BadParameter("label_smoothing", self.label_smoothing, "from 0 to below 1")
 
     def __call__(self, outputs: Any, targets: Targets) -> Tensor:
-        scores = self._classes_last(outputs)
+        scores = self.classes_last(outputs)
         goal = one_tensor(targets)
         if goal.is_floating_point() and goal.ndim == scores.ndim:
             return self._from_probabilities(scores, goal)
-        classes = self._class_targets(scores, targets)
+        classes = self.class_targets(scores, targets)
         kept = classes != self.ignore_index
-        chosen = _one_hot(torch.where(kept, classes, torch.zeros_like(classes)), scores)
+        chosen = one_hot(torch.where(kept, classes, torch.zeros_like(classes)), scores)
         margins, excess = _against(scores, chosen)
         weights = self._class_weights(scores)
         own = 1.0 if weights is None else torch.where(chosen, weights, 0.0).sum(-1)
@@ -126,20 +126,20 @@ class CrossEntropy(ClassLoss):
             every = torch.ones_like(margins) if weights is None else weights.expand_as(margins)
             smoothed = (every * (excess.unsqueeze(-1) - margins)).mean(-1)
             losses = losses + self.label_smoothing * smoothed
-        return self._reduce(losses, kept)
+        return self.reduce(losses, kept)
 
     def _from_probabilities(self, scores: Tensor, goal: Tensor) -> Tensor:
         goal = goal.movedim(self.class_axis, -1)
         if goal.shape != scores.shape:
             raise ShapeMismatch("probabilities as targets", scores.shape, goal.shape)
-        chosen = _one_hot(goal.argmax(-1), scores)
+        chosen = one_hot(goal.argmax(-1), scores)
         margins, excess = _against(scores, chosen)
         smoothing = self.label_smoothing
         goal = goal * (1.0 - smoothing) + smoothing / scores.shape[-1]
         weights = self._class_weights(scores)
         goal = goal if weights is None else goal * weights
         losses = (goal * (excess.unsqueeze(-1) - margins)).sum(-1)
-        return self._reduce(losses, torch.ones_like(losses, dtype=torch.bool))
+        return self.reduce(losses, torch.ones_like(losses, dtype=torch.bool))
 
 
 @dataclass(frozen=True)
@@ -153,14 +153,14 @@ class NegativeLogLikelihood(ClassLoss):
     )
 
     def __call__(self, outputs: Any, targets: Targets) -> Tensor:
-        log_probabilities = self._classes_last(outputs)
-        classes = self._class_targets(log_probabilities, targets)
+        log_probabilities = self.classes_last(outputs)
+        classes = self.class_targets(log_probabilities, targets)
         kept = classes != self.ignore_index
-        chosen = _one_hot(torch.where(kept, classes, torch.zeros_like(classes)), log_probabilities)
+        chosen = one_hot(torch.where(kept, classes, torch.zeros_like(classes)), log_probabilities)
         weights = self._class_weights(log_probabilities)
         picked = log_probabilities if weights is None else log_probabilities * weights
         losses = -torch.where(chosen, picked, torch.zeros_like(picked)).sum(-1)
-        return self._reduce(losses, kept)
+        return self.reduce(losses, kept)
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,6 @@ def _against(scores: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     return margins, torch.logsumexp(margins, -1)
 
 
-def _one_hot(classes: Tensor, scores: Tensor) -> Tensor:
+def one_hot(classes: Tensor, scores: Tensor) -> Tensor:
     every = torch.arange(scores.shape[-1], device=scores.device)
     return classes.unsqueeze(-1) == every

@@ -1,0 +1,102 @@
+"""Measurements: what of a test row is explained, its loss or something else that the model says of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from upweight.schema.base import Request
+
+# Of a ranking: `helpful` and `harmful` speak of a loss; `lowers` and `raises` of whatever is measured.
+Sign = Literal["helpful", "harmful", "lowers", "raises"]
+
+
+class _Measurement(Request):
+    """What is true of a measurement, whatever its parameters."""
+
+    @property
+    def better(self) -> Literal["low", "high"] | None:
+        """Which way it is better for the row's label; None where that can't be said."""
+        return "high"
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"the {self.name}"  # type: ignore[attr-defined]
+
+
+class LossMeasurement(_Measurement):
+    """The row's loss. A positive influence lowers it, so that the training row is helpful."""
+
+    name: Literal["loss"] = "loss"
+
+    @property
+    def better(self) -> Literal["low", "high"] | None:
+        """A low loss."""
+        return "low"
+
+
+class MarginMeasurement(_Measurement):
+    """The log-odds of the row's label, log p / (1 − p). A positive influence lowers it."""
+
+    name: Literal["margin"] = "margin"
+
+
+class LogitMeasurement(_Measurement):
+    """The model's output of one class. A positive influence lowers it."""
+
+    model_config = ConfigDict(
+        serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
+    )
+    name: Literal["logit"] = "logit"
+    class_: Annotated[int, Field(ge=0, strict=True)] | Literal["label", "predicted"] = Field(
+        "label",
+        alias="class",
+        description="Its number; `label`, the row's own; or `predicted`, the one with the largest output.",
+    )
+
+    @property
+    def better(self) -> Literal["low", "high"] | None:
+        """Known of the row's own label alone."""
+        return "high" if self.class_ == "label" else None
+
+    @property
+    def label(self) -> str:
+        """With the class."""
+        return f"the logit of class {self.class_!r}"
+
+
+def _by_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+AnyMeasurement = LossMeasurement | MarginMeasurement | LogitMeasurement
+Measurement = Annotated[
+    AnyMeasurement,
+    Field(
+        discriminator="name",
+        description="What of a test row is explained: its `loss`, its `margin` (the log-odds of its label), or the "
+        '`logit` of a class, `{"name": "logit", "class": 3}`. Influence is ∇m(z_test)ᵀ (C + λI)⁻¹ ∇L(z_train): '
+        "weighting the training row up lowers m where it is positive, and raises m where it is negative. The curvature "
+        "and the training rows keep the loss.",
+    ),
+    BeforeValidator(_by_name),
+]
+
+
+def is_positive(sign: Sign, measurement: AnyMeasurement) -> bool:
+    """Whether the influences of this sign are the positive ones. Raises ValueError where the word has no meaning."""
+    if sign in ("lowers", "raises"):
+        return sign == "lowers"
+    if measurement.better is None:
+        raise ValueError(
+            f"{sign!r} is said of a loss, a margin or the label's logit; of the logit of another class ask for the "
+            "rows that 'raises' or 'lowers' it"
+        )
+    return (sign == "helpful") == (measurement.better == "low")
+
+
+def usual_sign(measurement: AnyMeasurement) -> Sign:
+    """What a ranking is of when nothing is said: what helps, where that is known."""
+    return "raises" if measurement.better is None else "helpful"
