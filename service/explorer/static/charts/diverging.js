@@ -2,7 +2,7 @@
 
 import { h } from "../dom.js";
 import { colour } from "../theme.js";
-import { signed } from "../format.js";
+import { number, signed } from "../format.js";
 
 /** A function from a number to [red, green, blue]; ±`most` are the ends. */
 export function divergingColours(most) {
@@ -47,8 +47,8 @@ export function colourScale(most, [low, high]) {
   );
 }
 
-/** Bars to either side of a middle line, one for each named number. */
-export function divergingBars({ names, values, label }) {
+/** Bars to either side of a middle line, one for each named number; `columns` are further numbers, {name, values}. */
+export function divergingBars({ names, values, label, columns = [] }) {
   const most = Math.max(...Array.from(values, Math.abs), Number.MIN_VALUE);
   const rows = names.map((name, index) => {
     const share = `${(50 * Math.abs(values[index])) / most}%`;
@@ -58,7 +58,10 @@ export function divergingBars({ names, values, label }) {
       h("th", { scope: "row" }, name),
       h("td", { class: "bar-cell" }, h("span", { class: `side-bar ${values[index] < 0 ? "harmful" : "helpful"}`, style: { "--share": share } })),
       h("td", { class: "number" }, signed(values[index])),
+      columns.map((column) => h("td", { class: "number beside" }, number(column.values[index]))),
     );
   });
-  return h("table", { class: "diverging-bars", "aria-label": label }, h("tbody", {}, rows));
+  const heading = (name, properties = {}) => h("th", { scope: "col", ...properties }, name);
+  const head = h("thead", {}, h("tr", {}, heading("feature"), heading("influence", { colspan: 2 }), columns.map(({ name }) => heading(name, { class: "number" }))));
+  return h("table", { class: "diverging-bars", "aria-label": label }, columns.length ? head : null, h("tbody", {}, rows));
 }

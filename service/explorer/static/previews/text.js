@@ -2,6 +2,7 @@
 
 import { request } from "../api.js";
 import { h } from "../dom.js";
+import { signed } from "../format.js";
 
 const MOST_BYTES = 32 * 1024 ** 2;
 const known = new Map();
@@ -23,6 +24,16 @@ export function tokens(values, words) {
   return Array.from(values, (token) => (words?.[token] === undefined ? `⟨${token}⟩` : String(words[token])));
 }
 
-export function text(values, preview, { large = false, label = "" } = {}, words = null) {
+export function text(values, preview, { large = false, label = "" } = {}, { words = null } = {}) {
   return h("p", { class: `preview text${large ? " large" : ""}`, title: label }, tokens(values, words).join(" "));
+}
+
+/** Words, each on the colour of its number: the stronger, the larger it is. */
+export function strip(words, numbers, label) {
+  const most = Math.max(...Array.from(numbers, Math.abs), Number.MIN_VALUE);
+  const word = (each, place) => h("span", {
+    class: `token ${numbers[place] < 0 ? "harmful" : "helpful"}`, title: `${each} (position ${place}): ${signed(numbers[place])}`,
+    style: { "--share": `${Math.round(40 * (Math.abs(numbers[place]) / most) ** 0.75)}%` },
+  }, each);
+  return h("p", { class: "preview text large strip", "aria-label": label }, words.map((each, place) => [word(each, place), " "]));
 }

@@ -52,6 +52,7 @@ class Cleaning {
     const query = { offset: this.items.length, limit: PAGE, damping: this.job.at };
     const found = await json(path(`/v1/jobs/${this.job.id}/suspects`, query), { signal: this.signal });
     const draw = await previews(this.trainSet, found.items.map((item) => item.row), this.signal);
+    this.table.classList.add(draw.kind);
     replace(this.about, BY[found.by], " A score near 0 is suspect: it is the share of the training rows that are more suspect.");
     for (const item of found.items) {
       const place = this.items.push(item) - 1;
@@ -67,11 +68,11 @@ class Cleaning {
     const cell = h("td", { class: "decision" });
     const row = h("tr", { "data-row": item.row, tabindex: "-1", onclick: () => this.choose(place, false), onfocus: () => this.choose(place, false) },
       h("td", { class: "number" }, count(place + 1)),
-      h("td", {}, draw(item.row, { label: `Training row ${item.id}` })),
-      h("td", { class: "number" }, String(item.id)),
-      h("td", { class: "number" }, item.score.toFixed(4)),
-      h("td", {}, h("span", { class: "target" }, className(this.trainSet, item.label))),
-      h("td", { class: item.predicted !== item.label ? "wrong" : "" }, className(this.trainSet, item.predicted)),
+      h("td", { class: "example" }, draw(item.row, { label: `Training row ${item.id}` })),
+      h("td", { class: "number", "data-name": "id" }, String(item.id)),
+      h("td", { class: "number", "data-name": "score" }, item.score.toFixed(4)),
+      h("td", { "data-name": "label" }, h("span", { class: "target" }, className(this.trainSet, item.label))),
+      h("td", { "data-name": "predicted", class: item.predicted !== item.label ? "wrong" : "" }, className(this.trainSet, item.predicted)),
       cell);
     row.cell = cell;
     this.show(row, item);

@@ -28,18 +28,38 @@ export function verdict(record, fact) {
   return h("div", { class: "verdict" }, parts);
 }
 
-/** A training example with its influence; the bar is its share of `most`. */
-export function influenceCard({ draw, item, record, fact, most }) {
+/** What a row is called: its number, and its id where the dataset gave it one of its own. */
+export function rowName({ row, id }) {
+  return id === undefined || id === null || id === row ? `row ${row}` : `row ${row} · ${id}`;
+}
+
+/** One example to choose from a list, with what is known of it. */
+export function option(side, draw, record, row, fact) {
+  const words = `${side} row ${row}${fact ? `: ${verdictWords(record, fact)}` : ""}${isWrong(fact) ? ", wrong" : ""}`;
+  return {
+    label: words,
+    content: [draw(row, {}), h("div", { class: "option-text" }, h("div", { class: "row-number" }, rowName({ row, id: fact?.id })), verdict(record, fact))],
+  };
+}
+
+/** The example that a view is about: a picture beside its name, all else below it, in full width. */
+export function focus(title, drawn, kind, ...about) {
+  const words = h("div", {}, title, about);
+  return h("div", { class: `focus-example ${kind}` }, kind === "image" || kind === "none" ? [drawn, words] : [words, drawn]);
+}
+
+/** A training example with its influence; the bar is its share of `most`, `other` the row that it is held against. */
+export function influenceCard({ draw, item, record, fact, most, other = null }) {
   const sign = item.influence >= 0 ? "helpful" : "harmful";
   const label = `Training row ${item.row}${fact ? `, ${verdictWords(record, fact)}` : ""}`;
   return h(
     "li",
-    { class: `card ${sign}`, "data-row": item.row },
-    draw(item.row, { label }),
+    { class: `card ${sign} ${draw.kind}`, "data-row": item.row },
+    draw(item.row, { label, other }),
     h("div", { class: "card-text" },
       h("div", { class: "score", title: String(item.influence) }, signed(item.influence)),
       h("div", { class: "score-bar", "aria-hidden": "true" }, h("span", { style: { width: `${(100 * Math.abs(item.influence)) / (most || 1)}%` } })),
       verdict(record, fact),
-      h("div", { class: "row-number" }, `row ${item.row}`)),
+      h("div", { class: "row-number" }, rowName({ row: item.row, id: fact?.id ?? item.id }))),
   );
 }

@@ -7,12 +7,13 @@ import { notice } from "../failure.js";
 import { count, number, plural, signed } from "../format.js";
 import { listbox } from "../listbox.js";
 import { row as rowOf } from "../npy.js";
-import { previewOf, previews } from "../previews/choose.js";
+import { comparable, previewOf, previews } from "../previews/choose.js";
 import { pixels } from "../previews/image.js";
 import { featureNames } from "../previews/table.js";
+import { strip, tokens, vocabulary } from "../previews/text.js";
 import { columnRows, dataset, facts } from "../resources.js";
 import { replaceWith } from "../router.js";
-import { isWrong, verdict, verdictWords } from "./example.js";
+import { focus, option, verdict } from "./example.js";
 
 const PAGE = 30;
 const RANKED_NUMBERS = 1_000_000; // of one test row, up to which all training rows are compared
@@ -85,11 +86,7 @@ class Perturbation {
       const known = await facts(this.job, side, positions, this.signal);
       const rows = positions.map((position) => known.get(position)?.row ?? position);
       const draw = await previews(record, rows, this.signal);
-      list.add(positions.map((position, index) => {
-        const fact = known.get(position);
-        const words = `${side === "test" ? "Test" : "Training"} row ${rows[index]}${fact ? `: ${verdictWords(record, fact)}` : ""}${isWrong(fact) ? ", wrong" : ""}`;
-        return { label: words, content: [draw(rows[index], {}), h("div", { class: "option-text" }, h("div", { class: "row-number" }, `row ${rows[index]}`), verdict(record, fact))] };
-      }));
+      list.add(positions.map((position, index) => option(side === "test" ? "Test" : "Training", draw, record, rows[index], known.get(position))));
       filled += positions.length;
       more.hidden = filled >= order.length;
       more.textContent = `More (${count(filled)} of ${count(total)})`;
@@ -133,27 +130,38 @@ class Perturbation {
     const trainRow = trainFacts.get(train)?.row ?? train;
     const testRow = testFacts.get(test)?.row ?? test;
     const [draw, drawTest] = await Promise.all([previews(this.trainSet, [trainRow], this.signal), previews(this.testSet, [testRow], this.signal)]);
-    const example = (title, drawn, record, fact) => h("div", { class: "focus-example small" }, drawn, h("div", {}, h("h3", {}, title), verdict(record, fact)));
+    const other = comparable(drawTest, testRow, draw, trainRow);
+    const influence = await this.drawing(values, trainRow, { draw, other, testRow });
+    // A table's numbers stand beside their influence, a text's words on it: neither is shown twice.
+    const shown = (title, drawn, kind, record, fact) => focus(h("h3", {}, title), influence.holdsRows ? null : drawn, influence.holdsRows ? "none" : kind, verdict(record, fact));
     return [
-      h("div", { class: "pair" },
-        example(`Test row ${testRow}`, drawTest(testRow, { large: true, label: `Test row ${testRow}` }), this.testSet, testFacts.get(test)),
-        example(`Training row ${trainRow}`, draw(trainRow, { large: true, label: `Training row ${trainRow}` }), this.trainSet, trainFacts.get(train))),
+      h("div", { class: `pair ${draw.kind}` },
+        shown(`Test row ${testRow}`, drawTest(testRow, { large: true, label: `Test row ${testRow}` }), drawTest.kind, this.testSet, testFacts.get(test)),
+        shown(`Training row ${trainRow}`, influence.words ?? draw(trainRow, { large: true, label: `Training row ${trainRow}` }), draw.kind, this.trainSet, trainFacts.get(train))),
       h("h2", {}, "Influence of each feature"),
       h("p", { class: "help" }, `How much better the test example would be served if a feature of this training example were a little larger: moving it by δ changes the test loss by about −influence · δ / ${number(this.trains, 9)}.`),
-      await this.drawing(values, trainRow),
+      influence.element,
     ];
   }
 
-  async drawing(values, trainRow) {
+  /** {element, words, holdsRows}: the drawing; a text's coloured words; whether it has the numbers of both rows in it. */
+  async drawing(values, trainRow, { draw, other, testRow }) {
     const most = Math.max(...values.map(Math.abs));
     const own = this.job.request.perturb_at ? null : previewOf(this.trainSet);
     const preview = own?.column === this.perturbed() ? own : null;
     const total = values.reduce((sum, value) => sum + value, 0);
     const facts = h("p", { class: "help strongest" }, `${plural(values.length, "feature")}; the strongest ${signed(values.find((value) => Math.abs(value) === most))}, their sum ${signed(total)}.`);
-    if (preview?.kind === "image") return [await this.picture(values, preview, trainRow, most), facts];
-    const { names, shown } = this.named(values, preview);
+    if (preview?.kind === "image") return { element: [await this.picture(values, preview, trainRow, most), facts] };
+    const { names, shown, words } = await this.named(values, preview, trainRow);
     const order = range(shown.length).sort((a, b) => Math.abs(shown[b]) - Math.abs(shown[a])).slice(0, MOST_BARS);
-    return [divergingBars({ names: order.map((index) => names[index]), values: order.map((index) => shown[index]), label: "Influence of each feature, the strongest first" }), facts];
+    const numbers = preview?.kind === "table" ? draw.values(trainRow) : null;
+    const columns = numbers ? [["training", numbers], ...(other ? [["test", other]] : [])] : [];
+    const bars = divergingBars({
+      names: order.map((index) => names[index]), values: order.map((index) => shown[index]), label: "Influence of each feature, the strongest first",
+      columns: columns.map(([name, each]) => ({ name, values: order.map((index) => each[index]) })),
+    });
+    const coloured = words ? strip(words, shown, `Training row ${trainRow}, each word on the colour of its influence`) : null;
+    return { element: [bars, facts], words: coloured, holdsRows: columns.length === 2 };
   }
 
   async picture(values, preview, trainRow, most) {
@@ -182,15 +190,24 @@ class Perturbation {
     return this.job.request.perturb_input ?? columns.find(({ name, dtype }) => inputs.includes(name) && /float/.test(dtype))?.name;
   }
 
-  /** One number for each feature, or for each position where a module's output has several. */
-  named(values, preview) {
+  /** One number for each feature, or for each position where a module's output has several: of a text, for each word. */
+  async named(values, preview, trainRow) {
     if (this.features.length < 2 || preview !== null) {
       const names = preview ? featureNames(preview, values.length) : range(values.length).map((index) => `[${index}]`);
       return { names, shown: values };
     }
     const width = this.features.slice(1).reduce((product, length) => product * length, 1);
-    const sums = range(this.features[0]).map((position) => values.subarray(position * width, (position + 1) * width).reduce((sum, value) => sum + value, 0));
-    return { names: sums.map((_, position) => `position ${position}`), shown: sums };
+    const shown = range(this.features[0]).map((position) => values.subarray(position * width, (position + 1) * width).reduce((sum, value) => sum + value, 0));
+    const words = await this.words(trainRow, shown.length);
+    return { names: shown.map((_, position) => (words ? `${words[position]} (${position})` : `position ${position}`)), shown, words };
+  }
+
+  /** The words of a training row, where it is a text of so many. */
+  async words(row, length) {
+    const preview = previewOf(this.trainSet);
+    if (preview?.kind !== "text" || preview.spec.shape[0] !== length) return null;
+    const known = await vocabulary(preview, this.signal);
+    return tokens((await columnRows(this.trainSet, preview.column, [row], this.signal)).get(row), known);
   }
 }
 

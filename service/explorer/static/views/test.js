@@ -5,10 +5,10 @@ import { h, replace } from "../dom.js";
 import { notice } from "../failure.js";
 import { count, number } from "../format.js";
 import { listbox } from "../listbox.js";
-import { previews } from "../previews/choose.js";
+import { comparable, previews } from "../previews/choose.js";
 import { dataset, facts } from "../resources.js";
 import { replaceWith } from "../router.js";
-import { influenceCard, isWrong, verdict, verdictWords } from "./example.js";
+import { focus, influenceCard, isWrong, option, verdict } from "./example.js";
 import { measured } from "./rankings.js";
 
 const PAGE = 40;
@@ -78,7 +78,7 @@ class TestExamples {
     const found = await this.page(this.items.length);
     const draw = await previews(this.testSet, found.items.map((item) => item.row), this.signal);
     this.items.push(...found.items);
-    this.list.add(found.items.map((item) => this.option(item, draw)));
+    this.list.add(found.items.map((item) => option("Test", draw, this.testSet, item.row, item)));
     this.more.hidden = this.items.length >= found.total;
     this.more.textContent = `More (${count(this.items.length)} of ${count(found.total)})`;
     replace(this.note, found.items.length || this.items.length ? null : notice("The job has no test examples."));
@@ -91,11 +91,6 @@ class TestExamples {
     const total = this.job.result.influence_shape[0];
     const items = Array.from({ length: Math.max(0, Math.min(PAGE, total - offset)) }, (_, index) => bare(offset + index));
     return { total, items };
-  }
-
-  option(item, draw) {
-    const words = `Test row ${item.row}: ${verdictWords(this.testSet, item)}${isWrong(item) ? ", wrong" : ""}`;
-    return { label: words, content: [draw(item.row, {}), h("div", { class: "option-text" }, h("div", { class: "row-number" }, `row ${item.row}`), verdict(this.testSet, item))] };
   }
 
   async show(position) {
@@ -124,13 +119,15 @@ class TestExamples {
       facts(this.job, "train", all.map((item) => item.column), this.signal),
     ]);
     const most = Math.max(...all.map((item) => Math.abs(item.influence)), Number.MIN_VALUE);
+    const other = all.length ? comparable(drawTest, fact.row, draw, all[0].row) : null;
     const column = (sign, title, words) => h("section", { class: `influencers ${sign}` }, h("h3", {}, title), h("p", { class: "help" }, words),
-      lists[sign].length ? h("ol", { class: "cards" }, lists[sign].map((item) => influenceCard({ draw, item, record: this.trainSet, fact: trainFacts.get(item.column), most }))) : notice("None."));
+      lists[sign].length ? h("ol", { class: "cards" }, lists[sign].map((item) => influenceCard({ draw, item, record: this.trainSet, fact: trainFacts.get(item.column), most, other }))) : notice("None."));
     return [
-      h("div", { class: "focus-example" }, drawTest(fact.row, { large: true, label: `Test row ${fact.row}` }),
-        h("div", {}, h("h2", {}, `Test row ${fact.row}`), verdict(this.testSet, fact), isWrong(fact) ? h("p", { class: "note bad" }, "The model is wrong here.") : null)),
+      focus(h("h2", {}, `Test row ${fact.row}`), drawTest(fact.row, { large: true, label: `Test row ${fact.row}` }), drawTest.kind,
+        verdict(this.testSet, fact), isWrong(fact) ? h("p", { class: "note bad" }, "The model is wrong here.") : null),
       h("div", { class: "two" },
         ...this.headings().map((words, index) => column(["helpful", "harmful"][index], ...words))),
+      other ? h("p", { class: "help" }, "Shown of each training row: the features in which it differs most from the test row, in standard deviations.") : null,
       h("p", { class: "help" }, `Retraining without a row changes this ${measured(this.job)} by about its influence / ${number(this.job.result.influence_shape[1], 9)}.`),
     ];
   }

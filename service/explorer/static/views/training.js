@@ -90,6 +90,7 @@ class Training {
       facts(ranking.job, "train", fresh.map((item) => item.column), this.signal),
     ]);
     if (ranking !== this.ranking) return;
+    this.table.classList.add(draw.kind);
     const most = Math.max(...items.map((item) => Math.abs(item.influence)), Number.MIN_VALUE);
     fresh.forEach((item, index) => {
       this.shown.push(item);
@@ -106,12 +107,12 @@ class Training {
       "tr",
       { class: doubtful ? "doubtful" : "", "data-row": item.row },
       h("td", { class: "number" }, count(rank + 1)),
-      h("td", {}, draw(item.row, { label: `Training row ${item.row}` })),
-      h("td", { class: "number" }, item.row),
-      h("td", {}, h("span", { class: "target" }, fact ? className(this.trainSet, fact.target) : "–"), doubtful ? h("span", { class: "badge doubt" }, "doubtful") : null),
-      h("td", { class: isWrong(fact) ? "wrong" : "" }, fact ? className(this.trainSet, fact.prediction) : "–"),
-      h("td", { class: "number" }, padded(fact?.loss)),
-      h("td", { class: `number ${sign}` }, h("span", { title: String(item.influence) }, signed(item.influence)), h("div", { class: "score-bar", "aria-hidden": "true" }, h("span", { style: { width: `${(100 * Math.abs(item.influence)) / most}%` } }))),
+      h("td", { class: "example" }, draw(item.row, { label: `Training row ${item.row}` })),
+      h("td", { class: "number", "data-name": "row" }, item.row),
+      h("td", { "data-name": "label" }, h("span", { class: "target" }, fact ? className(this.trainSet, fact.target) : "–"), doubtful ? h("span", { class: "badge doubt" }, "doubtful") : null),
+      h("td", { class: isWrong(fact) ? "wrong" : "", "data-name": "predicted" }, fact ? className(this.trainSet, fact.prediction) : "–"),
+      h("td", { class: "number", "data-name": "loss" }, padded(fact?.loss)),
+      h("td", { class: `number signed ${sign}` }, h("span", { title: String(item.influence) }, signed(item.influence)), h("div", { class: "score-bar", "aria-hidden": "true" }, h("span", { style: { width: `${(100 * Math.abs(item.influence)) / most}%` } }))),
     );
   }
 
