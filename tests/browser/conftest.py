@@ -11,6 +11,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 from service.local.background import Running
+from tests.browser.kinds import Rows, measured, written
 from tests.browser.subject import Subject, computed
 
 FLAGS = [
@@ -78,3 +79,15 @@ def browser(chromium: Chrome) -> Chrome:
 def digits(stack: Running) -> Subject:
     """The demo's digits, with a job for each view of the explorer."""
     return computed(stack.url)
+
+
+@pytest.fixture(scope="session")
+def tumours(stack: Running) -> Rows:
+    """Rows of named measurements, with jobs about them."""
+    return measured(stack.url)
+
+
+@pytest.fixture(scope="session")
+def sentences(stack: Running) -> Rows:
+    """Rows of words, with jobs about them."""
+    return written(stack.url)

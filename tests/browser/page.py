@@ -93,6 +93,7 @@ def resize(browser: Chrome, width: int, height: int = 1000) -> None:
 
 
 def prefer(browser: Chrome, scheme: str) -> None:
-    """The colour scheme of the system: `light` or `dark`."""
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    """The colour scheme of the system, `light` or `dark`; and colours change at once."""
+    preferred = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+    features = [{"name": name, "value": value} for name, value in preferred.items()]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

@@ -2,84 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
-import torch
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
-from torch import nn
 
-from service.local.background import Running
-from tests.browser.page import (
-    all_of,
-    assert_calm,
-    first,
-    prefer,
-    press,
-    resize,
-    screenshot,
-    texts,
-    until,
-)
+from tests.browser.kinds import NAUGHTY, TOKENS, Rows
+from tests.browser.page import all_of, assert_calm, first, prefer, press, texts, until
 from tests.browser.subject import Subject
-from upweight import Client
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-
-NAUGHTY = "<img src=x onerror=alert(1)>"
-NAMED = {"button", "link", "combobox", "textbox", "checkbox", "listbox", "option", "image", "img"}
-
-
-def views(digits: Subject) -> dict[str, tuple[str, str]]:
-    """Addresses, and what is there once the view is."""
-    return {
-        "jobs": (f"{digits.url}/#/jobs", "tr[data-job]"),
-        "new": (f"{digits.url}/#/new", "[data-field='rtol']"),
-        "test": (digits.page("direct", "test"), ".influencers .card"),
-        "training": (digits.page("direct", "training"), ".ranking tbody tr"),
-        "cleaning": (digits.page("self", "cleaning"), ".cleaning tbody tr"),
-        "perturbation": (digits.page("perturbation", "perturbation"), ".heat canvas"),
-        "inversion": (digits.page("arnoldi", "inversion"), ".plot circle"),
-        "overview": (digits.page("direct", "overview"), ".code"),
-    }
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
-def test_every_view_fits_the_window_and_every_control_has_a_name(
-    browser: Chrome, digits: Subject, width: int, scheme: str
-) -> None:
-    resize(browser, width)
-    prefer(browser, scheme)
-    for name, (address, sign) in views(digits).items():
-        browser.get(address)
-        first(browser, sign)
-        scroll, inner = browser.execute_script(  # type: ignore[no-untyped-call]
-            "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-        )
-        assert scroll <= inner, name
-        assert nameless(browser) == [], name
-        screenshot(browser, f"{name}-{width}-{scheme}")
-    background = all_of(browser, "body")[0].value_of_css_property("background-color")
-    brightness = sum(int(part) for part in background.split("(")[1].split(",")[:3])
-    assert (brightness < 3 * 128) == (scheme == "dark")
-    assert_calm(browser, digits.url)
-
-
-def nameless(browser: Chrome) -> list[Any]:
-    """What a screen reader would announce as a control or picture without a name."""
-    browser.execute_cdp_cmd("Accessibility.enable", {})
-    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-    return [
-        node
-        for node in nodes
-        if not node.get("ignored")
-        and node.get("role", {}).get("value") in NAMED
-        and not node.get("name", {}).get("value", "").strip()
-    ]
 
 
 def test_it_is_used_by_the_keyboard_alone(browser: Chrome, digits: Subject) -> None:
@@ -126,87 +61,73 @@ def is_light(browser: Chrome) -> bool:
     return int(colour.split("(")[1].split(",")[0]) > 128
 
 
-class Bag(nn.Module):
-    """Classifies token numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(6, 3)
-        self.head = nn.Linear(3, 2)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.tanh(self.embedding(tokens)).mean(1))
-
-
-def test_texts_are_words_and_what_users_write_stays_text(
-    browser: Chrome, stack: Running, fresh_name: str
-) -> None:
-    words = ["the", NAUGHTY, "cat", "sat", "on", "mat"]
-    tokens = torch.arange(60).reshape(12, 5) % 6
-    with Client(stack.url) as client:
-        vocabulary = client.blobs.put(json.dumps(words).encode()).digest
-        preview = {"kind": "text", "column": "x", "vocabulary": vocabulary}
-        torch.manual_seed(1)
-        model = client.models.register(
-            fresh_name, Bag().eval(), example=tokens[:2], loss="cross_entropy"
-        )
-        data = client.datasets.register(
-            fresh_name, x=tokens, y=tokens[:, 0] % 2, preview=preview, class_names=[NAUGHTY, "fine"]
-        )
-        result = client.compute_influences(
-            model,
-            data,
-            data,
-            inversion_method="direct",
-            hessian_regularization=1.0,
-            test_rows="0:4",
-        )
-    browser.get(f"{stack.url}/#/jobs/{result.id}/test/1")
+def test_texts_are_words_and_what_users_write_stays_text(browser: Chrome, sentences: Rows) -> None:
+    browser.get(sentences.page(sentences.influences, "test", 1))
     first(browser, ".focus-example h2", "Test row 1")
-    expected = " ".join(words[int(token)] for token in tokens[1])
+    expected = " ".join(sentences.names[token] for token in sentences.test[1])
     assert texts(browser, ".focus-example .preview.text") == [expected]
     assert NAUGHTY in {*texts(browser, ".target"), *texts(browser, ".prediction")}
     assert all_of(browser, "main img") == []
-    screenshot(browser, "texts")
-    assert_calm(browser, stack.url)
+    assert_calm(browser, sentences.url)
 
 
-def test_tables_are_shown_as_tables_and_their_features_as_bars(
-    browser: Chrome, stack: Running, fresh_name: str
-) -> None:
-    generator = np.random.default_rng(5)
-    x = generator.normal(size=(40, 4)).astype("f4")
-    y = (x @ np.array([[1.0], [-2.0], [0.5], [0.0]], "f4")).astype("f4")
-    names = ["age", "height", "weight", "shoe size"]
-    with Client(stack.url) as client:
-        torch.manual_seed(2)
-        model = client.models.register(
-            fresh_name, nn.Linear(4, 1), example=torch.from_numpy(x[:2]), loss="mse"
-        )
-        preview = {"kind": "table", "column": "x", "names": names}
-        data = client.datasets.register(fresh_name, x=x, y=y, preview=preview)
-        result = client.compute_influences(
-            model, data, data, inversion_method="direct", hessian_regularization=0.1,
-            test_rows="0:3", train_rows="0:20", influence_type="perturbation",
-        )  # fmt: skip
-    browser.get(f"{stack.url}/#/jobs/{result.id}/perturbation/1/7")
+def test_words_lie_on_the_colour_of_their_influence(browser: Chrome, sentences: Rows) -> None:
+    browser.get(sentences.page(sentences.perturbation, "perturbation", 1, 7))
+    first(browser, ".strip .token")
+    assert texts(browser, ".strip .token") == [sentences.names[t] for t in sentences.train[7]]
+    values = influences(sentences, 1, 7).sum(axis=1)  # of a position's numbers
+    signs = [each.get_attribute("class") for each in all_of(browser, ".strip .token")]
+    assert signs == [f"token {'harmful' if value < 0 else 'helpful'}" for value in values]
+    told = [words.rsplit(" ", 1) for words in texts(browser, ".diverging-bars th")]
+    places = [int(place.strip("()")) for _, place in told]
+    assert sorted(places) == list(range(TOKENS))
+    assert np.all(np.diff(np.abs(values)[places]) <= 1e-9)  # the same word twice is worth as much
+    assert [word for word, _ in told] == [sentences.names[sentences.train[7][i]] for i in places]
+    assert_calm(browser, sentences.url)
+
+
+def influences(rows: Rows, test: int, train: int) -> np.ndarray[Any, Any]:
+    """Of each feature of a training row on a test row, as the API says."""
+    path = f"{rows.url}/v1/jobs/{rows.perturbation}/influences?test={test}&train={train}"
+    answer = httpx2.get(path, trust_env=False).raise_for_status()
+    return np.asarray(answer.json()["values"])[0][0]
+
+
+def written(text: str) -> float:
+    """A number as the page writes it."""
+    return float(text.replace("−", "-").replace("+", ""))
+
+
+def test_features_of_a_table_are_bars_beside_both_rows(browser: Chrome, tumours: Rows) -> None:
+    browser.get(tumours.page(tumours.perturbation, "perturbation", 1, 7))
     first(browser, ".diverging-bars")
-    assert [row.split()[0] for row in texts(browser, ".pair table")[1].splitlines()] == [
-        "age", "height", "weight", "shoe",
-    ]  # fmt: skip
-    answer = httpx2.get(
-        f"{stack.url}/v1/jobs/{result.id}/influences?test=1&train=7", trust_env=False
-    )
-    values = np.asarray(answer.json()["values"][0][0])
+    values = influences(tumours, 1, 7)
     order = np.argsort(-np.abs(values))
-    assert texts(browser, ".diverging-bars th") == [names[i] for i in order]
-    shown = [
-        float(each.replace("−", "-").replace("+", ""))
-        for each in texts(browser, ".diverging-bars .number")
-    ]
-    assert shown == pytest.approx(values[order].tolist(), rel=6e-3)
-    screenshot(browser, "table")
-    assert_calm(browser, stack.url)
+    assert texts(browser, ".diverging-bars tbody th") == [tumours.names[i] for i in order]
+    cells = [written(each) for each in texts(browser, ".diverging-bars tbody .number")]
+    expected = np.stack([values, tumours.train[7], tumours.test[1]], axis=1)[order]
+    assert cells == pytest.approx(expected.ravel().tolist(), rel=6e-3)
+    assert_calm(browser, tumours.url)
+
+
+def test_a_row_of_a_table_is_what_sets_it_apart_from_the_test_row(
+    browser: Chrome, tumours: Rows
+) -> None:
+    browser.get(tumours.page(tumours.influences, "test", 1))
+    card = first(browser, ".influencers.harmful .card")
+    row = tumours.train[int(card.get_attribute("data-row") or -1)]
+    sample = tumours.train[np.arange(64) * 120 // 64]  # the rows whose spread the page takes
+    apart = np.argsort(-np.abs(row - tumours.test[1]) / sample.std(axis=0))[:3]
+    assert texts(card, ".features dt") == [tumours.names[i] for i in apart]
+    shown = [written(each.split()[0]) for each in texts(card, ".features dd")]
+    assert shown == pytest.approx(row[apart].tolist(), rel=6e-3)
+    beside = [written(each.split()[1]) for each in texts(card, ".features dd small")]
+    assert beside == pytest.approx(tumours.test[1][apart].tolist(), rel=6e-3)
+
+    assert texts(browser, ".focus-example .features.all dt") == [""] * 30  # folded
+    press(browser, ".focus-example summary", "All 30 features")
+    assert texts(browser, ".focus-example .features.all dt") == tumours.names
+    assert_calm(browser, tumours.url)
 
 
 def test_a_service_that_is_gone_is_said_and_found_again(browser: Chrome, digits: Subject) -> None:
