@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.journeys.formulas import Formula
-from upweight import Client
+from upweight import Client, InvalidRequest, UpweightError
 
 ROWS, DAMPING = 12, 1.0
 CLOSE = 1e-9  # of the norm, in float64
@@ -30,7 +30,13 @@ CASES = {
     "ignoring": (nn.CrossEntropyLoss(ignore_index=7), SOME_IGNORED),
     "masked by torch's default": (nn.CrossEntropyLoss(), MASKED),
     "bce": (nn.BCEWithLogitsLoss(), COUNTS / 3),
+    "bce with weights": (nn.BCEWithLogitsLoss(pos_weight=WEIGHTS), COUNTS / 3),
+    "bce with one weight": (nn.BCEWithLogitsLoss(pos_weight=WEIGHTS[1]), COUNTS / 3),
+    "probabilities": (nn.CrossEntropyLoss(WEIGHTS, label_smoothing=0.1), NUMBERS.softmax(1)),
     "mse": (nn.MSELoss(), NUMBERS),
+    "summed": (nn.MSELoss(reduction="sum"), NUMBERS),
+    "bce summed": (nn.BCEWithLogitsLoss(reduction="sum"), COUNTS / 3),
+    "classes summed": (nn.CrossEntropyLoss(reduction="sum"), CLASSES),
     "huber": (nn.HuberLoss(delta=0.7), NUMBERS),
     "smooth l1": (nn.SmoothL1Loss(), NUMBERS),
     "nll": (nn.NLLLoss(WEIGHTS), CLASSES),
@@ -56,6 +62,8 @@ def by_row(loss: Any) -> Any:
         return lambda outputs, y: loss(outputs, y, reduction="none").mean()
     single = copy.deepcopy(loss)
     single.reduction = "none"
+    if loss.reduction == "sum":
+        return lambda outputs, y: single(outputs, y).reshape(len(y), -1).sum(1).mean()
 
     def mean(outputs: Any, y: Tensor) -> Tensor:
         if isinstance(outputs, tuple):
@@ -96,3 +104,40 @@ def test_gaussian_nll_takes_the_mean_and_the_variance_that_are_named(
     online.models.register(fresh_name, module, example=X[:2], loss=loss, output=[0, 1])
     online.datasets.register(fresh_name, x=X.numpy(), y=NUMBERS.numpy())
     assert distance(online, fresh_name, Formula(module, by_row(loss), X, NUMBERS, DAMPING)) < CLOSE
+
+
+def test_targets_that_are_no_probabilities_are_refused_with_their_row(
+    online: Client, fresh_name: str
+) -> None:
+    y = NUMBERS.softmax(1)
+    y[5] *= 2
+    online.models.register(
+        fresh_name, nn.Linear(4, 3).double(), example=X[:2], loss="cross_entropy"
+    )
+    online.datasets.register(fresh_name, x=X.numpy(), y=y.numpy())
+    with pytest.raises(UpweightError, match=r"row 5 .* are no probabilities.*add up to 1"):
+        online.compute_influences(fresh_name, fresh_name, fresh_name)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "words"),
+    [
+        ("cross_entropy", NUMBERS[:, :2].softmax(1), r"a probability for each output, \(3,\)"),
+        ({"name": "nll"}, NUMBERS.softmax(1), "'nll' takes class indices"),
+    ],
+)
+def test_floats_that_no_loss_of_classes_takes_are_refused(
+    online: Client, fresh_name: str, loss: Any, y: Tensor, words: str
+) -> None:
+    online.models.register(fresh_name, nn.Linear(4, 3).double(), example=X[:2], loss=loss)
+    online.datasets.register(fresh_name, x=X.numpy(), y=y.numpy())
+    with pytest.raises(InvalidRequest, match=words):
+        online.compute_influences(fresh_name, fresh_name, fresh_name)
+
+
+def test_a_weight_of_positives_is_never_broadcast_over_the_rows(
+    online: Client, fresh_name: str
+) -> None:
+    loss = {"name": "bce_with_logits", "pos_weight": [1.0, 2.0]}
+    with pytest.raises(UpweightError, match="pos_weight"):
+        online.models.register(fresh_name, nn.Linear(4, 3).double(), example=X[:2], loss=loss)

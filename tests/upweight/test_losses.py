@@ -41,6 +41,15 @@ def hooked() -> nn.Module:
         (nn.HuberLoss(delta=2.0), {"name": "huber", "delta": 2.0}),
         (nn.PoissonNLLLoss(log_input=False), {"name": "poisson_nll", "log_input": False}),
         (nn.functional.nll_loss, {"name": "nll"}),
+        (nn.BCEWithLogitsLoss(), {"name": "bce_with_logits"}),
+        (
+            nn.BCEWithLogitsLoss(pos_weight=torch.tensor([2.0, 0.5])),
+            {"name": "bce_with_logits", "pos_weight": [2.0, 0.5]},
+        ),
+        (
+            nn.BCEWithLogitsLoss(pos_weight=torch.tensor(2.0)),
+            {"name": "bce_with_logits", "pos_weight": 2.0},
+        ),
         ("mse", "mse"),
         ({"name": "huber", "delta": 2}, {"name": "huber", "delta": 2}),
     ],
@@ -50,11 +59,24 @@ def test_a_loss_is_written_with_the_options_that_it_has(loss: Any, fields: Any) 
 
 
 @pytest.mark.parametrize(
+    ("loss", "fields"),
+    [
+        (nn.MSELoss(reduction="sum"), {"name": "mse", "reduction": "sum"}),
+        (nn.CrossEntropyLoss(reduction="sum"), {"name": "cross_entropy", "positions": "sum"}),
+    ],
+)
+def test_a_sum_is_taken_of_each_row_and_said_to_be_a_mean_over_the_rows(
+    loss: Any, fields: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert written(loss) == fields
+    assert "λ = w / n" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("loss", "words"),
     [
-        (nn.MSELoss(reduction="sum"), r"MSELoss\(reduction='sum'\).*λ = w / n.*loss='program'"),
-        (nn.CrossEntropyLoss(reduction="none"), "reduction='none'.*give reduction='mean'"),
-        (nn.BCEWithLogitsLoss(pos_weight=torch.ones(1)), "pos_weight=….*loss='program'"),
+        (nn.CrossEntropyLoss(reduction="none"), "reduction='none'.*give reduction='mean' or 'sum'"),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.ones(2, 2)), r"pos_weight=….*\[2, 2\]"),
         (nn.BCEWithLogitsLoss(torch.ones(1)), r"BCEWithLogitsLoss\(weight=…\)"),
         (nn.SmoothL1Loss(beta=0.5), r"HuberLoss\(delta=0.5\) divided by 0.5.*λ times 0.5"),
         (nn.L1Loss(), "not twice differentiable.*HuberLoss"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, get_args
 
@@ -28,6 +29,7 @@ LossName = Literal[
 # What `loss=` takes. A function is one of torch.nn.functional, with its defaults.
 Loss: TypeAlias = "LossName | Mapping[str, Any] | BaseModel | nn.Module | Callable[..., Any]"
 
+log = logging.getLogger("upweight")
 NAMES = [each.model_fields["name"].default for each in get_args(get_args(LossFields)[0])]
 _HOME = "torch.nn.modules.loss"
 _FUNCTIONAL = "torch.nn.functional"
@@ -79,13 +81,20 @@ def _of_module(kind: str, loss: Any, output: Output) -> dict[str, Any]:
     fields = _FIELDS.get(kind)
     if fields is None:
         _refuse(f"{kind} {_WITHOUT_FIELDS.get(kind, f'is not among {_listed()}; {_OWN}')}")
-    if loss.reduction != "mean":
+    if loss.reduction not in ("mean", "sum"):
         _refuse(
-            f"{kind}(reduction={loss.reduction!r}): the loss of a row is the mean over its outputs here, and that of a "
-            f"dataset the mean over its rows; give reduction='mean' where that was trained, up to λ: a sum over n rows "
-            f"with weight decay w is their mean with λ = w / n. Otherwise {_OWN}"
+            f"{kind}(reduction={loss.reduction!r}) does not say how a row's loss is made of its outputs; give "
+            f"reduction='mean' or 'sum' as it was trained. Otherwise {_OWN}"
         )
-    return fields(loss, output)
+    found = fields(loss, output)
+    if loss.reduction == "sum":
+        found["positions" if kind in _OF_CLASSES else "reduction"] = "sum"
+        log.warning(
+            "%s(reduction='sum'): a row's loss is the sum over its outputs, and the Hessian that of the MEAN over the "
+            "rows. A training on the sum over n rows with weight decay w has λ = w / n here",
+            kind,
+        )
+    return found
 
 
 def _cross_entropy(loss: Any, output: Output) -> dict[str, Any]:
@@ -102,10 +111,16 @@ def _classes(name: str, loss: Any) -> dict[str, Any]:
 
 
 def _bce_with_logits(loss: Any, output: Output) -> dict[str, Any]:
-    for option in ("pos_weight", "weight"):
-        if getattr(loss, option) is not None:
-            _refuse(f"BCEWithLogitsLoss({option}=…) has no field here; leave it out, or {_OWN}")
-    return {"name": "bce_with_logits"}
+    if loss.weight is not None:
+        _refuse(f"BCEWithLogitsLoss(weight=…) has no field here; leave it out, or {_OWN}")
+    if loss.pos_weight is None:
+        return {"name": "bce_with_logits"}
+    if loss.pos_weight.ndim > 1:
+        _refuse(
+            f"BCEWithLogitsLoss(pos_weight=…) of shape {list(loss.pos_weight.shape)}: give one number, or one for each "
+            f"output, or {_OWN}"
+        )
+    return {"name": "bce_with_logits", "pos_weight": loss.pos_weight.tolist()}
 
 
 def _mse(loss: Any, output: Output) -> dict[str, Any]:
@@ -154,6 +169,7 @@ def _gaussian(loss: Any, output: Output) -> dict[str, Any]:
     return {"name": "gaussian_nll", **_unless("full", loss, False)}
 
 
+_OF_CLASSES = ("CrossEntropyLoss", "NLLLoss")
 _FIELDS: dict[str, Callable[[Any, Output], dict[str, Any]]] = {
     "CrossEntropyLoss": _cross_entropy,
     "BCEWithLogitsLoss": _bce_with_logits,

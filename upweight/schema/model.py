@@ -32,6 +32,13 @@ Positions = Annotated[
         description="How the losses of a row's positions become the row's loss (sequence models)."
     ),
 ]
+Reduction = Annotated[
+    Literal["mean", "sum"],
+    Field(
+        description="How the losses of a row's outputs become the row's loss. That of a dataset is always the mean "
+        "over its rows."
+    ),
+]
 ClassAxis = Annotated[
     Literal[1, -1],
     Field(
@@ -50,7 +57,7 @@ class _Loss(Request):
 
 
 class CrossEntropy(_Loss):
-    """Targets: class indices. Outputs: logits."""
+    """Targets: class indices, or probabilities of the outputs' shape. Outputs: logits."""
 
     target = "class"
     name: Literal["cross_entropy"] = "cross_entropy"
@@ -68,13 +75,21 @@ class BceWithLogits(_Loss):
 
     target = "value"
     name: Literal["bce_with_logits"] = "bce_with_logits"
+    pos_weight: (
+        Weight | Annotated[tuple[Weight, ...], Field(min_length=1, max_length=100_000)] | None
+    ) = Field(
+        None,
+        description="A factor of the part of the loss that a target of 1 has: one for all outputs, or one for each.",
+    )
+    reduction: Reduction = "mean"
 
 
 class Mse(_Loss):
-    """The mean over a row's outputs of the squared error."""
+    """The mean (or sum) over a row's outputs of the squared error."""
 
     target = "value"
     name: Literal["mse"] = "mse"
+    reduction: Reduction = "mean"
 
 
 class Huber(_Loss):
@@ -83,6 +98,7 @@ class Huber(_Loss):
     target = "value"
     name: Literal["huber"] = "huber"
     delta: Annotated[float, Field(gt=0.0)] = 1.0
+    reduction: Reduction = "mean"
 
 
 class Nll(_Loss):
@@ -105,6 +121,7 @@ class PoissonNll(_Loss):
     name: Literal["poisson_nll"] = "poisson_nll"
     log_input: bool = True
     full: bool = False
+    reduction: Reduction = "mean"
 
 
 class GaussianNll(_Loss):
@@ -116,6 +133,7 @@ class GaussianNll(_Loss):
 
     name: Literal["gaussian_nll"] = "gaussian_nll"
     full: bool = False
+    reduction: Reduction = "mean"
 
 
 class ProgramLoss(_Loss):

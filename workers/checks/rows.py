@@ -23,6 +23,9 @@ _LABELS_AT_ONCE_BYTES = 4 * 1024**2
 _LOOKED_AT_BYTES = 4 * 1024**2
 _LOOKED_AT = 256  # rows, of which a few are compared
 _COMPARED = 8
+MOST_EXCESS = (
+    1e-3  # of a sum of probabilities over 1, or below: what rounding to half precision leaves
+)
 
 
 def refuse_labels_out_of_range(
@@ -39,7 +42,8 @@ def refuse_labels_out_of_range(
         progress("check labels", batch.start, len(rows), "rows")
         (labels,) = batch.target_tensors
         if labels.is_floating_point():
-            return  # probabilities
+            _refuse_no_probabilities(loss, labels, batch.start, pointer)
+            continue
         kept = torch.where(labels != loss.ignore_index, labels, torch.zeros_like(labels))
         kept = kept.reshape(len(batch), -1)
         smallest, largest = kept.amin(1), kept.amax(1)
@@ -52,6 +56,23 @@ def refuse_labels_out_of_range(
             here = problem.placed(batch.narrow(row, row + 1))
             _refuse_row(problem, here, batch.start + row, pointer)
             taken = [min([label, *taken]), max([label, *taken])]
+
+
+def _refuse_no_probabilities(loss: ClassLoss, labels: Tensor, start: int, pointer: str) -> None:
+    """Raises InvalidRequest where targets (B, C, ...) are no probabilities, naming the first row of them."""
+    totals = labels.double().movedim(loss.class_axis, -1).sum(-1)
+    wrong = (labels.double() < 0).flatten(1).any(1)
+    wrong |= ((totals - 1).abs() > MOST_EXCESS).reshape(len(labels), -1).any(1)
+    wrong |= ~labels.isfinite().flatten(1).all(1)
+    if not bool(wrong.any()):
+        return
+    row = int(wrong.nonzero()[0, 0])
+    raise InvalidRequest.field(
+        pointer,
+        f"the targets of row {start + row} of the chosen rows are no probabilities: they must be 0 or more and add up "
+        "to 1 over the classes. Divide them by their sum, or give class indices (integers)",
+        float(totals[row].flatten()[0]),
+    )
 
 
 def _refuse_row(problem: Problem, batch: Batch, row: int, pointer: str) -> None:

@@ -143,11 +143,7 @@ def _targets_fit(model: ModelRecord, chosen: Chosen) -> None:
         )
     target = _columns(dataset, dataset.targets)[0]
     if model.loss.target == "class" and is_floating(target.dtype):
-        raise _misfit(
-            chosen,
-            f"loss {loss!r} takes class indices (integers); target {target.name!r} of {dataset.name!r} "
-            f"is {target.dtype}",
-        )
+        _probabilities_fit(model, chosen, target)
     if model.loss.target == "value" and model.outputs:
         output = model.outputs[0].shape[1:]
         # Never broadcast: (n,) against (n, 1) would be compared each with each.
@@ -157,6 +153,20 @@ def _targets_fit(model: ModelRecord, chosen: Chosen) -> None:
                 f"loss {loss!r} compares each output with a target: the model gives {_shape(output)} a row, "
                 f"target {target.name!r} of {dataset.name!r} has {_shape(target.shape)}; give the target that shape",
             )
+
+
+def _probabilities_fit(model: ModelRecord, chosen: Chosen, target: TensorSpec) -> None:
+    """Of cross-entropy the targets may be probabilities: floats of the outputs' shape."""
+    loss, dataset = model.loss.name, chosen.dataset
+    words = f"target {target.name!r} of {dataset.name!r} is {target.dtype}"
+    if loss != "cross_entropy":
+        raise _misfit(chosen, f"loss {loss!r} takes class indices (integers); {words}")
+    if model.outputs and not _same_shape(model.outputs[0].shape[1:], target.shape):
+        raise _misfit(
+            chosen,
+            f"loss {loss!r} takes class indices (integers), or a probability for each output, "
+            f"{_shape(model.outputs[0].shape[1:])} a row; {words}, of shape {_shape(target.shape)}",
+        )
 
 
 def floating_inputs(dataset: DatasetRecord) -> list[str]:
@@ -211,7 +221,7 @@ def refuse_labels_out_of_range(model: ModelRecord, chosen: Chosen) -> None:
     dataset = chosen.dataset
     target = next(column for column in dataset.columns if column.name == dataset.targets[0])
     ignored = _IGNORED if loss.ignore_index is None else loss.ignore_index
-    if classes is None:
+    if classes is None or is_floating(target.dtype):
         return
     for label in (target.minimum, target.maximum):
         if label is None or label == ignored or 0 <= label < classes:

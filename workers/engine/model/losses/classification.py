@@ -173,11 +173,19 @@ class BinaryCrossEntropy(PerRow):
         logits, goal = same_shape(outputs, targets)
         positive = goal * F.softplus(-logits, threshold=SOFTPLUS_LINEAR_FROM)
         if self.pos_weight is not None:
-            positive = positive * torch.as_tensor(
-                self.pos_weight, dtype=logits.dtype, device=logits.device
-            )
+            positive = positive * self._of_positives(logits)
         negative = (1.0 - goal) * F.softplus(logits, threshold=SOFTPLUS_LINEAR_FROM)
         return self.reduced(positive + negative)
+
+    def _of_positives(self, logits: Tensor) -> Tensor:
+        """One number, or one for each entry of the last axis: never broadcast over the rows."""
+        weights = torch.as_tensor(self.pos_weight, dtype=logits.dtype, device=logits.device)
+        outputs = logits.shape[-1] if logits.ndim > 1 else 1
+        if weights.numel() not in (1, outputs):
+            raise ShapeMismatch(
+                "pos_weight", (outputs,), (weights.numel(),), "one number, or one for each output"
+            )
+        return weights.reshape(()) if weights.numel() == 1 else weights
 
     def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
         """Each output's 0 or 1."""
