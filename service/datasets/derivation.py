@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from service.auth import Caller
+from service.datasets.names import RowNames
 from service.datasets.registration import digest_of_shards
-from service.datasets.rows import ShardedRows
 from service.datasets.views import Array, TooManyRuns, View, runs_of, view_of
 from service.lifecycle.states import now
 from service.parts import Parts
@@ -40,8 +38,6 @@ from upweight.schema import (
 )
 from upweight.schema.base import CONTRACT
 
-_NUMBER = re.compile(r"-?\d{1,16}")
-_KINDS = {"number": "whole numbers", "text": "texts"}
 Label = bool | int | float | str
 
 
@@ -66,7 +62,8 @@ def derive_dataset(
     before = view_of(parent, parts.objects, namespace) or View.whole(
         parent.rows or 0, _label_dtype(parent)
     )
-    names = _Names.of(parts, namespace, parent, request)
+    listed = () if request.drop is None or isinstance(request.drop, str) else request.drop
+    names = RowNames.of(parts, namespace, parent, listed, request.relabel)
     after = _derived(parent, before, request, names)
     index, size = _stored(parts, namespace, after)
     derived = DerivedFrom(
@@ -97,59 +94,7 @@ def derive_dataset(
     )
 
 
-@dataclass(frozen=True)
-class _Names:
-    """What names rows of the parent: their ids, or their numbers where there are none."""
-
-    parent: DatasetRecord
-    found: Mapping[int | str, int]
-
-    @classmethod
-    def of(
-        cls, parts: Parts, namespace: str, parent: DatasetRecord, request: DeriveRequest
-    ) -> _Names:
-        """Reads the ids, some at a time, where rows are named by theirs."""
-        listed = () if request.drop is None or isinstance(request.drop, str) else request.drop
-        if parent.ids is None or not (listed or request.relabel):
-            return cls(parent, {})
-        keys: Iterable[int | str] = request.relabel
-        if parent.id_kind == "number":
-            keys = [int(key) for key in request.relabel if _NUMBER.fullmatch(key)]
-        return cls(parent, ShardedRows.of(parts, namespace, parent).rows_of([*listed, *keys]))
-
-    def row(self, name: int | str, pointer: str) -> int:
-        """Raises InvalidRequest for what names none."""
-        parent = self.parent
-        if parent.ids is not None:
-            if name in self.found:
-                return self.found[name]
-            raise InvalidRequest.field(
-                pointer,
-                f"no row of {parent.name!r} has the id {name!r}; its ids are {_KINDS[parent.id_kind or 'text']}",
-                name,
-            )
-        rows = parent.rows or 0
-        if isinstance(name, str):
-            raise InvalidRequest.field(
-                pointer,
-                f"{name!r} is no row's number; {parent.name!r} has no ids, and its rows are 0 to {rows - 1}",
-                name,
-            )
-        if not 0 <= name < rows:
-            raise InvalidRequest.field(
-                pointer,
-                f"row {name} of {parent.name!r} is not there: it has rows 0 to {rows - 1}",
-                name,
-            )
-        return name
-
-    def row_of_key(self, key: str, pointer: str) -> int:
-        """The same of a key of JSON, which is always text."""
-        numbers = self.parent.ids is None or self.parent.id_kind == "number"
-        return self.row(int(key) if numbers and _NUMBER.fullmatch(key) else key, pointer)
-
-
-def _derived(parent: DatasetRecord, before: View, request: DeriveRequest, names: _Names) -> View:
+def _derived(parent: DatasetRecord, before: View, request: DeriveRequest, names: RowNames) -> View:
     dropped = _dropped(parent, request, names)
     rows, labels = _relabelled(parent, before, request.relabel, names)
     try:
@@ -171,7 +116,7 @@ def _derived(parent: DatasetRecord, before: View, request: DeriveRequest, names:
     return after
 
 
-def _dropped(parent: DatasetRecord, request: DeriveRequest, names: _Names) -> Sequence[range]:
+def _dropped(parent: DatasetRecord, request: DeriveRequest, names: RowNames) -> Sequence[range]:
     """Rows of the parent that are to go."""
     if request.drop is None:
         return ()
@@ -185,7 +130,7 @@ def _dropped(parent: DatasetRecord, request: DeriveRequest, names: _Names) -> Se
 
 
 def _relabelled(
-    parent: DatasetRecord, before: View, relabel: Mapping[str, Label], names: _Names
+    parent: DatasetRecord, before: View, relabel: Mapping[str, Label], names: RowNames
 ) -> tuple[Array, Array]:
     """Rows of the parent, ascending, and their new labels."""
     if not relabel:
@@ -276,7 +221,7 @@ def _range(parent: DatasetRecord, target: ColumnSpec) -> tuple[int, int, str]:
 
 
 def _refuse_both(
-    starts: Array, stops: Array, rows: Array, request: DeriveRequest, names: _Names
+    starts: Array, stops: Array, rows: Array, request: DeriveRequest, names: RowNames
 ) -> None:
     """Raises InvalidRequest for a row that is dropped and relabelled."""
     if not len(starts):

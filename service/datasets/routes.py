@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
 
@@ -11,6 +13,7 @@ from service.answers.formats import BINARY_CONTENT, chosen_format
 from service.answers.positions import positions
 from service.answers.streamed import STREAMED
 from service.datasets.derivation import derive_dataset
+from service.datasets.names import GroupColumn, RowNames
 from service.datasets.registration import register_dataset
 from service.datasets.rows import ShardedRows
 from service.dependencies import (
@@ -165,13 +168,24 @@ def rows(
     parts: PartsNow,
     caller: Reader,
     rows: Annotated[
-        str,
+        str | None,
         Query(
             max_length=20_000,
-            description="Rows as slices and single numbers: `0:20`, `3,5`.",
+            description="Rows as slices and single numbers: `0:20`, `3,5`; or by `id`. All when left out.",
             examples=["0:20"],
         ),
-    ],
+    ] = None,
+    id: Annotated[
+        list[str], Query(max_length=1000, description="Rows by their ids, in this order.")
+    ] = [],  # noqa: B006 (FastAPI copies it)
+    where: Annotated[
+        list[str],
+        Query(
+            max_length=1000,
+            description="Of these rows those with a value in a metadata column or target: `source=web`; several of one "
+            "column mean any of them. Values are JSON, or text.",
+        ),
+    ] = [],  # noqa: B006
     column: Annotated[
         list[str],
         Query(max_length=64, description="Columns; all when left out. npy and Arrow take one."),
@@ -180,9 +194,21 @@ def rows(
 ) -> Response:
     """Some rows, to look at: all columns as JSON while the numbers are few, or one column as npy or an Arrow stream."""
     found = resolve(parts, "dataset", caller.namespace, reference)
-    dataset = ShardedRows.of(parts, caller.namespace, DatasetRecord.model_validate(found))
+    record = DatasetRecord.model_validate(found)
+    dataset = ShardedRows.of(parts, caller.namespace, record)
     columns = dataset.chosen(column)
-    chosen = positions(rows, dataset.dataset.rows or 0, "rows")
+    chosen = positions(rows, record.rows or 0, "rows")
+    if id:
+        if rows is not None:
+            raise InvalidRequest.field("query:id", "rows and id choose the same; give one of them")
+        names = RowNames.of(parts, caller.namespace, record, (), id)
+        chosen = [names.row_of_key(each, "query:id") for each in id]
+    if where:
+        keep = np.ones(len(chosen), bool)
+        for name, values in _filters(where).items():
+            grouped = GroupColumn.of(dataset, name, "query:where")
+            keep &= grouped.chosen(chosen, values, "query:where")
+        chosen = [chosen[place] for place in np.flatnonzero(keep).tolist()]
     numbers = [dataset.numbers(each, chosen) for each in columns]
     count = sum(each.count for each in numbers)
     format = chosen_format(accept, max(count, len(chosen)), parts.settings.json_numbers)
@@ -192,6 +218,24 @@ def rows(
             raise InvalidRequest.field("query:column", words)
         return STREAMED[format](numbers[0])
     return JSONResponse(dataset.as_json(columns, chosen).model_dump())
+
+
+def _filters(where: list[str]) -> dict[str, list[Any]]:
+    """Values by column. Raises InvalidRequest."""
+    found: dict[str, list[Any]] = {}
+    for text in where:
+        name, equals, value = text.partition("=")
+        if not equals:
+            words = "name a column and a value: where=source=web"
+            raise InvalidRequest.field("query:where", words, text)
+        try:
+            known = json.loads(value)
+        except ValueError:
+            known = value
+        found.setdefault(name, []).append(
+            known if isinstance(known, bool | int | float | str) else value
+        )
+    return found
 
 
 @router.delete(

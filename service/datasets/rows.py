@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from service.answers.formats import Numbers, as_json
 from service.datasets.columns import READERS, Array, Column
-from service.datasets.ids import ids_in
+from service.datasets.ids import ids_in, joined, plain, values_in
 from service.datasets.sources import Source, sources_of
 from service.datasets.views import View, view_of
 from service.parts import Parts
@@ -46,20 +47,23 @@ class ShardedRows:
     def chosen(self, names: Sequence[str]) -> list[ColumnSpec]:
         """The columns of these names; all when there are none. Raises InvalidRequest."""
         columns = {column.name: column for column in self.dataset.columns}
-        if self.dataset.ids is not None and list(names) == [self.dataset.ids]:
-            return [self._id_column(self.dataset.ids)]
+        beside = [*self.dataset.metadata, *([self.dataset.ids] if self.dataset.ids else [])]
+        if len(names) == 1 and names[0] in beside:
+            return [self._beside(names[0])]
         for name in names:
             if name not in columns:
                 raise InvalidRequest.field(
                     "query:column",
-                    f"there is no column {name!r}; there are {', '.join(columns)}",
+                    f"there is no column {name!r}; there are {', '.join([*columns, *beside])}"
+                    + (f", and {name!r} is asked for alone" if name in beside else ""),
                     name,
                 )
         return [columns[name] for name in dict.fromkeys(names)] or list(columns.values())
 
-    def _id_column(self, name: str) -> ColumnSpec:
-        """The ids as they are stored."""
-        some = self._block(name, np.arange(1))
+    def _beside(self, name: str) -> ColumnSpec:
+        """Ids or metadata as they are stored; texts with the bytes of the longest."""
+        ends = np.cumsum([0, *self.dataset.shard_rows])
+        some = self._stored(name, ends[:-1][np.diff(ends) > 0])
         return ColumnSpec(name=name, dtype=str(some.dtype), shape=list(some.shape[1:]))
 
     def numbers(self, column: ColumnSpec, rows: Sequence[int]) -> Numbers:
@@ -69,7 +73,7 @@ class ShardedRows:
         row_bytes = max(1, prod(shape) * dtype.itemsize)
         step = max(1, self.parts.settings.slice_bytes // row_bytes)
         blocks = (
-            block.astype(dtype, copy=False)  # in this machine's byte order
+            _as_wide(plain(block), shape).astype(dtype, copy=False)  # in this machine's byte order
             for block in self._blocks(column.name, rows, step)
         )
         return Numbers((len(rows), *shape), dtype, blocks)
@@ -80,6 +84,11 @@ class ShardedRows:
             return list(rows)
         blocks = self._blocks(self.dataset.ids, rows, _IDS_AT_ONCE)
         return [id for block in blocks for id in ids_in(block)]
+
+    def values(self, name: str, rows: Sequence[int]) -> list[Any]:
+        """Of a column with one value a row, metadata or a target, in Python's own kinds."""
+        blocks = self._blocks(name, rows, _IDS_AT_ONCE)
+        return [value for block in blocks for value in values_in(block)]
 
     def rows_of(self, ids: Iterable[int | str]) -> dict[int | str, int]:
         """The rows that have these ids, as far as there are such; all ids are read once, some at a time."""
@@ -98,7 +107,10 @@ class ShardedRows:
         """Rows of several columns, for few numbers."""
         values = {column.name: as_json(self.numbers(column, rows).whole()) for column in columns}
         ids = None if self.dataset.ids is None else self.ids(rows)
-        return DatasetRows(dataset=self.dataset.id, rows=list(rows), ids=ids, columns=values)
+        metadata = {name: self.values(name, rows) for name in self.dataset.metadata}
+        return DatasetRows(
+            dataset=self.dataset.id, rows=list(rows), ids=ids, columns=values, metadata=metadata
+        )
 
     def _blocks(self, name: str, rows: Sequence[int], step: int) -> Iterator[Array]:
         for start in range(0, len(rows), step):
@@ -119,7 +131,7 @@ class ShardedRows:
             self._read(name, int(shard), wanted[shards == shard] - int(ends[shard]))
             for shard in np.unique(shards)
         ]
-        return np.concatenate(pieces)[order]
+        return joined(pieces)[order] if pieces else np.empty(0)
 
     def _read(self, name: str, shard: int, from_end: Array) -> Array:
         """Rows of a shard, counted from its end, as negative numbers."""
@@ -140,3 +152,10 @@ class ShardedRows:
             raise InvalidRequest.field(
                 "query:rows", f"shard {shard} can't be read by rows: {error}", name
             ) from None
+
+
+def _as_wide(block: Array, shape: tuple[int, ...]) -> Array:
+    """Texts of some rows with as many bytes as all have."""
+    if block.ndim != 2 or len(shape) != 1 or block.shape[1] >= shape[0]:
+        return block
+    return np.pad(block, ((0, 0), (0, shape[0] - block.shape[1])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from service.auth import Caller, Role
 from service.jobs.kinds import KINDS
+from service.jobs.selections import with_numbers
 from service.parts import Parts, webhook_policy
 from service.registry import repeated
 from service.requests import Trace
@@ -30,6 +31,7 @@ def submit(
         ensure_enqueued(parts, namespace, earlier, trace)
         return earlier
     _refuse_webhook(parts, job)
+    job = with_numbers(parts, namespace, job)
     prepared = KINDS[job.kind](parts, namespace, job)
     refuse_if_full(parts, namespace, job.priority)
     _refuse_over_quota(parts, namespace)

@@ -151,6 +151,8 @@ def influences(
         dampings=[dampings[at] for at in layers.numbers or ()] if layers.axis else None,
         test=[test_rows[row] for row in rows],
         train=[train_rows[column] for column in columns],
+        test_ids=result.ids("test", [test_rows[row] for row in rows]),
+        train_ids=result.ids("train", [train_rows[column] for column in columns]),
         shape=list(numbers.shape),
         values=as_json(numbers.whole()),
     )

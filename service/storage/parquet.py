@@ -22,6 +22,7 @@ Array = np.ndarray[Any, Any]
 
 BATCH_BYTES = 4 * 1024**2
 BATCH_ROWS = 65_536
+TEXT_BYTES = 4096  # of one text
 ROW_BYTES = 1024**3  # larger ones are a mistake, or an attack on memory
 _BUFFER_BYTES = 1024**2
 _WAYS_OUT = (
@@ -76,6 +77,8 @@ class ParquetColumns:
         """A column's dtype and shape. Lists' lengths are those of the first row. Raises KeyError, BadParquet."""
         if name not in self.names:
             raise KeyError(name)
+        if _is_text(self._schema.field(name).type):
+            return ParquetEntry(np.dtype(f"S{self._longest(name)}"), (self.rows,))
         dtype, lengths = _described(name, self._schema.field(name).type)
         first: tuple[int, ...] = ()
         if None in lengths:
@@ -95,6 +98,17 @@ class ParquetColumns:
         size = max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
         for start, values in self._batches(name, row, size):
             yield start, _dense(name, values, entry, start)
+
+    def _longest(self, name: str) -> int:
+        """Bytes of a column's longest text, at least 1."""
+        found = 1
+        for start, values in self._batches(name, 0, BATCH_ROWS):
+            _refuse_nulls(name, values, start, 1)
+            most = pc.max(pc.binary_length(_texts(values))).as_py() or 0
+            found = max(found, int(most))
+        if found > TEXT_BYTES:
+            raise BadParquet(f"column {name!r} has a text of {found} bytes; {TEXT_BYTES} are read")
+        return found
 
     def group_start(self, row: int) -> int:
         """The first row of the row group that holds a row."""
@@ -154,6 +168,17 @@ def _number(name: str, kind: pa.DataType) -> np.dtype[Any]:
     raise BadParquet(f"column {name!r} is of type {kind}; numbers, or lists of numbers, are read")
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    """Words, each written out or by its number in a list of them."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _texts(values: pa.Array) -> pa.Array:
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
 def _is_list(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
@@ -172,6 +197,10 @@ def _lengths_of(values: pa.Array) -> tuple[int, ...]:
 def _dense(name: str, values: pa.Array, entry: ParquetEntry, start: int) -> Array:
     """Rows as one array. Raises BadParquet, naming the row, for nulls and lists of another length."""
     rows, each = len(values), 1  # numbers of values that belong to one row
+    if _is_text(values.type):
+        _refuse_nulls(name, values, start, each)
+        encoded = [text.encode() for text in _texts(values).to_pylist()]
+        return np.array(encoded, entry.dtype)
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
         _refuse_nulls(name, values, start, each)

@@ -35,6 +35,15 @@ def values(texts: Iterable[str] | None, option: str) -> dict[str, Any]:
     return {key: value(text) for key, text in pairs(texts, option).items()}
 
 
+def filters(texts: Iterable[str] | None, option: str) -> dict[str, list[Any]]:
+    """`COLUMN=VALUE`, several of one column too."""
+    found: dict[str, list[Any]] = {}
+    for text in texts or ():
+        for column, given in pairs([text], option).items():
+            found.setdefault(column, []).append(value(given))
+    return found
+
+
 def value(text: str) -> Any:
     """A number, a truth value, an object; what is no JSON is a word."""
     try:

@@ -24,6 +24,7 @@ def _cells(record: DatasetRecord) -> tuple[str, ...]:
 
 
 def _details(record: DatasetRecord) -> list[tuple[str, str]]:
+    metadata = ", ".join(f"{each.name} ({each.kind})" for each in record.metadata_columns)
     roles = {
         **dict.fromkeys(record.inputs, "input"),
         **dict.fromkeys(record.targets, "target"),
@@ -42,6 +43,8 @@ def _details(record: DatasetRecord) -> list[tuple[str, str]]:
         ("rows", units.count(record.rows)),
         ("derived from", f"{derived.dataset}{changes}" if derived else ""),
         *columns,
+        ("ids", f"{record.ids} ({record.id_kind})" if record.ids else ""),
+        ("metadata", metadata),
         ("classes", ", ".join(record.class_names)),
         ("format", record.format),
         ("uri", record.uri or ""),
@@ -80,6 +83,10 @@ def register(
         typer.Option(help='JSON: \'{"kind": "image", "column": "x", "shape": [8, 8]}\'.'),
     ] = None,
     class_names: Annotated[str | None, typer.Option(help="Names with commas between them.")] = None,
+    ids: Annotated[str | None, typer.Option(help="The column with the rows' ids.")] = None,
+    metadata: Annotated[
+        str | None, typer.Option(help="Columns that no model sees, with commas between them.")
+    ] = None,
     label: Labels = None,
     wait: Wait = True,
     timeout: Timeout = None,
@@ -97,6 +104,8 @@ def register(
         targets=choices.names(targets),
         preview=choices.document(preview, "--preview"),
         class_names=choices.names(class_names) or (),
+        ids=ids,
+        metadata=choices.names(metadata) or (),
         labels=choices.pairs(label, "--label"),
         wait=wait,
         timeout=timeout,

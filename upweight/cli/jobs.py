@@ -47,8 +47,15 @@ def submit(
     model: Annotated[str | None, typer.Option(help="Id, name, or name@version.")] = None,
     train: Annotated[str | None, typer.Option(help="Training dataset.")] = None,
     train_rows: Annotated[str | None, typer.Option(help="Some of its rows: 0:1000, ::10.")] = None,
+    train_where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Rows by metadata or label. Repeatable."),
+    ] = None,
     test: Annotated[str | None, typer.Option(help="Test dataset.")] = None,
     test_rows: Annotated[str | None, typer.Option(help="Some of its rows.")] = None,
+    test_where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="As --train-where.")
+    ] = None,
     hessian_on: Annotated[
         str | None, typer.Option(help="Dataset of the Hessian, if another than --train.")
     ] = None,
@@ -96,8 +103,8 @@ def submit(
 ) -> None:
     """Start a job, from options, from JSON, or from JSON with options on top; print its id."""
     submission = Submission.read(file)
-    submission.select("train", train, train_rows)
-    submission.select("test", test, test_rows)
+    submission.select("train", train, train_rows, choices.filters(train_where, "--train-where"))
+    submission.select("test", test, test_rows, choices.filters(test_where, "--test-where"))
     submission.select("hessian_on", hessian_on, None)
     submission.invert(method, choices.values(set, "--set"))
     submission.keep(keep)

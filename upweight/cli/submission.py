@@ -35,13 +35,21 @@ class Submission:
         """Fields of the job itself; None leaves what is there."""
         self._fields |= {name: value for name, value in options.items() if value is not None}
 
-    def select(self, name: str, dataset: str | None, rows: str | None) -> None:
+    def select(
+        self,
+        name: str,
+        dataset: str | None,
+        rows: str | None,
+        where: dict[str, list[Any]] | None = None,
+    ) -> None:
         """A dataset or some of its rows."""
-        if dataset is None and rows is None:
+        given = {"dataset": dataset, "rows": rows, "where": where or None}
+        given = {key: value for key, value in given.items() if value is not None}
+        if not given:
             return
         before = self._fields.get(name)
         chosen = dict(before) if isinstance(before, dict) else {}
-        chosen |= {k: v for k, v in (("dataset", dataset), ("rows", rows)) if v is not None}
+        chosen |= given
         self._fields[name] = chosen
 
     def invert(self, method: str | None, parameters: dict[str, Any]) -> None:

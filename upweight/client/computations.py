@@ -38,6 +38,7 @@ class Computation:
     method: Any  # None: that of `factors` which are taken, else direct
     options: Options
     train_rows: RowChoice | None = None
+    train_where: Mapping[str, Any] | None = None
     solved: bool = False  # an earlier job has
 
     def run(self, bars: Bars, hold: float, **own: Any) -> Flow[JobRecord]:
@@ -78,7 +79,7 @@ class Computation:
         fields = {
             "kind": self.kind,
             "model": reference(self.model),
-            "train": selection(self.train, self.train_rows),
+            "train": selection(self.train, self.train_rows, self.train_where),
             **({} if taken else {"inversion": inversion(chosen, method)}),
             **options,
         }
@@ -126,6 +127,8 @@ def influences(
     influence_type: Any = "up",
     train_rows: RowChoice | None = None,
     test_rows: RowChoice | None = None,
+    train_where: Mapping[str, Any] | None = None,
+    test_where: Mapping[str, Any] | None = None,
     perturb_at: str | None = None,
     perturb_input: str | None = None,
     factors: Any = None,
@@ -139,19 +142,22 @@ def influences(
                 "with input_data the Hessian is over 'train'; leave out 'hessian_on'"
             )
         options["hessian_on"], train = train, input_data
-    if test is None and test_rows is not None:
+    if test is None and (test_rows is not None or test_where is not None):
+        given = "test_where" if test_rows is None else "test_rows"
         raise InvalidRequest.field(
             "/test",
-            "'test_rows' picks rows of 'test': give both, or neither where there are 'factors'",
+            f"'{given}' picks rows of 'test': give both, or neither where there are 'factors'",
             None,
         )
     solved = factors is not None
-    computation = Computation("influences", model, train, method, options, train_rows, solved)
+    computation = Computation(
+        "influences", model, train, method, options, train_rows, train_where, solved
+    )
     return (
         yield from computation.run(
             bars,
             hold,
-            test=None if test is None else selection(test, test_rows),
+            test=None if test is None else selection(test, test_rows, test_where),
             influence_type=getattr(influence_type, "value", influence_type),
             perturb_at=perturb_at,
             perturb_input=perturb_input,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -13,10 +14,10 @@ import upweight.client.previews as previews
 from upweight.client.blobs import put, put_source
 from upweight.client.content import Source, tensors_content
 from upweight.client.files import FORMATS, files_of, format_of, npy_columns
-from upweight.client.intake import Incoming, incoming
-from upweight.client.intake.ids import column_of, free_name, is_column
+from upweight.client.intake import Incoming, Metadata, incoming
+from upweight.client.intake.ids import column_of, free_name, is_column, metadata_column
 from upweight.client.registered import AsyncRegistered, Registered, Resource
-from upweight.client.request import reference, validated
+from upweight.client.request import reference, selection, validated
 from upweight.errors import InvalidRequest
 from upweight.files.safetensors_file import tensor_of
 from upweight.http.flow import Flow, Work, segment
@@ -54,6 +55,12 @@ class Description:
     hold: float
     features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ids: Any = None
+    metadata: Metadata = ()
+
+    @property
+    def metadata_names(self) -> tuple[str, ...]:
+        """Of the metadata columns."""
+        return (self.metadata,) if isinstance(self.metadata, str) else tuple(self.metadata)
 
     def filled(
         self, preview: Any, class_names: Sequence[str], features: Mapping[str, tuple[str, ...]]
@@ -77,6 +84,7 @@ class Description:
             "features": dict(self.features),
             "labels": dict(self.labels or {}),
             "ids": self.ids if isinstance(self.ids, str) else None,
+            "metadata": self.metadata_names,
             **source,
         }
         for columns in ("inputs", "targets"):
@@ -125,6 +133,10 @@ def register(
         request = _elsewhere(about, uri, format, data is not None or bool(arrays))
         return (yield from _registered(bars, about, request))
     files = files_of(data)
+    if files is not None and isinstance(about.metadata, Mapping):
+        raise InvalidRequest.field(
+            "/metadata", "of files, name the columns that they have: metadata=['source']", None
+        )
     if files is None or npy_columns(files) is not None:
         return (yield from register_rows(bars, about, data, files, arrays))
     return (yield from register_files(bars, about, files, format))
@@ -136,11 +148,24 @@ def register_rows(
     """Writes rows as shards, uploads and registers them, a shard at a time."""
     data = data if files is None else npy_columns(files)
     came: Incoming = yield Work(
-        lambda: incoming(data, arrays, about.inputs, about.targets, about.class_names, about.ids)
+        lambda: incoming(
+            data,
+            arrays,
+            about.inputs,
+            about.targets,
+            about.class_names,
+            about.ids,
+            about.metadata,
+        )
     )
     ids: NDArray[Any] | None = yield Work(lambda: None if came.ids is None else column_of(came.ids))
-    sent, id_name = 0, None
-    about = replace(about, ids=None)
+    beside: dict[str, NDArray[Any]] = yield Work(
+        lambda: {
+            str(name): metadata_column(str(name), each) for name, each in came.metadata.items()
+        }
+    )
+    sent = 0
+    about = replace(about, ids=None, metadata=tuple(beside))
     about = about.filled(came.preview, came.class_names, came.features)
     digests: list[str] = []
     inputs: tuple[str, ...] = ()
@@ -153,8 +178,8 @@ def register_rows(
             )
             inputs, targets = roles(list(shard), *wanted)
             if ids is not None:
-                id_name = free_name(shard)
-                about = replace(about, ids=id_name)
+                about = replace(about, ids=free_name([*shard, *beside]))
+                beside = {**beside, str(about.ids): ids}
             about.request(format="safetensors", inputs=inputs, targets=targets, blobs=(NO_BLOB,))
         label = (
             about.name
@@ -162,20 +187,21 @@ def register_rows(
             else f"{about.name} {len(digests) + 1}/{came.count or '?'}"
         )
         columns = {name: shard[name] for name in (*inputs, *targets)}
-        if ids is not None and id_name is not None:
-            some = len(next(iter(columns.values())).array)
-            columns[id_name] = tensor_of(id_name, ids[sent : sent + some])
-            sent += some
-            if sent > len(ids):
-                break
+        some = len(next(iter(columns.values())).array)
+        for name, column in beside.items():
+            columns[name] = tensor_of(name, column[sent : sent + some])
+        sent += some
+        if any(sent > len(column) for column in beside.values()):
+            break
         content = tensors_content(columns, label)
         blob = yield from put(content, bars)
         digests.append(blob.digest)
-    if ids is not None and sent != len(ids):
-        more = "more" if sent > len(ids) else "fewer"
-        raise InvalidRequest.field(
-            "/ids", f"there are {len(ids)} ids and {more} rows; give one for each row", None
-        )
+    for name, column in beside.items():
+        if sent != len(column):
+            more = "more" if sent > len(column) else "fewer"
+            what = "ids" if name == about.ids else f"values of {name!r}"
+            words = f"there are {len(column)} {what} and {more} rows; give one for each row"
+            raise InvalidRequest.field("/ids" if name == about.ids else "/metadata", words, None)
     request = about.request(
         format="safetensors", inputs=inputs, targets=targets, blobs=tuple(digests)
     )
@@ -211,8 +237,8 @@ def _elsewhere(about: Description, uri: str, format: str | None, too_much: bool)
 
 
 def _registered(bars: Bars, about: Description, request: DatasetRequest) -> Flow[DatasetRecord]:
-    # An older service does not know of features and ids.
-    unsaid = {name for name in ("features", "ids") if not getattr(request, name)}
+    # An older service does not know of features, ids and metadata.
+    unsaid = {name for name in ("features", "ids", "metadata") if not getattr(request, name)}
     body = request.model_dump(mode="json", exclude=unsaid)
     return (yield from DATASETS.create(body, bars, about.wait, about.timeout, about.hold))
 
@@ -268,12 +294,20 @@ def _plain(label: Any) -> Any:
 
 
 def look(
-    dataset: Reference, chosen: RowChoice, columns: Sequence[str] | str | None
+    dataset: Reference,
+    chosen: RowChoice | None,
+    columns: Sequence[str] | str | None,
+    where: Mapping[str, Any] | None,
 ) -> Flow[dict[str, NDArray[Any]]]:
     """Some rows, column by column."""
     record = dataset if isinstance(dataset, DatasetRecord) else (yield from record_of(dataset))
     names = [columns] if isinstance(columns, str) else columns
-    return (yield from rows_of(record, rows_text(chosen), names))
+    rows = selection(record, chosen, where)
+    query = [("rows", rows["rows"])] if "rows" in rows else []
+    query += [("id", str(id)) for id in rows.get("ids", ())]
+    for column, values in rows.get("where", {}).items():
+        query += [("where", f"{column}={json.dumps(value)}") for value in values]
+    return (yield from rows_of(record, query or [("rows", ":")], names))
 
 
 @dataclass(frozen=True)
@@ -295,6 +329,7 @@ class Datasets(Registered[DatasetRecord]):
         class_names: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
         ids: Any = None,
+        metadata: Metadata = (),
         wait: bool = True,
         timeout: float | None = None,
         **arrays: Any,
@@ -326,10 +361,14 @@ class Datasets(Registered[DatasetRecord]):
         others: token ids, say.) Without, a DataFrame's index where it says more than the row's number; else rows are
         named by their number.
 
+        `metadata`: columns that no model sees and rows are chosen and grouped by: their names, as `["source"]`, or
+        `{"source": [...]}`. Text, numbers or booleans, one value a row.
+
         `uri`: a prefix of the object storage that the operator allows, with what `format` is there.
         """
         about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
-                            self.link.connection.hold, ids=ids)  # fmt: skip
+                            self.link.connection.hold, ids=ids,
+                            metadata=metadata)  # fmt: skip
         return self.link.run(register(self.bars, about, data, uri, format, arrays))
 
     def derive(
@@ -355,10 +394,19 @@ class Datasets(Registered[DatasetRecord]):
         return self.link.run(flow)
 
     def rows(
-        self, dataset: Reference, rows: RowChoice, columns: Sequence[str] | str | None = None
+        self,
+        dataset: Reference,
+        rows: RowChoice | None = None,
+        columns: Sequence[str] | str | None = None,
+        *,
+        where: Mapping[str, Any] | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """Some rows, to look at: `rows("digits-train", "0:5")["x"]` is (5, …). `columns`: those alone."""
-        return self.link.run(look(dataset, rows, columns))
+        """Some rows, to look at: `rows("digits-train", "0:5")["x"]` is (5, …). `columns`: those alone, metadata too.
+
+        `rows`: numbers, or ids in a list where these are strings. `where`: those alone with these values in columns of
+        metadata, or targets: `{"source": ["web", "book"]}`.
+        """
+        return self.link.run(look(dataset, rows, columns, where))
 
 
 @dataclass(frozen=True)
@@ -380,6 +428,7 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         class_names: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
         ids: Any = None,
+        metadata: Metadata = (),
         wait: bool = True,
         timeout: float | None = None,
         **arrays: Any,
@@ -389,7 +438,8 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         The rest is as for `Datasets.register`.
         """
         about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
-                            self.link.connection.hold, ids=ids)  # fmt: skip
+                            self.link.connection.hold, ids=ids,
+                            metadata=metadata)  # fmt: skip
         return await self.link.run(register(self.bars, about, data, uri, format, arrays))
 
     async def derive(
@@ -415,7 +465,12 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         return await self.link.run(flow)
 
     async def rows(
-        self, dataset: Reference, rows: RowChoice, columns: Sequence[str] | str | None = None
+        self,
+        dataset: Reference,
+        rows: RowChoice | None = None,
+        columns: Sequence[str] | str | None = None,
+        *,
+        where: Mapping[str, Any] | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """Some rows, to look at: `rows("digits-train", "0:5")["x"]` is (5, …). `columns`: those alone."""
-        return await self.link.run(look(dataset, rows, columns))
+        """Some rows, to look at: as `Datasets.rows`."""
+        return await self.link.run(look(dataset, rows, columns, where))

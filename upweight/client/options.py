@@ -84,6 +84,8 @@ class InfluenceOptions(Options, total=False):
     influence_type: Literal["up", "perturbation"]
     train_rows: RowChoice | None
     test_rows: RowChoice | None
+    train_where: Mapping[str, Any] | None
+    test_where: Mapping[str, Any] | None
     perturb_at: str | None
     perturb_input: str | None
     factors: str | JobRecord | Result | AsyncResult | None

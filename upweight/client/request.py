@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from upweight.errors import InvalidRequest
@@ -27,7 +28,8 @@ FIELDS_SHOWN = 5
 # What the computations take beside the parameters of their methods.
 _KEYWORDS = [
     *InfluencesJob.model_fields,
-    *("test_rows", "train_rows", "input_data", "inversion_method", "hessian_perturbation"),
+    *("test_rows", "train_rows", "test_where", "train_where", "input_data"),
+    *("inversion_method", "hessian_perturbation"),
     *("wait", "timeout", "progress"),
 ]
 _OF_METHODS = sorted(
@@ -173,16 +175,48 @@ def _words(names: Any) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def selection(choice: Choice, rows: RowChoice | None = None) -> dict[str, Any]:
+def selection(
+    choice: Choice, rows: RowChoice | None = None, where: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """A dataset, or some of its rows; `rows` goes before those that the choice has itself."""
     if isinstance(choice, Selection):
-        chosen: dict[str, Any] = choice.model_dump(exclude_none=True)
+        chosen: dict[str, Any] = choice.model_dump(mode="json", exclude_none=True)
     elif isinstance(choice, Mapping):
         chosen = {**choice, "dataset": reference(choice.get("dataset", ""))}
     else:
         chosen = {"dataset": reference(choice)}
     if rows is not None:
-        chosen["rows"] = rows
-    if chosen.get("rows") is not None:
-        chosen["rows"] = rows_text(chosen["rows"])
+        chosen = {"dataset": chosen["dataset"], "rows": rows}
+    if where is not None:
+        chosen["where"] = where
+    given = chosen.pop("rows", None)
+    if isinstance(given, Mapping):
+        chosen |= given
+    elif (ids := named_ids(given)) is not None:
+        chosen["ids"] = ids
+    elif given is not None:
+        chosen["rows"] = rows_text(given)
+    if chosen.get("ids") is not None:
+        chosen["ids"] = _plain(chosen["ids"])
+    if chosen.get("where") is not None:
+        chosen["where"] = {name: _plain(values) for name, values in chosen["where"].items()}
     return chosen
+
+
+def named_ids(rows: Any) -> list[str] | None:
+    """Ids where rows are a list of texts; else None."""
+    if rows is None or isinstance(rows, str | slice | range | Mapping):
+        return None
+    values = np.atleast_1d(np.asarray(rows))
+    if values.dtype.kind not in "UO" or not all(isinstance(each, str) for each in values.flat):
+        return None
+    return [str(each) for each in values.flat]
+
+
+def _plain(values: Any) -> list[Any]:
+    """One value or several as JSON has them."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if not isinstance(values, list | tuple | set | frozenset):
+        return [values]
+    return [each.item() if hasattr(each, "item") else each for each in values]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,17 @@ def record_of(dataset: str) -> Flow[DatasetRecord]:
 
 
 def rows_of(
-    dataset: DatasetRecord, rows: str, columns: Sequence[str] | None = None
+    dataset: DatasetRecord,
+    rows: str | Sequence[tuple[str, str]],
+    columns: Sequence[str] | None = None,
 ) -> Flow[dict[str, NDArray[Any]]]:
-    """Columns by name, (rows, …) each; None: all of them. `rows` in the contract's grammar: `0:20`, `3,5`."""
-    known = [*dataset.inputs, *dataset.targets]
+    """Columns by name, (rows, …) each; None: all that models see. `rows` in the contract's grammar: `0:20`, `3,5`; or
+    the parameters that choose them."""
+    seen = [*dataset.inputs, *dataset.targets]
+    known = [*seen, *dataset.metadata]
+    chosen = [("rows", rows)] if isinstance(rows, str) else rows
     found = {}
-    for name in known if columns is None else columns:
+    for name in seen if columns is None else columns:
         if name not in known:
             raise InvalidRequest.field(
                 "/columns",
@@ -37,9 +42,9 @@ def rows_of(
                 name,
             )
         sink = NpySink()
-        query = (("rows", rows), ("column", name))
+        query = (*chosen, ("column", name))
         yield Call("GET", f"{PATH}/{segment(dataset.id)}/rows", query, sink=sink)
-        found[name] = sink.array()
+        found[name] = _texts(sink.array()) if name in dataset.metadata else sink.array()
     return found
 
 
@@ -48,14 +53,21 @@ def ids_of(dataset: DatasetRecord) -> Flow[NDArray[Any]]:
     sink = NpySink()
     query = (("rows", ":"), ("column", dataset.ids or ""))
     yield Call("GET", f"{PATH}/{segment(dataset.id)}/rows", query, sink=sink)
-    stored = sink.array()
+    return _texts(sink.array())
+
+
+def _texts(stored: NDArray[Any]) -> NDArray[Any]:
+    """Ids or metadata: numbers as they are, texts as texts."""
     if stored.ndim == 1:
         return stored
+    if not len(stored):
+        return np.empty(0, "U1")
     texts = np.ascontiguousarray(stored).view(f"S{stored.shape[1]}").reshape(-1)
     return np.char.decode(texts, "utf-8")
 
 
-RowChoice = str | int | slice | range | Sequence[int]
+# Numbers; or ids in a list, where these are strings; or `{"ids": [...]}`, `{"where": {"source": ["web"]}}`.
+RowChoice = str | int | slice | range | Sequence[int] | Sequence[str] | Mapping[str, Any]
 
 
 def rows_text(rows: RowChoice) -> str:

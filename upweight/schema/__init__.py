@@ -1,7 +1,7 @@
 """The contract: what is sent, stored and answered, as pydantic models. Service, workers and SDK all use these."""
 
 from upweight.schema.access import Access
-from upweight.schema.any_job import JobBase, Selection
+from upweight.schema.any_job import JobBase, MetadataValue, RowName, Selection
 from upweight.schema.base import Digest, Labels, Name, Reference
 from upweight.schema.curvature import Curvature
 from upweight.schema.damping import Damping, Relative, ResolvedDamping, Trained, TrainingSteps
@@ -14,6 +14,7 @@ from upweight.schema.dataset import (
     DerivedFrom,
     DeriveRequest,
     ImagePreview,
+    MetadataSpec,
     Preview,
     TablePreview,
     TextPreview,
@@ -99,7 +100,7 @@ from upweight.schema.retraining import (
     Training,
     TrainingCurve,
 )
-from upweight.schema.rows import Rows, RowSelection, parse_rows
+from upweight.schema.rows import Rows, RowSelection, parse_rows, written_rows
 from upweight.schema.verdict import LEVELS, Judgement, Level, Verdict
 from upweight.schema.webhook import (
     Deliveries,
@@ -173,6 +174,8 @@ __all__ = [
     "Measure",
     "MeasuredQuality",
     "Measurement",
+    "MetadataSpec",
+    "MetadataValue",
     "Metrics",
     "ModelMade",
     "ModelRecord",
@@ -204,6 +207,7 @@ __all__ = [
     "ResultLayout",
     "ResultSummary",
     "RetrainJob",
+    "RowName",
     "RowSelection",
     "Rows",
     "Selection",
@@ -223,4 +227,5 @@ __all__ = [
     "WebhookEvent",
     "WebhookSecret",
     "parse_rows",
+    "written_rows",
 ]

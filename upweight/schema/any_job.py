@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
 
 from upweight.schema.base import Labels, Reference, Request, Text
 from upweight.schema.inversion import PositiveInt
@@ -12,12 +12,39 @@ from upweight.schema.measurement import AnyMeasurement, LossMeasurement
 from upweight.schema.rows import RowSelection
 from upweight.schema.webhook import Webhook
 
+MAXIMUM_IDS = 100_000  # of one choice of rows
+# A row by its id, or by its number in a dataset without ids.
+RowName = Annotated[StrictInt, Field(ge=-(2**53), le=2**53)] | Text
+# What a metadata column, or a label, is in a row.
+MetadataValue = StrictBool | StrictInt | StrictFloat | Annotated[str, Field(max_length=1024)]
+
 
 class Selection(Request):
-    """A dataset, or some of its rows."""
+    """A dataset, or some of its rows: by number, by id, by what metadata columns or labels are in them."""
 
     dataset: Reference
     rows: RowSelection | None = None
+    ids: Annotated[tuple[RowName, ...], Field(min_length=1, max_length=MAXIMUM_IDS)] | None = Field(
+        None,
+        description="The rows by their ids, in this order; by number in a dataset without ids. In the job's record "
+        "`rows` has their numbers instead.",
+    )
+    where: (
+        dict[Text, Annotated[tuple[MetadataValue, ...], Field(min_length=1, max_length=10_000)]]
+        | None
+    ) = Field(
+        None,
+        description="Of all rows, or of those that `rows` or `ids` choose, those with one of these values in each of "
+        "these columns: metadata columns, or a target with one value a row (a class by number or name). The job's "
+        "record has it, and in `rows` the numbers that it came to.",
+        examples=[{"source": ["web", "book"]}],
+    )
+
+    @model_validator(mode="after")
+    def _rows_by_one_name(self) -> Self:
+        if self.rows is not None and self.ids is not None:
+            raise ValueError("'rows' and 'ids' choose the same; give one of them")
+        return self
 
 
 class JobBase(Request):

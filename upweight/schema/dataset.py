@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag, model_validator
 
+from upweight.schema.any_job import RowName
 from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Labels, Name, Request, Text
 from upweight.schema.display import Record
 from upweight.schema.model import CheckState, TensorSpec
@@ -16,6 +17,8 @@ from upweight.schema.rows import RowSelection
 MAXIMUM_SHARDS = 10_000
 MAXIMUM_CHANGES = 200_000  # rows of one derivation that are named one by one
 MAXIMUM_FEATURES = 100_000  # names, of all columns
+MAXIMUM_METADATA = 64  # columns
+VALUES_LISTED = 100  # of a metadata column: its values, where there are no more
 
 
 class ImagePreview(Request):
@@ -69,12 +72,25 @@ class DatasetRequest(Request):
         description="The column with the rows' ids, which no model sees: whole numbers, (rows,), or UTF-8 text as "
         "uint8, (rows, bytes), filled up with 0. Each row has one, and each another.",
     )
+    metadata: Annotated[tuple[Text, ...], Field(max_length=MAXIMUM_METADATA)] = Field(
+        (),
+        description="Columns that no model sees and rows are chosen and grouped by: numbers or booleans, (rows,), or "
+        "text as ids have it.",
+        examples=[["source"]],
+    )
     labels: Labels = {}
 
     @model_validator(mode="after")
-    def _ids_are_no_data(self) -> Self:
-        if self.ids is not None and self.ids in (*self.inputs, *self.targets):
+    def _no_model_sees_them(self) -> Self:
+        seen = (*self.inputs, *self.targets)
+        if self.ids is not None and self.ids in seen:
             raise ValueError(f"'ids' names {self.ids!r}, which is an input or a target")
+        for name in self.metadata:
+            if name in seen or name == self.ids:
+                what = "the column of ids" if name == self.ids else "an input or a target"
+                raise ValueError(f"'metadata' names {name!r}, which is {what}")
+            if self.metadata.count(name) > 1:
+                raise ValueError(f"'metadata' names {name!r} twice")
         return self
 
     @model_validator(mode="after")
@@ -104,8 +120,6 @@ class DatasetRequest(Request):
         return self
 
 
-# A row by its id, or by its number in a dataset without ids.
-RowName = Annotated[StrictInt, Field(ge=-(2**53), le=2**53)] | Text
 # A choice by what is given, so that what is wrong is told of that alone.
 Dropped = Annotated[
     Annotated[RowSelection, Tag("text")]
@@ -162,6 +176,17 @@ class ColumnSpec(TensorSpec):
     )
 
 
+class MetadataSpec(Answer):
+    """A metadata column, as a worker found it."""
+
+    name: str
+    kind: Literal["text", "integer", "float", "boolean"]
+    values: list[bool | int | float | str] | None = Field(
+        None,
+        description=f"The values that there are, sorted; null where there are over {VALUES_LISTED}.",
+    )
+
+
 class DatasetFile(Answer):
     """One shard of a dataset by `uri`, as it was when the dataset was registered."""
 
@@ -194,6 +219,10 @@ class DatasetRecord(Record):
     ids: str | None = Field(None, description="The column with the rows' ids.")
     id_kind: Literal["number", "text"] | None = Field(
         None, description="What ids are; null where there are none, and a row's number is its id."
+    )
+    metadata: list[str] = Field([], description="Columns that no model sees.")
+    metadata_columns: list[MetadataSpec] = Field(
+        [], description="What they are; empty until a worker has looked."
     )
     labels: dict[str, str] = {}
     digest: str = Field(
@@ -237,4 +266,7 @@ class DatasetRows(Answer):
     ids: list[int | str] | None = Field(None, description="Of the rows; null where they have none.")
     columns: dict[str, list[Any]] = Field(
         description="For each column a list with one entry a row: a number, or nested lists of the row's shape."
+    )
+    metadata: dict[str, list[bool | int | float | str]] = Field(
+        {}, description="For each metadata column its value in each row."
     )

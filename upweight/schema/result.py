@@ -32,6 +32,8 @@ class InfluenceSlice(Answer):
     train: list[int] = Field(
         description="Rows of the training dataset, one for each column of `values`."
     )
+    test_ids: list[int | str] = Field([], description="Of the test rows; their numbers without.")
+    train_ids: list[int | str] = Field([], description="Of the training rows.")
     shape: list[int]
     values: list[Any]
 

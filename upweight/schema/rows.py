@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-MAXIMUM_PARTS = 1000
+MAXIMUM_PARTS = 50_000
+MAXIMUM_CHARACTERS = 300_000  # a job's record is read often
 _PART = re.compile(
     r"^(?:(?P<index>-?\d{1,18})|(?P<start>-?\d{1,18})?:(?P<stop>-?\d{1,18})?(?::(?P<step>\d{1,18}))?)$"
 )
@@ -30,11 +34,15 @@ class Rows:
 
     def __getitem__(self, position: int) -> int:
         """The row at a position of the selection. Raises IndexError past the end."""
-        for part in self.parts:
-            if position < len(part):
-                return part[position]
-            position -= len(part)
-        raise IndexError(position)
+        number = bisect_right(self._ends, position)
+        if position < 0 or number == len(self.parts):
+            raise IndexError(position)
+        return self.parts[number][position - (self._ends[number - 1] if number else 0)]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Of each part, the position after its last row."""
+        return list(accumulate(len(part) for part in self.parts))
 
 
 def parse_rows(text: str | None, total: int) -> Rows:
@@ -45,6 +53,23 @@ def parse_rows(text: str | None, total: int) -> Rows:
     if text is None:
         return Rows((range(total),))
     return Rows(tuple(_range(part, total) for part in _parts(text)))
+
+
+def written_rows(rows: Sequence[int]) -> str:
+    """Rows in the grammar, neighbours as slices, in the order given. Raises ValueError where that is too long."""
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and row == runs[-1][1]:
+            runs[-1][1] = row + 1
+        else:
+            runs.append([row, row + 1])
+    text = ",".join(str(a) if b == a + 1 else f"{a}:{b}" for a, b in runs)
+    if len(runs) > MAXIMUM_PARTS or len(text) > MAXIMUM_CHARACTERS:
+        raise ValueError(
+            f"the {len(rows)} rows lie in {len(runs)} separate runs, and a choice may have {MAXIMUM_PARTS}, or "
+            f"{MAXIMUM_CHARACTERS} characters"
+        )
+    return text
 
 
 def _parts(text: str) -> list[re.Match[str]]:
@@ -85,7 +110,7 @@ def _checked(text: str) -> str:
 
 RowSelection = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=20_000),
+    StringConstraints(min_length=1, max_length=MAXIMUM_CHARACTERS),
     AfterValidator(_checked),
     Field(
         description="Rows as slices and single numbers, comma-separated, counted from 0.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from typing import Any
@@ -12,8 +12,9 @@ import numpy as np
 
 from service.datasets.sources import Source
 from upweight.errors import Rejected, UpweightError
-from upweight.schema import ColumnSpec, DatasetRecord
+from upweight.schema import ColumnSpec, DatasetRecord, MetadataSpec
 from workers.checks.ids import Ids
+from workers.checks.metadata import Metadata
 from workers.datasets.arrays import Array
 from workers.datasets.disk_cache import BlockCache
 from workers.datasets.reader import DatasetReader
@@ -34,6 +35,7 @@ class DatasetReport:
     shard_rows: list[int]
     columns: list[ColumnSpec]
     id_kind: str | None = None
+    metadata: list[MetadataSpec] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -57,6 +59,7 @@ def check_dataset(
         if record.ids is None
         else Ids(record.ids, lambda source: open_shard(source, record.format, cache))
     )
+    beside = [Metadata(name, at) for at, name in enumerate(record.metadata)]
     for number, source in enumerate(sources):
         shard = open_shard(source, record.format, cache)
         with rejecting(source, record.format):
@@ -68,6 +71,8 @@ def check_dataset(
                 column.read(shard.read, sum(shard_rows), rows, done)
             if ids is not None:
                 ids.read(shard, source, rows, partial(checkpoint, number, len(sources)))
+            for each in beside:
+                each.read(shard, source, rows, partial(checkpoint, number, len(sources)))
         shard_rows.append(rows)
     pointer = sources[0].pointer if record.uri else "/blobs"
     for name, features in record.features.items():
@@ -79,7 +84,8 @@ def check_dataset(
         raise Rejected.field(
             pointer, f"the dataset has {sum(shard_rows)} rows; the limit is {row_limit}", None
         )
-    return DatasetReport(shard_rows, [found[name].spec() for name in names], id_kind)
+    columns = [found[name].spec() for name in names]
+    return DatasetReport(shard_rows, columns, id_kind, [each.spec() for each in beside])
 
 
 def check_view(reader: DatasetReader, checkpoint: Callable[[int, int], None]) -> DatasetReport:
@@ -91,7 +97,7 @@ def check_view(reader: DatasetReader, checkpoint: Callable[[int, int], None]) ->
         column = _Column(spec.name, _pointer(record, spec.name), np.dtype(spec.dtype), shape)
         column.read(reader.stored, 0, reader.rows, partial(checkpoint, number, len(record.columns)))
         columns.append(column.spec())
-    return DatasetReport(record.shard_rows, columns, record.id_kind)
+    return DatasetReport(record.shard_rows, columns, record.id_kind, record.metadata_columns)
 
 
 def _pointer(record: DatasetRecord, name: str) -> str:

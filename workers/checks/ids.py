@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from service.datasets.ids import ids_in
+from service.datasets.ids import ids_in, plain
 from service.datasets.sources import Source
 from upweight.errors import Rejected
 from workers.datasets.arrays import Array
@@ -39,7 +40,7 @@ class Ids:
         self._sources.append((self._rows, source))
         for start in range(0, rows, _BLOCK_ROWS):
             checkpoint()
-            block = shard.read(self._name, start, min(start + _BLOCK_ROWS, rows))
+            block = plain(shard.read(self._name, start, min(start + _BLOCK_ROWS, rows)))
             self._refuse_bad(block, self._rows + start)
             self._hashes.append(_hashed(block))
         self._rows += rows
@@ -82,6 +83,8 @@ class Ids:
             )
         if len(found.shape) == 1 and found.dtype.kind in "iu":
             return "number"
+        if len(found.shape) == 1 and text_bytes(found.dtype) in range(1, _LONGEST + 1):
+            return "text"
         if len(found.shape) == 2 and found.dtype == np.uint8 and 0 < found.shape[1] <= _LONGEST:
             return "text"
         raise self._rejected(
@@ -114,6 +117,13 @@ class Ids:
 
     def _rejected(self, detail: str) -> Exception:
         return Rejected.field("/ids", detail, self._name)
+
+
+def text_bytes(dtype: np.dtype[Any]) -> int:
+    """The most bytes of a text of such a dtype, one for each of its characters; 0 for what is none."""
+    if dtype.kind not in "US":
+        return 0
+    return max(1, dtype.itemsize // (4 if dtype.kind == "U" else 1))
 
 
 def _is_text(row: Array) -> bool:

@@ -194,6 +194,7 @@ class CheckTasks:
             "shard_rows": report.shard_rows,
             "columns": columns,
             "id_kind": report.id_kind,
+            "metadata_columns": [each.model_dump(mode="json") for each in report.metadata],
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from upweight.errors import InvalidRequest
 
 LONGEST = 256  # bytes of one id
+LONGEST_METADATA = 1024  # bytes of one text
 _NAMES = ("ids", "row_ids", "upweight_ids")
 
 
@@ -39,6 +41,63 @@ def column_of(ids: Any) -> NDArray[Any]:
     width = max(map(len, encoded))
     packed = np.array(encoded, dtype=f"S{width}")
     return packed.view(np.uint8).reshape(len(encoded), width)
+
+
+def metadata_column(name: str, given: Any) -> NDArray[Any]:
+    """A column that no model sees as it is stored: booleans, int64, float64, or UTF-8 as uint8 (rows, bytes).
+
+    Raises InvalidRequest, naming the first row that is wrong.
+    """
+    if hasattr(given, "detach"):
+        given = given.detach().cpu().numpy()
+    if hasattr(given, "to_numpy"):
+        given = given.to_numpy()
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise _bad(name, f"give a value for each row, not {given!r:.80}")
+    values = given.tolist() if isinstance(given, np.ndarray) else list(given)
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
+    kinds = {_metadata_kind(name, row, value) for row, value in enumerate(values)}
+    if kinds == {int, float}:
+        kinds = {float}
+    if len(kinds) > 1:
+        words = " and ".join(sorted(kind.__name__ for kind in kinds))
+        raise _bad(name, f"has {words} mixed; give all rows one kind, text say")
+    return _texts(name, values) if kinds == {str} else _numbers(name, values, kinds)
+
+
+def _metadata_kind(name: str, row: int, value: Any) -> type:
+    if value is None or value != value or type(value).__name__ in ("NAType", "NaTType"):
+        raise _bad(name, f"row {row} has no value; give each row one, such as 'unknown'")
+    if not isinstance(value, bool | int | float | str):
+        kind = type(value).__name__
+        raise _bad(name, f"row {row} has a {kind} ({value!r:.80}); give text, numbers or booleans")
+    return type(value)
+
+
+def _texts(name: str, values: list[str]) -> NDArray[Any]:
+    encoded = [value.encode() for value in values]
+    for row, text in enumerate(encoded):
+        if len(text) > LONGEST_METADATA or b"\0" in text:
+            words = f"row {row} has {len(text)} bytes; texts have up to {LONGEST_METADATA}, none of them 0"
+            raise _bad(name, words)
+    width = max(1, *map(len, encoded))
+    return np.array(encoded, dtype=f"S{width}").view(np.uint8).reshape(len(encoded), width)
+
+
+def _numbers(name: str, values: list[Any], kinds: set[type]) -> NDArray[Any]:
+    for row, value in enumerate(values):
+        if kinds == {float} and not math.isfinite(value):
+            raise _bad(name, f"row {row} is infinite")
+        if kinds == {int} and not -(2**53) <= value <= 2**53:
+            raise _bad(name, f"row {row} ({value}): whole numbers go up to 2**53; give text")
+    dtype = np.bool_ if kinds == {bool} else np.int64 if kinds == {int} else np.float64
+    return np.array(values, dtype)
+
+
+def _bad(name: str, words: str) -> InvalidRequest:
+    found = InvalidRequest.field("/metadata", f"column {name!r}: {words}", name)
+    assert isinstance(found, InvalidRequest)
+    return found
 
 
 def is_column(

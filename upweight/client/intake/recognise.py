@@ -13,6 +13,7 @@ from upweight.client.intake.stream import Incoming, columns_of, streamed, whole
 from upweight.client.intake.torch_data import from_dataset, from_loader, is_dataset, is_loader
 from upweight.errors import InvalidRequest
 
+Metadata = Mapping[str, Any] | Sequence[str] | str
 TAKEN = (
     "arrays by name (x=…, y=…), a dict of them, pandas DataFrames, a torch Dataset or DataLoader, rows as dicts "
     "or tuples, or paths of files"
@@ -26,21 +27,25 @@ def incoming(
     targets: Sequence[str] | str | None,
     class_names: Sequence[str],
     ids: Any = None,
+    metadata: Metadata = (),
 ) -> Incoming:
-    """The columns of whatever it is, and the ids of its rows where it has some. Raises InvalidRequest.
+    """The columns of whatever it is, and the ids and metadata of its rows where it has some. Raises InvalidRequest.
 
-    `ids`: one a row, or the name of their column.
+    `ids`: one a row, or the name of their column. `metadata`: names of columns, or columns by name.
     """
     if isinstance(ids, str):
-        data, arrays, ids = _taken_out(ids, data, arrays)
-    found = _incoming(data, arrays, inputs, targets, class_names)
+        data, arrays, ids = _taken_out(ids, data, arrays, "ids")
+    beside = dict(metadata) if isinstance(metadata, Mapping) else {}
+    for name in () if isinstance(metadata, Mapping) else _tuple(metadata):
+        data, arrays, beside[name] = _taken_out(name, data, arrays, "metadata")
+    found = replace(_incoming(data, arrays, inputs, targets, class_names), metadata=beside)
     return found if ids is None else replace(found, ids=ids)
 
 
 def _taken_out(
-    name: str, data: Any, arrays: Mapping[str, Any]
+    name: str, data: Any, arrays: Mapping[str, Any], what: str
 ) -> tuple[Any, Mapping[str, Any], Any]:
-    """Data without the column of ids, and the ids."""
+    """Data without a column that no model sees, and the column."""
     if name in arrays:
         return data, {each: value for each, value in arrays.items() if each != name}, arrays[name]
     if isinstance(data, Mapping) and name in data:
@@ -52,9 +57,11 @@ def _taken_out(
         return named.drop(columns=[name]), arrays, named[name]
     if hasattr(data, "column_names") and name in data.column_names:
         return data.remove_columns([name]), arrays, data[name][:]
-    raise InvalidRequest.field(
-        "/ids", f"there is no column {name!r}; give one id for each row", name
-    )
+    if isinstance(data, list) and data and all(isinstance(r, Mapping) and name in r for r in data):
+        rest = [{key: value for key, value in row.items() if key != name} for row in data]
+        return rest, arrays, [row[name] for row in data]
+    instead = "one id for each row" if what == "ids" else f"it as metadata={{{name!r}: values}}"
+    raise InvalidRequest.field(f"/{what}", f"there is no column {name!r}; give {instead}", name)
 
 
 def _incoming(

@@ -30,6 +30,7 @@ class Incoming:
     class_names: tuple[str, ...] = ()
     features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ids: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 def whole(columns: Columns) -> Incoming:
