@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         context.name,
         {
             RUN_JOB: jobs.run,
-            RUN_BLOCK: BlockTask(context).run,
+            RUN_BLOCK: BlockTask(context, KINDS).run,
             CHECK_MODEL: checks.check_model,
             CHECK_DATASET: checks.check_dataset,
         },

@@ -44,7 +44,7 @@ def work(settings: Settings, threads: int, seconds: float, waits: Any) -> None:
 
     def one(number: int) -> None:
         name = f"{context.name}-{number}"
-        task = BlockTask(context)
+        task = BlockTask(context, {})
         task._execute = pretend  # type: ignore[method-assign]
         worker = WarmWorker(
             ["high", "default", "low"], context.redis, name, {RUN_BLOCK: task.run}, context.stopping

@@ -43,7 +43,7 @@ class NoEngine:
 def work(settings: Settings) -> None:
     """One worker until it is ended."""
     context = Context.build(settings)
-    task = BlockTask(context)
+    task = BlockTask(context, {})
     task._execute = NoEngine(context).run  # type: ignore[method-assign]
     tasks = {RUN_BLOCK: task.run}
     WarmWorker(["default"], context.redis, context.name, tasks, context.stopping).work(

@@ -30,7 +30,10 @@ return {first, redis.call('HLEN', KEYS[1])}
 """
 _AT_ONCE = 10_000
 _LINGER_SECONDS = 86_400
-STAGES = ("sums", "fit", "solve", "contract", "predict", "finish")
+STAGES = (
+    *("sums", "rotate", "squares", "fit", "solve", "contract", "predict"),
+    *("retrain", "finish"),
+)
 
 
 @dataclass(frozen=True)

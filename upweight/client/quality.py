@@ -46,6 +46,7 @@ class QualityOptions(TypedDict, total=False):
     priority: Literal["high", "default", "low"]
     timeout_s: int | None
     columns: Mapping[str, str]
+    blocks: Mapping[str, Any]
     timeout: float | None
     progress: bool | None
 

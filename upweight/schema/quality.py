@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from upweight.schema.any_job import JobBase, Selection
-from upweight.schema.base import Answer
+from upweight.schema.base import Answer, Request
 from upweight.schema.inversion import PositiveInt
 from upweight.schema.recipe import Recipe
 from upweight.schema.rows import RowSelection
@@ -18,6 +18,21 @@ JobId = Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")]
 # What is trained anew for each, so that a job without a recipe may still be measured by the others.
 RETRAINS: frozenset[Measure] = frozenset({"lds", "loo", "brittleness"})
 ONE_STEP: frozenset[Measure] = frozenset({"tail_patch"})
+
+
+class TogetherTrained(Request):
+    """How the models of a quality job are trained; null leaves it to the service.
+
+    Which models train together decides the last bits of their weights; which worker trains them, and when, never does.
+    """
+
+    models: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="That train as one program at most; memory may allow fewer."
+    )
+    spread: bool | None = Field(
+        None,
+        description="Whether all workers train them, a group each at a time; false: one does, group after group.",
+    )
 
 
 class QualityJob(JobBase):
@@ -74,6 +89,7 @@ class QualityJob(JobBase):
         "random numbers, and BM25 where rows are tokens.",
     )
     recipe: Recipe | None = Field(None, description="In place of the model's own.")
+    blocks: TogetherTrained = TogetherTrained()
 
     @property
     def method_name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from upweight.errors import InternalError
 from upweight.schema import AttributionJob, JobState
 from workers.jobs.executor import Executor
 from workers.jobs.inputs import JobInputs
-from workers.jobs.plan import BEFORE_FIT, Plan, Stage
+from workers.jobs.plan import BEFORE_FIT, Plan, stages_of
 from workers.jobs.steps import Cost
 from workers.jobs.store import ObjectStore
 from workers.process.context import Context
@@ -31,26 +31,42 @@ def hold_folders(
         digests.append(inputs.factors_digest(plan))
     for _ in range(_HOLD_TRIES):
         names = [shared.name(namespace, digest) for digest in digests]
-        held = context.lifecycle.planned(
-            namespace, job["id"], job["attempt"], plan.to_json(), names
-        )
-        if held["state"] != JobState.RUNNING:
-            raise Cancelled
+        held = planned(context, namespace, job, plan.to_json(), names)
         if all(shared.hold(namespace, name, job["id"]) for name in names):
             return held
     raise RuntimeError(f"the folders {digests} change hands all the time")
 
 
+def planned(
+    context: Context,
+    namespace: str,
+    job: Document,
+    plan: dict[str, Any],
+    shared: Iterable[str] = (),
+) -> Document:
+    """The record with its plan. Raises Cancelled, LeaseLost."""
+    found = context.lifecycle.planned(namespace, job["id"], job["attempt"], plan, list(shared))
+    if found["state"] != JobState.RUNNING:
+        raise Cancelled
+    return found
+
+
 @dataclass(frozen=True)
 class SpreadJob:
-    """One job in blocks, whose record has its plan."""
+    """One job in blocks, of any kind, whose record has its plan."""
 
     context: Context
     namespace: str
     job: Document
-    plan: Plan
 
-    def begin(self, store: ObjectStore, between: Callable[[], None]) -> None:
+    @property
+    def stages(self) -> dict[str, int]:
+        """Blocks of each stage, in the order in which stages follow each other."""
+        return stages_of(self.job["plan"])
+
+    def begin(
+        self, there: Callable[[str, int], Iterable[int]], between: Callable[[], None]
+    ) -> None:
         """Counts the blocks that are there from an earlier attempt or job, and enqueues the first that are not.
 
         From here on the job is its blocks: where this worker dies in between, recovery puts them into the queue.
@@ -58,35 +74,31 @@ class SpreadJob:
         grids, id = self.context.grids, self.job["id"]
         grids.open(id)
         grids.forgive(id)
-        for stage, count in self.plan.stages().items():
+        for stage, count in self.stages.items():
             if stage != "finish":
-                grids.mark(id, stage, store.there(stage, count))
-        if self.plan.hessian and self.plan.fits and store.is_there("fit", 0):
-            for stage, count in self.plan.stages().items():
-                if stage in BEFORE_FIT:
-                    grids.mark(id, stage, range(count))
+                grids.mark(id, stage, there(stage, count))
         self._enqueue_next(between)
 
-    def is_due(self, stage: Stage, number: int) -> bool:
+    def is_due(self, stage: str, number: int) -> bool:
         """Whether a block is not done, and all stages before it are."""
-        grids, stages = self.context.grids, self.plan.stages()
+        grids, stages = self.context.grids, self.stages
         before = list(stages)[: list(stages).index(stage)]
         counts = grids.counts(self.job["id"], before)
         ready = all(done >= stages[each] for each, done in zip(before, counts, strict=True))
         return ready and bool(grids.missing(self.job["id"], stage, [number]))
 
     def join(
-        self, stage: Stage, number: int, digest: str, cost: Cost, between: Callable[[], None]
+        self, stage: str, number: int, digest: str, cost: Cost, between: Callable[[], None]
     ) -> None:
         """Counts a block that is done, once; after the last of its stage, enqueues the next stage."""
         figures = (cost.passes, cost.seconds, cost.peak_memory_bytes, cost.gradient_rows)
         first, count = self.context.grids.join(self.job["id"], stage, number, digest, figures)
-        if first and count == self.plan.stages()[stage]:
+        if first and count == self.stages[stage]:
             self._enqueue_next(between)
 
     def _enqueue_next(self, between: Callable[[], None]) -> None:
         """What is missing of the first stage that is not done."""
-        grids, id, stages = self.context.grids, self.job["id"], self.plan.stages()
+        grids, id, stages = self.context.grids, self.job["id"], self.stages
         counts = grids.counts(id, list(stages))
         for (stage, total), done in zip(stages.items(), counts, strict=True):
             if done >= total:
@@ -100,6 +112,13 @@ class SpreadJob:
                 between=between,
             )
             return
+
+
+@dataclass(frozen=True)
+class SpreadAttribution(SpreadJob):
+    """One that has an inversion."""
+
+    plan: Plan
 
     def finish(self, executor: Executor, store: ObjectStore, watch: Watch) -> None:
         """Merges, commits, and moves the record to its end; what was needed on the way is deleted."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from service.storage.keys import Document
 from service.storage.shared import folder_of
 from upweight.schema import AttributionJob
 from workers.fits.fits import Fits
 from workers.fits.store import StoredFits
-from workers.jobs.advance import SpreadJob, described, hold_folders
-from workers.jobs.attempt import Attempt
+from workers.jobs.advance import SpreadAttribution, described, hold_folders
+from workers.jobs.attempt import Attempt, Blocks
 from workers.jobs.executor import Executor
 from workers.jobs.inputs import JobInputs
 from workers.jobs.paths import BlockPaths
-from workers.jobs.plan import Plan
+from workers.jobs.plan import BEFORE_FIT, Plan, Stage
 from workers.jobs.planner import Planner
 from workers.jobs.resolved_damping import as_worked_out, worked_out
 from workers.jobs.results import ResultWriter, versions
@@ -111,16 +112,27 @@ class AttributionAttempt(Attempt[AttributionJob]):
     def _spread(self, inputs: JobInputs, plan: Plan) -> None:
         job = hold_folders(self.context, self.namespace, self.job, inputs, plan)
         loaded = Loaded.of(self.context, self.namespace, job, self.request, inputs, plan)
-        SpreadJob(self.context, self.namespace, job, plan).begin(
-            loaded.store, self.watch.checkpoint
+        loaded.job.begin(loaded.there, self.watch.checkpoint)
+
+    def blocks(self) -> Blocks:
+        """Of an attempt whose record has its plan."""
+        request, plan = as_worked_out(self.request, self.job), Plan.from_json(self.job["plan"])
+        inputs = JobInputs(
+            self.context,
+            self.namespace,
+            self.job,
+            request,
+            trusted=True,
+            progress=lambda *_: self.watch.checkpoint(),
         )
+        return Loaded.of(self.context, self.namespace, self.job, request, inputs, plan)
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What all blocks of one attempt at a job need, kept on the worker from block to block."""
+class Loaded(Blocks):
+    """What all blocks of one attempt at a job need."""
 
-    key: tuple[str, int]
+    job: SpreadAttribution
     request: AttributionJob
     inputs: JobInputs
     plan: Plan
@@ -143,7 +155,27 @@ class Loaded:
         name = Steps(request, inputs, plan, fits, lambda *_: None).fit_name()
         paths = BlockPaths.of_job(job, namespace, request, plan, name)
         store = ObjectStore(context.objects, request, inputs, paths, stored)
-        return cls((job["id"], job["attempt"]), request, inputs, plan, fits, store)
+        spread = SpreadAttribution(context, namespace, job, plan)
+        return cls(spread, request, inputs, plan, fits, store)
+
+    def there(self, stage: str, count: int) -> Iterable[int]:
+        """The blocks of a stage that are stored; those before a fit that is there count as done."""
+        summed = stage in BEFORE_FIT and self.plan.hessian and self.plan.fits
+        if summed and self.store.is_there("fit", 0):
+            return range(count)
+        return self.store.there(cast(Stage, stage), count)
+
+    def is_there(self, stage: str, number: int, watch: Watch) -> bool:
+        """Whether what a block makes is stored."""
+        return self.store.is_there(cast(Stage, stage), number)
+
+    def execute(self, stage: str, number: int, watch: Watch) -> tuple[str, Cost]:
+        """Does a block."""
+        return self.executor(watch).execute(cast(Stage, stage), number, watch.confirm)
+
+    def finish(self, watch: Watch) -> None:
+        """Merges, commits, and ends the job."""
+        self.job.finish(self.executor(watch), self.store, watch)
 
     def executor(self, watch: Watch) -> Executor:
         """Its progress goes to this block's watch."""

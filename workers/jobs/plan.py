@@ -108,3 +108,10 @@ class Plan:
                 "predicts": tuple(document["predicts"]),
             }
         )
+
+
+def stages_of(plan: Mapping[str, Any]) -> dict[str, int]:
+    """Blocks of each stage, of a plan of any kind of job as records hold it."""
+    if "stages" in plan:
+        return dict(plan["stages"])
+    return {str(stage): count for stage, count in Plan.from_json(plan).stages().items()}

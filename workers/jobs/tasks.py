@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -19,14 +19,11 @@ from service.storage.keys import Document
 from service.storage.layout import ResultPaths
 from service.storage.queue import RUN_JOB
 from upweight.errors import NotFound, Unavailable, UpweightError
-from upweight.schema import AttributionJob, JobRequest, JobState
+from upweight.schema import JobRequest, JobState
 from workers.jobs.advance import SpreadJob
-from workers.jobs.attempt import Attempt
-from workers.jobs.attribution import Loaded
+from workers.jobs.attempt import Attempt, Blocks
 from workers.jobs.executor import computing_with
-from workers.jobs.inputs import JobInputs
-from workers.jobs.plan import Plan, Stage
-from workers.jobs.resolved_damping import as_worked_out
+from workers.jobs.plan import stages_of
 from workers.jobs.steps import Cost
 from workers.process.context import Context
 from workers.process.watch import Cancelled, GivenBack, Watch
@@ -166,11 +163,12 @@ class JobTask:
 
 
 class BlockTask:
-    """All blocks that this worker is given."""
+    """All blocks that this worker is given. `kinds`: what does those of each kind of job."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, kinds: Mapping[str, type[Attempt[Any]]]) -> None:
         self._context = context
-        self._loaded: Loaded | None = None
+        self._kinds = kinds
+        self._loaded: tuple[tuple[str, int], Blocks] | None = None  # of which job and attempt
 
     def run(self, namespace: str, id: str, block: str) -> None:
         """One try at a block, `stage-number`. Delivered twice, it is done once."""
@@ -198,8 +196,8 @@ class BlockTask:
         """Whether it is to be tried again."""
         stage, _, number = block.partition("-")
         try:
-            with self._watch(namespace, job, cast(Stage, stage), block) as watch:
-                self._execute(namespace, job, cast(Stage, stage), int(number), watch)
+            with self._watch(namespace, job, stage, block) as watch:
+                self._execute(namespace, job, stage, int(number), watch)
         except GivenBack:
             return True
         except (Cancelled, LeaseLost, NotFound) as error:
@@ -209,41 +207,31 @@ class BlockTask:
         return False
 
     def _execute(
-        self, namespace: str, job: Document, stage: Stage, number: int, watch: Watch
+        self, namespace: str, job: Document, stage: str, number: int, watch: Watch
     ) -> None:
         """Does a block unless it is done, or before its time; and what follows if it was the last of its stage."""
-        spread = SpreadJob(self._context, namespace, job, Plan.from_json(job["plan"]))
+        spread = SpreadJob(self._context, namespace, job)
         if not spread.is_due(stage, number):
             return
-        loaded = self._load(namespace, job, spread.plan, watch)
-        executor, store = loaded.executor(watch), loaded.store
-        with computing_with(spread.plan.threads):
+        blocks = self._load(namespace, job, watch)
+        with computing_with(job["plan"]["threads"]):
             if stage == "finish":
-                spread.finish(executor, store, watch)
+                blocks.finish(watch)
                 return
             digest, cost = "", Cost()
-            if not store.is_there(stage, number):
+            if not blocks.is_there(stage, number, watch):
                 log("block-began", job=job["id"], block=f"{stage}-{number}")
-                digest, cost = executor.execute(stage, number, watch.confirm)
+                digest, cost = blocks.execute(stage, number, watch)
         spread.join(stage, number, digest, cost, watch.checkpoint)
 
-    def _load(self, namespace: str, job: Document, plan: Plan, watch: Watch) -> Loaded:
+    def _load(self, namespace: str, job: Document, watch: Watch) -> Blocks:
         key = (job["id"], job["attempt"])
-        if self._loaded is None or self._loaded.key != key:
+        if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # before the next is loaded
-            asked = REQUEST.validate_python(job["request"])
-            assert isinstance(asked, AttributionJob)  # no other is cut into blocks
-            request = as_worked_out(asked, job)
-            inputs = JobInputs(
-                self._context,
-                namespace,
-                job,
-                request,
-                trusted=True,
-                progress=lambda *_: watch.checkpoint(),
-            )
-            self._loaded = Loaded.of(self._context, namespace, job, request, inputs, plan)
-        return self._loaded
+            request = REQUEST.validate_python(job["request"])
+            kind = self._kinds[request.kind]
+            self._loaded = key, kind(self._context, namespace, job, request, watch).blocks()
+        return self._loaded[1]
 
     def _failed(self, namespace: str, job: Document, block: str, error: Exception) -> bool:
         problem = public_error(error, job["id"])
@@ -275,7 +263,7 @@ class BlockTask:
         if job["state"] == JobState.CANCELLING:
             self._context.ending.cancelled_if_free(namespace, job)
 
-    def _watch(self, namespace: str, job: Document, stage: Stage, block: str) -> Watch:
+    def _watch(self, namespace: str, job: Document, stage: str, block: str) -> Watch:
         context, id, limit = self._context, job["id"], self._context.settings.job_seconds
         return context.watch(
             lease_of(id, block),
@@ -297,14 +285,14 @@ class BlockTask:
             self._conclude(namespace, id)
 
     def _report(
-        self, namespace: str, job: Document, stage: Stage, block: str, live: dict[str, Any]
+        self, namespace: str, job: Document, stage: str, block: str, live: dict[str, Any]
     ) -> None:
         """The progress of the whole stage, with what is inside of the blocks in hand."""
         grids, id = self._context.grids, job["id"]
         told = live["progress"]
         inside = told.get("fraction", told["done"] / max(1, told["total"]))
         partly = grids.inside(id, block, min(1.0, inside))
-        total = Plan.from_json(job["plan"]).stages()[stage]
+        total = stages_of(job["plan"])[stage]
         done = grids.counts(id, [stage])[0]
         elapsed, before = grids.stage_began(id, stage, done)
         reached = min(float(total), done + partly)

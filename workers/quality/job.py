@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from service.lifecycle.states import now
@@ -19,7 +20,7 @@ from service.storage.keys import Document
 from service.storage.layout import ResultPaths
 from service.storage.qualities import names_of
 from service.storage.row_blocks import RowBlocks
-from upweight.errors import ResultExpired
+from upweight.errors import InternalError, ResultExpired
 from upweight.schema import (
     AttributionJob,
     ColumnMatch,
@@ -37,19 +38,31 @@ from upweight.schema import (
 from upweight.schema.inversion import METHODS
 from workers.datasets.columns import Columns
 from workers.engine import BadParameter, Problem, Rows, row_predictions
+from workers.engine.scores.baselines import Blocks as ScoreBlocks
 from workers.engine.scores.baselines import (
-    Blocks,
     activation_similarity,
     gradient_products,
     last_activations,
 )
-from workers.jobs.attempt import Attempt
+from workers.jobs.advance import SpreadJob, planned
+from workers.jobs.attempt import Attempt, Blocks
 from workers.jobs.inputs import DTYPES, MASK
 from workers.jobs.results import ResultWriter
+from workers.process.watch import Watch
+from workers.quality.blocks import BankBlocks, store_plan, stored_plan
 from workers.quality.judging import Judged, Judging
 from workers.quality.retrained import ByRecipe
 from workers.quality.scores import Block, Scores, at_random, of_matrix, of_rows, of_texts
-from workers.retraining.bank import Bank
+from workers.quality.trainings import (
+    FEWEST_TOGETHER,
+    SHARED_BY,
+    Places,
+    TrainingPlan,
+    Trainings,
+    estimated_seconds,
+    grouped,
+)
+from workers.retraining.bank import MOST_TOGETHER, Bank
 from workers.retraining.inputs import TrainingInputs
 
 READ_BYTES = 32 * 1024**2
@@ -66,21 +79,127 @@ OTHER_MODEL = (
 class QualityAttempt(Attempt[QualityJob]):
     """Reads results in slices, and goes on from the models that an earlier attempt has trained."""
 
-    def run(self) -> dict[str, Any]:
-        """The fields of its success. Raises UpweightError, EngineError, and what `watch` raises."""
+    def run(self) -> dict[str, Any] | None:
+        """The fields of its success; None where all workers train its models. Raises UpweightError, EngineError, and
+        what `watch` raises."""
         began = time.monotonic()
         self.watch.progress("load", 0, 1, "models")
-        results = list(self._results())
-        judged = [*results, *self._baselines()]
-        retrained = self._retrained
-        judging = Judging(
+        plan = self._planned()
+        if plan.spread:
+            told = planned(self.context, self.namespace, self.job, plan.told())
+            blocks = replace(self, job=told)._blocks(plan)
+            SpreadJob(self.context, self.namespace, told).begin(blocks.there, self.watch.checkpoint)
+            return None
+        blocks = self._blocks(plan)
+        for number in range(len(plan.groups)):
+            if not blocks.is_there("retrain", number, self.watch):
+                blocks.execute("retrain", number, self.watch)
+        training = time.monotonic() - began
+        outcome, looking = self._reported()
+        return {
+            **outcome,
+            "cost": _cost(seconds=time.monotonic() - began, engine=training + looking),
+        }
+
+    def blocks(self) -> Blocks:
+        """Of an attempt that has stored its plan."""
+        plan = stored_plan(self.context.objects, self.paths)
+        if plan is None:
+            raise InternalError(
+                f"the plan of {self.job['id']} has gone from the object storage; retry the job"
+            )
+        return self._blocks(plan)
+
+    def _blocks(self, plan: TrainingPlan) -> BankBlocks:
+        recipe = self.request.recipe
+
+        def bank_of(seed: int, watch: Watch) -> Bank:
+            assert recipe is not None  # where anything is trained
+            return replace(self, watch=watch)._bank(recipe, seed)
+
+        return BankBlocks(self.request, self._places, plan, bank_of, self._finish, self.watch)
+
+    def _finish(self, watch: Watch) -> None:
+        """The last block of a job that is spread."""
+        context, id = self.context, self.job["id"]
+        context.grids.linger(id)
+        outcome, looking = replace(self, watch=watch)._reported()
+        figures = context.grids.figures(id)
+        cost = _cost(seconds=figures.elapsed, engine=figures.seconds + looking)
+        with watch.committing():
+            ended = {**outcome, "cost": cost}
+            context.lifecycle.succeed(self.namespace, id, self.job["attempt"], ended)
+        context.grids.close(id)
+
+    def _planned(self) -> TrainingPlan:
+        """That of an earlier attempt, or what is missing in the banks now."""
+        objects, recipe = self.context.objects, self.request.recipe
+        if self.job["attempt"] > 1:
+            stored = stored_plan(objects, self.paths)
+            if stored is not None:
+                return stored
+        missing = [] if recipe is None or self._retrained is None else self._missing(recipe)
+        plan = self._grouped(missing)
+        if plan.groups:
+            self.watch.confirm()
+            store_plan(objects, self.paths, plan)
+        return plan
+
+    def _missing(self, recipe: Recipe) -> list[Trainings]:
+        """What its measures look at and no bank has."""
+        found: list[Trainings] = []
+        seen: set[Any] = set()
+        for each in self._judging.trainings():
+            there = self._bank(recipe, each.seed).has(self._subsets(each))
+            names = [(each.seed, name) for name in each.drawn or each.without]
+            here = [at for at, name in enumerate(names) if not there[at] and name not in seen]
+            seen.update(names)
+            if here:
+                found.append(each.only(here))
+        return found
+
+    def _grouped(self, missing: Sequence[Trainings]) -> TrainingPlan:
+        wish, threads, recipe = self.request.blocks, torch.get_num_threads(), self.request.recipe
+        if recipe is None or not missing:
+            return TrainingPlan((), False, threads)
+        bank = self._bank(recipe, missing[0].seed)
+        most = min(bank.most_together(), wish.models or MOST_TOGETHER)
+        groups = list(grouped(missing, most))
+        spread = wish.spread
+        if spread is None:
+            largest = max(groups, key=len)
+            seconds = estimated_seconds(bank, groups, self._subsets(largest))
+            spread = seconds > self.context.settings.spread_seconds
+            if spread and wish.models is None:
+                share = -(-sum(map(len, groups)) // SHARED_BY)
+                groups = list(grouped(missing, min(most, max(FEWEST_TOGETHER, share))))
+        return TrainingPlan(groups, spread, threads)
+
+    def _subsets(self, trainings: Trainings) -> list[Places]:
+        """Row numbers of the dataset."""
+        chosen = trainings.subsets(self.request, len(self._places))
+        return [self._places[each] for each in chosen]
+
+    @cached_property
+    def _places(self) -> Places:
+        """The dataset's row of each training row."""
+        total = self._dataset("train_id").rows or 0
+        return np.fromiter(parse_rows(self.request.train.rows, total), np.int64)
+
+    @cached_property
+    def _judging(self) -> Judging:
+        return Judging(
             self.request,
-            judged,
+            [*self._results(), *self._baselines()],
             (0 if self._test is None else len(self._test), len(self._train)),
-            retrained,
+            self._retrained,
             self._wrong(),
             self.watch.progress,
         )
+
+    def _reported(self) -> tuple[dict[str, Any], float]:
+        """The fields of its success, and the seconds of looking at the models."""
+        judging, retrained = self._judging, self._retrained
         rows = list(judging.rows())
         report = QualityReport(
             rows=rows,
@@ -93,20 +212,8 @@ class QualityAttempt(Attempt[QualityJob]):
         writer.report(report.model_dump(mode="json"))
         size = writer.commit([], {"job_id": self.job["id"], "request": self.job["request"]})
         self._note(rows, judging)
-        return {
-            "result": {
-                "dtype": "float64",
-                "stored": ["report"],
-                "size_bytes": size,
-                "layout": {},
-            },
-            "cost": {
-                "hessian_passes": 0.0,
-                "gradient_passes": 0.0,
-                "seconds": time.monotonic() - began,
-                "engine_seconds": 0.0 if retrained is None else retrained.seconds,
-            },
-        }
+        result = {"dtype": "float64", "stored": ["report"], "size_bytes": size, "layout": {}}
+        return {"result": result}, 0.0 if retrained is None else retrained.seconds
 
     @cached_property
     def _left_out(self) -> list[str]:
@@ -129,14 +236,12 @@ class QualityAttempt(Attempt[QualityJob]):
         recipe = self.request.recipe
         if recipe is None or self._test is None or not self.request.needs_recipe:
             return None
-        total = self._dataset("train_id").rows or 0
-        rows = np.fromiter(parse_rows(self.request.train.rows, total), np.int64)
         return ByRecipe(
             self._problem,
             self._train,
             self._test,
             recipe,
-            rows,
+            self._places,
             lambda seed: self._bank(recipe, seed),
         )
 
@@ -238,12 +343,12 @@ class QualityAttempt(Attempt[QualityJob]):
         shape = (len(test), len(train))
         budget, progress = self.context.settings.memory_bytes, self.watch.progress
 
-        def products(*, cosine: bool) -> Blocks:
+        def products(*, cosine: bool) -> ScoreBlocks:
             return gradient_products(
                 problem, test, train, cosine=cosine, budget_bytes=budget, progress=progress
             )
 
-        def activations() -> Blocks:
+        def activations() -> ScoreBlocks:
             return activation_similarity(
                 problem, test, train, budget_bytes=budget, progress=progress
             )
@@ -345,6 +450,15 @@ class QualityAttempt(Attempt[QualityJob]):
         self.context.qualities.note(self.namespace, noted)
 
 
+def _cost(*, seconds: float, engine: float) -> dict[str, float]:
+    return {
+        "hessian_passes": 0.0,
+        "gradient_passes": 0.0,
+        "seconds": seconds,
+        "engine_seconds": engine,
+    }
+
+
 def _dampings(document: Document) -> list[float]:
     told = document.get("damping")
     if told:
@@ -357,7 +471,7 @@ def _baseline(scores: Scores, *, per_query: bool = False) -> Judged:
     return Judged(scores.name, scores, lambda: -scores.means(), baseline=True, per_query=per_query)
 
 
-def _of_engine(name: str, shape: tuple[int, int], made: Callable[[], Blocks]) -> Scores:
+def _of_engine(name: str, shape: tuple[int, int], made: Callable[[], ScoreBlocks]) -> Scores:
     def blocks() -> Iterator[Block]:
         for test, train, block in made():
             yield test, train, block.double().cpu().numpy()

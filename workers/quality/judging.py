@@ -23,8 +23,8 @@ from workers.quality.measures import (
     recall_at,
 )
 from workers.quality.scores import Scores
+from workers.quality.trainings import Places, Trainings, subset_of
 
-Places = NDArray[np.int64]  # of training rows, as columns of the matrix count them
 DIVERGED = "a model that was trained anew has a test loss that is no number"
 
 
@@ -95,6 +95,25 @@ class Judging:
         for measure in self.request.measures:
             yield from of[measure]()
 
+    def trainings(self) -> Iterator[Trainings]:
+        """All models that the measures look at, some of them more than once."""
+        measures, request = self.request.measures, self.request
+        if request.retrains:
+            yield Trainings(
+                0, without=((),)
+            )  # of all rows, to see whether the recipe is the model's
+        if "lds" in measures:
+            for repeat in range(request.repeats):
+                yield Trainings(repeat + 1, drawn=tuple(range(request.subsets)))
+        if "loo" in measures:
+            yield Trainings(0, without=tuple((row,) for row in self._left_out.tolist()))
+        if "brittleness" in measures:
+            yield Trainings(0, without=_as_tuples(self._random_rows()))
+            for each, scores in self._scored("plan"):
+                if each.per_query:
+                    best = scores.best(request.k, self._queries)
+                    yield Trainings(0, without=_as_tuples(best))
+
     def _lds(self) -> Iterator[QualityRow]:
         subsets = subsets_of(
             self.shape[1], self.request.subsets, self.request.share, self.request.seed
@@ -122,10 +141,7 @@ class Judging:
             yield each.row("lds", lds(scores.sums(members), outcomes, self.request.seed))
 
     def _loo(self) -> Iterator[QualityRow]:
-        total = self.shape[1]
-        draw = np.random.default_rng([self.request.seed, 1])
-        out = np.sort(draw.permutation(total)[: self.request.left_out])
-        everything = np.arange(total)
+        out, everything = self._left_out, np.arange(self.shape[1])
         losses = _finite(self._models.losses([np.delete(everything, row) for row in out], 0))
         for each, scores in self._scored("loo"):
             yield each.row("loo", loo(scores.columns(out.tolist()), losses, self.request.seed))
@@ -171,6 +187,11 @@ class Judging:
         return self.retrained
 
     @property
+    def _left_out(self) -> Places:
+        draw = np.random.default_rng([self.request.seed, 1])
+        return np.sort(draw.permutation(self.shape[1])[: self.request.left_out])
+
+    @property
     def _queries(self) -> range:
         return range(min(self.request.queries, self.shape[0]))
 
@@ -189,12 +210,12 @@ class Judging:
 
 
 def subsets_of(total: int, count: int, share: float, seed: int) -> list[Places]:
-    """Random rows without repetition, in order; a subset depends on its number and the seed, not on their count."""
-    size = round(share * total)
-    return [
-        np.sort(np.random.default_rng([seed, 0, number]).permutation(total)[:size])
-        for number in range(count)
-    ]
+    """The first ones of all random subsets."""
+    return [subset_of(total, number, share, seed) for number in range(count)]
+
+
+def _as_tuples(rows: Places) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(each) for each in np.sort(rows).tolist())
 
 
 def _finite(losses: Array) -> Array:

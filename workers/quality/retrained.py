@@ -12,8 +12,8 @@ from torch import Tensor
 
 from upweight.schema import Recipe
 from workers.engine import Problem, Rows, row_predictions
-from workers.quality.judging import Places
 from workers.quality.measures import Array
+from workers.quality.trainings import Places
 from workers.retraining.bank import Bank
 
 

@@ -1,8 +1,8 @@
 """Banks of retrained weights: a model's, by its recipe, on given subsets of a dataset's rows; found again by digest.
 
 A bank is a folder named by all that decides the weights but the subset; a subset's weights are an object in it, stored
-as soon as they are there. So a job that is tried again, and later jobs, go on with what is missing. One worker fills
-what its job lacks: a bank is not spread over workers.
+as soon as they are there. So a job that is tried again, and later jobs, go on with what is missing; and so workers
+fill a bank together, each some groups of subsets that train as one program.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,41 @@ class Bank:
         """Its digest, by which it is listed and deleted."""
         return self.inputs.identity
 
+    def has(self, subsets: Sequence[Any]) -> list[bool]:
+        """Of each subset, whether its weights are there. Raises InvalidRequest for one that can't be trained on."""
+        there = {meta.path for meta in self.objects.walk(self._folder)}
+        return [self._path(rows) in there for rows in self._wanted(subsets)]
+
+    def under(self, progress: Progress, confirm: Callable[[], None]) -> Bank:
+        """The same, as another task fills it."""
+        return replace(self, progress=progress, confirm=confirm)
+
+    def fill(self, subsets: Sequence[Any], names: Sequence[str] = ()) -> None:
+        """Trains subsets of one size as one program, and stores them: which ones train together decides the last bits.
+
+        `names`: what each is called where its training diverges.
+
+        Raises InvalidRequest, and ComputationFailed for one whose training diverges.
+        """
+        wanted = self._wanted(subsets)
+        self._describe()
+        for _ in self._trained(wanted, range(len(wanted)), 0, names):
+            pass
+
+    def most_together(self) -> int:
+        """How many models train as one program, within the memory that there is."""
+        inputs = self.inputs
+        item = inputs.problem.theta.element_size()
+        one = _COPIES * inputs.problem.size * item + activation_bytes(inputs.problem, inputs.rows)
+        return max(1, min(MOST_TOGETHER, inputs.budget_bytes // max(1, one)))
+
     def weights(self, subsets: Sequence[Any]) -> Iterator[tuple[int, Tensor]]:
         """θ (p,) of each subset, with its index: first of those that are there, then of the others as they are done.
 
         A subset is row numbers of the dataset, taken in ascending order. Raises InvalidRequest for an empty one,
         ComputationFailed for one whose training diverges; what was done before is kept.
         """
-        wanted = [_sorted(each, index, len(self.inputs.rows)) for index, each in enumerate(subsets)]
+        wanted = self._wanted(subsets)
         there = {meta.path for meta in self.objects.walk(self._folder)}
         missing: list[int] = []
         for index, rows in enumerate(wanted):
@@ -71,8 +99,16 @@ class Bank:
                 yield index, theta
             done += len(group)
 
+    def _wanted(self, subsets: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
+        total = len(self.inputs.rows)
+        return [_sorted(each, index, total) for index, each in enumerate(subsets)]
+
     def _trained(
-        self, wanted: Sequence[np.ndarray[Any, Any]], group: Sequence[int], before: int
+        self,
+        wanted: Sequence[np.ndarray[Any, Any]],
+        group: Sequence[int],
+        before: int,
+        names: Sequence[str] = (),
     ) -> Iterator[tuple[int, Tensor]]:
         def progress(stage: str, done: int, total: int, unit: str) -> None:
             reached = before + len(group) * done // max(1, total)
@@ -84,9 +120,9 @@ class Bank:
             for _ in training.epochs():
                 pass
         except TrainingDiverged as error:
-            raise ComputationFailed.field(
-                "/recipe/lr", f"subset {group[error.model]}: {error}", error.rate
-            ) from None
+            index = group[error.model]
+            name = names[index] if names else f"subset {index}"
+            raise ComputationFailed.field("/recipe/lr", f"{name}: {error}", error.rate) from None
         self.confirm()
         for index, theta in zip(group, training.state.theta, strict=True):
             write_tensors(self.objects, self._path(wanted[index]), {"theta": as_array(theta)})
@@ -97,11 +133,7 @@ class Bank:
         self, wanted: Sequence[np.ndarray[Any, Any]], missing: Sequence[int]
     ) -> Iterator[list[int]]:
         """Subsets of the same size, as many as fit: these train as one program."""
-        inputs = self.inputs
-        item = inputs.problem.theta.element_size()
-        one = _COPIES * inputs.problem.size * item + activation_bytes(inputs.problem, inputs.rows)
-        most = max(1, min(MOST_TOGETHER, inputs.budget_bytes // max(1, one)))
-        by_size: dict[int, list[int]] = {}
+        most, by_size = self.most_together(), dict[int, list[int]]()
         for index in missing:
             by_size.setdefault(len(wanted[index]), []).append(index)
         for same in by_size.values():

@@ -11,7 +11,7 @@ from service.storage.keys import Document
 from service.storage.queue import PRIORITIES
 from upweight.errors import NotFound, WorkerLost
 from upweight.schema import JobState
-from workers.jobs.plan import Plan
+from workers.jobs.plan import stages_of
 from workers.jobs.tasks import lease_of
 from workers.process.context import Context
 
@@ -70,7 +70,7 @@ class LostBlocks:
 
     def _lost(self, job: Document, waiting: set[str]) -> list[str]:
         grids, id = self._context.grids, job["id"]
-        stages = Plan.from_json(job["plan"]).stages()
+        stages = stages_of(job["plan"])
         counts = grids.counts(id, list(stages))
         for (stage, total), done in zip(stages.items(), counts, strict=True):
             if done >= total:

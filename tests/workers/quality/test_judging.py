@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from upweight.schema import QualityJob, QualityRow
-from workers.quality.judging import Judged, Judging, Places, subsets_of
+from workers.quality.judging import Judged, Judging, subsets_of
 from workers.quality.measures import Array
 from workers.quality.scores import Scores, at_random
+from workers.quality.trainings import Places
 
 TEST, TRAIN = 5, 40
 EFFECTS = np.random.default_rng(0).normal(size=(TEST, TRAIN))  # on minus the loss

@@ -100,6 +100,10 @@ class Training:
             self._progress(STAGE, self.state.epoch, self._plan.epochs, "epochs")
             yield losses
 
+    def trial(self) -> None:
+        """The gradient of one batch, which nothing is done with: to be timed."""
+        self._gradient(self.state.theta, self._subsets[:, : self._plan.batch_size or self.rows])
+
     def _epoch(self) -> Tensor:
         plan, state, n = self._plan, self.state, self.rows
         chosen = self._subsets[:, plan.order(state.epoch, n)]
