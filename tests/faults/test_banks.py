@@ -21,8 +21,8 @@ from tests.faults.watched import files_below
 from upweight import Client
 from upweight.schema import JobRecord, JobState
 
-ROWS, SUBSETS, TOGETHER = 60, 12, 3
-RECIPE = {"optimizer": "adam", "lr": 0.01, "batch_size": 10, "epochs": 150, "start": "warm"}
+ROWS, SUBSETS, TOGETHER = 60, 12, 6
+RECIPE = {"optimizer": "adam", "lr": 0.01, "batch_size": 10, "epochs": 20, "start": "warm"}
 
 
 class Judged(GridJobs):
@@ -103,7 +103,9 @@ def test_two_workers_and_a_killed_one_leave_the_bytes_of_one_in_calm(judged: Jud
     assert judged.weights() == calm
     assert found == expected
     done = judged.computed(together)
-    assert len(done) == 1 + 2 * SUBSETS // TOGETHER + 2 + 1 + 1
+    assert len(done) == 1 + 2 * SUBSETS // TOGETHER + 3, (
+        "all rows, subsets, and three of some rows left out"
+    )
     assert sorted(done.values())[-2:] in ([1, 1], [1, 2]), "only the group in hand is trained twice"
     record = judged.client.jobs.get(together.id)
     assert record.cost is not None
@@ -127,7 +129,7 @@ def test_what_a_bank_has_is_found_by_digest_and_not_trained_again(judged: Judged
 
 def test_a_cancelled_job_keeps_what_its_bank_has_and_a_retry_goes_on(judged: Judged) -> None:
     judged.forget()
-    slow = {**RECIPE, "epochs": 1500}
+    slow = {**RECIPE, "epochs": 400}
     job = judged.judge(spread=True, recipe=slow)
     judged.service.wait(lambda: len(judged.weights()) > 0, 120, "nothing was trained")
     judged.client.jobs.cancel(job)
