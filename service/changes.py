@@ -18,6 +18,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from service.limits.lanes import leave_lane
 from service.storage.keys import CHANGES, Document, Kind, message
 from upweight.errors import RateLimited
 
@@ -137,6 +138,7 @@ class Changes:
         if name not in self._watched:
             self._watched[name] = _Watched(self._readers[namespace])
         watched, changed = self._watched[name], asyncio.Event()
+        leave_lane()
         watched.waiting.add(changed)
         self._listeners[namespace] += 1
         try:

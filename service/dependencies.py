@@ -49,12 +49,13 @@ def _reader(
     return caller
 
 
-def _writer(caller: Annotated[Caller, Depends(_reader)]) -> Caller:
+# On the event loop: a thread for each of these would cost more than they do.
+async def _writer(caller: Annotated[Caller, Depends(_reader)]) -> Caller:
     caller.require(Role.WRITE)
     return caller
 
 
-def _administrator(caller: Annotated[Caller, Depends(_reader)]) -> Caller:
+async def _administrator(caller: Annotated[Caller, Depends(_reader)]) -> Caller:
     caller.require(Role.ADMIN)
     return caller
 
@@ -85,7 +86,7 @@ class Paging:
     filters: tuple[str, ...] = ()
 
 
-def _paging(
+async def _paging(
     limit: Annotated[int, Query(ge=1, le=1000, description="Items at most.")] = 100,
     after: Annotated[
         str | None, Query(max_length=200, description="`next_after` of the page before.")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -11,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import Caller
+from service.limits.lanes import Lanes
 from service.logs import log, log_exception
 from service.metrics import Metrics
 from service.problems import respond
@@ -18,6 +22,7 @@ from service.tracing import Tracing
 from upweight.errors import InternalError, TooLarge, UpweightError
 
 _REQUEST_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
+_SMALL_UPLOAD = 64 * 1024  # bytes that are received before the request is worked on
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 
 
@@ -55,6 +60,10 @@ class Requests:
         self._body_limit = body_limit
         self._metrics = metrics
         self._tracing = tracing
+        self._lanes = Lanes()
+        self._namespaces: dict[
+            bytes, str
+        ] = {}  # by the digests of keys that were found to be right
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its first byte to its line in the log."""
@@ -98,9 +107,29 @@ class Requests:
     async def _answered(
         self, scope: Scope, headers: Headers, receive: Receive, answer: _Answer
     ) -> None:
-        if not _is_upload(scope):
+        if _is_upload(scope):
+            if not 0 < _length(headers) <= _SMALL_UPLOAD:
+                # It takes as long as its sender, and has limits of its own.
+                await self._app(scope, receive, answer)
+                return
+            receive = await _received(receive)
+        else:
             receive = await _within_limit(headers, receive, self._body_limit)
-        await self._app(scope, receive, answer)
+        if not scope["path"].startswith("/v1/"):  # health, pages
+            await self._app(scope, receive, answer)
+            return
+        key = hashlib.sha256(headers.get("authorization", "").encode()).digest()
+        namespace = self._namespaces.get(key)
+        if namespace is None:
+            await self._app(scope, receive, answer)
+            caller = scope["state"]["trace"].caller
+            if caller is not None:
+                self._namespaces[key] = caller.namespace
+            return
+        place = await self._lanes.enter(namespace)
+        answer.begun = place.leave
+        with self._lanes.here(place):
+            await self._app(scope, receive, answer)
 
     def _record(self, scope: Scope, trace: Trace, status: int, seconds: float) -> None:
         route = _route(scope)
@@ -124,12 +153,14 @@ class _Answer:
     def __init__(self, send: Send, trace: Trace) -> None:
         self._send = send
         self._trace = trace
+        self.begun: Callable[[], None] = lambda: None  # called when it begins to answer
         self.status = 0
         self.bytes = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.begun()
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self._trace.request_id
             if self._trace.traceparent:
@@ -167,10 +198,27 @@ def _is_upload(scope: Scope) -> bool:
     return scope["method"] == "PUT" and scope["path"].startswith("/v1/blobs/")
 
 
+def _length(headers: Headers) -> int:
+    """Bytes of the body; 0 where it isn't said."""
+    header = headers.get("content-length", "0")
+    return int(header) if header.isdecimal() else 0
+
+
+async def _received(receive: Receive) -> Receive:
+    """The messages of a body, or of a sender that broke off, once all are there."""
+    messages: deque[Message] = deque()
+    while not messages or messages[-1].get("more_body", False):
+        messages.append(await receive())
+
+    async def replay() -> Message:
+        return messages.popleft() if messages else await receive()
+
+    return replay
+
+
 async def _within_limit(headers: Headers, receive: Receive, limit: int) -> Receive:
     """The body, received whole: JSON is small. Raises TooLarge before more than the limit has been read."""
-    header = headers.get("content-length", "0")
-    length = int(header) if header.isdecimal() else 0
+    length = _length(headers)
     if length == 0 and "transfer-encoding" not in headers:
         return receive
     if length > limit:
