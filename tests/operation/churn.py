@@ -1,8 +1,9 @@
 """Always other models, of many tenants: `python -m tests.operation.churn --minutes 30 [--out samples.jsonl]`.
 
-Each tenant registers models of 0.1 to 8 MB, sends jobs of several kinds with them, reads some results, cancels some
-jobs, and deletes what it no longer needs, so that what is stored stays about the same. Meanwhile memory and handles of
-front end, worker and Redis are sampled, and the tables of the queue: none may grow with what has passed through.
+Each tenant registers models of 0.1 to 8 MB, sends jobs of several kinds with them, trains some anew and holds some
+results against a bank of retrained models, reads some results, cancels some jobs, and deletes what it no longer needs,
+so that what is stored stays about the same. Meanwhile memory and handles of front end, worker and Redis are sampled,
+and the tables of the queue: none may grow with what has passed through.
 """
 
 from __future__ import annotations
@@ -32,13 +33,17 @@ from service.auth import Keys, Role
 from service.local.background import Running, running
 from upweight import Client, JobCancelled, UntrustedResult
 from upweight.errors import UpweightError
+from upweight.schema import JobRecord, JobState
 
 MIB = 1024**2
 FEATURES, CLASSES, ROWS = 256, 4, 40
 LARGE = 8 * MIB // 4  # parameters of the largest models
 NAMES = ("front", "worker-1", "redis")
 SETTINGS = {"UPWEIGHT_CACHE_BYTES": str(40 * MIB), "UPWEIGHT_THREADS": "1"}
-KEPT_JOBS, KEPT_MODELS = 2, 3  # of a tenant; no job of a model that goes is left
+KEPT_JOBS, KEPT_MODELS, KEPT_BANKS = 2, 3, 1  # of a tenant; no job of a model that goes is left
+SMALL = 500  # hidden units up to which a model has other kinds of jobs, too
+TRAINED = 1_200  # and up to which it is trained anew
+RECIPE = {"optimizer": "sgd", "lr": 0.01, "epochs": 2, "batch_size": 16, "start": "warm"}
 SAMPLE_SECONDS = 15.0
 
 
@@ -53,6 +58,7 @@ class Sample:
     handles: dict[str, int]
     redis_mib: float
     tables: dict[str, int]  # keys of Redis, by the first two words of their names
+    stored_mib: float  # all objects
 
 
 @dataclass
@@ -91,7 +97,7 @@ class Churn:
             nn.Linear(FEATURES, width), nn.Tanh(), nn.Linear(width, CLASSES)
         ).eval()
         tenant.client.models.register(
-            name, network, example=torch.zeros(2, FEATURES), loss="cross_entropy"
+            name, network, example=torch.zeros(2, FEATURES), loss="cross_entropy", recipe=RECIPE
         )
         self.models += 1
         tenant.models.append(name)
@@ -100,25 +106,49 @@ class Churn:
             with suppress(UpweightError):  # it has ended
                 tenant.client.jobs.cancel(self._choice.choice(sent))
         for id in sent:
-            with suppress(UpweightError, JobCancelled):  # its end is in the record
-                tenant.client.jobs.wait(id, progress=False, timeout=600)
-            record = tenant.client.jobs.get(id)
-            self.ended[str(record.state)] += 1
-            if record.result is not None and "matrix" in record.result.stored:
-                tenant.client.jobs.result(id).influences[:2].sum()
+            self._ended(tenant, id)
+        sent += self._trained(tenant, name, sent[0]) if width < TRAINED else []
         self.jobs += len(sent)
         tenant.jobs.extend(sent)
         while len(tenant.jobs) > KEPT_JOBS:
             tenant.client.jobs.delete(tenant.jobs.popleft())
         while len(tenant.models) > KEPT_MODELS:
             tenant.client.models.delete(tenant.models.popleft())
+        banks = sorted(tenant.client.banks.list(), key=lambda bank: bank.created_at)
+        for bank in banks[:-KEPT_BANKS]:
+            tenant.client.banks.delete(bank)
+
+    def _ended(self, tenant: Tenant, id: str) -> JobRecord:
+        """The job when it is over, counted; two rows of its matrix read."""
+        with suppress(UpweightError, JobCancelled):  # its end is in the record
+            tenant.client.jobs.wait(id, progress=False, timeout=600)
+        record = tenant.client.jobs.get(id)
+        self.ended[f"{record.request.kind} {record.state}"] += 1
+        if record.result is not None and "matrix" in record.result.stored:
+            tenant.client.jobs.result(id).influences[:2].sum()
+        return record
+
+    def _trained(self, tenant: Tenant, model: str, judged: str) -> list[str]:
+        """The model trained anew without some rows, and its influences held against a bank: their jobs."""
+        rows = {"model": model, "train": {"dataset": "rows"}}
+        sent = []
+        if self._choice.random() < 0.5:
+            sent.append(tenant.client.jobs.create({"kind": "retrain", "drop": "0:4", **rows}).id)
+            made = self._ended(tenant, sent[-1]).model
+            assert made is not None
+            tenant.models.append(made.id)
+        if tenant.client.jobs.get(judged).state is JobState.SUCCEEDED:
+            asked = {"kind": "quality", "results": [judged], "subsets": 4, "repeats": 1, **rows}
+            sent.append(tenant.client.jobs.create(asked).id)
+            self._ended(tenant, sent[-1])
+        return sent
 
     def _requests(self, model: str, width: int) -> Iterator[dict[str, Any]]:
         rows = {"dataset": "rows"}
         common = {"model": model, "train": rows, "hessian_regularization": 10.0}
         cg = {"method": "cg", "maxiter": 3}
         yield {"kind": "influences", "test": {**rows, "rows": "0:3"}, "inversion": cg, **common}
-        kind = self._choice.randrange(4) if width < 500 else None
+        kind = self._choice.randrange(4) if width < SMALL else None
         if kind == 0:
             yield {"kind": "factors", "test": {**rows, "rows": "0:2"}, "inversion": cg, **common}
         elif kind == 1:
@@ -149,9 +179,19 @@ class Churn:
             {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in pids.items()},
             round(info["used_memory"] / MIB, 2),
             dict(sorted(tables.items())),
+            round(stored_bytes(Path(self.service.storage)) / MIB, 1),
         )
         self.samples.append(found)
         return found
+
+
+def stored_bytes(folder: Path) -> int:
+    """Of all files below; what goes meanwhile is left out."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def own_memory(pid: int) -> int:
@@ -177,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a line a sample, and what the last third has beside the second."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--models", type=int, default=300)
+    parser.add_argument("--models", type=int, default=300, help="spread over the time")
     parser.add_argument("--tenants", type=int, default=10)
     parser.add_argument("--out", type=Path, help="a line of JSON a sample")
     options = parser.parse_args(arguments)
@@ -189,12 +229,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ExitStack() as stack,
     ):
         churn = Churn(service, tenants_of(service, options.tenants, stack))
-        end, sampled = time.monotonic() + 60 * options.minutes, 0.0
+        began, sampled = time.monotonic(), 0.0
+        end = began + 60 * options.minutes
         while time.monotonic() < end and churn.models < options.models:
             churn.turn(LARGE if churn.models % 3 == 0 else choice.randrange(20_000, LARGE // 4))
             if time.monotonic() - sampled >= SAMPLE_SECONDS:
                 sampled = time.monotonic()
                 _tell(churn.sample(), options.out)
+            due = began + 60 * options.minutes * churn.models / options.models
+            time.sleep(max(0.0, due - time.monotonic()))
         _tell(churn.sample(), options.out)
         _say(f"{churn.models} models, {churn.jobs} jobs: {dict(churn.ended)}")
         _compare(churn.samples)
@@ -204,7 +247,8 @@ def _tell(sample: Sample, out: Path | None) -> None:
     tables = sum(sample.tables.values())
     _say(
         f"{sample.seconds:>7.0f} s {sample.models:>4} models {sample.jobs:>4} jobs "
-        f"MiB {sample.memory} handles {sample.handles} Redis {sample.redis_mib} MiB, {tables} keys"
+        f"MiB {sample.memory} handles {sample.handles} Redis {sample.redis_mib} MiB, {tables} keys "
+        f"stored {sample.stored_mib} MiB"
     )
     if out is not None:
         with out.open("a") as file:
