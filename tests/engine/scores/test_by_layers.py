@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.engine.exact import Exact, relative
 from tests.engine.models import make
@@ -142,3 +143,39 @@ def test_a_model_of_which_layers_explain_little_meets_rows_by_gradients() -> Non
     factors = torch.randn(3, problem.size, dtype=problem.dtype)
     expected = factors @ Exact(case).gradients(range(case.test_count, len(case.targets))).T
     assert relative(joined(up(problem, factors, case.train)), expected) < 1e-12
+
+
+class Attending(nn.Module):
+    """Causal attention by torch's own function, with and without a mask that is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.merge, self.head = nn.Linear(4, 12), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.register_buffer("mask", torch.randn(7, 7, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            each.unflatten(-1, (2, 2)).transpose(1, 2) for each in self.project(x).chunk(3, -1)
+        )
+        attention = nn.functional.scaled_dot_product_attention
+        mixed = attention(query, key, value, is_causal=True)
+        mixed = mixed + attention(query, key, value, attn_mask=self.mask)
+        return self.head(self.merge(mixed.transpose(1, 2).flatten(2)).mean(1))
+
+
+def test_scores_by_a_kernel_without_second_derivatives_are_those_of_autograd() -> None:
+    torch.manual_seed(3)
+    module = Attending().double().eval()
+    x, y = torch.randn(9, 7, 4, dtype=torch.float64), torch.arange(9) % 3
+    problem = Problem(module, make_loss("cross_entropy"), dtype=torch.float64)
+    expected = []
+    with sdpa_kernel([SDPBackend.MATH]):
+        for row, label in zip(x, y, strict=True):
+            loss = nn.functional.cross_entropy(module(row[None]), label[None])
+            found = torch.autograd.grad(loss, list(module.parameters()))
+            expected.append(torch.cat([each.flatten() for each in found]))
+    factors = torch.randn(4, problem.size, dtype=torch.float64)
+    with torch.profiler.profile() as seen:
+        scores = joined(up(problem, factors, TensorRows(x, y)))
+    assert any("flash_attention" in each.key for each in seen.key_averages())
+    assert (scores - factors @ torch.stack(expected).T).abs().max() < 1e-12

@@ -1,4 +1,4 @@
-"""Where second derivatives are taken: the kernels that have them, and errors that name the rest."""
+"""The kernels that have the derivatives which are taken, second ones for most, and errors that name the rest."""
 
 from __future__ import annotations
 
@@ -29,10 +29,26 @@ def twice_differentiable() -> Iterator[None]:
 
     The fused attention kernels have neither a second derivative nor forward mode.
     """
+    with _attention_by(SDPBackend.MATH):
+        yield
+
+
+@contextmanager
+def once_differentiable() -> Iterator[None]:
+    """The same where first derivatives are all: attention runs on the flash kernel where it can.
+
+    On a CPU it can in float32 and float64; on a GPU in half precision alone, so that nothing changes there.
+    """
+    with _attention_by(SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
+        yield
+
+
+@contextmanager
+def _attention_by(*kernels: SDPBackend) -> Iterator[None]:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel([SDPBackend.MATH]), warnings.catch_warnings():
+        with sdpa_kernel(list(kernels)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*performance drop.*")
             warnings.filterwarnings("ignore", message=".*TreeSpec.*", category=FutureWarning)
             warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)

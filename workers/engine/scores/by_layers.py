@@ -61,15 +61,6 @@ class ByLayers:
             )
         return cls(problem, places, rest)
 
-    def widest(self, batch: Batch) -> int:
-        """Numbers of one more row in the layer with the most inputs and cotangents; the batch is `placed`."""
-        io = layer_io(self.problem, batch, self.places)
-        count = len(io.batch)
-        return max(
-            (use.inputs(count)[0].numel() for use in io.uses if isinstance(use, MatrixUse)),
-            default=0,
-        )
-
     def scores(self, factors: Tensor, batch: Batch) -> Tensor:
         """(m, p) and a batch that is `placed` to (m, B)."""
         io = layer_io(self.problem, batch, self.places)

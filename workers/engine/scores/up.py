@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.gradients import per_example_gradients
+from workers.engine.autodiff.layer_uses import bytes_of_row
 from workers.engine.inversion.solution import Solution
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
@@ -24,10 +25,11 @@ from workers.engine.model.batching import (
 )
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
-from workers.engine.model.second_order import twice_differentiable
+from workers.engine.model.second_order import once_differentiable
 from workers.engine.progress import Progress, silent
 from workers.engine.scores.by_layers import ByLayers
 from workers.engine.scores.contraction import (
+    GRADIENT_COPIES,
     columns_of,
     finite_or_located,
     fitting_factors,
@@ -38,8 +40,6 @@ from workers.engine.scores.precision import Agreement, Precision, agreement, che
 # Of so many numbers, a gradient costs less layer by layer: `python -m benchmarks.peers --case wide-cg`.
 LONG_GRADIENT = 1 << 15
 MANY_GRADIENTS = 1 << 23  # numbers of all rows: of fewer, gradients cost less than a comparison
-# Numbers of a row in a layer that are alive at once: inputs, cotangents, and copies that lie otherwise.
-LAYER_COPIES = 4
 # What low precision is judged by.
 SAMPLED_ROWS = 64
 SAMPLED_FACTORS = 64
@@ -88,13 +88,16 @@ def _by_layers(
     budget: int,
     progress: Progress | None,
 ) -> Iterator[tuple[slice, Tensor]]:
-    one = problem.placed(next(iter(rows.batches(1))))
-    numbers = LAYER_COPIES * layers.widest(one) + len(factors)
-    row_bytes = activation_bytes(problem, rows) + numbers * problem.theta.element_size()
+    row_bytes = bytes_of_row(problem, rows, layers.places)
+    numbers = len(factors)
+    if layers.rest is not None:
+        row_bytes += activation_bytes(problem, rows)
+        numbers += GRADIENT_COPIES * layers.rest.size
+    row_bytes += numbers * problem.theta.element_size()
     size = rows_at_once(batch_size, len(rows), row_bytes, budget, problem.device.type)
 
     def work(batch: Batch) -> Tensor:
-        with twice_differentiable():
+        with once_differentiable():
             return layers.scores(factors, problem.placed(batch))
 
     for batch, result in over_rows(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.layer_io import MatrixUse, layer_io
+from workers.engine.autodiff.layer_uses import bytes_of_row
 from workers.engine.curvature.of_rows import OverRows
 from workers.engine.curvature.structured.blocks import Block, Spectral
 from workers.engine.curvature.structured.columns import Moment
@@ -26,7 +26,7 @@ from workers.engine.model.batching import (
 )
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
-from workers.engine.model.second_order import twice_differentiable
+from workers.engine.model.second_order import once_differentiable
 from workers.engine.operators import ClosedForm, Curvature
 from workers.engine.progress import Progress, silent
 
@@ -235,7 +235,7 @@ class Structured(OverRows):
         )
 
         def of_batch(batch: Batch) -> Tensors:
-            with twice_differentiable():
+            with once_differentiable():
                 return work(self.problem.placed(batch))
 
         for _, found in over_rows(
@@ -246,15 +246,17 @@ class Structured(OverRows):
         return total
 
     def _row_bytes(self) -> int:
-        """Of one more row of a batch: what autograd keeps, and the layer with the most inputs and cotangents."""
-        probe = self.problem.placed(next(iter(self.rows.batches(1))))
-        io = layer_io(self.problem, probe, self.collector.layout.explained)
-        count = len(io.batch)
-        widest = 0
-        for use in io.uses:
-            if isinstance(use, MatrixUse):
-                widest = max(widest, use.inputs(count)[0].numel())
-        return activation_bytes(self.problem, self.rows) + 4 * widest * self.dtype.itemsize
+        """Of one more row of a batch, also of those gradients that no layer explains."""
+        layout = self.collector.layout
+        found = bytes_of_row(self.problem, self.rows, layout.explained)
+        unexplained = sum(
+            each.size for name, each in layout.places.items() if name not in layout.explained
+        )
+        if unexplained:
+            found += (
+                activation_bytes(self.problem, self.rows) + 2 * unexplained * self.dtype.itemsize
+            )
+        return found
 
     def _require_memory(self, layout: Layout) -> None:
         """Raises OutOfMemory, in bytes, where sums and eigenvectors are more than the budget."""
