@@ -285,6 +285,15 @@ class Inverse(ABC):
         """What conjugate gradients say of it as their preconditioner: its name and, where it has one, its rank."""
 
 
+@dataclass(frozen=True)
+class InClosedForm:
+    """x = (C + λI)⁻¹ b for each row of (k, p), with ‖b − (C + λI) x‖ and ‖C x‖, (k,)."""
+
+    x: Tensor
+    residual_norms: Tensor
+    image_norms: Tensor
+
+
 class ClosedForm(Inverse):
     """(C + λI)⁻¹ of a C whose eigenvectors are known: another λ costs nothing, and residuals no pass."""
 
@@ -300,8 +309,8 @@ class ClosedForm(Inverse):
         """C v for each row v of (k, p): (k, p)."""
 
     @abstractmethod
-    def damped_matmat(self, vectors: Tensor) -> Tensor:
-        """(C + λI) v for each row v of (k, p): (k, p)."""
+    def solved_each(self, others: Sequence[Self], rhs: Tensor) -> list[InClosedForm]:
+        """By this one and by others of the same C with another λ."""
 
     @abstractmethod
     def preconditioner(self) -> Inverse:

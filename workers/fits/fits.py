@@ -25,6 +25,7 @@ from workers.engine import (
     stored,
 )
 from workers.engine.inversion.damping import PartOfMean
+from workers.engine.inversion.direct import in_closed_form
 from workers.engine.operators import ClosedForm
 from workers.fits.session import Session
 
@@ -155,9 +156,18 @@ class Fits:
         numbers = [each for each in dampings if not isinstance(each, PartOfMean)]
         if len(numbers) == len(dampings):
             return lambda rhs: method.solve_each(operator, numbers, rhs, progress, fit_of)
-        return lambda rhs: [
-            method.solve(operator, _number(each), rhs, progress, fit_of(each)) for each in dampings
-        ]
+
+        def solve(rhs: Tensor) -> list[Solution]:
+            fits = [fit_of(each) for each in dampings]
+            forms = [each for each in fits if isinstance(each, ClosedForm)]
+            if len(forms) == len(fits):
+                return in_closed_form(forms, rhs, progress)
+            pairs = zip(dampings, fits, strict=True)
+            return [
+                method.solve(operator, _number(each), rhs, progress, fit) for each, fit in pairs
+            ]
+
+        return solve
 
     def _recycling(
         self, method: Method, operator: Curvature, rhs: Tensor, progress: Progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -551,6 +552,45 @@ def test_each_block_may_have_a_lambda_of_its_own() -> None:
     assert relative(fit.damped(own).apply(rhs), torch.linalg.solve(damped, rhs.T).T) < 1e-10
     with pytest.raises(BadParameter, match="one λ"):
         fit.damped([0.1] * 3)
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal"])
+def test_several_lambdas_at_once_are_each_solved_as_the_dense_matrix_is(structure: str) -> None:
+    for make, inputs in MODELS.values():
+        module = made(make)
+        found = curvature(module, inputs, classes(), structure)
+        dampings, dense = [0.03, 2.0, 0.4], found.dense()
+        # Right-hand sides that may be outer products, and some that are none; one is 0.
+        rhs = gradients(module, inputs, classes())[:3]
+        rhs = torch.cat([rhs, real(2, len(dense)), torch.zeros(1, len(dense))])
+        for damping, each in zip(dampings, Direct().solve_each(found, dampings, rhs), strict=True):
+            damped = dense + damping * torch.eye(len(dense), dtype=torch.float64)
+            expected = torch.linalg.solve(damped, rhs.T).T
+            assert relative(each.x, expected) < 1e-10
+            assert float(each.residual_norms.max()) < 1e-12
+            shares = ((expected[:5] @ dense).norm(dim=1) / rhs[:5].norm(dim=1)).mean()
+            assert each.info["curvature_share"] == pytest.approx(float(shares), rel=1e-9)
+
+
+def test_a_residual_is_told_where_eigenvectors_are_not_what_they_were() -> None:
+    fit = curvature(made(mlp), real(ROWS, 5), classes(), "ekfac").closed_form()
+    rhs = real(2, fit.size)
+    first, *others = fit.blocks
+    damaged = replace(first, left=first.left * 1.001)
+    form = replace(fit, blocks=(damaged, *others)).damped(0.1)
+    (found,) = form.solved_each([], rhs)
+    applied = form.matmat(found.x) + 0.1 * found.x
+    assert relative(found.x, fit.damped(0.1).apply(rhs)) > 1e-4
+    assert float((found.residual_norms / (rhs - applied).norm(dim=1)).min()) > 0.5
+
+
+def test_norms_of_a_tiny_gradients_solution_are_not_rounded_to_0() -> None:
+    module = made(mlp).float()
+    fit = curvature(module, real(ROWS, 5).float(), classes(), "ekfac").closed_form().damped(0.1)
+    rhs = real(2, fit.size).float()
+    (plain,), (tiny,) = fit.solved_each([], rhs), fit.solved_each([], rhs * 2.0**-80)
+    assert relative(tiny.image_norms * 2.0**80, plain.image_norms) < 1e-5
+    assert float(tiny.residual_norms.min()) > 0.0
 
 
 def test_mean_eigenvalues_are_of_all_rows() -> None:

@@ -6,7 +6,7 @@ curvature whose eigenvectors are known, a structured one, the inverse is a close
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from workers.engine.inversion.extremes import (
     extreme_eigenvalues,
 )
 from workers.engine.inversion.indefinite import LIFT, ROUNDING, Unsolved, singular
-from workers.engine.inversion.method import Method
+from workers.engine.inversion.method import FitOf, Method
 from workers.engine.inversion.recycled import Recycled
 from workers.engine.inversion.solution import (
     Solution,
@@ -202,9 +202,30 @@ class Direct(Method, name="direct"):
             rhs = checked_rhs(Damped(curvature, damping), rhs)
             fit = self.fit(curvature, damping, progress)
         if isinstance(fit, ClosedForm):
-            return _in_closed_form(fit, rhs, progress)
+            return in_closed_form([fit], rhs, progress)[0]
         assert isinstance(fit, Factorisation)
         return fit.solve(rhs, progress)
+
+    def solve_each(
+        self,
+        curvature: Curvature,
+        dampings: Sequence[float],
+        rhs: Tensor,
+        progress: Progress | None = None,
+        fit_of: FitOf | None = None,
+    ) -> list[Solution]:
+        """As `Method.solve_each`; by a closed form, right-hand sides are turned into its eigenvectors once."""
+        fit_of = fit_of or self._from_one_fit(curvature, dampings, progress)
+        first, *others = dampings
+        fit = fit_of(first)
+        if isinstance(fit, ClosedForm):
+            rest = [fit_of(each) for each in others]
+            forms = [fit, *(each for each in rest if isinstance(each, ClosedForm))]
+            return in_closed_form(forms, rhs, progress)
+        solved = [self.solve(curvature, first, rhs, progress, fit)]
+        return solved + [
+            self.solve(curvature, each, rhs, progress, fit_of(each)) for each in others
+        ]
 
     def verdict(self, summary: Mapping[str, Any], damping: float, dtype: torch.dtype) -> Verdict:
         """By the condition number, where the spectrum is known and positive."""
@@ -215,20 +236,25 @@ class Direct(Method, name="direct"):
         return of_right_hand_sides(summary)
 
 
-def _in_closed_form(fit: ClosedForm, rhs: Tensor, progress: Progress | None) -> Solution:
-    """With true residuals, of C in its closed form."""
-    rhs = checked_rows(rhs, fit.size, rhs.dtype, rhs.device)
-    x = fit.apply(rhs)
-    norms = torch.linalg.vector_norm(rhs - fit.damped_matmat(x), dim=1)
+def in_closed_form(
+    fits: Sequence[ClosedForm], rhs: Tensor, progress: Progress | None = None
+) -> list[Solution]:
+    """By each of these of one C, with true residuals: of C in its closed form."""
+    first, *others = fits
+    rhs = checked_rows(rhs, first.size, rhs.dtype, rhs.device)
+    found = first.solved_each(others, rhs)
     if progress is not None:
         progress("direct", rhs.shape[0], rhs.shape[0], "right-hand sides")
-    # ‖Cx‖ / ‖b‖, which ‖b − λx‖ / ‖b‖ is only where λ is one.
     sizes = torch.linalg.vector_norm(rhs, dim=1)
     some = sizes > 0
-    left = torch.linalg.vector_norm(fit.matmat(x[some]), dim=1) / sizes[some]
-    share = float(left.mean()) if bool(some.any()) else 0.0
-    info = {**fit.described, "curvature_share": share}
-    return Solution(x, norms, (Status.CONVERGED,) * rhs.shape[0], info)
+    solutions = []
+    for fit, each in zip(fits, found, strict=True):
+        # ‖Cx‖ / ‖b‖, which ‖b − λx‖ / ‖b‖ is only where λ is one.
+        share = float((each.image_norms[some] / sizes[some]).mean()) if bool(some.any()) else 0.0
+        info = {**fit.described, "curvature_share": share}
+        status = (Status.CONVERGED,) * rhs.shape[0]
+        solutions.append(Solution(each.x, each.residual_norms, status, info))
+    return solutions
 
 
 def _factorised(

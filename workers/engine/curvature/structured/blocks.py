@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workers.engine.curvature.structured.layout import BlockLayout
 from workers.engine.errors import BadParameter, SingularHessian
-from workers.engine.operators import ClosedForm, Curvature, Inverse
+from workers.engine.operators import ClosedForm, Curvature, InClosedForm, Inverse
 
 # Vectors whose rotated entries of a block are alive at once, in entries: larger ones leave the caches.
 AT_ONCE = 1 << 18
@@ -38,12 +38,14 @@ class Block:
     left: Tensor | None = None  # (groups, rows, rows), or (size, size)
     right: Tensor | None = None  # (groups, columns, columns)
 
-    def rotated(self, vectors: Tensor) -> Tensor:
-        """Qᵀ v of (k, p)."""
+    def rotated(self, vectors: Tensor, *, gradients: bool = True) -> Tensor:
+        """Qᵀ v of (k, p); `gradients`: v may be outer products."""
         found = self.layout.gathered(vectors)
         if self.layout.form == "kronecker":
             left, right = self.left, self.right
-            factors = None if left is None or right is None else outer_product(found)
+            factors = None
+            if gradients and left is not None and right is not None:
+                factors = outer_product(found)
             if left is None or right is None or factors is None:
                 return kronecker_rotated(found, left, right)
             rows, columns = (each.movedim(0, 1) for each in factors)  # (groups, k, ...)
@@ -99,6 +101,11 @@ def outer_product(found: Tensor) -> tuple[Tensor, Tensor] | None:
     rest = torch.addcmul(found, u.unsqueeze(3), v.unsqueeze(2), value=-1).flatten(2)
     bound = ROUNDING * torch.finfo(found.dtype).eps * pivot.abs()
     return (u, v) if bool((rest.abs() <= bound).all()) else None
+
+
+def _squares(found: Tensor) -> Tensor:
+    """‖·‖² of each row of (k, ...), in float64: of small gradients they are 0 in float32."""
+    return torch.linalg.vector_norm(found.flatten(1), dim=1, dtype=torch.float64).square()
 
 
 @dataclass(frozen=True)
@@ -190,9 +197,34 @@ class Spectral(ClosedForm):
         """To precondition another matrix with."""
         return SpectralPreconditioner(self)
 
-    def damped_matmat(self, vectors: Tensor) -> Tensor:
-        """(C + λI) v, with the λ of each block."""
-        return self._mapped(vectors, [block.values + each for block, each in self._damped])
+    def solved_each(self, others: Sequence[Self], rhs: Tensor) -> list[InClosedForm]:
+        """By this one and by others of the same C with another λ.
+
+        What turns b into the eigenvectors' coordinates is done once for all λ's, and norms are taken there.
+        """
+        forms = (self, *others)
+        if not all(form.dampings for form in forms):
+            raise BadParameter("hessian_regularization", None, "give a λ first")
+        solutions = [torch.empty_like(rhs, memory_format=torch.contiguous_format) for _ in forms]
+        squares = torch.zeros(2, len(forms), len(rhs), dtype=torch.float64, device=rhs.device)
+        for number, block in enumerate(self.blocks):
+            values = block.values.to(rhs.dtype)
+            damped = [(block.values + form.dampings[number]).to(rhs.dtype) for form in forms]
+            inverse = [
+                (block.values + form.dampings[number]).reciprocal().to(rhs.dtype) for form in forms
+            ]
+            step = max(1, AT_ONCE // max(1, block.layout.size))
+            for first in range(0, len(rhs), step):
+                here = slice(first, first + step)
+                given = block.rotated(rhs[here])
+                for index, x in enumerate(solutions):
+                    block.put_back(given * inverse[index], x[here])
+                    found = block.rotated(x[here], gradients=False)
+                    residual = torch.addcmul(given, found, damped[index], value=-1)
+                    squares[0, index, here] += _squares(residual)
+                    squares[1, index, here] += _squares(found * values)
+        norms = squares.sqrt().to(rhs.dtype)
+        return [InClosedForm(*each) for each in zip(solutions, norms[0], norms[1], strict=True)]
 
     @property
     def _damped(self) -> list[tuple[Block, float]]:
