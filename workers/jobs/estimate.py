@@ -13,13 +13,21 @@ from dataclasses import dataclass, replace
 import torch
 
 from upweight.schema import AttributionJob, InfluencesJob
-from workers.engine import per_example_gradients
+from workers.engine import Batch, Problem, per_example_gradients
 from workers.engine.autodiff.graph.output import FORMED_OUTPUTS
 from workers.engine.curvature.structured.layout import LARGE_BLOCK
+from workers.engine.model.second_order import twice_differentiable
 from workers.jobs.inputs import JobInputs
 
 FREE_FLOPS = 2e9  # below this nothing is worth timing
-PROBED_ROWS = 32
+# What is timed: few rows within a part of the budget, in a second at most. Beyond so many parameters a row's gradient
+# is timed as a pass forward and back, and products are counted in those.
+PROBED_ROWS, MORE_ROWS = 2, 32
+PROBED_PART, PROBED_COPIES = 0.25, 3
+PROBED_SECONDS, CHEAP_SECONDS = 1.0, 0.02
+MOST_WRITTEN = 1_000_000
+PRODUCT_GRADIENTS = 2.0  # of one vector with C: two passes forward and back
+MOST_MULTIPLIED = 1 << 20  # entries of a vector whose products are timed
 # Of one vector with C: operations a row and parameter, six matrix products a layer where C has the model's second
 # derivative and four where it has not; and what a pass takes however little there is to do.
 BENT_FLOPS, STRAIGHT_FLOPS = 12.0, 8.0
@@ -73,16 +81,28 @@ class Size:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of one row's gradient, and floating-point operations a second of a product."""
+    """Seconds of one row's gradient, and floating-point operations a second of a product.
+
+    `product`: seconds of one row with one vector, where that was counted in passes; None: by the rate.
+    """
 
     gradient: float
     rate: float
+    product: float | None = None
 
 
 def estimated(
-    request: AttributionJob, inputs: JobInputs, right_hand_sides: int, together: int, entries: int
+    request: AttributionJob,
+    inputs: JobInputs,
+    right_hand_sides: int,
+    together: int,
+    entries: int,
+    budget_bytes: int,
 ) -> Estimate:
-    """`together` right-hand sides are solved for at a time; `entries` numbers are one influence."""
+    """`together` right-hand sides are solved for at a time; `entries` numbers are one influence.
+
+    Raises what the progress of `inputs` does.
+    """
     size = _size(request, inputs, entries)
     # At a gradient's six operations a row and parameter, is there anything to time?
     at_least = priced(
@@ -91,7 +111,7 @@ def estimated(
     solved = len(inputs.train) if request.is_self else right_hand_sides
     if at_least.total(solved, len(inputs.train)) < FREE_FLOPS:
         return NOTHING
-    return priced(request, size, _probed(inputs), right_hand_sides, together)
+    return priced(request, size, _probed(inputs, budget_bytes), right_hand_sides, together)
 
 
 def priced(
@@ -108,7 +128,11 @@ def priced(
     m, rows, p = max(1, right_hand_sides), size.hessian_rows, size.parameters
     at_once, together = max(1, together), max(1, min(together, right_hand_sides))
     flops = BENT_FLOPS if curvature.differentiates_twice else STRAIGHT_FLOPS
-    product = a_pass / at_once + flops * rows * p / speed.rate
+    product = a_pass / at_once
+    if speed.product is None:
+        product += flops * rows * p / speed.rate
+    else:
+        product += rows * speed.product * flops / BENT_FLOPS
     products = inversion.products(right_hand_sides, together)
     fit = product * inversion.fit_products(p)
     drawing = DRAWING_GRADIENTS * speed.gradient * rows if curvature.facts.draws_labels else 0.0
@@ -153,21 +177,57 @@ def _size(request: AttributionJob, inputs: JobInputs, entries: int) -> Size:
     return Size(problem.size, kept, *rows, columns, entries)
 
 
-def _probed(inputs: JobInputs) -> Speed:
+def _probed(inputs: JobInputs, budget_bytes: int) -> Speed:
+    """Timed on two rows at most, and on more only where these take next to no time."""
     problem = inputs.problem
-    batch = next(iter(inputs.train.batches(min(PROBED_ROWS, len(inputs.train)))))
-    gradients = per_example_gradients(problem, batch)
-    gradient = _seconds(lambda: per_example_gradients(problem, batch), problem.device) / len(batch)
-    product = _seconds(lambda: gradients @ gradients.T, problem.device)
-    return Speed(gradient, 2.0 * len(batch) ** 2 * problem.size / max(product, 1e-9))
+    vector_bytes = problem.size * problem.dtype.itemsize
+    fitting = int(PROBED_PART * budget_bytes / (PROBED_COPIES * vector_bytes))
+    written = problem.size <= MOST_WRITTEN and fitting >= PROBED_ROWS
+    work = _written if written else _passed
+    gradient = _timed(inputs, work, min(PROBED_ROWS, len(inputs.train)))
+    more = min(MORE_ROWS, fitting, len(inputs.train))
+    if written and more > PROBED_ROWS and gradient < CHEAP_SECONDS:
+        # Calls weigh less in a larger batch: what the job has, too.
+        gradient = min(gradient, _timed(inputs, work, more))
+    rate = _multiplying_rate(problem)
+    return Speed(gradient, rate, None if written else PRODUCT_GRADIENTS * gradient)
+
+
+def _written(problem: Problem, batch: Batch) -> None:
+    per_example_gradients(problem, batch)
+
+
+def _passed(problem: Problem, batch: Batch) -> None:
+    theta = problem.theta.clone().requires_grad_()
+    with twice_differentiable(), torch.enable_grad():
+        torch.autograd.grad(problem.losses(theta, problem.placed(batch)).sum(), theta)
+
+
+def _timed(inputs: JobInputs, work: Callable[[Problem, Batch], None], rows: int) -> float:
+    """Seconds a row: of the second call, unless the first took long."""
+    problem, best, spent = inputs.problem, float("inf"), 0.0
+    batch = next(iter(inputs.train.batches(max(1, rows))))
+    for number in range(2):
+        inputs.progress("plan", number, 2, "timings")
+        seconds = _seconds(lambda: work(problem, batch), problem.device)
+        best, spent = min(best, seconds), spent + seconds
+        if spent > PROBED_SECONDS / 2:
+            break
+    return best / len(batch)
+
+
+def _multiplying_rate(problem: Problem) -> float:
+    """Operations a second of products of few long vectors."""
+    width = min(problem.size, MOST_MULTIPLIED)
+    count = max(1, min(MORE_ROWS, MOST_MULTIPLIED // width))
+    vectors = problem.theta[:width].expand(count, -1).contiguous()
+    seconds = min(_seconds(lambda: vectors @ vectors.T, problem.device) for _ in range(2))
+    return 2.0 * count**2 * width / max(seconds, 1e-9)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    best = float("inf")
-    for _ in range(2):
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - began)
-    return best
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began

@@ -48,7 +48,9 @@ class Planner:
         """Of the whole; nothing for a small job, which is not worth a timing."""
         together = min(self._rhs_most, self.request.inversion.together)
         entries = prod(self._trailing)
-        found = estimated(self.request, self.inputs, self.rhs_count, together, entries)
+        found = estimated(
+            self.request, self.inputs, self.rhs_count, together, entries, self._budget
+        )
         return found.with_dampings(self._dampings)
 
     @property
