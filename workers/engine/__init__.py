@@ -3,6 +3,7 @@
 from workers.engine.admission import check_problem, check_rows_independent
 from workers.engine.autodiff.derivative_check import VERIFIED, DerivativeCheck, check_derivatives
 from workers.engine.autodiff.gradients import per_example_gradients
+from workers.engine.autodiff.select import derivatives_used
 from workers.engine.curvature.hessian import Hessian
 from workers.engine.curvature.kinds import Over, make_curvature
 from workers.engine.errors import (
@@ -110,6 +111,7 @@ __all__ = [
     "check_derivatives",
     "check_problem",
     "check_rows_independent",
+    "derivatives_used",
     "is_mixed",
     "is_out_of_memory",
     "low_precision_agreement",

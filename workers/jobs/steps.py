@@ -28,6 +28,7 @@ from workers.engine import (
     Solution,
     make_curvature,
 )
+from workers.engine.autodiff.select import PROBE_ROWS
 from workers.engine.inversion.damping import Measured, measured, of_blocks
 from workers.engine.operators import ClosedForm, Explicit
 from workers.fits.fits import Fits, SolveEach
@@ -420,6 +421,14 @@ class Steps:
         if self.inputs.precision_note is not None:
             summary["precision_note"] = self.inputs.precision_note
         return summary
+
+    def derivatives_summary(self) -> dict[str, Any]:
+        """By what products with the curvature were taken where passes over the rows take them."""
+        closed = self.request.curvature.closed_form or self.inputs.factors is not None
+        if closed or self.request.curvature.facts.one_column_a_row:
+            return {}
+        probe = next(iter(self.inputs.hessian_rows.batches(PROBE_ROWS)))
+        return dict(engine.derivatives_used(self.inputs.problem, probe))
 
     def curvature_summary(self) -> dict[str, Any]:
         """What was inverted, and what its labels were drawn with."""

@@ -52,6 +52,7 @@ def fitting(op: OpOverload) -> Callable[..., Any]:
         return op(*args, **kwargs) if rewritten is None else rewritten(**given)
 
     fitted.fitted = True  # type: ignore[attr-defined]
+    fitted.operator_name = name  # type: ignore[attr-defined]
     fitted.__name__ = _FITTED + name  # what the graph's text calls it
     return fitted
 

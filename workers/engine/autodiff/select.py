@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,6 +21,7 @@ from torch import Tensor, fx, nn
 from workers.engine.autodiff.derivative import Derivative
 from workers.engine.autodiff.graph.linearized import AnalyticHvp, AnalyticMixed, analytic_hvp
 from workers.engine.autodiff.graph.output import GAUSS_NEWTON, GRADIENTS, HESSIAN, Term
+from workers.engine.autodiff.graph.trace import untraced
 from workers.engine.autodiff.hvp import ForwardOverReverse, ReverseBatched, ReverseLoop
 from workers.engine.autodiff.mixed import MixedReverseBatched
 from workers.engine.autodiff.outer import (
@@ -37,6 +39,7 @@ from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
 from workers.engine.model.second_order import explained, is_out_of_memory, twice_differentiable
 
+REFUSED_WORDS = 300
 PROBE_ROWS = 4
 PROBE_VECTORS = 2
 # Largest difference from autograd, in units of its largest entry. Of second derivatives: wide enough
@@ -48,6 +51,48 @@ OTHER_DTYPES = 1e-2
 # `python -m benchmarks.peers --case encoder-cg`.
 LOOPED_BYTES = {"cpu": 1 << 12}
 LOOPED_BYTES_ELSEWHERE = 1 << 20
+
+
+@dataclass
+class ProductNotes:
+    """What was found out about a problem's products by its graph."""
+
+    graph_agrees: bool | None = None  # None: not tried yet
+    refused: str | None = None
+
+    def accept(self) -> None:
+        """The analytic products agree with autograd's."""
+        self.graph_agrees, self.refused = True, None
+
+    def refuse(self, why: str) -> None:
+        """The analytic products can't be taken."""
+        self.graph_agrees, self.refused = False, why[:REFUSED_WORDS]
+
+
+def product_notes(problem: Problem) -> ProductNotes:
+    """Those of this problem, which grow as products are selected."""
+    return problem.once(ProductNotes, ProductNotes)
+
+
+def derivatives_used(problem: Problem, probe: Batch) -> dict[str, str]:
+    """`product`: by the model's `graph` or by `autograd`; `product_refused`: why not by the graph, where that is so.
+
+    Where no product was selected here yet, the graph alone is tried, on the rows of `probe`.
+    """
+    notes = product_notes(problem)
+    if notes.graph_agrees is None:
+        with suppress(Exception):  # whatever it is, products meet it and explain it
+            agreeing(problem, problem.placed(probe), products_of(problem)[:1] + _analytic(problem))
+    # No finer: a worker that ends a job need not be the one that selected.
+    found = {"product": "graph" if notes.graph_agrees else "autograd"}
+    if notes.graph_agrees is False and notes.refused is not None:
+        found["product_refused"] = notes.refused
+    return found
+
+
+def _analytic(problem: Problem) -> list[Derivative]:
+    analytic = analytic_hvp(problem)
+    return [] if analytic is None else [analytic]
 
 
 def probe_vectors(problem: Problem) -> Tensor:
@@ -93,13 +138,25 @@ def agreeing(
             if isinstance(error, EngineError) or is_out_of_memory(error):
                 raise
             failure = failure or error
+            if isinstance(derivative, AnalyticHvp):
+                product_notes(problem).refuse(str(error))
             continue
         reference = result if reference is None else reference
-        if agrees(result, reference, SECOND_ORDER):
+        agreed = agrees(result, reference, SECOND_ORDER)
+        if agreed:
             working.append(derivative)
+        if isinstance(derivative, AnalyticHvp):
+            _note(problem, agreed)
     if not working:
         raise _unsupported(failure) from failure
     return working
+
+
+def _note(problem: Problem, agreed: bool) -> None:
+    if agreed:
+        product_notes(problem).accept()
+    else:
+        product_notes(problem).refuse("products by the model's graph differ from autograd's")
 
 
 def _require_adjoint(derivative: Pushed, problem: Problem, probe: Batch) -> None:
@@ -119,7 +176,10 @@ BY_TORCH: dict[Term, tuple[Derivative, ...]] = {
 def products_of(problem: Problem, term: Term = HESSIAN) -> list[Derivative]:
     """All second derivatives in θ that may suit this model, the most robust first."""
     found, analytic = list(BY_TORCH[term]), analytic_hvp(problem, term)
-    return found if analytic is None else [*found, analytic]
+    if analytic is None:
+        product_notes(problem).refuse(untraced(problem))
+        return found
+    return [*found, analytic]
 
 
 def select(

@@ -11,6 +11,7 @@ from workers.engine.autodiff.graph.assemble import Assembly, ParameterNode
 from workers.engine.autodiff.graph.linear import LinearLayer
 from workers.engine.autodiff.graph.linearized import Linearized
 from workers.engine.autodiff.graph.output import Term
+from workers.engine.autodiff.graph.parameters import SharedParameter
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
@@ -75,8 +76,11 @@ class ColumnsOfBatch:
 
 
 def layers_of(assembly: Assembly) -> list[ParameterNode]:
-    """Those with a selected parameter."""
+    """Those with a selected parameter. Raises ValueError where a row's own part of a gradient can't be told."""
     layers = [each for each in assembly.nodes if isinstance(each, ParameterNode)]
+    for each in layers:
+        if isinstance(each, SharedParameter):
+            raise ValueError(f"{each.place.name} is a tensor that all rows share")
     return [each for each in layers if each.places]
 
 

@@ -88,7 +88,10 @@ def dual_gauss_newton(
     outputs = term.root_count(assembly.output[0].numel())
     if outputs is None:
         return None
-    layers = layers_of(assembly)
+    try:
+        layers = layers_of(assembly)
+    except ValueError:  # a parameter that all rows share
+        return None
     outer = are_outer(layers)
     sizes = Sizes(len(rows), outputs, problem.size, width_of(layers) if outer else problem.size)
     most, work = sizes.most(budget_bytes / problem.theta.element_size()), multiplications(layers)

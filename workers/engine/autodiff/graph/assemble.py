@@ -10,12 +10,23 @@ from torch import Tensor, fx
 
 from workers.engine.autodiff.graph.batched_ops import Batched, batched
 from workers.engine.autodiff.graph.convolution import Convolution
+from workers.engine.autodiff.graph.grouped import GroupedConvolution
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
-from workers.engine.autodiff.graph.match_layers import take_layer, take_shift
+from workers.engine.autodiff.graph.match_layers import (
+    FIXED_BATCH_NORM,
+    take_layer,
+    take_parameter,
+)
 from workers.engine.autodiff.graph.match_nonlinear import take_nonlinear
 from workers.engine.autodiff.graph.nodes import Linear, Node, Smooth
+from workers.engine.autodiff.graph.parameters import (
+    RepeatedParameter,
+    SharedParameter,
+    TransposedLinear,
+)
 from workers.engine.autodiff.graph.scope import TraceScope
 from workers.engine.autodiff.graph.trace import (
+    CONSTANT_NAMES,
     DIAGONAL_NAMES,
     Traced,
     is_linear,
@@ -24,9 +35,19 @@ from workers.engine.autodiff.graph.trace import (
 )
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
+from workers.engine.model.second_order import is_out_of_memory
 
 # Nodes with parameters: their `places` in θ, and each row's gradient.
-ParameterNode = LinearLayer | Convolution | Scale | Embedding
+ParameterNode = (
+    LinearLayer
+    | TransposedLinear
+    | Convolution
+    | GroupedConvolution
+    | Scale
+    | Embedding
+    | SharedParameter
+    | RepeatedParameter
+)
 
 
 class Assembly:
@@ -48,6 +69,7 @@ class Assembly:
         self._scope = TraceScope(problem, graph, batch, moving, fused)
         # A node whose value is several tensors is none of ours: its items are, as functions of its input.
         self._several: dict[str, tuple[str, Callable[[Tensor], Any], Batched | None]] = {}
+        self._firsts: set[str] = set()  # of several tensors, whose value is the first of them
         for node in graph.nodes:
             if node.op == "output":
                 self._finish(node)
@@ -55,7 +77,13 @@ class Assembly:
                 value = operator.attrgetter(str(node.target))(graph.module)
                 self._scope.values[node.name] = value
             elif node.op != "placeholder":
-                self._take(node)
+                try:
+                    self._take(node)
+                except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+                    if is_out_of_memory(error):
+                        raise
+                    words = str(error).partition("\n")[0]
+                    raise ValueError(f"{_place_of(node)}: {words}") from error
 
     @property
     def nodes(self) -> list[Node]:
@@ -77,13 +105,20 @@ class Assembly:
 
     def _take(self, node: fx.Node) -> None:
         sources = [each.name for each in node.all_input_nodes if self._moves(each)]
-        if take_layer(self._scope, node, bool(sources)) or take_shift(self._scope, node, sources):
+        if take_layer(self._scope, node, bool(sources)):
+            if last_name(node.target) == FIXED_BATCH_NORM:
+                self._firsts.add(node.name)
+            return
+        if take_parameter(self._scope, node, sources) or self._first(node):
             return
         if self._scope.parameters_in(node):
-            raise ValueError(f"no rule for parameters in {node.target}")
+            if node.op == "call_module":
+                raise ValueError(f"no rule for parameters in {node.target}")
+            self._scope.enter_parameters(node)
+            sources = [each.name for each in node.all_input_nodes if self._moves(each)]
         function = self._scope.function_of(node, sources)
-        if not sources:
-            self._scope.values[node.name] = function()
+        if not sources or _is_constant(node, sources):
+            self._scope.values[node.name] = function(*(self._scope.values[s] for s in sources))
         elif sources[0] in self._several:
             self._item(node, sources)
         elif not take_nonlinear(self._scope, node, sources) and not self._line(
@@ -92,6 +127,18 @@ class Assembly:
             self._smooth(
                 node.name, sources, function, [self._scope.values[each] for each in sources]
             )
+
+    def _first(self, node: fx.Node) -> bool:
+        """Whether the node takes the first tensor of one that stands for it."""
+        source = node.all_input_nodes[0].name if node.all_input_nodes else ""
+        if source not in self._firsts:
+            return False
+        if last_name(node.target) != "getitem" or node.args[1] != 0:
+            raise ValueError(f"{node.target} of several tensors")
+        value = self._scope.values[source]
+        same: Batched = lambda t: t  # noqa: E731
+        self._scope.put(Linear(node.name, (source,), same, value.shape, same, diagonal=True), value)
+        return True
 
     def _item(self, node: fx.Node, sources: list[str]) -> None:
         """Takes one of the tensors of a node that has several."""
@@ -155,6 +202,24 @@ class Assembly:
             self._scope.values[name] = value  # a shape, a number or a mask
             return
         self._scope.put(Smooth(name, tuple(sources), function, tuple(values)), value)
+
+
+def _is_constant(node: fx.Node, sources: list[str]) -> bool:
+    """Whether nothing of the derivative passes: the tensor that it takes gives its shape alone, or was detached."""
+    first = node.args[0] if node.args else None
+    return (
+        last_name(node.target) in CONSTANT_NAMES
+        and isinstance(first, fx.Node)
+        and sources == [first.name]
+    )
+
+
+def _place_of(node: fx.Node) -> str:
+    """The node's operator, and the module that it stands in, in words."""
+    stack = node.meta.get("nn_module_stack") or {}
+    entries = [each[0] for each in stack.values() if each[0]]
+    name = str(node.target) if node.op == "call_module" else last_name(node.target)
+    return f"{name} in module {entries[-1]!r}" if entries else f"{name}, node {node.name!r}"
 
 
 def _plain_index(node: fx.Node, given: list[Any]) -> tuple[int | slice, ...] | None:

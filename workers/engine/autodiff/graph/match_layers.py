@@ -12,11 +12,13 @@ from torch.nn import functional as F
 
 from workers.engine.autodiff.graph.batched_ops import Batched
 from workers.engine.autodiff.graph.convolution import Convolution, Picked
+from workers.engine.autodiff.graph.grouped import GroupedConvolution
 from workers.engine.autodiff.graph.linear import Embedding, LinearLayer, Scale
 from workers.engine.autodiff.graph.nodes import Linear
 from workers.engine.autodiff.graph.nonlinear import Normalised
+from workers.engine.autodiff.graph.parameters import RepeatedParameter, TransposedLinear
 from workers.engine.autodiff.graph.scope import TraceScope
-from workers.engine.autodiff.graph.trace import is_reshaping, last_name
+from workers.engine.autodiff.graph.trace import is_operator, is_reshaping, last_name
 from workers.engine.model.parameters import ParameterSlice
 
 
@@ -37,6 +39,8 @@ def take_layer(scope: TraceScope, node: fx.Node, reached: bool) -> bool:
         assert layer.weight is not None
         assert weight is not None
         (padding,) = layer.options
+        if value.ndim > 1 and len(value) == 1:  # the same tokens for each row: positions
+            value = value.expand(scope.rows, *value.shape[1:])
         scope.put(
             Embedding(name, (), layer.weight, weight, value, padding),
             F.embedding(value, layer.weight),
@@ -46,6 +50,22 @@ def take_layer(scope: TraceScope, node: fx.Node, reached: bool) -> bool:
         result = F.linear(value, layer.weight, layer.bias)
         source, value, image = _unflattened(scope, layer.source, value)
         scope.put(LinearLayer(name, (source,), layer.weight, weight, bias, value, image), result)
+    elif layer.kind == "transposed":
+        assert layer.weight is not None
+        result = value @ layer.weight
+        result = result if layer.bias is None else result + layer.bias
+        scope.put(TransposedLinear(name, (source,), layer.weight, weight, bias, value), result)
+    elif layer.kind == "grouped":
+        assert layer.weight is not None
+        *lists, groups = layer.options
+        none = [0] * len(lists[0])
+        result = torch.ops.aten.convolution(
+            value, layer.weight, layer.bias, *lists, False, none, groups
+        )
+        options = (*lists, groups, result.shape)
+        scope.put(
+            GroupedConvolution(name, (source,), layer.weight, weight, bias, value, *options), result
+        )
     elif layer.kind == "convolution":
         assert layer.weight is not None
         stride, padding, dilation = layer.options
@@ -116,35 +136,76 @@ def _norm(
     scope.put(Scale(name, (hat,), layer.weight, weight, bias, shape, inside), result)
 
 
-def take_shift(scope: TraceScope, node: fx.Node, sources: list[str]) -> bool:
-    """Whether the node adds a parameter; if so its node is made."""
-    if last_name(node.target) != "add" or len(node.args) != 2 or node.kwargs:
+def take_parameter(scope: TraceScope, node: fx.Node, sources: list[str]) -> bool:
+    """Whether the node adds a parameter, multiplies with one, or gives one to each row; if so its node is made."""
+    name = last_name(node.target)
+    if name == "expand":
+        return _repeated(scope, node)
+    if name not in ("add", "mul") or len(node.args) != 2 or node.kwargs:
         return False
-    places = [scope.slice_of(scope.value_of(each)) for each in node.args]
-    if (places[0] is None) == (places[1] is None):
+    left, right = node.args
+    first, second = (scope.slice_of(scope.value_of(each)) for each in (left, right))
+    place = second if first is None else first
+    if place is None or (first is not None and second is not None):
         return False
-    place, other = (places[0], node.args[1]) if places[0] else (places[1], node.args[0])
-    value = scope.value_of(other)
-    assert place is not None
-    if not isinstance(value, Tensor) or len(place.shape) >= value.ndim:
-        raise ValueError("a parameter added to something smaller")
-    result = value + scope.value_of(node.args[0 if places[0] else 1])
-    if result.shape != value.shape:
-        raise ValueError("a parameter added to something smaller")
-    scope.put(Scale(node.name, tuple(sources), None, None, place, place.shape, value), result)
+    own, other = (left, right) if second is None else (right, left)
+    value, parameter = scope.value_of(other), scope.value_of(own)
+    shape = place.shape
+    if isinstance(value, Tensor) and len(shape) == value.ndim and shape[:1] == (1,):
+        shape = shape[1:]
+    if not isinstance(value, Tensor) or len(shape) >= value.ndim or len(value) != scope.rows:
+        return False
+    if torch.broadcast_shapes(value.shape, shape) != value.shape:
+        return False
+    if name == "add":
+        made = Scale(node.name, tuple(sources), None, None, place, shape, value)
+        scope.put(made, value + parameter)
+    else:
+        made = Scale(node.name, tuple(sources), parameter, place, None, shape, value)
+        scope.put(made, value * parameter)
     return True
 
 
+def _repeated(scope: TraceScope, node: fx.Node) -> bool:
+    """Whether the node gives each row a parameter (1, ...)."""
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    parameter = scope.value_of(node.args[0])
+    place = scope.slice_of(parameter)
+    if place is None:
+        return False
+    value = scope.function_of(node, [])()
+    if place.shape[:1] != (1,) or value.shape != (scope.rows, *place.shape[1:]):
+        return False
+    made = RepeatedParameter(node.name, (), place, tuple(value.shape))
+    scope.put(made, value)
+    return True
+
+
+# Returns what it saves for its own pass back, too; the first tensor is the normalised one.
+FIXED_BATCH_NORM = "_native_batch_norm_legit_no_training"
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 ValueOf = Callable[[Any], Any]  # an argument of a node to its value
+
+
+Kind = Literal[
+    "linear",
+    "transposed",
+    "convolution",
+    "grouped",
+    "batch_norm",
+    "layer_norm",
+    "max_pool",
+    "embedding",
+]
 
 
 @dataclass(frozen=True)
 class LayerMatch:
     """A node with parameters, however it was written: as a module, a function or an operator."""
 
-    kind: Literal["linear", "convolution", "batch_norm", "layer_norm", "max_pool", "embedding"]
+    kind: Kind
     source: fx.Node
     weight: Tensor | None = None
     bias: Tensor | None = None
@@ -157,6 +218,8 @@ def layer_of(node: fx.Node, module: fx.GraphModule, value_of: ValueOf) -> LayerM
         return None
     if last_name(node.target) == "embedding" and node.op == "call_function":
         return _embedding(node, value_of)
+    if last_name(node.target) in ("addmm", "matmul", "mm") and node.op == "call_function":
+        return _transposed(node, value_of)
     if node.op == "call_module":
         return _of_module(node.args[0], module.get_submodule(str(node.target)))
     if node.op != "call_function" or node.kwargs:
@@ -189,7 +252,7 @@ def _of_module(source: fx.Node, own: nn.Module) -> LayerMatch | None:
 
 
 def _of_function(source: fx.Node, node: fx.Node, given: list[Any]) -> LayerMatch | None:
-    name, aten = last_name(node.target), isinstance(node.target, torch._ops.OpOverload)
+    name, aten = last_name(node.target), is_operator(node.target)
     if name == "linear" and given:
         return LayerMatch("linear", source, *given)
     if name in ("conv1d", "conv2d", "conv3d") and given:
@@ -200,6 +263,8 @@ def _of_function(source: fx.Node, node: fx.Node, given: list[Any]) -> LayerMatch
         return _convolution(source, weight, bias, lists, options[3])
     if name == "batch_norm" and aten and len(given) > 6 and given[2] is not None:
         return LayerMatch("batch_norm", source, given[0], given[1], (given[2], given[3], given[6]))
+    if name == FIXED_BATCH_NORM and len(given) > 5 and given[2] is not None:
+        return LayerMatch("batch_norm", source, given[0], given[1], (given[2], given[3], given[5]))
     if name == "layer_norm" and given:
         shape, weight, bias, eps = [*given, None, None, 1e-5][:4] if len(given) < 4 else given[:4]
         return LayerMatch("layer_norm", source, weight, bias, (shape, eps))
@@ -217,8 +282,11 @@ def _convolution(
     groups: int,
 ) -> LayerMatch | None:
     """`lists` are stride, padding and dilation along each axis."""
-    if any(isinstance(each, str) for each in lists) or groups != 1:
+    if any(isinstance(each, str) for each in lists):
         return None
+    if groups != 1:
+        options = (*(list(each) for each in lists), groups)
+        return LayerMatch("grouped", source, weight, bias, options)
     _, padding, dilation = lists
     reach = [d * (size - 1) for d, size in zip(dilation, weight.shape[2:], strict=True)]
     if any(pad > each for pad, each in zip(padding, reach, strict=True)):
@@ -226,9 +294,29 @@ def _convolution(
     return LayerMatch("convolution", source, weight, bias, tuple(list(each) for each in lists))
 
 
+def _transposed(node: fx.Node, value_of: ValueOf) -> LayerMatch | None:
+    """a W, or b + a W as Conv1D of GPT-2 has it, with a parameter W as (in, out)."""
+    if node.kwargs:
+        return None
+    adds = last_name(node.target) == "addmm"
+    bias, source, weight = node.args if adds else (None, *node.args)
+    matrix, shift = value_of(weight), value_of(bias)
+    plain = shift is None or (isinstance(shift, Tensor) and shift.shape == matrix.shape[1:])
+    given = value_of(source)
+    if not (isinstance(source, fx.Node) and isinstance(matrix, Tensor) and matrix.ndim == 2):
+        return None
+    if not plain or not isinstance(given, Tensor) or given.ndim < 2:
+        return None
+    if not isinstance(matrix, nn.Parameter) or not (
+        shift is None or isinstance(shift, nn.Parameter)
+    ):
+        return None
+    return LayerMatch("transposed", source, matrix, shift)
+
+
 def _embedding(node: fx.Node, value_of: ValueOf) -> LayerMatch | None:
     """embedding(tokens, weight, padding) of torch.nn.functional, (weight, tokens, ...) of aten."""
-    aten = isinstance(node.target, torch._ops.OpOverload)
+    aten = is_operator(node.target)
     source, other = (node.args[1], node.args[0]) if aten else node.args[:2]
     padding: Any = node.kwargs.get("padding_idx", node.args[2] if len(node.args) > 2 else None)
     plain = not any(node.kwargs.get(each) for each in ("max_norm", "scale_grad_by_freq", "sparse"))

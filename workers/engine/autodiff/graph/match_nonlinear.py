@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, fx
 
 from workers.engine.autodiff.graph.batched_ops import Batched
-from workers.engine.autodiff.graph.nodes import Elementwise, Linear, Sum, lying_as
+from workers.engine.autodiff.graph.nodes import (
+    Concatenation,
+    Elementwise,
+    Linear,
+    Sum,
+    lying_as,
+)
 from workers.engine.autodiff.graph.nonlinear import LogSoftmax, MatrixProduct, Product, Softmax
 from workers.engine.autodiff.graph.scope import TraceScope
 from workers.engine.autodiff.graph.trace import (
@@ -22,6 +28,7 @@ from workers.engine.autodiff.graph.trace import (
 SUMS = ("add", "iadd", "sub")
 PRODUCTS = ("mul", "imul")
 MATRIX_PRODUCTS = ("bmm", "matmul")
+SAFE = "_safe_softmax"
 
 
 def take_nonlinear(scope: TraceScope, node: fx.Node, sources: list[str]) -> bool:
@@ -30,18 +37,21 @@ def take_nonlinear(scope: TraceScope, node: fx.Node, sources: list[str]) -> bool
     curve = elementwise(node, scope.module)
     if curve is not None:
         _bend(scope, node.name, sources[0], curve)
-    elif name in SUMS:
+    elif name in SUMS and not node.kwargs and len(node.args) == 2:
         _sum(scope, node, sources)
+    elif name == "cat" and _concatenated(scope, node):
+        pass
     elif name == "scaled_dot_product_attention":
         return _attention(scope, node)
     elif (axis := softmax_axis(node, scope.module)) is not None:
         logarithm = is_logarithm(node, scope.module)
-        _softmax(scope, node.name, sources[0], scope.value_of(node.args[0]), axis, logarithm)
+        value = scope.value_of(node.args[0])
+        _softmax(scope, node.name, sources[0], value, axis, logarithm=logarithm, safe=name == SAFE)
     elif name in PRODUCTS and (factors := scope.moving(node, 2)) and len(node.args) == 2:
         left, right = (scope.values[each] for each in factors)
         value = scope.function_of(node, [])()
         scope.put(Product(node.name, factors, left, right), value)
-    elif name in MATRIX_PRODUCTS and (factors := scope.moving(node, 2)):
+    elif name in MATRIX_PRODUCTS and (factors := scope.moving(node, 2)) and _alike(scope, factors):
         _matrix_product(scope, node.name, *factors)
     else:
         return False
@@ -69,8 +79,6 @@ def _bend(scope: TraceScope, name: str, source: str, function: Callable[[Tensor]
 
 def _sum(scope: TraceScope, node: fx.Node, sources: list[str]) -> None:
     value = scope.function_of(node, [])()
-    if node.kwargs or len(node.args) != 2:
-        raise ValueError("a sum with a factor")
     minus = -1.0 if last_name(node.target) == "sub" else 1.0
     terms = [
         (each.name, sign)
@@ -83,22 +91,61 @@ def _sum(scope: TraceScope, node: fx.Node, sources: list[str]) -> None:
 
 
 def _softmax(
-    scope: TraceScope, name: str, source: str, value: Tensor, axis: int, logarithm: bool = False
+    scope: TraceScope,
+    name: str,
+    source: str,
+    value: Tensor,
+    axis: int,
+    *,
+    logarithm: bool = False,
+    safe: bool = False,
 ) -> None:
+    """`safe`: where all entries are −∞ it is zero, and so is its derivative."""
     axis = axis if axis < 0 else axis - value.ndim
     if logarithm:
         result = torch.log_softmax(value, axis)
         scope.put(LogSoftmax(name, (source,), axis, result.exp()), result)
     else:
         result = torch.softmax(value, axis)
+        if safe:
+            result = result.masked_fill((value == -torch.inf).all(axis, keepdim=True), 0.0)
         scope.put(Softmax(name, (source,), axis, result), result)
 
 
 def _matrix_product(scope: TraceScope, name: str, first: str, second: str) -> None:
     left, right = scope.values[first], scope.values[second]
-    if left.ndim < 2 or right.ndim < 2 or left.shape[:-2] != right.shape[:-2]:
-        raise ValueError("a product of matrices that is broadcast")
     scope.put(MatrixProduct(name, (first, second), left, right), left @ right)
+
+
+def _alike(scope: TraceScope, factors: tuple[str, ...]) -> bool:
+    """Whether two matrices, or stacks of them, are multiplied without being broadcast."""
+    left, right = (scope.values[each] for each in factors)
+    return left.ndim >= 2 and right.ndim >= 2 and left.shape[:-2] == right.shape[:-2]
+
+
+def _concatenated(scope: TraceScope, node: fx.Node) -> bool:
+    """Whether a concatenation along an axis is made; its parts may move or not, each once."""
+    parts = node.args[0]
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    if not isinstance(parts, list | tuple) or not isinstance(axis, int):
+        return False
+    values = [scope.value_of(each) for each in parts]
+    if not all(isinstance(each, Tensor) and each.ndim == values[0].ndim for each in values):
+        return False
+    axis = axis if axis < 0 else axis - values[0].ndim
+    found: dict[str, tuple[int, int]] = {}
+    first = 0
+    for part, value in zip(parts, values, strict=True):
+        last = first + value.shape[axis]
+        if isinstance(part, fx.Node) and part.name in scope.active:
+            if part.name in found:
+                return False
+            found[part.name] = (first, last)
+        first = last
+    result = torch.cat(values, axis)
+    names, places = tuple(found), tuple(found.values())
+    scope.put(Concatenation(node.name, names, places, axis, result.shape), result)
+    return True
 
 
 def _attention(scope: TraceScope, node: fx.Node) -> bool:

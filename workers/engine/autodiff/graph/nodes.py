@@ -183,6 +183,39 @@ class Sum:
 
 
 @dataclass
+class Concatenation:
+    """Nodes, and values that don't move, one after the other along an axis."""
+
+    target: str
+    sources: tuple[str, ...]
+    ranges: tuple[tuple[int, int], ...]  # of each source along the axis, [first, last)
+    axis: int  # from the end
+    output: torch.Size
+    cotangent: Tensor | None = None
+
+    def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
+        """The output's tangent, (k, ...); None where it is zero."""
+        known = [each for each in input_tangents if each is not None]
+        if not known:
+            return None
+        result = known[0].new_zeros(len(theta_tangent), *self.output)
+        for (first, last), tangent in zip(self.ranges, input_tangents, strict=True):
+            if tangent is not None:
+                result.narrow(self.axis, first, last - first).copy_(tangent)
+        return result
+
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor]:
+        """The sources' cotangents, from the output's."""
+        return [cotangent.narrow(self.axis, first, last - first) for first, last in self.ranges]
+
+    def r_backward(self, context: BackwardContext) -> Sequence[Tensor | None]:
+        """Tangents of the sources' cotangents, where they are wanted."""
+        if not context.wanted:
+            return [None] * len(self.sources)
+        return list(self.backward(context.r_cotangent))
+
+
+@dataclass
 class Linear:
     """Any function of one node that is linear in it and has no parameters: a view, a mean.
 

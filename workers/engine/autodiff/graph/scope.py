@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from workers.engine.autodiff.graph.nodes import Node
+from workers.engine.autodiff.graph.parameters import SharedParameter
 from workers.engine.autodiff.graph.trace import Traced, called, elementwise, last_name
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
@@ -27,6 +28,7 @@ class TraceScope:
         self.active: set[str] = set() if moving is None else {moving}
         self.values: dict[str, Any] = dict(zip(graph.input_names, batch.inputs, strict=True))
         self.module, self.fused = graph.module, fused
+        self.rows = len(batch)
         self._names = graph.parameter_names
         self._slices = {each.name: each for each in problem.layout}
 
@@ -56,6 +58,16 @@ class TraceScope:
             return any(self.slice_of(each) is not None for each in owned)
         given = (self.values.get(each.name) for each in node.all_input_nodes)
         return any(self.slice_of(each) is not None for each in given)
+
+    def enter_parameters(self, node: fx.Node) -> list[str]:
+        """Makes nodes of the selected parameters that the node takes as tensors; answers their names."""
+        found = []
+        for each in node.all_input_nodes:
+            place = self.slice_of(self.values.get(each.name))
+            if place is not None and each.name not in self.active:
+                self.put(SharedParameter(each.name, (), place), self.values[each.name].detach())
+                found.append(each.name)
+        return found
 
     def function_of(self, node: fx.Node, sources: list[str]) -> Callable[..., Any]:
         """The node as a function of those sources. Raises ValueError if it writes in place."""

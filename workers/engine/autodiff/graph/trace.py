@@ -35,6 +35,7 @@ ELEMENTWISE_MODULES = (
 ELEMENTWISE_NAMES = frozenset(
     {"celu", "cos", "elu", "exp", "gelu", "hardtanh", "leaky_relu", "logsigmoid", "mish", "pow"}
     | {"relu", "relu_", "selu", "sigmoid", "silu", "sin", "softplus", "square", "tanh", "relu6"}
+    | {"erf", "hardsigmoid", "hardswish", "log", "reciprocal", "rsqrt", "sqrt"}
 )
 LINEAR_MODULES = (
     nn.AdaptiveAvgPool1d,
@@ -50,17 +51,24 @@ LINEAR_MODULES = (
 LINEAR_NAMES = frozenset(
     {"_unsafe_view", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "alias", "avg_pool1d", "chunk"}
     | {"avg_pool2d", "clone", "contiguous", "dropout", "expand", "flatten", "getitem", "mean"}
+    | {"constant_pad_nd", "index", "index_select", "pad", "repeat", "roll"}
     | {"movedim", "narrow", "neg", "permute", "reshape", "select", "slice", "split", "squeeze"}
     | {"sum", "swapaxes", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view"}
+)
+# Take a tensor, and nothing of its derivative.
+CONSTANT_NAMES = frozenset(
+    {"detach", "empty_like", "fill", "full_like", "new_empty", "new_full", "new_ones", "new_zeros"}
+    | {"ones_like", "zeros_like"}
 )
 RESHAPING_MODULES = (nn.Dropout, nn.Flatten, nn.Identity, nn.Unflatten)
 RESHAPING_NAMES = frozenset(
     {"_unsafe_view", "alias", "clone", "contiguous", "flatten", "reshape", "unflatten", "view"}
 )
+VIEW_NAMES = frozenset({"_unsafe_view", "view"})
 # With something that does not move on the other side; a quotient only by that.
 SCALING_NAMES = frozenset({"div", "imul", "mul", "truediv"})
 DIAGONAL_NAMES = SCALING_NAMES | {"masked_fill", "where"}
-SOFTMAX_NAMES = frozenset({"softmax", "_softmax"})
+SOFTMAX_NAMES = frozenset({"softmax", "_softmax", "_safe_softmax"})
 LOG_SOFTMAX_NAMES = frozenset({"log_softmax", "_log_softmax"})
 
 
@@ -79,14 +87,23 @@ def traced(problem: Problem) -> Traced | None:
     return problem.once("graph", lambda: _traced(problem))
 
 
+def untraced(problem: Problem) -> str:
+    """Why there is no graph, in words; empty where there is one."""
+    traced(problem)
+    return problem.once("untraced", str)
+
+
 def _traced(problem: Problem) -> Traced | None:
     if isinstance(problem.loss, ProgramLoss):
+        problem.once("untraced", lambda: "the loss is a part of the program")
         return None
     module = problem.module
     if not isinstance(module, fx.GraphModule):
         try:
             module = fx.symbolic_trace(module)
-        except Exception:  # a model may do anything while it is traced
+        except Exception as error:  # a model may do anything while it is traced
+            words = f"{type(module).__name__} has no graph: {error}".partition("\n")[0]
+            problem.once("untraced", lambda: words)
             return None
     module = without_writes(module)
     nodes = tuple(node for node in module.graph.nodes if "_guards_fn" not in str(node.target))
@@ -96,18 +113,31 @@ def _traced(problem: Problem) -> Traced | None:
 
 
 def last_name(target: Any) -> str:
-    """What a function, a method or an aten operator is called, without its overload."""
+    """What a function, a method or an aten operator is called, without its overload.
+
+    A function that stands for an operator says so by its `operator_name`.
+    """
     if isinstance(target, str):
         return target
+    stands_for = getattr(target, "operator_name", None)
+    if isinstance(stands_for, str):
+        return stands_for
     if isinstance(target, torch._ops.OpOverload):
         return target.overloadpacket.__name__
     return str(getattr(target, "__name__", ""))
+
+
+def is_operator(target: Any) -> bool:
+    """Whether it is an aten operator, or stands for one."""
+    return isinstance(target, torch._ops.OpOverload) or hasattr(target, "operator_name")
 
 
 def called(node: fx.Node, module: fx.GraphModule) -> Callable[..., Any]:
     """The node as a function of its arguments."""
     if node.op == "call_module":
         return module.get_submodule(str(node.target))
+    if last_name(node.target) in VIEW_NAMES and isinstance(node.target, torch._ops.OpOverload):
+        return torch.reshape  # our values may lie in another order than the model's
     if node.op == "call_method":
         name = str(node.target)
         return lambda own, *arguments, **options: getattr(own, name)(*arguments, **options)
@@ -125,7 +155,7 @@ def elementwise(node: fx.Node, module: fx.GraphModule) -> Callable[[Tensor], Ten
     if name not in ELEMENTWISE_NAMES or len(node.all_input_nodes) != 1:
         return None
     arguments, options = node.args[1:], node.kwargs
-    if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+    if node.op == "call_function" and is_operator(node.target):
         function: Any = node.target
     else:
         function = getattr(torch, name, None) or getattr(F, name)
@@ -141,6 +171,9 @@ def is_linear(node: fx.Node, module: fx.GraphModule) -> bool:
     name = last_name(node.target)
     if name == "dropout":
         return node.args[2:3] == (False,)
+    if name in ("constant_pad_nd", "pad"):
+        given = (*node.args[2:], *node.kwargs.values())
+        return all(each in ("constant", None, 0, 0.0) for each in given)
     return name in LINEAR_NAMES
 
 
