@@ -54,6 +54,6 @@ class Stores:
             queue=queue,
             grids=grids,
             shared=shared,
-            qualities=Qualities(redis),
+            qualities=Qualities(redis, objects),
             ending=Ending(records, lifecycle, leases, queue, objects, grids, shared),
         )

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _words(rebuilt: Rebuilt, dry_run: bool) -> str:
     verb = "would be restored" if dry_run else "restored"
-    kinds = ("key", "model", "dataset", "job")
+    kinds = ("key", "model", "dataset", "job", "quality")
     lines = [
         f"{kind:8}  {rebuilt.restored[kind]:8} {verb}  {rebuilt.there[kind]:8} there already"
         for kind in kinds

@@ -1,4 +1,5 @@
-"""Rebuilds Redis from the object storage: records with their indexes, versions, idempotency keys, queues, API keys.
+"""Rebuilds Redis from the object storage: records with their indexes, versions, idempotency keys, queues, API keys,
+and the qualities that were measured.
 
 It adds what is missing and changes nothing that is there, so it may run again, and while the service runs. What was
 queued or running is queued anew; finished blocks of a result are found by the worker and are not computed again.
@@ -22,6 +23,7 @@ from service.storage.copies import Copies, Copy, LastVersion
 from service.storage.keys import Document, Kind
 from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
+from service.storage.qualities import Qualities
 from service.storage.queue import CHECK_PRIORITY, CHECKS, RUN_JOB, TaskQueue
 from service.storage.redis import reachable
 from service.storage.shared import Shared
@@ -62,6 +64,7 @@ class Rebuild:
         self._raise = redis.register_script(scripts.RAISE_VERSION)
         self._keys = Keys(redis, objects)
         self._shared = Shared(redis, objects)
+        self._qualities = Qualities(redis, objects)
         self.rebuilt = Rebuilt()
 
     def run(self) -> Rebuilt:
@@ -72,6 +75,13 @@ class Rebuild:
         found = self._keys.restore(dry_run=self._dry_run)
         if found:
             self.rebuilt.restored["key"] = found
+        for counted, number in zip(
+            (self.rebuilt.restored, self.rebuilt.there),
+            self._qualities.restore(dry_run=self._dry_run),
+            strict=True,
+        ):
+            if number:
+                counted["quality"] = number
         for copy in chain(self._copies.walk(jobs=False), self._copies.walk(jobs=True)):
             match copy:
                 case Copy():

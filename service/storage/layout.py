@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 UPLOADS = "uploads"  # what came by presigned URLs and is not verified yet
 SELF_TEST = "self-test"
+QUALITIES = "qualities"
 
 
 def upload_path(namespace: str, digest: str) -> str:
@@ -32,6 +33,11 @@ def banks_folder(namespace: str) -> str:
 def bank_folder(namespace: str, bank: str) -> str:
     """The weights of one bank, an object a subset, and its description."""
     return f"{banks_folder(namespace)}/{bank}"
+
+
+def quality_path(namespace: str, name: str) -> str:
+    """What was last measured of a model, method and λ, by their digest."""
+    return f"{QUALITIES}/{namespace}/{name}.json"
 
 
 @dataclass(frozen=True)

@@ -178,3 +178,18 @@ def test_the_service_takes_jobs_while_it_is_being_rebuilt(clean: Acting) -> None
     new = submitted(clean)
     assert new.status_code == 202
     assert rebuilt(clean.parts).there["job"] == 1
+
+
+def test_qualities_that_were_measured_come_back_and_newer_ones_stay(clean: Acting) -> None:
+    parts = clean.parts
+    parts.qualities.note(NAMESPACE, {"ab" * 32: {"value": 0.5}, "cd" * 32: {"value": 0.6}})
+    lost(parts)
+    names = ["ab" * 32, "cd" * 32]
+    assert parts.qualities.of(NAMESPACE, names) == [None, None]
+    assert rebuilt(parts, dry_run=True).restored["quality"] == 2
+    assert parts.qualities.of(NAMESPACE, names) == [None, None]
+    parts.redis.hset(f"upweight:quality:{NAMESPACE}", "cd" * 32, '{"value": 0.9}')
+    found = rebuilt(parts)
+    assert (found.restored["quality"], found.there["quality"]) == (1, 1)
+    assert parts.qualities.of(NAMESPACE, names) == [{"value": 0.5}, {"value": 0.9}]
+    parts.objects.delete_prefix("qualities")

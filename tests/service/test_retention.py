@@ -12,7 +12,7 @@ import pytest
 
 from service.retention.expiry import Expired, Expiry
 from service.retention.orphans import Orphan, Orphans
-from service.storage.layout import ResultPaths, upload_path
+from service.storage.layout import ResultPaths, bank_folder, upload_path
 from service.storage.shared import Shared, folder_of
 from tests.service.acting import NAMESPACE, Acting, problem, submitted
 
@@ -214,3 +214,18 @@ def test_fits_that_no_job_holds_go_and_an_expired_job_lets_go_of_its_own(
     assert gone(expiry(ready, retention_days=7)) == [(id, "age")]
     assert list(ready.parts.objects.walk("shared")) == []
     assert shared.name(NAMESPACE, "a" * 64) == f"{'a' * 64}-1"
+
+
+def test_banks_and_measured_qualities_stay_whatever_expires(ready: Acting) -> None:
+    parts, bank = ready.parts, f"{bank_folder(NAMESPACE, 'ab' * 32)}/some.safetensors"
+    parts.objects.put(bank, b"weights")
+    parts.qualities.note(NAMESPACE, {"ab" * 32: {"value": 0.5}})
+    old = ended(ready, days_ago=8)
+    assert gone(expiry(ready, retention_days=7)) == [(old, "age")]
+    settings = parts.settings.model_copy(update={"orphan_seconds": 0})
+    list(Orphans(parts.records, parts.copies, parts.objects, settings).one_pass())
+    assert parts.objects.head(bank) is not None
+    assert parts.qualities.of(NAMESPACE, ["ab" * 32]) == [{"value": 0.5}]
+    assert parts.objects.head(f"qualities/{NAMESPACE}/{'ab' * 32}.json") is not None
+    for folder in ("banks", "qualities"):
+        parts.objects.delete_prefix(folder)
