@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.datasets.names import RowNames
 from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
 from service.jobs.validation.compatibility import fitted
 from service.jobs.validation.inputs import Inputs
@@ -10,7 +11,16 @@ from service.lifecycle.states import now
 from service.parts import Parts
 from service.storage.keys import new_id
 from upweight.errors import InvalidRequest
-from upweight.schema import JobRecord, JobState, ModelRecord, Recipe, RetrainJob
+from upweight.schema import (
+    DatasetRecord,
+    JobRecord,
+    JobState,
+    ModelRecord,
+    Recipe,
+    RetrainJob,
+    written_rows,
+)
+from upweight.schema.any_job import Dropped
 from upweight.schema.model import NEEDS_INITIAL
 
 _TIMES = 5  # the parameters: the weights, and twice, while one replaces the other, what a training goes on from
@@ -26,7 +36,9 @@ def prepared(parts: Parts, namespace: str, job: RetrainJob) -> Prepared:
     train = chosen(parts, namespace, job.train, "/train")
     test = chosen(parts, namespace, job.test, "/test") if job.test is not None else None
     matched = fitted(Inputs(model, train, test, train), job.columns)
+    job = job.model_copy(update={"drop": _dropped(parts, namespace, job.drop, train.dataset)})
     given, total = given_arrays(parts.objects, namespace, job.given), train.dataset.rows or 0
+    assert job.drop is None or isinstance(job.drop, str)
     chosen_rows(train.rows, job.drop, given, total)
     row_weights(given, total)
     row_labels(given, total)
@@ -43,6 +55,23 @@ def prepared(parts: Parts, namespace: str, job: RetrainJob) -> Prepared:
         created_at=now(),
     )
     return Prepared(record, _TIMES * weights_bytes(model, job.precision))
+
+
+def _dropped(
+    parts: Parts, namespace: str, drop: Dropped | None, dataset: DatasetRecord
+) -> str | None:
+    """Row numbers as text: of ids, where there are some. Raises InvalidRequest."""
+    if drop is None or isinstance(drop, str):
+        return drop
+    if dataset.ids is None and all(isinstance(each, int) for each in drop):
+        return ",".join(map(str, drop)) or None
+    names = RowNames.of(parts, namespace, dataset, drop)
+    rows = {names.row(name, f"/drop/{at}") for at, name in enumerate(drop)}
+    try:
+        return written_rows(sorted(rows)) or None
+    except ValueError as error:
+        words = f"{error}; derive a dataset without them, and train on that"
+        raise InvalidRequest.field("/drop", words, None) from None
 
 
 def recipe_of(model: ModelRecord, given: Recipe | None) -> Recipe:

@@ -106,6 +106,30 @@ def test_rows_are_dropped_and_relabelled_by_id(
         online.datasets.derive(fresh_name, named, drop=worst, relabel={worst.ids[1]: 0})
 
 
+def test_a_retraining_leaves_out_and_takes_rows_by_id(
+    online: Client, iris: Subject, named: DatasetRecord, result: InfluenceResult, fresh_name: str
+) -> None:
+    recipe = {"optimizer": "sgd", "lr": 0.1, "epochs": 2, "start": "warm"}
+
+    def trained(**choice: Any) -> str | None:
+        return online.retrain(iris.name, named, recipe=recipe, name=fresh_name, **choice).weights
+
+    worst = result.suspects(3)
+    numbers = sorted(worst.rows.tolist())
+    by_number = trained(drop=",".join(map(str, numbers)))
+    assert trained(drop=worst) == trained(drop=list(worst.ids)) == by_number
+    mask = np.isin(np.arange(ROWS), numbers)
+    assert trained(drop=mask) == by_number
+    assert trained(rows=[TEXTS[4], TEXTS[9]]) == trained(rows=[4, 9])
+    for choice, words in (
+        ({"drop": ["flower-1x"]}, r"no row .* has the id 'flower-1x'; did you mean 'flower-1"),
+        ({"rows": ["flower-1x"]}, r"no row .* has the id 'flower-1x'; did you mean 'flower-1"),
+        ({"drop": [3]}, "has the id 3; its ids are texts"),
+    ):
+        with pytest.raises(errors.InvalidRequest, match=words):
+            trained(**choice)
+
+
 def test_a_frames_index_is_its_ids_where_it_says_more_than_the_rows_number(
     online: Client, fresh_name: str
 ) -> None:

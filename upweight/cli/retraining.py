@@ -24,7 +24,8 @@ def retrain(
     train: Annotated[str, typer.Argument(help="The dataset to train on.")],
     rows: Annotated[str | None, typer.Option(help="Some of its rows: 0:1000, ::10.")] = None,
     drop: Annotated[
-        str | None, typer.Option(help="Rows to leave out: 3,17,204, or an .npy file of them.")
+        str | None,
+        typer.Option(help="Rows to leave out: 3,17,204, or an .npy file of numbers or ids."),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="An .npy file with a factor of each row's loss.")

@@ -254,7 +254,7 @@ def derive(
 ) -> Flow[DatasetRecord]:
     """Derives a dataset from another, and waits for its check."""
     path = f"{DATASETS.path}/{segment(reference(dataset))}/derive"
-    rows = None if drop is None else _dropped(drop)
+    rows = None if drop is None else dropped_rows(drop)
     if isinstance(rows, np.ndarray):  # a mask
         record = dataset if isinstance(dataset, DatasetRecord) else (yield from record_of(dataset))
         numbers = np.flatnonzero(rows).tolist()
@@ -271,7 +271,7 @@ def derive(
     return (yield from DATASETS.create(body, bars, *checked, path=path))
 
 
-def _dropped(rows: Any) -> str | list[Any] | NDArray[Any]:
+def dropped_rows(rows: Any) -> str | list[Any] | NDArray[Any]:
     """Text and slices as text; ids and numbers one by one, for there may be many; a mask as it is."""
     if isinstance(rows, str | slice | range):
         return rows_text(rows)

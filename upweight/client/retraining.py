@@ -13,15 +13,16 @@ from pydantic import BaseModel
 from upweight.client.blobs import put
 from upweight.client.computations import Model
 from upweight.client.content import arrays_content
+from upweight.client.datasets import dropped_rows
 from upweight.client.jobs import create
 from upweight.client.models import MODELS
-from upweight.client.request import Choice, reference, selection
+from upweight.client.request import Choice, named_ids, reference, selection
 from upweight.errors import InvalidRequest
 from upweight.http.flow import Call, Flow, Work, segment
 from upweight.http.polling import until_ended, waited_for
 from upweight.http.transport import AsyncTransport, Transport
 from upweight.progress import Bars
-from upweight.results.rows import RowChoice, rows_text
+from upweight.results.rows import RowChoice, record_of, rows_text
 from upweight.schema import Bank, Banks, JobRecord, ModelRecord
 
 WRITTEN = 500  # rows; more are sent as an array
@@ -82,17 +83,16 @@ def request_of(
 ) -> Flow[dict[str, Any]]:
     """The job's fields; what is long is uploaded first."""
     arrays: dict[str, Any] = {}
-    chosen = selection(train)
-    if rows is not None:
-        if _is_long(rows):
-            arrays["rows"] = _numbers("rows", rows)
-        else:
-            chosen["rows"] = rows_text(rows)
+    ids = named_ids(rows)
+    if rows is not None and ids is None and _is_long(rows):
+        arrays["rows"], rows = _numbers("rows", rows), None
+    chosen = selection(train, rows)
     fields: dict[str, Any] = {"kind": "retrain", "model": reference(model), "train": chosen}
-    if drop is not None and _is_long(drop):
-        arrays["drop"] = _numbers("drop", drop)
-    elif drop is not None and not _is_empty(drop):
-        fields["drop"] = rows_text(drop)
+    left_out = yield from _left_out(drop, chosen["dataset"])
+    if isinstance(left_out, np.ndarray):
+        arrays["drop"] = left_out
+    elif left_out:
+        fields["drop"] = left_out
     arrays |= _by_row("weights", "weight_rows", weights, float)
     arrays |= _by_row("labels", "label_rows", labels, None)
     if arrays:
@@ -110,12 +110,26 @@ def request_of(
     return fields
 
 
+def _left_out(drop: Any, dataset: str) -> Flow[Any]:
+    """As the job takes it: text, a list of names, or an array of many numbers to be uploaded."""
+    if drop is None:
+        return None
+    found = dropped_rows(drop)
+    if isinstance(found, np.ndarray):  # a mask
+        return _short(np.flatnonzero(found).tolist())
+    if isinstance(found, list) and len(found) > WRITTEN:
+        record = yield from record_of(dataset)  # numbers, or ids that are numbers?
+        return found if record.ids is not None else _short(found)
+    return found
+
+
 def _is_long(rows: Any) -> bool:
-    return not isinstance(rows, str | int | slice | range) and len(rows) > WRITTEN
+    return not isinstance(rows, str | int | slice | range | Mapping) and len(rows) > WRITTEN
 
 
-def _is_empty(rows: Any) -> bool:
-    return not isinstance(rows, str | int | slice) and len(rows) == 0
+def _short(numbers: list[Any]) -> Any:
+    """Numbers as text; as an array, to be uploaded, where they are many."""
+    return rows_text(numbers) if len(numbers) <= WRITTEN else _numbers("drop", numbers)
 
 
 def _numbers(name: str, rows: Any) -> Any:
@@ -123,7 +137,8 @@ def _numbers(name: str, rows: Any) -> Any:
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise InvalidRequest.field(
             f"/{name}",
-            f"row numbers are whole numbers on one axis, not {found.dtype} {found.shape}",
+            f"row numbers are whole numbers on one axis, not {found.dtype} {found.shape}; by id, "
+            "datasets.derive(…, drop=[…], relabel={…}) gives a dataset to train on",
             None,
         )
     return found.astype(np.int64)

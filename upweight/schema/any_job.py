@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
+from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag, model_validator
 
 from upweight.schema.base import Labels, Reference, Request, Text
 from upweight.schema.inversion import PositiveInt
@@ -13,8 +13,15 @@ from upweight.schema.rows import RowSelection
 from upweight.schema.webhook import Webhook
 
 MAXIMUM_IDS = 100_000  # of one choice of rows
+MAXIMUM_CHANGES = 200_000  # rows of one derivation that are named one by one
 # A row by its id, or by its number in a dataset without ids.
 RowName = Annotated[StrictInt, Field(ge=-(2**53), le=2**53)] | Text
+# Rows that are left out: by name in a list, or as slices of numbers.
+Dropped = Annotated[
+    Annotated[RowSelection, Tag("text")]
+    | Annotated[tuple[RowName, ...], Field(max_length=MAXIMUM_CHANGES), Tag("list")],
+    Discriminator(lambda given: "text" if isinstance(given, str) else "list"),
+]
 # What a metadata column, or a label, is in a row.
 MetadataValue = StrictBool | StrictInt | StrictFloat | Annotated[str, Field(max_length=1024)]
 

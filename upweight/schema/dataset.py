@@ -5,17 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag, model_validator
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
 
-from upweight.schema.any_job import RowName
+from upweight.schema.any_job import MAXIMUM_CHANGES, Dropped
 from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Labels, Name, Request, Text
 from upweight.schema.display import Record
 from upweight.schema.model import CheckState, TensorSpec
 from upweight.schema.problem import Problem
-from upweight.schema.rows import RowSelection
 
 MAXIMUM_SHARDS = 10_000
-MAXIMUM_CHANGES = 200_000  # rows of one derivation that are named one by one
 MAXIMUM_FEATURES = 100_000  # names, of all columns
 MAXIMUM_METADATA = 64  # columns
 VALUES_LISTED = 100  # of a metadata column: its values, where there are no more
@@ -121,11 +119,6 @@ class DatasetRequest(Request):
 
 
 # A choice by what is given, so that what is wrong is told of that alone.
-Dropped = Annotated[
-    Annotated[RowSelection, Tag("text")]
-    | Annotated[tuple[RowName, ...], Field(max_length=MAXIMUM_CHANGES), Tag("list")],
-    Discriminator(lambda given: "text" if isinstance(given, str) else "list"),
-]
 NewLabel = StrictBool | StrictInt | StrictFloat | Text
 
 

@@ -7,10 +7,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from upweight.schema.any_job import JobBase, Selection
+from upweight.schema.any_job import Dropped, JobBase, Selection
 from upweight.schema.base import Answer, Digest, Name
 from upweight.schema.recipe import Recipe
-from upweight.schema.rows import RowSelection
 
 
 class RetrainJob(JobBase):
@@ -19,8 +18,10 @@ class RetrainJob(JobBase):
     resumable: ClassVar[bool] = True
     kind: Literal["retrain"] = "retrain"
     train: Selection = Field(description="The rows that are trained on, before `drop`.")
-    drop: RowSelection | None = Field(
-        None, description="Rows of the dataset that are left out, by their numbers in it."
+    drop: Dropped | None = Field(
+        None,
+        description="Rows of the dataset that are left out: a list of their ids, of their numbers in a dataset without "
+        "ids; or slices of numbers as text: `3,5,100:200`. The job's record has the numbers, as text.",
     )
     given: Digest | None = Field(
         None,

@@ -96,6 +96,7 @@ class RetrainAttempt(Attempt[RetrainJob]):
         )  # fmt: skip
         total = inputs.dataset.rows or 0
         selected = parse_rows(request.train.rows, total)
+        assert request.drop is None or isinstance(request.drop, str)  # numbers since its submission
         chosen = chosen_rows(selected, request.drop, inputs.arrays, total)
         test = self._test_rows()
         trained = time.monotonic()
