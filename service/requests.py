@@ -22,7 +22,7 @@ from service.tracing import Tracing
 from upweight.errors import InternalError, TooLarge, UpweightError
 
 _REQUEST_ID = re.compile(r"^[\x21-\x7e]{1,128}$")
-_SMALL_UPLOAD = 64 * 1024  # bytes that are received before the request is worked on
+_SMALL_UPLOAD = 16 * 1024  # bytes that are received before the request is worked on
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 
 

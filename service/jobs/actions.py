@@ -116,6 +116,7 @@ def delete(parts: Parts, namespace: str, id: str) -> None:
     parts.ending.let_go(namespace, job)
     parts.copies.secure("job", namespace, id)
     parts.outbox.forget(namespace, id)
+    parts.quota.give_back(namespace, id)
     parts.quota.measure_again(namespace)
 
 

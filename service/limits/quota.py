@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from redis import Redis
 
-from service.storage.keys import PREFIX
+from service.storage.keys import PREFIX, is_id, made_at
 from service.storage.layout import namespace_prefixes
 from service.storage.objects import Objects
 from service.storage.records import Records
@@ -26,6 +26,7 @@ MEASURED_SECONDS = 300
 _MEASURED_AT_MOST_SECONDS = (
     10  # before somebody is refused, it is measured again unless that was so lately
 )
+_RECORDED_SECONDS = 60  # between a job's reservation and its record
 RESERVED_SECONDS = 180  # without a word: longer than a sender may be silent
 _RENEWED_SECONDS = 30
 _STEP = 4 * 1024**2  # of a reservation that grows
@@ -157,7 +158,7 @@ class Quota:
             self._redis.set(at, time.time())
             self._redis.set(_key("meanwhile", namespace), 0)
             reserved = [each.decode() for each in self._redis.hkeys(_key("reserved", namespace))]
-        ended = self._ended(namespace, [id for id in reserved if id.startswith("job_")])
+        ended = self._ended(namespace, [id for id in reserved if is_id("job", id)])
         # In a thread of its own: a reservation also grows inside an upload, and what an object is written from can't
         # read objects in the same thread.
         with ThreadPoolExecutor(1) as thread:
@@ -178,7 +179,12 @@ class Quota:
     def _ended(self, namespace: str, ids: list[str]) -> list[str]:
         """Jobs that store nothing more: they had ended, or gone, before it was measured."""
         found = {each["id"]: each for each in self._records.get_many("job", namespace, ids)}
-        return [id for id in ids if id not in found or found[id]["state"] in TERMINAL]
+        recorded_by = time.time() - _RECORDED_SECONDS
+        return [
+            id
+            for id in ids
+            if (found[id]["state"] in TERMINAL if id in found else made_at(id) < recorded_by)
+        ]
 
 
 class Reservation:

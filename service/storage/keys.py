@@ -30,6 +30,11 @@ def new_id(kind: Kind) -> str:
     return f"{ID_PREFIX[kind]}_{ULID()}"
 
 
+def made_at(id: str) -> float:
+    """When an identifier was made, in seconds since 1970 by its maker's clock."""
+    return float(ULID.from_str(id.partition("_")[2]).timestamp)
+
+
 def is_id(kind: Kind, text: str) -> bool:
     """Whether a text has the form of an identifier of this kind."""
     prefix, _, rest = text.partition("_")

@@ -13,7 +13,9 @@ import pytest
 import redis
 
 from service.limits import quota
+from service.limits.quota import stored_and_reserved
 from service.local.redis_server import RedisServer
+from service.storage.keys import new_id
 from service.storage.layout import namespace_prefixes
 from tests.service.acting import Acting, digest_of, problem
 from tests.service.conftest import Front, run_front, small_settings
@@ -143,6 +145,37 @@ def test_a_job_reserves_what_its_result_will_take_until_it_has_ended(
     assert http.post(f"/v1/jobs/{accepted[0]}/cancel").status_code == 202
     assert http.delete(f"/v1/jobs/{accepted[0]}").status_code == 204
     assert http.post("/v1/jobs", json={**body, "seed": 99}).status_code == 202
+
+
+def test_measuring_between_a_jobs_reservation_and_its_record_forgets_neither(
+    small: Front, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.parts.quota.reserve_for_job("default", new_id("job"), 60 * KIB)
+    small.parts.quota.measure_again("default")
+    problem(put(http, 60 * KIB), 403, "quota-exceeded")
+    monkeypatch.setattr(quota, "_RECORDED_SECONDS", 0)  # whoever would have recorded it has died
+    small.parts.quota.measure_again("default")
+    assert put(http, 60 * KIB).status_code == 201
+
+
+def test_what_a_retraining_and_a_bank_may_store_is_reserved_when_they_are_accepted(
+    small: Front, http: httpx2.Client
+) -> None:
+    acting = Acting(http, small.parts)
+    acting.ready()
+    acting.dataset("large", rows=20)
+    rows = {"dataset": "large", "rows": "0:10"}
+    recipe = {"optimizer": "sgd", "lr": 0.1, "epochs": 1, "start": "warm"}
+    common = {"model": acting.job_request()["model"], "train": rows, "recipe": recipe}
+    retrain = http.post("/v1/jobs", json={"kind": "retrain", **common})
+    assert retrain.status_code == 202, retrain.text
+    _, reserved = stored_and_reserved(small.parts.redis, "default")
+    id = retrain.json()["id"]
+    assert reserved[id] > 0
+    assert http.post(f"/v1/jobs/{id}/cancel").status_code == 202
+    small.parts.quota.measure_again("default")
+    assert put(http, 1).status_code == 201
+    assert stored_and_reserved(small.parts.redis, "default")[1] == {}, "given back with its job"
 
 
 def test_a_job_that_is_tried_again_reserves_anew(small: Front, http: httpx2.Client) -> None:
