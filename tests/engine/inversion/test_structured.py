@@ -54,6 +54,19 @@ def test_the_solution_is_that_without_it(kind: str, structure: str) -> None:
     assert found.info["preconditioner"] == structure
 
 
+def test_it_has_the_scale_of_the_gauss_newton_matrix() -> None:
+    curvature = make_curvature(over(), "gauss_newton")
+    dense = curvature.dense()
+    for structure in ("ekfac", "diagonal", "layers"):
+        kept = curvature.of_structure(structure).dense()
+        assert float(kept.trace()) == pytest.approx(float(dense.trace()), rel=1e-12)
+    # By the exact blocks of two layers no eigenvalue is above 2, and none below λ over the largest.
+    eye = torch.eye(len(dense), dtype=torch.float64)
+    found = torch.linalg.eigvals(torch.linalg.solve(kept + DAMPING * eye, dense + DAMPING * eye))
+    largest = float(torch.linalg.eigvalsh(kept)[-1])
+    assert DAMPING / (DAMPING + largest) <= float(found.real.min()) < float(found.real.max()) <= 2.0
+
+
 @pytest.mark.parametrize("structure", ["ekfac", "kfac"])
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
 def test_where_a_curvature_is_a_kronecker_product_it_is_the_inverse(
