@@ -97,6 +97,7 @@ def _in_the_engine(rounds: int) -> None:
 
     from benchmarks.structures.models import case
     from workers import engine
+    from workers.engine.inversion.direct import in_closed_form
 
     subject = case("decoder", Path())
     loss = engine.make_loss("cross_entropy", reduction="sum", class_axis=-1)
@@ -109,8 +110,8 @@ def _in_the_engine(rounds: int) -> None:
         assert form is not None
         fitted = time.perf_counter()
         rhs = torch.cat([block for _, block in engine.row_gradients(problem, test)])
-        solutions = [form.damped(each).apply(rhs) for each in dampings]
-        for _ in engine.up(problem, torch.cat(solutions), train):
+        solutions = in_closed_form([form.damped(each) for each in dampings], rhs)
+        for _ in engine.up(problem, torch.cat([each.x for each in solutions]), train):
             pass
         return fitted - began, time.perf_counter() - fitted
 
