@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,9 @@ from service.storage.records import Idempotency, Room, not_found
 from upweight.errors import InvalidRequest, NotReady, RateLimited
 from upweight.schema import CheckState
 from upweight.schema.base import REFERENCE_PATTERN
+
+STRIDE = 200  # records that are read at once where something is looked for in them
+MOST_LOOKED_AT = 4_000  # of one request
 
 
 def digest_of(parts: Any) -> str:
@@ -185,6 +189,32 @@ def filters_of(
             )
         found.append(keys.by_label(key, value))
     return found
+
+
+def searched_page(
+    parts: Parts,
+    kind: Kind,
+    namespace: str,
+    paging: Paging,
+    filters: Sequence[str],
+    wanted: Callable[[Document], bool],
+) -> dict[str, Any]:
+    """A page of those records that are wanted, from at most so many that are looked at. Raises InvalidRequest."""
+    found: list[Document] = []
+    after, looked = paging.after, 0
+    while looked < MOST_LOOKED_AT:
+        page = page_of(parts, kind, namespace, replace(paging, limit=STRIDE, after=after), filters)
+        for item in page["items"]:
+            after = item["id"]
+            if wanted(item):
+                found.append(item)
+            if len(found) == paging.limit:
+                return {"items": found, "has_more": True, "next_after": after}
+        looked += STRIDE
+        after = page["next_after"]
+        if not page["has_more"]:
+            return {"items": found, "has_more": False, "next_after": None}
+    return {"items": found, "has_more": True, "next_after": after}
 
 
 def page_of(

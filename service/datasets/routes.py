@@ -14,6 +14,7 @@ from service.answers.positions import positions
 from service.answers.streamed import STREAMED
 from service.datasets.derivation import derive_dataset
 from service.datasets.names import GroupColumn, RowNames
+from service.datasets.preview import change_preview
 from service.datasets.registration import register_dataset
 from service.datasets.rows import ShardedRows
 from service.dependencies import (
@@ -45,6 +46,7 @@ from upweight.errors import (
 )
 from upweight.schema import (
     CheckState,
+    DatasetChange,
     DatasetRecord,
     DatasetRequest,
     DatasetRows,
@@ -75,6 +77,12 @@ _DERIVATIONS: Any = {
     "cleaned": {
         "summary": "Without two rows, and with one label put right",
         "value": {"name": "digits-clean", "drop": [3, 17], "relabel": {"5": 8}},
+    },
+}
+_CHANGES: Any = {
+    "picture": {
+        "summary": "64 numbers as a picture",
+        "value": {"preview": {"kind": "image", "column": "x", "shape": [8, 8], "maximum": 16}},
     },
 }
 
@@ -152,6 +160,23 @@ async def get(reference: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -
     """A dataset by id, name (its newest version) or `name@version`."""
     found = await settled(parts, "dataset", caller.namespace, reference, wait)
     return DatasetRecord.model_validate(found)
+
+
+@router.patch(
+    "/{reference}",
+    summary="Change how a dataset's rows are shown",
+    dependencies=[Depends(json_only)],
+    responses=documented(NotFound, Conflict, InvalidRequest, TooLarge, UnsupportedMediaType),
+)
+def change(
+    reference: str,
+    wanted: Annotated[DatasetChange, Body(openapi_examples=_CHANGES)],
+    parts: PartsNow,
+    caller: Writer,
+) -> DatasetRecord:
+    """Changes a dataset's preview: how the explorer and reports draw a row. Results do not depend on it."""
+    changed = change_preview(parts, caller.namespace, reference, wanted)
+    return DatasetRecord.model_validate(changed)
 
 
 @router.get(

@@ -18,7 +18,7 @@ from service.storage.keys import Document, Kind, by_use
 from service.storage.layout import ResultPaths
 from service.storage.qualities import names_of
 from service.storage.records import Idempotency
-from upweight.schema import TERMINAL, JobRecord, JobState
+from upweight.schema import TERMINAL, JobChange, JobRecord, JobState
 
 KEEPALIVE_SECONDS = 15.0
 
@@ -65,6 +65,15 @@ def with_quality(parts: Parts, namespace: str, jobs: Sequence[Document]) -> None
         before = job["verdict"].get("quality")
         if found is not None and (before is None or found["value"] > before["value"]):
             job["verdict"] = {**job["verdict"], "quality": found}
+
+
+def change(parts: Parts, namespace: str, id: str, wanted: JobChange) -> Document:
+    """Gives a job, whatever its state, another name or note. Raises NotFound."""
+    find_job(parts, namespace, id)
+    fields = wanted.model_dump(exclude_unset=True)
+    parts.records.update("job", namespace, id, lambda job: {**job, **fields})
+    parts.copies.secure("job", namespace, id)
+    return current_job(parts, namespace, id)
 
 
 def cancel(parts: Parts, namespace: str, id: str) -> Document:
@@ -118,6 +127,15 @@ def delete(parts: Parts, namespace: str, id: str) -> None:
     parts.outbox.forget(namespace, id)
     parts.quota.give_back(namespace, id)
     parts.quota.measure_again(namespace)
+
+
+def is_meant(job: Document, *, kind: str | None, search: str) -> bool:
+    """Whether a job is of a kind, and has some text, in lower case, in what it is called by."""
+    if kind is not None and job["request"]["kind"] != kind:
+        return False
+    labels = (f"{key}={value}" for key, value in job["labels"].items())
+    called = (job["id"], job.get("name") or "", job.get("note") or "", *labels)
+    return any(search in text.casefold() for text in called)
 
 
 def job_filters(

@@ -93,6 +93,8 @@ def _record(
         state=JobState.QUEUED,
         request=job,
         labels=job.labels,
+        name=job.name,
+        note=job.note,
         model_id=inputs.model.id,
         train_id=inputs.train.dataset.id,
         test_id=inputs.test.dataset.id if inputs.test is not None else None,

@@ -56,6 +56,8 @@ def prepared(parts: Parts, namespace: str, job: QualityJob) -> Prepared:
         state=JobState.QUEUED,
         request=job,
         labels=job.labels,
+        name=job.name,
+        note=job.note,
         model_id=model.id,
         train_id=train.dataset.id,
         test_id=None if test is None else test.dataset.id,

@@ -48,6 +48,8 @@ def prepared(parts: Parts, namespace: str, job: RetrainJob) -> Prepared:
         state=JobState.QUEUED,
         request=job,
         labels=job.labels,
+        name=job.name,
+        note=job.note,
         model_id=model.id,
         train_id=train.dataset.id,
         test_id=test.dataset.id if test is not None else None,

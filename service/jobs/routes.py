@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
@@ -26,10 +26,11 @@ from service.dependencies import (
 from service.jobs import actions
 from service.jobs.actions import events, job_filters
 from service.jobs.examples import EXAMPLES
+from service.jobs.kinds import KINDS
 from service.jobs.submission import submit
 from service.parts import Parts
 from service.problems import EVERYWHERE, documented
-from service.registry import page_of
+from service.registry import page_of, searched_page
 from upweight.errors import (
     Conflict,
     Forbidden,
@@ -45,7 +46,7 @@ from upweight.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from upweight.schema import TERMINAL, JobRecord, JobRequest, JobState, Page
+from upweight.schema import TERMINAL, JobChange, JobRecord, JobRequest, JobState, Page
 
 EVENT = {
     "type": "object",
@@ -53,6 +54,12 @@ EVENT = {
         "event": {"const": "job"},
         "id": {"type": "string", "description": "The record's revision."},
         "data": {"type": "string", "description": "A JobRecord as JSON."},
+    },
+}
+_CHANGES: Any = {
+    "named": {
+        "summary": "Named after the fact",
+        "value": {"name": "baseline", "note": "Before the labels were cleaned."},
     },
 }
 router = APIRouter(
@@ -106,10 +113,25 @@ def listing(
     model: Annotated[str | None, Query(description="Id, name or name@version.")] = None,
     dataset: Annotated[str | None, Query(description="Id, name or name@version.")] = None,
     label: LabelQuery = [],  # noqa: B006 (FastAPI copies it)
+    kind: Annotated[str | None, Query(description=f"One of {', '.join(KINDS)}.")] = None,
+    search: Annotated[
+        str | None,
+        Query(max_length=200, description="Part of the id, the name, the note or a label."),
+    ] = None,
 ) -> Page[JobRecord]:
-    """Jobs, newest first."""
+    """Jobs, newest first.
+
+    `kind` and `search` are looked for in the records themselves: a page may have fewer items than `limit`, and more
+    come after it.
+    """
     filters = job_filters(parts, caller.namespace, state, model, dataset, label)
-    page = page_of(parts, "job", caller.namespace, paging, filters)
+    if kind is not None and kind not in KINDS:
+        raise InvalidRequest.field("query:kind", f"must be one of {', '.join(KINDS)}", kind)
+    if kind is None and search is None:
+        page = page_of(parts, "job", caller.namespace, paging, filters)
+    else:
+        wanted = partial(actions.is_meant, kind=kind, search=(search or "").casefold())
+        page = searched_page(parts, "job", caller.namespace, paging, filters, wanted)
     actions.with_quality(parts, caller.namespace, page["items"])
     return Page[JobRecord].model_validate(page)
 
@@ -167,6 +189,22 @@ class _Events(StreamingResponse):
         """Sends it."""
         with self._parts.changes.place(self._namespace):
             await super().__call__(scope, receive, send)
+
+
+@router.patch(
+    "/{id}",
+    summary="Name a job, or note something about it",
+    dependencies=[Depends(json_only)],
+    responses=documented(NotFound, Conflict, InvalidRequest, TooLarge, UnsupportedMediaType),
+)
+def change(
+    id: str,
+    wanted: Annotated[JobChange, Body(openapi_examples=_CHANGES)],
+    parts: PartsNow,
+    caller: Writer,
+) -> JobRecord:
+    """Changes a job's name and note: what is given, and nothing else. Null takes one away."""
+    return JobRecord.model_validate(actions.change(parts, caller.namespace, id, wanted))
 
 
 @router.post(

@@ -71,11 +71,12 @@ def indexes(kind: Kind, namespace: str, document: Document) -> dict[str, int]:
     filters = [by_state(document["state"])]
     filters += [by_label(key, value) for key, value in document.get("labels", {}).items()]
     filters += [by_use(id) for id in used_ids(document)]
-    if "name" in document:
+    versioned = kind != "job" and "name" in document  # a job's name is only what people call it
+    if versioned:
         filters.append(by_name(document["name"]))
     base = list_key(kind, namespace)
     scores = dict.fromkeys([base, *(f"{base}:{filter}" for filter in filters)], 0)
-    if "name" in document:
+    if versioned:
         scores[f"{base}:{by_version(document['name'])}"] = int(document["version"])
     derived = document.get("derived_from")
     if kind == "dataset" and derived:

@@ -96,6 +96,8 @@ def submit(
     reuse: Annotated[bool | None, typer.Option(help="Look for factors of earlier jobs.")] = None,
     webhook: Annotated[str | None, typer.Option(help="Address that is told of the end.")] = None,
     label: Labels = None,
+    name: Annotated[str | None, typer.Option(help="What you call the job.")] = None,
+    note: Annotated[str | None, typer.Option(help="What there is to say about it.")] = None,
     wait: Follow = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the job, start nothing.")
@@ -117,6 +119,7 @@ def submit(
         priority=priority, timeout_s=time_limit, reuse=reuse,
         labels=choices.pairs(label, "--label") or None,
         columns=choices.pairs(column, "--column") or None,
+        name=name, note=note,
         webhook=None if webhook is None else {"url": webhook},
     )  # fmt: skip
     fields = submission.checked()
@@ -139,6 +142,10 @@ def show_all(
     model: Annotated[str | None, typer.Option(help="Jobs of this model.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Jobs with this dataset.")] = None,
     label: Labels = None,
+    kind: Annotated[str | None, typer.Option(help="influences, retrain, quality, …")] = None,
+    search: Annotated[
+        str | None, typer.Option(help="A part of the id, the name, the note or a label.")
+    ] = None,
     limit: Limit = 50,
     oldest_first: Oldest = False,
 ) -> None:
@@ -149,14 +156,27 @@ def show_all(
         model=model,
         dataset=dataset,
         labels=choices.pairs(label, "--label"),
+        kind=kind,
+        search=search,
         order="asc" if oldest_first else "desc",
     )
-    heads = ("ID", "STATE", "KIND", "MODEL", "TRAIN", "METHOD", "RESULT", "SECONDS", "CREATED")
-    name = names_of(shell.client)
+    heads = (
+        "ID",
+        "STATE",
+        "NAME",
+        "KIND",
+        "MODEL",
+        "TRAIN",
+        "METHOD",
+        "RESULT",
+        "SECONDS",
+        "CREATED",
+    )
+    called = names_of(shell.client)
     shell.list(
         found,
         heads,
-        lambda record: _row(record, name),
+        lambda record: _row(record, called),
         "no jobs; start one: upweight jobs submit --help",
     )
 
@@ -171,6 +191,19 @@ def show(shell: Shell, job: JobArgument) -> None:
 def watch(shell: Shell, job: JobArgument) -> None:
     """Follow a job until it has ended; ends with 1 if the job did not succeed."""
     _follow(shell, job)
+
+
+@verb(jobs, "change", 'upweight jobs change latest --name baseline --note "before cleaning"')
+def change(
+    shell: Shell,
+    job: JobArgument,
+    name: Annotated[str | None, typer.Option(help='Another name; "" takes it away.')] = None,
+    note: Annotated[str | None, typer.Option(help='Another note; "" takes it away.')] = None,
+) -> None:
+    """Give a job another name or note."""
+    if name is None and note is None:
+        raise typer.BadParameter("give --name, --note, or both", param_hint="JOB")
+    _changed(shell, shell.client.jobs.change(job, name=name, note=note))
 
 
 @verb(jobs, "cancel", "upweight jobs cancel latest")
@@ -261,6 +294,7 @@ def _row(record: JobRecord, name: Callable[[str], str]) -> tuple[str, ...]:
     return (
         record.id,
         str(record.state),
+        units.short(record.name or ""),
         record.request.kind,
         name(record.request.model),
         name(record.request.train.dataset),
@@ -306,6 +340,8 @@ def _show(shell: Shell, record: JobRecord) -> None:
         [
             ("id", record.id),
             ("state", str(record.state)),
+            ("name", record.name or ""),
+            ("note", record.note or ""),
             ("problem", record.problem.detail if record.problem else ""),
             *(("remark", remark) for remark in record.remarks),
             ("stage", record.stage or ""),

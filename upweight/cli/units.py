@@ -42,3 +42,8 @@ def count(number: int | None) -> str:
 def shape(sizes: Sequence[int | None] | None) -> str:
     """`100 × 1,400`."""
     return " × ".join("n" if each is None else f"{each:,}" for each in sizes or ())
+
+
+def short(text: str, longest: int = 30) -> str:
+    """As much of it as a column of a table has room for."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -80,7 +80,7 @@ class Client:
         job whose factors are taken, with its λ and method; `test` is then theirs, and may be left out.
         `inversion_method`: `direct`, `cg`, `lissa`, `arnoldi`, `nystroem`. `**options` has λ
         (`hessian_regularization`), the parameters of the method (`rtol`, `maxiter`, …), and those of the job:
-        batch_size, curvature, labels, precision, priority, reuse, seed, timeout_s, webhook. What both have
+        batch_size, curvature, labels, name, note, precision, priority, reuse, seed, timeout_s, webhook. What both have
         (`batch_size` and `seed` of `lissa`) is the method's. `precision` is by default the model's own: a float64
         model is computed in float64, one in half precision in float32. `curvature` is the kind of matrix that is
         inverted: `hessian`, `gauss_newton`, `fisher`, `empirical_fisher`.

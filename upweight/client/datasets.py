@@ -20,7 +20,7 @@ from upweight.client.registered import AsyncRegistered, Registered, Resource
 from upweight.client.request import reference, selection, validated
 from upweight.errors import InvalidRequest
 from upweight.files.safetensors_file import tensor_of
-from upweight.http.flow import Flow, Work, segment
+from upweight.http.flow import Call, Flow, Work, segment
 from upweight.progress import Bars, logger
 from upweight.results.rows import RowChoice, record_of, rows_of, rows_text
 from upweight.results.suspects import SuspectTable
@@ -243,6 +243,13 @@ def _registered(bars: Bars, about: Description, request: DatasetRequest) -> Flow
     return (yield from DATASETS.create(body, bars, about.wait, about.timeout, about.hold))
 
 
+def change(bars: Bars, dataset: Reference, preview: Any) -> Flow[DatasetRecord]:
+    """Another preview."""
+    body = {"preview": (yield from previews.written(preview, bars))}
+    reply = yield Call("PATCH", f"{DATASETS.path}/{segment(reference(dataset))}", json=body)
+    return reply.read(DatasetRecord)
+
+
 def derive(
     bars: Bars,
     name: str,
@@ -393,6 +400,10 @@ class Datasets(Registered[DatasetRecord]):
         flow = derive(self.bars, name, dataset, drop, relabel, labels, checked)
         return self.link.run(flow)
 
+    def change(self, dataset: Reference, *, preview: Any) -> DatasetRecord:
+        """Changes how rows are shown, as `register` takes it; None leaves it to what the columns suggest."""
+        return self.link.run(change(self.bars, dataset, preview))
+
     def rows(
         self,
         dataset: Reference,
@@ -463,6 +474,10 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         checked = Checked(wait, timeout, self.link.connection.hold)
         flow = derive(self.bars, name, dataset, drop, relabel, labels, checked)
         return await self.link.run(flow)
+
+    async def change(self, dataset: Reference, *, preview: Any) -> DatasetRecord:
+        """Changes how rows are shown, as `register` takes it; None leaves it to what the columns suggest."""
+        return await self.link.run(change(self.bars, dataset, preview))
 
     async def rows(
         self,

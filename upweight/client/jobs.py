@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
 
 from upweight.client.paging import Listing, items, items_async, listing
 from upweight.client.request import Referable, invalid, reference
@@ -58,6 +58,14 @@ def wait(
     return polling.waited_for(record)
 
 
+def change(job: Reference, name: str | None, note: str | None) -> Flow[JobRecord]:
+    """Another name or note; an empty text takes one away."""
+    given = {key: text for key, text in (("name", name), ("note", note)) if text is not None}
+    body: dict[str, JsonValue] = {key: text or None for key, text in given.items()}
+    reply = yield Call("PATCH", polling.path(reference(job)), json=body)
+    return reply.read(JobRecord)
+
+
 def _listing(
     limit: int | None,
     order: str,
@@ -65,9 +73,11 @@ def _listing(
     state: str | None,
     model: Referable | None,
     dataset: Referable | None,
+    kind: str | None,
+    search: str | None,
 ) -> Listing[JobRecord]:
     return listing(
-        "/v1/jobs", JobRecord, limit=limit, order=order, labels=labels, state=state,
+        "/v1/jobs", JobRecord, limit=limit, order=order, labels=labels, state=state, kind=kind, search=search,
         model=None if model is None else reference(model),
         dataset=None if dataset is None else reference(dataset),
     )  # fmt: skip
@@ -102,9 +112,14 @@ class Jobs:
         model: Referable | None = None,
         dataset: Referable | None = None,
         labels: Mapping[str, str] | None = None,
+        kind: str | None = None,
+        search: str | None = None,
     ) -> Iterator[JobRecord]:
-        """The records, newest first, page after page as they are needed."""
-        return items(self.link, _listing(limit, order, labels, state, model, dataset))
+        """The records, newest first, page after page as they are needed.
+
+        `search` is a part of the id, the name, the note or a label.
+        """
+        return items(self.link, _listing(limit, order, labels, state, model, dataset, kind, search))
 
     def wait(
         self,
@@ -120,6 +135,12 @@ class Jobs:
     def events(self, job: Reference) -> Iterator[JobRecord]:
         """Every change of the job until it ends; broken streams are resumed, or replaced by polling."""
         return followed(self.link, reference(job))
+
+    def change(
+        self, job: Reference, *, name: str | None = None, note: str | None = None
+    ) -> JobRecord:
+        """Gives the job another name or note; what is left out stays, and an empty text takes it away."""
+        return self.link.run(change(job, name, note))
 
     def cancel(self, job: Reference) -> JobRecord:
         """Asks for the job's end."""
@@ -167,9 +188,16 @@ class AsyncJobs:
         model: Referable | None = None,
         dataset: Referable | None = None,
         labels: Mapping[str, str] | None = None,
+        kind: str | None = None,
+        search: str | None = None,
     ) -> AsyncIterator[JobRecord]:
-        """The records, newest first, page after page as they are needed. Iterate with `async for`."""
-        return items_async(self.link, _listing(limit, order, labels, state, model, dataset))
+        """The records, newest first, page after page as they are needed. Iterate with `async for`.
+
+        `search` is a part of the id, the name, the note or a label.
+        """
+        return items_async(
+            self.link, _listing(limit, order, labels, state, model, dataset, kind, search)
+        )
 
     async def wait(
         self,
@@ -188,6 +216,12 @@ class AsyncJobs:
         Iterate with `async for`.
         """
         return followed_async(self.link, reference(job))
+
+    async def change(
+        self, job: Reference, *, name: str | None = None, note: str | None = None
+    ) -> JobRecord:
+        """Gives the job another name or note; what is left out stays, and an empty text takes it away."""
+        return await self.link.run(change(job, name, note))
 
     async def cancel(self, job: Reference) -> JobRecord:
         """Asks for the job's end."""

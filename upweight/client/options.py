@@ -53,6 +53,8 @@ class JobOptions(TypedDict, total=False):
     columns: Mapping[str, str]
     curvature: Curvature | Kind | Mapping[str, Any]
     labels: Mapping[str, str]
+    name: str
+    note: str
     measurement: Measurement
     precision: Literal["float32", "float64", "tf32", "bf16"] | None
     priority: Literal["high", "default", "low"]

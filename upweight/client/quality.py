@@ -43,6 +43,8 @@ class QualityOptions(TypedDict, total=False):
     recipe: Mapping[str, Any] | None
     precision: Literal["float32", "float64"] | None
     labels: Mapping[str, str]
+    name: str
+    note: str
     priority: Literal["high", "default", "low"]
     timeout_s: int | None
     columns: Mapping[str, str]
@@ -123,7 +125,7 @@ def tune(
     over = [{"relative": part} for part in PARTS] if dampings is None else list(dampings)
     shared: dict[str, Any] = {
         name: options[name]
-        for name in ("precision", "labels", "priority", "columns")
+        for name in ("precision", "labels", "name", "note", "priority", "columns")
         if name in options
     }
     begun: list[tuple[dict[str, Any], JobRecord]] = []

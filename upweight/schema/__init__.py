@@ -1,12 +1,13 @@
 """The contract: what is sent, stored and answered, as pydantic models. Service, workers and SDK all use these."""
 
 from upweight.schema.access import Access
-from upweight.schema.any_job import JobBase, MetadataValue, RowName, Selection
+from upweight.schema.any_job import JobBase, JobChange, MetadataValue, RowName, Selection
 from upweight.schema.base import Digest, Labels, Name, Reference
 from upweight.schema.curvature import Curvature
 from upweight.schema.damping import Damping, Relative, ResolvedDamping, Trained, TrainingSteps
 from upweight.schema.dataset import (
     ColumnSpec,
+    DatasetChange,
     DatasetFile,
     DatasetRecord,
     DatasetRequest,
@@ -133,6 +134,7 @@ __all__ = [
     "CrossEntropy",
     "Curvature",
     "Damping",
+    "DatasetChange",
     "DatasetFile",
     "DatasetRecord",
     "DatasetRequest",
@@ -158,6 +160,7 @@ __all__ = [
     "Info",
     "Inversion",
     "JobBase",
+    "JobChange",
     "JobEvent",
     "JobRecord",
     "JobRequest",

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag, model_validator
 
-from upweight.schema.base import Labels, Reference, Request, Text
+from upweight.schema.base import JobName, Labels, Note, Reference, Request, Text
 from upweight.schema.inversion import PositiveInt
 from upweight.schema.measurement import AnyMeasurement, LossMeasurement
 from upweight.schema.rows import RowSelection
@@ -88,6 +88,8 @@ class JobBase(Request):
         '`{"volume": "vol"}`. Datasets with such a column follow; the other inputs take the columns of their names.',
     )
     labels: Labels = {}
+    name: JobName | None = None
+    note: Note | None = None
 
     @property
     def method_name(self) -> str:
@@ -114,3 +116,10 @@ class JobBase(Request):
     def dampings(self) -> tuple[float, ...]:
         """The λ's as numbers; none where there is no inversion."""
         return ()
+
+
+class JobChange(Request):
+    """What may be changed of a job that is there; what is left out stays, null takes it away."""
+
+    name: JobName | None = None
+    note: Note | None = None

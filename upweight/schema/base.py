@@ -76,6 +76,25 @@ def _labels(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
+def _lines(text: str) -> str:
+    for line in text.split("\n"):
+        if line:
+            _printable(line)
+    return text
+
+
+JobName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=120, strip_whitespace=True),
+    AfterValidator(_printable),
+    Field(description="What people call the job, in up to 120 characters."),
+]
+Note = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=4000),
+    AfterValidator(_lines),
+    Field(description="What there is to say about the job, in up to 4,000 characters."),
+]
 LabelValue = Annotated[
     str, StringConstraints(max_length=256), AfterValidator(lambda v: _printable(v) if v else v)
 ]

@@ -146,6 +146,15 @@ class DeriveRequest(Request):
         return self
 
 
+class DatasetChange(Request):
+    """What may be changed of a dataset that is there: how its rows are shown."""
+
+    preview: Preview | None = Field(
+        description="Null leaves it to what the columns suggest. A table's `names` are those it has: jobs match "
+        "datasets by them, so that they can't be changed."
+    )
+
+
 class DerivedFrom(Answer):
     """How a dataset differs from the one that it is derived from; the data are those of the first of the line."""
 

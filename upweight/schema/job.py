@@ -90,7 +90,7 @@ class AttributionJob(JobBase):
                 "columns",
                 "blocks",
             ),
-            *("priority", "timeout_s", "reuse", "webhook", "labels"),
+            *("priority", "timeout_s", "reuse", "webhook", "labels", "name", "note"),
         }
     )
 
@@ -427,6 +427,8 @@ class JobRecord(Record):
     state: JobState
     request: JobRequest
     labels: dict[str, str] = {}
+    name: str | None = Field(None, description="What people call it; may be changed.")
+    note: str | None = None
     model_id: str
     train_id: str
     test_id: str | None = None

@@ -35,7 +35,8 @@ class RetrainJob(JobBase):
     )
     recipe: Recipe | None = Field(None, description="In place of the model's own.")
     name: Name | None = Field(
-        None, description="Of the model that it gives; by default the parent's, with `-retrained`."
+        None,
+        description="Of the model that it gives, and of the job; by default the parent's, with `-retrained`.",
     )
 
     @property
