@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from service.datasets.rows import ShardedRows
+from service.datasets.stored_rows import StoredRows
 from service.parts import Parts
 from upweight.errors import InvalidRequest
 from upweight.schema import DatasetRecord
@@ -47,7 +47,7 @@ class RowNames:
             return cls(dataset, {})
         if dataset.id_kind == "number":
             wanted += [int(key) for key in wanted if _is_number(key)]
-        rows = ShardedRows.of(parts, namespace, dataset)
+        rows = StoredRows.of(parts, namespace, dataset)
         found = rows.rows_of(wanted)
         complete = len(found) >= len(set(names)) + len(set(keys))
         some = () if complete else rows.ids(range(min(dataset.rows or 0, _LOOKED_THROUGH)))
@@ -112,12 +112,12 @@ def nearest(name: Any, known: Iterable[Any]) -> str:
 class GroupColumn:
     """A column with one value a row, by which rows are chosen and grouped: of metadata, or a target."""
 
-    rows: ShardedRows
+    rows: StoredRows
     name: str
     class_names: Sequence[str] = ()
 
     @classmethod
-    def of(cls, rows: ShardedRows, name: str, pointer: str) -> GroupColumn:
+    def of(cls, rows: StoredRows, name: str, pointer: str) -> GroupColumn:
         """Raises InvalidRequest for a column that is not there, or has more than a value a row."""
         dataset = rows.dataset
         known = [*dataset.metadata, *dataset.targets]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from service.jobs.groups import groups_of
 from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
 from service.jobs.validation.blobs import (
     as_solved,
@@ -46,6 +47,8 @@ def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
             find_inputs(parts, namespace, job),
             given_rows=earlier["result"]["factor_shape"][-2],
         )
+    if isinstance(job, InfluencesJob):
+        inputs = replace(inputs, groups=groups_of(parts, namespace, job, inputs))
     refuse_curvature(job, inputs.model)
     matched = fitted(inputs, job.columns)
     refuse_measurement(job, inputs)
@@ -100,6 +103,7 @@ def _record(
         test_id=inputs.test.dataset.id if inputs.test is not None else None,
         hessian_id=inputs.hessian.dataset.id,
         matched=matched,
+        groups=inputs.groups,
         factors_of=None if earlier is None else factors_of(earlier),
         created_at=now(),
     )

@@ -105,6 +105,10 @@ def _refuse_other_scores(
     record: JobRecord, request: InfluencesJob, refused: Callable[[str], UpweightError]
 ) -> None:
     """Raises InvalidRequest where there is no matrix, or none of influences on the loss of test rows."""
+    if request.tabulates:
+        raise refused(
+            "has groups of rows, and single rows are judged; judge a job without 'aggregate'"
+        )
     if request.measured.name != "loss":
         raise refused(
             f"explains {request.measured.label}, and a retraining is judged by its test loss; judge a job with "

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from service.datasets.names import GroupColumn, RowNames
-from service.datasets.rows import ShardedRows
+from service.datasets.stored_rows import StoredRows
 from service.jobs.prepared import ready
 from service.parts import Parts
 from upweight.errors import InvalidRequest
@@ -58,7 +58,7 @@ def filtered(
         rows = parsed.parts[0] if len(parsed.parts) == 1 else list(parsed)
     if selection.where is None:
         return rows
-    shown = ShardedRows.of(parts, namespace, dataset)
+    shown = StoredRows.of(parts, namespace, dataset)
     keep = np.ones(len(rows), bool)
     for column, values in selection.where.items():
         at = f"{pointer}/where/{column.replace('~', '~0').replace('/', '~1')}"

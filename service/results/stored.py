@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 from service.answers.positions import positions
-from service.datasets.rows import ShardedRows
+from service.datasets.stored_rows import StoredRows
 from service.parts import Parts
 from service.registry import find_job
 from service.storage.layout import ResultPaths
@@ -17,6 +17,7 @@ from upweight.errors import InvalidRequest, NotStored, ResultExpired, ResultNotR
 from upweight.schema import (
     TERMINAL,
     DatasetRecord,
+    Group,
     JobRecord,
     JobState,
     ResultLayout,
@@ -86,19 +87,31 @@ class StoredResult:
                 f"job {self.job.id} did not store {what!r}, but {stored}; start one with keep.{what}"
             )
 
+    def groups(self, side: Literal["test", "train"]) -> list[Group] | None:
+        """Those along the axis of a side; None where it has rows."""
+        found = self.job.groups
+        return None if found is None else getattr(found, side)
+
     def train_rows(self) -> Rows:
-        """The training dataset's row for each column."""
+        """The training dataset's row for each column; groups count themselves."""
+        if self.groups("train") is not None:
+            return parse_rows(None, self.influence_shape[1])
         return self._rows(self.job.train_id, self.job.request.train)
 
     def test_rows(self) -> Rows:
         """The test dataset's row for each row; right-hand sides of a job's own count themselves."""
         selection = getattr(self.job.request, "test", None)
-        if self.job.test_id is None or selection is None:
+        if self.job.test_id is None or selection is None or self.groups("test") is not None:
             return parse_rows(None, self.influence_shape[0])
         return self._rows(self.job.test_id, selection)
 
     def ids(self, side: Literal["test", "train"], rows: Sequence[int]) -> list[int | str]:
-        """Of rows of a side's dataset; the rows' own numbers where it has no ids, or there is no dataset."""
+        """Of rows of a side's dataset; the rows' own numbers where it has no ids, or there is no dataset. Of groups
+        their names."""
+        groups = self.groups(side)
+        if groups is not None:
+            names = [groups[row].name for row in rows]
+            return [name if isinstance(name, str) else _plain(name) for name in names]
         dataset_id = self.job.train_id if side == "train" else self.job.test_id
         if dataset_id is None:
             return list(rows)
@@ -106,11 +119,16 @@ class StoredResult:
         if found.get("ids") is None:
             return list(rows)
         dataset = DatasetRecord.model_validate(found)
-        return ShardedRows.of(self.parts, self.namespace, dataset).ids(rows)
+        return StoredRows.of(self.parts, self.namespace, dataset).ids(rows)
 
     def _rows(self, dataset_id: str, selection: Selection) -> Rows:
         dataset = self.parts.records.get("dataset", self.namespace, dataset_id)
         return parse_rows(selection.rows, dataset["rows"])
+
+
+def _plain(name: bool | float) -> int | str:
+    """A whole number as it is, all else in words."""
+    return name if isinstance(name, int) and not isinstance(name, bool) else str(name)
 
 
 def find_result(parts: Parts, namespace: str, id: str) -> StoredResult:

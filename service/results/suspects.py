@@ -20,6 +20,11 @@ def suspects(result: StoredResult, layers: Layers, offset: int, limit: int) -> S
     The score of a row is the share of the rows that are more suspect, of equal ones the half, itself among them.
     Holds a few numbers for each training row. Raises NotStored.
     """
+    if result.groups("train") is not None:
+        raise NotStored(
+            f"job {result.job.id} has groups of training rows, and suspects are rows; take /top, or start a job "
+            "without 'aggregate.train'"
+        )
     if result.has(SELF_INFLUENCES):
         by, numbers = "self_influences", self_influences(result, layers)
     elif result.has("mean") or result.has("matrix"):

@@ -86,6 +86,9 @@ def submit(
         typer.Option(help="INPUT=COLUMN where a model's input has another name. Repeatable."),
     ] = None,
     keep: Annotated[str | None, typer.Option(help="matrix, top=K, mean, factors; commas.")] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(help="Groups to add up over: test=mean, or test=y,train=source.")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, float64, tf32 or bf16; by default the model's own.")
     ] = None,
@@ -114,6 +117,7 @@ def submit(
         kind=kind, model=model, rhs=rhs, hessian_regularization=choices.damping(regularization),
         curvature=choices.curvature(curvature), influence_type=influence_type, factors=factors,
         measurement=choices.measurement(measurement),
+        aggregate=choices.pairs(choices.names(aggregate), "--aggregate") or None,
         precision=precision, seed=seed,
         batch_size=None if batch_size is None else choices.value(batch_size),
         priority=priority, timeout_s=time_limit, reuse=reuse,

@@ -85,6 +85,9 @@ class Client:
         model is computed in float64, one in half precision in float32. `curvature` is the kind of matrix that is
         inverted: `hessian`, `gauss_newton`, `fisher`, `empirical_fisher`.
         `keep`: `{"matrix": True, "top": 0, "mean": False, "factors": False}`, and what differs from that.
+        `aggregate`: what is added up before it is stored, `{"test": "y", "train": "source"}`: a row for each value of
+        the test column, a column for each of the training column, named in `result.groups`. `"mean"` and `"sum"` make
+        one of all test rows, `"sum"` of all training rows. `train_where`, `test_where`: rows by metadata or labels.
         `wait=False` returns at once; `timeout` bounds the waiting, not the job.
         """
         flow = influences(

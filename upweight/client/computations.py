@@ -17,7 +17,7 @@ from upweight.http.flow import Flow
 from upweight.http.polling import until_ended, waited_for
 from upweight.progress import Bars
 from upweight.results.rows import RowChoice
-from upweight.schema import JobRecord, ModelRecord
+from upweight.schema import Aggregate, JobRecord, ModelRecord
 from upweight.schema.inversion import METHODS
 
 Model = str | ModelRecord
@@ -107,6 +107,13 @@ class Computation:
         return perturbation
 
 
+def plain(given: BaseModel | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A part of a request as JSON has it."""
+    if isinstance(given, BaseModel):
+        return given.model_dump(mode="json", exclude_none=True)
+    return None if given is None else dict(given)
+
+
 def plain_damping(given: Any) -> Any:
     """λ as JSON has it."""
     if isinstance(given, BaseModel):
@@ -133,6 +140,7 @@ def influences(
     perturb_input: str | None = None,
     factors: Any = None,
     keep: Mapping[str, Any] | None = None,
+    aggregate: Aggregate | Mapping[str, Any] | None = None,
     **options: Unpack[Options],
 ) -> Flow[JobRecord]:
     """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train). With `input_data` its rows are the training rows, and H is over `train`."""
@@ -163,6 +171,7 @@ def influences(
             perturb_input=perturb_input,
             factors=None if factors is None else reference(getattr(factors, "job", factors)),
             keep=dict(keep) if keep is not None else None,
+            aggregate=plain(aggregate),
         )
     )
 

@@ -9,6 +9,7 @@ from upweight.client.request import Choice
 from upweight.results import AsyncResult, Result
 from upweight.results.rows import RowChoice
 from upweight.schema import (
+    Aggregate,
     Curvature,
     JobRecord,
     LogitMeasurement,
@@ -88,6 +89,7 @@ class InfluenceOptions(Options, total=False):
     test_rows: RowChoice | None
     train_where: Mapping[str, Any] | None
     test_where: Mapping[str, Any] | None
+    aggregate: Aggregate | Mapping[str, Any] | None
     perturb_at: str | None
     perturb_input: str | None
     factors: str | JobRecord | Result | AsyncResult | None

@@ -249,6 +249,11 @@ class InfluenceResult(RankedResult):
         """Of the influences."""
         return np.dtype(stored.summary(self._known()).dtype)
 
+    @property
+    def groups(self) -> dict[str, list[bool | int | float | str]]:
+        """The names of the groups of `test` and `train`, of each axis that has groups in the place of rows."""
+        return stored.group_names(self._known())
+
     def mean(self) -> NDArray[Any]:
         """The mean influence of each training row over the test rows."""
         return self._array(stored.mean(self._known())).numpy()

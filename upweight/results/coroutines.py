@@ -214,6 +214,11 @@ class AsyncInfluenceResult(AsyncRankedResult):
         """(test rows, parameters): (H + λI)⁻¹ ∇L(z_test), if they were kept."""
         return self.array(stored.factors(self._job))
 
+    @property
+    def groups(self) -> dict[str, list[bool | int | float | str]]:
+        """The names of the groups of `test` and `train`, of each axis that has groups in the place of rows."""
+        return stored.group_names(self._job)
+
     async def mean(self) -> NDArray[Any]:
         """The mean influence of each training row over the test rows."""
         return await self.array(stored.mean(await self._known())).numpy()

@@ -153,6 +153,8 @@ def _promised(record: JobRecord) -> ResultSummary | None:
     request = record.request
     if ended(record) or plan is None or not isinstance(request, InfluencesJob):
         return None
+    if request.tabulates:
+        return None  # sums are there at the end
     shape = [plan["test"]["total"], plan["train"]["total"], *plan["trailing"]]
     several = None
     if request.has_damping_axis:
@@ -237,13 +239,25 @@ def identified(record: JobRecord, name: str) -> Flow[Labelled]:
     found = yield from labelled(record, name)
     axes = []
     for axis in found.axes:
+        grouped = name != "factors" and axis.name in group_names(record)
         id = {"train": record.train_id, "test": record.test_id}.get(axis.name)
+        id = None if grouped else id
         dataset = None if id is None else (yield from record_of(id))
         if dataset is not None and dataset.ids is not None:
             ids = yield from ids_of(dataset)
             axis = Axis(axis.name, ids if axis.rows is None else ids[axis.rows])
         axes.append(axis)
     return Labelled(tuple(axes), found.value)
+
+
+def group_names(record: JobRecord) -> dict[str, list[bool | int | float | str]]:
+    """The names of the groups along each axis that has some, in its order."""
+    return {} if record.groups is None else record.groups.names
+
+
+def _as_axis(names: Sequence[Any]) -> NDArray[Any]:
+    """Of one kind, as a column's values are."""
+    return np.asarray(names)
 
 
 def _labelled(record: JobRecord, name: str) -> Flow[Labelled]:
@@ -254,9 +268,15 @@ def _labelled(record: JobRecord, name: str) -> Flow[Labelled]:
             return Labelled((Axis("row"), Axis("parameter")), "value")
         rows = yield from _rows(test, record.test_id)
         return Labelled((Axis("test", rows), Axis("parameter")), "value")
-    train = Axis("train", (yield from _rows(request.train, record.train_id)))
+    groups = group_names(record)
+    if "train" in groups:
+        train = Axis("train", _as_axis(groups["train"]))
+    else:
+        train = Axis("train", (yield from _rows(request.train, record.train_id)))
     if name == "mean" or request.is_self:
         return Labelled((train,))
+    if "test" in groups:
+        return Labelled((Axis("test", _as_axis(groups["test"])), train))
     if test is None:  # of factors for right-hand sides of their own
         return Labelled((Axis("row"), train))
     return Labelled((Axis("test", (yield from _rows(test, record.test_id))), train))

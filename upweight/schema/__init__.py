@@ -1,6 +1,7 @@
 """The contract: what is sent, stored and answered, as pydantic models. Service, workers and SDK all use these."""
 
 from upweight.schema.access import Access
+from upweight.schema.aggregate import Aggregate, Group, GroupedBy, Groups
 from upweight.schema.any_job import JobBase, JobChange, MetadataValue, RowName, Selection
 from upweight.schema.base import Digest, Labels, Name, Reference
 from upweight.schema.curvature import Curvature
@@ -117,6 +118,7 @@ __all__ = [
     "RESUMABLE",
     "TERMINAL",
     "Access",
+    "Aggregate",
     "Arnoldi",
     "ArraySpec",
     "AttributionJob",
@@ -150,6 +152,9 @@ __all__ = [
     "FactoryProgram",
     "FieldError",
     "Files",
+    "Group",
+    "GroupedBy",
+    "Groups",
     "Health",
     "HeldFixed",
     "HuggingFaceProgram",

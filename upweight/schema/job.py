@@ -22,6 +22,7 @@ from pydantic_core import (
     ValidationError,
 )
 
+from upweight.schema.aggregate import Aggregate, Groups
 from upweight.schema.any_job import JobBase, Selection
 from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Request, Text
 from upweight.schema.curvature import Curvature, CurvatureField
@@ -198,7 +199,8 @@ class InfluencesJob(AttributionJob):
 
     predicts = ("test", "train")
     beside_solutions = AttributionJob.beside_solutions | {
-        *("train", "influence_type", "perturb_at", "perturb_input", "factors", "keep")
+        *("train", "influence_type", "perturb_at", "perturb_input", "factors", "keep"),
+        "aggregate",
     }
     kind: Literal["influences"] = "influences"
     factors: Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")] | None = Field(
@@ -222,6 +224,27 @@ class InfluencesJob(AttributionJob):
         None, description="The input column to perturb; null means the only floating-point one."
     )
     keep: Keep = Keep()
+    aggregate: Aggregate | None = Field(
+        None,
+        description="Adds influences up over groups of rows. The result is a table with a row, or column, a group, in "
+        "sorted order of the column's values; `keep` says what is kept of the table. The record's `groups` names them.",
+        examples=[{"test": "mean"}, {"test": "y", "train": "source"}],
+    )
+
+    @property
+    def tabulates(self) -> bool:
+        """Whether rows are grouped: the matrix is never stored then."""
+        return self.aggregate is not None and (
+            self.aggregate.test is not None or self.aggregate.train is not None
+        )
+
+    @property
+    def grouped_sides(self) -> frozenset[Literal["test", "train"]]:
+        """The axes of the result that have groups in the place of rows."""
+        sides: tuple[Literal["test", "train"], ...] = ("test", "train")
+        if self.aggregate is None:
+            return frozenset()
+        return frozenset(side for side in sides if self.aggregate.reduction(side))
 
     @property
     def scores_rows(self) -> bool:
@@ -235,8 +258,8 @@ class InfluencesJob(AttributionJob):
 
     @property
     def keeps_matrix(self) -> bool:
-        """As `keep` says."""
-        return self.keep.matrix
+        """As `keep` says, of a result that is one."""
+        return self.keep.matrix and not self.tabulates
 
     @field_validator("test")
     @classmethod
@@ -485,6 +508,9 @@ class JobRecord(Record):
     )
     factors_of: FactorsOf | None = Field(
         None, description="The earlier job whose factors are used; `request` has its λ and method."
+    )
+    groups: Groups | None = Field(
+        None, description="The groups along the axes of a result that has some."
     )
     problem: Problem | None = None
     revision: int = Field(0, description="Grows with every change; the id of the newest event.")

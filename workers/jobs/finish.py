@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from workers.jobs.resolved_damping import of_fit, with_known_shares
 from workers.jobs.results import ResultWriter
 from workers.jobs.steps import Steps
 from workers.jobs.store import BlockStore, Findings
+from workers.jobs.table import Table
 from workers.programs.models import described_layout
 
 MEAN_ROWS = 1 << 20  # of one object
@@ -45,8 +47,11 @@ class Finish:
         if isinstance(self._request, InfluencesJob):
             first = slice(0, min(FIRST_FACTORS, self._plan.rhs.total))
             summary |= steps.low_precision_summary(lambda: store.factors(first))
-            self._tops(self._request.keep)
-            self._means(self._request.keep)
+            if store.table is not None:
+                self._tabulate(store.table, self._request.keep)
+            else:
+                self._tops(self._request.keep)
+                self._means(self._request.keep)
         alike = self._neighbours()
         if alike is not None:
             summary["rank_correlation"] = alike
@@ -153,6 +158,40 @@ class Finish:
         )
         return correlated(blocks, Sample.of(self._plan).in_words(self._plan))
 
+    def _tabulate(self, table: Table, keep: Keep) -> None:
+        """The table from the sums of its blocks, chunk by chunk; or what is kept of it, as of a matrix."""
+        layered, dtype = self.store.layered, self.steps.inputs.problem.dtype
+        count = self._request.damping_count
+        means = [
+            torch.zeros((count, cut.stop - cut.start), dtype=torch.float64)
+            for cut in (table.columns.blocks() if keep.mean else ())
+        ]
+        for row in range(table.rows.count):
+            ranking = Ranking(keep.top)
+            for column, here in enumerate(table.columns.blocks()):
+                sums = reduce(torch.add, self.store.cells(row, column))
+                cells = table.scaled(sums, dtype)
+                if keep.matrix:
+                    self.store.put_cells(row, column, cells)
+                if keep.top:
+                    ranking.add(here.start, cells.flatten(0, 1))
+                if keep.mean:
+                    means[column] += cells.double().sum(1)
+            if keep.top:
+                self._put_top(row, ranking)
+        if keep.mean:
+            values = (torch.cat(means, 1) / table.rows.total).to(dtype)
+            names = layers("mean", layered)
+            path = block_path(self._writer.paths.mean, 0)
+            self._writer.tensors(path, dict(zip(names, values, strict=True)))
+
+    def _put_top(self, number: int, ranking: Ranking) -> None:
+        tensors: dict[str, Tensor] = {}
+        for name, flat in ranking.tensors().items():  # (L m, k)
+            values = flat.view(self._request.damping_count, -1, flat.shape[1])
+            tensors |= zip(layers(name, self.store.layered), values, strict=True)
+        self._writer.tensors(block_path(self._writer.paths.top, number), tensors)
+
     def _tops(self, keep: Keep) -> None:
         if not keep.top:
             return
@@ -160,11 +199,7 @@ class Finish:
             ranking = Ranking(keep.top)
             for top in self.store.tops(test):
                 ranking.add_ranked(top)
-            tensors: dict[str, Tensor] = {}
-            for name, flat in ranking.tensors().items():  # (L m, k)
-                values = flat.view(self._request.damping_count, -1, flat.shape[1])
-                tensors |= zip(layers(name, self.store.layered), values, strict=True)
-            self._writer.tensors(block_path(self._writer.paths.top, test), tensors)
+            self._put_top(test, ranking)
 
     def _means(self, keep: Keep) -> None:
         if not keep.mean:
@@ -194,6 +229,9 @@ class Finish:
             shape = [plan.train.total]
         elif plan.contracts:
             shape = list(plan.matrix_shape())
+        table = self.store.table
+        if table is not None and shape is not None:
+            shape = [table.rows.total, table.columns.total, *plan.trailing]
         factors = [plan.rhs.total, problem.size] if keeps_factors else None
         dampings = list(self.steps.dampings) if request.has_damping_axis else None
         if dampings is not None:
@@ -208,8 +246,10 @@ class Finish:
             "layout": {
                 "factor_rows": plan.rhs.step if keeps_factors else None,
                 "factors": self.store.factors_folder if keeps_factors else None,
-                "top_rows": plan.test.step,
-                "mean_rows": plan.train.step * self._mean_blocks(),
+                "top_rows": plan.test.step if table is None else table.rows.step,
+                "mean_rows": plan.train.step * self._mean_blocks()
+                if table is None
+                else table.columns.total,
                 "self_influence_rows": plan.train.step,
             },
         }
@@ -219,7 +259,7 @@ class Finish:
         present = {
             "info": self.steps.inputs.factors is None,
             "factors": self._request.keeps_factors,
-            "matrix": self._request.keeps_matrix,
+            "matrix": self._request.keeps_matrix or (keep is not None and keep.matrix),
             "top": keep is not None and keep.top > 0,
             "mean": keep is not None and keep.mean,
             "self_influences": self._request.is_self,

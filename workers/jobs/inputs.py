@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from service.datasets.stored_rows import StoredRows
 from service.jobs.validation.columns import match_columns
 from service.jobs.validation.compatibility import floating_inputs
 from service.jobs.validation.inputs import Chosen
@@ -26,7 +27,9 @@ from upweight.schema import (
     Blocks,
     ColumnMatch,
     DatasetRecord,
+    Groups,
     IhvpJob,
+    InfluencesJob,
     JobRecord,
     Judgement,
     ModelRecord,
@@ -52,6 +55,7 @@ from workers.fits.store import StoredFits
 from workers.jobs.asked_damping import fitted
 from workers.jobs.plan import Plan
 from workers.jobs.results import versions
+from workers.jobs.table import Membership
 from workers.process.context import Context
 from workers.programs.fitting import only_verified
 
@@ -83,6 +87,7 @@ class JobInputs:
     perturb_input: int
     progress: Progress  # of whoever works with them at present
     precision_note: str | None
+    members: Mapping[str, Membership]  # of the sides whose rows are grouped
     factors_solved: Judgement | None  # the verdict of the job that `factors` are of
 
     def __init__(
@@ -124,6 +129,7 @@ class JobInputs:
         self.perturb_input = _input_position(*self._arranged("train_id"), request)
         self.precision_note = self._precision_note(model)
         self.factors_solved = self._factors_solved()
+        self.members = self._members()
 
     @cached_property
     def measured(self) -> Problem:
@@ -131,6 +137,31 @@ class JobInputs:
         asked, loss = self._request.measured, self.problem.loss
         which = asked.class_ if asked.name == "logit" else "label"
         return self.problem.with_loss(make_measurement(loss, asked.name, which))
+
+    def _members(self) -> dict[str, Membership]:
+        request = self._request
+        found: dict[str, Membership] = {}
+        groups = Groups.model_validate(self._job.get("groups") or {})
+        if not isinstance(request, InfluencesJob):
+            return found
+        sides: tuple[Literal["test", "train"], ...] = ("test", "train")
+        for side in sides:
+            names = getattr(groups, side)
+            if names is None:
+                continue
+            assert request.aggregate is not None
+            dataset = self._dataset(f"{side}_id")
+            rows = parse_rows(getattr(request, side).rows, dataset.rows or 0)
+            column = request.aggregate.column(side)
+            mean = request.aggregate.reduction(side) == "mean"
+            if column is None:
+                found[side] = Membership.of_all(len(rows), mean=mean)
+                continue
+            shown = StoredRows.of(self._context, self._namespace, dataset)
+            values = shown.values(column, list(rows))
+            names_in_order = [each.value for each in names]
+            found[side] = Membership.of_values(values, names_in_order, mean=mean)
+        return found
 
     def guess(self, digest: str, name: str, rows: slice) -> Tensor:
         """A first guess (k, p) for some right-hand sides, from a tensor of a blob."""

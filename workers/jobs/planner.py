@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -15,6 +16,7 @@ from workers.engine.autodiff.mixed import InputVariable, ModuleVariable
 from workers.jobs.estimate import Estimate, estimated
 from workers.jobs.inputs import JobInputs
 from workers.jobs.plan import Plan
+from workers.jobs.table import Membership
 
 CHUNK_BYTES = 32 * 1024**2  # of the matrix: what a contraction holds of its result
 FEWEST_COLUMNS = 32  # of a chunk, before it gets fewer test rows
@@ -74,6 +76,9 @@ class Planner:
             most = CHUNK_BYTES // (FEWEST_COLUMNS * self._entry_bytes) or 1
             test = Cut.evenly(test_rows, min(test.step, most))
             train = Cut.evenly(train_rows, self._columns(test))
+        elif self._members:
+            test = Cut.evenly(test_rows, min(test.step, self._most_of("test")))
+            train = Cut.evenly(train_rows, self._most_of("train"))
         return Plan(
             spread=False,
             budget_bytes=self._budget,
@@ -86,7 +91,9 @@ class Planner:
             solves=inputs.factors is None and not request.is_self,
             contracts=request.scores_rows,
             predicts=tuple(
-                side for side in request.predicts if side != "test" or inputs.test is not None
+                side
+                for side in request.predicts
+                if (side != "test" or inputs.test is not None) and side not in self._members
             ),
             threads=torch.get_num_threads(),
         )
@@ -122,8 +129,8 @@ class Planner:
     def _wished(self, plan: Plan) -> Plan:
         """As far as the job says how it is to be cut, and memory allows."""
         wish = self.request.blocks
-        test = _at_most(plan.test, wish.test_rows, self._test_most)
-        most = self._columns(test) if self.request.keeps_matrix else MOST_ROWS
+        test = _at_most(plan.test, wish.test_rows, min(self._test_most, self._most_of("test")))
+        most = self._columns(test) if self.request.keeps_matrix else self._most_of("train")
         train = _at_most(plan.train, wish.train_rows, most)
         rhs = _at_most(plan.rhs, wish.rhs_rows, self._rhs_most)
         hessian = plan.hessian
@@ -162,6 +169,18 @@ class Planner:
     @property
     def _dampings(self) -> int:
         return self.request.damping_count
+
+    @property
+    def _members(self) -> Mapping[str, Membership]:
+        return self.inputs.members
+
+    def _most_of(self, side: str) -> int:
+        """Rows of a block of a side, as far as the sums over groups of the other one say."""
+        other = self._members.get("train" if side == "test" else "test")
+        if side in self._members or other is None:
+            return MOST_ROWS
+        doubles = 8 * self._dampings * prod(self._trailing) * other.count
+        return max(1, min(MOST_ROWS, CHUNK_BYTES // doubles))
 
     def _columns(self, test: Cut) -> int:
         return CHUNK_BYTES // (test.step * self._entry_bytes) or 1

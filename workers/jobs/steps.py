@@ -40,6 +40,7 @@ from workers.jobs.neighbours import Sample
 from workers.jobs.plan import Plan
 from workers.jobs.predictions import store_predictions
 from workers.jobs.results import ResultWriter
+from workers.jobs.table import Table
 
 MATRIX = "matrix"
 
@@ -62,6 +63,9 @@ class Scores:
     top: Tensors = field(default_factory=dict)  # (L m, k) each
     mean_sums: Tensor | None = None  # (L, n) float64, over the test rows
     sample: Tensor | None = None  # (L, m', n', e), where λ's are compared
+    cells: Tensor | None = (
+        None  # (L, rows, columns, …) float64: sums over groups, in the place of all but the sample
+    )
 
 
 @dataclass(frozen=True)
@@ -327,6 +331,8 @@ class Steps:
     def scores(self, factors: Tensor, number: int) -> Scores:
         """Factors (L, m, p) of one block of test rows times the gradients of one block of training rows."""
         assert isinstance(self.request, InfluencesJob)
+        if self.table is not None:
+            return self._sums_of_groups(self.table, factors, number)
         keep = self.request.keep
         rows = self.plan.train.block(self.plan.contraction(number)[1])
         ranking = Ranking(keep.top) if keep.top else None
@@ -354,6 +360,29 @@ class Steps:
                 self._gradient_rows += found.shape[1]
         top = {name: value.cpu() for name, value in ranking.tensors().items()} if ranking else {}
         return Scores(matrix, top, sums, torch.cat(sampled, 2) if sampled else None)
+
+    @cached_property
+    def table(self) -> Table | None:
+        """Where rows are grouped, what they come to."""
+        members = self.inputs.members
+        return Table(self.plan, members) if members else None
+
+    def _sums_of_groups(self, table: Table, factors: Tensor, number: int) -> Scores:
+        rows = self.plan.train.block(self.plan.contraction(number)[1])
+        several = len(factors)
+        sample = Sample.of(self.plan) if several > 1 else None
+        first_test = self.plan.test.block(self.plan.contraction(number)[0]).start
+        sampled: list[Tensor] = []
+        cells = table.empty(number, several)
+        with numbered_from(rows.start):
+            for here, found in self._influences(factors.flatten(0, 1), rows):
+                block = found.view(several, -1, *found.shape[1:])
+                table.add(cells, number, here, block)
+                if sample is not None:
+                    sampled.append(sample.taken(first_test, rows.start + here.start, block))
+                self._gradient_rows += found.shape[1]
+        sampled_all = torch.cat(sampled, 2) if sampled else None
+        return Scores(sample=sampled_all, cells=torch.from_numpy(cells))
 
     def _influences(self, factors: Tensor, rows: slice) -> Iterator[tuple[slice, Tensor]]:
         request, problem = self.request, self.inputs.problem

@@ -24,11 +24,13 @@ from workers.jobs.paths import BlockPaths
 from workers.jobs.plan import Plan, Stage
 from workers.jobs.results import ResultWriter
 from workers.jobs.steps import Scores, SelfInfluences, Solved
+from workers.jobs.table import Table
 
 FACTORS = "factors"
 SELF_INFLUENCES = "self_influences"
 MEAN_SUMS = "mean_sums"
 SAMPLE = "sample"
+CELLS = "cells"
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,21 @@ class BlockStore(ABC):
         dtype = str(self.inputs.problem.dtype).removeprefix("torch.")
         plan, path, layered = self.plan, self.writer.paths.influences, self.layered is not None
         first = () if self.layered is None else (self.layered,)
+        table = self.table
         shape, chunk = (*first, *plan.matrix_shape()), (*first, *plan.chunk_shape())
+        if table is not None:
+            shape = (*first, table.rows.total, table.columns.total, *plan.trailing)
+            chunk = (*first, table.rows.step, table.columns.step, *plan.trailing)
         return NewMatrix(path, shape, chunk, dtype, layered)
+
+    @cached_property
+    def table(self) -> Table | None:
+        """Where rows are grouped, what they come to."""
+        return Table(self.plan, self.inputs.members) if self.inputs.members else None
+
+    def put_cells(self, row: int, column: int, cells: Tensor) -> None:
+        """A chunk of the table, (L, rows, columns, …), as the result has it."""
+        self._chunk(self.writer, row, column, cells)
 
     @property
     def layered(self) -> int | None:
@@ -154,6 +169,11 @@ class BlockStore(ABC):
     @abstractmethod
     def mean_sums(self, train: int) -> Iterable[Tensor]:
         """Of one block of training rows: (n,) a block of test rows, in order; merged ones are one."""
+
+    @abstractmethod
+    def cells(self, row: int, column: int) -> Iterable[Tensor]:
+        """Of one chunk of the table: its sums (L, rows, columns, …) a block of the matrix, in order; merged ones are
+        one."""
 
     @abstractmethod
     def samples(self, test: int) -> Iterable[Tensor]:
@@ -182,6 +202,7 @@ class MemoryStore(BlockStore):
         self._tops: dict[int, Ranking] = {}
         self._mean_sums: dict[int, Tensor] = {}
         self._samples: dict[int, list[Tensor]] = {}
+        self._cells: dict[tuple[int, int], Tensor] = {}
         self._rotation: Tensors | None = None
         self._self_influences: list[Tensor] = []
 
@@ -243,6 +264,11 @@ class MemoryStore(BlockStore):
             self._mean_sums[train] = block.mean_sums
         if block.sample is not None:
             self._samples.setdefault(test, []).append(block.sample)
+        if block.cells is not None:
+            assert self.table is not None
+            cell = self.table.cell(number)
+            before = self._cells.get(cell)
+            self._cells[cell] = block.cells if before is None else before + block.cells
         if block.matrix is None:
             return ""
         return self._chunk(self.writer, test, train, block.matrix)
@@ -260,6 +286,10 @@ class MemoryStore(BlockStore):
     def mean_sums(self, train: int) -> Iterable[Tensor]:
         """One, added up."""
         return [self._mean_sums[train]]
+
+    def cells(self, row: int, column: int) -> Iterable[Tensor]:
+        """One, added up."""
+        return [self._cells[row, column]]
 
     def samples(self, test: int) -> Iterable[Tensor]:
         """As they came."""
@@ -366,6 +396,8 @@ class ObjectStore(BlockStore):
             parts[MEAN_SUMS] = block.mean_sums
         if block.sample is not None:
             parts[SAMPLE] = block.sample
+        if block.cells is not None:
+            parts[CELLS] = block.cells
         if parts:
             digest = writer.tensors(self.paths.part(number), parts)
         if block.matrix is not None:
@@ -391,6 +423,12 @@ class ObjectStore(BlockStore):
         """Read one after the other."""
         for test in range(self.plan.test.count):
             yield self._part(test, train, MEAN_SUMS.__eq__)[MEAN_SUMS]
+
+    def cells(self, row: int, column: int) -> Iterable[Tensor]:
+        """Read one after the other."""
+        assert self.table is not None
+        for number in self.table.contractions(row, column):
+            yield self._part(*self.plan.contraction(number), CELLS.__eq__)[CELLS]
 
     def samples(self, test: int) -> Iterable[Tensor]:
         """Read one after the other."""
@@ -464,7 +502,7 @@ def _with_axis(values: Tensor, layered: int | None) -> Tensor:
 
 
 def _is_ranked(name: str) -> bool:
-    return name not in (MEAN_SUMS, SAMPLE)
+    return name not in (MEAN_SUMS, SAMPLE, CELLS)
 
 
 def _note(summaries: Sequence[dict[str, Any]], layered: int | None) -> str:

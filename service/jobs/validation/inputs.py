@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from upweight.schema import DatasetRecord, ModelRecord, Rows
+from upweight.schema import DatasetRecord, Groups, ModelRecord, Rows
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,21 @@ class Inputs:
     test: Chosen | None
     hessian: Chosen
     given_rows: int = 0  # factors of an earlier job that no test rows stand for
+    groups: Groups | None = None
 
     @property
     def test_count(self) -> int:
         """Rows of the result, or of the factors; 0 for self-influences."""
         return len(self.test.rows) if self.test is not None else self.given_rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the result: rows, or groups of them."""
+        test, train = (self.groups.test, self.groups.train) if self.groups else (None, None)
+        return (
+            self.test_count if test is None else len(test),
+            len(self.train.rows) if train is None else len(train),
+        )
 
     @property
     def chosen(self) -> list[Chosen]:

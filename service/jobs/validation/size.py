@@ -12,6 +12,7 @@ from upweight.errors import InvalidRequest, ResultTooLarge
 from upweight.schema import AttributionJob, FactorsJob, InfluencesJob, SelfInfluencesJob
 from upweight.schema.inversion import methods_in_words
 
+_TABLE_BYTES = 64 * 1024**2  # of sums over groups of both sides
 _TOP_ENTRY_EXTRA = 8  # of a kept entry: its column's number
 
 
@@ -107,11 +108,14 @@ def perturbed_shape(job: InfluencesJob, inputs: Inputs) -> tuple[int, ...]:
 def _influences_within_limits(
     settings: Settings, job: InfluencesJob, inputs: Inputs, one: tuple[int, ...]
 ) -> None:
-    m, n, item = inputs.test_count, len(inputs.train.rows), item_bytes(job)
+    (m, n), item = inputs.shape, item_bytes(job)
     if job.keep.top > n:
+        what = "groups of training rows" if "train" in job.grouped_sides else "training rows"
         raise InvalidRequest.field(
-            "/keep/top", f"there are {n} training rows to choose the top from", job.keep.top
+            "/keep/top", f"there are {n} {what} to choose the top from", job.keep.top
         )
+    if job.tabulates:
+        _table_within_limits(job, (m, n), prod(one))
     several = job.damping_count
     matrix = several * m * n * prod(one) * item if job.keep.matrix else 0
     if matrix > settings.result_bytes:
@@ -131,6 +135,21 @@ def _influences_within_limits(
         )
     if job.keep.factors:
         _factors_within_limits(settings, job, inputs, "/keep/factors")
+
+
+def _table_within_limits(job: InfluencesJob, shape: tuple[int, int], entries: int) -> None:
+    """Raises InvalidRequest: the sums of groups are in memory together."""
+    m, n = shape
+    sides = job.grouped_sides
+    size = 8 * job.damping_count * entries * (m if "test" in sides else 1)
+    size *= n if "train" in sides else 1
+    if size > _TABLE_BYTES:
+        raise InvalidRequest.field(
+            "/aggregate",
+            f"the sums over these groups ({m} by {n}) are {size} bytes, and {_TABLE_BYTES} are taken; group by a "
+            "column with fewer values",
+            None,
+        )
 
 
 def _factors_within_limits(
@@ -156,6 +175,7 @@ def result_bytes(job: AttributionJob, inputs: Inputs) -> int:
         return factors
     if not isinstance(job, InfluencesJob):
         return several * n * item if isinstance(job, SelfInfluencesJob) else 0
+    m, n = inputs.shape
     keep = job.keep
     size = m * n * prod(perturbed_shape(job, inputs)) * item if keep.matrix else 0
     size += 2 * m * keep.top * (item + _TOP_ENTRY_EXTRA) + (n * item if keep.mean else 0)
