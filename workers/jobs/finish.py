@@ -42,7 +42,8 @@ class Finish:
         steps, store = self.steps, self.store
         findings = store.findings(steps.of_fit)
         summary = self._info(findings) | steps.precision_summary() | steps.curvature_summary()
-        summary |= steps.derivatives_summary()
+        summary |= steps.derivatives_summary() | steps.memory_summary()
+        summary |= steps.frozen_summary()
         summary["derivative_check"] = steps.inputs.derivatives().as_info()
         if isinstance(self._request, InfluencesJob):
             first = slice(0, min(FIRST_FACTORS, self._plan.rhs.total))

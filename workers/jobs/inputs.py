@@ -49,6 +49,7 @@ from workers.engine import (
     make_measurement,
     optimality,
 )
+from workers.engine.autodiff.graph.prefix import frozen_prefix
 from workers.engine.progress import Progress, silent
 from workers.fits.fits import REVISION, Fits
 from workers.fits.store import StoredFits
@@ -63,6 +64,7 @@ RowsOf = Callable[[slice], Tensor]  # some rows of a stored (k, p), or of factor
 MASK = "attention_mask"  # 0 at tokens that pad
 READ_BYTES = 64 * 1024**2
 MOST_LOSS = 1e-3  # of a column's range: what float32 may round a value by without a word
+FROZEN_PART = 0.5  # of the budget, for values of rows that are computed once
 FEWEST_ROWS = 2  # of a check that needs some
 _SOME_NUMBERS_BYTES = 1024  # counted so that a warm worker lets go of them
 
@@ -85,6 +87,7 @@ class JobInputs:
     rhs: RowsOf | None
     factors: RowsOf | None
     perturb_input: int
+    frozen_rows: int  # whose values before all selected parameters are computed once; else 0
     progress: Progress  # of whoever works with them at present
     precision_note: str | None
     members: Mapping[str, Membership]  # of the sides whose rows are grouped
@@ -124,12 +127,47 @@ class JobInputs:
         )
         self.train = rows.of(*self._arranged("train_id"), request.train, "/train")
         self.test = rows.of(*self._arranged("test_id"), test, "/test") if test is not None else None
+        self.frozen_rows = self._cut_frozen() if self._takes_no_inputs() else 0
         self.rhs = self._right_hand_sides()
         self.factors = self._earlier_factors()
         self.perturb_input = _input_position(*self._arranged("train_id"), request)
         self.precision_note = self._precision_note(model)
         self.factors_solved = self._factors_solved()
         self.members = self._members()
+
+    def _takes_no_inputs(self) -> bool:
+        """Whether nothing but gradients in θ is asked for, and no mask among the inputs is needed."""
+        moves = getattr(self._request, "influence_type", "up") == "perturbation"
+        return not moves and self.mask_input is None
+
+    def _cut_frozen(self) -> int:
+        """Computes what comes before all selected parameters once; answers for how many rows.
+
+        Nothing where all rows' values do not fit into a part of the budget.
+        """
+        prefix = frozen_prefix(self.problem, self.train)
+        if prefix is None:
+            return 0
+        sides = [self.hessian_rows, self.train]
+        # The same rows are held once, whatever they are for.
+        names = [
+            (self._job["hessian_id"], self._hessian_on().rows),
+            (self._job["train_id"], self._request.train.rows),
+        ]
+        chosen: Selection | None = getattr(self._request, "test", None)
+        if self.test is not None and chosen is not None:
+            sides.append(self.test)
+            names.append((self._job["test_id"], chosen.rows))
+        apart = dict(zip(names, sides, strict=True))
+        count = sum(len(each) for each in apart.values())
+        if prefix.row_bytes(self.train) * count > FROZEN_PART * self._context.settings.memory_bytes:
+            return 0
+        computed = {name: prefix.computed(rows, self.progress) for name, rows in apart.items()}
+        found = [computed[name] for name in names]
+        self.hessian_rows, self.train, self.problem = found[0], found[1], prefix.behind
+        if self.test is not None:
+            self.test = found[-1]
+        return count
 
     @cached_property
     def measured(self) -> Problem:

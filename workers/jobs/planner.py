@@ -15,12 +15,11 @@ from upweight.schema import AttributionJob, InfluencesJob
 from workers.engine.autodiff.mixed import InputVariable, ModuleVariable
 from workers.jobs.estimate import Estimate, estimated
 from workers.jobs.inputs import JobInputs
-from workers.jobs.plan import Plan
+from workers.jobs.plan import Plan, rhs_bytes
 from workers.jobs.table import Membership
 
 CHUNK_BYTES = 32 * 1024**2  # of the matrix: what a contraction holds of its result
 FEWEST_COLUMNS = 32  # of a chunk, before it gets fewer test rows
-VECTORS_ALIVE = 6  # (k, p) blocks that an inversion has at once
 FEWEST_ROWS = 64  # of a block that is a task of its own
 MOST_ROWS = 1 << 20  # training rows of a block: it holds some numbers a row
 MOST_BLOCKS = 100_000
@@ -157,9 +156,7 @@ class Planner:
 
     @property
     def _rhs_most(self) -> int:
-        # Of all λ's together there are the solutions, these side by side, and C times them.
-        alive = VECTORS_ALIVE + 3 * (self._dampings - 1)
-        return max(1, self._budget // (alive * self._vector_bytes))
+        return max(1, self._budget // rhs_bytes(self._vector_bytes, self._dampings))
 
     @property
     def _entry_bytes(self) -> int:

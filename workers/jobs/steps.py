@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from service.settings import MIB
 from service.storage.row_blocks import layers
 from upweight.schema import AttributionJob, InfluencesJob
 from workers import engine
@@ -37,7 +38,7 @@ from workers.jobs.asked_damping import asked_of_fit, by_blocks
 from workers.jobs.inputs import JobInputs
 from workers.jobs.merge import Ranking, merged_summary, sum_of_rows
 from workers.jobs.neighbours import Sample
-from workers.jobs.plan import Plan
+from workers.jobs.plan import Plan, rhs_bytes
 from workers.jobs.predictions import store_predictions
 from workers.jobs.results import ResultWriter
 from workers.jobs.table import Table
@@ -458,6 +459,25 @@ class Steps:
             return {}
         probe = next(iter(self.inputs.hessian_rows.batches(PROBE_ROWS)))
         return dict(engine.derivatives_used(self.inputs.problem, probe))
+
+    def frozen_summary(self) -> dict[str, Any]:
+        """For how many rows the frozen layers were run, once each; nothing where they run in each pass."""
+        count = self.inputs.frozen_rows
+        return {"frozen_rows": count} if count else {}
+
+    def memory_summary(self) -> dict[str, Any]:
+        """That right-hand sides are solved for in more blocks than they need be, for want of memory."""
+        cut, together = self.plan.rhs, self.request.inversion.together
+        wished = min(cut.total, together, self.request.blocks.rhs_rows or cut.total)
+        if not self.plan.solves or cut.step >= wished:
+            return {}
+        vector = self.inputs.problem.size * self.inputs.problem.dtype.itemsize
+        needed = -(-rhs_bytes(vector, self.request.damping_count) * wished // MIB)
+        return {
+            "memory_note": f"right-hand sides were solved for {cut.step} at a time, each block with passes of its own "
+            f"over the rows; with UPWEIGHT_MEMORY_BYTES of at least {needed} MiB, which the operator raises, it is "
+            f"{wished} at a time"
+        }
 
     def curvature_summary(self) -> dict[str, Any]:
         """What was inverted, and what its labels were drawn with."""

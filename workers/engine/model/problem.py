@@ -110,6 +110,18 @@ class Problem:
         other.loss, other._found = loss, {}
         return other
 
+    @property
+    def follows(self) -> bool:
+        """Whether types are followed while the model runs."""
+        return self._following is not None
+
+    def lead(self, module: nn.Module) -> None:
+        """Computes with a part of the model from here on, which has all selected parameters."""
+        names = {name for name, _ in module.named_parameters()}
+        self.module = self._called = module
+        self.frozen = {name: each for name, each in self.frozen.items() if name in names}
+        self._found = {}
+
     def named(self, theta: Tensor) -> dict[str, Tensor]:
         """The selected parameters as views of θ."""
         # One split rather than slices: its backward is one concatenation, not one (p,) a parameter.

@@ -1,0 +1,184 @@
+"""What a model computes before any selected parameter: once for each row, and not in every pass.
+
+The graph is cut where values stop being the same for every θ. Rows behind the cut are the values there, and the model
+is what follows.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from workers.engine.autodiff.graph.functional import without_writes
+from workers.engine.autodiff.graph.trace import last_name
+from workers.engine.model.losses import ProgramLoss
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch, Rows
+from workers.engine.model.second_order import twice_differentiable
+from workers.engine.progress import Progress, silent
+
+STAGE = "frozen layers"
+FEWEST_ROWS, MOST_ROWS, NUMBERS_AT_ONCE = 16, 4096, 1 << 20
+COMPARED_ROWS = 3
+ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True)
+class FrozenPrefix:
+    """The part of a model that no selected parameter reaches, and the problem that is left behind it."""
+
+    original: Problem
+    trunk: fx.GraphModule  # the model's inputs to the values at the cut
+    behind: Problem  # of the same θ
+
+    def of(self, batch: Batch) -> Batch:
+        """The batch with its values at the cut for inputs."""
+        given = self.original.placed(batch).at_least_two()
+        with torch.no_grad(), twice_differentiable():
+            found = self.trunk(*given.inputs)
+        return Batch(tuple(each[: len(batch)] for each in found), batch.targets, batch.start)
+
+    def row_bytes(self, rows: Rows) -> int:
+        """Of the values of one row."""
+        return sum(each[0].nbytes for each in self.of(next(iter(rows.batches(1)))).inputs)
+
+    def computed(self, rows: Rows, progress: Progress = silent) -> RowsBehind:
+        """All rows' values, in one pass. Raises what `progress` does."""
+        first = next(iter(rows.batches(1)))
+        size = NUMBERS_AT_ONCE // max(1, sum(each[0].numel() for each in first.inputs))
+        size = max(FEWEST_ROWS, min(MOST_ROWS, size))
+        pieces: list[tuple[Tensor, ...]] = []
+        for batch in rows.batches(size):
+            progress(STAGE, batch.start, len(rows), "rows")
+            pieces.append(self.of(batch).inputs)
+        return RowsBehind(rows, tuple(torch.cat(each) for each in zip(*pieces, strict=True)))
+
+
+@dataclass(frozen=True)
+class RowsBehind:
+    """Rows with values that were computed once for inputs; targets as they are."""
+
+    rows: Rows
+    values: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Rows start to stop in batches of `size`."""
+        for batch in self.rows.batches(size, start, stop):
+            here = slice(batch.start, batch.start + len(batch))
+            yield Batch(tuple(each[here] for each in self.values), batch.targets, batch.start)
+
+    def take(self, indices: Tensor) -> Batch:
+        """The rows with these numbers."""
+        values = tuple(each.index_select(0, indices.to(each.device)) for each in self.values)
+        return Batch(values, self.rows.take(indices).targets, 0)
+
+
+def frozen_prefix(problem: Problem, rows: Rows) -> FrozenPrefix | None:
+    """The prefix with parameters of its own that no selected one reaches; None where there is none.
+
+    It is tried on a few rows: None where what is left does not answer what the model does.
+    """
+    if isinstance(problem.loss, ProgramLoss) or not isinstance(problem.module, fx.GraphModule):
+        return None
+    if not problem.frozen or problem.follows or len(rows) < COMPARED_ROWS:
+        return None
+    parts = _parts(without_writes(problem.module), problem)
+    if parts is None:
+        return None
+    trunk, head = parts
+    behind = copy.copy(problem)
+    behind.lead(head)
+    found = FrozenPrefix(problem, trunk, behind)
+    return found if _agrees(found, rows) else None
+
+
+def _parts(
+    module: fx.GraphModule, problem: Problem
+) -> tuple[fx.GraphModule, fx.GraphModule] | None:
+    named = dict(problem.module.named_parameters())
+    selected = {id(named[each.name]) for each in problem.layout}
+    moving: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        name = last_name(node.target)
+        if node.op == "call_module" or (name.endswith("_") and not name.endswith("__")):
+            return None
+        own = node.op == "get_attr" and id(_attribute(module, node)) in selected
+        if own or moving.intersection(node.all_input_nodes):
+            moving.add(node)
+    cut = _cut(module, moving)
+    weighs = any(
+        node.op == "get_attr" and node not in moving and isinstance(_attribute(module, node), nn.Parameter)
+        and any(user not in moving for user in node.users)
+        for node in module.graph.nodes
+    )  # fmt: skip
+    if not cut or not weighs or not any(node.op == "output" for node in moving):
+        return None
+    head = _head(module, moving, cut)
+    left = {name for name, _ in head.named_parameters()}
+    return (
+        (_trunk(module, moving, cut), head)
+        if left.issuperset(each.name for each in problem.layout)
+        else None
+    )
+
+
+def _cut(module: fx.GraphModule, moving: set[fx.Node]) -> list[fx.Node]:
+    """Nodes that do not move and are taken by some that do, but for attributes."""
+    return [
+        node
+        for node in module.graph.nodes
+        if node not in moving and node.op != "get_attr" and moving.intersection(node.users)
+    ]
+
+
+def _trunk(module: fx.GraphModule, moving: set[fx.Node], cut: Sequence[fx.Node]) -> fx.GraphModule:
+    graph, copied = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in module.graph.nodes:
+        if node not in moving and node.op != "output":
+            copied[node] = graph.node_copy(node, copied.__getitem__)
+    graph.output(tuple(copied[node] for node in cut))
+    graph.eliminate_dead_code()
+    return fx.GraphModule(module, graph)
+
+
+def _head(module: fx.GraphModule, moving: set[fx.Node], cut: Sequence[fx.Node]) -> fx.GraphModule:
+    graph = fx.Graph()
+    copied = {node: graph.placeholder(f"at_{node.name}") for node in cut}
+    for node in module.graph.nodes:
+        if node in moving or (node.op == "get_attr" and moving.intersection(node.users)):
+            copied[node] = graph.node_copy(node, copied.__getitem__)
+    return fx.GraphModule(module, graph)
+
+
+def _attribute(module: nn.Module, node: fx.Node) -> object:
+    return operator.attrgetter(str(node.target))(module)
+
+
+def _agrees(found: FrozenPrefix, rows: Rows) -> bool:
+    """Whether there is a value a row at the cut, and what follows gives the model's own outputs."""
+    batch = next(iter(rows.batches(COMPARED_ROWS)))
+    try:
+        one, several = found.of(batch.narrow(0, 1)), found.of(batch)
+        plain = all(isinstance(each, Tensor) and each.ndim > 0 for each in several.inputs)
+        if not plain or any(len(each) != len(batch) for each in several.inputs):
+            return False
+        if any(len(each) != 1 for each in one.inputs):
+            return False
+        problem, behind = found.original, found.behind
+        with torch.no_grad(), twice_differentiable():
+            expected = problem.outputs(problem.theta, problem.placed(batch))
+            got = behind.outputs(behind.theta, behind.placed(several))
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return False
+    if not (isinstance(expected, Tensor) and isinstance(got, Tensor)):
+        return False
+    bound = ROUNDING.get(expected.dtype, 0.0) * expected.abs().max()
+    return got.shape == expected.shape and bool((got - expected).abs().max() <= bound)
