@@ -24,6 +24,5 @@ def needed(module: str, purpose: str) -> Any:
         package = module.split(".")[0]
         if (missing.name or "").split(".")[0] != package:
             raise
-        raise MissingPackage(
-            f"{purpose} needs {package}: pip install 'upweight[{EXTRAS[package]}]'"
-        ) from missing
+        what = f"'upweight[{EXTRAS[package]}]'" if package in EXTRAS else package
+        raise MissingPackage(f"{purpose} needs {package}: pip install {what}") from missing

@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from service.local.background import Running
 from upweight import Client, InfluenceResult
 
 README = Path(__file__).parent.parent.parent / "README.md"
-ROWS, FEATURES = 240, 16  # enough for every row that the examples name
 
 
 def example(language: str) -> str:
@@ -28,36 +26,25 @@ def example(language: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def digits() -> dict[str, Any]:
-    """The names that the examples take for granted."""
-    generator = np.random.default_rng(0)
-    x = generator.random((ROWS, FEATURES), dtype="f4")
-    y = np.arange(ROWS) % 10
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = nn.Linear(FEATURES, 10)  # convex, so that the examples' λ is enough
-    rows = {"x_train": torch.from_numpy(x), "y_train": y, "x_test": x[:110], "y_test": y[:110]}
-    return {"net": net, **rows}
-
-
-@pytest.fixture(scope="module")
 def after_python(
-    stack: Running, digits: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    stack: Running, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Any]]:
-    """The README's Python, run where it may leave files."""
-    with pytest.MonkeyPatch.context() as patch:
+    """The README's Python with nothing before it, run where it may leave files."""
+    names: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        torch.manual_seed(0)
         patch.chdir(tmp_path_factory.mktemp("readme"))
         patch.setenv("UPWEIGHT_URL", stack.url)
-        exec(compile(example("python"), "README.md", "exec"), digits)
-    yield digits
-    digits["client"].close()
+        exec(compile(example("python"), "README.md", "exec"), names)
+    yield names
+    names["client"].close()
 
 
 def test_the_readmes_python_runs(after_python: dict[str, Any]) -> None:
     result = after_python["result"]
     assert isinstance(result, InfluenceResult)
-    assert result.shape == (110, ROWS)
-    assert result.influences[3:5, ::10].shape == (2, 24)
+    assert result.shape == (397, 1400)
+    assert result.influences[3:5, ::10].shape == (2, 140)
     assert len(result.top(test=0, k=5, sign="harmful").items) == 5
     assert np.isfinite(result.numpy()).all()
 

@@ -1,34 +1,80 @@
-"""The tutorial's code, as it stands in the documentation, finds what it says."""
+"""The tutorial's and the recipes' code, as it stands in the documentation, finds what it says."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from service.local.background import Running
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "tutorial.md"
+ROOT = Path(__file__).parent.parent.parent
+PICTURES = ("top.png", "ranking.png", "pixels.png")
 
 
-def test_the_tutorial_finds_the_flipped_labels(
-    stack: Running,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
-    monkeypatch.chdir(tmp_path)  # where its pictures and tables go
-    monkeypatch.setenv("UPWEIGHT_URL", stack.url)
-    monkeypatch.delenv("UPWEIGHT_API_KEY", raising=False)
-    code = "\n".join(
-        re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    )
+class Done(NamedTuple):
+    """The tutorial when it has been run: its names, what it printed, and where it left its files."""
+
+    names: dict[str, Any]
+    printed: str
+    folder: Path
+
+
+def run(page: str, names: dict[str, Any]) -> str:
+    """Runs a page's code from its first line to its last; what it printed."""
+    text = (ROOT / "docs" / page).read_text()
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, page, "exec"), names)
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def done(stack: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     names: dict[str, Any] = {}
-    exec(compile(code, str(PAGE), "exec"), names)
-    found = re.search(r"(\d+) of 70 flipped labels", capsys.readouterr().out)
+    folder = tmp_path_factory.mktemp("tutorial")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("UPWEIGHT_URL", stack.url)
+        patch.delenv("UPWEIGHT_API_KEY", raising=False)
+        yield Done(names, run("tutorial.md", names), folder)
+    names["client"].close()
+
+
+def test_the_tutorial_finds_the_flipped_labels(done: Done) -> None:
+    found = re.search(r"(\d+) of 70 flipped labels", done.printed)
     assert found is not None
     assert int(found[1]) > 45
-    assert names["factors"].x.shape == (397, 2410)
-    names["client"].close()
+    assert done.names["factors"].x.shape == (397, 2410)
+    for picture in PICTURES:
+        assert (done.folder / picture).stat().st_size > 1000
+
+
+def test_the_tutorials_model_is_better_without_them(done: Done) -> None:
+    training = done.names["better"].training
+    assert training.metrics.loss < 0.9 * training.parent_metrics.loss
+
+
+def test_the_recipes_run_after_the_tutorial(done: Done) -> None:
+    names = dict(done.names)
+    run("recipes.md", names)
+    assert len(names["suspects"]) == 50
+    assert names["issues"]["is_label_issue"].sum() == 70
+    assert set(names["fields"]["label_score"]) == set(range(1400))
+    assert names["worth"].shape == (1400,)
+    assert names["table"].class_names == ["ill", "well"]
+    assert names["texts"].rows == 4
+    for file in ("tasks.json", "tasks.xml", "records.json", "worst.png"):
+        assert (done.folder / file).stat().st_size > 100
+
+
+def test_each_test_that_the_page_of_expectations_names_is_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "expectations.md").read_text())
+    assert len(named) > 15
+    assert [path for path in named if not (ROOT / path).is_file()] == []

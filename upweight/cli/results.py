@@ -152,6 +152,49 @@ def suspects(
     )
 
 
+@verb(
+    results,
+    "export",
+    """
+    upweight results export latest tasks.json --to label-studio -k 100
+    upweight results export latest issues.csv --to cleanlab
+    upweight results export latest --to mlflow
+    """,
+)
+def export(
+    shell: Shell,
+    job: JobArgument,
+    path: Annotated[
+        Path | None, typer.Argument(help="The file; for mlflow and wandb the table's name.")
+    ] = None,
+    to: Annotated[
+        str,
+        typer.Option(help="cleanlab, label-studio, fiftyone, argilla, datasets, mlflow or wandb."),
+    ] = "cleanlab",
+    k: Annotated[
+        int | None, typer.Option("-k", help="The first so many suspects; without, all.", min=1)
+    ] = None,
+    share: Annotated[
+        float, typer.Option(help="Part of the rows that is marked as issues.", min=0, max=1)
+    ] = 0.05,
+    damping: Damping = None,
+) -> None:
+    """Hand suspects over to another tool, in the form that it takes; low scores are suspect."""
+    result = _result(shell, job, damping)
+    if not hasattr(result, "export"):
+        raise typer.BadParameter(f"{job} computed {result.job.request.kind}, which rank no rows")
+    if path is None and to not in ("mlflow", "wandb"):
+        raise typer.BadParameter(f"say which file to write for {to}", param_hint="FILE")
+    if to == "wandb":
+        from upweight.extras import needed
+
+        wandb = needed("wandb", "--to wandb")
+        with wandb.init(project="upweight", name=result.id):
+            result.export(to, path or Path("suspects"), k=k, share=share)
+        return
+    print(result.export(to, path, k=k, share=share))
+
+
 @verb(results, "save", "upweight results save latest influences.parquet")
 def save(
     shell: Shell,

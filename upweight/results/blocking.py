@@ -18,6 +18,7 @@ from upweight.http import polling
 from upweight.http.events import followed
 from upweight.http.transport import Transport
 from upweight.results.array import RemoteArray
+from upweight.results.handover import SHARE, Tool, handed_over
 from upweight.results.pictures import FeaturePanel, Panel, feature_panels, panels
 from upweight.results.pictures.slices import Slice, part
 from upweight.results.plot import drawn
@@ -195,6 +196,32 @@ class RankedResult(Result):
         the test rows. `.to_pandas()` has `id`, `row`, `score` (0 to 1, low is suspect), `label` and `predicted`.
         """
         return self._link.run(stored.suspects(self._known(), k))
+
+    def export(
+        self,
+        to: Tool,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        k: int | None = None,
+        share: float = SHARE,
+        dataset: Any = None,
+        id_column: str = "id",
+    ) -> Any:
+        """Hands the suspects over to another tool, in the form that it takes; scores are low where rows are bad.
+
+        - `cleanlab`: a DataFrame with Datalab's columns, a line a row of the dataset;
+        - `label-studio`: tasks with predictions, and beside the file the labelling interface, as .xml;
+        - `fiftyone`: values by id for each field, for `samples.set_values(field, values, key_field=…)`;
+        - `argilla`: records with suggestions; a file is for `dataset.records.from_json`;
+        - `datasets`: a Dataset of Hugging Face's, or the given `dataset` with columns added by its `id_column`;
+        - `mlflow`: a table of the active run, whose address is the answer;
+        - `wandb`: a Table, logged into the active run where `path` names it.
+
+        `path`: the file to write, whose path is the answer. `k`: the first k suspects only. `share`: the part of the
+        rows with the lowest scores that `is_label_issue` marks. Ids are the dataset's, or rows' numbers without any.
+        """
+        flow = handed_over(self._known(), to, path, k, share, dataset, id_column)
+        return self._link.run(flow)
 
     def rows(
         self,

@@ -16,6 +16,7 @@ from upweight.http.events import followed_async
 from upweight.http.transport import AsyncTransport, Transport
 from upweight.results.array import AsyncRemoteArray
 from upweight.results.blocking import RESULTS
+from upweight.results.handover import SHARE, Tool, handed_over
 from upweight.results.pictures import Panel, panels
 from upweight.results.quality import QualityTable
 from upweight.results.rows import RowChoice, rows_text
@@ -162,6 +163,20 @@ class AsyncRankedResult(AsyncResult):
         the test rows. `.to_pandas()` has `id`, `row`, `score` (0 to 1, low is suspect), `label` and `predicted`.
         """
         return await self._link.run(stored.suspects(await self._known(), k))
+
+    async def export(
+        self,
+        to: Tool,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        k: int | None = None,
+        share: float = SHARE,
+        dataset: Any = None,
+        id_column: str = "id",
+    ) -> Any:
+        """Hands the suspects over to another tool. The rest is as for `RankedResult.export`."""
+        flow = handed_over(await self._known(), to, path, k, share, dataset, id_column)
+        return await self._link.run(flow)
 
     async def rows(
         self,
