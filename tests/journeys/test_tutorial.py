@@ -68,7 +68,7 @@ def test_the_recipes_run_after_the_tutorial(done: Done) -> None:
     assert names["issues"]["is_label_issue"].sum() == 70
     assert set(names["fields"]["label_score"]) == set(range(1400))
     assert names["worth"].shape == (1400,)
-    assert names["table"].class_names == ["ill", "well"]
+    assert names["table"].class_names == ["well", "ill"]
     assert names["texts"].rows == 4
     for file in ("tasks.json", "tasks.xml", "records.json", "worst.png"):
         assert (done.folder / file).stat().st_size > 100
