@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from service.jobs.estimate import estimated
 from service.jobs.groups import groups_of
 from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
 from service.jobs.validation.blobs import (
@@ -23,9 +24,12 @@ from service.jobs.validation.size import refuse_too_much, result_bytes
 from service.lifecycle.states import now
 from service.parts import Parts
 from service.storage.keys import Document, new_id
+from service.storage.layout import blob_path
+from service.storage.tensors import BadTensors, read_header
 from upweight.schema import (
     AttributionJob,
     ColumnMatch,
+    IhvpJob,
     InfluencesJob,
     JobRecord,
     JobState,
@@ -57,7 +61,21 @@ def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
     refuse_too_much(parts.settings, job, inputs)
     if earlier is None:
         refuse_singular(job, inputs)
-    return Prepared(_record(job, inputs, matched, earlier), result_bytes(job, inputs))
+    count = _right_hand_sides(parts, namespace, job, inputs)
+    record = _record(job, inputs, matched, earlier)
+    record.estimate = estimated(parts, namespace, job, inputs, count)
+    return Prepared(record, result_bytes(job, inputs, count))
+
+
+def _right_hand_sides(parts: Parts, namespace: str, job: AttributionJob, inputs: Inputs) -> int:
+    """How many; of a blob that does not say, which the worker refuses, 0."""
+    if not isinstance(job, IhvpJob):
+        return inputs.test_count
+    try:
+        found = read_header(parts.objects, blob_path(namespace, job.rhs))
+        return found["rhs"].shape[0]
+    except (BadTensors, KeyError, IndexError, FileNotFoundError):
+        return 0
 
 
 def _damped_by_recipe(job: AttributionJob, inputs: Inputs) -> AttributionJob:

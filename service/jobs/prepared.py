@@ -26,7 +26,7 @@ from upweight.schema import (
 class Prepared:
     """A job that can be queued: its record, and what its result will take, as far as that is known."""
 
-    record: JobRecord
+    record: JobRecord  # with what it will take, as far as that is counted
     result_bytes: int
 
 

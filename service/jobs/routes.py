@@ -27,7 +27,7 @@ from service.jobs import actions
 from service.jobs.actions import events, job_filters
 from service.jobs.examples import EXAMPLES
 from service.jobs.kinds import KINDS
-from service.jobs.submission import submit
+from service.jobs.submission import considered, submit
 from service.parts import Parts
 from service.problems import EVERYWHERE, documented
 from service.registry import page_of, searched_page
@@ -74,20 +74,26 @@ router = APIRouter(
     summary="Start a job",
     status_code=202,
     dependencies=[Depends(json_only)],
-    responses=documented(
-        InvalidRequest,
-        IdempotencyConflict,
-        ResultTooLarge,
-        NotFound,
-        NotReady,
-        NotStored,
-        TooLarge,
-        UnsupportedMediaType,
-        QueueFull,
-        RateLimited,
-        Forbidden,
-        QuotaExceeded,
-    ),
+    responses={
+        200: {
+            "model": JobRecord,
+            "description": "With `dry_run`: what the job would take, as `estimate`. Its id leads nowhere.",
+        },
+        **documented(
+            InvalidRequest,
+            IdempotencyConflict,
+            ResultTooLarge,
+            NotFound,
+            NotReady,
+            NotStored,
+            TooLarge,
+            UnsupportedMediaType,
+            QueueFull,
+            RateLimited,
+            Forbidden,
+            QuotaExceeded,
+        ),
+    },
 )
 def create(
     request: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)],
@@ -96,8 +102,14 @@ def create(
     trace: TraceNow,
     response: Response,
     key: IdempotencyKey = None,
+    dry_run: Annotated[
+        bool, Query(description="Check it and answer what it would take; start and store nothing.")
+    ] = False,
 ) -> JobRecord:
     """Starts a job, once everything about it that can be checked beforehand has been."""
+    if dry_run:
+        response.status_code = 200
+        return considered(parts, caller, request)
     once = idempotency(key, "POST /v1/jobs", request)
     job = submit(parts, caller, request, once, trace)
     response.headers["Location"] = f"/v1/jobs/{job['id']}"

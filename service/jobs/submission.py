@@ -13,7 +13,7 @@ from service.storage.queue import HIGH, RUN_JOB
 from service.storage.records import Idempotency
 from service.webhooks.destination import Destination, Refused
 from upweight.errors import Forbidden, InvalidRequest, QueueFull, UpweightError
-from upweight.schema import TERMINAL, CheckState, JobRequest, JobState
+from upweight.schema import TERMINAL, CheckState, Estimate, JobRecord, JobRequest, JobState
 
 
 def submit(
@@ -54,6 +54,22 @@ def submit(
         enqueue(parts, namespace, stored, trace, made=True)
         parts.copies.secure("job", namespace, id)
     return stored
+
+
+def considered(parts: Parts, caller: Caller, job: JobRequest) -> JobRecord:
+    """The record that a job would get, with what it will take; nothing is stored. Raises as `submit` does, but for what
+    is full."""
+    _refuse_priority(parts, caller, job)
+    _refuse_webhook(parts, job)
+    prepared = KINDS[job.kind](parts, caller.namespace, job)
+    record = prepared.record
+    if record.estimate is None:
+        record.estimate = Estimate(
+            seconds=None, bytes=prepared.result_bytes, memory_bytes=parts.settings.memory_bytes
+        )
+    document = record.model_dump(mode="json")
+    record.remarks = _passed_over(parts, caller.namespace, job, document)
+    return record
 
 
 def enqueue(

@@ -105,6 +105,9 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the job, start nothing.")
     ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print what it would take, start nothing.")
+    ] = False,
 ) -> None:
     """Start a job, from options, from JSON, or from JSON with options on top; print its id."""
     submission = Submission.read(file)
@@ -129,6 +132,11 @@ def submit(
     fields = submission.checked()
     if dry_run:
         shell.document(fields)
+        return
+    if estimate:
+        shell.document(
+            shell.client.jobs.create(submission.uploaded(shell.client), dry_run=True).estimate
+        )
         return
     record = shell.client.jobs.create(submission.uploaded(shell.client))
     if wait:

@@ -88,7 +88,9 @@ class Client:
         `aggregate`: what is added up before it is stored, `{"test": "y", "train": "source"}`: a row for each value of
         the test column, a column for each of the training column, named in `result.groups`. `"mean"` and `"sum"` make
         one of all test rows, `"sum"` of all training rows. `train_where`, `test_where`: rows by metadata or labels.
-        `wait=False` returns at once; `timeout` bounds the waiting, not the job.
+        `measurement`: what of a test row is explained, `loss`, `margin` or `{"name": "logit", "class": 3}`.
+        `wait=False` returns at once; `timeout` bounds the waiting, not the job. `dry_run=True` starts nothing: the
+        result has an `estimate` alone (`seconds`, `bytes`, `memory_bytes`).
         """
         flow = influences(
             self._bars, self.connection.hold, model, train, test, inversion_method, **options

@@ -44,8 +44,10 @@ class Computation:
     def run(self, bars: Bars, hold: float, **own: Any) -> Flow[JobRecord]:
         """Creates the job, and waits until it has succeeded if that is wanted."""
         fields = yield from self._fields(bars)
-        record = yield from create({**fields, **{k: v for k, v in own.items() if v is not None}})
-        if not self.options.get("wait", True):
+        dry_run = self.options.get("dry_run", False)
+        given = {**fields, **{k: v for k, v in own.items() if v is not None}}
+        record = yield from create(given, dry_run=dry_run)
+        if dry_run or not self.options.get("wait", True):
             return record
         record = yield from until_ended(
             record.id, bars, record=record, timeout=self.options.get("timeout"),

@@ -16,7 +16,7 @@ from upweight.http.events import followed, followed_async
 from upweight.http.flow import Call, Flow
 from upweight.http.polling import OnProgress
 from upweight.http.transport import AsyncTransport, Transport
-from upweight.progress import Bars
+from upweight.progress import Bars, logger
 from upweight.results.blocking import RESULTS, Result
 from upweight.results.coroutines import ASYNC_RESULTS, AsyncResult
 from upweight.schema import Delivery, JobRecord, JobRequest
@@ -34,13 +34,17 @@ def checked(request: BaseModel | Mapping[str, Any]) -> Any:
         raise invalid(exc, "/v1/jobs", fields) from exc
 
 
-def create(request: BaseModel | Mapping[str, Any]) -> Flow[JobRecord]:
-    """Sends a job request, checked here first."""
+def create(request: BaseModel | Mapping[str, Any], *, dry_run: bool = False) -> Flow[JobRecord]:
+    """Sends a job request, checked here first. What is to be known before waiting is logged."""
     known = checked(request)
     # Defaults are left to the service: a newer one may know better.
     body = known.model_dump(mode="json", exclude_unset=True)
-    reply = yield Call("POST", "/v1/jobs", json={"kind": known.kind, **body}, creates=True)
-    return reply.read(JobRecord)
+    query = [("dry_run", "true")] if dry_run else []
+    reply = yield Call("POST", "/v1/jobs", query, json={"kind": known.kind, **body}, creates=True)
+    record = reply.read(JobRecord)
+    if not dry_run and record.estimate is not None and record.estimate.remark:
+        logger.warning("%s: %s", record.id, record.estimate.remark)
+    return record
 
 
 def wait(
@@ -90,9 +94,12 @@ class Jobs:
     link: Transport
     bars: Bars
 
-    def create(self, request: BaseModel | Mapping[str, Any]) -> JobRecord:
-        """Sends a job request of the contract: a model of `upweight.schema` or a dict."""
-        return self.link.run(create(request))
+    def create(self, request: BaseModel | Mapping[str, Any], *, dry_run: bool = False) -> JobRecord:
+        """Sends a job request of the contract: a model of `upweight.schema` or a dict.
+
+        `dry_run`: nothing is started or stored, and the record's `estimate` says what the job would take.
+        """
+        return self.link.run(create(request, dry_run=dry_run))
 
     def get(self, job: Reference) -> JobRecord:
         """The record."""
@@ -166,9 +173,14 @@ class AsyncJobs:
     link: AsyncTransport
     bars: Bars
 
-    async def create(self, request: BaseModel | Mapping[str, Any]) -> JobRecord:
-        """Sends a job request of the contract: a model of `upweight.schema` or a dict."""
-        return await self.link.run(create(request))
+    async def create(
+        self, request: BaseModel | Mapping[str, Any], *, dry_run: bool = False
+    ) -> JobRecord:
+        """Sends a job request of the contract: a model of `upweight.schema` or a dict.
+
+        `dry_run`: nothing is started or stored, and the record's `estimate` says what the job would take.
+        """
+        return await self.link.run(create(request, dry_run=dry_run))
 
     async def get(self, job: Reference) -> JobRecord:
         """The record."""

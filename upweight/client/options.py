@@ -71,6 +71,7 @@ class ComputationOptions(TypedDict, total=False):
     hessian_regularization: Damping
     hessian_perturbation: float | None
     hessian_on: Choice | None
+    dry_run: bool
     wait: bool
     timeout: float | None
     progress: bool | None

@@ -21,6 +21,7 @@ from upweight.results.suspects import SuspectTable
 from upweight.results.tables import PredictedRows, Ranking
 from upweight.schema import (
     ArraySpec,
+    Estimate,
     Files,
     InfluencesJob,
     Info,
@@ -373,6 +374,11 @@ class Handle(Generic[Link]):
     def id(self) -> str:
         """The job's id."""
         return self._job.id
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """What the job was expected to take: `seconds`, `bytes`, `memory_bytes`. A dry run has nothing else."""
+        return self._job.estimate
 
     @property
     def url(self) -> str:

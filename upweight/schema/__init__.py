@@ -21,6 +21,7 @@ from upweight.schema.dataset import (
     TablePreview,
     TextPreview,
 )
+from upweight.schema.estimate import Estimate
 from upweight.schema.inversion import Arnoldi, ConjugateGradient, Direct, Inversion, Lissa
 from upweight.schema.job import (
     RESUMABLE,
@@ -147,6 +148,7 @@ __all__ = [
     "DerivedFrom",
     "Digest",
     "Direct",
+    "Estimate",
     "FactorsJob",
     "FactorsOf",
     "FactoryProgram",

@@ -28,6 +28,7 @@ from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Request, Te
 from upweight.schema.curvature import Curvature, CurvatureField
 from upweight.schema.damping import Damping, ResolvedDamping, entries, numbers
 from upweight.schema.display import Record
+from upweight.schema.estimate import Estimate
 from upweight.schema.inversion import Direct, Inversion, InversionMethod, PositiveInt
 from upweight.schema.measurement import LossMeasurement, Measurement
 from upweight.schema.problem import Problem, Progress
@@ -493,6 +494,9 @@ class JobRecord(Record):
     damping: ResolvedDamping | None = Field(
         None,
         description="What λ came to, where it was more than a number; null until a worker has it.",
+    )
+    estimate: Estimate | None = Field(
+        None, description="What it was expected to take when it was submitted."
     )
     verdict: Verdict | None = Field(
         None, description="What the result is worth; null until there is one."

@@ -9,7 +9,7 @@ from service.jobs.validation.inputs import Inputs
 from service.jobs.validation.structures import refuse_large_structure
 from service.settings import Settings
 from upweight.errors import InvalidRequest, ResultTooLarge
-from upweight.schema import AttributionJob, FactorsJob, InfluencesJob, SelfInfluencesJob
+from upweight.schema import AttributionJob, FactorsJob, IhvpJob, InfluencesJob, SelfInfluencesJob
 from upweight.schema.inversion import methods_in_words
 
 _TABLE_BYTES = 64 * 1024**2  # of sums over groups of both sides
@@ -166,13 +166,18 @@ def _factors_within_limits(
         )
 
 
-def result_bytes(job: AttributionJob, inputs: Inputs) -> int:
-    """What a job will store, as far as that is known before it runs: arrays, not their info."""
+def result_bytes(job: AttributionJob, inputs: Inputs, right_hand_sides: int = 0) -> int:
+    """What a job will store, as far as that is known before it runs: arrays, not their info.
+
+    `right_hand_sides`: of kind `ihvp`, where their number is known.
+    """
     m, n, item = inputs.test_count, len(inputs.train.rows), item_bytes(job)
     several = job.damping_count
     factors = several * m * (inputs.model.parameter_count or 0) * item
     if isinstance(job, FactorsJob):
         return factors
+    if isinstance(job, IhvpJob):
+        return several * right_hand_sides * (inputs.model.parameter_count or 0) * item
     if not isinstance(job, InfluencesJob):
         return several * n * item if isinstance(job, SelfInfluencesJob) else 0
     m, n = inputs.shape

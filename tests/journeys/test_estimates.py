@@ -1,0 +1,144 @@
+"""What a job will take, told before it runs and held against what it took."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.journeys.subjects import Subject
+from upweight import Client, InfluenceResult, NotFound
+
+ROWS, TEST = 600, 150
+WITHIN = 0.2  # of what is stored
+
+
+@pytest.fixture(scope="module")
+def wide(online: Client) -> str:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(20, 12), nn.Tanh(), nn.Linear(12, 5))
+    x = torch.randn(ROWS, 20)
+    online.models.register("estimated", module, example=x[:2], loss="cross_entropy")
+    online.datasets.register("estimated", x=x, y=torch.arange(ROWS) % 5)
+    return "estimated"
+
+
+def influences(client: Client, name: str, **more: Any) -> InfluenceResult:
+    return client.compute_influences(
+        name, name, name, test_rows=f"0:{TEST}", **{"hessian_regularization": 0.1, **more}
+    )
+
+
+def test_a_dry_run_tells_what_it_would_take_and_starts_nothing(online: Client, wide: str) -> None:
+    result = influences(online, wide, curvature="fisher", labels={"run": "dry"}, dry_run=True)
+    assert result.estimate is not None
+    assert result.estimate.seconds > 0
+    assert result.estimate.memory_bytes > 0
+    with pytest.raises(NotFound):
+        online.jobs.get(result.id)
+    assert not list(online.jobs.list(labels={"run": "dry"}))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hessian_regularization": 0.5},
+        {"inversion_method": "cg", "curvature": "gauss_newton"},
+        {"keep": {"matrix": False, "factors": True}, "curvature": "fisher"},
+        {"keep": {"matrix": True, "top": 40, "mean": True}, "curvature": "fisher"},
+        {"inversion_method": "ekfac"},
+    ],
+    ids=["direct", "cg", "factors", "top", "ekfac"],
+)
+def test_the_bytes_are_those_that_are_stored(
+    online: Client, wide: str, options: dict[str, Any]
+) -> None:
+    result = influences(online, wide, **options)
+    assert result.job.result is not None
+    assert result.estimate is not None
+    stored = result.job.result.size_bytes
+    assert abs(result.estimate.bytes - stored) < WITHIN * stored
+
+
+def test_right_hand_sides_are_counted_in_their_blob(online: Client, iris: Subject) -> None:
+    rhs = np.ones((500, iris.size))
+    result = online.solve_hvp("direct", iris.name, iris.train, rhs, hessian_regularization=0.1)
+    assert result.job.result is not None
+    assert result.estimate is not None
+    stored = result.job.result.size_bytes
+    assert abs(result.estimate.bytes - stored) < WITHIN * stored
+
+
+def test_what_is_counted_grows_with_the_rows(online: Client, wide: str) -> None:
+    def flops(**more: Any) -> float:
+        estimate = influences(online, wide, dry_run=True, curvature="fisher", **more).estimate
+        assert estimate is not None
+        assert estimate.flops is not None
+        return estimate.flops
+
+    size = 20 * 12 + 12 + 12 * 5 + 5
+    whole, half = flops(), flops(hessian_on={"dataset": wide, "rows": f"0:{ROWS // 2}"})
+    # 4 operations a row and entry of the matrix.
+    assert whole - half == pytest.approx(4 * (ROWS // 2) * size**2)
+    fewer = flops(train_rows=f"0:{ROWS // 2}")
+    # Of a row a gradient, and its product with the factors of each test row.
+    assert whole - fewer == pytest.approx((ROWS // 2) * (6 * size + 2 * size * TEST))
+
+
+def test_a_job_that_takes_days_says_so_and_names_what_is_cheaper(
+    online: Client, wide: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def submitted(**more: Any) -> InfluenceResult:
+        return influences(
+            online,
+            wide,
+            curvature="fisher",
+            inversion_method="lissa",
+            maxiter=1_000_000_000,
+            **more,
+        )
+
+    estimate = submitted(dry_run=True).estimate
+    assert estimate is not None
+    assert estimate.remark is not None
+    assert "days at" in estimate.remark
+    assert "takes about" in (estimate.cheaper or "")
+    assert "days at" not in caplog.text
+    started = submitted(wait=False)
+    assert f"{started.id}: this job takes about" in caplog.text
+    online.jobs.cancel(started.id)
+
+
+def test_a_damping_that_a_known_spectrum_refuses_is_named(online: Client, wide: str) -> None:
+    known = online.compute_influences(wide, wide, wide, hessian_regularization=1.0)
+    smallest = float(known.info["smallest_eigenvalue"])
+    assert smallest < 0
+
+    def fails(damping: float) -> str:
+        told = online.compute_influences(
+            wide, wide, wide, hessian_regularization=damping, dry_run=True
+        ).estimate
+        assert told is not None
+        return told.fails or ""
+
+    assert known.id in fails(-smallest / 2)
+    assert not fails(-2 * smallest)
+
+
+def test_kinds_whose_work_is_known_when_they_run_tell_their_bytes(
+    online: Client, fresh_name: str
+) -> None:
+    x = torch.randn(8, 3)
+    recipe = {"optimizer": "sgd", "lr": 0.1, "epochs": 1, "start": "warm"}
+    online.models.register(
+        fresh_name, nn.Linear(3, 2), example=x, loss="cross_entropy", recipe=recipe
+    )
+    online.datasets.register(fresh_name, x=x, y=torch.arange(8) % 2)
+    request = {"kind": "retrain", "model": fresh_name, "train": {"dataset": fresh_name}}
+    estimate = online.jobs.create(request, dry_run=True).estimate
+    assert estimate is not None
+    assert estimate.seconds is None
+    assert estimate.bytes > 0

@@ -1,0 +1,31 @@
+"""What a job will take, told before it runs: from counts of operations, never from a run."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from upweight.schema.base import Answer
+
+
+class Estimate(Answer):
+    """Of one job on one worker, by counts of operations at a rate; within a factor of some five where the rate is known
+    from an earlier job of the model."""
+
+    seconds: float | None = Field(
+        description="Running time, without waiting; null for kinds whose work is known when they run."
+    )
+    bytes: int = Field(description="What its result will take in storage.")
+    memory_bytes: int = Field(description="Of a worker, at the most.")
+    flops: float | None = Field(None, description="Floating-point operations that were counted.")
+    flops_per_second: float | None = Field(None, description="The rate that they are taken at.")
+    rate: str = Field("", description="Where the rate comes from: an earlier job, or assumed.")
+    cheaper: str | None = Field(
+        None, description="Another method that takes at most half the time, and how long it takes."
+    )
+    fails: str | None = Field(
+        None,
+        description="Why λ is known to fail: by the spectrum of an earlier job, which is named.",
+    )
+    remark: str | None = Field(
+        None, description="What to know before waiting: that it takes days, or is known to fail."
+    )
