@@ -20,6 +20,7 @@ from service.storage.records import Records, not_found
 from service.webhooks.outbox import announcement
 from upweight.errors import Conflict, NotFound, UpweightError
 from upweight.schema import TERMINAL, JobState
+from upweight.schema.job import Cost
 
 _OURS = frozenset({JobState.RUNNING, JobState.CANCELLING})
 Noted = tuple[Counter, tuple[str, ...], float]
@@ -261,8 +262,9 @@ def _ended(job: Document) -> list[Noted]:
     if job["state"] == JobState.FAILED:
         noted.append((counters.FAILED, (*of, job["problem"]["type"]), 1.0))
     if cost := job.get("cost"):
-        noted.append((counters.PASSES, of, cost["hessian_passes"]))
-        noted.append((counters.ENGINE, of, cost["engine_seconds"]))
+        took = Cost.model_validate(cost)  # a kind may leave out what it has none of
+        noted.append((counters.PASSES, of, took.hessian_passes))
+        noted.append((counters.ENGINE, of, took.engine_seconds))
     if result := job.get("result"):
         noted.append((counters.STORED, (kind,), result["size_bytes"]))
     return noted

@@ -39,6 +39,7 @@ def test_other_models_again_and_again_leave_memory_handles_and_tables_as_they_we
     assert sum(queue.values()) <= sum(
         count for name, count in before.tables.items() if name.startswith("rq:")
     )
+    assert after.tables.get("rq:failed", 0) == 0, "a task raised, whatever became of its job"
     assert after.tables.get("upweight:tries", 0) == 0
     assert after.tables["upweight:job"] == churn_kept(churn)
 

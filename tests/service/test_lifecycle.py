@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.counters import Counters
 from service.lifecycle.states import LeaseLost, Lifecycle, now
 from service.storage.keys import new_id
 from service.storage.records import Records
@@ -139,3 +140,15 @@ def test_what_lambda_came_to_stays_through_every_attempt(lifecycle: Lifecycle, i
     assert again["damping"] == first
     lifecycle.fail("a", id, 2, ComputationFailed("singular"))
     assert lifecycle.retry("a", id)["damping"] == first
+
+
+def test_a_job_that_made_no_passes_ends_like_others(
+    lifecycle: Lifecycle, records: Records, id: str
+) -> None:
+    """A retraining tells no passes over the training set, and is counted without."""
+    lifecycle.begin("a", id, "one", "cpu")
+    lifecycle.succeed("a", id, 1, {"cost": {"engine_seconds": 2.0, "seconds": 3.0}})
+    engine = next(
+        each for each in Counters(records.redis).collect() if each.name == "upweight_engine_seconds"
+    )
+    assert [each.value for each in engine.samples] == [2.0]
