@@ -23,6 +23,16 @@ def views(digits: Subject, tumours: Rows, sentences: Rows) -> dict[str, tuple[st
     found = {
         "jobs": (f"{digits.url}/#/jobs", "tr[data-job]"),
         "new": (f"{digits.url}/#/new", "[data-field='model']"),
+        "models": (f"{digits.url}/#/models", "tr[data-record]"),
+        "datasets": (f"{digits.url}/#/datasets", "tr[data-record]"),
+        "model": (f"{digits.url}/#/models/digits-mlp", ".facts-list"),
+        "images-rows": (f"{digits.url}/#/datasets/digits-train", ".gallery li"),
+        "tables-rows": (f"{digits.url}/#/datasets/tumours-train", ".gallery li"),
+        "texts-rows": (f"{digits.url}/#/datasets/sentences-train", ".gallery li"),
+        "compare": (
+            f"{digits.url}/#/compare/{digits.jobs['direct']}/{digits.jobs['self']}",
+            ".moved tbody tr",
+        ),
         "overview": (digits.page("direct", "overview"), ".code"),
         "inversion": (digits.page("arnoldi", "inversion"), ".plot circle"),
         "images-test": (digits.page("direct", "test"), ".influencers .card"),

@@ -8,6 +8,9 @@ import { watchHealth } from "./health.js";
 import { failure } from "./failure.js";
 import * as jobs from "./views/jobs.js";
 import * as job from "./views/job.js";
+import * as records from "./views/records.js";
+import * as record from "./views/record.js";
+import * as compare from "./views/compare.js";
 import * as newJob from "./views/new-job.js";
 
 const main = document.getElementById("main");
@@ -17,6 +20,8 @@ let asking = false;
 
 function viewOf({ parts }) {
   if (parts[0] === "jobs") return parts.length === 1 ? jobs : job;
+  if (parts[0] === "models" || parts[0] === "datasets") return parts.length === 1 ? records : record;
+  if (parts[0] === "compare") return compare;
   return parts[0] === "new" ? newJob : null;
 }
 
@@ -24,10 +29,10 @@ async function show() {
   const route = here();
   const view = viewOf(route);
   markNavigation(route);
-  if (shown?.view === view && (await shown.opened?.update?.(route))) return;
+  if (shown?.view === view && shown.place === route.parts[0] && (await shown.opened?.update?.(route))) return;
   leave();
   const abort = new AbortController();
-  const mine = { view, opened: null, abort };
+  const mine = { view, place: route.parts[0], opened: null, abort };
   shown = mine;
   if (view === null) {
     replace(main, h("div", { class: "empty" }, h("h1", {}, "No such page"), h("p", {}, h("a", { href: "#/jobs" }, "To the jobs"))));

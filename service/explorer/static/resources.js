@@ -81,3 +81,8 @@ export function className(record, value) {
   if (value === null || value === undefined) return "–";
   return record.class_names[value] ?? number(value, 4);
 }
+
+/** A record that has been changed is asked for again. */
+export function forget(id) {
+  for (const kind of ["datasets", "models"]) records.delete(`/v1/${kind}/${id}`);
+}

@@ -45,7 +45,7 @@ function object(name, schema, context, required) {
       for (const details of element.querySelectorAll("details")) details.open = false;
     },
     fail(text) {
-      error.textContent = text;
+      replace(error, marked(text));
       for (const [, field] of fields) if (!text) field.fail("");
     },
     focus: () => visible[0]?.[1].focus(),
@@ -96,7 +96,7 @@ function union(name, schema, context, required) {
       member.write(value);
     },
     fail(text) {
-      error.textContent = text;
+      replace(error, marked(text));
       if (!text) member?.fail("");
     },
     focus: () => select.focus(),

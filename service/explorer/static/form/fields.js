@@ -1,6 +1,6 @@
 // Fields for single values. Each is {element, read() -> value or undefined, write(value), fail(words)}.
 
-import { freshId, h } from "../dom.js";
+import { freshId, h, replace } from "../dom.js";
 import { number } from "../format.js";
 
 /** A field with its name, its help and a place for its error. `read` and `write` are the control's. */
@@ -14,7 +14,7 @@ function labelled(name, schema, control, read, write) {
   const element = h("div", { class: "field", "data-field": name }, h("label", { for: id }, title(name)), control, help ? h("p", { class: "help", id: `${id}-help` }, marked(help)) : null, error);
 
   function fail(words) {
-    error.textContent = words;
+    replace(error, marked(words));
     control.setAttribute("aria-invalid", String(Boolean(words)));
   }
 
@@ -35,9 +35,15 @@ export function marked(text) {
   return text.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part));
 }
 
+const WORDS = {
+  hessian_regularization: "λ (hessian_regularization)", timeout_s: "time limit, seconds", train: "training data", test: "test data", keep: "what to keep",
+  kind: "what to compute", inversion: "method of inversion", top: "strongest rows of each test row", mean: "mean over the test rows",
+  matrix: "whole matrix", hessian_on: "rows of the Hessian", rtol: "relative tolerance (rtol)", atol: "absolute tolerance (atol)", maxiter: "most iterations (maxiter)",
+};
+
 export function title(name) {
-  const words = { hessian_regularization: "λ, hessian_regularization", timeout_s: "timeout, seconds" };
-  return words[name] ?? name.replaceAll("_", " ");
+  const words = WORDS[name] ?? name.replaceAll("_", " ");
+  return words.replace(/^[a-z]/, (letter) => letter.toUpperCase());
 }
 
 /** What an empty field means. */

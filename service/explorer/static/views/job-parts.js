@@ -8,7 +8,7 @@ import { link } from "../router.js";
 import { lambdaWords } from "./dampings.js";
 
 export const TERMINAL = ["succeeded", "failed", "cancelled"];
-const KINDS = { influences: "Influences", factors: "Factors", ihvp: "Inverse-Hessian products", self_influences: "Self-influences", retrain: "Retraining", quality: "Quality" };
+export const KINDS = { influences: "Influences", factors: "Factors", ihvp: "Inverse-Hessian products", self_influences: "Self-influences", retrain: "Retraining", quality: "Quality" };
 
 export function isOver(job) {
   return TERMINAL.includes(job.state);
@@ -36,6 +36,32 @@ export function curvatureOf(job, { kinds, structures, usual }) {
 
 export function badge(state) {
   return h("span", { class: `badge ${state}` }, state);
+}
+
+/** A job's labels, each a link to all jobs that have it. */
+export function labels(job) {
+  const pairs = Object.entries(job.labels ?? {}).map((pair) => pair.join("="));
+  return pairs.length ? h("span", { class: "chips" }, pairs.map((pair) => h("a", { class: "chip", href: link(["jobs"], { label: pair }) }, pair))) : null;
+}
+
+/** A dialog for what people call a job; `done(job)` after it has been changed. */
+export function nameDialog(job, done, failed) {
+  const name = h("input", { value: job.name ?? "", maxlength: 120, autocomplete: "off" });
+  const note = h("textarea", { rows: 4, maxlength: 4000 });
+  note.value = job.note ?? "";
+  const field = (words, control) => h("label", { class: "field" }, h("span", {}, words), control);
+  const dialog = h("dialog", { "aria-label": "Name and note", onclose: async () => {
+    dialog.remove();
+    if (dialog.returnValue !== "take") return;
+    try {
+      done(await json(`/v1/jobs/${job.id}`, { method: "PATCH", body: { name: name.value.trim() || null, note: note.value.trim() || null } }));
+    } catch (error) {
+      failed(error);
+    }
+  } }, h("form", { method: "dialog" }, field("Name", name), field("Note", note),
+    h("div", { class: "buttons" }, h("button", { class: "primary", value: "take" }, "Save"), h("button", { value: "", formnovalidate: true }, "Cancel"))));
+  document.body.append(dialog);
+  dialog.showModal();
 }
 
 /** What a job is about, by the names of its model and data: {model, data}. */

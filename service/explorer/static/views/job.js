@@ -7,7 +7,7 @@ import { failure, notice } from "../failure.js";
 import { curvatures, methods } from "../form/schema.js";
 import { count } from "../format.js";
 import { go, here, link } from "../router.js";
-import { actions, badge, curvatureOf, isOver, jobLink, kindOf, methodOf, progressBar, standing, subject } from "./job-parts.js";
+import { actions, badge, curvatureOf, isOver, jobLink, kindOf, labels, methodOf, nameDialog, progressBar, standing, subject } from "./job-parts.js";
 import { chooser, seenAt } from "./dampings.js";
 import * as cleaning from "./cleaning.js";
 import * as comparison from "./comparison.js";
@@ -80,11 +80,14 @@ class Job {
     const changed = (next) => (next === null ? go(["jobs"]) : next.id === job.id ? this.reopen() : go(["jobs", next.id]));
     replace(
       this.head,
-      h("div", { class: "view-head" }, h("h1", {}, kindOf(job)), badge(job.state), h("div", { class: "buttons" },
+      h("div", { class: "view-head" }, h("h1", {}, job.name ?? kindOf(job)), badge(job.state), h("div", { class: "buttons" },
+        h("button", { type: "button", class: "small rename", onclick: () => nameDialog(job, () => this.reopen(), (error) => replace(this.message, notice(error.message, "bad"))) }, job.name ? "Rename" : "Name it"),
         h("a", { class: "button small", href: link(["new"], { from: job.id }) }, "Start one like it"),
         actions(job, changed, (error) => replace(this.message, notice(error.message, "bad"))))),
-      h("p", { class: "facts" }, [model, data, curvature, methodOf(job, this.methods)].filter(Boolean).join(" · "),
+      h("p", { class: "facts" }, [job.name ? kindOf(job) : null, model, data, curvature, methodOf(job, this.methods)].filter(Boolean).join(" · "),
         job.result?.influence_shape ? ` · ${job.result.influence_shape.map(count).join(" × ")}` : "", " · ", h("code", {}, job.id)),
+      labels(job),
+      job.note ? h("p", { class: "job-note" }, job.note) : null,
       isOver(job) ? null : this.underWay,
       chooser(job, this.layer, (layer) => {
         this.layer = layer;

@@ -6,8 +6,9 @@ import { wait } from "../events.js";
 import { notice } from "../failure.js";
 import { methods } from "../form/schema.js";
 import { ago, clock } from "../format.js";
-import { replaceWith } from "../router.js";
-import { actions, badge, isOver, jobLink, kindOf, methodOf, progressBar, standing, subject } from "./job-parts.js";
+import { link, replaceWith } from "../router.js";
+import { actions, badge, isOver, jobLink, kindOf, KINDS, labels, methodOf, progressBar, standing, subject } from "./job-parts.js";
+import { isComparable } from "./compare.js";
 
 const BUSY = 1_000;
 const QUIET = 5_000;
@@ -15,62 +16,85 @@ const MOST_PAUSE = 30_000;
 const PAGE = 25;
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
 
+const FILTERS = ["state", "kind", "search", "model", "dataset", "label"];
+
 export async function open(route, { signal }) {
-  const view = new Jobs(route.query.state ?? "", signal, await methods(signal));
-  await view.load();
+  const view = new Jobs(signal, await methods(signal));
+  await view.turnTo(route.query);
   view.keepUp();
   return {
     title: "Jobs",
     element: view.element,
     update: async (next) => {
-      await view.filter(next.query.state ?? "");
+      await view.turnTo(next.query);
       return true;
     },
   };
 }
 
 class Jobs {
-  constructor(state, signal, methods) {
-    this.state = state;
+  constructor(signal, methods) {
+    this.query = {};
     this.methods = methods;
     this.signal = signal;
-    this.pages = 1;
+    this.chosen = new Set(); // to be compared
     this.rows = new Map();
     this.body = h("tbody");
     this.message = h("div");
-    this.more = h("button", { type: "button", class: "more", hidden: true, onclick: () => this.showMore() }, "Show older jobs");
-    const choices = ["", ...STATES].map((each) => h("option", { value: each }, each || "all states"));
-    this.select = h("select", { "aria-label": "Show jobs in state", onchange: () => replaceWith(["jobs"], { state: this.select.value }) }, choices);
-    this.select.value = state;
+    this.pages = h("nav", { class: "pages", "aria-label": "Pages" });
+    this.chips = h("div", { class: "chips" });
+    this.compare = h("a", { class: "button", hidden: true }, "Compare these two");
+    const choice = (name, label, values) => h("select", { "aria-label": label, onchange: (event) => this.narrow({ [name]: event.target.value }) }, values.map(([value, words]) => h("option", { value }, words)));
+    this.fields = {
+      state: choice("state", "Show jobs in state", ["", ...STATES].map((each) => [each, each || "all states"])),
+      kind: choice("kind", "Show jobs of kind", [["", "all kinds"], ...Object.entries(KINDS)]),
+      search: h("input", { type: "search", "aria-label": "Find jobs by name, note, label or id", placeholder: "name, note, label, id", onchange: (event) => this.narrow({ search: event.target.value.trim() }) }),
+    };
     const headings = ["State", "Job", "Data", "Progress", "Started", ""].map((name) => h("th", { scope: "col" }, name || h("span", { class: "sr-only" }, "Actions")));
     this.table = h("table", { class: "jobs" }, h("caption", { class: "sr-only" }, "Jobs, newest first"), h("thead", {}, h("tr", {}, headings)), this.body);
     this.element = h(
       "section",
       {},
-      h("div", { class: "view-head" }, h("h1", {}, "Jobs"), this.select, h("a", { class: "button primary", href: "#/new" }, "New job")),
+      h("div", { class: "view-head" }, h("h1", {}, "Jobs"), Object.values(this.fields), this.compare, h("a", { class: "button primary", href: "#/new" }, "New job")),
+      this.chips,
       this.message,
       this.table,
-      this.more,
+      this.pages,
     );
   }
 
-  async filter(state) {
-    this.state = this.select.value = state;
-    this.pages = 1;
-    await this.load();
+  /** Another filter; it begins with the newest. */
+  narrow(filters) {
+    replaceWith(["jobs"], { ...this.query, ...filters, after: null });
   }
 
-  async showMore() {
-    this.pages += 1;
+  /** Shows what an address means: its filters, and the page after a job. */
+  async turnTo(query) {
+    this.query = query;
+    for (const [name, field] of Object.entries(this.fields)) field.value = query[name] ?? "";
+    const chips = ["model", "dataset", "label"].filter((name) => query[name]);
+    replace(this.chips, chips.map((name) => h("a", { class: "chip", href: link(["jobs"], { ...query, [name]: null, after: null }), "aria-label": `${name} ${query[name]}: show others too` }, `${name} ${query[name]} ×`)));
     await this.load();
   }
 
   async load() {
-    const query = { limit: PAGE * this.pages, state: this.state };
-    const page = await json(path("/v1/jobs", query), { signal: this.signal });
+    const query = this.query;
+    const asked = Object.fromEntries([...FILTERS, "after"].map((name) => [name, query[name]]));
+    const page = await json(path("/v1/jobs", { limit: PAGE, ...asked }), { signal: this.signal });
+    if (query !== this.query) return page.items;
     this.show(page.items);
-    this.more.hidden = !page.has_more;
+    replace(this.pages,
+      query.after ? h("a", { class: "button", href: link(["jobs"], { ...query, after: null }) }, "← Newest") : null,
+      page.has_more ? h("a", { class: "button older", href: link(["jobs"], { ...query, after: page.next_after }) }, page.items.length ? "Older jobs →" : "Look further back →") : null);
     return page.items;
+  }
+
+  /** A job is chosen, or no longer: two can be compared. */
+  choose(id, chosen) {
+    if (chosen) this.chosen.add(id);
+    else this.chosen.delete(id);
+    this.compare.hidden = this.chosen.size !== 2;
+    if (this.chosen.size === 2) this.compare.href = link(["compare", ...this.chosen]);
   }
 
   /** Rows are kept and changed in place: focus stays, and nothing jumps. */
@@ -92,7 +116,10 @@ class Jobs {
   }
 
   nothing() {
-    if (this.state) return h("div", { class: "empty" }, h("p", {}, `No job is ${this.state}.`));
+    const { state } = this.query;
+    const narrowed = FILTERS.filter((name) => this.query[name]);
+    if (narrowed.length === 1 && state) return h("div", { class: "empty" }, h("p", {}, `No job is ${state}.`));
+    if (narrowed.length || this.query.after) return h("div", { class: "empty" }, h("p", {}, "No such job here."), h("a", { href: "#/jobs" }, "Show all jobs"));
     return h(
       "div",
       { class: "empty" },
@@ -133,22 +160,25 @@ class Row {
   }
 
   show(job) {
-    const text = JSON.stringify([job.state, job.revision, job.progress, job.eta_seconds, job.queue_position, ago(job.created_at)]);
+    const text = JSON.stringify([job.state, job.name, job.note, job.revision, job.progress, job.eta_seconds, job.queue_position, ago(job.created_at)]);
     if (text === this.shown) return;
     this.shown = text;
     const [state, what, data, progress, when, does] = this.cells;
     this.element.dataset.job = job.id;
     replace(state, badge(job.state));
-    if (!what.firstChild) this.introduce(what, data, job);
+    const called = JSON.stringify([job.name, job.note]);
+    if (this.called !== called) this.introduce(what, data, job);
+    this.called = called;
     replace(progress, progressBar(job), h("small", {}, standing(job)));
     replace(when, h("time", { datetime: job.created_at, title: clock(job.created_at) }, ago(job.created_at)));
     this.offer(does, job);
   }
 
   introduce(what, data, job) {
-    const words = methodOf(job, this.view.methods);
+    const words = [job.name ? kindOf(job) : null, methodOf(job, this.view.methods)].filter(Boolean).join(" · ");
     const about = h("small", {}, words);
-    replace(what, h("a", { href: jobLink(job) }, kindOf(job)), about);
+    const tick = h("input", { type: "checkbox", "aria-label": `Choose ${job.name ?? kindOf(job)}, ${job.id}, to compare`, onchange: (event) => this.view.choose(job.id, event.target.checked) });
+    replace(what, isComparable(job) ? tick : null, h("a", { href: jobLink(job), title: job.note }, job.name ?? kindOf(job)), about, labels(job));
     replace(data, "\u00a0");
     subject(job, this.view.signal).then((found) => {
       about.textContent = `${words} · ${found.model}`;

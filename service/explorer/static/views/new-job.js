@@ -1,19 +1,21 @@
 // A form to start a job, made from the OpenAPI document: what the service takes, it offers.
 
 import { json, path } from "../api.js";
-import { h, replace } from "../dom.js";
+import { announce, h, replace } from "../dom.js";
 import { build } from "../form/build.js";
-import { methodsOf, openapi } from "../form/schema.js";
+import { openapi } from "../form/schema.js";
 import { notice } from "../failure.js";
 import { go } from "../router.js";
+import { asCurl, asPython } from "../form/programs.js";
 
 // Folded away: what most people leave as it is.
-const ASIDE = new Set(["hessian_on", "precision", "batch_size", "seed", "priority", "timeout_s", "reuse", "webhook", "labels", "perturb_at", "perturb_input", "columns", "factors", "x0", "h0", "krylov_dimension", "eigen_computation_on_gpu"]);
+const ASIDE = new Set(["name", "note", "ids", "where", "blocks", "atol", "measurement", "hessian_on", "precision", "batch_size", "seed", "priority", "timeout_s", "reuse", "webhook", "labels", "perturb_at", "perturb_input", "columns", "factors", "x0", "h0", "krylov_dimension", "eigen_computation_on_gpu"]);
 // In this order, then the rest as the document has it.
 const ORDER = ["model", "train", "test", "influence_type", "hessian_regularization", "curvature", "inversion", "keep"];
 const FIRST_KIND = "influences";
-// What an unfilled form begins with: a job that the explorer can show everything of.
-const BEGINNING = { keep: { matrix: true, top: 20, mean: true, factors: false } };
+// What an unfilled form begins with: the SDK's defaults, and a job that the explorer can show everything of.
+const FIRST_METHOD = "direct";
+const BEGINNING = { hessian_regularization: "auto", keep: { matrix: true, top: 20, mean: true, factors: false } };
 
 export async function open(route, { signal }) {
   const [document, models, datasets, earlier] = await Promise.all([
@@ -22,7 +24,7 @@ export async function open(route, { signal }) {
     json(path("/v1/datasets", { state: "ready", limit: 200 }), { signal }),
     route.query.from ? json(`/v1/jobs/${route.query.from}`, { signal }) : null,
   ]);
-  const beginning = prepared(earlier, route.query.kind);
+  const beginning = prepared(earlier, route.query);
   return { title: "New job", element: view(document, names(models), names(datasets), beginning) };
 }
 
@@ -31,24 +33,37 @@ function names({ items }) {
 }
 
 /** The request that the form begins with: an earlier job's, in another kind where one is wished for. */
-function prepared(earlier, kind) {
+function prepared(earlier, { kind, model, train }) {
   const request = { ...BEGINNING, ...earlier?.request };
+  if (model) request.model = model;
+  if (train) request.train = { dataset: train };
   return kind ? { ...request, kind } : request;
 }
 
 function view(document, models, datasets, beginning) {
   const lists = [h("datalist", { id: "models" }, models.map((value) => h("option", { value }))), h("datalist", { id: "datasets" }, datasets.map((value) => h("option", { value })))];
   const schema = document.paths["/v1/jobs"].post.requestBody.content["application/json"].schema;
-  const known = Object.entries(methodsOf(document));
-  const first = { kind: FIRST_KIND, method: known.find(([, { suggested }]) => suggested)[0] };
+  const first = { kind: FIRST_KIND, method: FIRST_METHOD };
   const context = { document, aside: ASIDE, order: ORDER, first: { ...first, ...beginning }, initial: beginning, choices: { model: "models", dataset: "datasets" } };
   const form = build(null, schema, context, true);
   form.write({ ...beginning, kind: beginning.kind ?? first.kind, inversion: beginning.inversion ?? { method: first.method } });
   const message = h("div", { role: "alert" });
+  const copied = h("pre", { class: "code copied", tabindex: "0", "aria-label": "The job in words of a program", hidden: true });
+  const copyButton = (words, text) => h("button", { type: "button", class: "copy", onclick: async () => {
+    copied.textContent = text();
+    copied.hidden = false;
+    try {
+      await navigator.clipboard.writeText(copied.textContent);
+      announce("Copied");
+    } catch {
+      getSelection().selectAllChildren(copied); // pages without TLS may not write to the clipboard
+    }
+  } }, words);
   const submit = h("button", { type: "submit", class: "primary" }, "Start the job");
   const element = h("form", { class: "job-form", novalidate: true, onsubmit: sent }, h("h1", {}, "New job"),
     models.length && datasets.length ? null : h("p", { class: "note" }, "No model or no dataset is ready yet. Register them from Python (client.models.register, client.datasets.register), or run ", h("code", {}, "make demo"), "."),
-    lists, form.element, message, h("div", { class: "buttons sticky" }, submit, h("a", { class: "button quiet", href: "#/jobs" }, "Back")));
+    lists, form.element, message, h("div", { class: "buttons" }, submit, copyButton("Copy as Python", () => asPython(form.read())), copyButton("Copy as curl", () => asCurl(form.read())), h("a", { class: "button quiet", href: "#/jobs" }, "Back")),
+    copied);
 
   async function sent(event) {
     event.preventDefault();

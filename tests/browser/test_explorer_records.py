@@ -1,0 +1,110 @@
+"""Models and data have pages; jobs are named, found and compared in the browser."""
+
+from __future__ import annotations
+
+import httpx2
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.keys import Keys
+
+from service.local.background import Running
+from tests.browser.page import all_of, assert_calm, first, press, texts, until
+from tests.browser.subject import Subject
+from upweight import Client
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+
+
+def test_a_model_leads_to_its_jobs_and_to_a_new_one(browser: Chrome, digits: Subject) -> None:
+    browser.get(f"{digits.url}/#/models")
+    press(browser, "tr[data-record] a", "digits-mlp@")
+    first(browser, "h1", "digits-mlp@")
+    assert "parameters" in first(browser, ".facts-list").text
+    hrefs = [each.get_attribute("href") or "" for each in all_of(browser, ".columns a")]
+    assert any(digits.jobs["perturbation"] in href for href in hrefs)
+    press(browser, ".view-head a.primary", "New job with it")
+    field = first(browser, "[data-field='model'] input")
+    assert (field.get_attribute("value") or "").startswith("digits-mlp@")
+    assert_calm(browser, digits.url)
+
+
+def test_numbers_that_may_be_pictures_are_shown_as_such_when_asked(
+    browser: Chrome, stack: Running, digits: Subject, fresh_name: str
+) -> None:
+    with Client(stack.url) as client:
+        made = client.datasets.register(
+            fresh_name, x=digits.digits.x_train[:20], y=digits.digits.y_train[:20]
+        )
+        browser.get(f"{stack.url}/#/datasets/{made.id}")
+        first(browser, ".gallery .features")
+        press(browser, ".as-picture")
+        first(browser, ".gallery canvas")
+        assert len(all_of(browser, ".gallery canvas")) == 12
+        preview = client.datasets.get(made).preview
+    assert preview is not None
+    assert preview.kind == "image"
+    assert preview.shape == (8, 8)
+    assert preview.maximum == digits.digits.x_train[:20].max()
+    assert_calm(browser, stack.url)
+
+
+def test_a_job_is_named_and_found_by_its_name(
+    browser: Chrome, digits: Subject, fresh_name: str
+) -> None:
+    browser.get(digits.page("nystroem", "overview"))
+    press(browser, "button.rename")
+    first(browser, "dialog input").send_keys(f"sketch {fresh_name}")
+    first(browser, "dialog textarea").send_keys("quick")
+    press(browser, "dialog button", "Save")
+    first(browser, "h1", f"sketch {fresh_name}")
+    first(browser, ".job-note", "quick")
+    browser.get(f"{digits.url}/#/jobs")
+    first(browser, "input[type='search']").send_keys(fresh_name + Keys.ENTER)
+    until(browser, lambda: texts(browser, ".jobs .what > a") == [f"sketch {fresh_name}"])
+    assert f"search={fresh_name}" in browser.current_url
+    assert_calm(browser, digits.url)
+
+
+def test_older_jobs_are_on_the_next_page(browser: Chrome, digits: Subject) -> None:
+    def listed(**query: object) -> list[str]:
+        answer = httpx2.get(f"{digits.url}/v1/jobs", params=query, trust_env=False).json()  # type: ignore[arg-type]
+        return [job["id"] for job in answer["items"]]
+
+    second = listed(limit=2)[1]
+    browser.get(f"{digits.url}/#/jobs?after={second}")
+    first(browser, "tr[data-job]")
+    shown = [row.get_attribute("data-job") for row in all_of(browser, "tr[data-job]")]
+    assert shown == listed(limit=25, after=second)
+    press(browser, ".pages a", "Newest")
+    until(browser, lambda: all_of(browser, f"tr[data-job='{second}']"))
+
+
+def test_two_results_are_compared_by_their_ranks(browser: Chrome, digits: Subject) -> None:
+    browser.get(f"{digits.url}/#/jobs?model=digits-mlp")
+    for job in ("self", "direct"):
+        press(browser, f"tr[data-job='{digits.jobs[job]}'] input[type='checkbox']")
+    press(browser, ".view-head a", "Compare these two")
+    shown = first(browser, ".spearman").text
+    with Client(digits.url) as client:
+        mine = client.jobs.result(digits.jobs["self"]).influences[:]
+        mean = client.jobs.result(digits.jobs["direct"]).mean()
+    assert float(shown.replace("−", "-")) == pytest.approx(spearmanr(mine, mean)[0], abs=6e-5)
+    ranks = [np.argsort(np.argsort(-values, kind="stable")) for values in (mine, mean)]
+    far = np.abs(ranks[0] - ranks[1])
+    rows = [int(row.get_attribute("data-row") or -1) for row in all_of(browser, ".moved tbody tr")]
+    assert far[rows].tolist() == sorted(far)[::-1][:20]
+    assert_calm(browser, digits.url)
+
+
+def test_a_job_is_copied_as_a_program_that_runs(browser: Chrome, digits: Subject) -> None:
+    browser.get(f"{digits.url}/#/new?from={digits.jobs['lissa']}")
+    press(browser, "button.copy", "Copy as Python")
+    program = first(browser, "pre.copied").text
+    found: dict[str, object] = {}
+    exec(program, found)
+    result = found["result"]
+    assert result.job.request.inversion.method == "lissa"  # type: ignore[attr-defined]
+    press(browser, "button.copy", "Copy as curl")
+    assert f"curl -sS '{digits.url}/v1/jobs'" in first(browser, "pre.copied").text
