@@ -15,7 +15,7 @@ from tests.browser.subject import Subject
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 WIDTHS = (390, 768, 1440)
-SCHEMES = ("light", "dark")
+SCHEMES = ("dark", "light")
 
 
 def views(digits: Subject, tumours: Rows, sentences: Rows) -> dict[str, tuple[str, str]]:

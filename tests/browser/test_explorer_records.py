@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
 
+from demo.digits import DAMPING
 from service.local.background import Running
 from tests.browser.page import all_of, assert_calm, first, press, texts, until
 from tests.browser.subject import Subject
@@ -108,3 +109,20 @@ def test_a_job_is_copied_as_a_program_that_runs(browser: Chrome, digits: Subject
     assert result.job.request.inversion.method == "lissa"  # type: ignore[attr-defined]
     press(browser, "button.copy", "Copy as curl")
     assert f"curl -sS '{digits.url}/v1/jobs'" in first(browser, "pre.copied").text
+
+
+def test_a_class_by_class_table_is_what_the_result_says(browser: Chrome, digits: Subject) -> None:
+    names = ("digits-mlp", "digits-train", "digits-test")
+    with Client(digits.url) as client:
+        result = client.compute_influences(
+            *names, inversion_method="direct", hessian_regularization=DAMPING,
+            aggregate={"test": "y", "train": "y"},
+        )  # fmt: skip
+        values = result.numpy()
+    browser.get(f"{digits.url}/#/jobs/{result.id}")
+    first(browser, ".group-table")
+    assert texts(browser, ".tabs a") == ["Overview", "Groups", "Inversion"]
+    told = [float(cell.get_attribute("title") or 0) for cell in all_of(browser, ".group-table td")]
+    assert told == pytest.approx(values.ravel().tolist())
+    assert texts(browser, ".group-table tbody th") == [str(digit) for digit in range(10)]
+    assert_calm(browser, digits.url)

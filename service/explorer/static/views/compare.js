@@ -15,7 +15,7 @@ const MOVED = 20;
 /** Whether a job has one number a training row, stored: its mean, or the influence of each row on itself. */
 export function isComparable(job) {
   const stored = job.result?.stored ?? [];
-  return job.state === "succeeded" && !job.result.dampings && (stored.includes("mean") || stored.includes("self_influences") || (stored.includes("matrix") && job.result.influence_shape?.length === 2));
+  return job.state === "succeeded" && !job.groups && !job.result.dampings && (stored.includes("mean") || stored.includes("self_influences") || (stored.includes("matrix") && job.result.influence_shape?.length === 2));
 }
 
 export async function open(route, { signal }) {

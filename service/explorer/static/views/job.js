@@ -11,6 +11,7 @@ import { actions, badge, curvatureOf, isOver, jobLink, kindOf, labels, methodOf,
 import { chooser, seenAt } from "./dampings.js";
 import * as cleaning from "./cleaning.js";
 import * as comparison from "./comparison.js";
+import * as groups from "./groups.js";
 import * as inversion from "./inversion.js";
 import * as overview from "./overview.js";
 import { losses } from "./retraining.js";
@@ -19,8 +20,8 @@ import * as quality from "./quality.js";
 import * as test from "./test.js";
 import * as training from "./training.js";
 
-const TABS = { overview, test, training, cleaning, perturbation, inversion, comparison, quality };
-const NAMES = { overview: "Overview", test: "Test examples", training: "Training set", cleaning: "Clean labels", comparison: "Before and after", perturbation: "Perturbation", inversion: "Inversion", quality: "Quality" };
+const TABS = { overview, groups, test, training, cleaning, perturbation, inversion, comparison, quality };
+const NAMES = { overview: "Overview", groups: "Groups", test: "Test examples", training: "Training set", cleaning: "Clean labels", comparison: "Before and after", perturbation: "Perturbation", inversion: "Inversion", quality: "Quality" };
 
 export async function open(route, { signal, reopen }) {
   const id = route.parts[1];
@@ -45,6 +46,8 @@ function tabsOf(job) {
   if (!job.request.inversion) return ["overview", ...(job.model ? ["comparison"] : [])];
   if (kind === "self_influences") return ["overview", "training", "cleaning", "inversion"];
   if (kind !== "influences") return ["overview", "inversion"];
+  // Its axes are no rows: nothing that shows rows is true of it.
+  if (job.groups) return ["overview", ...(job.result.influence_shape.length === 2 ? ["groups"] : []), "inversion"];
   const tested = job.test_id !== null; // else the factors are for right-hand sides of a job's own
   if (type === "perturbation") return ["overview", ...(tested && stored.includes("matrix") ? ["perturbation"] : []), "inversion"];
   return ["overview", ...(tested && (stored.includes("matrix") || stored.includes("top")) ? ["test"] : []), "training", ...(stored.includes("matrix") || stored.includes("mean") ? ["cleaning"] : []), "inversion"];
@@ -99,7 +102,7 @@ class Job {
 
   async openTab(route) {
     const allowed = tabsOf(this.job);
-    const wanted = route.parts[2] ?? (allowed.includes("test") ? "test" : allowed.includes("perturbation") ? "perturbation" : allowed.includes("quality") ? "quality" : allowed[1] && this.job.request.kind === "self_influences" ? "training" : "overview");
+    const wanted = route.parts[2] ?? (allowed.includes("groups") ? "groups" : allowed.includes("test") ? "test" : allowed.includes("perturbation") ? "perturbation" : allowed.includes("quality") ? "quality" : allowed[1] && this.job.request.kind === "self_influences" ? "training" : "overview");
     const name = allowed.includes(wanted) ? wanted : "overview";
     replace(this.tabs, allowed.length < 2 ? null : allowed.map((each) =>
       h("a", { href: jobLink(this.job, each), "aria-current": each === name ? "page" : null }, NAMES[each])));
