@@ -31,6 +31,7 @@ _COMMON: dict[str, Any] = {
     "precision": "float64",
     "reuse": False,
 }
+LONG = frozenset({"long", "longer"})  # more steps of what "short" does
 KINDS: dict[str, dict[str, Any]] = {
     "direct": {"inversion": _DIRECT, "keep": WHOLE},
     "cg": {"inversion": {"method": "cg"}, "keep": WHOLE},
