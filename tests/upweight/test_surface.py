@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import upweight
 from upweight.errors import UpweightError, error_classes
 
@@ -34,6 +36,15 @@ def test_a_bar_of_bytes_counts_in_their_units() -> None:
     assert list(bar.over([b"x" * 1_000_000])) == [b"x" * 1_000_000]
     assert bar.text().endswith("25%  1.0 MB of 4.0 MB")
     assert not bar.drawn
+
+
+@pytest.mark.parametrize("noun", ["blobs", "models", "datasets", "jobs", "banks", "webhooks"])
+def test_completion_shows_methods_alone(noun: str) -> None:
+    with upweight.Client("http://127.0.0.1:1") as client:
+        resource = getattr(client, noun)
+        shown = [name for name in dir(resource) if not name.startswith("_")]
+        assert shown
+        assert all(callable(getattr(resource, name)) for name in shown)
 
 
 def loaded(code: str, unwanted: set[str]) -> str:

@@ -118,75 +118,75 @@ def _path(digest: str) -> str:
 class Blobs:
     """`client.blobs`."""
 
-    link: Transport
-    bars: Bars
+    _link: Transport
+    _bars: Bars
 
     def put(self, source: Source) -> BlobRecord:
         """Uploads a path, bytes or an open binary file. Bytes that the service has are not sent again."""
-        return self.link.run(put_source(source, self.bars))
+        return self._link.run(put_source(source, self._bars))
 
     def put_array(self, name: str, array: Any) -> str:
         """Uploads vectors, (rows, parameters), for a job's `rhs`, `x0` or `h0`; the digest."""
-        return self.link.run(put_array(name, array, self.bars))
+        return self._link.run(put_array(name, array, self._bars))
 
     def head(self, digest: str) -> BlobRecord | None:
         """The blob's record, or None where there is none."""
-        return self.link.run(head(digest))
+        return self._link.run(head(digest))
 
     def get(self, digest: str) -> bytes:
         """The bytes, in memory; `download` is for large ones."""
-        return self.link.run(read(digest))
+        return self._link.run(read(digest))
 
     def download(self, digest: str, path: str | os.PathLike[str]) -> Path:
         """The bytes into a file: resumed where the connection broke, checked, put in place all at once."""
-        return self.link.run(download(digest, path, self.bars))
+        return self._link.run(download(digest, path, self._bars))
 
     def url(self, digest: str, method: Method = "GET") -> PresignedUrl:
         """A URL to give or take the bytes without the service, where the object storage can sign; else Conflict.
 
         What was put by it is a blob once `complete` has verified it.
         """
-        return self.link.run(signed(digest, method))
+        return self._link.run(signed(digest, method))
 
     def complete(self, digest: str) -> BlobRecord:
         """Verifies bytes that were put by a URL, and makes them a blob. Raises DigestMismatch, NotFound."""
-        return self.link.run(complete(digest))
+        return self._link.run(complete(digest))
 
 
 @dataclass(frozen=True)
 class AsyncBlobs:
     """`client.blobs` of an AsyncClient."""
 
-    link: AsyncTransport
-    bars: Bars
+    _link: AsyncTransport
+    _bars: Bars
 
     async def put(self, source: Source) -> BlobRecord:
         """Uploads a path, bytes or an open binary file. Bytes that the service has are not sent again."""
-        return await self.link.run(put_source(source, self.bars))
+        return await self._link.run(put_source(source, self._bars))
 
     async def put_array(self, name: str, array: Any) -> str:
         """Uploads vectors, (rows, parameters), for a job's `rhs`, `x0` or `h0`; the digest."""
-        return await self.link.run(put_array(name, array, self.bars))
+        return await self._link.run(put_array(name, array, self._bars))
 
     async def head(self, digest: str) -> BlobRecord | None:
         """The blob's record, or None where there is none."""
-        return await self.link.run(head(digest))
+        return await self._link.run(head(digest))
 
     async def get(self, digest: str) -> bytes:
         """The bytes, in memory; `download` is for large ones."""
-        return await self.link.run(read(digest))
+        return await self._link.run(read(digest))
 
     async def download(self, digest: str, path: str | os.PathLike[str]) -> Path:
         """The bytes into a file: resumed where the connection broke, checked, put in place all at once."""
-        return await self.link.run(download(digest, path, self.bars))
+        return await self._link.run(download(digest, path, self._bars))
 
     async def url(self, digest: str, method: Method = "GET") -> PresignedUrl:
         """A URL to give or take the bytes without the service, where the object storage can sign; else Conflict.
 
         The rest is as for `Blobs.url`.
         """
-        return await self.link.run(signed(digest, method))
+        return await self._link.run(signed(digest, method))
 
     async def complete(self, digest: str) -> BlobRecord:
         """Verifies bytes that were put by a URL, and makes them a blob. Raises DigestMismatch, NotFound."""
-        return await self.link.run(complete(digest))
+        return await self._link.run(complete(digest))

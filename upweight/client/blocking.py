@@ -53,6 +53,7 @@ class Client:
         transport: httpx2.BaseTransport | None = None,
         progress: bool | None = None,
     ) -> None:
+        """Takes the address and the key; the first call connects. The class says what each argument is."""
         self.connection = Connection.of(url, api_key, timeout, retries)
         self._link = Transport(self.connection, transport)
         self._bars = Bars(progress)

@@ -51,6 +51,7 @@ class AsyncClient:
         transport: httpx2.AsyncBaseTransport | None = None,
         progress: bool | None = None,
     ) -> None:
+        """Takes the address and the key; the first call connects. The class says what each argument is."""
         self.connection = Connection.of(url, api_key, timeout, retries)
         self._link = AsyncTransport(self.connection, transport)
         self._bars = Bars(progress)

@@ -321,7 +321,7 @@ def look(
 class Datasets(Registered[DatasetRecord]):
     """`client.datasets`."""
 
-    resource = DATASETS
+    _resource = DATASETS
 
     def register(
         self,
@@ -374,9 +374,9 @@ class Datasets(Registered[DatasetRecord]):
         `uri`: a prefix of the object storage that the operator allows, with what `format` is there.
         """
         about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
-                            self.link.connection.hold, ids=ids,
+                            self._link.connection.hold, ids=ids,
                             metadata=metadata)  # fmt: skip
-        return self.link.run(register(self.bars, about, data, uri, format, arrays))
+        return self._link.run(register(self._bars, about, data, uri, format, arrays))
 
     def derive(
         self,
@@ -396,13 +396,13 @@ class Datasets(Registered[DatasetRecord]):
         where classes have names, `{17: "cat"}`. A name that exists gets a new version. The dataset it
         is derived from may be derived itself, and can't be deleted before it.
         """
-        checked = Checked(wait, timeout, self.link.connection.hold)
-        flow = derive(self.bars, name, dataset, drop, relabel, labels, checked)
-        return self.link.run(flow)
+        checked = Checked(wait, timeout, self._link.connection.hold)
+        flow = derive(self._bars, name, dataset, drop, relabel, labels, checked)
+        return self._link.run(flow)
 
     def change(self, dataset: Reference, *, preview: Any) -> DatasetRecord:
         """Changes how rows are shown, as `register` takes it; None leaves it to what the columns suggest."""
-        return self.link.run(change(self.bars, dataset, preview))
+        return self._link.run(change(self._bars, dataset, preview))
 
     def rows(
         self,
@@ -417,14 +417,14 @@ class Datasets(Registered[DatasetRecord]):
         `rows`: numbers, or ids in a list where these are strings. `where`: those alone with these values in columns of
         metadata, or targets: `{"source": ["web", "book"]}`.
         """
-        return self.link.run(look(dataset, rows, columns, where))
+        return self._link.run(look(dataset, rows, columns, where))
 
 
 @dataclass(frozen=True)
 class AsyncDatasets(AsyncRegistered[DatasetRecord]):
     """`client.datasets` of an AsyncClient."""
 
-    resource = DATASETS
+    _resource = DATASETS
 
     async def register(
         self,
@@ -449,9 +449,9 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         The rest is as for `Datasets.register`.
         """
         about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
-                            self.link.connection.hold, ids=ids,
+                            self._link.connection.hold, ids=ids,
                             metadata=metadata)  # fmt: skip
-        return await self.link.run(register(self.bars, about, data, uri, format, arrays))
+        return await self._link.run(register(self._bars, about, data, uri, format, arrays))
 
     async def derive(
         self,
@@ -471,13 +471,13 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         where classes have names, `{17: "cat"}`. A name that exists gets a new version. The dataset it
         is derived from may be derived itself, and can't be deleted before it.
         """
-        checked = Checked(wait, timeout, self.link.connection.hold)
-        flow = derive(self.bars, name, dataset, drop, relabel, labels, checked)
-        return await self.link.run(flow)
+        checked = Checked(wait, timeout, self._link.connection.hold)
+        flow = derive(self._bars, name, dataset, drop, relabel, labels, checked)
+        return await self._link.run(flow)
 
     async def change(self, dataset: Reference, *, preview: Any) -> DatasetRecord:
         """Changes how rows are shown, as `register` takes it; None leaves it to what the columns suggest."""
-        return await self.link.run(change(self.bars, dataset, preview))
+        return await self._link.run(change(self._bars, dataset, preview))
 
     async def rows(
         self,
@@ -488,4 +488,4 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         where: Mapping[str, Any] | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Some rows, to look at: as `Datasets.rows`."""
-        return await self.link.run(look(dataset, rows, columns, where))
+        return await self._link.run(look(dataset, rows, columns, where))

@@ -91,24 +91,24 @@ def _listing(
 class Jobs:
     """`client.jobs`."""
 
-    link: Transport
-    bars: Bars
+    _link: Transport
+    _bars: Bars
 
     def create(self, request: BaseModel | Mapping[str, Any], *, dry_run: bool = False) -> JobRecord:
         """Sends a job request of the contract: a model of `upweight.schema` or a dict.
 
         `dry_run`: nothing is started or stored, and the record's `estimate` says what the job would take.
         """
-        return self.link.run(create(request, dry_run=dry_run))
+        return self._link.run(create(request, dry_run=dry_run))
 
     def get(self, job: Reference) -> JobRecord:
         """The record."""
-        return self.link.run(polling.fetch(reference(job)))
+        return self._link.run(polling.fetch(reference(job)))
 
     def result(self, job: Reference) -> Result:
         """The handle of a job: InfluenceResult, FactorsResult or SelfInfluenceResult by its kind."""
         record = self.get(job)
-        return RESULTS[record.request.kind](self.link, self.bars, record)
+        return RESULTS[record.request.kind](self._link, self._bars, record)
 
     def list(
         self,
@@ -126,7 +126,7 @@ class Jobs:
 
         `search` is a part of the id, the name, the note or a label.
         """
-        return items(self.link, _listing(limit, order, labels, state, model, dataset, kind, search))
+        return items(self._link, _listing(limit, order, labels, state, model, dataset, kind, search))
 
     def wait(
         self,
@@ -136,42 +136,42 @@ class Jobs:
         progress: bool | None = None,
     ) -> JobRecord:
         """The record once the job has succeeded; raises what it failed of, JobCancelled, or WaitTimedOut."""
-        hold = self.link.connection.hold
-        return self.link.run(wait(job, self.bars, hold, timeout, on_progress, progress))
+        hold = self._link.connection.hold
+        return self._link.run(wait(job, self._bars, hold, timeout, on_progress, progress))
 
     def events(self, job: Reference) -> Iterator[JobRecord]:
         """Every change of the job until it ends; broken streams are resumed, or replaced by polling."""
-        return followed(self.link, reference(job))
+        return followed(self._link, reference(job))
 
     def change(
         self, job: Reference, *, name: str | None = None, note: str | None = None
     ) -> JobRecord:
         """Gives the job another name or note; what is left out stays, and an empty text takes it away."""
-        return self.link.run(change(job, name, note))
+        return self._link.run(change(job, name, note))
 
     def cancel(self, job: Reference) -> JobRecord:
         """Asks for the job's end."""
-        return self.link.run(polling.act(reference(job), "cancel"))
+        return self._link.run(polling.act(reference(job), "cancel"))
 
     def retry(self, job: Reference) -> JobRecord:
         """Runs a failed or cancelled job again, from the blocks that are done."""
-        return self.link.run(polling.act(reference(job), "retry"))
+        return self._link.run(polling.act(reference(job), "retry"))
 
     def deliveries(self, job: Reference) -> Sequence[Delivery]:
         """What became of the events that the job's webhook was to be told, the oldest first."""
-        return self.link.run(deliveries(reference(job)))
+        return self._link.run(deliveries(reference(job)))
 
     def delete(self, job: Reference) -> None:
         """Removes an ended job and its result."""
-        self.link.run(polling.delete(reference(job)))
+        self._link.run(polling.delete(reference(job)))
 
 
 @dataclass(frozen=True)
 class AsyncJobs:
     """`client.jobs` of an AsyncClient."""
 
-    link: AsyncTransport
-    bars: Bars
+    _link: AsyncTransport
+    _bars: Bars
 
     async def create(
         self, request: BaseModel | Mapping[str, Any], *, dry_run: bool = False
@@ -180,16 +180,16 @@ class AsyncJobs:
 
         `dry_run`: nothing is started or stored, and the record's `estimate` says what the job would take.
         """
-        return await self.link.run(create(request, dry_run=dry_run))
+        return await self._link.run(create(request, dry_run=dry_run))
 
     async def get(self, job: Reference) -> JobRecord:
         """The record."""
-        return await self.link.run(polling.fetch(reference(job)))
+        return await self._link.run(polling.fetch(reference(job)))
 
     async def result(self, job: Reference) -> AsyncResult:
         """The handle of a job: InfluenceResult, FactorsResult or SelfInfluenceResult by its kind."""
         record = await self.get(job)
-        return ASYNC_RESULTS[record.request.kind](self.link, self.bars, record)
+        return ASYNC_RESULTS[record.request.kind](self._link, self._bars, record)
 
     def list(
         self,
@@ -208,7 +208,7 @@ class AsyncJobs:
         `search` is a part of the id, the name, the note or a label.
         """
         return items_async(
-            self.link, _listing(limit, order, labels, state, model, dataset, kind, search)
+            self._link, _listing(limit, order, labels, state, model, dataset, kind, search)
         )
 
     async def wait(
@@ -219,34 +219,34 @@ class AsyncJobs:
         progress: bool | None = None,
     ) -> JobRecord:
         """The record once the job has succeeded; raises what it failed of, JobCancelled, or WaitTimedOut."""
-        hold = self.link.connection.hold
-        return await self.link.run(wait(job, self.bars, hold, timeout, on_progress, progress))
+        hold = self._link.connection.hold
+        return await self._link.run(wait(job, self._bars, hold, timeout, on_progress, progress))
 
     def events(self, job: Reference) -> AsyncIterator[JobRecord]:
         """Every change of the job until it ends; broken streams are resumed, or replaced by polling.
 
         Iterate with `async for`.
         """
-        return followed_async(self.link, reference(job))
+        return followed_async(self._link, reference(job))
 
     async def change(
         self, job: Reference, *, name: str | None = None, note: str | None = None
     ) -> JobRecord:
         """Gives the job another name or note; what is left out stays, and an empty text takes it away."""
-        return await self.link.run(change(job, name, note))
+        return await self._link.run(change(job, name, note))
 
     async def cancel(self, job: Reference) -> JobRecord:
         """Asks for the job's end."""
-        return await self.link.run(polling.act(reference(job), "cancel"))
+        return await self._link.run(polling.act(reference(job), "cancel"))
 
     async def retry(self, job: Reference) -> JobRecord:
         """Runs a failed or cancelled job again, from the blocks that are done."""
-        return await self.link.run(polling.act(reference(job), "retry"))
+        return await self._link.run(polling.act(reference(job), "retry"))
 
     async def deliveries(self, job: Reference) -> Sequence[Delivery]:
         """What became of the events that the job's webhook was to be told, the oldest first."""
-        return await self.link.run(deliveries(reference(job)))
+        return await self._link.run(deliveries(reference(job)))
 
     async def delete(self, job: Reference) -> None:
         """Removes an ended job and its result."""
-        await self.link.run(polling.delete(reference(job)))
+        await self._link.run(polling.delete(reference(job)))

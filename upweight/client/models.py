@@ -353,7 +353,7 @@ def save_report(model: str | ModelRecord, path: str | os.PathLike[str]) -> Flow[
 class Models(Registered[ModelRecord]):
     """`client.models`."""
 
-    resource = MODELS
+    _resource = MODELS
 
     def register(
         self,
@@ -375,14 +375,14 @@ class Models(Registered[ModelRecord]):
         (`upweight.schema.Recipe`, or its fields as a dict), and `initial`: the weights that began with, as a module
         of the same parameters or its state_dict; `client.retrain` uses both.
         """
-        hold = self.link.connection.hold
-        return self.link.run(register(self.bars, hold, name, program, **options))
+        hold = self._link.connection.hold
+        return self._link.run(register(self._bars, hold, name, program, **options))
 
     def save_report(
         self, model: str | ModelRecord, path: str | os.PathLike[str] = "report.html"
     ) -> Path:
         """Writes what a retraining changed, as one page: loss and accuracy before and after, by class."""
-        return self.link.run(save_report(model, path))
+        return self._link.run(save_report(model, path))
 
     def register_mlflow(
         self,
@@ -398,28 +398,28 @@ class Models(Registered[ModelRecord]):
         model with an input example of two rows or more, and after `net.eval()`: MLflow freezes the batch of an
         example of one row, and saves the mode that the module is in.
         """
-        hold = self.link.connection.hold
-        return self.link.run(register_mlflow(self.bars, hold, uri, name, **options))
+        hold = self._link.connection.hold
+        return self._link.run(register_mlflow(self._bars, hold, uri, name, **options))
 
 
 @dataclass(frozen=True)
 class AsyncModels(AsyncRegistered[ModelRecord]):
     """`client.models` of an AsyncClient."""
 
-    resource = MODELS
+    _resource = MODELS
 
     async def register(
         self, name: str, program: Any = None, **options: Unpack[ProgramOptions]
     ) -> ModelRecord:
         """As `Models.register`, awaited."""
-        hold = self.link.connection.hold
-        return await self.link.run(register(self.bars, hold, name, program, **options))
+        hold = self._link.connection.hold
+        return await self._link.run(register(self._bars, hold, name, program, **options))
 
     async def save_report(
         self, model: str | ModelRecord, path: str | os.PathLike[str] = "report.html"
     ) -> Path:
         """As `Models.save_report`, awaited."""
-        return await self.link.run(save_report(model, path))
+        return await self._link.run(save_report(model, path))
 
     async def register_mlflow(
         self,
@@ -428,5 +428,5 @@ class AsyncModels(AsyncRegistered[ModelRecord]):
         **options: Unpack[ModelOptions],
     ) -> ModelRecord:
         """As `Models.register_mlflow`, awaited."""
-        hold = self.link.connection.hold
-        return await self.link.run(register_mlflow(self.bars, hold, uri, name, **options))
+        hold = self._link.connection.hold
+        return await self._link.run(register_mlflow(self._bars, hold, uri, name, **options))

@@ -81,6 +81,15 @@ class Options(JobOptions, ComputationOptions, Parameters, total=False):
     """What all computations take: of the job, of its inversion method, and of the waiting."""
 
 
+class KeepOptions(TypedDict, total=False):
+    """What is stored of the influences: `matrix` is by default, and the rest is not."""
+
+    matrix: bool
+    top: int
+    mean: bool
+    factors: bool
+
+
 class InfluenceOptions(Options, total=False):
     """What `compute_influences` takes besides."""
 
@@ -94,4 +103,4 @@ class InfluenceOptions(Options, total=False):
     perturb_at: str | None
     perturb_input: str | None
     factors: str | JobRecord | Result | AsyncResult | None
-    keep: Mapping[str, Any] | None
+    keep: KeepOptions | Mapping[str, Any] | None

@@ -115,13 +115,13 @@ def _refusal(record: ModelRecord | DatasetRecord) -> UpweightError:
 class Registered(Generic[Record]):
     """What `client.models` and `client.datasets` have in common."""
 
-    link: Transport
-    bars: Bars
-    resource: ClassVar[Resource[Record]]
+    _link: Transport
+    _bars: Bars
+    _resource: ClassVar[Resource[Record]]
 
     def get(self, registered: str | Record) -> Record:
         """The record of an id or a name (`digits-cnn`, `digits-cnn@3`)."""
-        return self.link.run(self.resource.get(reference(registered)))
+        return self._link.run(self._resource.get(reference(registered)))
 
     def list(
         self,
@@ -132,32 +132,32 @@ class Registered(Generic[Record]):
         labels: Mapping[str, str] | None = None,
     ) -> Iterator[Record]:
         """The records, newest first, page after page as they are needed."""
-        return items(self.link, self.resource.listing(limit, order, state, labels))
+        return items(self._link, self._resource.listing(limit, order, state, labels))
 
     def wait(self, registered: str | Record, timeout: float | None = None) -> Record:
         """The record once it is checked; a refused one raises Rejected."""
-        return self.link.run(
-            self.resource.until_checked(
-                reference(registered), None, self.bars, timeout, self.link.connection.hold
+        return self._link.run(
+            self._resource.until_checked(
+                reference(registered), None, self._bars, timeout, self._link.connection.hold
             )
         )
 
     def delete(self, registered: str | Record, *, with_jobs: bool = False) -> builtins.list[str]:
         """Removes it, and `with_jobs` the ended jobs that use it: answers their ids. Raises InUse."""
-        return self.link.run(self.resource.delete(reference(registered), with_jobs))
+        return self._link.run(self._resource.delete(reference(registered), with_jobs))
 
 
 @dataclass(frozen=True)
 class AsyncRegistered(Generic[Record]):
     """`Registered` for an AsyncClient."""
 
-    link: AsyncTransport
-    bars: Bars
-    resource: ClassVar[Resource[Record]]
+    _link: AsyncTransport
+    _bars: Bars
+    _resource: ClassVar[Resource[Record]]
 
     async def get(self, registered: str | Record) -> Record:
         """The record of an id or a name (`digits-cnn`, `digits-cnn@3`)."""
-        return await self.link.run(self.resource.get(reference(registered)))
+        return await self._link.run(self._resource.get(reference(registered)))
 
     def list(
         self,
@@ -168,13 +168,13 @@ class AsyncRegistered(Generic[Record]):
         labels: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Record]:
         """The records, newest first; iterate with `async for`."""
-        return items_async(self.link, self.resource.listing(limit, order, state, labels))
+        return items_async(self._link, self._resource.listing(limit, order, state, labels))
 
     async def wait(self, registered: str | Record, timeout: float | None = None) -> Record:
         """The record once it is checked; a refused one raises Rejected."""
-        return await self.link.run(
-            self.resource.until_checked(
-                reference(registered), None, self.bars, timeout, self.link.connection.hold
+        return await self._link.run(
+            self._resource.until_checked(
+                reference(registered), None, self._bars, timeout, self._link.connection.hold
             )
         )
 
@@ -182,4 +182,4 @@ class AsyncRegistered(Generic[Record]):
         self, registered: str | Record, *, with_jobs: bool = False
     ) -> builtins.list[str]:
         """Removes it, and `with_jobs` the ended jobs that use it: answers their ids. Raises InUse."""
-        return await self.link.run(self.resource.delete(reference(registered), with_jobs))
+        return await self._link.run(self._resource.delete(reference(registered), with_jobs))

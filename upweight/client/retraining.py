@@ -172,27 +172,27 @@ def delete_bank(id: str) -> Flow[None]:
 class BanksOfClient:
     """`client.banks`: weights that were retrained on subsets of rows, kept until they are deleted."""
 
-    link: Transport
+    _link: Transport
 
     def list(self) -> builtins.list[Bank]:
         """Each bank with its model, dataset, recipe, and how many weights it has."""
-        return self.link.run(banks())
+        return self._link.run(banks())
 
     def delete(self, bank: str | Bank) -> None:
         """Deletes the weights of a bank."""
-        self.link.run(delete_bank(bank if isinstance(bank, str) else bank.id))
+        self._link.run(delete_bank(bank if isinstance(bank, str) else bank.id))
 
 
 @dataclass(frozen=True)
 class AsyncBanksOfClient:
     """`client.banks` of an AsyncClient."""
 
-    link: AsyncTransport
+    _link: AsyncTransport
 
     async def list(self) -> builtins.list[Bank]:
         """Each bank with its model, dataset, recipe, and how many weights it has."""
-        return await self.link.run(banks())
+        return await self._link.run(banks())
 
     async def delete(self, bank: str | Bank) -> None:
         """Deletes the weights of a bank."""
-        await self.link.run(delete_bank(bank if isinstance(bank, str) else bank.id))
+        await self._link.run(delete_bank(bank if isinstance(bank, str) else bank.id))

@@ -33,33 +33,33 @@ def deliveries(job: str) -> Flow[list[Delivery]]:
 class Webhooks:
     """`client.webhooks`. Both calls need a key of the role `admin`."""
 
-    link: Transport
+    _link: Transport
 
     def secret(self) -> str:
         """By what this namespace's webhooks are signed; give it to `upweight.verify_webhook`."""
-        return self.link.run(secret())
+        return self._link.run(secret())
 
     def rotate_secret(self) -> str:
         """A new secret. For a day webhooks are signed by both, so that receivers can be changed in between.
 
         Not repeated where the connection is lost: ask for `secret` then.
         """
-        return self.link.run(rotate())
+        return self._link.run(rotate())
 
 
 @dataclass(frozen=True)
 class AsyncWebhooks:
     """`client.webhooks` of an AsyncClient."""
 
-    link: AsyncTransport
+    _link: AsyncTransport
 
     async def secret(self) -> str:
         """By what this namespace's webhooks are signed; give it to `upweight.verify_webhook`."""
-        return await self.link.run(secret())
+        return await self._link.run(secret())
 
     async def rotate_secret(self) -> str:
         """A new secret. For a day webhooks are signed by both, so that receivers can be changed in between.
 
         The rest is as for `Webhooks.rotate_secret`.
         """
-        return await self.link.run(rotate())
+        return await self._link.run(rotate())
