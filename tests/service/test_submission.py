@@ -262,7 +262,8 @@ def test_the_factors_of_an_earlier_job_are_taken_for_the_same_test_rows(
 def test_test_rows_are_left_out_with_factors_alone(ready: Acting, earlier: str) -> None:
     made = without_test(ready, factors=earlier)
     assert made.status_code == 202
-    assert made.json()["request"]["test"] == {"dataset": made.json()["test_id"], "rows": "0:5"}
+    test = made.json()["request"]["test"]
+    assert (test["dataset"], test["rows"]) == (made.json()["test_id"], "0:5")
     assert "is missing. The rows that are influenced." in field(without_test(ready), "/test")
     both = {**ready.job_request(), "model": None}
     del both["test"]

@@ -126,7 +126,9 @@ class Jobs:
 
         `search` is a part of the id, the name, the note or a label.
         """
-        return items(self._link, _listing(limit, order, labels, state, model, dataset, kind, search))
+        return items(
+            self._link, _listing(limit, order, labels, state, model, dataset, kind, search)
+        )
 
     def wait(
         self,
