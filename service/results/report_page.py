@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from service.parts import Parts
 from upweight.errors import NotFound, NotStored
 from upweight.schema import DatasetRecord, JobRecord, ModelRecord
-from upweight.schema.retraining import Metrics, Training, TrainingCurve
+from upweight.schema.retraining import Metrics, Training, TrainingCurve, in_evaluation_mode
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _STYLE = """
@@ -76,6 +77,7 @@ def page(found: Retraining) -> str:
         [
             f"<h1>Before and after: {title}</h1>",
             f"<p>{escape(_data(found))}</p>",
+            *_mode(found.job.info or {}),
             *_metrics(found),
             *_curve(found.job.curve),
             "<h2>How it was trained</h2>",
@@ -105,6 +107,13 @@ def _data(found: Retraining) -> str:
         f"{words}, which is {whose} without {derived.dropped:,} of its rows and with "
         f"{derived.relabelled:,} other labels."
     )
+
+
+def _mode(info: Mapping[str, Any]) -> Iterator[str]:
+    """Beside the numbers: which layers were left in evaluation mode."""
+    layers = info.get("evaluation_mode")
+    if layers:
+        yield f"<p>{escape(in_evaluation_mode([str(each) for each in layers]))}</p>"
 
 
 def _metrics(found: Retraining) -> Iterator[str]:

@@ -176,6 +176,9 @@ class MeasuredQuality(Answer):
     ceiling: float | None = Field(None, description="What noise allows at most, of `lds`.")
     job: str = Field(description="The quality job.")
     measured_at: datetime
+    evaluation_mode: list[str] = Field(
+        [], description="Layers that its retrainings left in evaluation mode, as dropout."
+    )
 
     @property
     def in_words(self) -> str:
@@ -183,4 +186,5 @@ class MeasuredQuality(Answer):
         known = self.low is not None and self.high is not None
         interval = f" [{self.low:.3f}, {self.high:.3f}]" if known else ""
         noise = "" if self.ceiling is None else f"; noise allows about {self.ceiling:.2f}"
-        return f"{self.measure} {self.value:.3f}{interval} at λ = {self.damping:g}{noise}, measured by {self.job}"
+        mode = ", of models retrained in evaluation mode" if self.evaluation_mode else ""
+        return f"{self.measure} {self.value:.3f}{interval} at λ = {self.damping:g}{noise}{mode}, measured by {self.job}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Literal, Self
 
@@ -129,3 +130,13 @@ class Banks(Answer):
     """All banks of a namespace."""
 
     items: list[Bank]
+
+
+def in_evaluation_mode(layers: Sequence[str]) -> str:
+    """What people are told of a retraining of a model with such layers."""
+    named = ", ".join(map(repr, layers[:5])) + (", …" if len(layers) > 5 else "")
+    return (
+        f"Retrained in evaluation mode: {named} (dropout or batch normalisation) did what they do in evaluation, "
+        "dropout off and statistics fixed. If the model was trained otherwise, this is about models trained that "
+        "way, not about its own training."
+    )

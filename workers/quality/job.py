@@ -36,6 +36,7 @@ from upweight.schema import (
     parse_rows,
 )
 from upweight.schema.inversion import METHODS
+from upweight.schema.retraining import in_evaluation_mode
 from workers.datasets.columns import Columns
 from workers.engine import BadParameter, Problem, Rows, row_predictions
 from workers.engine.scores.baselines import Blocks as ScoreBlocks
@@ -64,6 +65,7 @@ from workers.quality.trainings import (
 )
 from workers.retraining.bank import MOST_TOGETHER, Bank
 from workers.retraining.inputs import TrainingInputs
+from workers.retraining.job import trained_otherwise
 
 READ_BYTES = 32 * 1024**2
 MOST_TOKENS = 20_000_000  # of both sides, held for BM25
@@ -397,8 +399,15 @@ class QualityAttempt(Attempt[QualityJob]):
         chosen = parse_rows(self.request.train.rows, total)
         return np.array([row in wrong for row in chosen])
 
+    @cached_property
+    def _evaluation_mode(self) -> list[str]:
+        """Layers that training changes, where models were retrained without that."""
+        return trained_otherwise(self._problem.module) if self._retrained is not None else []
+
     def _warnings(self, judging: Judging) -> Iterator[str]:
         noise = judging.noise
+        if self._evaluation_mode:
+            yield in_evaluation_mode(self._evaluation_mode)
         if noise is not None and noise.value is not None and noise.value < UNSURE:
             yield (
                 f"Trainings that differ by their seed alone agree at {noise.value:.2f}: most of what tells subsets "
@@ -446,6 +455,7 @@ class QualityAttempt(Attempt[QualityJob]):
                     ceiling=None if noise is None else noise.ceiling,
                     job=self.job["id"],
                     measured_at=datetime.fromisoformat(now()),
+                    evaluation_mode=self._evaluation_mode,
                 ).model_dump(mode="json")
         self.context.qualities.note(self.namespace, noted)
 

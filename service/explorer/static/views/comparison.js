@@ -15,7 +15,12 @@ export async function open(job, route, { signal }) {
   const metrics = training.metrics && training.parent_metrics;
   const facts = h("p", { class: "facts" }, `${training.parent.name}@${training.parent.version} → ${made.name}@${made.version} · trained on ${count(training.rows)} rows`);
   const body = metrics ? [overall(training), byClass(training, testSet)] : notice("The job had no test rows to compare on. Give it some: start one like it, with 'test'.");
-  return { element: h("section", { class: "comparison" }, h("div", { class: "view-head" }, h("h2", {}, "Before and after"), save), facts, message, body) };
+  return { element: h("section", { class: "comparison" }, h("div", { class: "view-head" }, h("h2", {}, "Before and after"), save), facts, inEvaluation(job), message, body) };
+}
+
+function inEvaluation({ info }) {
+  const layers = info?.evaluation_mode ?? [];
+  return layers.length ? notice(`Retrained in evaluation mode: ${layers.join(", ")} (dropout or batch normalisation) did what they do in evaluation. If the model was trained otherwise, these numbers are about models trained that way.`) : null;
 }
 
 async function download(job, button, message, signal) {
