@@ -6,7 +6,13 @@ from service.datasets.names import RowNames
 from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
 from service.jobs.validation.compatibility import fitted
 from service.jobs.validation.inputs import Inputs
-from service.jobs.validation.subset import chosen_rows, given_arrays, row_labels, row_weights
+from service.jobs.validation.subset import (
+    chosen_rows,
+    given_arrays,
+    refuse_weightless,
+    row_labels,
+    row_weights,
+)
 from service.lifecycle.states import now
 from service.parts import Parts
 from service.storage.keys import new_id
@@ -39,8 +45,9 @@ def prepared(parts: Parts, namespace: str, job: RetrainJob) -> Prepared:
     job = job.model_copy(update={"drop": _dropped(parts, namespace, job.drop, train.dataset)})
     given, total = given_arrays(parts.objects, namespace, job.given), train.dataset.rows or 0
     assert job.drop is None or isinstance(job.drop, str)
-    chosen_rows(train.rows, job.drop, given, total)
-    row_weights(given, total)
+    written = job.train.rows is not None
+    rows = chosen_rows(train.rows, job.drop, given, total, written=written)
+    refuse_weightless(row_weights(given, total), rows)
     row_labels(given, total)
     refuse_long(parts, job)
     record = JobRecord(

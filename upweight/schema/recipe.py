@@ -11,6 +11,8 @@ from upweight.schema.base import Request
 from upweight.schema.damping import TrainingSteps
 from upweight.schema.inversion import PositiveInt
 
+MOST_LOOKED_AT = 1_000_000  # steps whose rates are averaged, of more than that
+
 
 class Constant(Request):
     """The same rate all the time."""
@@ -23,7 +25,7 @@ class StepDecay(Request):
 
     name: Literal["step"] = "step"
     epochs: PositiveInt
-    gamma: Annotated[float, Field(gt=0.0)] = 0.1
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
 
 
 class Cosine(Request):
@@ -158,7 +160,9 @@ class Recipe(Request):
         if self.optimizer != "sgd":
             return None
         total = self.steps(rows)
-        mean = math.fsum(self.rate(step, rows) for step in range(total)) / total
+        looked_at = min(total, MOST_LOOKED_AT)
+        each = (self.rate(step * total // looked_at, rows) for step in range(looked_at))
+        mean = math.fsum(each) / looked_at
         return TrainingSteps(
             learning_rate=mean, momentum=self.momentum, steps=total, weight_decay=self.weight_decay
         )

@@ -43,11 +43,22 @@ def given_arrays(objects: Objects, namespace: str, digest: str | None) -> dict[s
 
 
 def chosen_rows(
-    selected: Rows, drop: str | None, given: Mapping[str, Array], total: int
+    selected: Rows,
+    drop: str | None,
+    given: Mapping[str, Array],
+    total: int,
+    *,
+    written: bool = False,
 ) -> NDArray[np.int64]:
-    """The dataset's rows that are trained on, in their order. Raises InvalidRequest, naming the field."""
+    """The dataset's rows that are trained on, in their order. Raises InvalidRequest, naming the field.
+
+    `written`: whether the job says in words which rows it takes.
+    """
     rows = np.fromiter(selected, np.int64, len(selected))
     if "rows" in given:
+        if written:
+            words = "'rows' are in 'train.rows' and in 'given' as well; choose them in one place"
+            raise _bad(words, None)
         rows = _numbers(given["rows"], total, "rows")
     unique, counts = np.unique(rows, return_counts=True)
     if len(unique) < len(rows):
@@ -62,6 +73,11 @@ def chosen_rows(
         raise InvalidRequest.field("/drop", str(error), drop) from None
     if "drop" in given:
         left_out[_numbers(given["drop"], total, "drop")] = True
+    for name, at in (("weight", "weight_rows"), ("label", "label_rows")):
+        named = _numbers(given[at], total, at) if at in given else np.empty(0, np.int64)
+        if (dropped := named[left_out[named]]).size:
+            words = f"row {int(dropped[0])} is dropped, and has a {name} of its own; give it one of both"
+            raise InvalidRequest.field("/drop", words, int(dropped[0]))
     found: NDArray[np.int64] = rows[~left_out[rows]]
     if not len(found):
         raise InvalidRequest.field(
@@ -84,6 +100,14 @@ def row_weights(given: Mapping[str, Array], total: int) -> NDArray[np.float64] |
     return weights
 
 
+def refuse_weightless(weights: NDArray[np.float64] | None, rows: NDArray[np.int64]) -> None:
+    """Raises InvalidRequest where no chosen row counts."""
+    if weights is not None and not weights[rows].any():
+        raise _bad(
+            f"each of the {len(rows)} chosen rows has weight 0; give one a weight above 0", None
+        )
+
+
 def row_labels(given: Mapping[str, Array], total: int) -> tuple[NDArray[np.int64], Array] | None:
     """Rows of the dataset, and their labels in place of those that it has. Raises InvalidRequest."""
     if "labels" not in given:
@@ -97,6 +121,10 @@ def _placed(
 ) -> tuple[Array, NDArray[np.int64]]:
     values = given[name]
     rows = _numbers(given[at], total, at) if at in given else np.arange(total)
+    unique, counts = np.unique(rows, return_counts=True)
+    if len(unique) < len(rows):
+        twice = int(unique[counts > 1][0])
+        raise _bad(f"{at!r} has row {twice} {int(counts.max())} times; name it once", twice)
     if values.ndim == 0 or len(values) != len(rows):
         have = 1 if values.ndim == 0 else len(values)
         wanted = (
