@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
+import numpy as np
 import pytest
 import redis
 
@@ -204,3 +205,24 @@ def test_a_job_that_is_tried_again_at_once_reserves_no_more_than_once(
         assert http.post(f"/v1/jobs/{id}/retry").status_code == 202
     assert put(http, 50 * KIB).status_code == 201
     problem(put(http, 20 * KIB), 403, "quota-exceeded")
+
+
+def test_a_bank_larger_than_the_quota_is_refused_in_words_before_anything_is_trained(
+    small: Front, http: httpx2.Client
+) -> None:
+    acting = Acting(http, small.parts)
+    acting.ready()
+    judged = acting.job()
+    acting.succeed(judged["id"], matrix=np.zeros((10, 50), "f4"))
+    body = {
+        "kind": "quality",
+        "model": judged["model_id"],
+        "train": {"dataset": judged["train_id"]},
+        "results": [judged["id"]],
+        "recipe": {"optimizer": "sgd", "lr": 0.1, "epochs": 1, "start": "warm"},
+    }
+    refused = http.post("/v1/jobs", json={**body, "subsets": 1000, "repeats": 4})
+    said = problem(refused, 403, "quota-exceeded")["detail"]
+    assert "more would be stored" in said
+    assert "its limit is 102400" in said
+    assert list(small.parts.objects.walk("banks")) == []
