@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from service.jobs.estimate import estimated
-from service.jobs.groups import groups_of
+from service.jobs.groups import groups_of, refuse_rescaling
 from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
 from service.jobs.validation.blobs import (
     as_solved,
@@ -53,6 +53,7 @@ def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
         )
     if isinstance(job, InfluencesJob):
         inputs = replace(inputs, groups=groups_of(parts, namespace, job, inputs))
+        refuse_rescaling(job, inputs)
     refuse_curvature(job, inputs.model)
     matched = fitted(inputs, job.columns)
     refuse_measurement(job, inputs)

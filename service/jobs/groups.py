@@ -10,8 +10,9 @@ from service.datasets.stored_rows import StoredRows
 from service.jobs.validation.inputs import Chosen, Inputs
 from service.parts import Parts
 from upweight.errors import InvalidRequest
-from upweight.schema import Group, Groups, InfluencesJob
+from upweight.schema import Group, Groups, InfluencesJob, parse_rows
 from upweight.schema.aggregate import MAXIMUM_GROUPS
+from upweight.schema.curvature import KINDS
 
 _AT_ONCE = 50_000
 Side = Literal["test", "train"]
@@ -30,6 +31,10 @@ def groups_of(parts: Parts, namespace: str, job: InfluencesJob, inputs: Inputs) 
 def _side(
     parts: Parts, namespace: str, job: InfluencesJob, chosen: Chosen | None, side: Side
 ) -> list[Group] | None:
+    if side == "train" and job.groups is not None and chosen is not None:
+        total = chosen.dataset.rows or 0
+        counts = [len(parse_rows(str(each), total)) for each in job.groups]
+        return [Group(name=at, value=at, rows=count) for at, count in enumerate(counts)]
     if job.aggregate is None or job.aggregate.reduction(side) is None:
         return None
     pointer = f"/aggregate/{side}"
@@ -58,3 +63,28 @@ def _side(
     return [
         Group(name=grouped.called(value), value=value, rows=found[value]) for value in sorted(found)
     ]
+
+
+def refuse_rescaling(job: InfluencesJob, inputs: Inputs) -> None:
+    """Raises InvalidRequest where it is not known what a set's rows take away of the curvature."""
+    if not job.rescales:
+        return
+    why = None
+    rows, hessian = inputs.train, inputs.hessian
+    if job.curvature.structure != "full":
+        why = f"of structure {job.curvature.structure!r} a set's own part can't be taken out; take 'full'"
+    elif inputs.model.loss.name in KINDS["gauss_newton"].refused:
+        why = f"the model's loss is {inputs.model.loss.name!r}, which has no Gauss-Newton matrix"
+    elif job.factors is not None:
+        why = "nothing is solved for with the 'factors' of an earlier job; leave them out"
+    elif job.inversion.guess_field is not None and getattr(
+        job.inversion, job.inversion.guess_field
+    ):
+        why = f"{job.inversion.guess_field!r} is a guess for the test rows alone; leave it out"
+    elif hessian.dataset.id != rows.dataset.id or not set(rows.rows) <= set(hessian.rows):
+        why = "the curvature is not over all these rows; leave 'hessian_on' out"
+    if why is not None:
+        words = (
+            f"removing sets can't be rescaled: {why}, or set 'rescale' to false for the plain sums"
+        )
+        raise InvalidRequest.field("/rescale", words, True)

@@ -12,7 +12,14 @@ from service.datasets.stored_rows import StoredRows
 from service.jobs.prepared import ready
 from service.parts import Parts
 from upweight.errors import InvalidRequest
-from upweight.schema import DatasetRecord, JobRequest, Selection, parse_rows, written_rows
+from upweight.schema import (
+    DatasetRecord,
+    InfluencesJob,
+    JobRequest,
+    Selection,
+    parse_rows,
+    written_rows,
+)
 
 _WAY_OUT = "choose rows that lie together, or derive a dataset that has just these"
 
@@ -24,7 +31,51 @@ def with_numbers(parts: Parts, namespace: str, job: JobRequest) -> JobRequest:
         for field, selection in _selections(job)
         if selection.ids is not None or selection.where is not None
     }
-    return job.model_copy(update=update) if update else job
+    job = job.model_copy(update=update) if update else job
+    if isinstance(job, InfluencesJob) and job.groups is not None:
+        return _with_sets(parts, namespace, job)
+    return job
+
+
+def _with_sets(parts: Parts, namespace: str, job: InfluencesJob) -> InfluencesJob:
+    """The sets by numbers, and as training rows those that any of them has. Raises InvalidRequest."""
+    found = ready(parts, "dataset", namespace, job.train.dataset, "/train/dataset")
+    dataset, groups = DatasetRecord.model_validate(found), job.groups or ()
+    total = dataset.rows or 0
+    listed = [name for each in groups if not isinstance(each, str) for name in each]
+    names = RowNames.of(parts, namespace, dataset, listed)
+    sets: list[list[int]] = []
+    for at, each in enumerate(groups):
+        pointer = f"/groups/{at}"
+        try:
+            rows = list(parse_rows(each, total)) if isinstance(each, str) else None
+        except ValueError as error:
+            raise InvalidRequest.field(pointer, str(error), each) from None
+        rows = names.rows(each, pointer) if rows is None else rows
+        if not rows or len(set(rows)) < len(rows):
+            words = "has no rows" if not rows else "has a row twice; name it once"
+            raise InvalidRequest.field(pointer, words, None)
+        sets.append(sorted(rows))
+    union = sorted({row for rows in sets for row in rows})
+    train = job.train
+    if train.rows is None:
+        train = train.model_copy(update={"rows": _text(union, "/groups")})
+    else:
+        there = set(parse_rows(train.rows, total))
+        for at, rows in enumerate(sets):
+            outside = next((row for row in rows if row not in there), None)
+            if outside is not None:
+                words = f"row {outside} is not among the rows of 'train'; leave these out, or choose it there"
+                raise InvalidRequest.field(f"/groups/{at}", words, outside)
+    texts = tuple(_text(rows, f"/groups/{at}") for at, rows in enumerate(sets))
+    return job.model_copy(update={"groups": texts, "train": train})
+
+
+def _text(rows: Sequence[int], pointer: str) -> str:
+    try:
+        return written_rows(rows)
+    except ValueError as error:
+        raise InvalidRequest.field(pointer, str(error), None) from None
 
 
 def _selections(job: JobRequest) -> Iterator[tuple[str, Selection]]:

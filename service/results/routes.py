@@ -212,6 +212,17 @@ def mean(
     return _numbers(result, slices.mean(result, layers), accept)
 
 
+@router.get("/rescaled", summary="Read what removing sets of rows does", responses=_NUMBERS)
+def rescaled(
+    result: Result,
+    asked: Asked,
+    accept: Accept = None,
+) -> Response:
+    """Of a job with `groups`: a row a test row, a column a set, at the curvature that is left without the set."""
+    layers = asked.of(result)
+    return _numbers(result, slices.rescaled(result, layers), accept)
+
+
 @router.get("/self_influences", summary="Read self-influences", responses=_NUMBERS)
 def self_influences(
     result: Result,

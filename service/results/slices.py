@@ -14,9 +14,10 @@ from service.storage.chunks import Chunks
 from service.storage.cuts import Cut
 from service.storage.row_blocks import RowBlocks
 from service.storage.tensors import BadTensors, TensorEntry, read_header
-from upweight.errors import InternalError
+from upweight.errors import InternalError, NotStored
 
 MEAN = "mean"
+RESCALED = "rescaled"
 FACTORS = "factors"
 SELF_INFLUENCES = "self_influences"
 
@@ -71,6 +72,19 @@ def _means(result: StoredResult, layer: int | None) -> Iterator[Array]:
         for block in influences(result, one, range(rows), here).blocks:
             total += block.sum(axis=0, dtype=np.float64)
         yield (total / max(1, rows)).astype(result.summary.dtype)
+
+
+def rescaled(result: StoredResult, layers: Layers) -> Numbers:
+    """What removing sets of training rows does at the curvature without them: (rows, sets), of each λ."""
+    if not result.has(RESCALED):
+        raise NotStored(
+            f"job {result.job.id} removed no sets of rows; start one with 'groups' and 'rescale'"
+        )
+    rows, columns = result.influence_shape[:2]
+    found = [
+        _rows_of(result, result.paths.rescaled, name, rows, rows) for name in layers.named(RESCALED)
+    ]
+    return _stacked(found, layers, (rows, columns), result)
 
 
 def self_influences(result: StoredResult, layers: Layers) -> Numbers:

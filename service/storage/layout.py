@@ -69,6 +69,10 @@ class ResultPaths:
         return f"{self.prefix}/mean"
 
     @property
+    def rescaled(self) -> str:
+        return f"{self.prefix}/rescaled"
+
+    @property
     def self_influences(self) -> str:
         return f"{self.prefix}/self_influences"
 

@@ -27,7 +27,7 @@ WITHOUT = {
     ("GET", "/metrics"): "for Prometheus",
 }
 JOB, DIGEST = records.JOB, records.DIGEST
-STORED = ("matrix", "mean", "factors")
+STORED = ("matrix", "rescaled", "mean", "factors")
 TRAINING = {
     "parent": {"id": "mdl_x", "name": "m", "version": 1},
     "job": JOB,
@@ -81,6 +81,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("GET", "/v1/jobs/{id}/influences"): lambda c: _result(c).influences[0],
     ("GET", "/v1/jobs/{id}/self_influences"): lambda c: _result(c, "self_influences").influences[0],
     ("GET", "/v1/jobs/{id}/mean"): lambda c: _result(c).mean(),
+    ("GET", "/v1/jobs/{id}/rescaled"): lambda c: _result(c).rescaled[:],
     ("GET", "/v1/jobs/{id}/factors"): lambda c: _result(c).factors[0],
     ("GET", "/v1/jobs/{id}/top"): lambda c: _result(c).top(),
     ("GET", "/v1/jobs/{id}/suspects"): lambda c: _result(c).suspects(),

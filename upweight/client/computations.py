@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -11,12 +11,20 @@ from pydantic import BaseModel
 from upweight.client.blobs import put_array
 from upweight.client.jobs import create
 from upweight.client.options import ComputationOptions, Damping, JobOptions, Options
-from upweight.client.request import Choice, fields_of, inversion, reference, selection, written_out
+from upweight.client.request import (
+    Choice,
+    fields_of,
+    inversion,
+    named_ids,
+    reference,
+    selection,
+    written_out,
+)
 from upweight.errors import InvalidRequest
 from upweight.http.flow import Flow
 from upweight.http.polling import until_ended, waited_for
 from upweight.progress import Bars
-from upweight.results.rows import RowChoice
+from upweight.results.rows import RowChoice, rows_text
 from upweight.schema import Aggregate, JobRecord, ModelRecord
 from upweight.schema.inversion import METHODS
 
@@ -116,6 +124,14 @@ def plain(given: BaseModel | Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if given is None else dict(given)
 
 
+def row_set(rows: RowChoice) -> str | list[Any]:
+    """Rows of one set: numbers as text; a list of texts, or `{"ids": [...]}`, as ids."""
+    if isinstance(rows, Mapping):
+        return list(rows["ids"])
+    ids = named_ids(rows)
+    return rows_text(rows) if ids is None else list(ids)
+
+
 def plain_damping(given: Any) -> Any:
     """λ as JSON has it."""
     if isinstance(given, BaseModel):
@@ -143,6 +159,8 @@ def influences(
     factors: Any = None,
     keep: Mapping[str, Any] | None = None,
     aggregate: Aggregate | Mapping[str, Any] | None = None,
+    groups: Sequence[RowChoice] | None = None,
+    rescale: bool | None = None,
     **options: Unpack[Options],
 ) -> Flow[JobRecord]:
     """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train). With `input_data` its rows are the training rows, and H is over `train`."""
@@ -174,6 +192,8 @@ def influences(
             factors=None if factors is None else reference(getattr(factors, "job", factors)),
             keep=dict(keep) if keep is not None else None,
             aggregate=plain(aggregate),
+            groups=None if groups is None else [row_set(each) for each in groups],
+            rescale=rescale,
         )
     )
 

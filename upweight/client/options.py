@@ -100,6 +100,8 @@ class InfluenceOptions(Options, total=False):
     train_where: Mapping[str, Any] | None
     test_where: Mapping[str, Any] | None
     aggregate: Aggregate | Mapping[str, Any] | None
+    groups: Sequence[RowChoice] | None
+    rescale: bool | None
     perturb_at: str | None
     perturb_input: str | None
     factors: str | JobRecord | Result | AsyncResult | None

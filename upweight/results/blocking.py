@@ -277,6 +277,11 @@ class InfluenceResult(RankedResult):
         return np.dtype(stored.summary(self._known()).dtype)
 
     @property
+    def rescaled(self) -> RemoteArray:
+        """Of `groups=`: (test rows, sets), what removing each does at the curvature without it, by 1 − leverage."""
+        return self._array(stored.rescaled(self._known()))
+
+    @property
     def groups(self) -> dict[str, list[bool | int | float | str]]:
         """The names of the groups of `test` and `train`, of each axis that has groups in the place of rows."""
         return stored.group_names(self._known())

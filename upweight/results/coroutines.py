@@ -230,6 +230,11 @@ class AsyncInfluenceResult(AsyncRankedResult):
         return self.array(stored.factors(self._job))
 
     @property
+    def rescaled(self) -> AsyncRemoteArray:
+        """Of `groups=`: (test rows, sets), what removing each does at the curvature without it, by 1 − leverage."""
+        return self.array(stored.rescaled(self._job))
+
+    @property
     def groups(self) -> dict[str, list[bool | int | float | str]]:
         """The names of the groups of `test` and `train`, of each axis that has groups in the place of rows."""
         return stored.group_names(self._job)

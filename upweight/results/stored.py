@@ -39,7 +39,7 @@ SAME_DAMPING = 1e-6  # of a λ: what is written with a few digits less is the sa
 Link = TypeVar("Link", Transport, AsyncTransport)
 _REPORT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 SUSPECTS_AT_ONCE = 20_000  # rows of one answer
-ARRAYS = ("influences", "mean", "factors")  # that can be saved, the main one first
+ARRAYS = ("influences", "mean", "rescaled", "factors")  # that can be saved, the main one first
 
 
 def summary(record: JobRecord) -> ResultSummary:
@@ -193,6 +193,17 @@ def mean(record: JobRecord) -> ArraySource:
     return ArraySource(where, "mean", shape, stored.dtype, _axes(stored), _query(record))
 
 
+def rescaled(record: JobRecord) -> ArraySource:
+    """What removing each set of training rows does at the curvature without it: a row a test row, a column a set."""
+    stored = summary(record)
+    if "rescaled" not in stored.stored:
+        raise NotStored(
+            f"{record.id} removed no sets of rows; ask for groups=[…], and leave rescale on"
+        )
+    where, shape = f"{path(record.id)}/rescaled", tuple(stored.influence_shape or ())
+    return ArraySource(where, "rescaled", shape, stored.dtype, _axes(stored), _query(record))
+
+
 def info_array(record: JobRecord, spec: ArraySpec) -> ArraySource:
     """An array of the inversion's info."""
     where = f"{path(record.id)}/info"
@@ -211,6 +222,8 @@ def saveable(record: JobRecord, main: str | None = None) -> tuple[str, Mapping[s
         sources["mean"] = mean(record)
     elif main == "mean" and "influences" in sources and not record.request.is_self:
         sources["mean"] = mean(record)  # the service takes it of the matrix
+    if "rescaled" in stored:
+        sources["rescaled"] = rescaled(record)
     if "factors" in stored:
         sources["factors"] = factors(record)
     if main is not None and main not in ARRAYS:

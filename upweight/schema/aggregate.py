@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from upweight.schema.any_job import MetadataValue
+from upweight.schema.any_job import MetadataValue, RowName
 from upweight.schema.base import Answer, Request, Text
+from upweight.schema.rows import RowSelection
 
 MAXIMUM_GROUPS = 10_000  # of one side
+MAXIMUM_SETS = 1000
+MAXIMUM_NAMED = 200_000  # rows of all sets
+# A set of rows: numbers as text, or ids in a list, in a dataset without ids numbers.
+RowSet = Annotated[
+    Annotated[RowSelection, Tag("text")]
+    | Annotated[tuple[RowName, ...], Field(min_length=1, max_length=MAXIMUM_NAMED), Tag("list")],
+    Discriminator(lambda given: "text" if isinstance(given, str) else "list"),
+]
 
 
 class GroupedBy(Request):

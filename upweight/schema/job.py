@@ -22,7 +22,7 @@ from pydantic_core import (
     ValidationError,
 )
 
-from upweight.schema.aggregate import Aggregate, Groups
+from upweight.schema.aggregate import MAXIMUM_SETS, Aggregate, Groups, RowSet
 from upweight.schema.any_job import JobBase, Selection
 from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Request, Text
 from upweight.schema.curvature import Curvature, CurvatureField
@@ -201,7 +201,7 @@ class InfluencesJob(AttributionJob):
     predicts = ("test", "train")
     beside_solutions = AttributionJob.beside_solutions | {
         *("train", "influence_type", "perturb_at", "perturb_input", "factors", "keep"),
-        "aggregate",
+        *("aggregate", "groups", "rescale"),
     }
     kind: Literal["influences"] = "influences"
     factors: Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")] | None = Field(
@@ -231,21 +231,36 @@ class InfluencesJob(AttributionJob):
         "sorted order of the column's values; `keep` says what is kept of the table. The record's `groups` names them.",
         examples=[{"test": "mean"}, {"test": "y", "train": "source"}],
     )
+    groups: Annotated[tuple[RowSet, ...], Field(min_length=1, max_length=MAXIMUM_SETS)] | None = (
+        Field(
+            None,
+            description="Sets of training rows, each to be removed together; they may overlap. The result has a "
+            "column a set: the sum of its rows' influences, and, with `rescale`, what removing them does at the "
+            "curvature that is left. In the job's record they are row numbers.",
+            examples=[["0:10", "10:20"]],
+        )
+    )
+    rescale: bool = Field(
+        True,
+        description="Of `groups`: also the Newton step without the set's Gauss-Newton matrix, by 1 − leverage.",
+    )
 
     @property
     def tabulates(self) -> bool:
         """Whether rows are grouped: the matrix is never stored then."""
-        return self.aggregate is not None and (
-            self.aggregate.test is not None or self.aggregate.train is not None
-        )
+        return self.aggregate is not None or self.groups is not None
+
+    @property
+    def rescales(self) -> bool:
+        """Whether groups are met at the curvature without them, too."""
+        return self.groups is not None and self.rescale
 
     @property
     def grouped_sides(self) -> frozenset[Literal["test", "train"]]:
         """The axes of the result that have groups in the place of rows."""
         sides: tuple[Literal["test", "train"], ...] = ("test", "train")
-        if self.aggregate is None:
-            return frozenset()
-        return frozenset(side for side in sides if self.aggregate.reduction(side))
+        found = {side for side in sides if self.aggregate and self.aggregate.reduction(side)}
+        return frozenset(found | {"train"} if self.groups is not None else found)
 
     @property
     def scores_rows(self) -> bool:
@@ -279,6 +294,18 @@ class InfluencesJob(AttributionJob):
         if left_out:
             job.model_fields_set.discard("inversion")
         return job
+
+    @model_validator(mode="after")
+    def _sets_are_columns(self) -> Self:
+        if self.groups is None:
+            return self
+        if self.aggregate is not None and self.aggregate.train is not None:
+            raise ValueError("'groups' and 'aggregate.train' both make the columns; give one")
+        if self.influence_type != "up":
+            raise ValueError(
+                "'groups' are removed together; influence_type 'perturbation' moves rows: use 'up'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_is_kept(self) -> Self:

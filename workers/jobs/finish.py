@@ -50,6 +50,8 @@ class Finish:
             summary |= steps.low_precision_summary(lambda: store.factors(first))
             if store.table is not None:
                 self._tabulate(store.table, self._request.keep)
+                if self._request.rescales:
+                    summary["rescaled"] = {"largest_leverage": self._rescale(store.table)}
             else:
                 self._tops(self._request.keep)
                 self._means(self._request.keep)
@@ -186,6 +188,16 @@ class Finish:
             path = block_path(self._writer.paths.mean, 0)
             self._writer.tensors(path, dict(zip(names, values, strict=True)))
 
+    def _rescale(self, table: Table) -> list[Any]:
+        """Stores what removing the groups does at the curvature without them; answers their leverage."""
+        found = list(self.steps.rescaling(table).columns(self.store.factors))
+        whole = torch.stack([each for each, _ in found], 2).to(self.steps.inputs.problem.dtype)
+        names = layers("rescaled", self.store.layered)
+        path = block_path(self._writer.paths.rescaled, 0)
+        self._writer.tensors(path, dict(zip(names, whole, strict=True)))
+        leverages = torch.stack([each for _, each in found], 1)
+        return list((leverages if self.store.layered is not None else leverages[0]).tolist())
+
     def _put_top(self, number: int, ranking: Ranking) -> None:
         tensors: dict[str, Tensor] = {}
         for name, flat in ranking.tensors().items():  # (L m, k)
@@ -263,6 +275,7 @@ class Finish:
             "matrix": self._request.keeps_matrix or (keep is not None and keep.matrix),
             "top": keep is not None and keep.top > 0,
             "mean": keep is not None and keep.mean,
+            "rescaled": isinstance(self._request, InfluencesJob) and self._request.rescales,
             "self_influences": self._request.is_self,
             **{f"{side}_predictions": True for side in self._plan.predicts},
         }

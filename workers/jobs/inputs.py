@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -187,9 +188,16 @@ class JobInputs:
             names = getattr(groups, side)
             if names is None:
                 continue
-            assert request.aggregate is not None
             dataset = self._dataset(f"{side}_id")
             rows = parse_rows(getattr(request, side).rows, dataset.rows or 0)
+            if side == "train" and request.groups is not None:
+                places = {row: place for place, row in enumerate(rows)}
+                sets = [parse_rows(str(each), dataset.rows or 0) for each in request.groups]
+                found[side] = Membership.of_sets(
+                    [np.array(sorted(places[row] for row in each)) for each in sets]
+                )
+                continue
+            assert request.aggregate is not None
             column = request.aggregate.column(side)
             mean = request.aggregate.reduction(side) == "mean"
             if column is None:

@@ -32,6 +32,7 @@ from workers.engine import (
 from workers.engine.autodiff.select import PROBE_ROWS
 from workers.engine.inversion.damping import Measured, measured, of_blocks
 from workers.engine.operators import ClosedForm, Explicit
+from workers.engine.scores.leverage import Roots
 from workers.fits.fits import Fits, SolveEach
 from workers.fits.store import Tensors
 from workers.jobs.asked_damping import asked_of_fit, by_blocks
@@ -40,6 +41,7 @@ from workers.jobs.merge import Ranking, merged_summary, sum_of_rows
 from workers.jobs.neighbours import Sample
 from workers.jobs.plan import Plan, rhs_bytes
 from workers.jobs.predictions import store_predictions
+from workers.jobs.rescaling import Rescaling
 from workers.jobs.results import ResultWriter
 from workers.jobs.table import Table
 
@@ -384,6 +386,27 @@ class Steps:
                 self._gradient_rows += found.shape[1]
         sampled_all = torch.cat(sampled, 2) if sampled else None
         return Scores(sample=sampled_all, cells=torch.from_numpy(cells))
+
+    def rescaling(self, table: Table) -> Rescaling:
+        """How groups of training rows are met at the curvature without them."""
+        problem, options = self.inputs.problem, self._options()
+
+        def solve(rhs: Tensor) -> Tensor:
+            step, solver = self.plan.rhs.step or len(rhs), self._solver(slice(0, 0))
+            parts = [
+                torch.stack([each.x for each in solver(rhs[start : start + step])])
+                for start in range(0, len(rhs), step)
+            ]
+            return torch.cat(parts, 1)
+
+        def gradient_sum(rows: Rows) -> Tensor:
+            total = torch.zeros(problem.size, dtype=torch.float64, device=problem.device)
+            for _, block in engine.row_gradients(problem, rows, **options):
+                total += block.double().sum(0)
+            return total.to(problem.dtype)
+
+        roots = Roots(problem, **options)
+        return Rescaling(self.inputs, self.plan, table, solve, gradient_sum, roots, self._progress)
 
     def _influences(self, factors: Tensor, rows: slice) -> Iterator[tuple[slice, Tensor]]:
         request, problem = self.request, self.inputs.problem
