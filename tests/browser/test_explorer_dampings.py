@@ -66,6 +66,8 @@ def test_lambdas_are_compared_in_a_plot_and_a_table(
 def test_the_form_takes_words_and_lists(browser: Chrome, digits: Subject) -> None:
     browser.get(f"{digits.url}/#/new")
     field = first(browser, "[data-field='hessian_regularization'] input")
+    assert field.get_attribute("value") == "auto"  # as the SDK begins
+    field.clear()
     field.send_keys("Auto")
     first(browser, "button[type='submit']").click()
     words = first(browser, "[data-field='hessian_regularization'] .field-error", "is no λ")
