@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.journeys.formulas import Formula
 from tests.journeys.subjects import Subject
@@ -113,3 +113,48 @@ def test_what_measures_no_test_row_refuses_a_measurement_by_name(
         influences(online, regression, measurement="margin")
     with pytest.raises(InvalidRequest, match="classes 0 to 2, and no class 3"):
         influences(online, iris, measurement={"name": "logit", "class": 3})
+
+
+class Entropy(nn.Module):
+    """A measurement of one's own: the entropy of what a model predicts, a number a row."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        scores = self.inner(x)
+        return -(scores.softmax(-1) * scores.log_softmax(-1)).sum(-1)
+
+
+def test_a_program_measures_what_one_likes(online: Client, iris: Subject, fresh_name: str) -> None:
+    """Its gradients, by C = I and λ = 0, are right-hand sides; their solutions meet the training rows."""
+    program = Entropy(iris.module)
+    example = (iris.x_train[:2], iris.y_train[:2])
+    online.models.register(fresh_name, program, example=example, loss="program")
+    gradients = online.compute_influence_factors(
+        fresh_name, iris.train, iris.test, test_rows="0:4", inversion_method="identity", curvature="empirical_fisher",
+        hessian_regularization=0.0,
+    )  # fmt: skip
+    solved = online.solve_hvp(
+        "direct", iris.name, iris.train, gradients.x[:], hessian_regularization=iris.damping
+    )
+    result = online.compute_influences(iris.name, iris.train, factors=solved)
+
+    def entropy(outputs: Tensor, y: Tensor) -> Tensor:
+        return -(outputs.softmax(-1) * outputs.log_softmax(-1)).sum(-1).mean()
+
+    expected = exact(iris, entropy)
+    assert np.linalg.norm(result.numpy() - expected) < CLOSE * np.linalg.norm(expected)
+
+
+def test_gradients_of_a_measurement_are_factors_of_the_identity(
+    online: Client, iris: Subject
+) -> None:
+    found = online.compute_influence_factors(
+        *iris.names, test_rows="0:4", inversion_method="identity", curvature="empirical_fisher",
+        hessian_regularization=0.0, measurement="margin",
+    )  # fmt: skip
+    formula = Formula(iris.module, margin, iris.x_train, iris.y_train, 0.0)
+    expected = formula.gradients(iris.x_test[TEST], iris.y_test[TEST]).numpy()
+    assert np.linalg.norm(found.x[:] - expected) < CLOSE * np.linalg.norm(expected)

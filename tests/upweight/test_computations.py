@@ -223,7 +223,8 @@ def test_a_computation_waits_and_hands_out_its_result(server: Server, client: Cl
     assert result.url == f"{server.url}/#/jobs/{records.JOB}"
     assert repr(result) == f"<InfluenceResult {records.JOB} succeeded {result.url}>"
     assert result.top(test=0, k=1).items[0].row == 5
-    assert set(server.asked[-1].query) == {("k", "1"), ("sign", "helpful"), ("test", "0")}
+    # Which sign is usual depends on what was measured, and the service knows.
+    assert set(server.asked[-1].query) == {("k", "1"), ("test", "0")}
 
 
 def npy(array: np.ndarray[Any, Any]) -> bytes:
