@@ -269,6 +269,14 @@ def group_names(record: JobRecord) -> dict[str, list[bool | int | float | str]]:
     return {} if record.groups is None else record.groups.names
 
 
+def refuse_groups(record: JobRecord) -> None:
+    """Raises NotStored for a result whose axes are groups: none of its positions is a row to be shown."""
+    if record.groups is not None:
+        raise NotStored(
+            f"{record.id} has groups in the place of rows, and no row to show; take to_pandas(), or its page"
+        )
+
+
 def _as_axis(names: Sequence[Any]) -> NDArray[Any]:
     """Of one kind, as a column's values are."""
     return np.asarray(names)

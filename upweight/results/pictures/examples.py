@@ -59,6 +59,7 @@ class Panel:
 
 def panels(record: JobRecord, tests: Sequence[int] | None, k: int) -> Flow[list[Panel]]:
     """A panel a test row of the matrix; None: those of the largest loss. Raises NotStored."""
+    stored.refuse_groups(record)
     train = yield from record_of(record.train_id)
     if record.request.is_self:
         largest = yield from stored.top(record, None, k, "helpful")

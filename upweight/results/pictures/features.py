@@ -44,6 +44,7 @@ class FeaturePanel:
 
 def feature_panels(record: JobRecord, bars: Bars) -> Flow[list[FeaturePanel]]:
     """Of the test rows of the largest loss, those of the first training rows whose features matter most."""
+    stored.refuse_groups(record)
     source = stored.influences(record)
     _, total, *shape = source.shape
     looked_at = min(total, max(1, MOST_NUMBERS // max(1, math.prod(shape))))

@@ -46,6 +46,7 @@ class Slice:
 
 def part(record: JobRecord, test: Any, train: Any, by_class: bool, bars: Bars) -> Flow[Slice]:
     """Rows of the matrix by columns of it; of perturbations, the features of one row by another."""
+    stored.refuse_groups(record)
     record = stored.one(record)
     source = stored.influences(record)
     if len(source.shape) == 1:
