@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
@@ -64,6 +65,7 @@ def evaluate(
     options: QualityOptions,
 ) -> Flow[QualityTable]:
     """The table of a quality job over results that are there."""
+    _refuse_unknown(options)
     several = results if isinstance(results, list | tuple) else [results]
     if not several:
         raise InvalidRequest.field("/results", "give one result or more", None)
@@ -97,6 +99,16 @@ def evaluate(
     return (yield from table(waited_for(record)))
 
 
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for an option that there is not, with the nearest."""
+    known = QualityOptions.__annotations__
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+            raise InvalidRequest.field(f"/{name}", f"there is no option {name!r}{meant}", None)
+
+
 def table(record: JobRecord) -> Flow[QualityTable]:
     """Of a quality job that has succeeded."""
     found = yield from report(record)
@@ -120,6 +132,7 @@ def tune(
     options: QualityOptions,
 ) -> Flow[Tuning]:
     """Influences by each method at each λ, held against retraining on one bank."""
+    _refuse_unknown(options)
     given = list(methods) if methods is not None else (yield from _usual(model))
     sweeps = [{"inversion_method": each} if isinstance(each, str) else dict(each) for each in given]
     over = [{"relative": part} for part in PARTS] if dampings is None else list(dampings)
