@@ -183,10 +183,11 @@ def _cheaper(counted: Counted, seconds: float, rate: float, direct_most: int) ->
         return None
     own = job.inversion.method
     best: tuple[float, str] | None = None
-    for name in ("direct", "cg"):
-        if name == own or (name == "direct" and counted.parameters > direct_most):
+    for name, method in METHODS.items():
+        too_large = method.builds_matrix and counted.parameters > direct_most
+        if name == own or method.answer == "low rank" or too_large:
             continue
-        other = BEGINNING_SECONDS + counted.flops(METHODS[name]()) / rate
+        other = BEGINNING_SECONDS + counted.flops(method()) / rate
         if other < MUCH_CHEAPER * seconds and (best is None or other < best[0]):
             best = other, name
     return None if best is None else f"method {best[1]!r} takes about {best[0]:.3g} s"

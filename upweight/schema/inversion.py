@@ -112,6 +112,7 @@ class Direct(FittedMethod):
 
     label = "direct"
     answer = "exact"
+    suggested = True
     builds_matrix = True
     solve_only = frozenset({"spectrum"})
 
@@ -255,7 +256,6 @@ class ConjugateGradient(InversionMethod):
 
     label = "conjugate gradient"
     answer = "iterative"
-    suggested = True
     guess_field = "x0"
     solve_only = frozenset({"x0", "rtol", "atol", "maxiter", "unsolved"})
     together = 128  # they share what they find out: few blocks are better than many

@@ -3,7 +3,7 @@
 import { json, path } from "../api.js";
 import { announce, h, replace } from "../dom.js";
 import { build } from "../form/build.js";
-import { openapi } from "../form/schema.js";
+import { methodsOf, openapi } from "../form/schema.js";
 import { notice } from "../failure.js";
 import { go } from "../router.js";
 import { asCurl, asPython } from "../form/programs.js";
@@ -14,7 +14,6 @@ const ASIDE = new Set(["name", "note", "ids", "where", "blocks", "atol", "measur
 const ORDER = ["model", "train", "test", "influence_type", "hessian_regularization", "curvature", "inversion", "keep"];
 const FIRST_KIND = "influences";
 // What an unfilled form begins with: the SDK's defaults, and a job that the explorer can show everything of.
-const FIRST_METHOD = "direct";
 const BEGINNING = { hessian_regularization: "auto", keep: { matrix: true, top: 20, mean: true, factors: false } };
 
 export async function open(route, { signal }) {
@@ -43,7 +42,8 @@ function prepared(earlier, { kind, model, train }) {
 function view(document, models, datasets, beginning) {
   const lists = [h("datalist", { id: "models" }, models.map((value) => h("option", { value }))), h("datalist", { id: "datasets" }, datasets.map((value) => h("option", { value })))];
   const schema = document.paths["/v1/jobs"].post.requestBody.content["application/json"].schema;
-  const first = { kind: FIRST_KIND, method: FIRST_METHOD };
+  const [method] = Object.entries(methodsOf(document)).find(([, { suggested }]) => suggested);
+  const first = { kind: FIRST_KIND, method };
   const context = { document, aside: ASIDE, order: ORDER, first: { ...first, ...beginning }, initial: beginning, choices: { model: "models", dataset: "datasets" } };
   const form = build(null, schema, context, true);
   form.write({ ...beginning, kind: beginning.kind ?? first.kind, inversion: beginning.inversion ?? { method: first.method } });
