@@ -300,11 +300,11 @@ def test_a_frames_categories_name_their_classes(server: Server, registered: Any)
     [
         (FRAME, {}, "which column is the target"),
         (FRAME, {"targets": "price"}, "no column 'price'.*'length'"),
-        (FRAME, {"targets": "weight"}, "'kind' holds .*not numbers; encode"),
+        (FRAME, {"targets": "weight"}, "'kind' holds .*not numbers: name it in 'metadata'"),
         (FRAME, {"targets": "kind"}, "'kind' holds words.*class_names"),
         (FRAME.assign(legs=[1, None, 2]), {"targets": "weight"}, "'legs' has 1 missing"),
         (FRAME, {"targets": "weight", "x": X}, "given twice"),
-        (None, {"x": FRAME[["kind"]], "y": Y}, "'kind' holds .*not numbers; encode"),
+        (None, {"x": FRAME[["kind"]], "y": Y}, "'kind' holds .*not numbers: name it in 'metadata'"),
         (None, {"x": FRAME[["legs"]].replace(2, np.nan), "y": Y}, "'legs' has 1 missing"),
     ],
 )

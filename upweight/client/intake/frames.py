@@ -122,7 +122,7 @@ def _numbers(frame: Any, name: str) -> NDArray[Any]:
     except (TypeError, ValueError):
         raise InvalidRequest(
             f"column {name!r} holds {column.dtype}, not numbers: name it "
-            "in 'ids' or 'targets', leave it out of 'inputs', or make numbers of it (pandas.get_dummies)"
+            "in 'metadata', 'ids' or 'targets', or make numbers of it (pandas.get_dummies)"
         ) from None
 
 
