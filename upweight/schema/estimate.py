@@ -8,8 +8,8 @@ from upweight.schema.base import Answer
 
 
 class Estimate(Answer):
-    """Of one job on one worker, by counts of operations at a rate; within a factor of some five where the rate is known
-    from an earlier job of the model."""
+    """Of one job on one worker. Bytes are counted; seconds are operations at a rate, which an earlier job of the model
+    tells or which is assumed: an order of magnitude, and too low for small jobs, where calls take the time."""
 
     seconds: float | None = Field(
         description="Running time, without waiting; null for kinds whose work is known when they run."
