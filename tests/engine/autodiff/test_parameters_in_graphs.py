@@ -7,10 +7,19 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from tests.engine.autodiff.test_functional import expected, exported
 from tests.engine.exact import relative
-from workers.engine import Hessian, Problem, TensorRows, derivatives_used, make_loss
+from workers.engine import (
+    Hessian,
+    Over,
+    Problem,
+    TensorRows,
+    derivatives_used,
+    make_curvature,
+    make_loss,
+)
 from workers.engine.autodiff.gradients import analytic_gradients, by_row
 from workers.engine.autodiff.graph.linearized import analytic_hvp
 from workers.engine.autodiff.select import probe_vectors
@@ -146,6 +155,23 @@ def test_gradients_of_rows_are_analytic_and_autograds(
     problem, batch = exported(build, *shape)
     batch = batch.narrow(0, rows)
     assert relative(analytic_gradients(problem, batch), by_row(problem, batch)) < 1e-12
+
+
+@pytest.mark.parametrize(("build", "shape"), CASES, ids=lambda each: getattr(each, "__name__", ""))
+def test_dense_gauss_newton_matrices_are_plain_autograds(
+    build: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    problem, batch = exported(build, *shape)
+    named = dict(exported(build, *shape)[0].module.named_parameters())  # a copy, for autograd
+    chosen = [named[each.name].requires_grad_() for each in problem.layout]
+    exact = torch.zeros(problem.size, problem.size, dtype=torch.float64)
+    for outputs in functional_call(problem.module, named, batch.inputs):
+        columns = [torch.autograd.grad(each, chosen, retain_graph=True) for each in outputs]
+        jacobian = torch.stack([torch.cat([each.flatten() for each in some]) for some in columns])
+        p = outputs.detach().softmax(0)
+        exact += jacobian.T @ (torch.diag(p) - torch.outer(p, p)) @ jacobian / len(batch)
+    over = Over(problem, TensorRows(batch.inputs, batch.targets))
+    assert relative(make_curvature(over, "gauss_newton").dense(), exact) < 1e-10
 
 
 def test_a_parameter_that_all_rows_share_has_no_gradient_of_a_row_by_the_graph() -> None:
