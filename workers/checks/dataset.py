@@ -151,7 +151,8 @@ class _Column:
         if dtype.kind not in _KINDS or dtype.itemsize > _ITEM_BYTES:
             raise Rejected.field(
                 pointer,
-                f"column {name!r} is of {dtype}; numbers are needed{_way_out(dtype)}",
+                f"column {name!r} is {'text' if dtype.kind in 'US' else f'of {dtype}'}; numbers are needed"
+                f"{_way_out(dtype)}",
                 str(dtype),
             )
         return cls(name, pointer, dtype, column.shape[1:])
@@ -263,7 +264,7 @@ class _Rounding:
 
 def _way_out(dtype: np.dtype[Any]) -> str:
     if dtype.kind in "US":
-        return ": words are stored as class numbers (with 'class_names') or token ids"
+        return ": words are stored as class numbers (with 'class_names'), as token ids, or in 'metadata' or 'ids'"
     if dtype.kind == "c":
         return ": store real and imaginary parts along an axis, or as columns of their own"
     if dtype.kind == "f":
