@@ -67,7 +67,7 @@ class Everything:
         for name in ("digest", "reference", "id") if "{" in path else ():
             path = path.replace(f"{{{name}}}", self.things[path.split("/")[2]])
         assert "{" not in path, f"{route} has a kind of parameter that this test does not know"
-        body = self.bodies.get(route.path) if route.method == "POST" else None
+        body = self.bodies.get(route.path) if route.method in ("POST", "PATCH") else None
         return self.client.request(
             route.method, path, params=route.query, json=body, content=content, headers=headers
         )
@@ -110,6 +110,8 @@ def everything(ready: Acting, front: Front) -> Everything:
         "/v1/datasets": ready.dataset_request("mine"),
         "/v1/jobs": ready.job_request(),
         "/v1/datasets/{reference}/derive": {"name": "derived", "drop": [1]},
+        "/v1/datasets/{reference}": {"preview": {"kind": "table", "column": "x"}},
+        "/v1/jobs/{id}": {"note": "mine"},
     }
     front.parts.keys.create("default", Role.ADMIN, "first")
     about = {"device": "cpu", "host": "here", "version": "1", "torch": "2", "queues": []}
