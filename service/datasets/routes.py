@@ -82,7 +82,7 @@ _DERIVATIONS: Any = {
 _CHANGES: Any = {
     "picture": {
         "summary": "64 numbers as a picture",
-        "value": {"preview": {"kind": "image", "column": "x", "shape": [8, 8], "maximum": 16}},
+        "value": {"preview": {"kind": "image", "column": "x", "shape": [8, 8]}},
     },
 }
 
