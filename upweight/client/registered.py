@@ -56,12 +56,15 @@ class Resource(Generic[Record]):
 
     def delete(self, reference: str, with_jobs: bool = False) -> Flow[list[str]]:
         """Removes it, and with `with_jobs` the ended jobs that use it, whose ids are the answer. Raises InUse."""
-        deleted = []
-        if with_jobs:
-            for user in (yield from self.get(reference)).used_by:
-                if user.startswith("job_"):
-                    yield Call("DELETE", f"/v1/jobs/{segment(user)}")
-                    deleted.append(user)
+        deleted: list[str] = []
+        while with_jobs:  # an answer names some of its users, not all of very many
+            users = (yield from self.get(reference)).used_by
+            jobs = [each for each in users if each.startswith("job_")]
+            for job in jobs:
+                yield Call("DELETE", f"/v1/jobs/{segment(job)}")
+            deleted += jobs
+            if not jobs:
+                break
         try:
             yield Call("DELETE", f"{self.path}/{segment(reference)}")
         except InUse as error:
