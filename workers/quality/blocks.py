@@ -33,7 +33,14 @@ class BankBlocks(Blocks):
 
     def there(self, stage: str, count: int) -> Iterable[int]:
         """The groups whose models are all stored."""
-        return [number for number in range(count) if self.is_there(stage, number, self.watch)]
+        groups = self.plan.groups[:count]
+        banks = {group.seed: self._bank(group.seed, self.watch) for group in groups}
+        stored = {seed: bank.stored() for seed, bank in banks.items()}  # listed once for all groups
+        return [
+            number
+            for number, group in enumerate(groups)
+            if all(banks[group.seed].has(self._subsets(group), stored[group.seed]))
+        ]
 
     def is_there(self, stage: str, number: int, watch: Watch) -> bool:
         """Whether all models of a group are stored. A group that is there in part is trained as a whole."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,10 +48,17 @@ class Bank:
         """Its digest, by which it is listed and deleted."""
         return self.inputs.identity
 
-    def has(self, subsets: Sequence[Any]) -> list[bool]:
-        """Of each subset, whether its weights are there. Raises InvalidRequest for one that can't be trained on."""
-        there = {meta.path for meta in self.objects.walk(self._folder)}
+    def has(self, subsets: Sequence[Any], stored: Container[str] | None = None) -> list[bool]:
+        """Of each subset, whether its weights are there: now, or among what `stored` has said.
+
+        Raises InvalidRequest for one that can't be trained on.
+        """
+        there = self.stored() if stored is None else stored
         return [self._path(rows) in there for rows in self._wanted(subsets)]
+
+    def stored(self) -> frozenset[str]:
+        """The weights that are there."""
+        return frozenset(meta.path for meta in self.objects.walk(self._folder))
 
     def under(self, progress: Progress, confirm: Callable[[], None]) -> Bank:
         """The same, as another task fills it."""
