@@ -11,9 +11,9 @@ from service.datasets.ids import ids_in, plain
 from service.datasets.sources import Source
 from upweight.errors import Rejected
 from workers.datasets.arrays import Array
-from workers.datasets.shards import Shard
+from workers.datasets.shards import ColumnShape, Shard
 
-_BLOCK_ROWS = 1 << 16
+BLOCK_ROWS = 1 << 16
 _LONGEST = 256  # bytes of one id
 _LARGEST = 2**53  # that JSON has as a whole number everywhere
 _FACTOR = np.uint64(0x100000001B3)
@@ -38,9 +38,9 @@ class Ids:
             )
         self._kind = kind
         self._sources.append((self._rows, source))
-        for start in range(0, rows, _BLOCK_ROWS):
+        for start in range(0, rows, BLOCK_ROWS):
             checkpoint()
-            block = plain(shard.read(self._name, start, min(start + _BLOCK_ROWS, rows)))
+            block = plain(shard.read(self._name, start, min(start + BLOCK_ROWS, rows)))
             self._refuse_bad(block, self._rows + start)
             self._hashes.append(_hashed(block))
         self._rows += rows
@@ -73,14 +73,7 @@ class Ids:
         return ids_in(shard.read(self._name, row - begin, row - begin + 1))[0]
 
     def _kind_in(self, shard: Shard, source: Source, rows: int) -> str:
-        where = source.pointer if source.file is None else repr(source.label)
-        if self._name not in shard.names:
-            raise self._rejected(f"there is no column {self._name!r} in {where}")
-        found = shard.shape(self._name)
-        if not found.shape or found.shape[0] != rows:
-            raise self._rejected(
-                f"column {self._name!r} does not have the {rows} rows of the others in {where}"
-            )
+        found = shape_beside(shard, source, self._name, rows, self._rejected)
         if len(found.shape) == 1 and found.dtype.kind in "iu":
             return "number"
         if len(found.shape) == 1 and text_bytes(found.dtype) in range(1, _LONGEST + 1):
@@ -95,16 +88,14 @@ class Ids:
     def _refuse_bad(self, block: Array, before: int) -> None:
         """Raises Rejected for texts that are empty or no UTF-8, and numbers that are too large."""
         if block.ndim == 1:
-            large = np.flatnonzero(
-                (block > _LARGEST) | (block < -_LARGEST if block.dtype.kind == "i" else False)
-            )
+            large = np.flatnonzero(too_large(block))
             if len(large):
                 raise self._rejected(
                     f"row {before + int(large[0])} has the id {int(block[large[0]])}; numbers as ids go up to 2**53"
                 )
             return
         there = block != 0
-        holes = ~there.any(1) | (there[:, 1:] & ~there[:, :-1]).any(1)
+        holes = ~there.any(1) | has_hole(block)
         if holes.any():
             raise self._rejected(
                 f"row {before + int(np.argmax(holes))} has an id that is empty, or has a byte 0 inside"
@@ -117,6 +108,31 @@ class Ids:
 
     def _rejected(self, detail: str) -> Exception:
         return Rejected.field("/ids", detail, self._name)
+
+
+def shape_beside(
+    shard: Shard, source: Source, name: str, rows: int, rejected: Callable[[str], Exception]
+) -> ColumnShape:
+    """Of a column beside those of a model. Raises what `rejected` makes where it is not there, or has other rows."""
+    where = source.pointer if source.file is None else repr(source.label)
+    if name not in shard.names:
+        raise rejected(f"there is no column {name!r} in {where}")
+    found = shard.shape(name)
+    if not found.shape or found.shape[0] != rows:
+        raise rejected(f"column {name!r} does not have the {rows} rows of the others in {where}")
+    return found
+
+
+def too_large(block: Array) -> Array:
+    """(rows,) whether a whole number is beyond what JSON has everywhere."""
+    below = block < -_LARGEST if block.dtype.kind == "i" else np.zeros(len(block), bool)
+    return (block > _LARGEST) | below
+
+
+def has_hole(block: Array) -> Array:
+    """(rows,) whether a text (rows, bytes) has a byte 0 inside."""
+    there = block != 0
+    return (there[:, 1:] & ~there[:, :-1]).any(1)
 
 
 def text_bytes(dtype: np.dtype[Any]) -> int:

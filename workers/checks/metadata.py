@@ -7,18 +7,16 @@ from typing import Literal
 
 import numpy as np
 
-from service.datasets.ids import is_text, plain, values_in
+from service.datasets.ids import Value, is_text, plain, values_in
 from service.datasets.sources import Source
 from upweight.errors import Rejected
 from upweight.schema import MetadataSpec
 from upweight.schema.dataset import VALUES_LISTED
-from workers.checks.ids import text_bytes
+from workers.checks.ids import BLOCK_ROWS, has_hole, shape_beside, text_bytes, too_large
 from workers.datasets.arrays import Array
 from workers.datasets.shards import ColumnShape, Shard
 
-_BLOCK_ROWS = 1 << 16
 _LONGEST = 1024  # bytes of one text
-_LARGEST = 2**53  # that JSON has as a whole number everywhere
 Kind = Literal["text", "integer", "float", "boolean"]
 
 
@@ -28,7 +26,7 @@ class Metadata:
     def __init__(self, name: str, place: int) -> None:
         self._name, self._pointer = name, f"/metadata/{place}"
         self._kind: Kind | None = None
-        self._values: set[bool | int | float | str] | None = set()
+        self._values: set[Value] | None = set()
         self._rows = 0
 
     def read(self, shard: Shard, source: Source, rows: int, checkpoint: Callable[[], None]) -> None:
@@ -39,9 +37,9 @@ class Metadata:
                 f"column {self._name!r} is {kind} from row {self._rows} on, and {self._kind} before"
             )
         self._kind = kind
-        for start in range(0, rows, _BLOCK_ROWS):
+        for start in range(0, rows, BLOCK_ROWS):
             checkpoint()
-            block = plain(shard.read(self._name, start, min(start + _BLOCK_ROWS, rows)))
+            block = plain(shard.read(self._name, start, min(start + BLOCK_ROWS, rows)))
             self._look(block, self._rows + start)
         self._rows += rows
 
@@ -51,14 +49,7 @@ class Metadata:
         return MetadataSpec(name=self._name, kind=self._kind or "text", values=values)
 
     def _kind_in(self, shard: Shard, source: Source, rows: int) -> Kind:
-        where = source.pointer if source.file is None else repr(source.label)
-        if self._name not in shard.names:
-            raise self._rejected(f"there is no column {self._name!r} in {where}")
-        found = shard.shape(self._name)
-        if not found.shape or found.shape[0] != rows:
-            raise self._rejected(
-                f"column {self._name!r} does not have the {rows} rows of the others in {where}"
-            )
+        found = shape_beside(shard, source, self._name, rows, self._rejected)
         kind = _kind_of(found)
         if kind is None:
             raise self._rejected(
@@ -69,14 +60,13 @@ class Metadata:
 
     def _look(self, block: Array, before: int) -> None:
         if is_text(block):
-            there = block != 0
-            if (there[:, 1:] & ~there[:, :-1]).any():
+            if has_hole(block).any():
                 raise self._rejected(f"column {self._name!r} has a text with a byte 0 inside")
         elif block.dtype.kind == "f" and not np.isfinite(block).all():
             row = before + int(np.argmin(np.isfinite(block)))
             raise self._rejected(f"column {self._name!r} has NaN or infinity in row {row}")
         elif block.dtype.kind in "iu" and len(block):
-            large = (block > _LARGEST) | (block < -_LARGEST if block.dtype.kind == "i" else False)
+            large = too_large(block)
             if large.any():
                 row = before + int(np.argmax(large))
                 raise self._rejected(
