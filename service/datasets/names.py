@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from service.datasets.ids import Value
 from service.datasets.stored_rows import StoredRows
 from service.parts import Parts
 from upweight.errors import InvalidRequest
@@ -19,8 +21,6 @@ _NUMBER = re.compile(r"-?\d{1,16}")
 _KINDS = {"number": "whole numbers", "text": "texts"}
 _LOOKED_THROUGH = 20_000  # ids among which the nearest is sought
 _SHOWN = 10
-_AT_ONCE = 50_000
-Value = bool | int | float | str
 Array = np.ndarray[Any, Any]
 
 
@@ -141,9 +141,9 @@ class GroupColumn:
         whole = not spec.dtype.startswith(("float", "bfloat"))
         return cls(rows, name, dataset.class_names if whole and len(dataset.targets) == 1 else ())
 
-    def values(self, rows: Sequence[int]) -> list[Value]:
-        """Of these rows: of a class its number."""
-        return self.rows.values(self.name, rows)
+    def values(self, rows: Sequence[int]) -> Iterator[list[Value]]:
+        """Of these rows, some at a time: of a class its number."""
+        return self.rows.values_in_blocks(self.name, rows)
 
     def called(self, value: Value) -> Value:
         """A value as people call it: of a class its name, where it has one."""
@@ -177,12 +177,11 @@ class GroupColumn:
         """(rows,) whether each has what is asked for; and the values that there are, though not too many."""
         keep, seen = np.zeros(len(rows), bool), dict[tuple[type, Value], Value]()
         keys = set(asked)
-        for start in range(0, len(rows), _AT_ONCE):
-            for at, value in enumerate(self.values(rows[start : start + _AT_ONCE]), start):
-                key = _key(value)
-                keep[at] = key in keys
-                if keep[at] or len(seen) < _LOOKED_THROUGH:
-                    seen[key] = value
+        for at, value in enumerate(chain.from_iterable(self.values(rows))):
+            key = _key(value)
+            keep[at] = key in keys
+            if keep[at] or len(seen) < _LOOKED_THROUGH:
+                seen[key] = value
         return keep, seen
 
     def _number(self, value: Value) -> Value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -51,8 +52,11 @@ class StoredRows:
 
     def values(self, name: str, rows: Sequence[int]) -> list[Any]:
         """Of a column with one value a row, metadata or a target, in Python's own kinds."""
-        blocks = self._blocks(name, rows, _IDS_AT_ONCE)
-        return [value for block in blocks for value in values_in(block)]
+        return list(chain.from_iterable(self.values_in_blocks(name, rows)))
+
+    def values_in_blocks(self, name: str, rows: Sequence[int]) -> Iterator[list[Any]]:
+        """The same, some rows at a time."""
+        return map(values_in, self._blocks(name, rows, _IDS_AT_ONCE))
 
     def rows_of(self, ids: Iterable[int | str]) -> dict[int | str, int]:
         """The rows that have these ids, as far as there are such; all ids are read once, some at a time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
+from service.datasets.ids import Value
 from service.datasets.names import GroupColumn
 from service.datasets.stored_rows import StoredRows
 from service.jobs.validation.inputs import Chosen, Inputs
@@ -14,7 +15,6 @@ from upweight.schema import Group, Groups, InfluencesJob, parse_rows
 from upweight.schema.aggregate import MAXIMUM_GROUPS
 from upweight.schema.curvature import KINDS
 
-_AT_ONCE = 50_000
 Side = Literal["test", "train"]
 
 
@@ -49,10 +49,10 @@ def _side(
         name = str(job.aggregate.reduction(side))
         return [Group(name=name, value=name, rows=len(chosen.rows))]
     grouped = GroupColumn.of(StoredRows.of(parts, namespace, chosen.dataset), column, pointer)
-    found: Counter[bool | int | float | str] = Counter()
+    found: Counter[Value] = Counter()
     rows = chosen.rows.parts[0] if len(chosen.rows.parts) == 1 else list(chosen.rows)
-    for start in range(0, len(rows), _AT_ONCE):
-        found.update(grouped.values(rows[start : start + _AT_ONCE]))
+    for values in grouped.values(rows):
+        found.update(values)
         if len(found) > MAXIMUM_GROUPS:
             raise InvalidRequest.field(
                 pointer,
