@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.engine.autodiff.graph.output import formed_curvature
 from workers.engine.errors import BadParameter
 from workers.engine.model.losses.per_row import PerRow
 from workers.engine.model.problem import Problem
@@ -85,17 +86,7 @@ class Roots:
             outputs = problem.outputs(problem.theta, batch)
         if not isinstance(outputs, Tensor):
             raise BadParameter("rescale", True, "the model returns no single tensor; leave it out")
-        outputs = outputs.detach().requires_grad_()
-        losses = problem.losses(problem.theta, batch, outputs)
-        (slope,) = torch.autograd.grad(losses.sum(), outputs, create_graph=True)
-        slope = slope.reshape(len(batch), -1)
-        if not slope.requires_grad:
-            return torch.zeros(*slope.shape, slope.shape[1], dtype=slope.dtype)
-        rows = [
-            torch.autograd.grad(each.sum(), outputs, retain_graph=True)[0].reshape(slope.shape)
-            for each in slope.unbind(1)
-        ]
-        return torch.stack(rows, 1).cpu()
+        return formed_curvature(problem.loss, outputs, batch.targets)[1].cpu()
 
     def _derivative(self, rows: Rows, outputs: int) -> Tensor:
         """J, (k, C, p)."""
