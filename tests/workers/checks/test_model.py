@@ -246,5 +246,6 @@ def test_an_operation_over_rows_that_fails_on_one_row_is_named(
         h = m.l(x)
         return h * (h >= h.topk(2, 0).values[-1])
 
+    torch.manual_seed(0)  # one draw of rows in some thirteen does not show that they mix
     with pytest.raises(OutputUnsupported, match=r"topk.*risk set"):
         check(with_inputs(1, forward, l=nn.Linear(4, 3)), torch.randn(4, 4))
