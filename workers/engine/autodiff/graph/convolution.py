@@ -22,7 +22,13 @@ from torch.nn import functional as F
 
 from workers.engine.autodiff.derivative import Sums
 from workers.engine.autodiff.graph.linear import affine_tangent
-from workers.engine.autodiff.graph.nodes import BackwardContext, InputTangents, Tangent, part_of
+from workers.engine.autodiff.graph.nodes import (
+    BackwardContext,
+    InputTangents,
+    Tangent,
+    given_places,
+    part_of,
+)
 from workers.engine.model.parameters import ParameterSlice
 
 # W's matrix over all places has so many times the multiplications of the convolution itself:
@@ -52,7 +58,7 @@ class Convolution:
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
         """The places in θ of its selected parameters."""
-        return tuple(each for each in (self.weight_slice, self.bias_slice) if each is not None)
+        return given_places(self.weight_slice, self.bias_slice)
 
     @cached_property
     def windows(self) -> Tensor:

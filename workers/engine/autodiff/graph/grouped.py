@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.graph.nodes import BackwardContext, InputTangents, Tangent, part_of
+from workers.engine.autodiff.graph.nodes import (
+    BackwardContext,
+    InputTangents,
+    Tangent,
+    given_places,
+    part_of,
+)
 from workers.engine.model.parameters import ParameterSlice
 
 
@@ -36,7 +42,7 @@ class GroupedConvolution:
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
         """The places in θ of its selected parameters."""
-        return tuple(each for each in (self.weight_slice, self.bias_slice) if each is not None)
+        return given_places(self.weight_slice, self.bias_slice)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """The output's tangent, (k, ...); None where it is zero."""

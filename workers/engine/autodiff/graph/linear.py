@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.derivative import Sums
-from workers.engine.autodiff.graph.nodes import BackwardContext, InputTangents, Tangent, part_of
+from workers.engine.autodiff.graph.nodes import (
+    BackwardContext,
+    InputTangents,
+    Tangent,
+    given_places,
+    part_of,
+)
 from workers.engine.model.parameters import ParameterSlice
 
 # Outputs of a layer that are few for the columns of a matrix product.
@@ -50,7 +56,7 @@ class LinearLayer:
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
         """The places in θ of its selected parameters."""
-        return _given(self.weight_slice, self.bias_slice)
+        return given_places(self.weight_slice, self.bias_slice)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """The output's tangent, (k, ...); None where it is zero."""
@@ -248,7 +254,7 @@ class Scale:
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
         """The places in θ of its selected parameters."""
-        return _given(self.weight_slice, self.bias_slice)
+        return given_places(self.weight_slice, self.bias_slice)
 
     def forward(self, input_tangents: InputTangents, theta_tangent: Tangent) -> Tensor | None:
         """The output's tangent, (k, ...); None where it is zero."""
@@ -317,10 +323,6 @@ class Scale:
 def _flat(value: Tensor, leading: int) -> Tensor:
     """The axes between the first `leading` and the last as one."""
     return value.reshape(*value.shape[:leading], -1, value.shape[-1])
-
-
-def _given(*places: ParameterSlice | None) -> tuple[ParameterSlice, ...]:
-    return tuple(each for each in places if each is not None)
 
 
 def affine_tangent(

@@ -349,6 +349,11 @@ def summed_to(value: Tensor, leading: int, shape: Sequence[int]) -> Tensor:
     return value.sum(wide, keepdim=True) if wide else value
 
 
+def given_places(*places: ParameterSlice | None) -> tuple[ParameterSlice, ...]:
+    """Those that are selected."""
+    return tuple(each for each in places if each is not None)
+
+
 def part_of(vectors: Tensor, place: ParameterSlice) -> Tensor:
     """The vectors' entries for this parameter, (k, size): a view."""
     return vectors[:, place.offset : place.offset + place.size]
