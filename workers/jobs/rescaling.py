@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from upweight.errors import ComputationFailed
+from workers.engine.model.rows import ChosenRows
 from workers.engine.progress import Progress
-from workers.engine.scores.leverage import Roots, Taken
+from workers.engine.scores.leverage import Roots
 from workers.jobs.inputs import JobInputs
 from workers.jobs.plan import Plan
 from workers.jobs.table import Table
@@ -31,7 +32,7 @@ class Rescaling:
     plan: Plan
     table: Table
     solve: Solve
-    gradient_sum: Callable[[Taken], Tensor]
+    gradient_sum: Callable[[ChosenRows], Tensor]
     roots: Roots
     progress: Progress
 
@@ -42,11 +43,11 @@ class Rescaling:
             self.progress("rescale", group, members.count, "groups")
             positions = members.positions[members.groups == group]
             yield self._of_group(
-                group, Taken(self.inputs.train, torch.from_numpy(positions)), factors
+                group, ChosenRows(self.inputs.train, torch.from_numpy(positions)), factors
             )
 
     def _of_group(
-        self, group: int, rows: Taken, factors: Callable[[slice], Tensor]
+        self, group: int, rows: ChosenRows, factors: Callable[[slice], Tensor]
     ) -> tuple[Tensor, Tensor]:
         total = len(self.inputs.hessian_rows)
         roots, gradient = self.roots.of(rows), self.gradient_sum(rows)  # (d, p), (p,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -71,6 +71,28 @@ class Rows(Protocol):
     def take(self, indices: Tensor) -> Batch:
         """The rows with these numbers (int64), in this order; `start` of the batch is 0."""
         ...
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """The rows with these numbers (k,), in this order, as rows of their own."""
+
+    rows: Rows
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """The batches of rows [start, stop)."""
+        end = len(self) if stop is None else min(stop, len(self))
+        for first in range(start, end, size):
+            batch = self.rows.take(self.indices[first : min(first + size, end)])
+            yield replace(batch, start=first)
+
+    def take(self, indices: Tensor) -> Batch:
+        """The rows with these numbers."""
+        return self.rows.take(self.indices[indices])
 
 
 class TensorRows:

@@ -6,8 +6,7 @@ Woodbury identity its inverse needs I − (1/n) B (C + λI)⁻¹ Bᵀ alone: 1 �
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,28 +31,6 @@ class Coordinate(PerRow):
 
     def __call__(self, outputs: Any, targets: Targets) -> Tensor:
         return outputs.reshape(outputs.shape[0], -1)[:, self.index]
-
-
-@dataclass(frozen=True)
-class Taken:
-    """Some rows of `rows`, by their numbers (k,), as rows of their own."""
-
-    rows: Rows
-    indices: Tensor
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """The batches of rows [start, stop)."""
-        end = len(self) if stop is None else min(stop, len(self))
-        for first in range(start, end, size):
-            batch = self.rows.take(self.indices[first : min(first + size, end)])
-            yield replace(batch, start=first)
-
-    def take(self, indices: Tensor) -> Batch:
-        """The rows with these numbers."""
-        return self.rows.take(self.indices[indices])
 
 
 class Roots:

@@ -8,8 +8,7 @@ into λ, and what λ has beyond it is damping: so θ is an optimum as far as ‖
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from workers.engine.model.batching import (
     rows_at_once,
 )
 from workers.engine.model.problem import Problem
-from workers.engine.model.rows import Batch, Rows
+from workers.engine.model.rows import Batch, ChosenRows, Rows
 from workers.engine.model.second_order import twice_differentiable
 from workers.engine.progress import Progress, silent
 from workers.engine.scores.contraction import row_gradients
@@ -81,11 +80,11 @@ def optimality(
     """
     count = len(rows)
     chosen = torch.arange(0, count, -(-count // MOST_ROWS))
-    gradient = _mean_gradient(problem, _Chosen(rows, chosen), batch_size, budget_bytes, progress)
+    gradient = _mean_gradient(problem, ChosenRows(rows, chosen), batch_size, budget_bytes, progress)
     if not bool(torch.isfinite(gradient).all()):
         raise NotFinite("the gradient of the mean loss")
     theta = problem.theta.double()
-    few = _Chosen(rows, chosen[:: -(-len(chosen) // TYPICAL_ROWS)])
+    few = ChosenRows(rows, chosen[:: -(-len(chosen) // TYPICAL_ROWS)])
     blocks = row_gradients(
         problem, few, batch_size=batch_size, budget_bytes=budget_bytes, progress=progress
     )
@@ -118,23 +117,3 @@ def _mean_gradient(
     for _, gradient in over_rows(rows, block, work, what="optimality", progress=progress):
         total += gradient
     return total / len(rows)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """The rows with these numbers (ascending) as rows of their own."""
-
-    rows: Rows
-    numbers: Tensor
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        end = len(self) if stop is None else min(stop, len(self))
-        for first in range(start, end, size):
-            batch = self.rows.take(self.numbers[first : min(first + size, end)])
-            yield replace(batch, start=first)
-
-    def take(self, indices: Tensor) -> Batch:
-        return self.rows.take(self.numbers[indices])
