@@ -33,7 +33,7 @@ from service.storage.queue import TaskQueue
 from upweight import Client
 from upweight.schema import JobState
 
-LISTENERS, SECONDS, ROUNDS = 2_000, 15.0, 2
+LISTENERS, SECONDS, ROUNDS = 2_000, 45.0, 2  # windows of 45 s: a p99 of 200 samples and more
 ENDLESS = REQUEST | {"blocks": {"spread": False}}
 TINY = REQUEST | {"inversion": {"method": "direct"}, "reuse": False}
 LOOKS = "GET of a job", "tiny job, from POST to done", "check of a dataset"
