@@ -89,6 +89,7 @@ def influences(client: Client, name: str) -> np.ndarray[Any, Any]:
         name, name, name, test_rows=f"0:{TEST}", inversion_method="direct",
         hessian_regularization=DAMPING, precision="float64",
     )  # fmt: skip
+    assert result.info["product"] == "graph", result.info
     return result.numpy()
 
 

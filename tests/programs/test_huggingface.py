@@ -13,7 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests import huggingface_models
+from tests.engine.exact import relative
 from upweight.client.huggingface import LiveModel, is_described
+from workers.engine import Batch, Problem, derivatives_used, make_loss
+from workers.engine.autodiff.graph.linearized import analytic_hvp
+from workers.engine.autodiff.hvp import ReverseLoop
+from workers.engine.autodiff.select import probe_vectors
+from workers.engine.model.second_order import twice_differentiable
 from workers.programs.errors import ConfigRefused, ProgramError, StateMismatch
 from workers.programs.fork_server import ForkServer
 from workers.programs.huggingface import read_huggingface
@@ -71,6 +77,43 @@ def test_a_language_model_computes_as_transformers_does(gpt2: Any, saved: Any) -
     config, weights = saved(gpt2)
     program = read_huggingface(config, LANGUAGE, ("input_ids",), weights, allowed=["gpt2"])
     assert torch.allclose(program.module(tokens(4)), gpt2(tokens(4)).logits, atol=1e-6)
+
+
+def llama() -> Any:
+    library = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    return library.LlamaForCausalLM(
+        library.LlamaConfig(
+            vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+            intermediate_size=12, max_position_embeddings=10,
+        )
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+def test_products_are_by_a_graph_that_is_drawn_of_it(
+    kind: str, request: pytest.FixtureRequest, saved: Any
+) -> None:
+    """A classifier with padding, a language model with tied weights, and one whose norms cast to float32."""
+    model = llama() if kind == "llama" else request.getfixturevalue(kind)
+    config, weights = saved(model)
+    masked = kind == "bert"
+    columns = ("input_ids", "attention_mask") if masked else ("input_ids",)
+    task = SEQUENCE if masked else LANGUAGE
+    program = read_huggingface(config, task, columns, weights, allowed=[kind])
+    loss = make_loss("cross_entropy") if masked else make_loss("cross_entropy", class_axis=-1)
+    problem = Problem(program.module, loss, dtype=torch.float64)
+    way = analytic_hvp(problem)
+    assert way is not None
+    for rows in (3, 4):  # of other lengths than the graph was drawn with, and each other's
+        given = (tokens(rows)[:, : rows + 1], masks(rows)[:, : rows + 1])[: len(columns)]
+        targets = torch.arange(rows) % 3 if masked else given[0]
+        batch = problem.placed(Batch(given, targets, 0))
+        with twice_differentiable():
+            found = way.prepare(problem, batch)(probe_vectors(problem))
+            expected = ReverseLoop().prepare(problem, batch)(probe_vectors(problem))
+        assert relative(found, expected) < 1e-11
+        assert derivatives_used(problem, batch) == {"product": "graph"}
 
 
 CROSS_ENTROPY = {"name": "cross_entropy"}

@@ -50,6 +50,16 @@ def as_graph(module: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) ->
     return written_out(program).module()
 
 
+def as_any_batch(module: nn.Module, args: Tensors, axes: tuple[int, ...]) -> fx.GraphModule:
+    """The module as its graph computes it, with these axes of each argument free as far as its forward lets them."""
+    from torch.export import Dim, export
+
+    free = dict.fromkeys(axes, Dim.AUTO)
+    with _data_as_detach():
+        program = export(module, args, dynamic_shapes=(free,) * len(args))
+    return written_out(program).module()
+
+
 def written_out(program: ExportedProgram) -> ExportedProgram:
     """With regions, attention and operators that write to their arguments replaced by plain operators."""
     import torch

@@ -61,9 +61,10 @@ def check_model(
     if format == "factory":
         program = read_factory(factory, kwargs or {}, Path(path), allowed=allowed, output=output)
     elif format == "huggingface":
+        # Of few rows, all derivatives together take less time than to draw a graph.
         program = read_huggingface(
-            config or {}, task, inputs, Path(path), allowed=allowed, frozen=frozen, output=output
-        )
+            config or {}, task, inputs, Path(path), allowed=allowed, frozen=frozen, output=output, drawn=False,
+        )  # fmt: skip
     else:
         program = read_pt2(Path(path), output=output, policy=Pt2Policy(pt2_policy))
     return _judged(program, contract_loss, parameters, Path(path))

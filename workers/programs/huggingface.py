@@ -8,14 +8,18 @@ that claims terabytes is refused by the shapes that the weights do not have.
 import importlib
 import os
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from upweight.export.outputs import Output
+from upweight.export.tracing import as_any_batch, as_exported
+from workers.engine.autodiff.graph.trace import draw_with
 from workers.programs.errors import ConfigRefused, OutputUnsupported, ProgramError
+from workers.programs.fitting import write_out
 from workers.programs.program import InputSpec, OutputSpec, Program, parameter_specs
 from workers.programs.state import check_state, load_state
 
@@ -29,6 +33,10 @@ _HARMLESS = frozenset(
 )
 _BUFFER_BYTES = 64 << 20
 _TOKENS = 4
+_DRAWN_ROWS, _DRAWN_TOKENS = (
+    3,
+    5,
+)  # unlike each other, so that the tracer takes neither for the other
 
 
 def read_huggingface(
@@ -40,8 +48,11 @@ def read_huggingface(
     allowed: Collection[str],
     frozen: Sequence[str] | None = None,
     output: Output = None,
+    drawn: bool = True,
 ) -> Program:
     """The model of this config, in float32, attention written out ("eager"). Raises nothing but ProgramError.
+
+    `drawn`: products are taken by its graph, which is drawn when the first is asked for.
 
     `frozen` names the parameters that do not train; None leaves them as the architecture has them.
     `inputs` names the columns that rows have, in their order. A classifier's output is (B, classes), a language model's
@@ -76,6 +87,8 @@ def read_huggingface(
             f"no model can be made of this config ({type(exc).__name__}: {str(exc)[:300]}); send the config.json that "
             "save_pretrained wrote"
         ) from exc
+    if drawn:
+        draw_with(module, partial(_graph, inputs=tuple(inputs)))
     return Program(
         module=module,
         inputs=tuple(InputSpec(name, "int64", (None, None), (2, _TOKENS)) for name in inputs),
@@ -172,6 +185,17 @@ def _take_columns(module: nn.Module, inputs: Sequence[str]) -> None:
         return (), named
 
     module.register_forward_pre_hook(by_name, with_kwargs=True)
+
+
+def _graph(module: nn.Module, inputs: tuple[str, ...]) -> fx.GraphModule:
+    """What the module computes of any rows and tokens, as a graph. Raises whatever torch raises on the way."""
+    device = next(module.parameters()).device
+    column = torch.ones((_DRAWN_ROWS, _DRAWN_TOKENS), dtype=torch.int64, device=device)
+    columns = {name: column.clone() for name in inputs}
+    with as_exported(module):
+        found = as_any_batch(module, tuple(columns.values()), axes=(0, 1))
+    write_out(found)
+    return found
 
 
 def _spread(mask: Tensor, dtype: torch.dtype) -> Tensor:

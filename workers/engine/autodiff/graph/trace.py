@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from workers.engine.autodiff.graph.functional import without_writes
+from workers.engine.model.dtypes import follow
 from workers.engine.model.losses import ProgramLoss
 from workers.engine.model.problem import Problem
 
@@ -99,17 +102,51 @@ def _traced(problem: Problem) -> Traced | None:
         return None
     module = problem.module
     if not isinstance(module, fx.GraphModule):
-        try:
-            module = fx.symbolic_trace(module)
-        except Exception as error:  # a model may do anything while it is traced
-            words = f"{type(module).__name__} has no graph: {error}".partition("\n")[0]
-            problem.once("untraced", lambda: words)
+        graph = _graph_of(module, problem.dtype)
+        if isinstance(graph, str):
+            problem.once("untraced", lambda: graph)
             return None
+        module = graph
     module = without_writes(module)
     nodes = tuple(node for node in module.graph.nodes if "_guards_fn" not in str(node.target))
     names = {id(value): name for name, value in problem.module.named_parameters()}
     inputs = tuple(node.name for node in nodes if node.op == "placeholder")
     return Traced(module, nodes, inputs, names)
+
+
+def draw_with(module: nn.Module, draw: Callable[[nn.Module], fx.GraphModule]) -> None:
+    """Has the graph of this live module, or of a copy of it, made by `draw` where products first ask for it."""
+    module.drawn_with = draw  # type: ignore[assignment]
+
+
+_GRAPHS: WeakKeyDictionary[nn.Module, fx.GraphModule | str] = WeakKeyDictionary()
+
+
+def _graph_of(module: nn.Module, dtype: torch.dtype) -> fx.GraphModule | str:
+    """Of a live module, once: over its own parameters, in its problem's type; or why there is none."""
+    if module not in _GRAPHS:
+        try:
+            _GRAPHS[module] = _drawn(module, dtype)
+        except Exception as error:  # a model may do anything while it is traced
+            words = f"{type(module).__name__} has no graph: {error}"
+            _GRAPHS[module] = words.partition("\n")[0]
+    return _GRAPHS[module]
+
+
+def _drawn(module: nn.Module, dtype: torch.dtype) -> fx.GraphModule:
+    draw = getattr(module, "drawn_with", None)
+    if draw is None:
+        return fx.symbolic_trace(module)
+    found: fx.GraphModule = draw(module)
+    follow(found, dtype)
+    # By name, and as often as it has one: tied parameters are one again.
+    for name, value in module.named_parameters(remove_duplicate=False):
+        path, _, last = name.rpartition(".")
+        with suppress(AttributeError):  # the graph has no use for it
+            owner = found.get_submodule(path)
+            if hasattr(owner, last):
+                setattr(owner, last, value)
+    return found
 
 
 def last_name(target: Any) -> str:
