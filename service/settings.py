@@ -5,6 +5,7 @@ The variable is the name in capitals after `UPWEIGHT_`; `REDIS_URL` and nothing 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,26 @@ from upweight.webhooks import WebhookInvalid, secret_key
 
 MIB = 1024**2
 GIB = 1024**3
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def automatic_bytes(free: int) -> int:
+    """A quarter, down to a power of two: workers that start one after another come to the same blocks."""
+    return max(512 * MIB, 1 << ((free // 4).bit_length() - 1) if free >= 4 else 0)
+
+
+def free_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
+    """What this machine has free, or this container where that is less; 0 where neither says."""
+    found = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = meminfo.read_text().splitlines()
+        words = next(line for line in lines if line.startswith("MemAvailable:")).split()
+        found.append(int(words[1]) * 1024)
+    with suppress(OSError, ValueError):  # "max" is no number, and no limit
+        limit = int((cgroup / "memory.max").read_text())
+        found.append(max(0, limit - int((cgroup / "memory.current").read_text())))
+    return min(found, default=0)
 
 
 class Settings(BaseSettings):
@@ -162,7 +183,11 @@ class Settings(BaseSettings):
         None, description="CPU threads of a worker; null leaves it to torch."
     )
     memory_bytes: int = Field(
-        512 * MIB, description="Budget of a computation's blocks beside model and data.", gt=0
+        512 * MIB,
+        description="Budget of a computation's blocks beside model and data, and of the right-hand sides that are "
+        "solved for together. `auto`: a quarter of the memory that is free when the worker starts, as a power of two, "
+        "and 512 MiB at least; of the machine's or the container's, not of a GPU's.",
+        gt=0,
     )
     spread_seconds: float = Field(
         30.0, description="A job that is estimated to take longer is spread over all workers.", gt=0
@@ -223,6 +248,11 @@ class Settings(BaseSettings):
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("memory_bytes", mode="before")
+    @classmethod
+    def _of_free_memory(cls, value: object) -> object:
+        return automatic_bytes(free_bytes()) if value == "auto" else value
 
     @field_validator("webhook_secret")
     @classmethod
