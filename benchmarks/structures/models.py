@@ -67,6 +67,50 @@ def cnn() -> nn.Module:
     )  # fmt: skip
 
 
+class Residual(nn.Module):
+    """Two convolutions with norms, beside what goes in."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.second = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(outside), nn.BatchNorm2d(outside)])
+        changes = stride > 1 or inside != outside
+        self.beside: nn.Module = nn.Identity()
+        if changes:
+            self.beside = nn.Sequential(
+                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inside, h, w) to (B, outside, h / stride, w / stride)."""
+        hidden = F.relu(self.norms[0](self.first(x)))
+        return F.relu(self.norms[1](self.second(hidden)) + self.beside(x))
+
+
+class ResNet18(nn.Module):
+    """He et al., 2016, as torchvision has it, for ten classes: 11,181,642 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begin = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.norm, self.pool = nn.BatchNorm2d(64), nn.MaxPool2d(3, 2, 1)
+        sizes = [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]
+        self.blocks = nn.Sequential(
+            *[
+                block
+                for inside, outside, stride in sizes
+                for block in (Residual(inside, outside, stride), Residual(outside, outside, 1))
+            ]
+        )
+        self.head = nn.Linear(512, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, h, w) to (B, 10)."""
+        hidden = self.blocks(self.pool(F.relu(self.norm(self.begin(x)))))
+        return self.head(hidden.mean((2, 3)))
+
+
 @dataclass(frozen=True)
 class Case:
     """A model with its rows; λ, and the rows of a batch that suit kronfluence."""
