@@ -24,9 +24,10 @@ from workers.engine.autodiff.layer_io import (
     row_gradient,
 )
 from workers.engine.curvature.structured.blocks import kronecker_rotated
-from workers.engine.curvature.structured.columns import Moment, columns
+from workers.engine.curvature.structured.columns import Along, Moment, columns
 from workers.engine.curvature.structured.layout import BlockLayout, Layout
 from workers.engine.model.losses import Loss
+from workers.engine.model.losses.classification import ClassLoss
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Targets
@@ -96,7 +97,10 @@ class Collector:
     def covariances(self, batch: Batch) -> Tensors:
         """Σ a aᵀ and Σ g gᵀ of Kronecker blocks, and how many tokens; Σ g gᵀ or Σ g² of the others' gradients."""
         sums: Tensors = {}
+        kronecker = any(block.form == "kronecker" for block in self.layout.blocks)
         for number, column in enumerate(self._columns(batch)):
+            if number == 0 and kronecker:
+                column.reached = self._reached(column.io)
             for index, block in enumerate(self.layout.blocks):
                 key = f"{index}."
                 if block.form == "kronecker":
@@ -128,15 +132,34 @@ class Collector:
         for loss, targets in columns(self.problem, self.moment, io):
             yield Column(self, io, loss, targets, io.cotangents(loss, targets))
 
+    def _reached(self, io: LayerIO) -> list[Tensor | None]:
+        """Of each use (B, T), the tokens that any position with a label depends on; None where all are.
+
+        Behind the end of a text nothing depends on a token, and its cotangent is 0 exactly, whatever it pads with.
+        """
+        loss, counted = self.problem.loss, None
+        if isinstance(loss, ClassLoss) and isinstance(io.outputs, Tensor):
+            counted = loss.counted(io.outputs, io.batch.targets)
+        if counted is None:
+            return [None] * len(io.uses)
+        assert isinstance(io.outputs, Tensor)
+        # Random, so that no sum of them vanishes by chance: only what is 0 for every loss is 0 for this one.
+        drawn = torch.rand(counted.shape, generator=torch.Generator().manual_seed(0)) + 0.5
+        along = drawn.to(io.outputs) * counted
+        found = io.cotangents(Along(), along)
+        return [_tokens_reached(io, *each) for each in zip(io.uses, found, strict=True)]
+
     def _factors(self, column: Column, block: BlockLayout, *, first: bool) -> Tensors:
         """What only depends on inputs is counted once, for all columns of a row."""
         found: Tensors = {}
         tokens = 0.0
-        for use, cotangent in column.uses(block.names[0]):
+        for (use, cotangent), reached in zip(
+            column.uses(block.names[0]), column.reached_by(block.names[0]), strict=True
+        ):
             if isinstance(use, LookupUse):
                 numbers, g = learnt_tokens(use, cotangent, column.rows)
                 if first:
-                    kept = self._kept(column, numbers)
+                    kept = self._kept(column, numbers, reached)
                     if use.padding is not None:
                         kept = kept * numbers.ne(use.padding)
                     tokens += float(kept.sum())
@@ -153,7 +176,7 @@ class Collector:
             add(found, {"left": gram(g)})
             if first:
                 a = use.inputs(column.rows)
-                kept = self._kept(column, a[:, :, 0, 0])
+                kept = self._kept(column, a[:, :, 0, 0], reached)
                 count = float(kept.sum())
                 tokens += count
                 if count < kept.numel():
@@ -163,12 +186,14 @@ class Collector:
             add(found, {"tokens": torch.tensor([tokens], device=self.problem.device)})
         return found
 
-    def _kept(self, column: Column, like: Tensor) -> Tensor:
-        """(B, T) ones, but for tokens that pad."""
+    def _kept(self, column: Column, like: Tensor, reached: Tensor | None) -> Tensor:
+        """(B, T) ones, but for tokens that pad: by the mask, or without one those that no label depends on."""
         if self.mask_input is not None:
             mask = column.io.batch.inputs[self.mask_input][: column.rows]
             if mask.shape == like.shape:
                 return mask != 0
+        if reached is not None:
+            return reached
         return torch.ones(like.shape, dtype=torch.bool, device=like.device)
 
     def other(self, loss: Loss, names: Sequence[str]) -> Problem:
@@ -195,6 +220,7 @@ class Column:
     loss: Loss
     targets: Targets
     cotangents: Sequence[Tensor | None]
+    reached: Sequence[Tensor | None] = ()  # of each use (B, T), where it is asked for
     _unexplained: dict[str, Tensor] | None = None
 
     @property
@@ -207,6 +233,12 @@ class Column:
         for use, cotangent in self.io.of_rows(self.cotangents):
             if name in use.names:
                 yield use, cotangent
+
+    def reached_by(self, name: str) -> Iterator[Tensor | None]:
+        """Of the same uses (B, T), the tokens that labels depend on; None: all."""
+        for number, use in enumerate(self.io.uses):
+            if name in use.names and self.cotangents[number] is not None:
+                yield self.reached[number] if self.reached else None
 
     def gradients(self, block: BlockLayout) -> Tensor:
         """(B, size), in the block's order."""
@@ -328,6 +360,19 @@ class Column:
             summed = summed if right is None else summed @ right[0]
             total.index_add_(0, places % block.rows, summed.square_())
         return total.unsqueeze(0)
+
+
+def _tokens_reached(io: LayerIO, use: Use, cotangent: Tensor | None) -> Tensor | None:
+    """(B, T), of the rows that count."""
+    whole = len(io.batch)
+    if isinstance(use, LookupUse):
+        tokens = use.tokens.reshape(whole, -1)
+        if cotangent is None:
+            return torch.zeros_like(tokens[: io.rows], dtype=torch.bool)
+        return (cotangent.reshape(*tokens.shape, -1) != 0).any(-1)[: io.rows]
+    if not isinstance(use, MatrixUse) or cotangent is None:
+        return None
+    return (use.shaped(cotangent, whole) != 0).any(-1).any(-1)[: io.rows]
 
 
 def _by_group(value: Tensor) -> Tensor:

@@ -52,6 +52,34 @@ class ClassLoss(PerRow):
         # A row all of whose positions are ignored has loss 0, not 0/0.
         return total / kept.reshape(kept.shape[0], -1).sum(1).clamp(min=1)
 
+    def positions(self, outputs: Any, targets: Targets) -> Tensor:
+        """(B, ...): what each position adds to its row's loss; 0 where it is ignored. They add up to the loss."""
+        values, kept = self.terms(outputs, targets)
+        values = torch.where(kept, values, torch.zeros_like(values))
+        if self.reduction == "sum":
+            return values
+        count = kept.reshape(kept.shape[0], -1).sum(1).clamp(min=1)
+        return values / count.view(-1, *(1,) * (values.ndim - 1))
+
+    def counted(self, outputs: Any, targets: Targets) -> Tensor | None:
+        """Of the outputs those of positions that are not ignored; None where all are, or rows have no positions."""
+        goal = one_tensor(targets)
+        if goal.is_floating_point() or goal.ndim < 2:
+            return None
+        scores = self.classes_last(outputs)
+        kept = self.class_targets(scores, targets) != self.ignore_index
+        if bool(kept.all()):
+            return None
+        return kept.unsqueeze(-1).expand(scores.shape).movedim(-1, self.class_axis)
+
+    def terms(self, outputs: Any, targets: Targets) -> tuple[Tensor, Tensor]:
+        """The loss of each position (B, ...), and which of them count."""
+        raise NotImplementedError
+
+    def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+        """(B,), reduced over the positions that count."""
+        return self.reduce(*self.terms(outputs, targets))
+
     def class_targets(self, scores: Tensor, targets: Targets) -> Tensor:
         classes = one_tensor(targets)
         if classes.shape != scores.shape[:-1]:
@@ -67,7 +95,7 @@ class ClassLoss(PerRow):
 
     def of_drawn_labels(self) -> Loss:
         """With an `ignore_index` that is no class: every class may be drawn, and then counts."""
-        return replace(self, ignore_index=IGNORED)  # type: ignore[return-value]
+        return replace(self, ignore_index=IGNORED)
 
     def drawn(self, outputs: Any, targets: Tensor, chance: Chance) -> Tensor:
         """By the softmax of each position's outputs; what is ignored stays so."""
@@ -110,7 +138,8 @@ class CrossEntropy(ClassLoss):
         if not 0.0 <= self.label_smoothing < 1.0:
             raise BadParameter("label_smoothing", self.label_smoothing, "from 0 to below 1")
 
-    def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+    def terms(self, outputs: Any, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Of classes or of probabilities."""
         scores = self.classes_last(outputs)
         goal = one_tensor(targets)
         if goal.is_floating_point() and goal.ndim == scores.ndim:
@@ -126,9 +155,9 @@ class CrossEntropy(ClassLoss):
             every = torch.ones_like(margins) if weights is None else weights.expand_as(margins)
             smoothed = (every * (excess.unsqueeze(-1) - margins)).mean(-1)
             losses = losses + self.label_smoothing * smoothed
-        return self.reduce(losses, kept)
+        return losses, kept
 
-    def _from_probabilities(self, scores: Tensor, goal: Tensor) -> Tensor:
+    def _from_probabilities(self, scores: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         goal = goal.movedim(self.class_axis, -1)
         if goal.shape != scores.shape:
             raise ShapeMismatch("probabilities as targets", scores.shape, goal.shape)
@@ -139,7 +168,7 @@ class CrossEntropy(ClassLoss):
         weights = self._class_weights(scores)
         goal = goal if weights is None else goal * weights
         losses = (goal * (excess.unsqueeze(-1) - margins)).sum(-1)
-        return self.reduce(losses, torch.ones_like(losses, dtype=torch.bool))
+        return losses, torch.ones_like(losses, dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -152,15 +181,15 @@ class NegativeLogLikelihood(ClassLoss):
         "on logits"
     )
 
-    def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+    def terms(self, outputs: Any, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Of classes alone."""
         log_probabilities = self.classes_last(outputs)
         classes = self.class_targets(log_probabilities, targets)
         kept = classes != self.ignore_index
         chosen = one_hot(torch.where(kept, classes, torch.zeros_like(classes)), log_probabilities)
         weights = self._class_weights(log_probabilities)
         picked = log_probabilities if weights is None else log_probabilities * weights
-        losses = -torch.where(chosen, picked, torch.zeros_like(picked)).sum(-1)
-        return self.reduce(losses, kept)
+        return -torch.where(chosen, picked, torch.zeros_like(picked)).sum(-1), kept
 
 
 @dataclass(frozen=True)
