@@ -17,6 +17,7 @@ from service.jobs.validation.compatibility import (
     fitted,
     refuse_curvature,
     refuse_measurement,
+    refuse_positions,
 )
 from service.jobs.validation.inputs import Chosen, Inputs
 from service.jobs.validation.singular import refuse_singular
@@ -57,6 +58,7 @@ def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
     refuse_curvature(job, inputs.model)
     matched = fitted(inputs, job.columns)
     refuse_measurement(job, inputs)
+    refuse_positions(job, inputs)
     refuse_what_is_not_given(parts, namespace, job, inputs, matched)
     refuse_long(parts, job)
     refuse_too_much(parts.settings, job, inputs)

@@ -81,6 +81,10 @@ class Counted:
         scoring = 0.0
         if job.scores_rows and not job.is_self:
             scoring = train * (GRADIENT * used + several * 2.0 * p * max(1, solved))
+            if (
+                getattr(job, "scores_by", "row") == "token"
+            ):  # each factor goes back through the model
+                scoring += train * several * max(1, solved) * GRADIENT * used
         return (0.0 if taken else fit) + solving + scoring
 
     def _columns(self) -> int:

@@ -30,7 +30,8 @@ def find_readable(parts: Parts, namespace: str, id: str) -> StoredResult:
         influence_shape=shape if dampings is None else [len(dampings), *shape],
         dampings=dampings,
         dtype="float64" if job.request.precision == "float64" else "float32",
-        stored=["matrix"],
+        stored=["matrix", *_split(job)],
+        part_shape=_parts(job) or None,
         size_bytes=0,
     )
     return StoredResult(parts, namespace, job, summary)
@@ -87,6 +88,16 @@ def _dampings(job: JobRecord) -> list[float] | None:
     if not job.request.has_damping_axis:
         return None
     return job.damping.values if job.damping is not None else list(job.request.dampings)
+
+
+def _split(job: JobRecord) -> list[str]:
+    """What its parts are stored as."""
+    return [f"by_{getattr(job.request, 'scores_by', 'row')}"] if _parts(job) else []
+
+
+def _parts(job: JobRecord) -> list[int]:
+    plan: Any = job.plan
+    return list(plan.get("parts", ()))
 
 
 def _trailing(job: JobRecord) -> list[int]:

@@ -39,7 +39,16 @@ from upweight.errors import (
     ResultExpired,
     ResultNotReady,
 )
-from upweight.schema import Files, InfluenceSlice, Info, PredictedRows, Ranking, Sign, Suspects
+from upweight.schema import (
+    Files,
+    InfluenceSlice,
+    Info,
+    PredictedRows,
+    Ranking,
+    ScoresBy,
+    Sign,
+    Suspects,
+)
 
 router = APIRouter(
     prefix="/v1/jobs/{id}",
@@ -126,6 +135,13 @@ def influences(
     asked: Asked,
     test: Axis = None,
     train: Axis = None,
+    by: Annotated[
+        ScoresBy,
+        Query(
+            description="Of a job with such `scores_by` the parts that add up to each influence, along further axes: "
+            "`layer`, in the order of the record's `result.layers`, or `token`."
+        ),
+    ] = "row",
     accept: Accept = None,
 ) -> Response:
     """A slice of the matrix: rows `test` and columns `train`, as npy or, when it is small, as JSON.
@@ -134,12 +150,16 @@ def influences(
 
     While a job is at work in blocks, slices of those that are done; for others 425 with the `progress`.
     """
-    result.require("matrix")
+    if by == "row":
+        result.require("matrix")
     rows = positions(test, result.influence_shape[0], "test")
     columns = positions(train, result.influence_shape[1], "train")
     refuse_unfinished(result, rows, columns)
     layers = asked.of(result)
-    numbers = slices.influences(result, layers, rows, columns)
+    if by == "row":
+        numbers = slices.influences(result, layers, rows, columns)
+    else:
+        numbers = slices.parts(result, by, layers, rows, columns)
     # JSON names the rows and columns, too, though the slice between them be empty.
     count = max(numbers.count, len(rows) + len(columns))
     format = chosen_format(accept, count, result.parts.settings.json_numbers)
@@ -154,6 +174,7 @@ def influences(
         test_ids=result.ids("test", [test_rows[row] for row in rows]),
         train_ids=result.ids("train", [train_rows[column] for column in columns]),
         shape=list(numbers.shape),
+        layers=result.summary.layers if by == "layer" else None,
         values=as_json(numbers.whole()),
     )
     return JSONResponse(answer.model_dump())

@@ -27,12 +27,21 @@ def influences(
 ) -> Numbers:
     """Rows `test` and columns `train` of the matrix, of each λ. Raises NotStored."""
     result.require("matrix")
+    trailing = result.influence_shape[2:]
+    return _of_matrix(result, result.paths.influences, layers, test, train, trailing)
+
+
+def _of_matrix(
+    result: StoredResult,
+    path: str,
+    layers: Layers,
+    test: Sequence[int],
+    train: Sequence[int],
+    trailing: Sequence[int],
+) -> Numbers:
     limit = result.parts.settings.slice_bytes
-    matrices = [
-        Chunks.open(result.objects, result.paths.influences, layer) for layer in layers.each
-    ]
+    matrices = [Chunks.open(result.objects, path, layer) for layer in layers.each]
     if not matrices:
-        trailing = result.influence_shape[2:]
         return _stacked([], layers, (len(test), len(train), *trailing), result)
     shape = (len(test), len(train), *matrices[0].shape[2:])
     found = [
@@ -40,6 +49,18 @@ def influences(
         for each in matrices
     ]
     return _stacked(found, layers, shape, result)
+
+
+def parts(
+    result: StoredResult, by: str, layers: Layers, test: Sequence[int], train: Sequence[int]
+) -> Numbers:
+    """The parts of the influences of rows `test` and columns `train`, (rows, columns, parts…), of each λ. Raises
+    NotStored."""
+    if not result.has(f"by_{by}"):
+        raise NotStored(
+            f"job {result.job.id} stored no scores by {by}; start one with 'scores_by': {by!r}"
+        )
+    return _of_matrix(result, result.paths.scores_by, layers, test, train, result.part_shape)
 
 
 def mean(result: StoredResult, layers: Layers) -> Numbers:

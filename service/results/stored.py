@@ -71,6 +71,11 @@ class StoredResult:
         return shape if self.dampings is None or len(shape) == 1 else shape[1:]
 
     @property
+    def part_shape(self) -> list[int]:
+        """Of the parts of one influence, where they are stored."""
+        return self.summary.part_shape or []
+
+    @property
     def factor_shape(self) -> list[int]:
         """(rows, parameters), of each λ."""
         return (self.summary.factor_shape or [0, 0])[-2:]

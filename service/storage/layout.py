@@ -56,6 +56,11 @@ class ResultPaths:
         return f"{self.prefix}/influences"
 
     @property
+    def scores_by(self) -> str:
+        """A matrix with the parts of each influence, by layer or by token."""
+        return f"{self.prefix}/scores_by"
+
+    @property
     def factors(self) -> str:
         """A folder, as all that is kept in blocks of rows."""
         return f"{self.prefix}/factors"

@@ -72,10 +72,17 @@ def curvature(text: str | None) -> Any:
 
 
 def measurement(text: str | None) -> Any:
-    """`margin`, `logit:3`, `logit:predicted`, or JSON."""
+    """`margin`, `logit:3`, `logit:predicted`, `span:4:9`, `span:4:9:12:15` (less the second), or JSON."""
     if text is None or text.lstrip().startswith("{"):
         return None if text is None else value(text)
     name, colon, which = text.partition(":")
+    if name == "span":
+        bounds = [value(each) for each in which.split(":")]
+        if len(bounds) not in (2, 4):
+            words = f"{text!r} has not two bounds, or four; write span:START:END or span:START:END:START:END"
+            raise typer.BadParameter(words, param_hint="--measurement")
+        spans = [{"start": a, "end": b} for a, b in zip(bounds[::2], bounds[1::2], strict=True)]
+        return {"name": name, **spans[0], **({"minus": spans[1]} if len(spans) > 1 else {})}
     return {"name": name, **({"class": value(which)} if colon else {})}
 
 

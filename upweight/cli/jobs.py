@@ -76,7 +76,9 @@ def submit(
     influence_type: Annotated[str | None, typer.Option(help="up or perturbation.")] = None,
     measurement: Annotated[
         str | None,
-        typer.Option(help="loss, margin, or logit:CLASS (a number, label or predicted)."),
+        typer.Option(
+            help="loss, margin, logit:CLASS (a number, label, predicted) or span:START:END."
+        ),
     ] = None,
     factors: Annotated[
         str | None, typer.Option(metavar=JOB, help="An earlier job, to use its factors.")
@@ -88,6 +90,9 @@ def submit(
     keep: Annotated[str | None, typer.Option(help="matrix, top=K, mean, factors; commas.")] = None,
     aggregate: Annotated[
         str | None, typer.Option(help="Groups to add up over: test=mean, or test=y,train=source.")
+    ] = None,
+    scores_by: Annotated[
+        str | None, typer.Option(help="layer or token: the parts of each influence, too.")
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, float64, tf32 or bf16; by default the model's own.")
@@ -121,7 +126,7 @@ def submit(
         curvature=choices.curvature(curvature), influence_type=influence_type, factors=factors,
         measurement=choices.measurement(measurement),
         aggregate=choices.pairs(choices.names(aggregate), "--aggregate") or None,
-        precision=precision, seed=seed,
+        scores_by=scores_by, precision=precision, seed=seed,
         batch_size=None if batch_size is None else choices.value(batch_size),
         priority=priority, timeout_s=time_limit, reuse=reuse,
         labels=choices.pairs(label, "--label") or None,

@@ -54,7 +54,7 @@ results = group("Results: slices, rankings, files, pictures.")
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write an .npy file instead of printing.")
 ]
-Array = Annotated[str | None, typer.Option(help="influences, mean or factors.")]
+Array = Annotated[str | None, typer.Option(help="influences, mean, by_layer, by_token or factors.")]
 Damping = Annotated[
     float | None, typer.Option("--damping", "--lambda", help="One λ of a job that has several.")
 ]
@@ -66,6 +66,7 @@ Damping = Annotated[
     """
     upweight results slice latest --test 0:5 --train ::100
     upweight results slice latest --test 3 -o row.npy
+    upweight results slice latest --test 3 --by layer
     """,
 )
 def slice_(
@@ -73,11 +74,14 @@ def slice_(
     job: JobArgument,
     test: Annotated[str | None, typer.Option(help="Rows of the matrix: 0:10, 3,5, ::2.")] = None,
     train: Annotated[str | None, typer.Option(help="Columns of the matrix.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="layer or token: the parts of a job with such --scores-by.")
+    ] = None,
     output: Output = None,
     damping: Damping = None,
 ) -> None:
     """Print a part of the influences, tab-separated, or write it into a file."""
-    array = _influences(shell, job, damping)
+    array = _influences(shell, job, damping, by)
     axes = [chosen(text, size) for text, size in zip((test, train), array.shape, strict=False)]
     if output is not None:
         refuse_size(axes, array.shape, FILE_NUMBERS, "`upweight results save` streams all of it")
@@ -313,7 +317,7 @@ def _result(shell: Shell, job: str, damping: float | None) -> Any:
     return result if damping is None else result.at(damping=damping)
 
 
-def _influences(shell: Shell, job: str, damping: float | None) -> Any:
+def _influences(shell: Shell, job: str, damping: float | None, by: str | None) -> Any:
     result = _result(shell, job, damping)
     found = result.job.result
     if found is not None and found.dampings is not None:
@@ -321,6 +325,12 @@ def _influences(shell: Shell, job: str, damping: float | None) -> Any:
         raise typer.BadParameter(
             f"{job} has several λ's; say which of {there}", param_hint="--damping"
         )
+    if by in ("layer", "token"):
+        if not hasattr(result, "by_layer"):
+            raise typer.BadParameter(f"{job} computed {result.job.request.kind}", param_hint="--by")
+        return result.by_layer if by == "layer" else result.by_token
+    if by not in (None, "row"):
+        raise typer.BadParameter(f"{by!r} is none of layer, token and row", param_hint="--by")
     return result.influences if hasattr(result, "influences") else result.x
 
 

@@ -89,7 +89,10 @@ class Client:
         `aggregate`: what is added up before it is stored, `{"test": "y", "train": "source"}`: a row for each value of
         the test column, a column for each of the training column, named in `result.groups`. `"mean"` and `"sum"` make
         one of all test rows, `"sum"` of all training rows. `train_where`, `test_where`: rows by metadata or labels.
-        `measurement`: what of a test row is explained, `loss`, `margin` or `{"name": "logit", "class": 3}`.
+        `measurement`: what of a test row is explained, `loss`, `margin`, `{"name": "logit", "class": 3}`, or the
+        log-probability of a part of its targets, `{"name": "span", "start": 4, "end": 9}`.
+        `scores_by`: `"layer"` or `"token"` also store the parts of each influence, by module and by position of the
+        training row, in `result.by_layer` (with `result.layer_names`) and `result.by_token`.
         `wait=False` returns at once; `timeout` bounds the waiting, not the job. `dry_run=True` starts nothing: the
         result has an `estimate` alone (`seconds`, `bytes`, `memory_bytes`).
         """

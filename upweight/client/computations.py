@@ -25,7 +25,7 @@ from upweight.http.flow import Flow
 from upweight.http.polling import until_ended, waited_for
 from upweight.progress import Bars
 from upweight.results.rows import RowChoice, rows_text
-from upweight.schema import Aggregate, JobRecord, ModelRecord
+from upweight.schema import Aggregate, JobRecord, ModelRecord, ScoresBy
 from upweight.schema.inversion import METHODS
 
 Model = str | ModelRecord
@@ -161,6 +161,7 @@ def influences(
     aggregate: Aggregate | Mapping[str, Any] | None = None,
     groups: Sequence[RowChoice] | None = None,
     rescale: bool | None = None,
+    scores_by: ScoresBy | None = None,
     **options: Unpack[Options],
 ) -> Flow[JobRecord]:
     """∇L(z_test)ᵀ (H + λI)⁻¹ ∇L(z_train). With `input_data` its rows are the training rows, and H is over `train`."""
@@ -194,6 +195,7 @@ def influences(
             aggregate=plain(aggregate),
             groups=None if groups is None else [row_set(each) for each in groups],
             rescale=rescale,
+            scores_by=scores_by,
         )
     )
 

@@ -16,6 +16,8 @@ from upweight.schema import (
     LossMeasurement,
     MarginMeasurement,
     Relative,
+    ScoresBy,
+    SpanMeasurement,
     Trained,
 )
 from upweight.schema.curvature import Kind
@@ -39,6 +41,7 @@ Measurement = (
     | LossMeasurement
     | MarginMeasurement
     | LogitMeasurement
+    | SpanMeasurement
     | Mapping[str, Any]
 )
 
@@ -102,6 +105,7 @@ class InfluenceOptions(Options, total=False):
     aggregate: Aggregate | Mapping[str, Any] | None
     groups: Sequence[RowChoice] | None
     rescale: bool | None
+    scores_by: ScoresBy | None
     perturb_at: str | None
     perturb_input: str | None
     factors: str | JobRecord | Result | AsyncResult | None

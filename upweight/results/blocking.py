@@ -282,6 +282,21 @@ class InfluenceResult(RankedResult):
         return self._array(stored.rescaled(self._known()))
 
     @property
+    def by_layer(self) -> RemoteArray:
+        """Of `scores_by="layer"`: (test rows, training rows, layers), which add up to the influences; `layer_names`."""
+        return self._array(stored.parts(self._known(), "layer"))
+
+    @property
+    def by_token(self) -> RemoteArray:
+        """Of `scores_by="token"`: (test rows, training rows, positions), which add up to the influences."""
+        return self._array(stored.parts(self._known(), "token"))
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The modules along the last axis of `by_layer`."""
+        return stored.layer_names(self._known())
+
+    @property
     def groups(self) -> dict[str, list[bool | int | float | str]]:
         """The names of the groups of `test` and `train`, of each axis that has groups in the place of rows."""
         return stored.group_names(self._known())

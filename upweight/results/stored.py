@@ -39,7 +39,14 @@ SAME_DAMPING = 1e-6  # of a λ: what is written with a few digits less is the sa
 Link = TypeVar("Link", Transport, AsyncTransport)
 _REPORT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 SUSPECTS_AT_ONCE = 20_000  # rows of one answer
-ARRAYS = ("influences", "mean", "rescaled", "factors")  # that can be saved, the main one first
+ARRAYS = (
+    "influences",
+    "mean",
+    "rescaled",
+    "by_layer",
+    "by_token",
+    "factors",
+)  # that can be saved, the main one first
 
 
 def summary(record: JobRecord) -> ResultSummary:
@@ -204,6 +211,24 @@ def rescaled(record: JobRecord) -> ArraySource:
     return ArraySource(where, "rescaled", shape, stored.dtype, _axes(stored), _query(record))
 
 
+def parts(record: JobRecord, by: Literal["layer", "token"]) -> ArraySource:
+    """The parts that add up to each influence: (test rows, training rows, parts…); before them λ, where it is
+    several."""
+    stored = summary(record)
+    if f"by_{by}" not in stored.stored or stored.part_shape is None:
+        raise NotStored(f"{record.id} has no scores by {by}; ask for scores_by={by!r}")
+    shape = (*(stored.influence_shape or ()), *stored.part_shape)
+    query = (("by", by), *_query(record))
+    where, axes = f"{path(record.id)}/influences", _axes(stored, "test", "train")
+    return ArraySource(where, f"by_{by}", shape, stored.dtype, axes, query)
+
+
+def layer_names(record: JobRecord) -> list[str]:
+    """The modules that the last axis of scores by layer is over. Raises NotStored."""
+    parts(record, "layer")
+    return list(summary(record).layers or ())
+
+
 def info_array(record: JobRecord, spec: ArraySpec) -> ArraySource:
     """An array of the inversion's info."""
     where = f"{path(record.id)}/info"
@@ -224,6 +249,8 @@ def saveable(record: JobRecord, main: str | None = None) -> tuple[str, Mapping[s
         sources["mean"] = mean(record)  # the service takes it of the matrix
     if "rescaled" in stored:
         sources["rescaled"] = rescaled(record)
+    splits: tuple[Literal["layer", "token"], ...] = ("layer", "token")
+    sources |= {f"by_{by}": parts(record, by) for by in splits if f"by_{by}" in stored}
     if "factors" in stored:
         sources["factors"] = factors(record)
     if main is not None and main not in ARRAYS:
@@ -297,11 +324,17 @@ def _labelled(record: JobRecord, name: str) -> Flow[Labelled]:
         train = Axis("train", (yield from _rows(request.train, record.train_id)))
     if name == "mean" or request.is_self:
         return Labelled((train,))
+    # Of parts, what the influence is split into: layers by name, positions by number.
+    split: tuple[Axis, ...] = ()
+    if name == "by_layer":
+        split = (Axis("layer", _as_axis(layer_names(record))),)
+    elif name == "by_token" and len(summary(record).part_shape or ()) == 1:
+        split = (Axis("token"),)
     if "test" in groups:
         return Labelled((Axis("test", _as_axis(groups["test"])), train))
     if test is None:  # of factors for right-hand sides of their own
-        return Labelled((Axis("row"), train))
-    return Labelled((Axis("test", (yield from _rows(test, record.test_id))), train))
+        return Labelled((Axis("row"), train, *split))
+    return Labelled((Axis("test", (yield from _rows(test, record.test_id))), train, *split))
 
 
 def _rows(chosen: Selection, dataset_id: str | None) -> Flow[NDArray[np.int64] | None]:

@@ -40,6 +40,7 @@ from upweight.schema.job import (
     Keep,
     ResultLayout,
     ResultSummary,
+    ScoresBy,
     SelfInfluencesJob,
 )
 from upweight.schema.measurement import (
@@ -48,6 +49,8 @@ from upweight.schema.measurement import (
     MarginMeasurement,
     Measurement,
     Sign,
+    Span,
+    SpanMeasurement,
 )
 from upweight.schema.model import (
     CheckState,
@@ -220,9 +223,12 @@ __all__ = [
     "RowName",
     "RowSelection",
     "Rows",
+    "ScoresBy",
     "Selection",
     "SelfInfluencesJob",
     "Sign",
+    "Span",
+    "SpanMeasurement",
     "Suspect",
     "Suspects",
     "TablePreview",

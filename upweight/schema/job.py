@@ -36,6 +36,9 @@ from upweight.schema.quality import QualityJob
 from upweight.schema.retraining import ModelMade, RetrainJob, TrainingCurve
 from upweight.schema.verdict import Verdict
 
+# What an influence is stored for, beside the pair of rows: parts that add up to it.
+ScoresBy = Literal["row", "layer", "token"]
+
 
 class Keep(Request):
     """What is stored of the influences."""
@@ -201,7 +204,7 @@ class InfluencesJob(AttributionJob):
     predicts = ("test", "train")
     beside_solutions = AttributionJob.beside_solutions | {
         *("train", "influence_type", "perturb_at", "perturb_input", "factors", "keep"),
-        *("aggregate", "groups", "rescale"),
+        *("aggregate", "groups", "rescale", "scores_by"),
     }
     kind: Literal["influences"] = "influences"
     factors: Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")] | None = Field(
@@ -239,6 +242,12 @@ class InfluencesJob(AttributionJob):
             "curvature that is left. In the job's record they are row numbers.",
             examples=[["0:10", "10:20"]],
         )
+    )
+    scores_by: ScoresBy = Field(
+        "row",
+        description="`layer` also stores the part of each influence that goes through the parameters of each module; "
+        "`token`, of a model with a label a position, the part of each position of the training row's loss. The parts "
+        "of an influence add up to it, and are read with `by` beside it.",
     )
     rescale: bool = Field(
         True,
@@ -305,6 +314,23 @@ class InfluencesJob(AttributionJob):
             raise ValueError(
                 "'groups' are removed together; influence_type 'perturbation' moves rows: use 'up'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_each_influence(self) -> Self:
+        if self.scores_by == "row":
+            return self
+        given, why = f"'scores_by' {self.scores_by}", None
+        if self.influence_type != "up":
+            why = "belongs to influence_type 'up'; perturbation has a number a feature already"
+        elif self.tabulates:
+            why = "is of each training row; leave 'aggregate' and 'groups' out, or take 'row'"
+        elif not self.scores_rows:
+            why = "scores training rows, and 'keep' keeps the factors alone; keep 'matrix', 'top' or 'mean' as well"
+        elif self.precision in ("tf32", "bf16"):
+            why = f"is in full precision, not {self.precision}; use 'float32' or 'float64'"
+        if why is not None:
+            raise ValueError(f"{given} {why}")
         return self
 
     @model_validator(mode="after")
@@ -429,7 +455,16 @@ class ResultSummary(Answer):
     )
     dtype: str
     stored: list[str] = Field(
-        description="Of `matrix`, `top`, `mean`, `factors`, `self_influences`, `info`, `report`."
+        description="Of `matrix`, `by_layer`, `by_token`, `top`, `mean`, `factors`, `self_influences`, `info`, "
+        "`report`."
+    )
+    part_shape: list[int] | None = Field(
+        None,
+        description="Of the parts of one influence, that of `scores_by` `layer` or `token`: one number a layer, or the "
+        "shape of a training row's positions.",
+    )
+    layers: list[str] | None = Field(
+        None, description="The modules whose parameters are a layer, in the order of the parts."
     )
     size_bytes: int
     layout: ResultLayout | None = Field(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from upweight.schema.base import Request
+from upweight.schema.base import Request, Text
 
 # Of a ranking: `helpful` and `harmful` speak of a loss; `lowers` and `raises` of whatever is measured.
 Sign = Literal["helpful", "harmful", "lowers", "raises"]
@@ -67,17 +67,70 @@ class LogitMeasurement(_Measurement):
         return f"the logit of class {self.class_!r}"
 
 
+# A bound of a span: the same in every row, or a metadata column with one for each.
+Bound = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)] | Text
+
+
+class Span(Request):
+    """Positions start to end of a row's targets, the end left out: numbers, or metadata columns that have them."""
+
+    start: Bound = Field(description="The first position, counted from 0.")
+    end: Bound = Field(description="The position after the last.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if isinstance(self.start, int) and isinstance(self.end, int) and self.end <= self.start:
+            raise ValueError(
+                f"positions {self.start} to {self.end} are none; 'end' is the position after the last, above 'start'"
+            )
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.end}"
+
+
+class SpanMeasurement(Span, _Measurement):
+    """The log-probability of a part of the row's targets, Σ log p over its positions: of an answer, say, after its
+    prompt. With `minus` less that of another part. A positive influence lowers it.
+
+    Positions are those of the targets: where these are the next tokens, token i of a text is at position i − 1.
+    """
+
+    name: Literal["span"] = "span"
+    minus: Span | None = Field(
+        None, description="Another span, whose log-probability is taken off."
+    )
+
+    @property
+    def label(self) -> str:
+        """With its positions."""
+        less = "" if self.minus is None else f" less that of {self.minus}"
+        return f"the log-probability of positions {self.start}:{self.end}{less}"
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The one, and the one that is taken off."""
+        return (self,) if self.minus is None else (self, self.minus)
+
+    @property
+    def columns(self) -> list[str]:
+        """The metadata columns that it takes bounds from."""
+        bounds = (bound for each in self.spans for bound in (each.start, each.end))
+        return [bound for bound in bounds if isinstance(bound, str)]
+
+
 def _by_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-AnyMeasurement = LossMeasurement | MarginMeasurement | LogitMeasurement
+AnyMeasurement = LossMeasurement | MarginMeasurement | LogitMeasurement | SpanMeasurement
 Measurement = Annotated[
     AnyMeasurement,
     Field(
         discriminator="name",
-        description="What of a test row is explained: its `loss`, its `margin` (the log-odds of its label), or the "
-        '`logit` of a class, `{"name": "logit", "class": 3}`. Influence is ∇m(z_test)ᵀ (C + λI)⁻¹ ∇L(z_train): '
+        description="What of a test row is explained: its `loss`, its `margin` (the log-odds of its label), the "
+        '`logit` of a class, `{"name": "logit", "class": 3}`, or the log-probability of a `span` of its targets, '
+        '`{"name": "span", "start": 4, "end": 9}`. Influence is ∇m(z_test)ᵀ (C + λI)⁻¹ ∇L(z_train): '
         "weighting the training row up lowers m where it is positive, and raises m where it is negative. The curvature "
         "and the training rows keep the loss.",
     ),

@@ -34,6 +34,9 @@ class InfluenceSlice(Answer):
     )
     test_ids: list[int | str] = Field([], description="Of the test rows; their numbers without.")
     train_ids: list[int | str] = Field([], description="Of the training rows.")
+    layers: list[str] | None = Field(
+        None, description="Of scores by layer: the modules that the last axis is over."
+    )
     shape: list[int]
     values: list[Any]
 

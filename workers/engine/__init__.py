@@ -36,13 +36,14 @@ from workers.engine.inversion.solution import Solution, Status
 from workers.engine.inversion.verdict import unsolved_statuses
 from workers.engine.model.dtypes import is_mixed, mixed
 from workers.engine.model.losses import Loss, make_loss
-from workers.engine.model.measurement import make_measurement
+from workers.engine.model.measurement import SpannedRows, make_measurement, refuse_outside
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows, TensorRows
 from workers.engine.model.second_order import is_out_of_memory
 from workers.engine.operators import Curvature, Damped, Inverse, restored, stored
 from workers.engine.progress import Progress
+from workers.engine.scores.by_parts import LayerGroups, position_shape, up_by_layer, up_by_token
 from workers.engine.scores.contraction import row_gradients
 from workers.engine.scores.optimality import Optimality, optimality
 from workers.engine.scores.perturbation import perturb_at, perturbation
@@ -77,6 +78,7 @@ __all__ = [
     "GradientOfNoLoss",
     "Hessian",
     "Inverse",
+    "LayerGroups",
     "Lissa",
     "Loss",
     "LowRank",
@@ -99,6 +101,7 @@ __all__ = [
     "ShapeMismatch",
     "SingularHessian",
     "Solution",
+    "SpannedRows",
     "Status",
     "TensorRows",
     "Training",
@@ -123,6 +126,8 @@ __all__ = [
     "per_example_gradients",
     "perturb_at",
     "perturbation",
+    "position_shape",
+    "refuse_outside",
     "restored",
     "row_gradients",
     "row_predictions",
@@ -131,4 +136,6 @@ __all__ = [
     "stored",
     "unsolved_statuses",
     "up",
+    "up_by_layer",
+    "up_by_token",
 ]

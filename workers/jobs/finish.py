@@ -12,7 +12,7 @@ from torch import Tensor
 from service.storage.cuts import Cut
 from service.storage.row_blocks import block_path, layers
 from upweight.schema import AttributionJob, InfluencesJob, Keep, Verdict
-from workers.engine import EngineError
+from workers.engine import EngineError, LayerGroups
 from workers.jobs import verdict
 from workers.jobs.asked_damping import by_blocks
 from workers.jobs.merge import Ranking, mean_of, merged_summary
@@ -254,6 +254,7 @@ class Finish:
             "influence_shape": shape,
             "factor_shape": factors,
             "dampings": dampings,
+            **self._split(),
             "dtype": str(problem.dtype).removeprefix("torch."),
             "stored": self._stored(),
             "layout": {
@@ -267,6 +268,14 @@ class Finish:
             },
         }
 
+    def _split(self) -> dict[str, Any]:
+        """Of the record's `result`: what the parts of an influence are, where they are stored."""
+        if not self._plan.parts or not isinstance(self._request, InfluencesJob):
+            return {}
+        by, layout = self._request.scores_by, self.steps.inputs.problem.layout
+        names = LayerGroups(layout).names if by == "layer" else None
+        return {"part_shape": list(self._plan.parts), "layers": names}
+
     def _stored(self) -> list[str]:
         keep = self._request.keep if isinstance(self._request, InfluencesJob) else None
         present = {
@@ -275,6 +284,8 @@ class Finish:
             "matrix": self._request.keeps_matrix or (keep is not None and keep.matrix),
             "top": keep is not None and keep.top > 0,
             "mean": keep is not None and keep.mean,
+            "by_layer": getattr(self._request, "scores_by", "row") == "layer",
+            "by_token": getattr(self._request, "scores_by", "row") == "token",
             "rescaled": isinstance(self._request, InfluencesJob) and self._request.rescales,
             "self_influences": self._request.is_self,
             **{f"{side}_predictions": True for side in self._plan.predicts},

@@ -36,19 +36,23 @@ from upweight.schema import (
     ModelRecord,
     Recipe,
     Selection,
+    SpanMeasurement,
     parse_rows,
 )
 from workers.checks.rows import refuse_labels_out_of_range, refuse_mixed_rows
 from workers.datasets.columns import Columns
 from workers.engine import (
     VERIFIED,
+    BadParameter,
     DerivativeCheck,
     Optimality,
     Problem,
     Rows,
+    SpannedRows,
     check_derivatives,
     make_measurement,
     optimality,
+    refuse_outside,
 )
 from workers.engine.autodiff.graph.prefix import frozen_prefix
 from workers.engine.progress import Progress, silent
@@ -176,6 +180,31 @@ class JobInputs:
         asked, loss = self._request.measured, self.problem.loss
         which = asked.class_ if asked.name == "logit" else "label"
         return self.problem.with_loss(make_measurement(loss, asked.name, which))
+
+    @cached_property
+    def measured_rows(self) -> Rows:
+        """The test rows as the measurement takes them. Raises InvalidRequest for a span outside a row."""
+        asked, rows = self._request.measured, self.test
+        assert rows is not None
+        if not isinstance(asked, SpanMeasurement):
+            return rows
+        selection: Selection = self._request.test  # type: ignore[attr-defined]
+        dataset = self._dataset("test_id")
+        numbers = list(parse_rows(selection.rows, dataset.rows or 0))
+        shown = StoredRows.of(self._context, self._namespace, dataset)
+
+        def bound(given: int | str) -> Tensor:
+            if isinstance(given, int):
+                return torch.full((len(numbers),), given, dtype=torch.int64)
+            return torch.tensor(shown.values(given, numbers), dtype=torch.int64)
+
+        spans = [torch.stack([bound(each.start), bound(each.end)], 1) for each in asked.spans]
+        bounds = torch.stack(spans, 1)
+        try:
+            refuse_outside(self.problem.loss, rows, bounds, numbers)
+        except BadParameter as error:
+            raise InvalidRequest.field("/measurement", error.way_out, str(error.value)) from None
+        return SpannedRows(rows, bounds)
 
     def _members(self) -> dict[str, Membership]:
         request = self._request

@@ -32,8 +32,8 @@ class Plan:
     `threads`: of torch on the CPU, for all blocks, whatever the settings of the workers that do them.
     `spread`: blocks are tasks of their own; otherwise one task does them all, in order. `hessian` cuts the training
     rows of H into partial sums, of a matrix that is built or of a closed form; `rotates`: second sums are taken in the
-    eigenvectors that the first ones give. `trailing` is the shape of one influence. `predicts`: of whose
-    rows losses and predictions are stored.
+    eigenvectors that the first ones give. `trailing` is the shape of one influence, `parts` that of the parts that it
+    is the sum of, where they are stored. `predicts`: of whose rows losses and predictions are stored.
     """
 
     spread: bool
@@ -42,6 +42,7 @@ class Plan:
     test: Cut
     train: Cut
     trailing: tuple[int, ...] = ()
+    parts: tuple[int, ...] = ()
     hessian: Cut | None = None
     rotates: bool = False
     fits: bool = False
@@ -96,10 +97,12 @@ class Plan:
         return prod(self.trailing)
 
     def to_json(self) -> dict[str, Any]:
-        """As records hold it; without second sums where there are none, as before there were any."""
+        """As records hold it; without second sums and parts where there are none, as before there were any."""
         document = asdict(self)
         if not self.rotates:
             del document["rotates"]
+        if not self.parts:
+            del document["parts"]
         return document
 
     @classmethod
@@ -114,6 +117,7 @@ class Plan:
                 **document,
                 **cuts,
                 "trailing": tuple(document["trailing"]),
+                "parts": tuple(document.get("parts", ())),
                 "predicts": tuple(document["predicts"]),
             }
         )

@@ -12,6 +12,7 @@ import torch
 from service.settings import Settings
 from service.storage.cuts import Cut
 from upweight.schema import AttributionJob, InfluencesJob
+from workers.engine import LayerGroups, position_shape
 from workers.engine.autodiff.mixed import InputVariable, ModuleVariable
 from workers.jobs.estimate import Estimate, estimated
 from workers.jobs.inputs import JobInputs
@@ -48,7 +49,10 @@ class Planner:
     def estimate(self) -> Estimate:
         """Of the whole; nothing for a small job, which is not worth a timing."""
         together = min(self._rhs_most, self.request.inversion.together)
-        entries = prod(self._trailing)
+        # Of positions each factor goes back through the model, as where inputs are perturbed.
+        entries = prod(self._trailing) * (
+            2 if getattr(self.request, "scores_by", "row") == "token" else 1
+        )
         found = estimated(
             self.request, self.inputs, self.rhs_count, together, entries, self._budget
         )
@@ -71,7 +75,7 @@ class Planner:
         test_rows, train_rows = self.rhs_count, len(inputs.train)
         test = Cut.evenly(test_rows, self._test_most)
         train = Cut.evenly(train_rows, MOST_ROWS)
-        if self.request.keeps_matrix:
+        if self._stores_each:
             most = CHUNK_BYTES // (FEWEST_COLUMNS * self._entry_bytes) or 1
             test = Cut.evenly(test_rows, min(test.step, most))
             train = Cut.evenly(train_rows, self._columns(test))
@@ -85,6 +89,7 @@ class Planner:
             test=test,
             train=train,
             trailing=self._trailing,
+            parts=self._parts,
             fits=inputs.factors is None
             and (request.inversion.has_fit or request.curvature.closed_form),
             solves=inputs.factors is None and not request.is_self,
@@ -129,7 +134,7 @@ class Planner:
         """As far as the job says how it is to be cut, and memory allows."""
         wish = self.request.blocks
         test = _at_most(plan.test, wish.test_rows, min(self._test_most, self._most_of("test")))
-        most = self._columns(test) if self.request.keeps_matrix else self._most_of("train")
+        most = self._columns(test) if self._stores_each else self._most_of("train")
         train = _at_most(plan.train, wish.train_rows, most)
         rhs = _at_most(plan.rhs, wish.rhs_rows, self._rhs_most)
         hessian = plan.hessian
@@ -161,7 +166,13 @@ class Planner:
     @property
     def _entry_bytes(self) -> int:
         """Of the scores of one pair of rows, with all λ's."""
-        return self._dampings * prod(self._trailing) * self.inputs.problem.dtype.itemsize
+        numbers = prod(self._trailing) + (prod(self._parts) if self._parts else 0)
+        return self._dampings * numbers * self.inputs.problem.dtype.itemsize
+
+    @property
+    def _stores_each(self) -> bool:
+        """Whether a contraction holds all that it stores of each pair of rows."""
+        return self.request.keeps_matrix or bool(self._parts)
 
     @property
     def _dampings(self) -> int:
@@ -181,6 +192,16 @@ class Planner:
 
     def _columns(self, test: Cut) -> int:
         return CHUNK_BYTES // (test.step * self._entry_bytes) or 1
+
+    @cached_property
+    def _parts(self) -> tuple[int, ...]:
+        """The shape of the parts of one influence: none where it is stored as one number."""
+        request, problem = self.request, self.inputs.problem
+        if not isinstance(request, InfluencesJob) or request.scores_by == "row":
+            return ()
+        if request.scores_by == "layer":
+            return (len(LayerGroups(problem.layout).names),)
+        return tuple(position_shape(problem, self.inputs.train))
 
     @cached_property
     def _trailing(self) -> tuple[int, ...]:

@@ -63,6 +63,7 @@ class Scores:
     """Influences of one block of training rows on one of test rows; each part only if it is kept."""
 
     matrix: Tensor | None = None  # (L, m, n, …)
+    parts: Tensor | None = None  # (L, m, n, parts…) that add up to it
     top: Tensors = field(default_factory=dict)  # (L m, k) each
     mean_sums: Tensor | None = None  # (L, n) float64, over the test rows
     sample: Tensor | None = None  # (L, m', n', e), where λ's are compared
@@ -323,7 +324,7 @@ class Steps:
             return self.inputs.rhs(rows)
         assert self.inputs.test is not None
         problem = self.inputs.problem
-        window = Window(self.inputs.test, rows.start, rows.stop)
+        window = Window(self.inputs.measured_rows, rows.start, rows.stop)
         rhs = torch.empty((len(window), problem.size), dtype=problem.dtype, device=problem.device)
         with numbered_from(rows.start):
             measured = self.inputs.measured
@@ -345,10 +346,17 @@ class Steps:
         first_test = self.plan.test.block(self.plan.contraction(number)[0]).start
         sampled: list[Tensor] = []
         matrix: Tensor | None = None
+        parts: Tensor | None = None
         with numbered_from(rows.start):
             # All λ's meet the training rows together: one pass.
-            for here, found in self._influences(factors.flatten(0, 1), rows):
+            for here, found, split in self._influences_and_parts(factors.flatten(0, 1), rows):
                 block = found.view(several, -1, *found.shape[1:])
+                if split is not None:
+                    several_parts = split.view(several, -1, *split.shape[1:])
+                    if parts is None:
+                        shape = (*several_parts.shape[:2], count, *several_parts.shape[3:])
+                        parts = torch.empty(shape, dtype=split.dtype)
+                    parts[:, :, here] = several_parts.cpu()
                 if keep.matrix:
                     if matrix is None:
                         shape = (*block.shape[:2], count, *block.shape[3:])
@@ -362,7 +370,22 @@ class Steps:
                     sampled.append(sample.taken(first_test, rows.start + here.start, block))
                 self._gradient_rows += found.shape[1]
         top = {name: value.cpu() for name, value in ranking.tensors().items()} if ranking else {}
-        return Scores(matrix, top, sums, torch.cat(sampled, 2) if sampled else None)
+        return Scores(matrix, parts, top, sums, torch.cat(sampled, 2) if sampled else None)
+
+    def _influences_and_parts(
+        self, factors: Tensor, rows: slice
+    ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """(slice of columns, (m, b, …), (m, b, parts…)): where parts are asked for, the influence is their sum."""
+        request, problem = self.request, self.inputs.problem
+        assert isinstance(request, InfluencesJob)
+        if request.scores_by == "row":
+            for here, found in self._influences(factors, rows):
+                yield here, found, None
+            return
+        train = Window(self.inputs.train, rows.start, rows.stop)
+        split = engine.up_by_layer if request.scores_by == "layer" else engine.up_by_token
+        for here, parts in split(problem, factors, train, **self._options()):
+            yield here, parts.flatten(2).double().sum(2).to(parts.dtype), parts
 
     @cached_property
     def table(self) -> Table | None:

@@ -145,6 +145,16 @@ class BlockStore(ABC):
         return NewMatrix(path, shape, chunk, dtype, layered)
 
     @cached_property
+    def split(self) -> NewMatrix:
+        """The parts of each influence, cut as the matrix is."""
+        plan = self.plan
+        first = () if self.layered is None else (self.layered,)
+        shape = (*first, plan.test.total, plan.train.total, *plan.parts)
+        chunk = (*first, plan.test.step, plan.train.step, *plan.parts)
+        dtype = str(self.inputs.problem.dtype).removeprefix("torch.")
+        return NewMatrix(self.writer.paths.scores_by, shape, chunk, dtype, self.layered is not None)
+
+    @cached_property
     def table(self) -> Table | None:
         """Where rows are grouped, what they come to."""
         return Table(self.plan, self.inputs.members) if self.inputs.members else None
@@ -161,6 +171,12 @@ class BlockStore(ABC):
     def _chunk(self, writer: ResultWriter, test: int, train: int, matrix: Tensor) -> str:
         block = matrix if self.layered is not None else matrix[0]
         return writer.chunk(self.matrix, test, train, block)
+
+    def _split_chunk(self, writer: ResultWriter, number: int, block: Scores) -> None:
+        """Before what says that the block is done."""
+        if block.parts is not None:
+            parts = block.parts if self.layered is not None else block.parts[0]
+            writer.chunk(self.split, *self.plan.contraction(number), parts)
 
     @abstractmethod
     def tops(self, test: int) -> Iterable[Tensors]:
@@ -255,6 +271,7 @@ class MemoryStore(BlockStore):
     def put_scores(self, number: int, block: Scores) -> str:
         """Merged; the chunk of the matrix is stored."""
         test, train = self.plan.contraction(number)
+        self._split_chunk(self.writer, number, block)
         if block.top:
             assert isinstance(self.request, InfluencesJob)
             self._tops.setdefault(test, Ranking(self.request.keep.top)).add_ranked(block.top)
@@ -392,6 +409,7 @@ class ObjectStore(BlockStore):
     def put_scores(self, number: int, block: Scores) -> str:
         """What is merged first, the matrix's chunk last: with it the block is done."""
         digest, writer, parts = "", self._writer(), dict(block.top)
+        self._split_chunk(writer, number, block)
         if block.mean_sums is not None:
             parts[MEAN_SUMS] = block.mean_sums
         if block.sample is not None:

@@ -13,8 +13,12 @@ from upweight.schema import (
     ColumnMatch,
     CrossEntropy,
     DatasetRecord,
+    InfluencesJob,
+    LogitMeasurement,
+    MarginMeasurement,
     ModelRecord,
     Nll,
+    SpanMeasurement,
     TensorSpec,
 )
 
@@ -52,8 +56,15 @@ def refuse_curvature(job: AttributionJob, model: ModelRecord) -> None:
 def refuse_measurement(job: AttributionJob, inputs: Inputs) -> None:
     """Raises InvalidRequest where the model's loss has no such measurement, or its outputs no such class."""
     measured, model = job.measured, inputs.model
-    if measured.name == "loss":
-        return
+    if isinstance(measured, SpanMeasurement):
+        _refuse_span(measured, inputs)
+    elif measured.name != "loss":
+        _refuse_class(measured, model, inputs.test)
+
+
+def _refuse_class(
+    measured: LogitMeasurement | MarginMeasurement, model: ModelRecord, test: Chosen | None
+) -> None:
     which = measured.class_ if measured.name == "logit" else "label"
 
     def refused(words: str, at: str = "") -> InvalidRequest:
@@ -85,14 +96,73 @@ def refuse_measurement(job: AttributionJob, inputs: Inputs) -> None:
             f"model {model.name!r} has the classes 0 to {classes - 1}, and no class {which}",
             "/class",
         )
-    if which == "label" and inputs.test is not None and isinstance(model.loss, CrossEntropy | Nll):
-        dataset = inputs.test.dataset
+    if which == "label" and test is not None and isinstance(model.loss, CrossEntropy | Nll):
+        dataset = test.dataset
         target = _columns(dataset, dataset.targets[:1])[0]
         if is_floating(target.dtype):
             raise refused(
                 f"the targets of dataset {dataset.name!r} are probabilities, so that no class is a row's label; take "
                 'the logit of a class, {"name": "logit", "class": 0}, or of the class that is \'predicted\''
             )
+
+
+def _refuse_span(measured: SpanMeasurement, inputs: Inputs) -> None:
+    """Raises InvalidRequest where rows have no positions, or not those; what columns say of each the worker sees."""
+    if inputs.test is None:
+        raise InvalidRequest.field(
+            "/measurement",
+            "a span is one of test rows; give 'test'",
+            measured.model_dump(mode="json"),
+        )
+    dataset = inputs.test.dataset
+    why = without_positions(inputs.model, dataset)
+    if why is not None:
+        raise InvalidRequest.field(
+            "/measurement", f"{why}, so it has no spans; take 'loss' or 'logit'", measured.name
+        )
+    kinds = {each.name: each.kind for each in dataset.metadata_columns}
+    width = _columns(dataset, dataset.targets[:1])[0].shape[0]
+    for each, at in zip(measured.spans, ("", "/minus"), strict=False):
+        for name, bound in (("start", each.start), ("end", each.end)):
+            if isinstance(bound, str) and kinds.get(bound) != "integer":
+                there = [one for one, kind in kinds.items() if kind == "integer"]
+                raise InvalidRequest.field(
+                    f"/measurement{at}/{name}",
+                    f"{bound!r} is no metadata column of {dataset.name!r} with whole numbers; there are "
+                    f"{', '.join(map(repr, there)) or 'none'}: register them with the dataset, as metadata="
+                    f"{{{bound!r}: …}}",
+                    bound,
+                )
+            last = None if width is None else width - (name == "start")
+            if isinstance(bound, int) and last is not None and bound > last:
+                raise InvalidRequest.field(
+                    f"/measurement{at}/{name}",
+                    f"{each} is outside the rows of {dataset.name!r}: their targets have the positions 0 to "
+                    f"{(width or 0) - 1}, and 'end' is at most {width}",
+                    bound,
+                )
+
+
+def refuse_positions(job: AttributionJob, inputs: Inputs) -> None:
+    """Raises InvalidRequest where scores are asked for by positions that the rows' losses do not have."""
+    if not isinstance(job, InfluencesJob) or job.scores_by != "token":
+        return
+    why = without_positions(inputs.model, inputs.train.dataset)
+    if why is not None:
+        raise InvalidRequest.field("/scores_by", f"{why}; take 'layer' or 'row'", "token")
+
+
+def without_positions(model: ModelRecord, dataset: DatasetRecord) -> str | None:
+    """Why a row's loss is not the sum over positions with a label each; None where it is."""
+    if not isinstance(model.loss, CrossEntropy | Nll):
+        return (
+            f"model {model.name!r} has the loss {model.loss.name!r}, which has no positions; 'cross_entropy' and "
+            "'nll' have, where each position has a label"
+        )
+    target = _columns(dataset, dataset.targets[:1])[0]
+    if not target.shape or is_floating(target.dtype):
+        return f"a row of target {target.name!r} of {dataset.name!r} has no label for each of several positions"
+    return None
 
 
 def _as_many_as_inputs(model: ModelRecord, chosen: Chosen) -> None:

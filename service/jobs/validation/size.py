@@ -24,6 +24,7 @@ def refuse_too_much(settings: Settings, job: AttributionJob, inputs: Inputs) -> 
     if isinstance(job, InfluencesJob):
         perturbed = perturbed_shape(job, inputs)
         _influences_within_limits(settings, job, inputs, perturbed)
+        _parts_within_limits(settings, job, inputs)
     if isinstance(job, FactorsJob):
         _factors_within_limits(settings, job, inputs, "/kind")
 
@@ -137,6 +138,31 @@ def _influences_within_limits(
         _factors_within_limits(settings, job, inputs, "/keep/factors")
 
 
+def parts_of(job: InfluencesJob, inputs: Inputs) -> int:
+    """How many parts of one influence are stored."""
+    if job.scores_by == "row":
+        return 0
+    if job.scores_by == "layer":
+        names = (each.name for each in inputs.model.selected)
+        return len({name.rpartition(".")[0] or name for name in names})
+    dataset = inputs.train.dataset
+    target = next(each for each in dataset.columns if each.name == dataset.targets[0])
+    return prod(each or 1 for each in target.shape)
+
+
+def _parts_within_limits(settings: Settings, job: InfluencesJob, inputs: Inputs) -> None:
+    """Raises ResultTooLarge."""
+    parts, (m, n) = parts_of(job, inputs), inputs.shape
+    size = job.damping_count * m * n * parts * item_bytes(job)
+    if size > settings.result_bytes:
+        raise ResultTooLarge.field(
+            "/scores_by",
+            f"{_times(job)}{m} test rows by {n} training rows by {parts} {job.scores_by}s are {size} bytes, over the "
+            f"limit of {settings.result_bytes}. Choose fewer rows: those that a first job by row ranks highest",
+            job.scores_by,
+        )
+
+
 def _table_within_limits(job: InfluencesJob, shape: tuple[int, int], entries: int) -> None:
     """Raises InvalidRequest: the sums of groups are in memory together."""
     m, n = shape
@@ -183,6 +209,7 @@ def result_bytes(job: AttributionJob, inputs: Inputs, right_hand_sides: int = 0)
     m, n = inputs.shape
     keep = job.keep
     size = m * n * prod(perturbed_shape(job, inputs)) * item if keep.matrix else 0
+    size += m * n * parts_of(job, inputs) * item
     size += 2 * m * keep.top * (item + _TOP_ENTRY_EXTRA) + (n * item if keep.mean else 0)
     return several * size + (factors if keep.factors else 0)
 

@@ -8,13 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.engine import decoder
 from workers.engine import (
     BadParameter,
     Batch,
     Problem,
+    SpannedRows,
+    TensorRows,
     make_loss,
     make_measurement,
     per_example_gradients,
+    refuse_outside,
+    row_gradients,
 )
 
 ROWS, CLOSE = 5, 1e-12
@@ -122,3 +127,56 @@ def test_what_has_no_such_measurement_is_refused_by_name(
 ) -> None:
     with pytest.raises(BadParameter, match=words):
         make_measurement(make_loss(loss), name, which)(network(outputs)(X), targets)
+
+
+def log_probability(module: nn.Module, x: Tensor, y: Tensor, start: int, end: int) -> Tensor:
+    scores = module(x[None])[0].log_softmax(-1)
+    return sum((scores[at, y[at]] for at in range(start, end)), torch.zeros(()).double())
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "nll"])
+def test_the_span_of_a_text_is_the_log_probability_of_its_labels(name: str) -> None:
+    """Less that of another one; whatever smoothing, weights and mean the loss has."""
+    options = {"label_smoothing": 0.2} if name == "cross_entropy" else {}
+    loss = make_loss(name, class_axis=-1, weight=tuple(1.0 + i for i in range(7)), **options)
+    module = decoder.decoder()
+    if name == "nll":
+        module = nn.Sequential(module, nn.LogSoftmax(-1)).eval()
+    tokens, targets = decoder.texts(ROWS, 6)
+    positive = [[0, 2], [1, 3], [0, 1], [2, 3], [0, 2]]
+    negative = [[1, 2], [0, 1], [1, 2], [0, 2], [0, 1]]
+    bounds = torch.tensor([positive, negative]).transpose(0, 1)
+    refuse_outside(loss, TensorRows(tokens, targets), bounds, range(ROWS))
+    measured = Problem(module, loss).with_loss(make_measurement(loss, "span"))
+    rows = SpannedRows(TensorRows(tokens, targets), bounds)
+    found = torch.cat([each for _, each in row_gradients(measured, rows, batch_size=2)])
+    reference = []
+    for x, y, more, less in zip(tokens, targets, positive, negative, strict=True):
+        value = log_probability(module, x, y, *more) - log_probability(module, x, y, *less)
+        gradients = torch.autograd.grad(value, list(module.parameters()))
+        reference.append(torch.cat([each.reshape(-1) for each in gradients]))
+    assert (found - torch.stack(reference)).abs().max() < CLOSE
+    taken = per_example_gradients(measured, rows.take(torch.tensor([3, 1])))
+    assert (taken - torch.stack([reference[3], reference[1]])).abs().max() < CLOSE
+
+
+@pytest.mark.parametrize(
+    ("span", "words"),
+    [
+        ((0, 7), "row 12 has the positions 0 to 5"),
+        ((3, 3), "start < end"),
+        ((-1, 2), "start < end"),
+        ((0, 4), "position 2 of row 10 has no label"),
+    ],
+)
+def test_a_span_outside_a_row_or_over_padding_is_refused(span: tuple[int, int], words: str) -> None:
+    tokens, targets = decoder.texts(3, 6)
+    bounds = torch.tensor([[[0, 1]], [[0, 1]], [[0, 1]]])
+    bounds[2 if span == (0, 7) else 0, 0] = torch.tensor(span)
+    with pytest.raises(BadParameter, match=words):
+        refuse_outside(
+            make_loss("cross_entropy", class_axis=-1),
+            TensorRows(tokens, targets),
+            bounds,
+            [10, 11, 12],
+        )

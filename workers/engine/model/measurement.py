@@ -1,4 +1,4 @@
-"""What of a test row is explained in place of its loss: a logit or a margin, for a batch (B, ...) to (B,) numbers.
+"""What of a test row is explained in place of its loss: a logit, a margin, the log-probability of a span; (B,) numbers.
 
 A measurement is a loss to the engine: it is differentiated in the same way. Only the test side takes it; the curvature
 and the training rows keep the model's loss.
@@ -6,17 +6,24 @@ and the training rows keep the model's loss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from workers.engine.errors import BadParameter, ShapeMismatch
-from workers.engine.model.losses.classification import BinaryCrossEntropy, ClassLoss, one_hot
+from workers.engine.model.losses.classification import (
+    BinaryCrossEntropy,
+    ClassLoss,
+    CrossEntropy,
+    one_hot,
+)
 from workers.engine.model.losses.per_row import Loss, PerRow, one_tensor, same_shape
-from workers.engine.model.rows import Targets
+from workers.engine.model.rows import Batch, Rows, Targets
 
+_CHECKED_AT_ONCE = 1024  # rows
 Which = int | Literal["label", "predicted"]
 
 
@@ -24,8 +31,16 @@ def make_measurement(loss: Loss, name: str, which: Which = "label") -> Loss:
     """The measurement of that name, of a model with this loss. Raises BadParameter for a loss without classes."""
     if name == "loss":
         return loss
-    if name not in ("logit", "margin"):
-        raise BadParameter("measurement", name, "there are loss, logit and margin")
+    if name not in ("logit", "margin", "span"):
+        raise BadParameter("measurement", name, "there are loss, logit, margin and span")
+    if name == "span" and isinstance(loss, ClassLoss):
+        return SpanOfTargets(loss=loss)
+    if name == "span":
+        raise BadParameter(
+            "measurement",
+            name,
+            "the model's loss has no labels at positions; take 'loss' or 'logit'",
+        )
     if isinstance(loss, ClassLoss):
         kind: Any = Logit if name == "logit" else Margin
     elif isinstance(loss, BinaryCrossEntropy):
@@ -104,6 +119,89 @@ class Margin(Logit):
         own = torch.where(chosen, scores, torch.zeros_like(scores)).sum(-1)
         others = scores.masked_fill(chosen, -torch.inf).logsumexp(-1)
         return self._reduced(own - others, kept)
+
+
+@dataclass(frozen=True)
+class SpanOfTargets(PerRow):
+    """Σ w_t log p of each position's label: targets are the classes (B, T) and the weights w (B, T) of `SpannedRows`.
+
+    It is the model's own probability: no smoothing, no weights of classes, no mean over positions.
+    """
+
+    loss: Any = None
+
+    def __call__(self, outputs: Any, targets: Targets) -> Tensor:
+        loss: ClassLoss = self.loss
+        assert isinstance(targets, tuple)
+        classes, weights = targets
+        plain = replace(loss, weight=None, reduction="sum")
+        if isinstance(plain, CrossEntropy):
+            plain = replace(plain, label_smoothing=0.0)
+        losses, _ = plain.terms(outputs, classes)
+        return -torch.where(weights != 0, losses * weights, 0.0).flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class SpannedRows:
+    """Rows whose targets are the classes and a weight for each position: 1 in a span, −1 in the one taken off.
+
+    `bounds` (n, spans, 2), int64: of each row its spans' first positions and those after the last.
+    """
+
+    rows: Rows
+    bounds: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """The batches of rows [start, stop)."""
+        for batch in self.rows.batches(size, start, stop):
+            yield self._weighted(batch, self.bounds[batch.start : batch.start + len(batch)])
+
+    def take(self, indices: Tensor) -> Batch:
+        """The rows with these numbers."""
+        return self._weighted(self.rows.take(indices), self.bounds[indices.cpu()])
+
+    def _weighted(self, batch: Batch, bounds: Tensor) -> Batch:
+        classes = one_tensor(batch.targets)
+        weights = torch.zeros(classes.shape)
+        place = torch.arange(classes.shape[1])
+        for sign, span in zip((1.0, -1.0), bounds.unbind(1), strict=False):
+            start, end = span.unsqueeze(2).unbind(1)  # (B, 1) each
+            weights += sign * ((place >= start) & (place < end))
+        return replace(batch, targets=(classes, weights.to(classes.device)))
+
+
+def refuse_outside(loss: Loss, rows: Rows, bounds: Tensor, numbers: Sequence[int]) -> None:
+    """Raises BadParameter for a span that is not within the positions of its row that have a label.
+
+    `numbers`: what the rows are called.
+    """
+    assert isinstance(loss, ClassLoss)
+    for batch in rows.batches(_CHECKED_AT_ONCE):
+        classes = one_tensor(batch.targets).cpu()
+        if classes.ndim != 2 or classes.is_floating_point():
+            raise BadParameter(
+                "measurement", "span", "a row has no label for each of its positions; take 'loss'"
+            )
+        for place, (row, of_row) in enumerate(zip(classes, bounds[batch.start :], strict=False)):
+            for start, end in of_row.tolist():
+                number, width = numbers[batch.start + place], len(row)
+                if not 0 <= start < end <= width:
+                    raise BadParameter(
+                        "measurement",
+                        f"{start}:{end}",
+                        f"row {number} has the positions 0 to {width - 1}; a span is start < end <= {width}",
+                    )
+                ignored = (row[start:end] == loss.ignore_index).nonzero()
+                if len(ignored):
+                    raise BadParameter(
+                        "measurement",
+                        f"{start}:{end}",
+                        f"position {start + int(ignored[0])} of row {number} has no label (it pads, or is ignored), so "
+                        "that it has no probability; end the span before it",
+                    )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ writes less. A pass forward and back gives the inputs and cotangents of all laye
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 
@@ -63,28 +63,48 @@ class ByLayers:
 
     def scores(self, factors: Tensor, batch: Batch) -> Tensor:
         """(m, p) and a batch that is `placed` to (m, B)."""
-        io = layer_io(self.problem, batch, self.places)
         total = factors.new_zeros(len(factors), len(batch))
+        for _, found in self._of_layers(factors, batch):
+            total += found
+        if self.rest is not None:
+            own, gradients = self._of_rest(self.rest, factors, batch)
+            total += own @ gradients.T
+        return total
+
+    def scores_of_groups(
+        self, factors: Tensor, batch: Batch, place: Mapping[str, int], count: int
+    ) -> Tensor:
+        """The same by groups of parameters, (m, B, groups); `place`: the group of each by its name."""
+        total = factors.new_zeros(len(factors), len(batch), count)
+        for name, found in self._of_layers(factors, batch):
+            total[..., place[name]] += found
+        if self.rest is not None:
+            own, gradients = self._of_rest(self.rest, factors, batch)
+            for each in self.rest.layout:
+                here = slice(each.offset, each.offset + each.size)
+                total[..., place[each.name]] += own[:, here] @ gradients[:, here].T
+        return total
+
+    def _of_layers(self, factors: Tensor, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        """What each use of a parameter adds, (m, B), with the parameter's name."""
+        io = layer_io(self.problem, batch, self.places)
         for use, cotangent in io.of_rows(io.cotangents(self.problem.loss, io.batch.targets)):
             for name in use.names:
                 place = self.places[name]
                 own = factors[:, place.offset : place.offset + place.size]
-                total += _met(use, name, place, own, cotangent, len(batch))
-        if self.rest is not None:
-            total += self._of_rest(factors, batch)
-        return total
+                yield name, _met(use, name, place, own, cotangent, len(batch))
 
-    def _of_rest(self, factors: Tensor, batch: Batch) -> Tensor:
-        assert self.rest is not None
+    def _of_rest(self, rest: Problem, factors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Factors and gradients of the parameters that no layer explains."""
         whole = {each.name: each for each in self.problem.layout}
         own = torch.cat(
             [
                 factors[:, whole[each.name].offset : whole[each.name].offset + each.size]
-                for each in self.rest.layout
+                for each in rest.layout
             ],
             1,
         )
-        return own @ per_example_gradients(self.rest, batch).T
+        return own, per_example_gradients(rest, batch)
 
 
 def _met(

@@ -7,7 +7,7 @@ column a training row; POSITIVE means helpful: the training row lowers the test 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ from workers.engine.scores.precision import Agreement, Precision, agreement, che
 # Of so many numbers, a gradient costs less layer by layer: `python -m benchmarks.peers --case wide-cg`.
 LONG_GRADIENT = 1 << 15
 MANY_GRADIENTS = 1 << 23  # numbers of all rows: of fewer, gradients cost less than a comparison
+# The group that each parameter is in, by its name, and how many groups there are.
+Groups = tuple[Mapping[str, int], int]
 # What low precision is judged by.
 SAMPLED_ROWS = 64
 SAMPLED_FACTORS = 64
@@ -62,14 +64,10 @@ def up(
     gradients are multiplied. Raises ShapeMismatch, NotFinite.
     """
     factors, precision = fitting_factors(problem, factors), checked(precision)
-    many = problem.size >= LONG_GRADIENT and len(rows) * problem.size >= MANY_GRADIENTS
-    if precision == "full" and many and len(factors):
-        layers = ByLayers.found(problem, rows)
-        if layers is not None:
-            yield from _by_layers(
-                problem, layers, factors, rows, batch_size, budget_bytes, progress
-            )
-            return
+    layers = layers_for(problem, factors, rows) if precision == "full" else None
+    if layers is not None:
+        yield from over_layers(problem, layers, factors, rows, batch_size, budget_bytes, progress)
+        return
 
     def scores(gradients: Tensor) -> Tensor:
         return product(factors, gradients, precision)
@@ -79,7 +77,13 @@ def up(
     )
 
 
-def _by_layers(
+def layers_for(problem: Problem, factors: Tensor, rows: Rows) -> ByLayers | None:
+    """What meets rows layer by layer, where that costs less than their gradients."""
+    many = problem.size >= LONG_GRADIENT and len(rows) * problem.size >= MANY_GRADIENTS
+    return ByLayers.found(problem, rows) if many and len(factors) else None
+
+
+def over_layers(
     problem: Problem,
     layers: ByLayers,
     factors: Tensor,
@@ -87,9 +91,11 @@ def _by_layers(
     batch_size: BatchSize,
     budget: int,
     progress: Progress | None,
+    groups: Groups | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
+    """Yields (slice of columns, (m, b)); of groups of parameters (m, b, groups)."""
     row_bytes = bytes_of_row(problem, rows, layers.places)
-    numbers = len(factors)
+    numbers = len(factors) * (1 if groups is None else groups[1])
     if layers.rest is not None:
         row_bytes += activation_bytes(problem, rows)
         numbers += GRADIENT_COPIES * layers.rest.size
@@ -98,7 +104,12 @@ def _by_layers(
 
     def work(batch: Batch) -> Tensor:
         with once_differentiable():
-            return layers.scores(factors, problem.placed(batch))
+            placed = problem.placed(batch)
+            return (
+                layers.scores(factors, placed)
+                if groups is None
+                else layers.scores_of_groups(factors, placed, *groups)
+            )
 
     for batch, result in over_rows(
         rows, RowBlock(size), work, what="up", progress=progress or silent

@@ -1,0 +1,213 @@
+"""A language model through the whole service: scores by layer and token, spans, against autograd in float64."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.engine import decoder
+from upweight import AsyncClient, Client, errors
+from upweight.cli.command import command
+from upweight.cli.exits import run
+from upweight.results import InfluenceResult
+
+ROWS, TEST, DAMPING = 9, 3, 0.2
+LAYERS = ["embedding", "mixed", "inner", "norm", "head"]
+NAME = "tiny-decoder"
+pytestmark = pytest.mark.filterwarnings("ignore")
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def texts() -> tuple[Tensor, Tensor]:
+    return decoder.texts(ROWS)
+
+
+@pytest.fixture(scope="module")
+def registered(online: Client, texts: tuple[Tensor, Tensor]) -> str:
+    tokens, targets = texts
+    online.models.register(
+        NAME,
+        decoder.decoder(),
+        example=tokens[:2],
+        loss={"name": "cross_entropy", "class_axis": -1},
+    )
+    online.datasets.register(
+        NAME, x=tokens, y=targets, metadata={"prompt": [1] * ROWS, "stop": [2] * ROWS, "word": ["a"] * ROWS}
+    )  # fmt: skip
+    return NAME
+
+
+def computed(online: Client, **options: Any) -> InfluenceResult:
+    given = {"hessian_regularization": DAMPING, "curvature": "empirical_fisher", **options}
+    return online.compute_influences(NAME, NAME, NAME, test_rows=f"0:{TEST}", **given)
+
+
+def exact_factors(texts: tuple[Tensor, Tensor], right: Tensor | None = None) -> Tensor:
+    """(C + λI)⁻¹ of the first test rows' gradients, or of others."""
+    gradients = decoder.position_gradients(decoder.decoder(), *texts).sum(1)
+    size = gradients.shape[1]
+    c = gradients.T @ gradients / ROWS + DAMPING * torch.eye(size, dtype=torch.float64)
+    return torch.linalg.solve(c, (gradients[:TEST] if right is None else right).T).T
+
+
+METHODS: list[dict[str, Any]] = [
+    {},
+    {"inversion_method": "cg", "rtol": 1e-13},
+    {"curvature": {"kind": "empirical_fisher", "structure": "ekfac"}},
+    {"inversion_method": "arnoldi", "rank_estimate": 8, "curvature": "gauss_newton"},
+]
+
+
+@pytest.mark.parametrize("by", ["layer", "token"])
+@pytest.mark.parametrize("method", METHODS, ids=["direct", "cg", "ekfac", "arnoldi"])
+def test_parts_add_up_to_the_rows_influences(
+    online: Client, registered: str, by: Any, method: dict[str, Any]
+) -> None:
+    plain = computed(online, **method).numpy()
+    result = computed(online, scores_by=by, **method)
+    parts = getattr(result, f"by_{by}").numpy()
+    assert parts.shape == (TEST, ROWS, 5)
+    np.testing.assert_allclose(parts.sum(2), result.numpy(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(result.numpy(), plain, rtol=1e-6, atol=1e-9)
+
+
+def test_parts_are_those_of_autograd(
+    online: Client, registered: str, texts: tuple[Tensor, Tensor]
+) -> None:
+    factors = exact_factors(texts)
+    positions = decoder.position_gradients(decoder.decoder(), *texts)
+    tokens = computed(online, scores_by="token")
+    expected = torch.einsum("mp,btp->mbt", factors, positions).numpy()
+    np.testing.assert_allclose(tokens.by_token.numpy(), expected, rtol=1e-8, atol=1e-11)
+    layers = computed(online, scores_by="layer", hessian_regularization=[DAMPING, 2 * DAMPING])
+    assert layers.layer_names == LAYERS
+    modules = decoder.decoder().children()
+    sizes = [sum(p.numel() for p in part.parameters()) for part in modules]
+    pieces = zip(factors.split(sizes, 1), positions.sum(1).split(sizes, 1), strict=True)
+    expected = torch.stack([left @ right.T for left, right in pieces], 2).numpy()
+    assert layers.by_layer.shape == (2, TEST, ROWS, len(LAYERS))
+    np.testing.assert_allclose(layers.by_layer[0], expected, rtol=1e-8, atol=1e-11)
+    one = layers.at(damping=DAMPING).by_layer[1:, [0, 4]]
+    np.testing.assert_allclose(one, expected[1:, [0, 4]], rtol=1e-8, atol=1e-11)
+
+
+def test_parts_are_the_same_in_blocks_of_many_workers(online: Client, registered: str) -> None:
+    whole = computed(online, scores_by="token")
+    blocks = {"spread": True, "test_rows": 2, "train_rows": 4}
+    spread = computed(online, scores_by="token", blocks=blocks, keep={"matrix": False, "top": 2})
+    np.testing.assert_allclose(spread.by_token[:], whole.by_token[:], rtol=1e-9, atol=1e-12)
+
+
+def test_parts_are_read_by_http_the_command_and_as_tables(
+    online: Client,
+    http: httpx2.Client,
+    registered: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = computed(online, scores_by="layer")
+    parts = result.by_layer.numpy()
+    path = f"/v1/jobs/{result.id}/influences"
+    answer = http.get(path, params={"by": "layer", "test": "1", "train": "2:4"}).json()
+    assert (answer["shape"], answer["layers"]) == ([1, 2, 5], LAYERS)
+    np.testing.assert_allclose(answer["values"], parts[1:2, 2:4])
+    refused = http.get(path, params={"by": "token"})
+    assert refused.status_code == 404
+    assert "'scores_by': 'token'" in refused.json()["detail"]
+    with pytest.raises(errors.NotStored, match="scores_by='token'"):
+        result.by_token  # noqa: B018
+    frame = result.to_pandas("by_layer")
+    assert (frame.columns.tolist(), frame.shape) == (LAYERS, (TEST * ROWS, 5))
+    result.save(tmp_path / "all.npz")
+    np.testing.assert_array_equal(np.load(tmp_path / "all.npz")["by_layer"], parts)
+    monkeypatch.setenv("UPWEIGHT_URL", str(http.base_url))
+    capsys.readouterr()
+    assert not run(
+        command, ("results", "slice", result.id, "--test", "1", "--by", "layer", "--json")
+    )
+    assert json.loads(capsys.readouterr().out)["shape"] == [1, ROWS, 5]
+
+    async def awaited() -> Array:
+        async with AsyncClient(str(http.base_url)) as client:
+            found = await client.jobs.result(result.id)
+            return await found.by_layer[1]
+
+    np.testing.assert_array_equal(asyncio.run(awaited()), parts[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"influence_type": "perturbation"}, "belongs to influence_type 'up'"),
+        ({"aggregate": {"test": "mean"}}, "leave 'aggregate' and 'groups' out"),
+        ({"precision": "bf16"}, "in full precision"),
+        ({"keep": {"matrix": False, "factors": True}}, "keeps the factors alone"),
+    ],
+)
+def test_parts_of_what_has_none_are_refused(
+    online: Client, registered: str, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(errors.InvalidRequest, match=words):
+        computed(online, scores_by="token", **options)
+
+
+def test_tokens_of_rows_with_one_label_are_refused(online: Client, iris: Any) -> None:
+    with pytest.raises(errors.InvalidRequest, match="no label for each of several positions"):
+        online.compute_influences(iris.name, iris.train, iris.test, scores_by="token")
+
+
+def span_gradients(texts: tuple[Tensor, Tensor], start: int, end: int) -> Tensor:
+    """Of the log-probability of labels start to end of the first rows, by autograd."""
+    module, found = decoder.decoder(), []
+    for x, y in zip(*(each[:TEST] for each in texts), strict=True):
+        scores = module(x[None])[0, start:end]
+        value = -F.cross_entropy(scores, y[start:end], reduction="sum")
+        gradients = torch.autograd.grad(value, list(module.parameters()))
+        found.append(torch.cat([each.flatten() for each in gradients]))
+    return torch.stack(found)
+
+
+def test_a_span_is_explained_by_its_log_probability(
+    online: Client, registered: str, texts: tuple[Tensor, Tensor]
+) -> None:
+    """With bounds that are numbers, or metadata of each row; and contrasted with another one."""
+    gradients = decoder.position_gradients(decoder.decoder(), *texts).sum(1)
+    answer, other = span_gradients(texts, 1, 2), span_gradients(texts, 0, 1)
+    expected = (exact_factors(texts, answer) @ gradients.T).numpy()
+    for start, end in ((1, 2), ("prompt", "stop")):
+        found = computed(online, measurement={"name": "span", "start": start, "end": end})
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-8, atol=1e-11)
+    contrast = {"name": "span", "start": 1, "end": 2, "minus": {"start": 0, "end": "prompt"}}
+    found = computed(online, measurement=contrast)
+    expected = (exact_factors(texts, answer - other) @ gradients.T).numpy()
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-8, atol=1e-11)
+    # What raises the log-probability helps.
+    assert found.top(0, 1).items[0].row == int(np.argmin(expected[0]))
+
+
+@pytest.mark.parametrize(
+    ("span", "words"),
+    [
+        ({"start": 1, "end": 6}, "1:6 is outside the rows"),
+        ({"start": 2, "end": 2}, "positions 2 to 2 are none"),
+        ({"start": "word", "end": 3}, "no metadata column .* with whole numbers; there are 'prompt', 'stop'"),
+        ({"start": 1, "end": 4}, "position 2 of row 0 has no label"),
+        ({"start": "stop", "end": "prompt"}, "row 0 has the positions 0 to 4"),
+    ],
+)  # fmt: skip
+def test_a_span_outside_the_row_is_refused(
+    online: Client, registered: str, span: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(errors.InvalidRequest, match=words):
+        computed(online, measurement={"name": "span", **span})
