@@ -15,6 +15,8 @@ from service.blobs.records import find_blob, require_blob
 from service.blobs.upload import accept_upload, receive_blob, too_large
 from service.dependencies import PartsNow, Reader, Writer
 from service.docs.examples import HELLO
+from service.limits.quota import SIGNED_SECONDS
+from service.parts import Parts
 from service.problems import EVERYWHERE, documented
 from service.storage.layout import blob_path, upload_path
 from upweight.errors import (
@@ -30,7 +32,6 @@ from upweight.errors import (
 from upweight.schema import BlobRecord, PresignedUrl
 from upweight.schema.base import DIGEST_PATTERN
 
-SIGNED_SECONDS = 3600
 _BYTES = {
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 }
@@ -130,21 +131,27 @@ def get_blob(
 @router.post(
     "/{digest}/url",
     summary="Make a URL for direct transfer",
-    responses=documented(NotFound, Conflict, Forbidden, QuotaExceeded),
+    responses=documented(NotFound, Conflict, InvalidRequest, TooLarge, Forbidden, QuotaExceeded),
 )
 def presign(
     digest: DigestPath,
     parts: PartsNow,
     caller: Reader,
     method: Annotated[Literal["GET", "PUT"], Query(description="What the URL is for.")] = "GET",
+    size_bytes: Annotated[
+        int | None,
+        Query(
+            description="How many bytes will come by a `PUT`; needed where the bytes of a namespace have a limit.",
+            ge=0,
+        ),
+    ] = None,
 ) -> PresignedUrl:
     """A URL by which a blob comes or goes without passing through the service, where the object storage can sign.
 
-    Bytes that come by it are a blob only once `…/complete` has verified them.
+    Bytes that come by it are a blob only once `…/complete` has verified them. Their room is reserved now.
     """
     if method == "PUT":
         caller.require(Role.WRITE)
-        parts.quota.refuse_over(caller.namespace)
         path, then = upload_path(caller.namespace, digest), f"/v1/blobs/{digest}/complete"
     else:
         require_blob(parts.objects, caller.namespace, digest)
@@ -156,8 +163,26 @@ def presign(
             if method == "PUT"
             else "this object storage cannot sign; GET the bytes from the service"
         )
+    if method == "PUT":
+        _reserve(parts, caller.namespace, digest, size_bytes)
     expires = datetime.now(UTC) + timedelta(seconds=SIGNED_SECONDS)
     return PresignedUrl(url=url, method=method, expires_at=expires, then=then)
+
+
+def _reserve(parts: Parts, namespace: str, digest: str, size: int | None) -> None:
+    """Room for what is to come; none where the blob is there already."""
+    settings = parts.settings
+    if size is not None and size > settings.blob_bytes:
+        raise too_large(settings.blob_bytes)
+    if settings.namespace_bytes is None or find_blob(parts.objects, namespace, digest) is not None:
+        return
+    if size is None:
+        raise InvalidRequest.field(
+            "query:size_bytes",
+            "say how many bytes will come: a namespace may store "
+            f"{settings.namespace_bytes} bytes here, and they are reserved when the URL is made",
+        )
+    parts.quota.reservation_by_url(namespace, digest).cover(max(size, 1))
 
 
 @router.post(
@@ -170,11 +195,8 @@ def presign(
 )
 async def complete(digest: DigestPath, parts: PartsNow, caller: Writer) -> BlobRecord:
     """Verifies what came by a presigned URL, and makes it a blob; bytes with another digest are deleted."""
-    found = await run_in_threadpool(find_blob, parts.objects, caller.namespace, digest)
-    if found is not None:
-        return found
-    stored = await accept_upload(parts, caller.namespace, digest)
-    return JSONResponse(stored.model_dump(), 201)  # type: ignore[return-value]
+    stored, new = await accept_upload(parts, caller.namespace, digest)
+    return JSONResponse(stored.model_dump(), 201) if new else stored  # type: ignore[return-value]
 
 
 def _headers(blob: BlobRecord) -> dict[str, str]:

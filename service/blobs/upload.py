@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from service.blobs.records import find_blob
 from service.limits.quota import Reservation
 from service.parts import Parts
 from service.storage.layout import blob_path, upload_path
@@ -155,42 +156,48 @@ async def _coalesced(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield b"".join(pending)
 
 
-async def accept_upload(parts: Parts, namespace: str, digest: str) -> BlobRecord:
-    """The blob that came by a presigned URL: read once, past SHA-256, and written as a blob.
+async def accept_upload(parts: Parts, namespace: str, digest: str) -> tuple[BlobRecord, bool]:
+    """The blob that came by a presigned URL, read once, past SHA-256, and written as a blob; and whether it is new.
 
     The bytes that were verified are those that are written. A copy inside the storage could be of others, for the
-    holder of the URL may write again between the look and the copy. Raises NotFound when nothing came, QuotaExceeded,
-    and DigestMismatch or TooLarge, which delete what came.
+    holder of the URL may write again between the look and the copy. Raises NotFound when nothing came, QuotaExceeded
+    when more came than was reserved, and DigestMismatch or TooLarge, which delete what came and give its room back.
     """
-    size = await in_thread(parts.uploads, lambda: _accept(parts, namespace, digest))
-    return BlobRecord(digest=digest, size_bytes=size)
+    return await in_thread(parts.uploads, lambda: _accept(parts, namespace, digest))
 
 
-def _accept(parts: Parts, namespace: str, digest: str) -> int:
+def _accept(parts: Parts, namespace: str, digest: str) -> tuple[BlobRecord, bool]:
     objects, path = parts.objects, upload_path(namespace, digest)
     limit = parts.settings.blob_bytes
+    reservation = parts.quota.reservation_by_url(namespace, digest)
+    found = find_blob(objects, namespace, digest)
+    if found is not None:
+        objects.delete([path])
+        reservation.give_back()
+        return found, False
     try:
         meta = objects.head(path)
         if meta is None:
             raise FileNotFoundError(path)
         if meta.size > limit:
             raise too_large(limit)
-        reservation = parts.quota.reserve(namespace, meta.size)
-        try:
-            # In another thread: what an object is written from can't read objects in the same one.
-            chunks = verified(read_ahead(objects.open_stream(path)), digest, limit, reservation)
-            objects.put_stream(blob_path(namespace, digest), chunks)
-        except BaseException:
-            reservation.give_back()
-            raise
-        reservation.settle(meta.size)
+        reservation.cover(max(meta.size, 1))
+        # In another thread: what an object is written from can't read objects in the same one.
+        chunks = verified(read_ahead(objects.open_stream(path)), digest, limit, reservation)
+        objects.put_stream(blob_path(namespace, digest), chunks)
     except FileNotFoundError:
+        found = find_blob(objects, namespace, digest)  # completed by another meanwhile
+        if found is not None:
+            reservation.give_back()
+            return found, False
         raise NotFound(
             f"nothing has come for {digest}; PUT the bytes to the URL that POST /v1/blobs/{digest}/url?method=PUT "
             "answers, then complete"
         ) from None
     except (DigestMismatch, TooLarge):
         objects.delete([path])
+        reservation.give_back()
         raise
+    reservation.settle(meta.size)
     objects.delete([path])
-    return meta.size
+    return BlobRecord(digest=digest, size_bytes=meta.size), True

@@ -1,21 +1,23 @@
 """Stored bytes of a namespace: measured in the object storage now and then, and reserved before anything is stored.
 
 What comes is reserved in one atomic step, grows as its bytes come where its size was not said, and is settled by what
-was stored. A job reserves what its result will take when it is accepted; once it has ended, the next measuring counts
-what it has stored, and its reservation ends. A reservation of a process that died ends by itself.
+was stored. What is to come by a presigned URL is reserved when the URL is made, for as long as bytes may come by it,
+and settled when they are verified. A job reserves what its result will take when it is accepted; once it has ended, the
+next measuring counts what it has stored, and its reservation ends. A reservation of a process that died ends by itself.
 """
 
 from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
 from redis import Redis
 
 from service.storage.keys import PREFIX, is_id, made_at
-from service.storage.layout import namespace_prefixes
+from service.storage.layout import namespace_prefixes, uploads_prefix
 from service.storage.objects import Objects
 from service.storage.records import Records
 from service.storage.redis import reachable
@@ -28,34 +30,44 @@ _MEASURED_AT_MOST_SECONDS = (
 )
 _RECORDED_SECONDS = 60  # between a job's reservation and its record
 RESERVED_SECONDS = 180  # without a word: longer than a sender may be silent
+SIGNED_SECONDS = 3600  # that a presigned URL is good for
+_COMPLETED_SECONDS = 900  # for what has begun to come as its URL ended, and is to be verified then
 _RENEWED_SECONDS = 30
 _STEP = 4 * 1024**2  # of a reservation that grows
 _FOR_GOOD = "inf"
+_SIGNED = "signed-"  # begins the ids of what is to come by a presigned URL
 
-# KEYS: stored, reserved (id → bytes), until (id → when it ends), total of reserved.
-# ARGV: id, bytes more, limit, seconds that it holds ('inf': a job's, made once, for as long as that goes on). Answers
-# whether, and what is taken.
+# A reservation grows to the bytes asked for, and never shrinks or ends earlier: asked for twice, it is made once. Bytes
+# of a presigned URL that was never completed may lie in the storage: they are taken for stored until it is measured.
+# KEYS: stored, reserved (id → bytes), until (id → when it ends), total of reserved, what was settled while somebody
+# measures. ARGV: id, bytes, limit, seconds that it holds ('inf': a job's, for as long as that goes on), how ids of
+# presigned URLs begin. Answers whether, what is taken, and how much more it would be.
 _RESERVE = """
 local time = redis.call('TIME')
 local now = tonumber(time[1])
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now)) do
-  redis.call('DECRBY', KEYS[4], redis.call('HGET', KEYS[2], id) or 0)
+  local held = redis.call('HGET', KEYS[2], id) or 0
+  redis.call('DECRBY', KEYS[4], held)
+  if string.sub(id, 1, #ARGV[5]) == ARGV[5] then
+    redis.call('INCRBY', KEYS[1], held)
+    if redis.call('EXISTS', KEYS[5]) == 1 then redis.call('INCRBY', KEYS[5], held) end
+  end
   redis.call('HDEL', KEYS[2], id)
   redis.call('ZREM', KEYS[3], id)
 end
 local taken = tonumber(redis.call('GET', KEYS[1]) or 0) + tonumber(redis.call('GET', KEYS[4]) or 0)
-local more = tonumber(ARGV[2])
-if ARGV[4] == 'inf' and redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return {1, string.format('%.0f', taken)} end
-if more > 0 and taken + more > tonumber(ARGV[3]) then return {0, string.format('%.0f', taken)} end
-redis.call('HINCRBY', KEYS[2], ARGV[1], ARGV[2])
-redis.call('INCRBY', KEYS[4], ARGV[2])
+local more = math.max(0, tonumber(ARGV[2]) - tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or 0))
+local whole = string.format('%.0f', more)
+if more > 0 and taken + more > tonumber(ARGV[3]) then return {0, string.format('%.0f', taken), whole} end
+redis.call('HINCRBY', KEYS[2], ARGV[1], whole)
+redis.call('INCRBY', KEYS[4], whole)
 local ends = '+inf'
 if ARGV[4] ~= 'inf' then ends = now + tonumber(ARGV[4]) end
-redis.call('ZADD', KEYS[3], ends, ARGV[1])
-return {1, string.format('%.0f', taken + more)}
+redis.call('ZADD', KEYS[3], 'GT', ends, ARGV[1])
+return {1, string.format('%.0f', taken + more), whole}
 """
 
-# KEYS: as above, then what was settled while somebody measures. ARGV: id, bytes stored.
+# KEYS: as above. ARGV: id, bytes stored.
 _SETTLE = """
 redis.call('DECRBY', KEYS[4], redis.call('HGET', KEYS[2], ARGV[1]) or 0)
 redis.call('HDEL', KEYS[2], ARGV[1])
@@ -88,15 +100,16 @@ class Quota:
         self._settle = redis.register_script(_SETTLE)
         self._measured = redis.register_script(_MEASURED)
 
-    def refuse_over(self, namespace: str) -> None:
-        """Raises QuotaExceeded when the namespace stores, or has reserved, as much as it may."""
-        self._take(namespace, uuid4().hex, 1, 0)
-
     def reserve(self, namespace: str, size: int) -> Reservation:
         """Room for what is to be stored. Raises QuotaExceeded, and has taken none then."""
-        reservation = Reservation(self, namespace)
+        reservation = Reservation(self, namespace, f"upload-{uuid4().hex}", RESERVED_SECONDS)
         reservation.cover(max(size, 1))  # an unknown size: there must be room at all
         return reservation
+
+    def reservation_by_url(self, namespace: str, digest: str) -> Reservation:
+        """What is held for the bytes of a digest that come by presigned URLs: one, however many URLs are made."""
+        id = f"{_SIGNED}{digest.removeprefix('sha256:')}"
+        return Reservation(self, namespace, id, SIGNED_SECONDS + _COMPLETED_SECONDS)
 
     def reserve_for_job(self, namespace: str, id: str, size: int) -> None:
         """Room for the result of a job, until it has ended and was measured; once, however often it is asked for.
@@ -113,27 +126,27 @@ class Quota:
         """Ends a reservation of which so much was stored."""
         if self._limit is not None:
             with reachable():
-                self._settle(
-                    keys=[*_keys(namespace), _key("meanwhile", namespace)], args=[id, size]
-                )
+                self._settle(keys=_keys(namespace), args=[id, size])
 
-    def _take(self, namespace: str, id: str, more: int, seconds: int | str) -> None:
+    def _take(self, namespace: str, id: str, size: int, seconds: int | str) -> None:
         if self._limit is None:
             return
         self._measure_if_old(namespace, MEASURED_SECONDS)
-        taken = self._try(namespace, id, more, seconds)
-        if taken is not None and self._measure_if_old(namespace, _MEASURED_AT_MOST_SECONDS):
-            taken = self._try(namespace, id, more, seconds)
-        if taken is not None:
-            raise self._exceeded(taken, more)
+        full = self._try(namespace, id, size, seconds)
+        if full is not None and self._measure_if_old(namespace, _MEASURED_AT_MOST_SECONDS, id):
+            full = self._try(namespace, id, size, seconds)
+        if full is not None:
+            raise self._exceeded(*full)
 
-    def _try(self, namespace: str, id: str, more: int, seconds: int | str) -> int | None:
-        """What is taken already, where there is no room; None where there was."""
+    def _try(
+        self, namespace: str, id: str, size: int, seconds: int | str
+    ) -> tuple[int, int] | None:
+        """What is taken already and how much more it would be, where there is no room; None where there was."""
         with reachable():
-            done, taken = self._reserve(
-                keys=_keys(namespace), args=[id, more, self._limit or 0, seconds]
+            done, taken, more = self._reserve(
+                keys=_keys(namespace), args=[id, size, self._limit or 0, seconds, _SIGNED]
             )
-        return None if done else int(taken)
+        return None if done else (int(taken), int(more))
 
     def _exceeded(self, taken: int, more: int) -> QuotaExceeded:
         coming = f", and {more} more would be stored" if more > 1 else ""
@@ -148,8 +161,11 @@ class Quota:
             with reachable():
                 self._redis.delete(_key("measured", namespace))
 
-    def _measure_if_old(self, namespace: str, seconds: float) -> bool:
-        """Measures unless that was begun less than so many seconds ago, by anyone; says whether it did."""
+    def _measure_if_old(self, namespace: str, seconds: float, reserving: str = "") -> bool:
+        """Measures unless that was begun less than so many seconds ago, by anyone; says whether it did.
+
+        What has come already for the reservation that is being made is not counted beside it.
+        """
         at = _key("measured", namespace)
         with reachable():
             before = self._redis.get(at)
@@ -162,7 +178,7 @@ class Quota:
         # In a thread of its own: a reservation also grows inside an upload, and what an object is written from can't
         # read objects in the same thread.
         with ThreadPoolExecutor(1) as thread:
-            found = thread.submit(self._stored, namespace).result()
+            found = thread.submit(self._stored, namespace, reserving).result()
         with reachable():
             self._measured(
                 keys=[_key("stored", namespace), _key("meanwhile", namespace)], args=[found]
@@ -171,10 +187,26 @@ class Quota:
             self.give_back(namespace, id)
         return True
 
-    def _stored(self, namespace: str) -> int:
-        """Bytes that lie in the object storage now."""
+    def _stored(self, namespace: str, reserving: str) -> int:
+        """Bytes that lie in the object storage now; of what came by presigned URLs, what nothing is reserved for."""
         prefixes = namespace_prefixes(namespace)
-        return sum(meta.size for prefix in prefixes for meta in self._objects.walk(prefix))
+        stored = sum(meta.size for prefix in prefixes for meta in self._objects.walk(prefix))
+        before = self._held(namespace)
+        come = {
+            f"{_SIGNED}{meta.path.rpartition('/')[2]}": meta.size
+            for meta in self._objects.walk(uploads_prefix(namespace))
+        }
+        come.pop(reserving, None)
+        held = before | self._held(namespace)  # some were made or settled meanwhile
+        return stored + sum(max(0, size - held.get(id, 0)) for id, size in come.items())
+
+    def _held(self, namespace: str) -> dict[str, int]:
+        """Bytes of the reservations that have not ended."""
+        with reachable():
+            now = self._redis.time()[0]
+            going = self._redis.zrangebyscore(_key("until", namespace), f"({now}", "+inf")
+            sizes = self._redis.hmget(_key("reserved", namespace), going) if going else []
+        return {id.decode(): int(size or 0) for id, size in zip(going, sizes, strict=True)}
 
     def _ended(self, namespace: str, ids: list[str]) -> list[str]:
         """Jobs that store nothing more: they had ended, or gone, before it was measured."""
@@ -188,12 +220,12 @@ class Quota:
 
 
 class Reservation:
-    """Room for one upload, used by one thread at a time."""
+    """Room for one upload, used by one thread at a time; it ends `seconds` after the last word."""
 
-    def __init__(self, quota: Quota, namespace: str) -> None:
+    def __init__(self, quota: Quota, namespace: str, id: str, seconds: int) -> None:
         self._quota = quota
         self._namespace = namespace
-        self._id = f"upload-{uuid4().hex}"
+        self._id, self._seconds = id, seconds
         self._size = 0
         self._renewed = 0.0
 
@@ -203,22 +235,19 @@ class Reservation:
         if more > 0:
             self._grow(more)
         elif time.monotonic() - self._renewed > _RENEWED_SECONDS:
-            self._quota._take(self._namespace, self._id, 0, RESERVED_SECONDS)
-            self._renewed = time.monotonic()
+            self._take(self._size)
 
     def _grow(self, more: int) -> None:
         # In steps, so that a body of unknown size needs few; near the limit exactly.
-        steps = [_STEP, more] if 1 < more < _STEP and self._size else [more]
-        for last, step in enumerate(steps, 1):
-            try:
-                self._quota._take(self._namespace, self._id, step, RESERVED_SECONDS)
-            except QuotaExceeded:
-                if last == len(steps):
-                    raise
-                continue
-            self._size += step
-            self._renewed = time.monotonic()
-            return
+        if 1 < more < _STEP and self._size:
+            with suppress(QuotaExceeded):
+                self._take(self._size + _STEP)
+                return
+        self._take(self._size + more)
+
+    def _take(self, size: int) -> None:
+        self._quota._take(self._namespace, self._id, size, self._seconds)
+        self._size, self._renewed = size, time.monotonic()
 
     def settle(self, size: int) -> None:
         """So much was stored."""
@@ -239,7 +268,7 @@ def stored_and_reserved(redis: Redis, namespace: str) -> tuple[int, dict[str, in
 
 
 def _keys(namespace: str) -> list[str]:
-    return [_key(name, namespace) for name in ("stored", "reserved", "until", "total")]
+    return [_key(name, namespace) for name in ("stored", "reserved", "until", "total", "meanwhile")]
 
 
 def _key(name: str, namespace: str) -> str:

@@ -11,7 +11,12 @@ QUALITIES = "qualities"
 
 def upload_path(namespace: str, digest: str) -> str:
     """Where a presigned URL puts bytes that claim a digest; nothing reads them as a blob from there."""
-    return f"{UPLOADS}/{namespace}/{digest.removeprefix('sha256:')}"
+    return f"{uploads_prefix(namespace)}/{digest.removeprefix('sha256:')}"
+
+
+def uploads_prefix(namespace: str) -> str:
+    """Below it lies what came by a namespace's presigned URLs."""
+    return f"{UPLOADS}/{namespace}"
 
 
 def blob_path(namespace: str, digest: str) -> str:

@@ -98,9 +98,10 @@ def download(digest: str, path: str | os.PathLike[str], bars: Bars) -> Flow[Path
     return sink.path
 
 
-def signed(digest: str, method: Method) -> Flow[PresignedUrl]:
+def signed(digest: str, method: Method, size_bytes: int | None) -> Flow[PresignedUrl]:
     """A URL to the object storage itself."""
-    reply = yield Call("POST", f"{_path(digest)}/url", (("method", method),))
+    size = () if size_bytes is None else (("size_bytes", str(size_bytes)),)
+    reply = yield Call("POST", f"{_path(digest)}/url", (("method", method), *size))
     return reply.read(PresignedUrl)
 
 
@@ -141,12 +142,15 @@ class Blobs:
         """The bytes into a file: resumed where the connection broke, checked, put in place all at once."""
         return self._link.run(download(digest, path, self._bars))
 
-    def url(self, digest: str, method: Method = "GET") -> PresignedUrl:
+    def url(
+        self, digest: str, method: Method = "GET", *, size_bytes: int | None = None
+    ) -> PresignedUrl:
         """A URL to give or take the bytes without the service, where the object storage can sign; else Conflict.
 
-        What was put by it is a blob once `complete` has verified it.
+        What was put by it is a blob once `complete` has verified it. `size_bytes` says how many bytes will be put, so
+        that their room is reserved: services that limit what a namespace stores need it.
         """
-        return self._link.run(signed(digest, method))
+        return self._link.run(signed(digest, method, size_bytes))
 
     def complete(self, digest: str) -> BlobRecord:
         """Verifies bytes that were put by a URL, and makes them a blob. Raises DigestMismatch, NotFound."""
@@ -180,12 +184,14 @@ class AsyncBlobs:
         """The bytes into a file: resumed where the connection broke, checked, put in place all at once."""
         return await self._link.run(download(digest, path, self._bars))
 
-    async def url(self, digest: str, method: Method = "GET") -> PresignedUrl:
+    async def url(
+        self, digest: str, method: Method = "GET", *, size_bytes: int | None = None
+    ) -> PresignedUrl:
         """A URL to give or take the bytes without the service, where the object storage can sign; else Conflict.
 
         The rest is as for `Blobs.url`.
         """
-        return await self._link.run(signed(digest, method))
+        return await self._link.run(signed(digest, method, size_bytes))
 
     async def complete(self, digest: str) -> BlobRecord:
         """Verifies bytes that were put by a URL, and makes them a blob. Raises DigestMismatch, NotFound."""
