@@ -2,6 +2,7 @@
 
 `python -m benchmarks.retraining`: the digits MLP (64-16-10, tanh), AdamW 5e-4, batches of 128 of half of 1,400 rows.
 The plain loop trains some of the models, and its time is scaled up to all; their weights are compared with ours.
+With `--least 0.9` the subsets have from nine tenths of a half to a half of the rows, each a size of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10)).eval()
 
 
-def together(recipe: Recipe, x: Tensor, y: Tensor, subsets: Tensor) -> Tensor:
+def together(recipe: Recipe, x: Tensor, y: Tensor, subsets: list[Tensor]) -> Tensor:
     """All models at once: (K, p)."""
     problem = Problem(network(), make_loss("cross_entropy"))
     training = Training(problem, TensorRows(x, y), subsets, plan_of(recipe), problem.theta)
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=100)
     parser.add_argument("--plain", type=int, default=5, help="models of the plain loop")
     parser.add_argument("--epochs", type=int, default=500)
+    parser.add_argument("--least", type=float, default=1.0, help="smallest subset, of the largest")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--double", action="store_true", help="in float64")
     asked = parser.parse_args()
@@ -67,14 +69,15 @@ def main() -> None:
         torch.set_default_dtype(torch.float64)
     x = x.to(torch.get_default_dtype())
     generator = torch.Generator().manual_seed(1)
-    subsets = torch.stack(
-        [torch.randperm(ROWS, generator=generator)[:HALF].sort()[0] for _ in range(asked.models)]
-    )
+    sizes = torch.linspace(HALF, HALF * asked.least, asked.models).round().int().tolist()
+    subsets = [torch.randperm(ROWS, generator=generator)[:size].sort()[0] for size in sizes]
     recipe = Recipe(
         optimizer="adamw", lr=5e-4, weight_decay=1e-3, batch_size=128, epochs=asked.epochs
     )
     # The plain loop before and after, so that a machine that is slower for a while is so for both.
     half = max(1, asked.plain // 2)
+    places = torch.linspace(0, asked.models - 1, asked.plain).int().tolist()  # of all sizes
+    compared = [subsets[place] for place in places]
     plain: list[Tensor] = []
     seconds = 0.0
     ours = torch.empty(0)
@@ -87,7 +90,7 @@ def main() -> None:
             continue
         count = half if not plain else asked.plain - half
         first = len(plain)
-        plain += [alone(recipe, x, y, subsets[first + each]) for each in range(count)]
+        plain += [alone(recipe, x, y, compared[first + each]) for each in range(count)]
         seconds += time.perf_counter() - began
     scaled = seconds / asked.plain * asked.models
     apart = max(

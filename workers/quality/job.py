@@ -166,7 +166,8 @@ class QualityAttempt(Attempt[QualityJob]):
             return TrainingPlan((), False, threads)
         bank = self._bank(recipe, missing[0].seed)
         most = min(bank.most_together(), wish.models or MOST_TOGETHER)
-        groups = list(grouped(missing, most))
+        total = len(self._places)
+        groups = list(grouped(missing, most, total))
         spread = wish.spread
         if spread is None:
             largest = max(groups, key=len)
@@ -174,7 +175,8 @@ class QualityAttempt(Attempt[QualityJob]):
             spread = seconds > self.context.settings.spread_seconds
             if spread and wish.models is None:
                 share = -(-sum(map(len, groups)) // SHARED_BY)
-                groups = list(grouped(missing, min(most, max(FEWEST_TOGETHER, share))))
+                together = min(most, max(FEWEST_TOGETHER, share))
+                groups = list(grouped(missing, together, total))
         return TrainingPlan(groups, spread, threads)
 
     def _subsets(self, trainings: Trainings) -> list[Places]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from upweight.schema import QualityJob
-from workers.retraining.bank import Bank
+from workers.retraining.bank import MOST_NAMED, Bank, alike
 
 Places = NDArray[np.int64]  # of training rows, as columns of the matrix count them
 FREE_FLOPS = 2e9  # below this nothing is worth timing
@@ -23,7 +23,7 @@ SHARED_BY = 16  # blocks at least, where a job is spread and each has models eno
 
 @dataclass(frozen=True)
 class Trainings:
-    """Models of one size and seed: on random subsets, by their numbers, or on all rows but some."""
+    """Models of one seed: on random subsets, by their numbers, or on all rows but some."""
 
     seed: int  # added to the recipe's
     drawn: tuple[int, ...] = ()
@@ -36,14 +36,7 @@ class Trainings:
     def names(self) -> list[str]:
         """What each model is called in messages."""
         drawn = [f"subset {number}" for number in self.drawn]
-        return drawn + [
-            f"without {len(places)} rows"
-            if len(places) > 1
-            else f"without row {places[0]} of them"
-            if places
-            else "all rows"
-            for places in self.without
-        ]
+        return drawn + [_without(places) for places in self.without]
 
     def subsets(self, request: QualityJob, total: int) -> list[Places]:
         """Of `total` training rows, in order."""
@@ -66,6 +59,14 @@ class Trainings:
         """The inverse of `to_json`."""
         without = tuple(tuple(places) for places in document["without"])
         return cls(document["seed"], tuple(document["drawn"]), without)
+
+
+def _without(places: Sequence[int]) -> str:
+    if not places:
+        return "all rows"
+    told = ", ".join(map(str, places[:MOST_NAMED]))
+    left = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
+    return f"without row{'s' if len(places) > 1 else ''} {told}{left} of the training rows"
 
 
 def subset_of(total: int, number: int, share: float, seed: int) -> Places:
@@ -102,20 +103,23 @@ class TrainingPlan:
         }
 
 
-def grouped(missing: Iterable[Trainings], most: int) -> Iterator[Trainings]:
-    """Groups of at most so many models, of one size each."""
+def grouped(missing: Iterable[Trainings], most: int, total: int) -> Iterator[Trainings]:
+    """Groups of at most so many models of one seed, each on nearly as many of `total` training rows."""
+    by_seed: dict[tuple[int, bool], list[Trainings]] = {}
     for each in missing:
-        by_size: dict[int, list[int]] = {}
-        for place in range(len(each)):
-            size = len(each.without[place]) if each.without else 0
-            by_size.setdefault(size, []).append(place)
-        for same in by_size.values():
-            for start in range(0, len(same), most):
-                yield each.only(same[start : start + most])
+        by_seed.setdefault((each.seed, bool(each.drawn)), []).append(each)
+    for (seed, _), several in by_seed.items():
+        drawn = tuple(number for each in several for number in each.drawn)
+        without = tuple(places for each in several for places in each.without)
+        whole = Trainings(seed, drawn, without)
+        sizes = [total] * len(drawn) + [total - len(places) for places in without]
+        for places in alike(sizes, most):
+            yield whole.only(places)
 
 
 def estimated_seconds(bank: Bank, groups: Sequence[Trainings], subsets: Sequence[Places]) -> float:
-    """Of all groups on this worker: by timing some steps of the largest, whose `subsets` of dataset rows these are."""
+    """Of all groups on this worker: by timing some steps of the largest, whose `subsets` of dataset rows
+    these are, the largest first."""
     recipe, rows = bank.inputs.recipe, len(subsets[0])
     models = sum(map(len, groups))
     if _FLOPS * bank.inputs.problem.size * rows * recipe.epochs * models < FREE_FLOPS:
@@ -125,7 +129,7 @@ def estimated_seconds(bank: Bank, groups: Sequence[Trainings], subsets: Sequence
 
 def _step_seconds(bank: Bank, subsets: Sequence[Places]) -> float:
     """The quicker of two steps, the first of which builds the program."""
-    training = bank.inputs.training(torch.from_numpy(np.stack(subsets)))
+    training = bank.inputs.training([torch.from_numpy(each) for each in subsets])
     found = []
     for _ in range(2):
         began = time.monotonic()

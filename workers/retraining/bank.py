@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,10 @@ from workers.retraining.inputs import TrainingInputs
 
 STAGE = "retrain"
 MOST_TOGETHER = 128  # models of one batched program
+LEAST_ALIKE = (
+    0.8  # the smallest subset of a program, of the largest: what it lacks is computed for nothing
+)
+MOST_NAMED = 5  # that diverged, in one message
 _COPIES = 6  # of the parameters: weights, gradient, moments, and what a step makes
 
 
@@ -65,11 +70,11 @@ class Bank:
         return replace(self, progress=progress, confirm=confirm)
 
     def fill(self, subsets: Sequence[Any], names: Sequence[str] = ()) -> None:
-        """Trains subsets of one size as one program, and stores them: which ones train together decides the last bits.
+        """Trains subsets as one program, and stores them: which ones train together decides the last bits.
 
         `names`: what each is called where its training diverges.
 
-        Raises InvalidRequest, and ComputationFailed for one whose training diverges.
+        Raises InvalidRequest, and ComputationFailed where trainings diverge, once the others are stored.
         """
         wanted = self._wanted(subsets)
         self._describe()
@@ -87,7 +92,7 @@ class Bank:
         """θ (p,) of each subset, with its index: first of those that are there, then of the others as they are done.
 
         A subset is row numbers of the dataset, taken in ascending order. Raises InvalidRequest for an empty one,
-        ComputationFailed for one whose training diverges; what was done before is kept.
+        ComputationFailed where trainings diverge; what was done before is kept, and what trained together with them.
         """
         wanted = self._wanted(subsets)
         there = {meta.path for meta in self.objects.walk(self._folder)}
@@ -121,31 +126,30 @@ class Bank:
             reached = before + len(group) * done // max(1, total)
             self.progress(STAGE, reached, len(wanted), "models")
 
-        subsets = torch.from_numpy(np.stack([wanted[index] for index in group]))
-        training = self.inputs.training(subsets, progress=progress)
-        try:
+        group = sorted(group, key=lambda index: -len(wanted[index]))
+        training = self.inputs.training(
+            [torch.from_numpy(wanted[index]) for index in group], progress=progress
+        )
+        with suppress(TrainingDiverged):  # all of them have: none is left to go on with
             for _ in training.epochs():
                 pass
-        except TrainingDiverged as error:
-            index = group[error.model]
-            name = names[index] if names else f"subset {index}"
-            raise ComputationFailed.field("/recipe/lr", f"{name}: {error}", error.rate) from None
         self.confirm()
-        for index, theta in zip(group, training.state.theta, strict=True):
-            write_tensors(self.objects, self._path(wanted[index]), {"theta": as_array(theta)})
-        for index, theta in zip(group, training.state.theta, strict=True):
-            yield index, theta.clone()
+        good = [each for each in range(len(group)) if each not in training.diverged]
+        for each in good:
+            theta = training.state.theta[each]
+            write_tensors(self.objects, self._path(wanted[group[each]]), {"theta": as_array(theta)})
+        if training.diverged:
+            raise _diverged(training.diverged, lambda each: _name(group[each], names), len(good))
+        for each in good:
+            yield group[each], training.state.theta[each].clone()
 
     def _groups(
         self, wanted: Sequence[np.ndarray[Any, Any]], missing: Sequence[int]
     ) -> Iterator[list[int]]:
-        """Subsets of the same size, as many as fit: these train as one program."""
-        most, by_size = self.most_together(), dict[int, list[int]]()
-        for index in missing:
-            by_size.setdefault(len(wanted[index]), []).append(index)
-        for same in by_size.values():
-            for start in range(0, len(same), most):
-                yield same[start : start + most]
+        """Subsets of nearly the same size, as many as fit: these train as one program."""
+        sizes = [len(wanted[index]) for index in missing]
+        for places in alike(sizes, self.most_together()):
+            yield [missing[place] for place in places]
 
     def _stored(self, rows: np.ndarray[Any, Any]) -> Tensor | None:
         """On the device; None where it has been deleted."""
@@ -178,6 +182,38 @@ class Bank:
     def _path(self, rows: np.ndarray[Any, Any]) -> str:
         name = hashlib.sha256(rows.tobytes()).hexdigest()
         return f"{self._folder}/{name}.safetensors"
+
+
+def alike(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Places of subsets that train as one program: at most so many, the largest first, none much smaller than it."""
+    group: list[int] = []
+    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
+        full = len(group) == most
+        if group and (full or sizes[place] < LEAST_ALIKE * sizes[group[0]]):
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group
+
+
+def _name(index: int, names: Sequence[str]) -> str:
+    return names[index] if names else f"subset {index}"
+
+
+def _diverged(
+    errors: Mapping[int, TrainingDiverged], name: Callable[[int], str], kept: int
+) -> ComputationFailed:
+    """Which trainings of a program diverged and when, the first in full, and how many of the others are kept."""
+    (first, error), *others = errors.items()
+    words = f"{name(first)}: {error}"
+    if others:
+        told = [f"{name(each)} in epoch {other.epoch}" for each, other in others[:MOST_NAMED]]
+        left = f", and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        words += f". So did {', '.join(told)}{left}"
+    if kept:
+        words += f". The {kept} others that trained with {'them' if others else 'it'} are kept"
+    return ComputationFailed.field("/recipe/lr", words, error.rate)
 
 
 def _sorted(subset: Any, index: int, total: int) -> np.ndarray[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,9 +95,13 @@ class TrainingInputs:
         )  # fmt: skip
 
     def training(
-        self, subsets: Tensor, *, state: TrainingState | None = None, progress: Progress = silent
+        self,
+        subsets: Sequence[Tensor],
+        *,
+        state: TrainingState | None = None,
+        progress: Progress = silent,
     ) -> Training:
-        """Of models on their own subsets (K, n) of the dataset's rows."""
+        """Of models on their own subsets (n,) of the dataset's rows, the largest first."""
         return Training(
             self.problem,
             self.rows,

@@ -100,7 +100,7 @@ class RetrainAttempt(Attempt[RetrainJob]):
         chosen = chosen_rows(selected, request.drop, inputs.arrays, total)
         test = self._test_rows()
         trained = time.monotonic()
-        state = self._trained(inputs, torch.from_numpy(chosen)[None], test)
+        state = self._trained(inputs, torch.from_numpy(chosen), test)
         seconds = time.monotonic() - trained
         theta = state.theta[0]
         before = after = None
@@ -159,7 +159,7 @@ class RetrainAttempt(Attempt[RetrainJob]):
         """Epoch by epoch; what it goes on from is stored every few seconds."""
         recipe, course, watch = inputs.recipe, self.course, self.watch
         state = self._begun(recipe)
-        training = inputs.training(rows, state=state, progress=watch.progress)
+        training = inputs.training([rows], state=state, progress=watch.progress)
         looks = max(1, recipe.epochs // MOST_LOOKS)
         stored = time.monotonic()
         for losses in training.epochs():

@@ -74,7 +74,15 @@ def subsets(count: int, size: int) -> Tensor:
     return torch.stack([torch.randperm(ROWS, generator=generator)[:size] for _ in range(count)])
 
 
-def trained(recipe: Recipe, chosen: Tensor, **given: Any) -> tuple[Tensor, Training]:
+SIZES = (41, 40, 33, 32)  # in batches of 8 the last two take fewer steps an epoch
+
+
+def of_sizes(*sizes: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(9)
+    return [torch.randperm(ROWS, generator=generator)[:size] for size in sizes]
+
+
+def trained(recipe: Recipe, chosen: Any, **given: Any) -> tuple[Tensor, Training]:
     x, y = data()
     problem = Problem(network(), make_loss("cross_entropy"))
     rows = TensorRows(x, y)
@@ -100,7 +108,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ["momentum and decay", "adamw"])
 def test_models_that_train_together_are_those_of_a_plain_loop(name: str) -> None:
     """Batches of 8 of 27 rows: the last one of an epoch is smaller."""
     recipe = Recipe(**RECIPES[name], batch_size=8, epochs=5, seed=3)
@@ -111,6 +119,32 @@ def test_models_that_train_together_are_those_of_a_plain_loop(name: str) -> None
     for row, found in zip(chosen, theta, strict=True):
         wanted = plainly_trained(recipe, network(), x, y, row, None)
         assert (found - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_models_on_subsets_of_different_sizes_are_those_of_a_plain_loop(name: str) -> None:
+    recipe = Recipe(**RECIPES[name], batch_size=8, epochs=5, seed=3)
+    chosen = of_sizes(*SIZES)
+    weights = torch.linspace(0.5, 2.0, ROWS, dtype=torch.float64)
+    theta, training = trained(recipe, chosen, weights=weights)
+    assert training.together
+    x, y = data()
+    for row, found in zip(chosen, theta, strict=True):
+        wanted = plainly_trained(recipe, network(), x, y, row, weights)
+        assert (found - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
+
+
+def test_the_losses_of_an_epoch_are_means_over_each_models_own_rows() -> None:
+    recipe = Recipe(optimizer="sgd", lr=1e-12, batch_size=8, epochs=1)
+    x, y = data()
+    problem = Problem(network(), make_loss("cross_entropy"))
+    chosen = of_sizes(*SIZES)
+    training = Training(problem, TensorRows(x, y), chosen, plan_of(recipe), problem.theta)
+    (losses,) = training.epochs()
+    for row, found in zip(chosen, losses, strict=True):
+        with torch.no_grad():
+            wanted = nn.functional.cross_entropy(network()(x[row]), y[row])
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=0.0)
 
 
 def test_a_weight_multiplies_its_rows_loss() -> None:
@@ -125,7 +159,7 @@ def test_a_weight_multiplies_its_rows_loss() -> None:
 
 def test_l_bfgs_takes_the_steps_of_torchs() -> None:
     recipe = Recipe(optimizer="lbfgs", lr=1.0, epochs=12, weight_decay=0.05)
-    chosen = subsets(2, 30)
+    chosen = of_sizes(30, 25)
     theta, _ = trained(recipe, chosen)
     x, y = data()
     for row, found in zip(chosen, theta, strict=True):
@@ -168,7 +202,7 @@ def test_what_is_stored_in_between_goes_on_to_the_same_bytes() -> None:
 
 def test_rows_that_do_not_fit_at_once_are_taken_in_parts() -> None:
     recipe = Recipe(optimizer="sgd", lr=0.1, epochs=3)
-    chosen = subsets(2, 40)
+    chosen = of_sizes(40, 37)
     whole, _ = trained(recipe, chosen)
     parts, _ = trained(recipe, chosen, budget_bytes=1)
     assert torch.allclose(parts, whole, rtol=1e-12, atol=1e-13)
@@ -212,3 +246,51 @@ def test_a_training_that_diverges_says_when() -> None:
     with pytest.raises(TrainingDiverged, match=r"in epoch \d+, at step \d+, with learning rate"):
         for _ in training.epochs():
             pass
+
+
+def test_a_model_that_diverges_is_noted_with_its_epoch_and_the_others_go_on() -> None:
+    """Two rows are so large that models trained on them overflow, after some epochs."""
+    x, y = data()
+    x[5], x[6] = 300.0, 600.0
+    targets = y.double()[:, None]
+    torch.manual_seed(0)
+    net = nn.Linear(FEATURES, 1).double().eval()
+    problem = Problem(net, make_loss("mse"))
+    recipe = Recipe(optimizer="sgd", lr=0.05, batch_size=16, epochs=60)
+    tame = torch.cat([torch.arange(5), torch.arange(10, ROWS)])
+    chosen = [
+        torch.cat([tame[:30], torch.tensor([5])]), tame[:30],
+        torch.cat([tame[9:37], torch.tensor([6])]), tame[9:37],
+    ]  # fmt: skip
+    plan = plan_of(recipe)
+    training = Training(problem, TensorRows(x, targets), chosen, plan, problem.theta)
+    for _ in training.epochs():
+        pass
+    assert set(training.diverged) == {0, 2}
+    for model, error in training.diverged.items():
+        assert error.epoch == _first_epoch_without_a_loss(recipe, net, x, targets, chosen[model])
+        assert error.epoch > 1
+    for model in (1, 3):
+        alone = Training(problem, TensorRows(x, targets), [chosen[model]], plan, problem.theta)
+        for _ in alone.epochs():
+            pass
+        torch.testing.assert_close(
+            training.state.theta[model], alone.state.theta[0], rtol=1e-12, atol=1e-14
+        )
+
+
+def _first_epoch_without_a_loss(
+    recipe: Recipe, net: nn.Linear, x: Tensor, y: Tensor, rows: Tensor
+) -> int:
+    weight, bias = (each.detach().clone().requires_grad_() for each in net.parameters())
+    for epoch in range(recipe.epochs):
+        generator = torch.Generator().manual_seed(epoch)
+        for batch in rows[torch.randperm(len(rows), generator=generator)].split(16):
+            loss = nn.functional.mse_loss(x[batch] @ weight.T + bias, y[batch])
+            if not bool(torch.isfinite(loss)):
+                return epoch + 1
+            for each, step in zip(
+                (weight, bias), torch.autograd.grad(loss, (weight, bias)), strict=True
+            ):
+                each.data -= recipe.lr * step
+    return 0

@@ -44,25 +44,42 @@ class StackedGradient:
         """Whether the models went as one program, as far as it was called."""
         return all(each is not None for each in self._traced.values())
 
-    def __call__(self, theta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(K, p) gradients and (K,) losses at theta (K, p) of the batches rows (K, B), int64."""
+    def __call__(
+        self, theta: Tensor, rows: Tensor, counts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(K, p) gradients and (K,) losses at theta (K, p) of the batches rows (K, B), int64.
+
+        `counts` (K,): how many rows of each are its batch, from the left; the others weigh nothing. By default all.
+        """
         models, size = rows.shape
+        weights = self._factors(rows, counts)
         step = max(1, self._at_once // models)
         if step >= size:
-            return self._part(theta, rows, size)
+            return self._part(theta, rows, weights)
         gradient, losses = torch.zeros_like(theta), theta.new_zeros(models)
         for start in range(0, size, step):
-            part = self._part(theta, rows[:, start : start + step], size)
+            part = self._part(
+                theta, rows[:, start : start + step], weights[:, start : start + step]
+            )
             gradient += part[0]
             losses += part[1]
         return gradient, losses
 
-    def _part(self, theta: Tensor, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Of some rows of the batches: their part of the mean over `size` rows."""
-        batch = self._problem.placed(self._rows.take(rows.reshape(-1)))
-        weights = theta.new_full(rows.shape, 1.0 / size)
+    def _factors(self, rows: Tensor, counts: Tensor | None) -> Tensor:
+        """(K, B): what each row's loss is multiplied by, so that the sum is the weighted mean of a batch."""
+        models, size = rows.shape
+        if counts is None:
+            counts = torch.full((models,), size)
+        inside = torch.arange(size) < counts[:, None]
+        found = inside.to(self._problem.dtype) / counts.clamp(min=1)[:, None]
+        found = found.to(self._problem.device)
         if self._weights is not None:
-            weights *= self._weights[rows.to(self._weights.device)]
+            found *= self._weights[rows.to(self._weights.device)]
+        return found
+
+    def _part(self, theta: Tensor, rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Of some rows of the batches: the sum of their losses times their factors."""
+        batch = self._problem.placed(self._rows.take(rows.reshape(-1)))
         shape = (rows.shape[0], rows.shape[1])
         tensors = [
             each.view(*shape, *each.shape[1:]) for each in (*batch.inputs, *batch.target_tensors)
