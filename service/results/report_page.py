@@ -133,17 +133,17 @@ def _metrics(found: Retraining) -> Iterator[str]:
 
 def _by_class(before: Metrics, after: Metrics, names: Sequence[str]) -> Iterator[str]:
     known = {each.label: each for each in before.by_class}
-    lines = []
+    accuracy, loss = [], []
     for each in after.by_class:
         name = names[each.label] if 0 <= each.label < len(names) else str(each.label)
-        first = known.get(each.label)
+        first, told = known.get(each.label), f"{name} ({each.rows:,} rows)"
         if first is not None:
-            lines.append(
-                _line(f"{name} ({each.rows:,} rows)", first.accuracy, each.accuracy, _percent)
-            )
-    if lines:
-        yield "<h2>Accuracy by class</h2>"
-        yield _table("", ("class", "before", "after", "change"), lines)
+            accuracy.append(_line(told, first.accuracy, each.accuracy, _percent))
+            loss.append(_line(told, first.loss, each.loss, _number, higher_is_better=False))
+    for title, lines in (("Accuracy by class", accuracy), ("Loss by class", loss)):
+        if lines:
+            yield f"<h2>{title}</h2>"
+            yield _table("", ("class", "before", "after", "change"), lines)
 
 
 def _line(

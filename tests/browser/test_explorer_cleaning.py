@@ -105,7 +105,7 @@ def compared_after_retraining(browser: Chrome, digits: Subject) -> None:
         assert [float(cell.removesuffix(" %")) for cell in cells[:2]] == pytest.approx(
             [scale * each for each in written], abs=0.51 if name == "accuracy" else 1e-3
         )
-    assert len(all_of(browser, ".compared.by-class tbody tr")) == 10
+    assert len(all_of(browser, ".compared.by-class tbody tr")) == 2 * 10  # accuracy and loss
     screenshot(browser, "comparison")
 
 

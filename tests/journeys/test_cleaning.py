@@ -125,10 +125,13 @@ def test_the_report_is_one_page_with_the_numbers_of_both_models(
     at = page.cells.index("loss")
     assert page.cells[at + 1 : at + 3] == [f"{each.loss:.4g}" for each in (before, after)]
     for each, first in zip(after.by_class, before.by_class, strict=True):
-        at = page.cells.index(f"{NAMES[each.label]} ({each.rows} rows)")  # escaped, and read back
+        name = f"{NAMES[each.label]} ({each.rows} rows)"  # escaped, and read back
+        at = page.cells.index(name)
         assert page.cells[at + 1 : at + 3] == [
             f"{100 * one.accuracy:.2f} %" for one in (first, each)
         ]
+        at = page.cells.index(name, at + 1)
+        assert page.cells[at + 1 : at + 3] == [f"{one.loss:.4g}" for one in (first, each)]
     assert not {"script", "link", "img", "iframe", "b"} & page.tags
     assert not re.search(r"https?://|url\(|@import", text)
     assert "loop-train@1 without 8 of its rows" in text

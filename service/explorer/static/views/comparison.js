@@ -50,11 +50,14 @@ function overall({ parent_metrics: before, metrics: after }) {
 function byClass({ parent_metrics: before, metrics: after }, testSet) {
   if (!after.by_class.length) return null;
   const known = new Map(before.by_class.map((each) => [each.label, each]));
-  const rows = after.by_class.map((each) => {
+  const lines = (field, higherIsBetter, written) => after.by_class.map((each) => {
     const name = `${className(testSet, each.label)} (${count(each.rows)} rows)`;
-    return line(name, known.get(each.label)?.accuracy ?? null, each.accuracy, true, (value) => percent(value));
+    return line(name, known.get(each.label)?.[field] ?? null, each[field], higherIsBetter, written);
   });
-  return table("Accuracy by class", "by-class", rows);
+  return [
+    table("Accuracy by class", "by-class", lines("accuracy", true, (value) => percent(value))),
+    table("Loss by class", "by-class", lines("loss", false, (value) => number(value, 4))),
+  ];
 }
 
 function table(title, name, rows) {
