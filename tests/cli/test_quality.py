@@ -70,3 +70,19 @@ def test_results_are_evaluated_and_the_bank_is_listed_and_deleted(
     refused = online("evaluate", job, "--measure", "ldss", "--recipe", RECIPE)
     assert refused.code != 0
     assert "lds" in refused.err
+
+
+def test_a_sweep_says_which_method_and_damping_to_use(
+    online: Upweight, registered: tuple[str, ...]
+) -> None:
+    found = online(
+        "tune", "cli-net", "cli-rows", "cli-rows", "--recipe", RECIPE, "--subsets", "4", "--repeats", "1",
+        "--method", "direct", "--method", '{"inversion_method": "ekfac", "curvature": "gauss_newton"}',
+        "--damping", "0.1,1", "--test-rows", "0:5", "--json",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    document = found.documents[-1]
+    assert document["best"]["hessian_regularization"] in (0.1, 1.0)
+    assert document["why"].startswith("Use ")
+    judged = {row["result"] for row in document["report"]["rows"] if not row["baseline"]}
+    assert len(judged) == 2

@@ -12,7 +12,7 @@ from upweight.cli.jobs import jobs
 from upweight.cli.keys import keys, webhooks
 from upweight.cli.models import models
 from upweight.cli.operation import doctor, reindex, retention, serve, worker
-from upweight.cli.quality import evaluate
+from upweight.cli.quality import evaluate, tune
 from upweight.cli.results import results
 from upweight.cli.retraining import banks, retrain
 from upweight.cli.verb import Command, examples, group, line, verb
@@ -49,6 +49,14 @@ verb(
     upweight evaluate latest --measure mislabel --wrong 3,17,204
     """,
 )(evaluate)
+verb(
+    command,
+    "tune",
+    """
+    upweight tune digits-mlp digits-train digits-test
+    upweight tune digits-mlp digits-train digits-test --method direct --method ekfac --damping 0.01,0.1
+    """,
+)(tune)
 command.add_typer(models, name="models")
 command.add_typer(datasets, name="datasets")
 command.add_typer(jobs, name="jobs")
