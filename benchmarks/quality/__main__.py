@@ -1,17 +1,15 @@
 """`python -m benchmarks.quality [--setups A1 …] [--peers kronfluence …]`: LDS over λ, ours and the peers', on one bank.
 
-The bank is trained once and kept in `benchmarks/.cache`; so are scores of peers, whose environments are made when
-first asked for. Each line: the λ that is best, its LDS with a 95 % interval (bootstrap over subsets and test rows
-together), and the course over λ. Needs scikit-learn and SciPy. `--json PATH` keeps all numbers.
+The bank is trained once and kept in `benchmarks/.cache`; the peers' environments are made when first asked for. Each
+line: the λ that is best, its LDS with a 95 % interval (bootstrap over subsets and test rows together), and the course
+over λ. Needs scikit-learn and SciPy. `--json PATH` keeps all numbers.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +19,34 @@ from torch import Tensor
 
 from benchmarks.quality.setups import SETUPS, Setup
 
-ROOT = Path(__file__).resolve().parents[2]
 DAMPINGS = [10.0**-power for power in range(10)]
 
 
 def main() -> None:
-    """Prints the tables; with `--part`, is one of the peers' processes."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--setups", nargs="+", default=[*SETUPS], choices=[*SETUPS])
-    parser.add_argument("--peers", nargs="*", default=["kronfluence", "pydvl", "dattri"])
-    parser.add_argument("--methods", nargs="+", help="of ours; by default all")
+    parser.add_argument("--peers", nargs="*", default=["kronfluence", "pydvl", "dattri", "traker"])
+    parser.add_argument("--methods", nargs="*", help="of ours; by default all")
+    parser.add_argument("--ensemble", nargs="*", default=[], help="of ours, as means of 10 models")
+    parser.add_argument(
+        "--seconds", type=float, default=1800.0, help="of each peer, then it is stopped"
+    )
     parser.add_argument("--dampings", nargs="+", type=float, default=DAMPINGS)
     parser.add_argument("--subsets", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.part is not None:
-        _part(*options.part, options.dampings)
-        return
     tables = {name: _table(SETUPS[name](), options) for name in options.setups}
     if options.json is not None:
         options.json.write_text(json.dumps(tables, indent=1))
 
 
 def _table(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
-    from benchmarks.peers.environments import python_of
     from benchmarks.quality.bank import bank
-    from benchmarks.quality.ours import scored
+    from benchmarks.quality.ours import mean_over, scored
+    from benchmarks.quality.theirs import asked
     from workers.quality.measures import agreement, ceiling, lds
 
     found = bank(setup, options.subsets)
@@ -81,10 +78,15 @@ def _table(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
             print(f"  {one.method} at {one.damping:g}: {one.why[:120]}", file=sys.stderr)
         else:
             note(f"upweight {one.method}", one.damping, one.scores)
+    models = [found.weights, *map(list, zip(*found.others, strict=True))]
+    for one in mean_over(setup, models, options.dampings, options.ensemble):
+        note(f"upweight {one.method}", one.damping, one.scores)
     _print(rows)
     for peer in options.peers:
         before = set(rows)
-        for name, damping, scores in _of_peer(peer, python_of(peer), setup, found.weights, options):
+        for name, damping, scores in asked(
+            peer, setup, models, options.dampings, threads=options.threads, seconds=options.seconds
+        ):
             note(f"{peer} {name}", damping, scores)
         _print({name: rows[name] for name in rows if name not in before})
     return {"agreement": vars(noise), "ceiling": limit, "lds": rows}
@@ -102,34 +104,6 @@ def _print(rows: dict[str, dict[str, Any]]) -> None:
             f"{name:<32} {best['value']:.3f} [{best['low']:.3f}, {best['high']:.3f}] at {at:<6} {course}",
             flush=True,
         )
-
-
-def _of_peer(
-    peer: str, python: Path, setup: Setup, weights: list[Tensor], options: argparse.Namespace
-) -> list[tuple[str, float | None, Tensor]]:
-    with tempfile.TemporaryDirectory() as folder:
-        given, out = Path(folder) / "given.pt", Path(folder) / "scores.pt"
-        parts = {"name": setup.name, "train": setup.train, "test": setup.test, "weights": weights}
-        torch.save(parts, given)
-        command = [str(python), "-m", "benchmarks.quality", "--part", peer, str(given), str(out)]
-        command += ["--dampings", *map(str, options.dampings), "--threads", str(options.threads)]
-        done = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False)
-        if not out.is_file():
-            print(f"{peer}: did not run, exit status {done.returncode}")
-            return []
-        return torch.load(out)
-
-
-def _part(peer: str, given: str, out: str, dampings: list[float]) -> None:
-    from benchmarks.quality.setups import by_name
-    from benchmarks.quality.theirs import PEERS
-
-    parts = torch.load(given)
-    setup = by_name(parts["name"], parts["train"], parts["test"])
-    kept: list[tuple[str, float | None, Tensor]] = []
-    for name, damping, scores in PEERS[peer](setup, setup.module(parts["weights"]), dampings):
-        kept.append((name, damping, scores.detach()))
-        torch.save(kept, out)  # what is done stays, whatever comes
 
 
 if __name__ == "__main__":

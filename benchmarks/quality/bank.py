@@ -16,9 +16,13 @@ from benchmarks.quality.setups import SEED, Setup
 
 @dataclass(frozen=True)
 class Bank:
-    """`weights`: of the model on all rows. `losses` (repeats, S, m): of the test rows after training on each subset."""
+    """`weights`: of the model on all rows; `others` (E, …): of more of them, trained in other orders.
+
+    `losses` (repeats, S, m): of the test rows after training on each subset.
+    """
 
     weights: list[Tensor]
+    others: list[Tensor]
     subsets: Tensor  # (S, rows of a subset)
     losses: Tensor
     seconds: float
@@ -32,6 +36,9 @@ def subsets_of(total: int, count: int, share: float, seed: int = SEED) -> Tensor
     return torch.stack(drawn).sort(1).values
 
 
+ENSEMBLE = 10  # models on all rows, with the first
+
+
 def bank(setup: Setup, count: int = 100, share: float = 0.5, repeats: int = 2) -> Bank:
     """That of the cache, or a new one. All networks begin at the same weights; repeats differ in the order of rows."""
     path: Path = ignored(CACHE) / f"quality-{setup.name.split()[0].replace('/', '-')}-{count}.pt"
@@ -42,14 +49,17 @@ def bank(setup: Setup, count: int = 100, share: float = 0.5, repeats: int = 2) -
     torch.manual_seed(SEED)
     start = [each.detach().clone() for each in setup.module().parameters()]
     began = time.perf_counter()
-    whole = trained(setup, torch.arange(total)[None], start, SEED)
+    everything = torch.arange(total)[None]
+    whole = trained(setup, everything, start, SEED)
+    others = trained(setup, everything.expand(ENSEMBLE - 1, total), start, SEED - 1)
     losses = torch.stack(
         [
             test_losses(setup, trained(setup, subsets, start, SEED + 1 + repeat))
             for repeat in range(repeats)
         ]
     )
-    found = Bank([each[0] for each in whole], subsets, losses, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    found = Bank([each[0] for each in whole], others, subsets, losses, seconds)
     torch.save(vars(found), path)
     return found
 

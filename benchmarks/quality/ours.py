@@ -92,3 +92,15 @@ def scored(
                 yield Scores(name, damping, solution.x @ gradients.T)
             except engine.EngineError as error:
                 yield Scores(name, damping, None, str(error))
+
+
+def mean_over(
+    setup: Setup, ensemble: Sequence[list[Tensor]], dampings: Sequence[float], names: Sequence[str]
+) -> Iterator[Scores]:
+    """The means of the scores of several models, where all of them have some."""
+    each = [list(scored(setup, weights, dampings, names)) for weights in ensemble]
+    for several in zip(*each, strict=True):
+        found = [one.scores for one in several if one.scores is not None]
+        if len(found) == len(several):
+            name = f"{several[0].method}, mean of {len(several)} models"
+            yield Scores(name, several[0].damping, torch.stack(found).mean(0))

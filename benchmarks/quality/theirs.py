@@ -5,9 +5,12 @@ Imports torch alone at first: which library is there depends on the environment.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,15 +18,48 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.quality.setups import Setup
+from benchmarks.peers.environments import python_of
+from benchmarks.peers.places import ROOT
+from benchmarks.quality.setups import Setup, by_name
 
+Weights = list[Tensor]
 Found = Iterator[tuple[str, float | None, Tensor]]  # method, λ where it has one, (m, n)
 RANK = 100
 MOST_DENSE = 5000  # parameters of which a matrix (p, p), and its copies, are no trouble
 TRAK_DIMENSIONS = 512
+TRAK_FACTORS = (1.0, 1e3, 1e6)  # of λ: TRAK adds it to a sum over rows
 
 
-def kronfluence(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) -> Found:
+def asked(
+    peer: str,
+    setup: Setup,
+    models: Sequence[Weights],
+    dampings: Sequence[float],
+    *,
+    threads: int,
+    seconds: float,
+) -> list[tuple[str, float | None, Tensor]]:
+    """What a peer makes of these models, in a process of its environment; after so many seconds, what it has done."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, out = f"{folder}/given.pt", f"{folder}/scores.pt"
+        parts = {
+            "name": setup.name,
+            "train": setup.train,
+            "test": setup.test,
+            "models": list(models),
+        }
+        torch.save({**parts, "dampings": list(dampings), "threads": threads}, given)
+        command = [str(python_of(peer)), "-m", "benchmarks.quality.theirs", peer, given, out]
+        try:
+            subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=True, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            print(f"{peer}: stopped after {seconds:g} s")
+        except subprocess.CalledProcessError as error:
+            print(f"{peer}: ended with exit status {error.returncode}")
+        return torch.load(out) if Path(out).is_file() else []
+
+
+def kronfluence(setup: Setup, models: Sequence[Weights], dampings: Sequence[float]) -> Found:
     """EK-FAC and K-FAC, labels drawn from the predictions, one fit for all λ's."""
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
@@ -44,7 +80,7 @@ def kronfluence(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) 
             return self.compute_train_loss(batch, model)
 
     task = OfRows()
-    model = prepare_model(module, task)
+    model = prepare_model(setup.module(models[0]), task)
     train, test = TensorDataset(*setup.train), TensorDataset(*setup.test)
     for strategy in ("ekfac", "kfac"):
         with tempfile.TemporaryDirectory() as folder:
@@ -66,13 +102,13 @@ def kronfluence(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) 
                 yield "EK-FAC" if strategy == "ekfac" else "K-FAC", damping, scores
 
 
-def pydvl(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) -> Found:
+def pydvl(setup: Setup, models: Sequence[Weights], dampings: Sequence[float]) -> Found:
     """Direct with the Hessian and with Gauss-Newton, cg, Arnoldi, LiSSA."""
     from pydvl.influence.torch import ArnoldiInfluence, CgInfluence, DirectInfluence, LissaInfluence
     from pydvl.influence.torch.util import SecondOrderMode
 
     warnings.filterwarnings("ignore")
-    module, (train, test) = module.double(), _doubled(setup)
+    module, (train, test) = setup.module(models[0]).double(), _doubled(setup)
     loss = F.cross_entropy if setup.loss == "cross_entropy" else F.mse_loss
     loader = DataLoader(TensorDataset(*train), len(train[0]))
     newton = SecondOrderMode.GAUSS_NEWTON
@@ -102,8 +138,14 @@ def pydvl(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) -> Fou
                 print(f"pyDVL {name} at {damping:g}: {type(error).__name__}: {error}"[:200])
 
 
-def dattri(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) -> Found:
-    """Explicit, cg, Arnoldi, LiSSA, gradient products, TRAK with one model, EK-FAC."""
+def dattri(setup: Setup, models: Sequence[Weights], dampings: Sequence[float]) -> Found:
+    """Explicit, cg, Arnoldi, LiSSA, gradient products, TRAK with one model and with all."""
+    yield from _dattri_influences(setup, setup.module(models[0]), dampings)
+    if setup.loss == "cross_entropy":
+        yield from _dattri_trak(setup, [setup.module(each) for each in models], dampings)
+
+
+def _dattri_influences(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) -> Found:
     from dattri.algorithm.influence_function import (
         IFAttributorArnoldi,
         IFAttributorCG,
@@ -111,30 +153,10 @@ def dattri(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) -> Fo
         IFAttributorLiSSA,
     )
     from dattri.algorithm.tracin import TracInAttributor
-    from dattri.algorithm.trak import TRAKAttributor
     from dattri.task import AttributionTask
-    from torch.func import functional_call
 
-    rows_loss = F.cross_entropy if setup.loss == "cross_entropy" else F.mse_loss
-
-    def loss(params: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
-        inputs, targets = (
-            each if each.ndim > one else each[None] for each, one in zip(data, alone, strict=True)
-        )
-        return rows_loss(functional_call(module, params, (inputs,)), targets)
-
-    def margin(params: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
-        found = torch.exp(-loss(params, data))
-        return torch.log(found) - torch.log(1 - found + 1e-12)
-
-    def chance(params: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
-        return torch.exp(-loss(params, data))
-
-    alone = (setup.train[0].ndim - 1, setup.train[1].ndim - 1)
-    train, test = (
-        DataLoader(TensorDataset(*rows), len(rows[0]), shuffle=False)
-        for rows in (setup.train, setup.test)
-    )
+    train, test = _dattri_rows(setup)
+    loss = _dattri_loss(setup, module)
     task = AttributionTask(loss_func=loss, model=module, checkpoints=module.state_dict())
     makers: dict[str, Callable[[float], Any]] = {
         "explicit": lambda at: IFAttributorExplicit(task, regularization=at),
@@ -160,17 +182,111 @@ def dattri(setup: Setup, module: nn.Sequential, dampings: Sequence[float]) -> Fo
     plain = TracInAttributor(task, weight_list=torch.ones(1), normalized_grad=False)
     with torch.no_grad():
         yield "TracIn", None, plain.attribute(train, test).T
-    if setup.loss != "cross_entropy":
-        return
-    # As TRAK has it: features are gradients of the margin, of training and of test rows.
-    target = AttributionTask(loss_func=margin, model=module, checkpoints=module.state_dict())
-    for damping in dampings:
-        trak = TRAKAttributor(
-            target, chance, projector_kwargs={"proj_dim": TRAK_DIMENSIONS}, regularization=damping
+
+
+def _dattri_trak(setup: Setup, models: list[nn.Sequential], dampings: Sequence[float]) -> Found:
+    """As TRAK has it: features are gradients of the margin, of training and of test rows."""
+    from dattri.algorithm.trak import TRAKAttributor
+    from dattri.task import AttributionTask
+
+    train, test = _dattri_rows(setup)
+    loss = _dattri_loss(setup, models[0])
+
+    def margin(params: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
+        found = torch.exp(-loss(params, data))
+        return torch.log(found) - torch.log(1 - found + 1e-12)
+
+    def chance(params: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
+        return torch.exp(-loss(params, data))
+
+    states = [each.state_dict() for each in models]
+    for several in sorted({1, len(states)}):
+        target = AttributionTask(loss_func=margin, model=models[0], checkpoints=states[:several])
+        for damping in dampings:
+            trak = TRAKAttributor(
+                target, chance, projector_kwargs={"proj_dim": TRAK_DIMENSIONS},
+                regularization=damping,
+            )  # fmt: skip
+            trak.cache(train)
+            with torch.no_grad():
+                yield f"TRAK-{several}", damping, trak.attribute(test).T
+
+
+def _dattri_rows(setup: Setup) -> list[DataLoader[Any]]:
+    return [
+        DataLoader(TensorDataset(*rows), len(rows[0]), shuffle=False)
+        for rows in (setup.train, setup.test)
+    ]
+
+
+def _dattri_loss(setup: Setup, module: nn.Module) -> Callable[..., Tensor]:
+    """Of a batch, or of one row alone."""
+    from torch.func import functional_call
+
+    rows_loss = F.cross_entropy if setup.loss == "cross_entropy" else F.mse_loss
+    alone = (setup.train[0].ndim - 1, setup.train[1].ndim - 1)
+
+    def loss(params: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, targets = (
+            each if each.ndim > one else each[None] for each, one in zip(data, alone, strict=True)
         )
-        trak.cache(train)
-        with torch.no_grad():
-            yield "TRAK-1", damping, trak.attribute(test).T
+        return rows_loss(functional_call(module, params, (inputs,)), targets)
+
+    return loss
+
+
+def traker(setup: Setup, models: Sequence[Weights], dampings: Sequence[float]) -> Found:
+    """TRAK by its authors' library, with one model and with all; λ is added to the sum over rows of XᵀX."""
+    from torch.func import functional_call
+    from trak import TRAKer
+    from trak.modelout_functions import AbstractModelOutput, ImageClassificationModelOutput
+
+    class OfNumbers(AbstractModelOutput):  # type: ignore[misc]
+        """The output itself; of the squared error, dL/df is 2 (f − y)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+
+        @staticmethod
+        def get_output(model: Any, weights: Any, buffers: Any, x: Tensor, y: Tensor) -> Tensor:
+            return functional_call(model, (weights, buffers), (x[None],)).sum()
+
+        def get_out_to_loss_grad(
+            self, model: Any, weights: Any, buffers: Any, batch: Any
+        ) -> Tensor:
+            return (
+                2.0 * (batch[1] - functional_call(model, (weights, buffers), (batch[0],))).detach()
+            )
+
+    classes = setup.loss == "cross_entropy"
+    states = [setup.module(each).state_dict() for each in models]
+    for several in sorted({1, len(states)}):
+        with tempfile.TemporaryDirectory() as folder:
+            found = TRAKer(
+                setup.module(), ImageClassificationModelOutput() if classes else OfNumbers(),
+                len(setup.train[0]), save_dir=folder, device="cpu", proj_dim=TRAK_DIMENSIONS,
+                use_half_precision=False, logging_level=40,
+            )  # fmt: skip
+            for number, state in enumerate(states[:several]):
+                found.load_checkpoint(state, model_id=number)
+                found.featurize(batch=setup.train, num_samples=len(setup.train[0]))
+            for damping in sorted({each * factor for each in dampings for factor in TRAK_FACTORS}):
+                found.score_computer.lambda_reg = damping
+                for each in found.saver.model_ids.values():
+                    each["is_finalized"] = 0
+                found.finalize_features()
+                for number, state in enumerate(states[:several]):
+                    found.start_scoring_checkpoint(
+                        f"at{damping}", state, number, num_targets=len(setup.test[0])
+                    )
+                    found.score(batch=setup.test, num_samples=len(setup.test[0]))
+                scores = torch.from_numpy(found.finalize_scores(f"at{damping}").copy()).T
+                if not classes:  # of the output; the loss falls by -2 (f − y) of it
+                    output = sum(
+                        setup.module(each)(setup.test[0]).detach() for each in models[:several]
+                    )
+                    scores = scores * 2.0 * (setup.test[1] - output / several)
+                yield f"TRAK-{several}", damping, scores
 
 
 def _size(module: nn.Module) -> int:
@@ -184,8 +300,26 @@ def _doubled(setup: Setup) -> list[tuple[Tensor, ...]]:
     ]
 
 
-PEERS: dict[str, Callable[[Setup, nn.Sequential, Sequence[float]], Found]] = {
+PEERS: dict[str, Callable[[Setup, Sequence[Weights], Sequence[float]], Found]] = {
     "kronfluence": kronfluence,
     "pydvl": pydvl,
     "dattri": dattri,
+    "traker": traker,
 }
+
+
+def main() -> None:
+    """One of the peers' processes."""
+    peer, given, out = sys.argv[1:]
+    parts = torch.load(given)
+    torch.set_num_threads(parts["threads"])
+    setup = by_name(parts["name"], parts["train"], parts["test"])
+    kept: list[tuple[str, float | None, Tensor]] = []
+    for name, damping, scores in PEERS[peer](setup, parts["models"], parts["dampings"]):
+        kept.append((name, damping, scores.detach()))
+        torch.save(kept, f"{out}.new")
+        Path(f"{out}.new").replace(out)  # what is done stays, whatever comes
+
+
+if __name__ == "__main__":
+    main()
