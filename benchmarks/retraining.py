@@ -94,7 +94,7 @@ def main() -> None:
         seconds += time.perf_counter() - began
     scaled = seconds / asked.plain * asked.models
     apart = max(
-        float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, plain, strict=False)
+        float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours[places], plain, strict=True)
     )
     print(f"{asked.models} models, {asked.epochs} epochs, {asked.threads} threads, {x.dtype}")
     print(f"  together              {taken:8.1f} s")
