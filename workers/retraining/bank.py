@@ -22,7 +22,7 @@ from service.lifecycle.states import now
 from service.storage.layout import bank_folder
 from service.storage.objects import Objects
 from service.storage.tensors import read_tensor, write_tensors
-from upweight.errors import ComputationFailed, InvalidRequest
+from upweight.errors import ComputationFailed, InvalidRequest, UpweightError
 from workers.engine import TrainingDiverged
 from workers.engine.model.batching import activation_bytes
 from workers.engine.progress import Progress, silent
@@ -203,7 +203,7 @@ def _name(index: int, names: Sequence[str]) -> str:
 
 def _diverged(
     errors: Mapping[int, TrainingDiverged], name: Callable[[int], str], kept: int
-) -> ComputationFailed:
+) -> UpweightError:
     """Which trainings of a program diverged and when, the first in full, and how many of the others are kept."""
     (first, error), *others = errors.items()
     words = f"{name(first)}: {error}"
