@@ -17,6 +17,7 @@ from service.datasets import routes as datasets
 from service.docs import docs_routes
 from service.explorer import explorer_routes
 from service.health import routes as health
+from service.indexes import routes as indexes
 from service.jobs import routes as jobs
 from service.logs import log
 from service.metrics import Metrics
@@ -32,7 +33,7 @@ from service.webhooks import routes as webhooks
 from upweight import __version__
 from upweight.errors import Unavailable, UpweightError
 
-RESOURCES = (blobs, models, datasets, jobs, results, banks, webhooks, access, health)
+RESOURCES = (blobs, models, datasets, jobs, results, indexes, banks, webhooks, access, health)
 
 
 def create_app(settings: Settings) -> FastAPI:

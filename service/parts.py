@@ -10,7 +10,7 @@ from redis import Redis
 from service.auth import Keys
 from service.changes import Changes
 from service.limits.quota import Quota
-from service.limits.rate import Rate, Uploads
+from service.limits.rate import AtOnce, Rate
 from service.settings import Settings
 from service.storage.objects import Objects
 from service.storage.redis import connect
@@ -21,6 +21,7 @@ from service.webhooks.outbox import Outbox
 from service.webhooks.secrets import WebhookSecrets
 from service.webhooks.sender import Sender
 
+ASKED_AT_ONCE = 64  # questions to indexes: each holds a thread while a worker is at it
 UPLOADS_AT_ONCE = 32  # each holds a thread of its own, and some 30 MiB
 
 
@@ -31,7 +32,9 @@ class Parts(Stores):
     keys: Keys
     changes: Changes
     uploads: ThreadPoolExecutor
-    upload_limit: Uploads
+    upload_limit: AtOnce
+    asking: ThreadPoolExecutor
+    question_limit: AtOnce
     rate: Rate
     quota: Quota
     outbox: Outbox
@@ -56,7 +59,9 @@ class Parts(Stores):
             changes=changes,
             # Slow senders hold these threads and not those that all other routes share.
             uploads=ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="upload"),
-            upload_limit=Uploads(settings.namespace_uploads),
+            upload_limit=AtOnce(settings.namespace_uploads, "uploads"),
+            asking=ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="question"),
+            question_limit=AtOnce(settings.namespace_questions, "questions to indexes"),
             rate=Rate(redis, settings.namespace_requests),
             quota=Quota(redis, objects, stores.records, settings.namespace_bytes),
             outbox=outbox,
@@ -70,6 +75,7 @@ class Parts(Stores):
         self.courier.close()
         self.changes.join()
         self.uploads.shutdown(wait=False, cancel_futures=True)
+        self.asking.shutdown(wait=False, cancel_futures=True)
         self.redis.close()
 
 

@@ -124,6 +124,12 @@ class Settings(BaseSettings):
     namespace_uploads: int = Field(
         24, description="Uploads of one namespace at once, in each front end.", ge=1
     )
+    namespace_questions: int = Field(
+        16, description="Questions to indexes of one namespace at once, in each front end.", ge=1
+    )
+    query_seconds: float = Field(
+        30.0, description="How long a question to an index waits for a worker's answer.", gt=0
+    )
     namespace_listeners: int = Field(
         2_000,
         description="Event streams and answers held by `wait` of one namespace, in each front end.",

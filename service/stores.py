@@ -14,6 +14,7 @@ from service.storage.grids import Grids
 from service.storage.leases import Leases
 from service.storage.objects import Objects
 from service.storage.qualities import Qualities
+from service.storage.questions import Questions
 from service.storage.queue import TaskQueue
 from service.storage.records import Records
 from service.storage.shared import Shared
@@ -35,6 +36,7 @@ class Stores:
     shared: Shared
     ending: Ending
     qualities: Qualities
+    questions: Questions
 
     @staticmethod
     def over(settings: Settings, redis: Redis, objects: Objects) -> Stores:
@@ -55,5 +57,6 @@ class Stores:
             grids=grids,
             shared=shared,
             qualities=Qualities(redis, objects),
+            questions=Questions(redis, queue),
             ending=Ending(records, lifecycle, leases, queue, objects, grids, shared),
         )

@@ -18,6 +18,7 @@ from service.malloc import (
 )
 from service.private import keep_files_private
 from service.settings import Settings
+from service.storage.questions import RUN_QUESTION
 from service.storage.queue import (
     CHECK_DATASET,
     CHECK_MODEL,
@@ -29,6 +30,7 @@ from service.storage.queue import (
 from service.tracing import Tracing
 from upweight.errors import UpweightError
 from workers.checks.tasks import CheckTasks
+from workers.indexes.answering import Answering
 from workers.jobs.tasks import BlockTask, JobTask
 from workers.kinds import KINDS
 from workers.process.background import Background
@@ -98,6 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
         {
             RUN_JOB: jobs.run,
             RUN_BLOCK: BlockTask(context, KINDS).run,
+            RUN_QUESTION: Answering(context).run,
             CHECK_MODEL: checks.check_model,
             CHECK_DATASET: checks.check_dataset,
         },

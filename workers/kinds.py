@@ -15,6 +15,7 @@ KINDS: Mapping[str, type[Attempt[Any]]] = {
     "factors": AttributionAttempt,
     "ihvp": AttributionAttempt,
     "self_influences": AttributionAttempt,
+    "index": AttributionAttempt,
     "retrain": RetrainAttempt,
     "quality": QualityAttempt,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from service.jobs.estimate import estimated
+from service.jobs.extending import extended
 from service.jobs.groups import groups_of, refuse_rescaling
 from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
 from service.jobs.validation.blobs import (
@@ -31,6 +32,7 @@ from upweight.schema import (
     AttributionJob,
     ColumnMatch,
     IhvpJob,
+    IndexJob,
     InfluencesJob,
     JobRecord,
     JobState,
@@ -41,6 +43,8 @@ from upweight.schema import (
 
 def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
     """Raises InvalidRequest, NotFound, NotReady, ResultTooLarge, each naming its field."""
+    if isinstance(job, IndexJob):
+        job = extended(parts, namespace, job)
     inputs = find_inputs(parts, namespace, job)
     job = job.model_copy(update={"precision": job.precision or own_precision(inputs.model)})
     job = _damped_by_recipe(job, inputs)

@@ -12,6 +12,7 @@ KINDS: Mapping[str, Prepare] = {
     "factors": attribution.prepared,
     "ihvp": attribution.prepared,
     "self_influences": attribution.prepared,
+    "index": attribution.prepared,
     "retrain": retraining.prepared,
     "quality": quality.prepared,
 }

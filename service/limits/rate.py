@@ -1,4 +1,4 @@
-"""Requests a second of a namespace over all front ends, and its uploads at once in one.
+"""Requests a second of a namespace over all front ends, and its uploads and questions at once in one.
 
 Requests: a bucket of tokens in Redis, filled by Redis's clock.
 """
@@ -88,19 +88,20 @@ class Rate:
         return limit.headers
 
 
-class Uploads:
+class AtOnce:
     """Used on the event loop alone."""
 
-    def __init__(self, at_once: int) -> None:
-        self._limit = at_once
+    def __init__(self, at_once: int, what: str) -> None:
+        """`what`: their name, for whoever is refused."""
+        self._limit, self._what = at_once, what
         self._running: Counter[str] = Counter()
 
     @contextmanager
     def one(self, namespace: str) -> Iterator[None]:
-        """For as long as an upload takes. Raises RateLimited."""
+        """For as long as one takes. Raises RateLimited."""
         if self._running[namespace] >= self._limit:
             raise RateLimited(
-                f"{self._limit} uploads of this namespace are under way, which is the limit; wait for one to end",
+                f"{self._limit} {self._what} of this namespace are under way, which is the limit; wait for one to end",
                 retry_after=1,
             )
         self._running[namespace] += 1

@@ -87,6 +87,21 @@ class ResultPaths:
         return f"{self.prefix}/self_influences"
 
     @property
+    def index_numbers(self) -> str:
+        """Of an index: a matrix with the numbers of each training row."""
+        return f"{self.prefix}/index/numbers"
+
+    @property
+    def index_factors(self) -> str:
+        """Of an index: a factor for each training row, in blocks of rows."""
+        return f"{self.prefix}/index/factors"
+
+    @property
+    def index_fit(self) -> str:
+        """Of an index: the eigenvectors that its numbers are along."""
+        return f"{self.prefix}/index/fit.safetensors"
+
+    @property
     def parts(self) -> str:
         """What `finish` merges, and then deletes."""
         return f"{self.prefix}/parts"

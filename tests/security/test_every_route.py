@@ -19,7 +19,7 @@ from tests.service.conftest import Front
 
 WITHOUT_A_KEY = {"/healthz", "/readyz", "/metrics"}
 ADMIN_ONLY = {"/v1/webhooks/secret", "/v1/webhooks/secret/rotate"}
-READ_BY_POST = {"/v1/blobs/{digest}/url"}
+READ_BY_POST = {"/v1/blobs/{digest}/url", "/v1/indexes/{id}/query"}
 LISTS = {"/v1/models", "/v1/datasets", "/v1/jobs", "/v1/banks"}
 NEW_CONTENT = b"a blob of whoever sends it"
 BANK = "b" * 64
@@ -104,6 +104,7 @@ def everything(ready: Acting, front: Front) -> Everything:
         "models": get("/v1/models/net").json()["id"],
         "datasets": get("/v1/datasets/train").json()["id"],
         "jobs": job,
+        "indexes": job,
     }
     bodies = {
         "/v1/models": ready.model_request("mine"),
@@ -112,6 +113,7 @@ def everything(ready: Acting, front: Front) -> Everything:
         "/v1/datasets/{reference}/derive": {"name": "derived", "drop": [1]},
         "/v1/datasets/{reference}": {"preview": {"kind": "table", "column": "x"}},
         "/v1/jobs/{id}": {"note": "mine"},
+        "/v1/indexes/{id}/query": {"columns": {"x": [0.0]}},
     }
     front.parts.keys.create("default", Role.ADMIN, "first")
     about = {"device": "cpu", "host": "here", "version": "1", "torch": "2", "queues": []}

@@ -40,7 +40,7 @@ TRAINING = {
 def _result(client: Any, kind: str = "influences") -> Any:
     """A result as a client has it, without asking for its record."""
     request = dict(records.job()["request"], kind=kind)
-    if kind == "self_influences":
+    if kind in ("self_influences", "index"):
         del request["test"]
     fields = {**records.influences([3, 5], *STORED), "request": request}
     kinds = RESULTS if isinstance(client, Client) else ASYNC_RESULTS
@@ -87,6 +87,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("GET", "/v1/jobs/{id}/suspects"): lambda c: _result(c).suspects(),
     ("GET", "/v1/jobs/{id}/rows"): lambda c: _result(c).rows(),
     ("GET", "/v1/jobs/{id}/info"): lambda c: info(_result(c)),
+    ("POST", "/v1/indexes/{id}/query"): lambda c: _result(c, "index").query(x=[[0.0]], y=[1]),
     ("GET", "/v1/banks"): lambda c: c.banks.list(),
     ("DELETE", "/v1/banks/{id}"): lambda c: c.banks.delete("0" * 64),
     ("GET", "/v1/jobs/{id}/report.html"): lambda c: c.models.save_report(

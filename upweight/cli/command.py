@@ -8,6 +8,7 @@ import typer
 
 from upweight import __version__
 from upweight.cli.datasets import datasets
+from upweight.cli.indexes import indexes
 from upweight.cli.jobs import jobs
 from upweight.cli.keys import keys, webhooks
 from upweight.cli.models import models
@@ -61,6 +62,7 @@ command.add_typer(models, name="models")
 command.add_typer(datasets, name="datasets")
 command.add_typer(jobs, name="jobs")
 command.add_typer(results, name="results")
+command.add_typer(indexes, name="indexes")
 command.add_typer(banks, name="banks")
 command.add_typer(webhooks, name="webhooks")
 command.add_typer(keys, name="keys")

@@ -17,6 +17,7 @@ from upweight.client.computations import (
     solutions,
 )
 from upweight.client.datasets import Datasets
+from upweight.client.indexes import Indexes
 from upweight.client.jobs import Jobs
 from upweight.client.models import Models
 from upweight.client.options import InfluenceOptions, Options
@@ -61,6 +62,7 @@ class Client:
         self.models = Models(self._link, self._bars)
         self.datasets = Datasets(self._link, self._bars)
         self.jobs = Jobs(self._link, self._bars)
+        self.indexes = Indexes(self._link, self._bars)
         self.banks = BanksOfClient(self._link)
         self.webhooks = Webhooks(self._link)
 

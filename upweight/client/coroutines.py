@@ -17,6 +17,7 @@ from upweight.client.computations import (
     solutions,
 )
 from upweight.client.datasets import AsyncDatasets
+from upweight.client.indexes import AsyncIndexes
 from upweight.client.jobs import AsyncJobs
 from upweight.client.models import AsyncModels
 from upweight.client.options import InfluenceOptions, Options
@@ -59,6 +60,7 @@ class AsyncClient:
         self.models = AsyncModels(self._link, self._bars)
         self.datasets = AsyncDatasets(self._link, self._bars)
         self.jobs = AsyncJobs(self._link, self._bars)
+        self.indexes = AsyncIndexes(self._link, self._bars)
         self.banks = AsyncBanksOfClient(self._link)
         self.webhooks = AsyncWebhooks(self._link)
 

@@ -3,6 +3,7 @@
 from upweight.results.array import AsyncRemoteArray, RemoteArray
 from upweight.results.blocking import (
     FactorsResult,
+    IndexResult,
     InfluenceResult,
     InversionInfo,
     QualityResult,
@@ -13,6 +14,7 @@ from upweight.results.blocking import (
 )
 from upweight.results.coroutines import (
     AsyncFactorsResult,
+    AsyncIndexResult,
     AsyncInfluenceResult,
     AsyncInversionInfo,
     AsyncQualityResult,
@@ -24,6 +26,7 @@ from upweight.results.quality import QualityTable, Tuning
 
 __all__ = [
     "AsyncFactorsResult",
+    "AsyncIndexResult",
     "AsyncInfluenceResult",
     "AsyncInversionInfo",
     "AsyncQualityResult",
@@ -32,6 +35,7 @@ __all__ = [
     "AsyncRetrainingResult",
     "AsyncSelfInfluenceResult",
     "FactorsResult",
+    "IndexResult",
     "InfluenceResult",
     "InversionInfo",
     "QualityResult",

@@ -18,6 +18,7 @@ from upweight.http import polling
 from upweight.http.events import followed
 from upweight.http.transport import Transport
 from upweight.results.array import RemoteArray
+from upweight.results.asking import asked
 from upweight.results.handover import SHARE, Tool, handed_over
 from upweight.results.pictures import FeaturePanel, Panel, feature_panels, panels
 from upweight.results.pictures.slices import Slice, part
@@ -30,6 +31,7 @@ from upweight.results.suspects import SuspectTable
 from upweight.results.tables import PredictedRows, Ranking
 from upweight.schema import (
     ArraySpec,
+    Explained,
     Files,
     Info,
     JobRecord,
@@ -368,6 +370,33 @@ class QualityResult(Result):
         return QualityTable(QualityReport.model_validate(self.report()), self.id)
 
 
+class IndexResult(Result):
+    """An index of training rows, that is asked about rows which come later."""
+
+    def query(
+        self,
+        *,
+        k: int = 20,
+        candidates: int = 500,
+        test: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        **rows: Any,
+    ) -> list[Explained]:
+        """For each row the training rows that help and that harm it most: `.helpful`, `.harmful`, the strongest first.
+
+        The rows by column, as in the index's dataset: `query(x=…, y=…)`, arrays with a row an entry, or one row where a
+        column is a number. Or `test`: rows of a dataset, `{"dataset": …, "rows": …}`. `candidates`: training rows that
+        are found by the index's numbers and scored by their whole gradients; 0: by the numbers alone. `columns`: in
+        place of keywords, for names that are no keywords. `model`: the version that is meant, where a newer one of the
+        name is there. Each item has `row`, `id` and `influence`; positive is helpful.
+        """
+        flow = asked(
+            self.id, {**(columns or {}), **rows}, test=test, k=k, candidates=candidates, model=model
+        )
+        return self._link.run(flow)
+
+
 class InversionInfo(Mapping[str, Any]):
     """A summary's numbers and, under their names, arrays (RemoteArray: fetched by slice)."""
 
@@ -396,6 +425,7 @@ RESULTS: dict[str, type[Result]] = {
     "factors": FactorsResult,
     "ihvp": FactorsResult,
     "self_influences": SelfInfluenceResult,
+    "index": IndexResult,
     "retrain": RetrainingResult,
     "quality": QualityResult,
 }

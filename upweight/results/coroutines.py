@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from upweight.http import polling
 from upweight.http.events import followed_async
 from upweight.http.transport import AsyncTransport, Transport
 from upweight.results.array import AsyncRemoteArray
+from upweight.results.asking import asked
 from upweight.results.blocking import RESULTS
 from upweight.results.handover import SHARE, Tool, handed_over
 from upweight.results.pictures import Panel, panels
@@ -26,6 +27,7 @@ from upweight.results.suspects import SuspectTable
 from upweight.results.tables import PredictedRows, Ranking
 from upweight.schema import (
     ArraySpec,
+    Explained,
     Files,
     Info,
     JobRecord,
@@ -309,6 +311,26 @@ class AsyncQualityResult(AsyncResult):
         return QualityTable(QualityReport.model_validate(await self.report()), self.id)
 
 
+class AsyncIndexResult(AsyncResult):
+    """An index of training rows, that is asked about rows which come later."""
+
+    async def query(
+        self,
+        *,
+        k: int = 20,
+        candidates: int = 500,
+        test: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        **rows: Any,
+    ) -> list[Explained]:
+        """As `IndexResult.query`, awaited."""
+        flow = asked(
+            self.id, {**(columns or {}), **rows}, test=test, k=k, candidates=candidates, model=model
+        )
+        return await self._link.run(flow)
+
+
 class AsyncInversionInfo:
     """A summary's numbers, and arrays by name: `await info["residuals"].numpy()`."""
 
@@ -329,6 +351,7 @@ ASYNC_RESULTS: dict[str, type[AsyncResult]] = {
     "factors": AsyncFactorsResult,
     "ihvp": AsyncFactorsResult,
     "self_influences": AsyncSelfInfluenceResult,
+    "index": AsyncIndexResult,
     "retrain": AsyncRetrainingResult,
     "quality": AsyncQualityResult,
 }

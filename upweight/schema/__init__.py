@@ -22,6 +22,7 @@ from upweight.schema.dataset import (
     TextPreview,
 )
 from upweight.schema.estimate import Estimate
+from upweight.schema.indexes import Explained, IndexAnswer, IndexedRow, IndexQuery
 from upweight.schema.inversion import Arnoldi, ConjugateGradient, Direct, Inversion, Lissa
 from upweight.schema.job import (
     RESUMABLE,
@@ -33,6 +34,7 @@ from upweight.schema.job import (
     FactorsJob,
     FactorsOf,
     IhvpJob,
+    IndexJob,
     InfluencesJob,
     JobRecord,
     JobRequest,
@@ -152,6 +154,7 @@ __all__ = [
     "Digest",
     "Direct",
     "Estimate",
+    "Explained",
     "FactorsJob",
     "FactorsOf",
     "FactoryProgram",
@@ -165,6 +168,10 @@ __all__ = [
     "HuggingFaceProgram",
     "IhvpJob",
     "ImagePreview",
+    "IndexAnswer",
+    "IndexJob",
+    "IndexQuery",
+    "IndexedRow",
     "InfluenceSlice",
     "InfluencesJob",
     "Info",

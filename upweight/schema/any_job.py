@@ -59,6 +59,8 @@ class JobBase(Request):
 
     # Whether each training row is scored with itself.
     is_self: ClassVar[bool] = False
+    # Whether each training row's gradient is kept, as few numbers to be searched.
+    is_index: ClassVar[bool] = False
     # Whether what a failed attempt has stored stays, for a retry to go on from.
     resumable: ClassVar[bool] = False
 

@@ -29,6 +29,7 @@ from upweight.schema.curvature import Curvature, CurvatureField
 from upweight.schema.damping import Damping, ResolvedDamping, entries, numbers
 from upweight.schema.display import Record
 from upweight.schema.estimate import Estimate
+from upweight.schema.indexes import MAXIMUM_DIMENSION, USUAL_DIMENSION
 from upweight.schema.inversion import Direct, Inversion, InversionMethod, PositiveInt
 from upweight.schema.measurement import LossMeasurement, Measurement
 from upweight.schema.problem import Problem, Progress
@@ -188,6 +189,8 @@ def _no_measurement(data: Any) -> Any:
         words = (
             "kind 'ihvp' solves for right-hand sides of your own; kind 'factors' takes a measurement"
             if kind == "ihvp"
+            else "kind 'index' is searched by gradients of the loss; leave the measurement out"
+            if kind == "index"
             else "kind 'self_influences' meets each training row with itself, by its loss; leave the measurement "
             "out, or take kind 'influences' with the training rows as 'test'"
         )
@@ -392,9 +395,70 @@ class SelfInfluencesJob(AttributionJob):
         return False
 
 
+class IndexJob(AttributionJob):
+    """Each training row's gradient as few numbers, by which `POST /v1/indexes/{id}/query` finds the rows that help and
+    harm a row in the request most."""
+
+    predicts = ()
+    # One block of training rows makes its numbers; nothing is solved for.
+    is_index = True
+    kind: Literal["index"] = "index"
+    curvature: CurvatureField = Field(
+        Curvature(kind="fisher", structure="ekfac"),
+        description="The matrix C of (C + λI)⁻¹. Its eigenvectors must be known in closed form: a `structure` other "
+        "than `full`.",
+    )
+    inversion: Inversion = Direct()
+    hessian_regularization: Damping = Field(
+        "auto",
+        validation_alias=AliasChoices("hessian_regularization", "hessian_perturbation"),
+        description='λ, one: a number, `auto`, or `{"relative": c}`.',
+    )
+    dimension: Annotated[int, Field(ge=1, le=MAXIMUM_DIMENSION)] = Field(
+        USUAL_DIMENSION,
+        description="Numbers that are kept of a row's gradient in each layer: those along the eigenvectors of the "
+        "largest eigenvalues. A layer with no more parameters is kept whole.",
+    )
+    extends: Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")] | None = Field(
+        None,
+        description="An earlier index of the same model, whose rows are the first of `train`, as those of a dataset's "
+        "earlier version are when shards were added to it. Its numbers and eigenvectors are taken; the new rows alone "
+        "are computed.",
+    )
+
+    _measures_nothing = model_validator(mode="before")(_no_measurement)
+
+    @property
+    def scores_rows(self) -> bool:
+        """By their gradients."""
+        return True
+
+    @property
+    def keeps_factors(self) -> bool:
+        """Never: there are no test rows."""
+        return False
+
+    @model_validator(mode="after")
+    def _eigenvectors_are_known(self) -> Self:
+        if not self.curvature.closed_form:
+            raise ValueError(
+                f"an index needs the eigenvectors of its curvature, and those of {self.curvature.label} are not known "
+                "in closed form; choose structure 'ekfac' or 'kfac' of kind 'fisher', 'gauss_newton' or "
+                "'empirical_fisher'"
+            )
+        if not self.inversion.builds_matrix:
+            raise ValueError(
+                f"an index is made of a curvature in closed form, which 'direct' inverts; leave out 'inversion' "
+                f"{self.inversion.method!r}"
+            )
+        if self.has_damping_axis:
+            raise ValueError("an index has one λ; give 'hessian_regularization' as one, not a list")
+        return self
+
+
 # A job of a new kind is a member here, a row of `service.jobs.kinds` and one of `workers.kinds`.
 JobRequest = Annotated[
-    InfluencesJob | FactorsJob | IhvpJob | SelfInfluencesJob | RetrainJob | QualityJob,
+    InfluencesJob | FactorsJob | IhvpJob | SelfInfluencesJob | IndexJob | RetrainJob | QualityJob,
     Field(discriminator="kind"),
 ]
 RESUMABLE = frozenset(
@@ -455,8 +519,8 @@ class ResultSummary(Answer):
     )
     dtype: str
     stored: list[str] = Field(
-        description="Of `matrix`, `by_layer`, `by_token`, `top`, `mean`, `factors`, `self_influences`, `info`, "
-        "`report`."
+        description="Of `matrix`, `by_layer`, `by_token`, `top`, `mean`, `factors`, `self_influences`, `index`, "
+        "`info`, `report`."
     )
     part_shape: list[int] | None = Field(
         None,

@@ -7,6 +7,7 @@ import math
 from upweight.schema import AttributionJob, Relative, Trained
 from upweight.schema.damping import entries, numbers
 from workers.engine.inversion.damping import LEAST_OF_MEAN, PartOfMean
+from workers.engine.operators import ClosedForm
 
 
 def number_of(asked: float | Relative | Trained | str) -> float | None:
@@ -37,6 +38,11 @@ def _of_fit(asked: float | Relative | Trained | str) -> float | PartOfMean:
     if isinstance(asked, Relative):
         return PartOfMean(asked.relative)
     return PartOfMean(LEAST_OF_MEAN, lifts=True)
+
+
+def damped(form: ClosedForm, asked: float | PartOfMean) -> ClosedForm:
+    """A curvature in closed form with the λ that is asked for."""
+    return form.damped(asked.of(form) if isinstance(asked, PartOfMean) else asked)
 
 
 def fitted(request: AttributionJob) -> float | PartOfMean:

@@ -93,6 +93,9 @@ class Executor:
             case "contract" if steps.request.is_self:
                 block = steps.self_influences(number)
                 return lambda: store.put_self_influences(number, block)
+            case "contract" if steps.request.is_index:
+                index = steps.indexed(number)
+                return lambda: store.put_index(number, index)
             case "contract":
                 test, _ = steps.plan.contraction(number)
                 scores = steps.scores(store.test_factors(test), number)

@@ -12,9 +12,10 @@ from torch import Tensor
 from service.storage.cuts import Cut
 from service.storage.row_blocks import block_path, layers
 from upweight.schema import AttributionJob, InfluencesJob, Keep, Verdict
-from workers.engine import EngineError, LayerGroups
+from workers.engine import EngineError, LayerGroups, stored
 from workers.jobs import verdict
 from workers.jobs.asked_damping import by_blocks
+from workers.jobs.indexing import compared
 from workers.jobs.merge import Ranking, mean_of, merged_summary
 from workers.jobs.neighbours import MOST_OF_SELF, Sample, correlated
 from workers.jobs.plan import Plan
@@ -22,6 +23,7 @@ from workers.jobs.resolved_damping import of_fit, with_known_shares
 from workers.jobs.results import ResultWriter
 from workers.jobs.steps import Steps
 from workers.jobs.store import BlockStore, Findings
+from workers.jobs.stored_index import StoredIndex
 from workers.jobs.table import Table
 from workers.programs.models import described_layout
 
@@ -41,6 +43,9 @@ class Finish:
         """Answers `info`, `result` and `verdict` of a record that has succeeded. The manifest says `described`, too."""
         steps, store = self.steps, self.store
         findings = store.findings(steps.of_fit)
+        index: dict[str, Any] = {}
+        if self._request.is_index:
+            findings, index = self._index()
         summary = self._info(findings) | steps.precision_summary() | steps.curvature_summary()
         summary |= steps.derivatives_summary() | steps.memory_summary()
         summary |= steps.frozen_summary()
@@ -55,6 +60,8 @@ class Finish:
             else:
                 self._tops(self._request.keep)
                 self._means(self._request.keep)
+        if index:
+            summary["index"] = index
         alike = self._neighbours()
         if alike is not None:
             summary["rank_correlation"] = alike
@@ -89,6 +96,15 @@ class Finish:
     @property
     def _writer(self) -> ResultWriter:
         return self.store.writer
+
+    def _index(self) -> tuple[Findings, dict[str, Any]]:
+        """Stores the eigenvectors beside the numbers; answers what a sample says of the system and of the cut."""
+        steps, writer = self.steps, self._writer
+        writer.tensors(writer.paths.index_fit, stored(steps.closed_form()))
+        paths = writer.paths
+        index = StoredIndex.open(writer.objects, paths.namespace, paths.job_id)
+        solved, told = compared(steps, index, self._plan.budget_bytes)
+        return Findings([solved.summaries], [solved.of_rows], solved.of_fit), told
 
     def _verdict(self, summary: dict[str, Any], findings: Findings | None) -> Verdict:
         """Of each λ, and the worst of them as the whole's; the info has the levels of each."""
@@ -240,7 +256,7 @@ class Finish:
         shape = None
         if request.is_self:
             shape = [plan.train.total]
-        elif plan.contracts:
+        elif plan.contracts and not request.is_index:
             shape = list(plan.matrix_shape())
         table = self.store.table
         if table is not None and shape is not None:
@@ -288,6 +304,7 @@ class Finish:
             "by_token": getattr(self._request, "scores_by", "row") == "token",
             "rescaled": isinstance(self._request, InfluencesJob) and self._request.rescales,
             "self_influences": self._request.is_self,
+            "index": self._request.is_index,
             **{f"{side}_predictions": True for side in self._plan.predicts},
         }
         return [name for name, is_there in present.items() if is_there]

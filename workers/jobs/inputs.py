@@ -61,6 +61,7 @@ from workers.fits.store import StoredFits
 from workers.jobs.asked_damping import fitted
 from workers.jobs.plan import Plan
 from workers.jobs.results import versions
+from workers.jobs.stored_index import StoredIndex
 from workers.jobs.table import Membership
 from workers.process.context import Context
 from workers.programs.fitting import only_verified
@@ -242,6 +243,14 @@ class JobInputs:
         """A first guess (k, p) for some right-hand sides, from a tensor of a blob."""
         entry = self._entry(digest, name, f"/inversion/{name}")
         return self._tensor(entry, digest, rows)
+
+    @cached_property
+    def extended(self) -> StoredIndex | None:
+        """The earlier index whose rows are the first of this one's."""
+        earlier: str | None = getattr(self._request, "extends", None)
+        if earlier is None:
+            return None
+        return StoredIndex.open(self._context.objects, self._namespace, earlier)
 
     def optimality(self) -> Optimality:
         """How near θ is to an optimum of its training loss; measured once."""

@@ -27,6 +27,7 @@ class BlockPaths:
     keeps_matrix: bool
     is_self: bool
     layered: bool = False  # an axis λ
+    is_index: bool = False
 
     def of(self, stage: Stage, number: int) -> str:
         """The object whose existence means that a block is done."""
@@ -39,17 +40,20 @@ class BlockPaths:
                 return f"{self.fit}/{self.fit_name}.safetensors"
             case "solve":
                 return block_path(self.factors, number)
-            case "contract" if self.is_self:
-                return block_path(self.result.self_influences, number)
-            case "contract" if self.keeps_matrix:
-                return self.chunk(number)
             case "contract":
-                return self.part(number)
+                return self._contraction(number)
             case "predict":
                 side, rows = self.plan.prediction(number)
                 return self.result.predictions_block(side, rows.start, rows.stop)
             case "finish":
                 return self.result.manifest
+
+    def _contraction(self, number: int) -> str:
+        if self.is_self:
+            return block_path(self.result.self_influences, number)
+        if self.is_index:
+            return chunk_path(self.result.index_numbers, number, 0, 2, layered=False)
+        return self.chunk(number) if self.keeps_matrix else self.part(number)
 
     def chunk(self, number: int) -> str:
         """Of the matrix."""
@@ -91,6 +95,7 @@ class BlockPaths:
             keeps_matrix=request.keeps_matrix,
             is_self=request.is_self,
             layered=request.has_damping_axis,
+            is_index=request.is_index,
         )
 
     def there(self, objects: Objects, stage: Stage, count: int) -> list[int]:

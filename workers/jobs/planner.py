@@ -11,7 +11,7 @@ import torch
 
 from service.settings import Settings
 from service.storage.cuts import Cut
-from upweight.schema import AttributionJob, InfluencesJob
+from upweight.schema import AttributionJob, IndexJob, InfluencesJob
 from workers.engine import LayerGroups, position_shape
 from workers.engine.autodiff.mixed import InputVariable, ModuleVariable
 from workers.jobs.estimate import Estimate, estimated
@@ -79,6 +79,8 @@ class Planner:
             most = CHUNK_BYTES // (FEWEST_COLUMNS * self._entry_bytes) or 1
             test = Cut.evenly(test_rows, min(test.step, most))
             train = Cut.evenly(train_rows, self._columns(test))
+        elif isinstance(request, IndexJob):
+            train = Cut.evenly(train_rows, self._index_rows(request))
         elif self._members:
             test = Cut.evenly(test_rows, min(test.step, self._most_of("test")))
             train = Cut.evenly(train_rows, self._most_of("train"))
@@ -92,7 +94,7 @@ class Planner:
             parts=self._parts,
             fits=inputs.factors is None
             and (request.inversion.has_fit or request.curvature.closed_form),
-            solves=inputs.factors is None and not request.is_self,
+            solves=inputs.factors is None and not (request.is_self or request.is_index),
             contracts=request.scores_rows,
             predicts=tuple(
                 side
@@ -122,6 +124,8 @@ class Planner:
     def _sums(self, fit_seconds: float) -> Cut | None:
         """The Hessian's rows in partial sums, where that is worth their storing."""
         rows, size = len(self.inputs.hessian_rows), self.inputs.problem.size
+        if self.inputs.extended is not None:
+            return None  # its eigenvectors are there
         count = min(MOST_SUMS, rows // FEWEST_ROWS, int(fit_seconds / self.settings.block_seconds))
         if self.request.curvature.closed_form:
             return None if count < 2 else Cut.evenly(rows, -(-rows // count))
@@ -135,16 +139,25 @@ class Planner:
         wish = self.request.blocks
         test = _at_most(plan.test, wish.test_rows, min(self._test_most, self._most_of("test")))
         most = self._columns(test) if self._stores_each else self._most_of("train")
+        if isinstance(self.request, IndexJob):
+            most = self._index_rows(self.request)
         train = _at_most(plan.train, wish.train_rows, most)
         rhs = _at_most(plan.rhs, wish.rhs_rows, self._rhs_most)
         hessian = plan.hessian
         curvature = self.request.curvature
         summed = curvature.closed_form or self.request.inversion.builds_matrix
-        if wish.hessian_rows and summed and plan.fits:
+        if wish.hessian_rows and summed and plan.fits and self.inputs.extended is None:
             rows = len(self.inputs.hessian_rows)
             hessian = Cut(rows, min(rows, wish.hessian_rows))
         rotates = hessian is not None and curvature.takes_second_pass
         return replace(plan, test=test, train=train, rhs=rhs, hessian=hessian, rotates=rotates)
+
+    def _index_rows(self, request: IndexJob) -> int:
+        """Training rows of a block of an index, each with no more numbers than parameters or than its layers keep."""
+        problem = self.inputs.problem
+        layers = {each.name.rpartition(".")[0] or each.name for each in problem.layout}
+        width = min(problem.size, request.dimension * len(layers))
+        return max(1, min(MOST_ROWS, CHUNK_BYTES // (2 * width)))
 
     @property
     def _budget(self) -> int:

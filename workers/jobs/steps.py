@@ -16,11 +16,12 @@ from torch import Tensor
 
 from service.settings import MIB
 from service.storage.row_blocks import layers
-from upweight.schema import AttributionJob, InfluencesJob
+from upweight.schema import AttributionJob, IndexJob, InfluencesJob
 from workers import engine
 from workers.engine import (
     Batch,
     Curvature,
+    Embedding,
     NotFinite,
     Over,
     Precision,
@@ -30,12 +31,14 @@ from workers.engine import (
     make_curvature,
 )
 from workers.engine.autodiff.select import PROBE_ROWS
+from workers.engine.curvature.structured.blocks import Spectral
 from workers.engine.inversion.damping import Measured, measured, of_blocks
+from workers.engine.model.rows import ChosenRows
 from workers.engine.operators import ClosedForm, Explicit
 from workers.engine.scores.leverage import Roots
 from workers.fits.fits import Fits, SolveEach
 from workers.fits.store import Tensors
-from workers.jobs.asked_damping import asked_of_fit, by_blocks
+from workers.jobs.asked_damping import asked_of_fit, by_blocks, damped
 from workers.jobs.inputs import JobInputs
 from workers.jobs.merge import Ranking, merged_summary, sum_of_rows
 from workers.jobs.neighbours import Sample
@@ -79,6 +82,14 @@ class SelfInfluences:
     values: Tensor
     of_fit: Tensors
     summaries: list[dict[str, Any]]  # one a λ
+
+
+@dataclass(frozen=True)
+class IndexBlock:
+    """The numbers of one block of training rows: float16 (n, width), times a factor (n,) for each row."""
+
+    numbers: Tensor
+    factors: Tensor
 
 
 @dataclass
@@ -182,7 +193,8 @@ class Steps:
         curvature = self._curvature()
         if self.request.curvature.structure == "full":
             return curvature
-        return curvature.known_by(self._fits.closed_form(lambda: _closed(curvature)))
+        make = self._earlier_form or (lambda: _closed(curvature))
+        return curvature.known_by(self._fits.closed_form(make))
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -251,12 +263,19 @@ class Steps:
             return whole if matrix is None or partial is not None else Explicit(whole, matrix)
 
         if self.request.curvature.structure != "full":
-            self._fits.closed_form(lambda: _closed(summed()))
+            self._fits.closed_form(self._earlier_form or (lambda: _closed(summed())))
         self._fits.prepare(curvature, self._progress)
 
     def closed_form(self) -> ClosedForm:
         """A curvature that is known by its eigenvectors, before any λ."""
-        return self._fits.closed_form(lambda: _closed(self._curvature()))
+        make = self._earlier_form or (lambda: _closed(self._curvature()))
+        return self._fits.closed_form(make)
+
+    @property
+    def _earlier_form(self) -> Callable[[], ClosedForm] | None:
+        """That of an earlier index which this one extends."""
+        earlier, device = self.inputs.extended, self.inputs.problem.device
+        return None if earlier is None else (lambda: earlier.form(device))
 
     @cached_property
     def dampings(self) -> tuple[float, ...]:
@@ -471,6 +490,53 @@ class Steps:
             for each in zip(*(block.summaries for block in found), strict=True)
         ]
         return SelfInfluences(values, found[-1].of_fit, summaries)
+
+    @cached_property
+    def embedding(self) -> Embedding:
+        """What makes few numbers of a gradient, by the eigenvectors of C and with the job's λ."""
+        assert isinstance(self.request, IndexJob)
+        (asked,) = asked_of_fit(self.request)
+        form = damped(self.closed_form(), asked)
+        assert isinstance(form, Spectral)
+        return Embedding.of(form, self.request.dimension)
+
+    def indexed(self, number: int) -> IndexBlock:
+        """Of one block of training rows."""
+        rows, width = self.plan.train.block(number), self.embedding.width
+        count = rows.stop - rows.start
+        numbers = torch.empty((count, width), dtype=torch.float16)
+        factors = torch.empty(count)
+        earlier = self.inputs.extended
+        taken = 0 if earlier is None else min(max(len(earlier) - rows.start, 0), count)
+        if earlier is not None and taken:
+            there = range(rows.start, rows.start + taken)
+            numbers[:taken], factors[:taken] = earlier.numbers(there), earlier.factors(there)
+        new = Window(self.inputs.train, rows.start + taken, rows.stop)
+        with numbered_from(new.start):
+            for here, block in self._embedded(new):
+                self._gradient_rows += len(block)
+                at = slice(here.start + taken, here.stop + taken)
+                half, factor = engine.halved(block)
+                numbers[at], factors[at] = half.cpu(), factor.cpu()
+        return IndexBlock(numbers, factors)
+
+    def _embedded(self, rows: Window) -> Iterator[tuple[slice, Tensor]]:
+        if not len(rows):
+            return iter(())
+        return engine.embedded(self.inputs.problem, self.embedding, rows, **self._options())
+
+    def solved_sample(self, places: Tensor) -> Solved:
+        """Solutions for the gradients of some training rows."""
+        problem = self.inputs.problem
+        batch = self.inputs.train.take(places.to(problem.device))
+        rhs = engine.per_example_gradients(problem, batch)
+        return self._described(self._solver(slice(0, 0))(rhs), rhs)
+
+    def exact_sample(self, factors: Tensor, places: Tensor) -> Tensor:
+        """(m, k): influences on what factors (m, p) are of, by the whole gradients of some training rows."""
+        rows = ChosenRows(self.inputs.train, places.to(self.inputs.problem.device))
+        found = engine.up(self.inputs.problem, factors, rows, **self._options())
+        return torch.cat([block for _, block in found], 1)
 
     def predict(self, number: int, writer: ResultWriter) -> str:
         """Stores losses and predictions of one block of rows; answers the object's digest."""

@@ -18,12 +18,13 @@ from service.storage.row_blocks import RowBlocks, block_path, layers
 from service.storage.tensors import read_entry, read_header, read_note
 from upweight.schema import AttributionJob, InfluencesJob
 from workers.fits.store import ROTATION, SQUARES, SUMS, StoredFits, Tensors, as_tensor
+from workers.jobs import stored_index
 from workers.jobs.inputs import JobInputs, stored_rows
 from workers.jobs.merge import Ranking
 from workers.jobs.paths import BlockPaths
 from workers.jobs.plan import Plan, Stage
 from workers.jobs.results import ResultWriter
-from workers.jobs.steps import Scores, SelfInfluences, Solved
+from workers.jobs.steps import IndexBlock, Scores, SelfInfluences, Solved
 from workers.jobs.table import Table
 
 FACTORS = "factors"
@@ -110,6 +111,20 @@ class BlockStore(ABC):
     @abstractmethod
     def put_self_influences(self, number: int, block: SelfInfluences) -> str:
         """Those of one block of training rows."""
+
+    def put_index(self, number: int, block: IndexBlock) -> str:
+        """The numbers of one block of training rows: the factors first, for with the numbers the block is done."""
+        writer, plan = self.new_writer(), self.plan
+        path = block_path(writer.paths.index_factors, number)
+        writer.tensors(path, {stored_index.FACTORS: block.factors})
+        shape = (plan.train.total, block.numbers.shape[1])
+        chunk = (plan.train.step, shape[1])
+        matrix = NewMatrix(writer.paths.index_numbers, shape, chunk, "float16")
+        return writer.chunk(matrix, number, 0, block.numbers)
+
+    def new_writer(self) -> ResultWriter:
+        """What writes a block: the store's own, unless blocks are tasks of their own."""
+        return self.writer
 
     @abstractmethod
     def put_scores(self, number: int, block: Scores) -> str:
@@ -358,7 +373,7 @@ class ObjectStore(BlockStore):
 
     def put_sums(self, number: int, sums: Tensors) -> str:
         """Stored until the fit is made of them."""
-        return self._writer().tensors(self.paths.of("sums", number), sums)
+        return self.new_writer().tensors(self.paths.of("sums", number), sums)
 
     def sums(self, compute: Callable[[int], Tensors]) -> Iterator[Tensors]:
         """Read one after the other."""
@@ -367,7 +382,7 @@ class ObjectStore(BlockStore):
 
     def put_rotation(self, rotation: Tensors) -> str:
         """Stored until the fit has it."""
-        return self._writer().tensors(self.paths.of("rotate", 0), rotation)
+        return self.new_writer().tensors(self.paths.of("rotate", 0), rotation)
 
     def rotation(self, compute: Callable[[], Tensors]) -> Tensors:
         """Read once for all blocks that this worker does."""
@@ -380,7 +395,7 @@ class ObjectStore(BlockStore):
 
     def put_squares(self, number: int, squares: Tensors) -> str:
         """Stored until the fit is made of them."""
-        return self._writer().tensors(self.paths.of("squares", number), squares)
+        return self.new_writer().tensors(self.paths.of("squares", number), squares)
 
     def squares(self, compute: Callable[[int], Tensors]) -> Iterator[Tensors]:
         """Read one after the other."""
@@ -400,15 +415,15 @@ class ObjectStore(BlockStore):
 
     def put_solved(self, number: int, block: Solved) -> str:
         """With what was found out about its rows."""
-        return write_solved(self._writer(), self.paths.of("solve", number), block, self.layered)
+        return write_solved(self.new_writer(), self.paths.of("solve", number), block, self.layered)
 
     def put_self_influences(self, number: int, block: SelfInfluences) -> str:
         """Stored."""
-        return write_self_influences(self._writer(), number, block, self.layered)
+        return write_self_influences(self.new_writer(), number, block, self.layered)
 
     def put_scores(self, number: int, block: Scores) -> str:
         """What is merged first, the matrix's chunk last: with it the block is done."""
-        digest, writer, parts = "", self._writer(), dict(block.top)
+        digest, writer, parts = "", self.new_writer(), dict(block.top)
         self._split_chunk(writer, number, block)
         if block.mean_sums is not None:
             parts[MEAN_SUMS] = block.mean_sums
@@ -422,7 +437,7 @@ class ObjectStore(BlockStore):
             digest = self._chunk(writer, *self.plan.contraction(number), block.matrix)
         return digest
 
-    def _writer(self) -> ResultWriter:
+    def new_writer(self) -> ResultWriter:
         """A new one: the digests of all blocks are known to Redis, and to the store's own writer at the end."""
         return ResultWriter(self.objects, self.paths.result)
 

@@ -11,6 +11,7 @@ import * as job from "./views/job.js";
 import * as records from "./views/records.js";
 import * as record from "./views/record.js";
 import * as compare from "./views/compare.js";
+import * as indexes from "./views/indexes.js";
 import * as newJob from "./views/new-job.js";
 
 const main = document.getElementById("main");
@@ -21,6 +22,7 @@ let asking = false;
 function viewOf({ parts }) {
   if (parts[0] === "jobs") return parts.length === 1 ? jobs : job;
   if (parts[0] === "models" || parts[0] === "datasets") return parts.length === 1 ? records : record;
+  if (parts[0] === "indexes") return indexes;
   if (parts[0] === "compare") return compare;
   return parts[0] === "new" ? newJob : null;
 }

@@ -6,13 +6,22 @@ from math import prod
 
 from service.jobs.validation.compatibility import floating_inputs
 from service.jobs.validation.inputs import Inputs
-from service.jobs.validation.structures import refuse_large_structure
+from service.jobs.validation.structures import least_bytes, refuse_large_structure
 from service.settings import Settings
 from upweight.errors import InvalidRequest, ResultTooLarge
-from upweight.schema import AttributionJob, FactorsJob, IhvpJob, InfluencesJob, SelfInfluencesJob
+from upweight.schema import (
+    AttributionJob,
+    FactorsJob,
+    IhvpJob,
+    IndexJob,
+    InfluencesJob,
+    SelfInfluencesJob,
+)
+from upweight.schema.indexes import USUAL_DIMENSION
 from upweight.schema.inversion import methods_in_words
 
 _TABLE_BYTES = 64 * 1024**2  # of sums over groups of both sides
+_HALF_BYTES, _FACTOR_BYTES = 2, 4  # of an index's number, and of what a row's are times
 _TOP_ENTRY_EXTRA = 8  # of a kept entry: its column's number
 
 
@@ -27,6 +36,8 @@ def refuse_too_much(settings: Settings, job: AttributionJob, inputs: Inputs) -> 
         _parts_within_limits(settings, job, inputs)
     if isinstance(job, FactorsJob):
         _factors_within_limits(settings, job, inputs, "/kind")
+    if isinstance(job, IndexJob):
+        _index_within_limits(settings, job, inputs)
 
 
 def _method_within_limits(settings: Settings, job: AttributionJob, count: int | None) -> None:
@@ -192,6 +203,43 @@ def _factors_within_limits(
         )
 
 
+def _index_within_limits(settings: Settings, job: IndexJob, inputs: Inputs) -> None:
+    layers = _layer_sizes(inputs)
+    largest = max(layers, key=layers.__getitem__, default="")
+    if layers and job.dimension > max(USUAL_DIMENSION, layers[largest]):
+        raise InvalidRequest.field(
+            "/dimension",
+            f"no layer has so many parameters: the largest of model {inputs.model.name!r} is {largest!r} with "
+            f"{layers[largest]:,}; give at most that, or leave it out",
+            job.dimension,
+        )
+    size = _index_bytes(job, inputs)
+    if size > settings.result_bytes:
+        raise ResultTooLarge.field(
+            "/dimension",
+            f"an index of {len(inputs.train.rows):,} rows is {size:,} bytes, over the limit of "
+            f"{settings.result_bytes:,}; give a smaller dimension, or fewer rows",
+            job.dimension,
+        )
+
+
+def _layer_sizes(inputs: Inputs) -> dict[str, int]:
+    """Parameters of each module."""
+    found: dict[str, int] = {}
+    for each in inputs.model.selected or ():
+        name = each.name.rpartition(".")[0] or each.name
+        found[name] = found.get(name, 0) + prod(each.shape)
+    return found
+
+
+def _index_bytes(job: IndexJob, inputs: Inputs) -> int:
+    """Numbers in half precision, a factor a row, and the eigenvectors, as far as shapes tell of these."""
+    width = sum(min(job.dimension, size) for size in _layer_sizes(inputs).values())
+    structure, item = job.curvature.structure, item_bytes(job)
+    fit = sum(least_bytes(inputs.model.selected or (), structure, item).values())
+    return len(inputs.train.rows) * (_HALF_BYTES * width + _FACTOR_BYTES) + fit
+
+
 def result_bytes(job: AttributionJob, inputs: Inputs, right_hand_sides: int = 0) -> int:
     """What a job will store, as far as that is known before it runs: arrays, not their info.
 
@@ -204,6 +252,8 @@ def result_bytes(job: AttributionJob, inputs: Inputs, right_hand_sides: int = 0)
         return factors
     if isinstance(job, IhvpJob):
         return several * right_hand_sides * (inputs.model.parameter_count or 0) * item
+    if isinstance(job, IndexJob):
+        return _index_bytes(job, inputs)
     if not isinstance(job, InfluencesJob):
         return several * n * item if isinstance(job, SelfInfluencesJob) else 0
     m, n = inputs.shape

@@ -8,7 +8,7 @@ import { link } from "../router.js";
 import { lambdaWords } from "./dampings.js";
 
 export const TERMINAL = ["succeeded", "failed", "cancelled"];
-export const KINDS = { influences: "Influences", factors: "Factors", ihvp: "Inverse-Hessian products", self_influences: "Self-influences", retrain: "Retraining", quality: "Quality" };
+export const KINDS = { influences: "Influences", factors: "Factors", ihvp: "Inverse-Hessian products", self_influences: "Self-influences", index: "Index", retrain: "Retraining", quality: "Quality" };
 
 export function isOver(job) {
   return TERMINAL.includes(job.state);

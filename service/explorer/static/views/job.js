@@ -9,6 +9,7 @@ import { count } from "../format.js";
 import { go, here, link } from "../router.js";
 import { actions, badge, curvatureOf, isOver, jobLink, kindOf, labels, methodOf, nameDialog, progressBar, standing, subject } from "./job-parts.js";
 import { chooser, seenAt } from "./dampings.js";
+import * as ask from "./ask.js";
 import * as cleaning from "./cleaning.js";
 import * as comparison from "./comparison.js";
 import * as groups from "./groups.js";
@@ -20,8 +21,8 @@ import * as quality from "./quality.js";
 import * as test from "./test.js";
 import * as training from "./training.js";
 
-const TABS = { overview, groups, test, training, cleaning, perturbation, inversion, comparison, quality };
-const NAMES = { overview: "Overview", groups: "Groups", test: "Test examples", training: "Training set", cleaning: "Clean labels", comparison: "Before and after", perturbation: "Perturbation", inversion: "Inversion", quality: "Quality" };
+const TABS = { overview, ask, groups, test, training, cleaning, perturbation, inversion, comparison, quality };
+const NAMES = { overview: "Overview", ask: "Ask why", groups: "Groups", test: "Test examples", training: "Training set", cleaning: "Clean labels", comparison: "Before and after", perturbation: "Perturbation", inversion: "Inversion", quality: "Quality" };
 
 export async function open(route, { signal, reopen }) {
   const id = route.parts[1];
@@ -43,6 +44,7 @@ function tabsOf(job) {
   const { kind, influence_type: type } = job.request;
   const stored = job.result.stored;
   if (kind === "quality") return ["overview", "quality"];
+  if (kind === "index") return ["overview", "ask", "inversion"];
   if (!job.request.inversion) return ["overview", ...(job.model ? ["comparison"] : [])];
   if (kind === "self_influences") return ["overview", "training", "cleaning", "inversion"];
   if (kind !== "influences") return ["overview", "inversion"];
@@ -102,7 +104,7 @@ class Job {
 
   async openTab(route) {
     const allowed = tabsOf(this.job);
-    const wanted = route.parts[2] ?? (allowed.includes("groups") ? "groups" : allowed.includes("test") ? "test" : allowed.includes("perturbation") ? "perturbation" : allowed.includes("quality") ? "quality" : allowed[1] && this.job.request.kind === "self_influences" ? "training" : "overview");
+    const wanted = route.parts[2] ?? (allowed.includes("groups") ? "groups" : allowed.includes("test") ? "test" : allowed.includes("perturbation") ? "perturbation" : allowed.includes("quality") ? "quality" : allowed.includes("ask") ? "ask" : allowed[1] && this.job.request.kind === "self_influences" ? "training" : "overview");
     const name = allowed.includes(wanted) ? wanted : "overview";
     replace(this.tabs, allowed.length < 2 ? null : allowed.map((each) =>
       h("a", { href: jobLink(this.job, each), "aria-current": each === name ? "page" : null }, NAMES[each])));

@@ -1,0 +1,123 @@
+// An index is asked: a row of a dataset, or one that is pasted or dropped, and the training rows that help and harm it.
+
+import { json, path } from "../api.js";
+import { h, replace } from "../dom.js";
+import { notice } from "../failure.js";
+import { count, number } from "../format.js";
+import { previews } from "../previews/choose.js";
+import { dataset } from "../resources.js";
+import { replaceWith } from "../router.js";
+import { influenceCard } from "./example.js";
+
+const STRONGEST = 8;
+
+export async function open(job, route, { signal }) {
+  const [trainSet, page] = await Promise.all([dataset(job.train_id, signal), json(path("/v1/datasets", { limit: 200, state: "ready" }), { signal })]);
+  const alike = page.items.filter((each) => trainSet.inputs.every((name) => each.inputs.includes(name)));
+  const view = new Ask(job, trainSet, alike, signal);
+  await view.follow(route);
+  return { element: view.element, update: (next) => view.follow(next) };
+}
+
+class Ask {
+  constructor(job, trainSet, datasets, signal) {
+    Object.assign(this, { job, trainSet, signal });
+    this.dataset = h("select", { name: "dataset" }, datasets.map((each) => h("option", { value: each.id }, `${each.name}@${each.version}`)));
+    this.row = h("input", { name: "row", type: "number", min: "0", value: "0" });
+    this.columns = h("textarea", { name: "columns", rows: "4", placeholder: this.sample(), ondragover: (event) => event.preventDefault(), ondrop: (event) => this.dropped(event) });
+    this.answer = h("div", { class: "chosen", "aria-live": "polite" });
+    const submitted = (work) => (event) => {
+      event.preventDefault();
+      work();
+    };
+    this.element = h("section", { class: "ask" },
+      h("div", { class: "two" },
+        h("form", { class: "ask-stored", onsubmit: submitted(() => this.address()) }, h("h3", {}, "A row that is there"),
+          h("div", { class: "fields" }, h("label", { class: "field" }, "Dataset", this.dataset), h("label", { class: "field" }, "Row", this.row)),
+          h("button", { type: "submit", class: "primary" }, "Ask why")),
+        h("form", { class: "ask-pasted", onsubmit: submitted(() => this.pasted()) }, h("h3", {}, "A row of your own"),
+          h("label", { class: "field" }, "Column by column, as JSON: type, paste, or drop a file", this.columns),
+          h("button", { type: "submit", class: "primary" }, "Ask why"))),
+      this.told(), this.answer);
+  }
+
+  /** How one row is written, by the index's own columns. */
+  sample() {
+    const { columns } = this.trainSet;
+    const match = (this.job.matched ?? []).find((each) => each.dataset === this.job.train_id);
+    const names = match ? [...match.inputs, ...match.targets] : columns.map((each) => each.name);
+    const shown = (name) => (columns.find((each) => each.name === name)?.shape ?? []).reduceRight((inner) => `[${inner}, …]`, "0");
+    return `{${names.map((name) => `"${name}": [${shown(name)}]`).join(", ")}}`;
+  }
+
+  /** What the index's info says of its answers. */
+  told() {
+    const known = this.job.info?.index;
+    if (!known) return null;
+    const part = (value) => (value === null ? "not known" : number(value, 3));
+    return h("p", { class: "help" }, `${count(known.rows)} training rows with ${count(known.numbers)} numbers each. Of the ${known.recall_at} strongest, ${part(known.recall)} are found by these alone, and ${part(known.recall_after_rerank)} once candidates are scored exactly.`);
+  }
+
+  address() {
+    replaceWith(["jobs", this.job.id, "ask"], { dataset: this.dataset.value, row: this.row.value });
+  }
+
+  async follow(route) {
+    const { dataset: id, row } = route.query;
+    if (!id) return true;
+    this.dataset.value = id;
+    this.row.value = row ?? "0";
+    await this.ask({ test: { dataset: id, rows: String(row ?? 0) } });
+    return true;
+  }
+
+  async dropped(event) {
+    event.preventDefault();
+    const [file] = event.dataTransfer.files;
+    this.columns.value = file ? await file.text() : event.dataTransfer.getData("text");
+    this.pasted();
+  }
+
+  pasted() {
+    let columns;
+    try {
+      columns = JSON.parse(this.columns.value);
+    } catch (error) {
+      replace(this.answer, notice(`That is no JSON: ${error.message}`, "bad"));
+      return;
+    }
+    this.ask({ columns });
+  }
+
+  async ask(about) {
+    const asked = (this.asked = {});
+    this.answer.classList.add("changing");
+    try {
+      const found = await json(`/v1/indexes/${this.job.id}/query`, { method: "POST", body: { ...about, k: STRONGEST }, signal: this.signal });
+      const shown = await this.shown(found);
+      if (this.asked === asked) replace(this.answer, shown);
+    } catch (error) {
+      if (error.name === "AbortError" || error.status === 401) throw error;
+      if (this.asked === asked) replace(this.answer, notice(error.message, "bad"));
+    } finally {
+      if (this.asked === asked) this.answer.classList.remove("changing");
+    }
+  }
+
+  async shown({ rows, seconds, candidates }) {
+    const every = rows.flatMap((each) => [...each.helpful, ...each.harmful]);
+    const draw = await previews(this.trainSet, every.map((item) => item.row), this.signal);
+    const most = Math.max(...every.map((item) => Math.abs(item.influence)), Number.MIN_VALUE);
+    const column = (each, sign, title, words) => {
+      const items = each[sign].filter((item) => (sign === "helpful" ? item.influence > 0 : item.influence < 0));
+      return h("section", { class: `influencers ${sign}` }, h("h3", {}, title), h("p", { class: "help" }, words),
+        items.length ? h("ol", { class: "cards" }, items.map((item) => influenceCard({ draw, item, record: this.trainSet, fact: null, most }))) : notice("None."));
+    };
+    return [
+      rows.map((each, index) => h("div", {}, rows.length > 1 ? h("h2", {}, `Row ${index + 1}`) : null, h("div", { class: "two" },
+        column(each, "helpful", "Most helpful", "Training with them lowers the loss of this row."),
+        column(each, "harmful", "Most harmful", "Training with them raises it.")))),
+      h("p", { class: "help" }, `${number(1000 * seconds, 3)} ms on a worker; ${count(candidates)} candidates were scored by their whole gradients.`),
+    ];
+  }
+}

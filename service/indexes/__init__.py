@@ -1,0 +1,1 @@
+"""Indexes: questions that a warm worker answers while whoever asks waits."""

@@ -1,0 +1,158 @@
+"""Rows of a request as arrays: held against the columns that the index's model was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from service.datasets.rows import ShardedRows
+from service.jobs.prepared import chosen
+from service.jobs.selections import numbered
+from service.jobs.validation.compatibility import fitted, is_floating
+from service.jobs.validation.inputs import Chosen, Inputs
+from service.parts import Parts
+from upweight.errors import InvalidRequest
+from upweight.schema import (
+    ColumnMatch,
+    ColumnSpec,
+    DatasetRecord,
+    JobRecord,
+    ModelRecord,
+    Selection,
+    parse_rows,
+)
+from upweight.schema.indexes import MAXIMUM_QUERIES
+
+Array = np.ndarray[Any, Any]
+
+
+def given(
+    job: JobRecord, dataset: DatasetRecord, columns: Mapping[str, Sequence[Any]]
+) -> list[Array]:
+    """The model's inputs and its loss's targets, in their order, from values by column. Raises InvalidRequest."""
+    match = _match_of(job.matched, dataset)
+    names = [*match.inputs, *match.targets]
+    for name in columns:
+        if name not in names:
+            raise InvalidRequest.field(
+                f"/columns/{_escaped(name)}",
+                f"the index's model takes no column {name!r}; it takes {', '.join(names)}",
+                None,
+            )
+    for name in names:
+        if name not in columns:
+            raise InvalidRequest.field(
+                "/columns",
+                f"column {name!r} is missing; an index is asked with {', '.join(names)}",
+                None,
+            )
+    specs = {column.name: column for column in dataset.columns}
+    return [_arranged(dataset, match, name, _array(specs[name], columns[name])) for name in names]
+
+
+def chosen_rows(
+    parts: Parts, namespace: str, job: JobRecord, model: ModelRecord, test: Selection
+) -> list[Array]:
+    """The same of rows of a dataset. Raises InvalidRequest, NotFound, NotReady."""
+    selection = numbered(parts, namespace, test, "/test")
+    found = chosen(parts, namespace, selection, "/test")
+    if len(found.rows) > MAXIMUM_QUERIES:
+        raise InvalidRequest.field(
+            "/test",
+            f"chooses {len(found.rows)} rows, and an index answers {MAXIMUM_QUERIES} at a time; a job of kind "
+            "'influences' takes any number",
+            None,
+        )
+    document = parts.records.get("dataset", namespace, job.train_id)
+    train = Chosen("/train", DatasetRecord.model_validate(document), parse_rows(None, 0))
+    inputs = Inputs(model, train, found, train)
+    match = _match_of(fitted(inputs, job.request.columns), found.dataset)
+    rows = ShardedRows.of(parts, namespace, found.dataset)
+    names = [*match.inputs, *match.targets]
+    return [
+        _arranged(
+            found.dataset, match, column.name, _wide(rows.numbers(column, list(found.rows)).whole())
+        )
+        for column in (rows.chosen([name])[0] for name in names)
+    ]
+
+
+def _wide(values: Array) -> Array:
+    """As numbers of a request are: float64, int64 or bool."""
+    if values.dtype.kind == "b":
+        return values
+    return values.astype(np.int64 if values.dtype.kind in "iu" else np.float64)
+
+
+def _match_of(matched: Sequence[ColumnMatch], dataset: DatasetRecord) -> ColumnMatch:
+    return next(match for match in matched if match.dataset == dataset.id)
+
+
+def _arranged(dataset: DatasetRecord, match: ColumnMatch, name: str, values: Array) -> Array:
+    """A column's features in the order in which the job takes them."""
+    if name not in match.features:
+        return values
+    places = {feature: at for at, feature in enumerate(dataset.features_of(name))}
+    return values[..., [places[feature] for feature in match.features[name]]]
+
+
+def _array(column: ColumnSpec, values: Sequence[Any]) -> Array:
+    """(rows, …) in float64, int64 or bool. Raises InvalidRequest, naming the row."""
+    pointer = f"/columns/{_escaped(column.name)}"
+    rows = [_row(column, value, f"{pointer}/{at}", at) for at, value in enumerate(values)]
+    if len({row.shape for row in rows}) > 1:
+        raise InvalidRequest.field(
+            pointer, "the rows have different shapes; ask for them one by one", None
+        )
+    return np.stack(rows)
+
+
+def _row(column: ColumnSpec, value: Any, pointer: str, at: int) -> Array:
+    words = f"row {at} of column {column.name!r}"
+    try:
+        found = np.asarray(value)
+    except ValueError:
+        found = np.asarray(None)
+    if found.dtype.kind not in "biuf":
+        raise InvalidRequest.field(
+            pointer,
+            f"{words} must be numbers of shape {_shape(column)}, nested as the shape says",
+            None,
+        )
+    wanted = column.shape
+    if len(found.shape) != len(wanted) or any(
+        size is not None and size != own for size, own in zip(wanted, found.shape, strict=True)
+    ):
+        raise InvalidRequest.field(
+            pointer,
+            f"{words} has shape {tuple(found.shape)}; it must be {_shape(column)}, as in the index's dataset",
+            None,
+        )
+    if is_floating(column.dtype):
+        return found.astype(np.float64)
+    if column.dtype == "bool":
+        if not np.isin(found, (0, 1)).all():
+            raise InvalidRequest.field(pointer, f"{words} must be true or false", None)
+        return found.astype(bool)
+    if found.dtype.kind == "f" and not np.equal(np.mod(found, 1), 0).all():
+        raise InvalidRequest.field(pointer, f"{words} must be whole numbers ({column.dtype})", None)
+    limits = np.iinfo(np.dtype(column.dtype))
+    outside = found[(found < limits.min) | (found > limits.max)]
+    if outside.size:
+        raise InvalidRequest.field(
+            pointer,
+            f"{words} has {outside.flat[0]}, and {column.dtype} goes from {limits.min} to {limits.max}",
+            None,
+        )
+    return found.astype(np.int64)
+
+
+def _shape(column: ColumnSpec) -> str:
+    sizes = ["any" if size is None else str(size) for size in column.shape]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")

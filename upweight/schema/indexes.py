@@ -1,0 +1,87 @@
+"""Indexes: what is asked of one, rows in the request itself, and what it answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from upweight.schema.any_job import Selection
+from upweight.schema.base import Answer, Reference, Request, Text
+
+USUAL_DIMENSION = 512  # numbers of a layer
+MAXIMUM_DIMENSION = 1 << 20
+MAXIMUM_QUERIES = 64  # rows of one request
+MAXIMUM_CANDIDATES = 10_000
+
+
+class IndexQuery(Request):
+    """Which training rows help, and which harm, some rows: those in `columns`, or of a dataset."""
+
+    columns: dict[Text, Annotated[list[Any], Field(min_length=1, max_length=MAXIMUM_QUERIES)]] = (
+        Field(
+            {},
+            description="The rows, column by column as in the index's dataset: inputs and targets, each a list with an "
+            "entry a row, a number or nested lists of the row's shape.",
+            examples=[{"x": [[0.0, 1.0]], "y": [1]}],
+        )
+    )
+    test: Selection | None = Field(None, description="Or rows of a dataset that is there.")
+    k: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        20, description="Training rows of each sign, for each row."
+    )
+    candidates: Annotated[int, Field(ge=0, le=MAXIMUM_CANDIDATES)] = Field(
+        500,
+        description="Training rows that are found by the index's numbers for each row, half of them of either sign, "
+        "and scored by their whole gradients; 0: the answer is by the numbers alone.",
+    )
+    model: Reference | None = Field(
+        None,
+        description="The model that is meant. An index of an earlier version than this one is refused; null: than the "
+        "newest of its name.",
+    )
+
+    @model_validator(mode="after")
+    def _rows_are_given_once(self) -> Self:
+        if bool(self.columns) == (self.test is not None):
+            raise ValueError(
+                "give the rows in 'columns', or say by 'test' which rows of a dataset are meant"
+            )
+        lengths = {name: len(values) for name, values in self.columns.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{name!r} has {count}" for name, count in lengths.items())
+            raise ValueError(f"the columns have different numbers of rows: {told}")
+        if 0 < self.candidates < 2 * self.k:
+            raise ValueError(
+                f"{self.candidates} candidates are fewer than the {self.k} helpful and {self.k} harmful rows that are "
+                f"asked for; give 0, or at least {2 * self.k}"
+            )
+        return self
+
+
+class IndexedRow(Answer):
+    """A training row and its influence on a row that was asked about."""
+
+    row: int = Field(description="Row of the training dataset.")
+    id: int | str = Field(description="Of the row; its number where the dataset has no ids.")
+    influence: float = Field(description="Positive: the row lowers the loss, it is helpful.")
+
+
+class Explained(Answer):
+    """Of one row that was asked about: the training rows that help and harm most, the strongest first."""
+
+    helpful: list[IndexedRow]
+    harmful: list[IndexedRow]
+
+
+class IndexAnswer(Answer):
+    """What an index answers, a row of the request an entry."""
+
+    index: str = Field(description="Id of the index.")
+    rows: list[Explained]
+    exact: bool = Field(
+        description="Whether the influences are of whole gradients, and not by the index's numbers alone."
+    )
+    candidates: int = Field(description="Training rows that were scored by their whole gradients.")
+    seconds: float = Field(description="What it took on the worker.")
+    remarks: list[str] = []

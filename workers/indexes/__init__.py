@@ -1,0 +1,1 @@
+"""Questions to an index, answered by a warm worker."""

@@ -1,0 +1,251 @@
+"""Questions to an index, on a warm worker: gradients of the rows asked about, candidates, and their exact scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.storage.keys import Document
+from upweight.errors import InvalidRequest, NotStored
+from upweight.schema import (
+    ColumnMatch,
+    DatasetRecord,
+    IndexJob,
+    JobRecord,
+    ModelRecord,
+    Rows,
+    parse_rows,
+)
+from workers import engine
+from workers.checks.rows import refuse_labels_out_of_range
+from workers.datasets.columns import Columns
+from workers.datasets.reader import tensor_dtype
+from workers.engine import Batch, Embedding, Problem, TensorRows
+from workers.engine import Rows as EngineRows
+from workers.engine.curvature.structured.blocks import Spectral
+from workers.engine.model.rows import ChosenRows
+from workers.indexes.search import Found, Searched
+from workers.jobs.asked_damping import asked_of_fit, damped
+from workers.jobs.inputs import DTYPES
+from workers.jobs.resolved_damping import as_worked_out
+from workers.jobs.stored_index import StoredIndex
+from workers.process.context import Context
+from workers.refusals import public_error
+
+SIGNS = ("helpful", "harmful")
+_SOME_BYTES = 1024  # counted of what is mapped, so that a warm worker lets go of it
+
+
+@dataclass(frozen=True)
+class OpenIndex:
+    """An index that a worker has at hand."""
+
+    job: JobRecord
+    request: IndexJob  # with λ as what it came to
+    model: ModelRecord
+    dataset: DatasetRecord
+    rows: Rows  # the dataset's row of each of the index's
+    form: Spectral
+    embedding: Embedding
+    searched: Searched
+
+    @property
+    def match(self) -> ColumnMatch:
+        """How the dataset's columns meet the model's inputs."""
+        return next(each for each in self.job.matched if each.dataset == self.dataset.id)
+
+
+class Answering:
+    """All questions that this worker is given."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def run(self, namespace: str, id: str) -> None:
+        """One question. Nothing is done for whoever waits no longer."""
+        taken = self._context.questions.taken(id)
+        if taken is None:
+            return
+        question, arrays = taken
+        try:
+            answer = self._answer(namespace, question, arrays)
+        except Exception as error:
+            problem = public_error(error, question["index"]).problem()
+            answer = {"problem": problem.model_dump(mode="json")}
+        self._context.questions.answer(id, answer)
+
+    def _answer(
+        self, namespace: str, question: Document, arrays: Mapping[str, np.ndarray[Any, Any]]
+    ) -> Document:
+        began = time.monotonic()
+        index = self._open(namespace, question["index"])
+        session = self._context.session
+        problem = session.problem(namespace, index.model, DTYPES[index.request.precision])
+        asked = _placed(problem, index, [arrays[str(at)] for at in range(len(arrays))])
+        refuse_labels_out_of_range(problem, _rows_of(asked), "/columns")
+        gradients = engine.per_example_gradients(problem, asked)
+        queries = index.embedding(gradients).cpu().float()
+        k, candidates = question["k"], question["candidates"]
+        found = index.searched.best(queries, candidates // 2 or k)
+        scored = 0
+        if candidates:
+            train = session.rows(
+                namespace, index.dataset, Columns.of(index.dataset, index.match), index.rows
+            )
+            places = torch.from_numpy(
+                np.unique(torch.cat([found.rows[sign] for sign in SIGNS]).numpy())
+            )
+            scored = len(places)
+            found = self._exactly(problem, index, train, gradients, places, k)
+        ranked = [
+            {
+                sign: [
+                    [index.rows[row], value]
+                    for row, value in zip(
+                        found.rows[sign][at, :k].tolist(),
+                        found.values[sign][at, :k].tolist(),
+                        strict=True,
+                    )
+                ]
+                for sign in SIGNS
+            }
+            for at in range(len(asked))
+        ]
+        return {"rows": ranked, "candidates": scored, "seconds": time.monotonic() - began}
+
+    def _exactly(
+        self,
+        problem: Problem,
+        index: OpenIndex,
+        train: EngineRows,
+        gradients: Tensor,
+        places: Tensor,
+        k: int,
+    ) -> Found:
+        """The best of the candidates of all that were asked about, by their whole gradients."""
+        factors = index.form.apply(gradients)
+        chosen = ChosenRows(train, places.to(problem.device))
+        budget = self._context.settings.memory_bytes
+        blocks = [block for _, block in engine.up(problem, factors, chosen, budget_bytes=budget)]
+        scores = torch.cat(blocks, 1).cpu()
+        count = min(k, len(places))
+        best = {sign: scores.topk(count, 1, largest=sign == "helpful") for sign in SIGNS}
+        return Found(
+            {sign: places[each.indices] for sign, each in best.items()},
+            {sign: each.values for sign, each in best.items()},
+        )
+
+    def _open(self, namespace: str, id: str) -> OpenIndex:
+        """Raises NotFound of one that was deleted, whatever is held of it."""
+        document = self._context.records.get("job", namespace, id)
+
+        def made() -> tuple[OpenIndex, int]:
+            found = self._opened(namespace, document)
+            size = sum(each.nbytes for each in found.form.tensors().values())
+            return found, size + found.searched.factors.nbytes + _SOME_BYTES
+
+        index: OpenIndex = self._context.session.kept(("index", namespace, id), made)
+        return index
+
+    def _opened(self, namespace: str, document: Document) -> OpenIndex:
+        context, job = self._context, JobRecord.model_validate(document)
+        if (
+            not isinstance(job.request, IndexJob)
+            or job.result is None
+            or job.expired_at is not None
+        ):
+            raise NotStored(f"job {job.id} has stored no index")
+        request = as_worked_out(job.request, document)
+        assert isinstance(request, IndexJob)
+        stored = StoredIndex.open(context.objects, namespace, job.id)
+        form = damped(stored.form(context.device), asked_of_fit(request)[0])
+        assert isinstance(form, Spectral)
+        model = context.records.get("model", namespace, job.model_id)
+        dataset = DatasetRecord.model_validate(
+            context.records.get("dataset", namespace, job.train_id)
+        )
+        rows = parse_rows(request.train.rows, dataset.rows or 0)
+        factors = stored.factors(range(len(rows)))
+        searched = Searched.copied(stored.matrix, factors, context.scratch)
+        return OpenIndex(
+            job,
+            request,
+            ModelRecord.model_validate(model),
+            dataset,
+            rows,
+            form,
+            Embedding.of(form, request.dimension),
+            searched,
+        )
+
+
+def _rows_of(batch: Batch) -> TensorRows:
+    return TensorRows(list(batch.inputs), batch.targets)
+
+
+def _placed(problem: Problem, index: OpenIndex, arrays: Sequence[np.ndarray[Any, Any]]) -> Batch:
+    """The rows as the model takes them. Raises InvalidRequest for numbers that look up what the model has not."""
+    count = len(index.match.inputs)
+    tensors = [
+        _as_stored(index, name, each)
+        for name, each in zip([*index.match.inputs, *index.match.targets], arrays, strict=True)
+    ]
+    _refuse_tokens(problem, index, tensors[:count])
+    targets = tuple(tensors[count:])
+    batch = Batch(tuple(tensors[:count]), targets[0] if len(targets) == 1 else targets or None, 0)
+    placed = problem.placed(batch)
+    with torch.no_grad():
+        try:
+            problem.outputs(problem.theta, placed.at_least_two())
+        except IndexError:
+            raise InvalidRequest.field(
+                "/columns", f"{_whole_numbers(index, tensors)}: {_LOOKED_UP}", None
+            ) from None
+    return placed
+
+
+def _as_stored(index: OpenIndex, name: str, values: np.ndarray[Any, Any]) -> Tensor:
+    """Whole numbers in the type that the index's rows have; others are placed as the model takes them."""
+    found = torch.from_numpy(values)
+    dtype = next(each.dtype for each in index.dataset.columns if each.name == name)
+    return found if found.is_floating_point() else found.to(tensor_dtype(dtype))
+
+
+_LOOKED_UP = (
+    "the model looks up what it has not, such as a token that is not in its vocabulary; give the numbers that its own "
+    "tokenizer gives"
+)
+
+
+def _whole_numbers(index: OpenIndex, tensors: Sequence[Tensor]) -> str:
+    """The ranges of the whole numbers in the rows, for people."""
+    told = [
+        f"{name!r} has {int(tensor.min())} to {int(tensor.max())}"
+        for name, tensor in zip(index.match.inputs, tensors, strict=False)
+        if not tensor.is_floating_point() and tensor.dtype != torch.bool and tensor.numel()
+    ]
+    return ", ".join(told) or "the rows"
+
+
+def _refuse_tokens(problem: Problem, index: OpenIndex, inputs: Sequence[Tensor]) -> None:
+    """Whole numbers beyond those of the index's rows: a GPU that looks up too far can't be used any more."""
+    if problem.device.type == "cpu":
+        return
+    specs = {column.name: column for column in index.dataset.columns}
+    for name, tensor in zip(index.match.inputs, inputs, strict=True):
+        lowest, highest = specs[name].minimum, specs[name].maximum
+        if tensor.is_floating_point() or lowest is None or highest is None:
+            continue
+        if int(tensor.min()) < lowest or int(tensor.max()) > highest:
+            raise InvalidRequest.field(
+                f"/columns/{name}",
+                f"{_whole_numbers(index, inputs)}, and those of the index's rows go from {lowest:g} to {highest:g}; "
+                f"beyond these {_LOOKED_UP}",
+                None,
+            )

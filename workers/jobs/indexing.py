@@ -1,0 +1,82 @@
+"""How far the answers by an index's numbers are from exact ones, on a sample of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.jobs.neighbours import correlated
+from workers.jobs.plan import rhs_bytes
+from workers.jobs.steps import Solved, Steps
+from workers.jobs.stored_index import StoredIndex
+
+QUERIES, SAMPLED = 16, 4096  # rows whose answers are compared
+AT = 20  # what recall is told of
+USUAL_CANDIDATES = 500  # of a query
+
+
+def compared(steps: Steps, index: StoredIndex, budget: int) -> tuple[Solved, dict[str, Any]]:
+    """Answers by the numbers beside exact ones, on a sample of the training rows that asks for one another.
+
+    Also what solving for the sample's rows has told of the curvature.
+    """
+    problem, total = steps.inputs.problem, steps.plan.train.total
+    most = budget // rhs_bytes(problem.size * problem.dtype.itemsize, 1)
+    asking = _spaced(total, max(1, min(QUERIES, most)))
+    among = _spaced(total, SAMPLED)
+    solved = steps.solved_sample(asking)
+    exact = steps.exact_sample(solved.x[0], among).cpu()
+    mine = index.read(asking.tolist())
+    found = mine @ index.read(among.tolist()).T
+    candidates = min(len(among), max(2 * AT, round(USUAL_CANDIDATES * len(among) / total)))
+    told = {
+        "rows": total,
+        "numbers": steps.embedding.width,
+        "layers": steps.embedding.layers,
+        **_agreement(found, exact, asking[:, None] == among, candidates),
+        "sample": f"{len(asking)} training rows, each beside {len(among):,} of {total:,} without itself, evenly spaced",
+    }
+    return solved, told
+
+
+def _agreement(found: Tensor, exact: Tensor, same: Tensor, candidates: int) -> dict[str, Any]:
+    """Of scores (m, s) by the numbers and exact ones; `same` (m, s) are left out."""
+    before: list[float] = []
+    after: list[float] = []
+    pairs: list[Tensor] = []
+    for mine, theirs, itself in zip(found, exact, same, strict=True):
+        pair = torch.stack([mine[~itself].double(), theirs[~itself].double()])
+        pairs.append(pair)
+        k = min(AT, pair.shape[1])
+        if not k:
+            continue
+        for sign in (1.0, -1.0):
+            best = set((sign * pair[1]).topk(k).indices.tolist())
+            width = min(pair.shape[1], max(k, candidates // 2))
+            ordered = (sign * pair[0]).topk(width).indices.tolist()
+            before.append(len(best.intersection(ordered[:k])) / k)
+            after.append(len(best.intersection(ordered)) / k)
+    alike = [
+        each
+        for each in (correlated([pair[:, None]], "")["neighbours"][0] for pair in pairs)
+        if each is not None
+    ]
+    return {
+        "recall_at": AT,
+        "recall": _mean(before),
+        "recall_after_rerank": _mean(after),
+        "candidates": candidates,
+        "rank_correlation": _mean(alike),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _spaced(total: int, most: int) -> Tensor:
+    """So many row numbers at most, evenly spaced."""
+    return torch.linspace(0, total - 1, min(total, most), dtype=torch.float64).round().long()
