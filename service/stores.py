@@ -10,6 +10,7 @@ from service.lifecycle.ending import Ending
 from service.lifecycle.states import Lifecycle
 from service.settings import Settings
 from service.storage.copies import Copies
+from service.storage.experience import Experiences
 from service.storage.grids import Grids
 from service.storage.leases import Leases
 from service.storage.objects import Objects
@@ -37,6 +38,7 @@ class Stores:
     ending: Ending
     qualities: Qualities
     questions: Questions
+    experiences: Experiences
 
     @staticmethod
     def over(settings: Settings, redis: Redis, objects: Objects) -> Stores:
@@ -58,5 +60,6 @@ class Stores:
             shared=shared,
             qualities=Qualities(redis, objects),
             questions=Questions(redis, queue),
+            experiences=Experiences(redis),
             ending=Ending(records, lifecycle, leases, queue, objects, grids, shared),
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from workers.jobs.attempt import Attempt
 from workers.jobs.attribution import AttributionAttempt
+from workers.jobs.vectors import GradientsAttempt, ProductsAttempt
 from workers.quality.job import QualityAttempt
 from workers.retraining.job import RetrainAttempt
 
@@ -16,6 +17,8 @@ KINDS: Mapping[str, type[Attempt[Any]]] = {
     "ihvp": AttributionAttempt,
     "self_influences": AttributionAttempt,
     "index": AttributionAttempt,
+    "gradients": GradientsAttempt,
+    "hvp": ProductsAttempt,
     "retrain": RetrainAttempt,
     "quality": QualityAttempt,
 }

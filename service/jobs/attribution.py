@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from service.blobs.records import find_blob
 from service.jobs.estimate import estimated
 from service.jobs.extending import extended
+from service.jobs.given_vectors import vector_count
 from service.jobs.groups import groups_of, refuse_rescaling
 from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
 from service.jobs.validation.blobs import (
@@ -25,9 +27,10 @@ from service.jobs.validation.singular import refuse_singular
 from service.jobs.validation.size import refuse_too_much, result_bytes
 from service.lifecycle.states import now
 from service.parts import Parts
-from service.storage.keys import Document, new_id
+from service.storage.keys import Document, is_id, new_id
 from service.storage.layout import blob_path
 from service.storage.tensors import BadTensors, read_header
+from upweight.errors import InvalidRequest
 from upweight.schema import (
     AttributionJob,
     ColumnMatch,
@@ -63,7 +66,7 @@ def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
     matched = fitted(inputs, job.columns)
     refuse_measurement(job, inputs)
     refuse_positions(job, inputs)
-    refuse_what_is_not_given(parts, namespace, job, inputs, matched)
+    refuse_what_is_not_given(parts, namespace, job, inputs, matched, earlier)
     refuse_long(parts, job)
     refuse_too_much(parts.settings, job, inputs)
     if earlier is None:
@@ -75,9 +78,14 @@ def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
 
 
 def _right_hand_sides(parts: Parts, namespace: str, job: AttributionJob, inputs: Inputs) -> int:
-    """How many; of a blob that does not say, which the worker refuses, 0."""
+    """How many; of a blob that does not say, which the worker refuses, 0. Raises InvalidRequest, NotFound."""
     if not isinstance(job, IhvpJob):
         return inputs.test_count
+    if is_id("job", job.rhs):
+        return vector_count(parts, namespace, job.rhs, "/rhs", inputs.model)
+    if find_blob(parts.objects, namespace, job.rhs) is None:
+        words = f"there is no such blob here; upload it first: PUT /v1/blobs/{job.rhs}"
+        raise InvalidRequest.field("/rhs", words, job.rhs)
     try:
         found = read_header(parts.objects, blob_path(namespace, job.rhs))
         return found["rhs"].shape[0]

@@ -5,13 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from service.jobs.counts import (
+    FORMED_OUTPUTS,
+    NOTHING,
+    PASS_SECONDS,
+    VECTORS_ALIVE,
+    Counts,
+    Size,
+    Work,
+    built_work,
+    counted,
+    form_work,
+    positions_of,
+    product_work,
+)
 from service.jobs.validation.inputs import Inputs
-from service.jobs.validation.size import item_bytes, result_bytes
+from service.jobs.validation.size import item_bytes, perturbed_shape, result_bytes
 from service.jobs.validation.structures import least_bytes
 from service.parts import Parts
-from service.registry import filters_of
-from service.storage.keys import by_use
-from upweight.schema import AttributionJob, DatasetRecord, JobRecord, JobState
+from service.storage.experience import Experience, spectrum_of
+from upweight.schema import (
+    AttributionJob,
+    DatasetRecord,
+    HvpJob,
+    InfluencesJob,
+    JobBase,
+    Recipe,
+)
+from upweight.schema.curvature import LARGE_BLOCK
 from upweight.schema.damping import numbers
 from upweight.schema.estimate import Estimate
 from upweight.schema.inversion import METHODS, InversionMethod
@@ -20,84 +41,106 @@ DAY = 86_400.0
 # Of a worker that nothing is known of, with some cores: an order of magnitude.
 ASSUMED_FLOPS_PER_SECOND = 2e10
 ASSUMED = "assumed: no earlier job of this model tells one"
-# Operations a row and parameter: of a gradient; of a product of C with a vector, with the model's second derivative and
-# without; and of C itself, a row and entry.
-GRADIENT, BENT, STRAIGHT, BUILDING = 6.0, 12.0, 8.0, 4.0
-FACTORISING = 1.0 / 3.0  # of p³
-MOST_FORMED = 64  # outputs of a row, each a column of a curvature
-BEGINNING_SECONDS = 0.5  # to load, check and store, however little there is to do
-LOOKED_AT = 20  # earlier jobs
-LEAST_FLOPS = 5e9  # of a job that a rate is taken from: of less, most of the time is spent on calls
+FIXED_SECONDS = (
+    0.5  # to load, check and store, however little there is to do, until a job has told it
+)
+STEP_SECONDS = 2e-4  # of a step of training, however few rows are in it
 WORKER_BYTES = 400 * 1024**2  # of a process with torch, before it has loaded anything
 MUCH_CHEAPER = 0.5
 PREDICTED_ROW = 2  # numbers of a row beside two whole ones: its loss, its error
-VECTORS_ALIVE = 6  # (k, p) blocks that an inversion has at once
 FILE_BYTES = 400  # of a header, or of a small file of JSON
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Of one job: rows, parameters, and how often a row's parameters are used."""
+    """Of one job, with so many right-hand sides or vectors."""
 
-    job: AttributionJob
+    job: JobBase
     inputs: Inputs
-    right_hand_sides: int
+    vectors: int
 
     @property
     def parameters(self) -> int:
         """p."""
         return self.inputs.model.parameter_count or 0
 
-    @property
-    def positions(self) -> int:
-        """Of a row: a sequence passes through the parameters once a position."""
-        outputs = self.inputs.model.outputs
-        shape = [each or 1 for each in outputs[0].shape[1:]] if outputs else []
-        return max(1, prod(shape) // max(shape)) if len(shape) > 1 else 1
+    def size(self) -> Size:
+        """By the records alone."""
+        job, model = self.job, self.inputs.model
+        modules: dict[str, int] = {}
+        for each in model.selected:
+            name = each.name.rpartition(".")[0] or each.name
+            modules[name] = modules.get(name, 0) + prod(each.shape)
+        entries = 1
+        if isinstance(job, InfluencesJob):
+            entries = prod(perturbed_shape(job, self.inputs))
+            if job.scores_by == "token":  # each factor goes back through the model, as for inputs
+                entries *= 2
+        rows = len(self.inputs.hessian.rows), len(self.inputs.train.rows)
+        positions = positions_of(model.outputs)
+        kept = tuple(each for each in modules.values() if each <= LARGE_BLOCK)
+        return Size(self.parameters, kept, *rows, self._columns(), entries, positions)
 
-    def flops(self, inversion: InversionMethod) -> float:
-        """Operations in all, with this method."""
-        job, p = self.job, float(self.parameters)
-        rows, train = len(self.inputs.hessian.rows), len(self.inputs.train.rows)
-        solved = train if job.is_self else self.right_hand_sides
-        used = p * self.positions
-        curvature = job.curvature
-        product = (BENT if curvature.differentiates_twice else STRAIGHT) * rows * used
-        fit = product * inversion.fit_products(self.parameters)
-        several = job.damping_count
+    def attribution(self, inversion: InversionMethod | None = None) -> Work:
+        """All of a job with an inversion, with its method or another."""
+        job = self.job
+        assert isinstance(job, AttributionJob)
+        size, method = self.size(), inversion or job.inversion
+        solved = size.train_rows if job.is_self else self.vectors
+        together = min(max(1, solved), method.together)
+        counts: Counts = counted(job, size, solved, together, method)
+        scored = size.train_rows if job.scores_rows and not job.is_self else 0
+        if getattr(job, "factors", None) is not None:
+            scoring = counts.train_row + counts.contraction.times(job.damping_count - 1)
+            return scoring.times(scored)
+        found = counts.total(solved, scored, job.damping_count)
+        if isinstance(job, InfluencesJob) and job.rescales:
+            found += self._rescaling(job, size, counts)
+        return found
+
+    def _rescaling(self, job: InfluencesJob, size: Size, counts: Counts) -> Work:
+        """Of sets that are removed together: each of their rows' directions is solved for, with each λ."""
+        groups = self.inputs.groups
+        members = sum(each.rows for each in (groups.train if groups and groups.train else ()))
+        columns = size.columns
+        directions = members * columns + len(groups.train if groups and groups.train else ())
+        solving = counts.right_hand_side.times(directions * job.damping_count)
+        meeting = Work(flops=2.0 * size.parameters * directions * max(1, self.vectors))
+        return solving + meeting + Work(gradients=float(members * (1 + columns)))
+
+    def gradients(self) -> Work:
+        """Of one for each row."""
+        return Work(gradients=float(len(self.inputs.train.rows)), passes=1.0)
+
+    def products(self) -> Work:
+        """Of a curvature with each vector."""
+        job, size = self.job, self.size()
+        assert isinstance(job, HvpJob)
+        curvature, p = job.curvature, self.parameters
+        drawing = float(size.hessian_rows) if curvature.facts.draws_labels else 0.0
+        fit, product = NOTHING, product_work(curvature, size.hessian_rows, max(1, self.vectors))
         if curvature.closed_form:
-            fit = GRADIENT * rows * used * curvature.fit_gradients * self._columns()
-            product = 2.0 * p
-        elif inversion.builds_matrix or curvature.builds_matrix:
-            fit = BUILDING * rows * self.positions * p * p + FACTORISING * p**3
-        together = min(max(1, solved), inversion.together)
-        taken = getattr(job, "factors", None) is not None
-        solving = 0.0
-        if not taken:
-            solving = several * inversion.products(solved, together) * product
-            solving += GRADIENT * used * solved
-            if inversion.builds_matrix:
-                solving += several * 2.0 * p * p * solved
-        scoring = 0.0
-        if job.scores_rows and not job.is_self:
-            scoring = train * (GRADIENT * used + several * 2.0 * p * max(1, solved))
-            if (
-                getattr(job, "scores_by", "row") == "token"
-            ):  # each factor goes back through the model
-                scoring += train * several * max(1, solved) * GRADIENT * used
-        return (0.0 if taken else fit) + solving + scoring
+            fit, product = form_work(curvature, size), Work(flops=2.0 * p)
+        elif curvature.builds_matrix:
+            fit, product = built_work(curvature, size), Work(flops=2.0 * p * p)
+        return fit + Work(gradients=drawing) + product.times(self.vectors)
 
     def _columns(self) -> int:
         job, outputs = self.job, self.inputs.model.outputs
-        if job.curvature.facts.one_column_a_row or not outputs:
+        curvature = getattr(job, "curvature", None)
+        if curvature is None or not outputs:
+            return 1
+        if curvature.differentiates_twice or curvature.facts.one_column_a_row:
             return 1
         width = prod(each or 1 for each in outputs[0].shape[1:])
-        return width if width <= MOST_FORMED else 1
+        return width if width <= FORMED_OUTPUTS else 1
 
     def bytes(self) -> int:
         """Of the result: arrays, what the model makes of the rows, and what is told of the inversion."""
-        job, item = self.job, item_bytes(self.job)
-        size = result_bytes(job, self.inputs, self.right_hand_sides)
+        job = self.job
+        assert isinstance(job, AttributionJob)
+        item = item_bytes(job)
+        size = result_bytes(job, self.inputs, self.vectors)
         test = len(self.inputs.test.rows) if self.inputs.test is not None else 0
         predicted = sum(
             {"test": test, "train": len(self.inputs.train.rows)}[side] for side in job.predicts
@@ -105,19 +148,20 @@ class Counted:
         size += predicted * (PREDICTED_ROW * item + 16)
         if job.inversion.builds_matrix and not job.curvature.closed_form:
             size += self.parameters * (self.parameters + 1) * item  # the matrix, and its spectrum
-        return size + job.damping_count * self.right_hand_sides * 4 * 8 + 4 * FILE_BYTES
+        return size + job.damping_count * self.vectors * 4 * 8 + 4 * FILE_BYTES
 
     def memory(self, most: int, cache: int) -> int:
         """Of a worker: the model, the rows, what is made of C, and blocks within its budget."""
-        item, p = item_bytes(self.job), self.parameters
+        job, item, p = self.job, item_bytes(self.job), self.parameters
         kept = 3 * self.inputs.model.size_bytes
         datasets = {each.dataset.id: each.dataset for each in self.inputs.chosen}.values()
         kept += min(cache, sum(map(_bytes_of, datasets)))
-        working = VECTORS_ALIVE * max(1, self.right_hand_sides) * p * item
-        if self.job.curvature.closed_form:
+        working = VECTORS_ALIVE * max(1, self.vectors) * p * item
+        curvature = getattr(job, "curvature", None)
+        if curvature is not None and curvature.closed_form:
             selected = self.inputs.model.selected
-            kept += sum(least_bytes(selected, self.job.curvature.structure, item).values())
-        elif self.job.building is not None or self.job.curvature.builds_matrix:
+            kept += sum(least_bytes(selected, curvature.structure, item).values())
+        elif getattr(job, "building", None) is not None or (curvature and curvature.builds_matrix):
             kept += 3 * p * p * item
         return WORKER_BYTES + kept + min(most, working)
 
@@ -126,31 +170,66 @@ def estimated(
     parts: Parts, namespace: str, job: AttributionJob, inputs: Inputs, rhs: int
 ) -> Estimate:
     """Of a job with so many right-hand sides."""
-    counted = Counted(job, inputs, rhs)
-    flops = counted.flops(job.inversion)
-    earlier = _earlier(parts, namespace, inputs.model.id)
-    rate, where = _rate(earlier)
-    seconds = BEGINNING_SECONDS + flops / rate
-    cheaper = _cheaper(counted, seconds, rate, parts.settings.direct_parameters)
-    fails = _known_to_fail(job, inputs, earlier)
-    remarks = [fails] if fails else []
-    if seconds > DAY:
-        remarks.append(
-            f"this job takes about {seconds / DAY:.1f} days at {rate:.2g} operations a second ({where})"
-            + (f"; {cheaper}" if cheaper else "")
-        )
+    found = Counted(job, inputs, rhs)
+    spectrum = spectrum_of(job.model_dump(mode="json"), inputs.hessian.dataset.id)
+    known = parts.experiences.of(namespace, inputs.model.id, spectrum)
+    estimate = _told(parts, known, found, found.attribution(), found.bytes())
+    cheaper = _cheaper(found, estimate, parts.settings.direct_parameters)
+    fails = _known_to_fail(job, known)
+    return _with_remark(estimate.model_copy(update={"cheaper": cheaper, "fails": fails}))
+
+
+def told(parts: Parts, namespace: str, found: Counted, work: Work, size: int) -> Estimate:
+    """Of a job of any kind, of which this work and the bytes of its result were counted."""
+    known = parts.experiences.of(namespace, found.inputs.model.id)
+    return _with_remark(_told(parts, known, found, work, size + 2 * FILE_BYTES))
+
+
+def trained(
+    parts: Parts,
+    namespace: str,
+    found: Counted,
+    recipe: Recipe | None,
+    trainings: list[tuple[int, int]],
+    size: int,
+    beside: Work = NOTHING,
+) -> Estimate:
+    """Of a job that trains: `trainings` are how many models, each on how many rows. `beside`: what else it does."""
+    work, steps = beside, 0
+    for models, rows in trainings if recipe is not None else ():
+        assert recipe is not None
+        work += Work(gradients=float(models * recipe.epochs * rows))
+        steps += models * recipe.steps(rows)
+    known = parts.experiences.of(namespace, found.inputs.model.id)
+    estimate = _told(parts, known, found, work, size)
+    seconds = (estimate.seconds or 0.0) + STEP_SECONDS * steps
+    return _with_remark(estimate.model_copy(update={"seconds": seconds}))
+
+
+def _told(parts: Parts, known: Experience, found: Counted, work: Work, size: int) -> Estimate:
     settings = parts.settings
+    rate = known.rate or ASSUMED_FLOPS_PER_SECOND
+    fixed = FIXED_SECONDS if known.fixed_seconds is None else known.fixed_seconds
+    flops = work.operations(float(found.parameters * positions_of(found.inputs.model.outputs)))
     return Estimate(
-        seconds=seconds,
-        bytes=counted.bytes(),
-        memory_bytes=counted.memory(settings.memory_bytes, settings.cache_bytes),
+        seconds=fixed + flops / rate + work.passes * PASS_SECONDS,
+        bytes=size,
+        memory_bytes=found.memory(settings.memory_bytes, settings.cache_bytes),
         flops=flops,
         flops_per_second=rate,
-        rate=where,
-        cheaper=cheaper,
-        fails=fails,
-        remark="; ".join(remarks) or None,
+        fixed_seconds=fixed,
+        rate=f"that of job {known.rate_job}" if known.rate else ASSUMED,
     )
+
+
+def _with_remark(estimate: Estimate) -> Estimate:
+    remarks = [estimate.fails] if estimate.fails else []
+    if estimate.seconds is not None and estimate.seconds > DAY:
+        remarks.append(
+            f"this job takes about {estimate.seconds / DAY:.1f} days at {estimate.flops_per_second:.2g} operations a "
+            f"second ({estimate.rate})" + (f"; {estimate.cheaper}" if estimate.cheaper else "")
+        )
+    return estimate.model_copy(update={"remark": "; ".join(remarks) or None})
 
 
 def _bytes_of(dataset: DatasetRecord) -> int:
@@ -158,62 +237,35 @@ def _bytes_of(dataset: DatasetRecord) -> int:
     return (dataset.rows or 0) * row
 
 
-def _earlier(parts: Parts, namespace: str, model: str) -> list[JobRecord]:
-    """The newest jobs of the model that succeeded."""
-    filters = [*filters_of(state=JobState.SUCCEEDED), by_use(model)]
-    found = parts.records.page("job", namespace, limit=LOOKED_AT, filters=filters)
-    documents = parts.records.get_many("job", namespace, found.ids)
-    return [JobRecord.model_validate(each) for each in documents]
-
-
-def _rate(earlier: list[JobRecord]) -> tuple[float, str]:
-    """The best of them: what else takes time in a job only ever lowers it."""
-    found: list[tuple[float, str]] = []
-    for each in earlier:
-        told, cost = each.estimate, each.cost
-        if told is None or told.flops is None or cost is None or not cost.engine_seconds:
-            continue
-        # A job that found its solutions, or its fit, has done less than was counted.
-        worked = cost.hessian_passes > 0 and not (each.info or {}).get("reused")
-        if told.flops >= LEAST_FLOPS and worked:
-            found.append((told.flops / cost.engine_seconds, f"that of job {each.id}"))
-    return max(found, default=(ASSUMED_FLOPS_PER_SECOND, ASSUMED))
-
-
-def _cheaper(counted: Counted, seconds: float, rate: float, direct_most: int) -> str | None:
+def _cheaper(found: Counted, estimate: Estimate, direct_most: int) -> str | None:
     """Of the methods that are exact up to a tolerance, with their defaults."""
-    job = counted.job
+    job = found.job
+    assert isinstance(job, AttributionJob)
     if job.curvature.closed_form or getattr(job, "factors", None) is not None:
         return None
-    own = job.inversion.method
+    own, used = job.inversion.method, float(found.size().used)
+    rate, fixed = estimate.flops_per_second or 1.0, estimate.fixed_seconds or 0.0
     best: tuple[float, str] | None = None
     for name, method in METHODS.items():
-        too_large = method.builds_matrix and counted.parameters > direct_most
+        too_large = method.builds_matrix and found.parameters > direct_most
         if name == own or method.answer == "low rank" or too_large:
             continue
-        other = BEGINNING_SECONDS + counted.flops(method()) / rate
-        if other < MUCH_CHEAPER * seconds and (best is None or other < best[0]):
+        work = found.attribution(method())
+        other = fixed + work.operations(used) / rate + work.passes * PASS_SECONDS
+        if other < MUCH_CHEAPER * (estimate.seconds or 0.0) and (best is None or other < best[0]):
             best = other, name
     return None if best is None else f"method {best[1]!r} takes about {best[0]:.3g} s"
 
 
-def _known_to_fail(job: AttributionJob, inputs: Inputs, earlier: list[JobRecord]) -> str | None:
+def _known_to_fail(job: AttributionJob, known: Experience) -> str | None:
     """λ that does not lift the smallest eigenvalue above 0, of a matrix that an earlier job has told it of."""
-    if getattr(job, "factors", None) is not None:
+    smallest = known.smallest
+    if getattr(job, "factors", None) is not None or smallest is None:
         return None
-    rows = job.hessian_on.rows if job.hessian_on is not None else None
-    for each in earlier:
-        request = each.request
-        if not isinstance(request, AttributionJob) or each.hessian_id != inputs.hessian.dataset.id:
-            continue
-        before = request.hessian_on.rows if request.hessian_on is not None else None
-        smallest = (each.info or {}).get("smallest_eigenvalue")
-        if before != rows or request.curvature != job.curvature or not isinstance(smallest, float):
-            continue
-        wrong = [one for one in numbers(job.hessian_regularization) if one + smallest <= 0.0]
-        if wrong:
-            return (
-                f"λ = {wrong[0]:.4g} is known to fail: the smallest eigenvalue of the {job.curvature.label} is "
-                f"{smallest:.4g} by job {each.id}; give more than {-smallest:.4g}"
-            )
-    return None
+    wrong = [one for one in numbers(job.hessian_regularization) if one + smallest <= 0.0]
+    if not wrong:
+        return None
+    return (
+        f"λ = {wrong[0]:.4g} is known to fail: the smallest eigenvalue of the {job.curvature.label} is "
+        f"{smallest:.4g} by job {known.smallest_job}; give more than {-smallest:.4g}"
+    )

@@ -76,6 +76,14 @@ EXAMPLES: Any = {
             "inversion": {"method": "cg", "rtol": 1e-5},
         },
     },
+    "gradients": {
+        "summary": "The gradient of each row's loss",
+        "value": {
+            "kind": "gradients",
+            "model": "digits-mlp",
+            "train": {"dataset": "digits-test", "rows": "0:20"},
+        },
+    },
     "self-influences": {
         "summary": "The influence of each training row on itself",
         "value": {

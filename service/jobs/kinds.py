@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from service.jobs import attribution, quality, retraining
+from service.jobs import attribution, quality, retraining, vectors
 from service.jobs.prepared import Prepare
 
 KINDS: Mapping[str, Prepare] = {
@@ -13,6 +13,8 @@ KINDS: Mapping[str, Prepare] = {
     "ihvp": attribution.prepared,
     "self_influences": attribution.prepared,
     "index": attribution.prepared,
+    "gradients": vectors.prepared_gradients,
+    "hvp": vectors.prepared_products,
     "retrain": retraining.prepared,
     "quality": quality.prepared,
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import zip_longest
 
+from service.jobs.counts import Work
+from service.jobs.estimate import Counted, trained
 from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
 from service.jobs.retraining import recipe_of, weights_bytes
 from service.jobs.validation.compatibility import fitted
@@ -28,6 +30,7 @@ from upweight.schema import (
 )
 
 REPORT_BYTES = 1 << 20
+FORWARD = 3.0  # a gradient is so many passes forward
 
 
 def prepared(parts: Parts, namespace: str, job: QualityJob) -> Prepared:
@@ -64,7 +67,16 @@ def prepared(parts: Parts, namespace: str, job: QualityJob) -> Prepared:
         matched=fitted(inputs, job.columns),
         created_at=now(),
     )
-    return Prepared(record, REPORT_BYTES + _bank_bytes(job, model))
+    trainings = _trainings(job, len(train.rows))
+    bank = sum(models for models, _ in trainings) * weights_bytes(model, job.precision)
+    size = REPORT_BYTES + bank
+    looked_at = len(train.rows) + (0 if test is None else len(test.rows))
+    # Baselines are of gradients; losses of all test rows are taken after each training.
+    forward = sum(models for models, _ in trainings) * (0 if test is None else len(test.rows))
+    beside = Work(gradients=(looked_at if job.baselines else 0) + forward / FORWARD)
+    found = Counted(job, inputs, 0)
+    record.estimate = trained(parts, namespace, found, job.recipe, trainings, size, beside)
+    return Prepared(record, size)
 
 
 def _judged(
@@ -234,13 +246,13 @@ def _refuse_wrong(job: QualityJob, train: Chosen) -> None:
         )
 
 
-def _bank_bytes(job: QualityJob, model: ModelRecord) -> int:
-    """Of the models that it trains at most."""
-    trained = 0
+def _trainings(job: QualityJob, rows: int) -> list[tuple[int, int]]:
+    """How many models are trained at most, and on how many rows each."""
+    trained: list[tuple[int, int]] = []
     if "lds" in job.measures:
-        trained += job.subsets * job.repeats
+        trained.append((job.subsets * job.repeats, round(job.share * rows)))
     if "loo" in job.measures:
-        trained += job.left_out
+        trained.append((min(job.left_out, rows), rows - 1))
     if "brittleness" in job.measures:
-        trained += (len(job.results) + 1) * job.queries
-    return trained * weights_bytes(model, job.precision)
+        trained.append(((len(job.results) + 1) * job.queries, rows - job.k))
+    return trained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.datasets.names import RowNames
+from service.jobs.estimate import Counted, trained
 from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
 from service.jobs.validation.compatibility import fitted
 from service.jobs.validation.inputs import Inputs
@@ -63,7 +64,10 @@ def prepared(parts: Parts, namespace: str, job: RetrainJob) -> Prepared:
         matched=matched,
         created_at=now(),
     )
-    return Prepared(record, _TIMES * weights_bytes(model, job.precision))
+    size = _TIMES * weights_bytes(model, job.precision)
+    found = Counted(job, Inputs(model, train, test, train), 0)
+    record.estimate = trained(parts, namespace, found, recipe, [(1, len(rows))], size)
+    return Prepared(record, size)
 
 
 def _dropped(

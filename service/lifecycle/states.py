@@ -9,16 +9,18 @@ queued ──begin──▶ running ──succeed──▶ succeeded
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from service import counters
 from service.counters import Counter, Counters
+from service.storage.experience import Experiences
 from service.storage.keys import Document
 from service.storage.records import Records, not_found
 from service.webhooks.outbox import announcement
-from upweight.errors import Conflict, NotFound, UpweightError
+from upweight.errors import Conflict, NotFound, Unavailable, UpweightError
 from upweight.schema import TERMINAL, JobState
 from upweight.schema.job import Cost
 
@@ -33,6 +35,7 @@ class Lifecycle:
     def __init__(self, records: Records) -> None:
         self._records = records
         self._counters = Counters(records.redis)
+        self._experiences = Experiences(records.redis)
 
     def _move(
         self, namespace: str, id: str, change: Callable[[Document], Document | None]
@@ -108,7 +111,10 @@ class Lifecycle:
         self, namespace: str, id: str, attempt: int, outcome: Mapping[str, Any]
     ) -> Document:
         """running → succeeded, with result, info and cost. A cancel that came too late is passed over."""
-        return self._end(namespace, id, attempt, JobState.SUCCEEDED, outcome)
+        job = self._end(namespace, id, attempt, JobState.SUCCEEDED, outcome)
+        with suppress(Unavailable):  # it is for estimates alone
+            self._experiences.note(namespace, job)
+        return job
 
     def fail(
         self,

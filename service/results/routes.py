@@ -286,10 +286,37 @@ def factors(
     accept: Accept = None,
 ) -> Response:
     """The factors (H + λI)⁻¹ b: a row a test row, or a row a right-hand side."""
-    result.require("factors")
+    return _vectors(result, "factors", asked, rows, accept)
+
+
+@router.get("/gradients", summary="Read gradients", responses=_NUMBERS)
+def gradients(
+    result: Result,
+    asked: Asked,
+    rows: Axis = None,
+    accept: Accept = None,
+) -> Response:
+    """Of kind `gradients`: a row a row of the dataset, a column a parameter."""
+    return _vectors(result, "gradients", asked, rows, accept)
+
+
+@router.get("/products", summary="Read products with the curvature", responses=_NUMBERS)
+def products(
+    result: Result,
+    asked: Asked,
+    rows: Axis = None,
+    accept: Accept = None,
+) -> Response:
+    """Of kind `hvp`: (C + λI) v, a row a vector."""
+    return _vectors(result, "products", asked, rows, accept)
+
+
+def _vectors(
+    result: StoredResult, name: str, asked: AskedLayers, rows: str | None, accept: str | None
+) -> Response:
+    result.require(name)
     chosen = positions(rows, result.factor_shape[0], "rows")
-    layers = asked.of(result)
-    return _numbers(result, slices.factors(result, layers, chosen), accept)
+    return _numbers(result, slices.vectors(result, name, asked.of(result), chosen), accept)
 
 
 @router.get(

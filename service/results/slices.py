@@ -18,7 +18,6 @@ from upweight.errors import InternalError, NotStored
 
 MEAN = "mean"
 RESCALED = "rescaled"
-FACTORS = "factors"
 SELF_INFLUENCES = "self_influences"
 
 
@@ -117,13 +116,13 @@ def self_influences(result: StoredResult, layers: Layers) -> Numbers:
     return _stacked(found, layers, (rows,), result)
 
 
-def factors(result: StoredResult, layers: Layers, rows: Sequence[int]) -> Numbers:
-    """Rows of the factors: (rows, p), of each λ. Raises NotStored."""
-    result.require(FACTORS)
-    folder = result.layout.factors or result.paths.factors
+def vectors(result: StoredResult, name: str, layers: Layers, rows: Sequence[int]) -> Numbers:
+    """Rows of factors, gradients or products: (rows, p), of each λ. Raises NotStored."""
+    result.require(name)
+    folder = result.layout.factors or getattr(result.paths, name)
     total, size = result.factor_shape
     step = result.layout.factor_rows
-    found = [_rows_of(result, folder, name, step, total, rows) for name in layers.named(FACTORS)]
+    found = [_rows_of(result, folder, each, step, total, rows) for each in layers.named(name)]
     return _stacked(found, layers, (len(rows), size), result)
 
 

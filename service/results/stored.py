@@ -81,15 +81,17 @@ class StoredResult:
         return (self.summary.factor_shape or [0, 0])[-2:]
 
     def has(self, what: str) -> bool:
-        """Whether it holds `matrix`, `top`, `mean`, `factors` or `info`."""
+        """Whether it holds `matrix`, `top`, `mean`, `factors`, `gradients`, `products` or `info`."""
         return what in self.summary.stored
 
     def require(self, what: str) -> None:
         """Raises NotStored."""
         if not self.has(what):
             stored = ", ".join(self.summary.stored) or "nothing"
+            ways = {"gradients": "of kind 'gradients'", "products": "of kind 'hvp'"}
+            way = ways.get(what, f"with keep.{what}")
             raise NotStored(
-                f"job {self.job.id} did not store {what!r}, but {stored}; start one with keep.{what}"
+                f"job {self.job.id} did not store {what!r}, but {stored}; start one {way}"
             )
 
     def groups(self, side: Literal["test", "train"]) -> list[Group] | None:

@@ -71,6 +71,14 @@ class ResultPaths:
         return f"{self.prefix}/factors"
 
     @property
+    def gradients(self) -> str:
+        return f"{self.prefix}/gradients"
+
+    @property
+    def products(self) -> str:
+        return f"{self.prefix}/products"
+
+    @property
     def top(self) -> str:
         return f"{self.prefix}/top"
 

@@ -160,6 +160,25 @@ def test_right_hand_sides_are_uploaded_from_a_file(
     assert ended.documents[-1]["result"]["factor_shape"] == [2, 10]
 
 
+def test_gradients_and_products_are_computed_and_saved(
+    online: Upweight, registered: tuple[str, ...], tmp_path: Path
+) -> None:
+    ended = online(
+        "jobs", "submit", "--kind", "gradients", *registered[:4], "--train-rows", "0:3",
+        "--parameters", "*bias", "--wait", "--json",
+    ).documents[-1]  # fmt: skip
+    assert ended["result"]["factor_shape"] == [3, 2]
+    assert online("results", "save", ended["id"], str(tmp_path / "g.npy")).code == 0
+    assert np.load(tmp_path / "g.npy").shape == (3, 2)
+    np.save(tmp_path / "v.npy", np.ones((2, 10), np.float32))
+    shown = online(
+        "jobs", "submit", "--kind", "hvp", *registered[:4], "--vectors", str(tmp_path / "v.npy"),
+        *LAMBDA, "--wait",
+    )  # fmt: skip
+    assert shown.code == 0, shown.err
+    assert "products" in shown.out
+
+
 def test_a_job_that_fails_ends_with_1_and_says_why(
     online: Upweight, registered: tuple[str, ...]
 ) -> None:

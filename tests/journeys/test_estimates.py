@@ -81,8 +81,8 @@ def test_what_is_counted_grows_with_the_rows(online: Client, wide: str) -> None:
 
     size = 20 * 12 + 12 + 12 * 5 + 5
     whole, half = flops(), flops(hessian_on={"dataset": wide, "rows": f"0:{ROWS // 2}"})
-    # 4 operations a row and entry of the matrix.
-    assert whole - half == pytest.approx(4 * (ROWS // 2) * size**2)
+    # 5/4 operations a row and entry of the matrix, which has one column a row, and a gradient to draw its label.
+    assert whole - half == pytest.approx((ROWS // 2) * (1.25 * size**2 + 6 * size))
     fewer = flops(train_rows=f"0:{ROWS // 2}")
     # Of a row a gradient, and its product with the factors of each test row.
     assert whole - fewer == pytest.approx((ROWS // 2) * (6 * size + 2 * size * TEST))
@@ -128,9 +128,7 @@ def test_a_damping_that_a_known_spectrum_refuses_is_named(online: Client, wide: 
     assert not fails(-2 * smallest)
 
 
-def test_kinds_whose_work_is_known_when_they_run_tell_their_bytes(
-    online: Client, fresh_name: str
-) -> None:
+def test_a_retraining_tells_what_it_takes(online: Client, fresh_name: str) -> None:
     x = torch.randn(8, 3)
     recipe = {"optimizer": "sgd", "lr": 0.1, "epochs": 1, "start": "warm"}
     online.models.register(
@@ -140,5 +138,25 @@ def test_kinds_whose_work_is_known_when_they_run_tell_their_bytes(
     request = {"kind": "retrain", "model": fresh_name, "train": {"dataset": fresh_name}}
     estimate = online.jobs.create(request, dry_run=True).estimate
     assert estimate is not None
-    assert estimate.seconds is None
+    assert estimate.flops == 6 * 8 * 8  # of a gradient, by parameters and rows
+    assert estimate.seconds is not None
+    assert estimate.fixed_seconds is not None
+    assert estimate.seconds > estimate.fixed_seconds
     assert estimate.bytes > 0
+    several = online.jobs.create(
+        {**request, "recipe": {**recipe, "epochs": 10}}, dry_run=True
+    ).estimate
+    assert several is not None
+    assert several.flops == 10 * estimate.flops
+
+
+def test_what_a_job_takes_whatever_is_in_it_is_that_of_jobs_before(
+    online: Client, wide: str
+) -> None:
+    done = influences(online, wide, curvature="fisher", batch_size=64)
+    assert done.job.cost is not None
+    told = influences(online, wide, curvature="fisher", dry_run=True).estimate
+    assert told is not None
+    assert told.fixed_seconds != 0.5  # what is assumed where no job has told one
+    assert told.fixed_seconds > 0.0
+    assert told.seconds >= told.fixed_seconds

@@ -28,6 +28,7 @@ WITHOUT = {
 }
 JOB, DIGEST = records.JOB, records.DIGEST
 STORED = ("matrix", "rescaled", "mean", "factors")
+OF_KINDS = {"gradients": ("gradients",), "hvp": ("products",)}
 TRAINING = {
     "parent": {"id": "mdl_x", "name": "m", "version": 1},
     "job": JOB,
@@ -40,9 +41,14 @@ TRAINING = {
 def _result(client: Any, kind: str = "influences") -> Any:
     """A result as a client has it, without asking for its record."""
     request = dict(records.job()["request"], kind=kind)
-    if kind in ("self_influences", "index"):
+    if kind != "influences":
         del request["test"]
-    fields = {**records.influences([3, 5], *STORED), "request": request}
+    if kind in OF_KINDS:
+        del request["inversion"]
+    if kind == "hvp":
+        request["vectors"] = JOB
+    stored = OF_KINDS.get(kind, STORED)
+    fields = {**records.influences([3, 5], *stored), "request": request}
     kinds = RESULTS if isinstance(client, Client) else ASYNC_RESULTS
     made: Callable[..., Any] = kinds[kind]
     return made(client._link, client._bars, JobRecord.model_validate(fields))
@@ -83,6 +89,8 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("GET", "/v1/jobs/{id}/mean"): lambda c: _result(c).mean(),
     ("GET", "/v1/jobs/{id}/rescaled"): lambda c: _result(c).rescaled[:],
     ("GET", "/v1/jobs/{id}/factors"): lambda c: _result(c).factors[0],
+    ("GET", "/v1/jobs/{id}/gradients"): lambda c: _result(c, "gradients").x[0],
+    ("GET", "/v1/jobs/{id}/products"): lambda c: _result(c, "hvp").x[0],
     ("GET", "/v1/jobs/{id}/top"): lambda c: _result(c).top(),
     ("GET", "/v1/jobs/{id}/suspects"): lambda c: _result(c).suspects(),
     ("GET", "/v1/jobs/{id}/rows"): lambda c: _result(c).rows(),

@@ -42,7 +42,8 @@ def submit(
         str | None, typer.Argument(help="The job as JSON; - reads stdin. Options go before it.")
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="influences, factors, ihvp or self_influences.")
+        str | None,
+        typer.Option(help="influences, factors, ihvp, self_influences, gradients or hvp."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Id, name, or name@version.")] = None,
     train: Annotated[str | None, typer.Option(help="Training dataset.")] = None,
@@ -59,7 +60,15 @@ def submit(
     hessian_on: Annotated[
         str | None, typer.Option(help="Dataset of the Hessian, if another than --train.")
     ] = None,
-    rhs: Annotated[str | None, typer.Option(help="For ihvp: an .npy file, or a digest.")] = None,
+    rhs: Annotated[
+        str | None, typer.Option(help="For ihvp: an .npy file, a digest, or a job with vectors.")
+    ] = None,
+    vectors: Annotated[
+        str | None, typer.Option(help="For hvp: an .npy file, a digest, or a job with vectors.")
+    ] = None,
+    parameters: Annotated[
+        str | None, typer.Option(help="For gradients: globs over the parameters; commas.")
+    ] = None,
     curvature: Annotated[str | None, typer.Option(help="KIND or KIND:STRUCTURE; {kinds}.")] = None,
     method: Annotated[str | None, typer.Option(help="{methods}.")] = None,
     set: Annotated[
@@ -122,7 +131,8 @@ def submit(
     submission.invert(method, choices.values(set, "--set"))
     submission.keep(keep)
     submission.put(
-        kind=kind, model=model, rhs=rhs, hessian_regularization=choices.damping(regularization),
+        kind=kind, model=model, rhs=rhs, vectors=vectors,
+        parameters=choices.names(parameters), hessian_regularization=choices.damping(regularization),
         curvature=choices.curvature(curvature), influence_type=influence_type, factors=factors,
         measurement=choices.measurement(measurement),
         aggregate=choices.pairs(choices.names(aggregate), "--aggregate") or None,
@@ -296,6 +306,12 @@ def _factors_of(earlier: FactorsOf) -> str:
     return f"{earlier.job}: {earlier.rows}, by {earlier.method}{f': {counted}' if counted else ''}"
 
 
+def _vectors_of(record: JobRecord) -> str:
+    """What the result has of vectors."""
+    stored = record.result.stored if record.result else []
+    return next((each for each in ("gradients", "products") if each in stored), "factors")
+
+
 def _judged(judgement: Judgement) -> str:
     return f"{judgement.level}: {judgement.text}"
 
@@ -381,7 +397,7 @@ def _show(shell: Shell, record: JobRecord) -> None:
             ("passes", f"{cost.hessian_passes:g} over the training set" if cost else ""),
             ("memory", units.size(cost.peak_memory_bytes) if cost else ""),
             ("influences", units.shape(result.influence_shape) if result else ""),
-            ("factors", units.shape(result.factor_shape) if result else ""),
+            (_vectors_of(record), units.shape(result.factor_shape) if result else ""),
             (
                 "stored",
                 f"{', '.join(result.stored)} ({units.size(result.size_bytes)})" if result else "",

@@ -54,7 +54,12 @@ results = group("Results: slices, rankings, files, pictures.")
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write an .npy file instead of printing.")
 ]
-Array = Annotated[str | None, typer.Option(help="influences, mean, by_layer, by_token or factors.")]
+Array = Annotated[
+    str | None,
+    typer.Option(
+        help="influences, mean, by_layer, by_token, rescaled, factors, gradients or products."
+    ),
+]
 Damping = Annotated[
     float | None, typer.Option("--damping", "--lambda", help="One λ of a job that has several.")
 ]

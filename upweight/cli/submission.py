@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import typer
 
@@ -12,6 +12,8 @@ from upweight.cli import choices
 if TYPE_CHECKING:
     from upweight import Client
 
+VECTORS = ("rhs", "vectors")  # fields that take a file, a digest or a job
+INVERTING = ("influences", "factors", "ihvp", "self_influences", "index")
 NO_BLOB = "sha256:" + "0" * 64  # stands for a file that is uploaded after the check
 
 
@@ -78,33 +80,38 @@ class Submission:
         from upweight.client.request import inversion, written_out
 
         given = {"kind": "influences", **self._fields}
-        if "inversion" in given or not given.get("factors"):  # whose job's it is then
+        inverts = given["kind"] in INVERTING
+        if inverts and ("inversion" in given or not given.get("factors")):  # whose job's it is then
             method = dict(given.get("inversion", {"method": "direct"}))
             method["method"], curvature = written_out(method["method"], given.get("curvature"))
             if curvature is not None:
                 given["curvature"] = curvature
             given["inversion"] = inversion(method.pop("method"), method)
-        rhs = given.get("rhs")
-        if isinstance(rhs, str) and not rhs.startswith("sha256:"):
-            choices.existing([rhs])
-            checked({**given, "rhs": NO_BLOB})
-        else:
-            checked(given)
+        files = {name: given[name] for name in VECTORS if _is_file(given.get(name))}
+        choices.existing(list(files.values()))
+        checked({**given, **dict.fromkeys(files, NO_BLOB)})
         self._fields = given
         return given
 
     def uploaded(self, client: Client) -> dict[str, Any]:
-        """The fields with a file of right-hand sides replaced by its digest."""
-        rhs = self._fields.get("rhs")
-        if isinstance(rhs, str) and not rhs.startswith("sha256:"):
-            self._fields["rhs"] = _rhs(client, Path(rhs))
+        """The fields with files of vectors replaced by their digests."""
+        for name in VECTORS:
+            given = self._fields.get(name)
+            if _is_file(given):
+                self._fields[name] = _sent(client, name, Path(given))
         return self._fields
 
 
-def _rhs(client: Client, path: Path) -> str:
-    """A digest of a blob with one tensor `rhs`."""
+def _is_file(given: Any) -> TypeGuard[str]:
+    """Whether vectors are given as a file: no digest, and no job."""
+    named = isinstance(given, str) and given.startswith(("sha256:", "job_"))
+    return isinstance(given, str) and not named
+
+
+def _sent(client: Client, name: str, path: Path) -> str:
+    """A digest of a blob with one tensor of this name."""
     if path.suffix != ".npy":
         return client.blobs.put(path).digest
     import numpy as np
 
-    return client.blobs.put_array("rhs", np.load(path, allow_pickle=False))
+    return client.blobs.put_array(name, np.load(path, allow_pickle=False))

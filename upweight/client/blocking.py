@@ -12,7 +12,9 @@ from upweight.client.blobs import Blobs
 from upweight.client.computations import (
     Model,
     factors,
+    gradients,
     influences,
+    products,
     self_influences,
     solutions,
 )
@@ -20,7 +22,7 @@ from upweight.client.datasets import Datasets
 from upweight.client.indexes import Indexes
 from upweight.client.jobs import Jobs
 from upweight.client.models import Models
-from upweight.client.options import InfluenceOptions, Options
+from upweight.client.options import InfluenceOptions, Options, VectorsOptions
 from upweight.client.quality import QualityOptions, evaluate, tune
 from upweight.client.request import Choice
 from upweight.client.retraining import BanksOfClient, retrain
@@ -29,7 +31,13 @@ from upweight.client.webhooks import Webhooks
 from upweight.http.connection import Connection, Retries
 from upweight.http.transport import Transport
 from upweight.progress import Bars
-from upweight.results.blocking import FactorsResult, InfluenceResult, SelfInfluenceResult
+from upweight.results.blocking import (
+    FactorsResult,
+    GradientsResult,
+    InfluenceResult,
+    ProductsResult,
+    SelfInfluenceResult,
+)
 from upweight.results.quality import QualityTable, Tuning
 from upweight.results.rows import RowChoice
 from upweight.schema import Access, Health, Measure, ModelRecord
@@ -134,11 +142,59 @@ class Client:
         b: Any,
         **options: Unpack[Options],
     ) -> FactorsResult:
-        """x with (H + λI) x = b. `b`: (rows, parameters), one vector, or a digest; `.x` has the same rows."""
+        """x with (H + λI) x = b. `b`: (rows, parameters), one vector, a digest, or a result with vectors."""
         flow = solutions(
             self._bars, self.connection.hold, inversion_method, model, train, b, options
         )
         return FactorsResult(self._link, self._bars, self._link.run(flow))
+
+    def compute_gradients(
+        self,
+        model: Model,
+        data: Choice,
+        *,
+        rows: RowChoice | None = None,
+        where: Mapping[str, Any] | None = None,
+        parameters: str | Sequence[str] | None = None,
+        **options: Unpack[VectorsOptions],
+    ) -> GradientsResult:
+        """∇m(z) of each row, without a curvature: `.x` is (rows, parameters), fetched by slice.
+
+        `rows`, `where`: some of the dataset's rows. `parameters`: globs over the model's selected parameters, in whose
+        order the columns are. `measurement`: in place of the loss. A result is taken by `solve_hvp` as right-hand
+        sides, by `compute_hvps` as vectors, and by `compute_influences(factors=…)` as it is: gradient products.
+        """
+        flow = gradients(
+            self._bars, self.connection.hold, model, data, rows, where, parameters, options
+        )
+        return GradientsResult(self._link, self._bars, self._link.run(flow))
+
+    def compute_hvps(
+        self,
+        model: Model,
+        train: Choice,
+        vectors: Any,
+        *,
+        train_rows: RowChoice | None = None,
+        hessian_regularization: float = 0.0,
+        **options: Unpack[VectorsOptions],
+    ) -> ProductsResult:
+        """(C + λI) v for each vector: `.x` is (vectors, parameters).
+
+        `vectors`: an array (k, parameters), one vector, a digest, or a result with factors, gradients or products. C is
+        the mean over `train`, or over its `train_rows`. `curvature`: any kind and structure; λ is a number.
+        """
+        flow = products(
+            self._bars,
+            self.connection.hold,
+            model,
+            train,
+            vectors,
+            train_rows,
+            hessian_regularization,
+            options,
+        )
+        return ProductsResult(self._link, self._bars, self._link.run(flow))
 
     def self_influences(
         self,

@@ -10,7 +10,14 @@ from pydantic import BaseModel
 
 from upweight.client.blobs import put_array
 from upweight.client.jobs import create
-from upweight.client.options import ComputationOptions, Damping, JobOptions, Options
+from upweight.client.options import (
+    ComputationOptions,
+    Damping,
+    JobOptions,
+    Options,
+    VectorsOptions,
+    WaitOptions,
+)
 from upweight.client.request import (
     Choice,
     fields_of,
@@ -55,13 +62,7 @@ class Computation:
         dry_run = self.options.get("dry_run", False)
         given = {**fields, **{k: v for k, v in own.items() if v is not None}}
         record = yield from create(given, dry_run=dry_run)
-        if dry_run or not self.options.get("wait", True):
-            return record
-        record = yield from until_ended(
-            record.id, bars, record=record, timeout=self.options.get("timeout"),
-            progress=self.options.get("progress"), hold=hold,
-        )  # fmt: skip
-        return waited_for(record)
+        return (yield from _waited(record, self.options, bars, hold))
 
     def _fields(self, bars: Bars) -> Flow[dict[str, Any]]:
         taken = self.method is None and self.solved
@@ -219,9 +220,84 @@ def solutions(
     bars: Bars, hold: float, method: Any, model: Model, train: Choice, b: Any, options: Options
 ) -> Flow[JobRecord]:
     """x with (H + λI) x = b."""
-    rhs = yield from put_array("rhs", b, bars)
+    rhs = yield from _vectors("rhs", b, bars)
     computation = Computation("ihvp", model, train, method, options)
     return (yield from computation.run(bars, hold, rhs=rhs))
+
+
+def gradients(
+    bars: Bars,
+    hold: float,
+    model: Model,
+    data: Choice,
+    rows: RowChoice | None,
+    where: Mapping[str, Any] | None,
+    parameters: str | Sequence[str] | None,
+    options: VectorsOptions,
+) -> Flow[JobRecord]:
+    """∇m(z) of each row."""
+    fields = {
+        "kind": "gradients",
+        "model": reference(model),
+        "train": selection(data, rows, where),
+        "parameters": [parameters] if isinstance(parameters, str) else parameters,
+    }
+    return (yield from _run_vectors(bars, hold, fields, options))
+
+
+def products(
+    bars: Bars,
+    hold: float,
+    model: Model,
+    train: Choice,
+    vectors: Any,
+    rows: RowChoice | None,
+    damping: float,
+    options: VectorsOptions,
+) -> Flow[JobRecord]:
+    """(C + λI) v of each vector."""
+    given = yield from _vectors("vectors", vectors, bars)
+    fields = {
+        "kind": "hvp",
+        "model": reference(model),
+        "train": selection(train, rows),
+        "vectors": given,
+        "hessian_regularization": damping,
+    }
+    return (yield from _run_vectors(bars, hold, fields, options))
+
+
+def _vectors(name: str, given: Any, bars: Bars) -> Flow[str]:
+    """What a field of vectors has: the digest of an array that is sent, or the job of a result."""
+    job = getattr(given, "job", given)
+    if isinstance(job, str):
+        return job
+    if isinstance(job, JobRecord):
+        return job.id
+    return (yield from put_array(name, given, bars))
+
+
+def _run_vectors(
+    bars: Bars, hold: float, fields: Mapping[str, Any], options: VectorsOptions
+) -> Flow[JobRecord]:
+    given: dict[str, Any] = {k: v for k, v in options.items() if k not in OWN_OPTIONS}
+    for name in ("measurement", "curvature"):
+        if isinstance(given.get(name), BaseModel):
+            given[name] = given[name].model_dump(mode="json")
+    sent = {k: v for k, v in {**fields, **given}.items() if v is not None}
+    record = yield from create(sent, dry_run=options.get("dry_run", False))
+    return (yield from _waited(record, options, bars, hold))
+
+
+def _waited(record: JobRecord, options: WaitOptions, bars: Bars, hold: float) -> Flow[JobRecord]:
+    """Once it has succeeded, if that is wanted."""
+    if options.get("dry_run", False) or not options.get("wait", True):
+        return record
+    record = yield from until_ended(
+        record.id, bars, record=record, timeout=options.get("timeout"),
+        progress=options.get("progress"), hold=hold,
+    )  # fmt: skip
+    return waited_for(record)
 
 
 def self_influences(

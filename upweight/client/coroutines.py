@@ -12,7 +12,9 @@ from upweight.client.blobs import AsyncBlobs
 from upweight.client.computations import (
     Model,
     factors,
+    gradients,
     influences,
+    products,
     self_influences,
     solutions,
 )
@@ -20,7 +22,7 @@ from upweight.client.datasets import AsyncDatasets
 from upweight.client.indexes import AsyncIndexes
 from upweight.client.jobs import AsyncJobs
 from upweight.client.models import AsyncModels
-from upweight.client.options import InfluenceOptions, Options
+from upweight.client.options import InfluenceOptions, Options, VectorsOptions
 from upweight.client.quality import QualityOptions, evaluate, tune
 from upweight.client.request import Choice
 from upweight.client.retraining import AsyncBanksOfClient, retrain
@@ -31,7 +33,9 @@ from upweight.http.transport import AsyncTransport
 from upweight.progress import Bars
 from upweight.results.coroutines import (
     AsyncFactorsResult,
+    AsyncGradientsResult,
     AsyncInfluenceResult,
+    AsyncProductsResult,
     AsyncSelfInfluenceResult,
 )
 from upweight.results.quality import QualityTable, Tuning
@@ -113,11 +117,50 @@ class AsyncClient:
         b: Any,
         **options: Unpack[Options],
     ) -> AsyncFactorsResult:
-        """x with (H + λI) x = b. `b`: (rows, parameters), one vector, or a digest; `.x` has the same rows."""
+        """x with (H + λI) x = b. `b`: (rows, parameters), one vector, a digest, or a result with vectors."""
         flow = solutions(
             self._bars, self.connection.hold, inversion_method, model, train, b, options
         )
         return AsyncFactorsResult(self._link, self._bars, await self._link.run(flow))
+
+    async def compute_gradients(
+        self,
+        model: Model,
+        data: Choice,
+        *,
+        rows: RowChoice | None = None,
+        where: Mapping[str, Any] | None = None,
+        parameters: str | Sequence[str] | None = None,
+        **options: Unpack[VectorsOptions],
+    ) -> AsyncGradientsResult:
+        """∇m(z) of each row, without a curvature. The rest is as for `Client.compute_gradients`."""
+        flow = gradients(
+            self._bars, self.connection.hold, model, data, rows, where, parameters, options
+        )
+        return AsyncGradientsResult(self._link, self._bars, await self._link.run(flow))
+
+    async def compute_hvps(
+        self,
+        model: Model,
+        train: Choice,
+        vectors: Any,
+        *,
+        train_rows: RowChoice | None = None,
+        hessian_regularization: float = 0.0,
+        **options: Unpack[VectorsOptions],
+    ) -> AsyncProductsResult:
+        """(C + λI) v for each vector. The rest is as for `Client.compute_hvps`."""
+        flow = products(
+            self._bars,
+            self.connection.hold,
+            model,
+            train,
+            vectors,
+            train_rows,
+            hessian_regularization,
+            options,
+        )
+        return AsyncProductsResult(self._link, self._bars, await self._link.run(flow))
 
     async def self_influences(
         self,

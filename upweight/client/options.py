@@ -68,20 +68,42 @@ class JobOptions(TypedDict, total=False):
     webhook: Any
 
 
-class ComputationOptions(TypedDict, total=False):
-    """What all computations take besides: λ under either name, the Hessian's rows, and how to wait."""
+class WaitOptions(TypedDict, total=False):
+    """How to wait for a job, or that it is not to be started."""
 
-    hessian_regularization: Damping
-    hessian_perturbation: float | None
-    hessian_on: Choice | None
     dry_run: bool
     wait: bool
     timeout: float | None
     progress: bool | None
 
 
+class ComputationOptions(WaitOptions, total=False):
+    """What all computations with an inversion take besides: λ under either name, and the Hessian's rows."""
+
+    hessian_regularization: Damping
+    hessian_perturbation: float | None
+    hessian_on: Choice | None
+
+
 class Options(JobOptions, ComputationOptions, Parameters, total=False):
     """What all computations take: of the job, of its inversion method, and of the waiting."""
+
+
+class VectorsOptions(WaitOptions, total=False):
+    """What gradients and products with a curvature take: fields of the job, and how to wait."""
+
+    batch_size: int | Literal["auto"]
+    columns: Mapping[str, str]
+    curvature: Curvature | Kind | Mapping[str, Any]
+    labels: Mapping[str, str]
+    name: str
+    note: str
+    measurement: Measurement
+    precision: Literal["float32", "float64"] | None
+    priority: Literal["high", "default", "low"]
+    seed: int
+    timeout_s: int | None
+    webhook: Any
 
 
 class KeepOptions(TypedDict, total=False):

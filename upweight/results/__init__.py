@@ -3,9 +3,11 @@
 from upweight.results.array import AsyncRemoteArray, RemoteArray
 from upweight.results.blocking import (
     FactorsResult,
+    GradientsResult,
     IndexResult,
     InfluenceResult,
     InversionInfo,
+    ProductsResult,
     QualityResult,
     RankedResult,
     Result,
@@ -14,9 +16,11 @@ from upweight.results.blocking import (
 )
 from upweight.results.coroutines import (
     AsyncFactorsResult,
+    AsyncGradientsResult,
     AsyncIndexResult,
     AsyncInfluenceResult,
     AsyncInversionInfo,
+    AsyncProductsResult,
     AsyncQualityResult,
     AsyncResult,
     AsyncRetrainingResult,
@@ -26,18 +30,22 @@ from upweight.results.quality import QualityTable, Tuning
 
 __all__ = [
     "AsyncFactorsResult",
+    "AsyncGradientsResult",
     "AsyncIndexResult",
     "AsyncInfluenceResult",
     "AsyncInversionInfo",
+    "AsyncProductsResult",
     "AsyncQualityResult",
     "AsyncRemoteArray",
     "AsyncResult",
     "AsyncRetrainingResult",
     "AsyncSelfInfluenceResult",
     "FactorsResult",
+    "GradientsResult",
     "IndexResult",
     "InfluenceResult",
     "InversionInfo",
+    "ProductsResult",
     "QualityResult",
     "QualityTable",
     "RankedResult",

@@ -318,7 +318,7 @@ class FactorsResult(Result):
     @property
     def x(self) -> RemoteArray:
         """(test rows or right-hand sides, parameters)."""
-        return self._array(stored.factors(self._known()))
+        return self._array(stored.vectors(self._known()))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -328,6 +328,14 @@ class FactorsResult(Result):
     def numpy(self) -> NDArray[Any]:
         """All of `x`, in memory."""
         return self.x.numpy()
+
+
+class GradientsResult(FactorsResult):
+    """Gradients of rows, a row each: `.x` is (rows, parameters)."""
+
+
+class ProductsResult(FactorsResult):
+    """(C + λI) v, a row a vector: `.x` is (vectors, parameters)."""
 
 
 class SelfInfluenceResult(RankedResult):
@@ -426,6 +434,8 @@ RESULTS: dict[str, type[Result]] = {
     "ihvp": FactorsResult,
     "self_influences": SelfInfluenceResult,
     "index": IndexResult,
+    "gradients": GradientsResult,
+    "hvp": ProductsResult,
     "retrain": RetrainingResult,
     "quality": QualityResult,
 }

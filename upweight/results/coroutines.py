@@ -271,11 +271,19 @@ class AsyncFactorsResult(AsyncResult):
     @property
     def x(self) -> AsyncRemoteArray:
         """(test rows or right-hand sides, parameters). `await result.x[0]`."""
-        return self.array(stored.factors(self._job))
+        return self.array(stored.vectors(self._job))
 
     async def numpy(self) -> NDArray[Any]:
         """All of `x`, in memory."""
-        return await self.array(stored.factors(await self._known())).numpy()
+        return await self.array(stored.vectors(await self._known())).numpy()
+
+
+class AsyncGradientsResult(AsyncFactorsResult):
+    """Gradients of rows, a row each."""
+
+
+class AsyncProductsResult(AsyncFactorsResult):
+    """(C + λI) v, a row a vector."""
 
 
 class AsyncSelfInfluenceResult(AsyncRankedResult):
@@ -352,6 +360,8 @@ ASYNC_RESULTS: dict[str, type[AsyncResult]] = {
     "ihvp": AsyncFactorsResult,
     "self_influences": AsyncSelfInfluenceResult,
     "index": AsyncIndexResult,
+    "gradients": AsyncGradientsResult,
+    "hvp": AsyncProductsResult,
     "retrain": AsyncRetrainingResult,
     "quality": AsyncQualityResult,
 }

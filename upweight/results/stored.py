@@ -39,14 +39,9 @@ SAME_DAMPING = 1e-6  # of a λ: what is written with a few digits less is the sa
 Link = TypeVar("Link", Transport, AsyncTransport)
 _REPORT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 SUSPECTS_AT_ONCE = 20_000  # rows of one answer
-ARRAYS = (
-    "influences",
-    "mean",
-    "rescaled",
-    "by_layer",
-    "by_token",
-    "factors",
-)  # that can be saved, the main one first
+VECTORS = ("factors", "gradients", "products")  # rows of p numbers, of which a job has one kind
+# That can be saved, the main one first.
+ARRAYS = ("influences", "mean", "rescaled", "by_layer", "by_token", *VECTORS)
 
 
 def summary(record: JobRecord) -> ResultSummary:
@@ -187,8 +182,19 @@ def factors(record: JobRecord) -> ArraySource:
         raise NotStored(
             f"{record.id} kept {_listed(stored.stored)}, not the factors; ask for them with keep={{'factors': True}}"
         )
-    where, shape = f"{path(record.id)}/factors", tuple(stored.factor_shape)
-    return ArraySource(where, "factors", shape, stored.dtype, _axes(stored, "rows"), _query(record))
+    return _vectors(record, "factors")
+
+
+def vectors(record: JobRecord) -> ArraySource:
+    """The factors, gradients or products of a job that is for these. Raises NotStored."""
+    found = next((each for each in VECTORS if each in summary(record).stored), None)
+    return factors(record) if found is None else _vectors(record, found)
+
+
+def _vectors(record: JobRecord, name: str) -> ArraySource:
+    stored = summary(record)
+    where, shape = f"{path(record.id)}/{name}", tuple(stored.factor_shape or ())
+    return ArraySource(where, name, shape, stored.dtype, _axes(stored, "rows"), _query(record))
 
 
 def mean(record: JobRecord) -> ArraySource:
@@ -251,8 +257,7 @@ def saveable(record: JobRecord, main: str | None = None) -> tuple[str, Mapping[s
         sources["rescaled"] = rescaled(record)
     splits: tuple[Literal["layer", "token"], ...] = ("layer", "token")
     sources |= {f"by_{by}": parts(record, by) for by in splits if f"by_{by}" in stored}
-    if "factors" in stored:
-        sources["factors"] = factors(record)
+    sources |= {each: _vectors(record, each) for each in VECTORS if each in stored}
     if main is not None and main not in ARRAYS:
         raise InvalidRequest.field(
             "/array", f"there is no array {main!r}; there are {', '.join(ARRAYS)}", main
@@ -280,7 +285,7 @@ def identified(record: JobRecord, name: str) -> Flow[Labelled]:
     found = yield from labelled(record, name)
     axes = []
     for axis in found.axes:
-        grouped = name != "factors" and axis.name in group_names(record)
+        grouped = name not in VECTORS and axis.name in group_names(record)
         id = {"train": record.train_id, "test": record.test_id}.get(axis.name)
         id = None if grouped else id
         dataset = None if id is None else (yield from record_of(id))
@@ -312,7 +317,10 @@ def _as_axis(names: Sequence[Any]) -> NDArray[Any]:
 def _labelled(record: JobRecord, name: str) -> Flow[Labelled]:
     request = record.request
     test: Selection | None = getattr(request, "test", None)
-    if name == "factors":
+    if name == "gradients":
+        rows = yield from _rows(request.train, record.train_id)
+        return Labelled((Axis("train", rows), Axis("parameter")), "value")
+    if name in VECTORS:
         if test is None:
             return Labelled((Axis("row"), Axis("parameter")), "value")
         rows = yield from _rows(test, record.test_id)

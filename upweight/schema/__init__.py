@@ -2,7 +2,14 @@
 
 from upweight.schema.access import Access
 from upweight.schema.aggregate import Aggregate, Group, GroupedBy, Groups
-from upweight.schema.any_job import JobBase, JobChange, MetadataValue, RowName, Selection
+from upweight.schema.any_job import (
+    CurvatureJob,
+    JobBase,
+    JobChange,
+    MetadataValue,
+    RowName,
+    Selection,
+)
 from upweight.schema.base import Digest, Labels, Name, Reference
 from upweight.schema.curvature import Curvature
 from upweight.schema.damping import Damping, Relative, ResolvedDamping, Trained, TrainingSteps
@@ -109,6 +116,7 @@ from upweight.schema.retraining import (
     TrainingCurve,
 )
 from upweight.schema.rows import Rows, RowSelection, parse_rows, written_rows
+from upweight.schema.vectors import GradientsJob, HvpJob, VectorsJob
 from upweight.schema.verdict import LEVELS, Judgement, Level, Verdict
 from upweight.schema.webhook import (
     Deliveries,
@@ -141,6 +149,7 @@ __all__ = [
     "Cost",
     "CrossEntropy",
     "Curvature",
+    "CurvatureJob",
     "Damping",
     "DatasetChange",
     "DatasetFile",
@@ -160,12 +169,14 @@ __all__ = [
     "FactoryProgram",
     "FieldError",
     "Files",
+    "GradientsJob",
     "Group",
     "GroupedBy",
     "Groups",
     "Health",
     "HeldFixed",
     "HuggingFaceProgram",
+    "HvpJob",
     "IhvpJob",
     "ImagePreview",
     "IndexAnswer",
@@ -245,6 +256,7 @@ __all__ = [
     "Training",
     "TrainingCurve",
     "TrainingSteps",
+    "VectorsJob",
     "Verdict",
     "Webhook",
     "WebhookEvent",

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag, model_validator
 
 from upweight.schema.base import JobName, Labels, Note, Reference, Request, Text
+from upweight.schema.curvature import Curvature, CurvatureField
 from upweight.schema.inversion import PositiveInt
 from upweight.schema.measurement import AnyMeasurement, LossMeasurement
 from upweight.schema.rows import RowSelection
@@ -118,6 +119,17 @@ class JobBase(Request):
     def dampings(self) -> tuple[float, ...]:
         """The λ's as numbers; none where there is no inversion."""
         return ()
+
+
+class CurvatureJob(JobBase):
+    """What jobs with a curvature have in common."""
+
+    train: Selection
+    curvature: CurvatureField = Field(
+        Curvature(),
+        description="The matrix C of (C + λI)⁻¹, which is written H elsewhere: its `kind`, and its `structure`. A "
+        "string alone is the kind.",
+    )
 
 
 class JobChange(Request):

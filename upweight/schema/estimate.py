@@ -9,15 +9,20 @@ from upweight.schema.base import Answer
 
 class Estimate(Answer):
     """Of one job on one worker. Bytes are counted; seconds are operations at a rate, which an earlier job of the model
-    tells or which is assumed: an order of magnitude, and too low for small jobs, where calls take the time."""
+    tells or which is assumed, beside what a job of the model takes whatever is in it: an order of magnitude."""
 
     seconds: float | None = Field(
-        description="Running time, without waiting; null for kinds whose work is known when they run."
+        description="Running time, without waiting; null where it could not be counted."
     )
     bytes: int = Field(description="What its result will take in storage.")
     memory_bytes: int = Field(description="Of a worker, at the most.")
     flops: float | None = Field(None, description="Floating-point operations that were counted.")
     flops_per_second: float | None = Field(None, description="The rate that they are taken at.")
+    fixed_seconds: float | None = Field(
+        None,
+        description="What of the seconds a job takes however little there is to do, to load, check and store: that of "
+        "earlier jobs of the model, or assumed.",
+    )
     rate: str = Field("", description="Where the rate comes from: an earlier job, or assumed.")
     cheaper: str | None = Field(
         None, description="Another method that takes at most half the time, and how long it takes."

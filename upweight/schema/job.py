@@ -23,8 +23,8 @@ from pydantic_core import (
 )
 
 from upweight.schema.aggregate import MAXIMUM_SETS, Aggregate, Groups, RowSet
-from upweight.schema.any_job import JobBase, Selection
-from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Request, Text
+from upweight.schema.any_job import CurvatureJob, Selection
+from upweight.schema.base import CONTRACT, Answer, Contract, Request, Text
 from upweight.schema.curvature import Curvature, CurvatureField
 from upweight.schema.damping import Damping, ResolvedDamping, entries, numbers
 from upweight.schema.display import Record
@@ -35,6 +35,7 @@ from upweight.schema.measurement import LossMeasurement, Measurement
 from upweight.schema.problem import Problem, Progress
 from upweight.schema.quality import QualityJob
 from upweight.schema.retraining import ModelMade, RetrainJob, TrainingCurve
+from upweight.schema.vectors import JOB_PATTERN, GradientsJob, HvpJob, Vectors
 from upweight.schema.verdict import Verdict
 
 # What an influence is stored for, beside the pair of rows: parts that add up to it.
@@ -77,7 +78,7 @@ class Blocks(Request):
     )
 
 
-class AttributionJob(JobBase):
+class AttributionJob(CurvatureJob):
     """What jobs with an inversion have, and what is true of the kind: a plan is made from that."""
 
     # Whose rows' losses and predictions are stored beside the result.
@@ -100,14 +101,8 @@ class AttributionJob(JobBase):
         }
     )
 
-    train: Selection
     hessian_on: Selection | None = Field(
         None, description="Rows that the Hessian is over; null means all rows of `train`'s dataset."
-    )
-    curvature: CurvatureField = Field(
-        Curvature(),
-        description="The matrix C of (C + λI)⁻¹, which is written H elsewhere: its `kind`, and its `structure`. A "
-        "string alone is the kind.",
     )
     inversion: Inversion
     hessian_regularization: Damping = Field(
@@ -210,11 +205,13 @@ class InfluencesJob(AttributionJob):
         *("aggregate", "groups", "rescale", "scores_by"),
     }
     kind: Literal["influences"] = "influences"
-    factors: Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")] | None = Field(
+    factors: Annotated[str, Field(pattern=JOB_PATTERN)] | None = Field(
         None,
         description="An earlier job whose factors are used instead of solving again, with its λ, method and rows of "
         "the Hessian; another one of these is refused. Of an `ihvp` job they are the solutions for right-hand sides of "
-        "its own, say the gradient of a margin: row i of the result is then that of right-hand side i. With it "
+        "its own, say the gradient of a margin: row i of the result is then that of right-hand side i. Of a "
+        "`gradients` job they are the gradients as they are, so that gradients meet gradients, with the identity in "
+        "the place of the inverse. With it "
         "`inversion` and `test` may be left out.",
     )
     measurement: Measurement = LossMeasurement()
@@ -367,8 +364,9 @@ class IhvpJob(AttributionJob):
     predicts = ()
     beside_solutions = AttributionJob.beside_solutions | {"train"}
     kind: Literal["ihvp"] = "ihvp"
-    rhs: Digest = Field(
-        description="A safetensors blob with one tensor `rhs` of shape (right-hand sides, parameters)."
+    rhs: Vectors = Field(
+        description="A safetensors blob with one tensor `rhs` of shape (right-hand sides, parameters); or a job whose "
+        "`factors`, `gradients` or `products` are the right-hand sides."
     )
 
     _measures_nothing = model_validator(mode="before")(_no_measurement)
@@ -458,7 +456,15 @@ class IndexJob(AttributionJob):
 
 # A job of a new kind is a member here, a row of `service.jobs.kinds` and one of `workers.kinds`.
 JobRequest = Annotated[
-    InfluencesJob | FactorsJob | IhvpJob | SelfInfluencesJob | IndexJob | RetrainJob | QualityJob,
+    InfluencesJob
+    | FactorsJob
+    | IhvpJob
+    | SelfInfluencesJob
+    | IndexJob
+    | GradientsJob
+    | HvpJob
+    | RetrainJob
+    | QualityJob,
     Field(discriminator="kind"),
 ]
 RESUMABLE = frozenset(
@@ -502,7 +508,7 @@ class Cost(Answer):
 class ResultLayout(Answer):
     """How a result is cut into objects: rows of one object, for each part that is kept in several."""
 
-    factor_rows: int | None = None
+    factor_rows: int | None = Field(None, description="Of factors, gradients or products.")
     factors: str | None = Field(None, description="Folder of the factors in the object storage.")
     top_rows: int | None = Field(None, description="Test rows.")
     mean_rows: int | None = Field(None, description="Training rows.")
@@ -513,14 +519,16 @@ class ResultSummary(Answer):
     """Shape of what was stored."""
 
     influence_shape: list[int] | None = None
-    factor_shape: list[int] | None = None
+    factor_shape: list[int] | None = Field(
+        None, description="Of the factors, gradients or products: vectors by parameters."
+    )
     dampings: list[float] | None = Field(
         None, description="The λ's of a list: the first axis of all arrays. Null where λ was one."
     )
     dtype: str
     stored: list[str] = Field(
-        description="Of `matrix`, `by_layer`, `by_token`, `top`, `mean`, `factors`, `self_influences`, `index`, "
-        "`info`, `report`."
+        description="Of `matrix`, `by_layer`, `by_token`, `top`, `mean`, `factors`, `gradients`, `products`, "
+        "`self_influences`, `index`, `info`, `report`."
     )
     part_shape: list[int] | None = Field(
         None,
@@ -559,7 +567,7 @@ class FactorsOf(Answer):
     """Where a job has its factors from that did not solve for them itself."""
 
     job: str
-    kind: Literal["influences", "factors", "ihvp"]
+    kind: Literal["influences", "factors", "ihvp", "gradients"]
     method: str
     hessian_regularization: float | list[float]
     rows: Literal["test rows", "right-hand sides"] = Field(

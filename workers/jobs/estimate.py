@@ -12,9 +12,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from upweight.schema import AttributionJob, InfluencesJob
+from service.jobs.counts import (
+    BENT_FLOPS,
+    FORMED_OUTPUTS,
+    GRADIENT_FLOPS,
+    PASS_SECONDS,
+    Size,
+    Work,
+    counted,
+)
+from upweight.schema import AttributionJob
 from workers.engine import Batch, Problem, per_example_gradients
-from workers.engine.autodiff.graph.output import FORMED_OUTPUTS
 from workers.engine.curvature.structured.layout import LARGE_BLOCK
 from workers.engine.model.second_order import twice_differentiable
 from workers.jobs.inputs import JobInputs
@@ -26,17 +34,8 @@ PROBED_ROWS, MORE_ROWS = 2, 32
 PROBED_PART, PROBED_COPIES = 0.25, 3
 PROBED_SECONDS, CHEAP_SECONDS = 1.0, 0.02
 MOST_WRITTEN = 1_000_000
-PRODUCT_GRADIENTS = 2.0  # of one vector with C: two passes forward and back
+PRODUCT_GRADIENTS = 2.0  # of one vector with the Hessian: two passes forward and back
 MOST_MULTIPLIED = 1 << 20  # entries of a vector whose products are timed
-# Of one vector with C: operations a row and parameter, six matrix products a layer where C has the model's second
-# derivative and four where it has not; and what a pass takes however little there is to do.
-BENT_FLOPS, STRAIGHT_FLOPS = 12.0, 8.0
-PASS_SECONDS = 1e-3
-# Of C itself, a row and entry: by products or layer by layer; and of each column that a row adds, half of a product.
-BUILDING_FLOPS, COLUMN_FLOPS = 4.0, 1.25
-DRAWING_GRADIENTS = (
-    1.0  # to draw a row's labels: a pass forward, in float64 where the model allows it
-)
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,12 @@ class Estimate:
     right_hand_side: float  # each, solved for in blocks
     train_row: float  # with all test rows
     contraction: float = 0.0  # what of it grows with the number of λ's
+    apart: float = 0.0  # what takes C apart
 
     def total(self, right_hand_sides: int, train_rows: int) -> float:
         """Of the whole job."""
-        return self.fit + self.right_hand_side * right_hand_sides + self.train_row * train_rows
+        solving = self.right_hand_side * right_hand_sides
+        return self.fit + self.apart + solving + self.train_row * train_rows
 
     def with_dampings(self, count: int) -> Estimate:
         """With so many λ's: a solution each, and one pass over the training rows that all meet."""
@@ -67,19 +68,6 @@ NOTHING = Estimate(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much there is to do: parameters in all and of each module, training rows of C and to be scored, columns that
-    a row adds to C, and numbers of one influence."""
-
-    parameters: int
-    modules: tuple[int, ...]
-    hessian_rows: int
-    train_rows: int
-    columns: int = 1
-    entries: int = 1
-
-
-@dataclass(frozen=True)
 class Speed:
     """Seconds of one row's gradient, and floating-point operations a second of a product.
 
@@ -89,6 +77,14 @@ class Speed:
     gradient: float
     rate: float
     product: float | None = None
+
+    def seconds(self, work: Work, size: Size, a_pass: float = PASS_SECONDS) -> float:
+        """Of a part of the job. `a_pass` takes so long however little is in it."""
+        product = self.product
+        if product is None:
+            product = BENT_FLOPS * size.used / self.rate
+        by_rows = work.gradients * self.gradient + work.products * product
+        return by_rows + work.flops / self.rate + work.passes * a_pass
 
 
 def estimated(
@@ -106,7 +102,12 @@ def estimated(
     size = _size(request, inputs, entries)
     # At a gradient's six operations a row and parameter, is there anything to time?
     at_least = priced(
-        request, size, Speed(6.0 * size.parameters, 1.0), right_hand_sides, together, a_pass=0.0
+        request,
+        size,
+        Speed(GRADIENT_FLOPS * size.used, 1.0),
+        right_hand_sides,
+        together,
+        a_pass=0.0,
     )
     solved = len(inputs.train) if request.is_self else right_hand_sides
     if at_least.total(solved, len(inputs.train)) < FREE_FLOPS:
@@ -123,39 +124,18 @@ def priced(
     *,
     a_pass: float = PASS_SECONDS,
 ) -> Estimate:
-    """Of a job with so many right-hand sides, at this speed. `a_pass` takes so long however little is in it."""
-    curvature, inversion = request.curvature, request.inversion
-    m, rows, p = max(1, right_hand_sides), size.hessian_rows, size.parameters
-    at_once, together = max(1, together), max(1, min(together, right_hand_sides))
-    flops = BENT_FLOPS if curvature.differentiates_twice else STRAIGHT_FLOPS
-    product = a_pass / at_once
-    if speed.product is None:
-        product += flops * rows * p / speed.rate
-    else:
-        product += rows * speed.product * flops / BENT_FLOPS
-    products = inversion.products(right_hand_sides, together)
-    fit = product * inversion.fit_products(p)
-    drawing = DRAWING_GRADIENTS * speed.gradient * rows if curvature.facts.draws_labels else 0.0
-    if curvature.closed_form:  # whatever multiplies with it afterwards takes no pass over the rows
-        fit = rows * curvature.fit_gradients * size.columns * speed.gradient + drawing
-        if curvature.has_exact_blocks:
-            fit += rows * size.columns * 2.0 * sum(each**2 for each in size.modules) / speed.rate
-        product = 2.0 * p / speed.rate
-    elif request.building is inversion or curvature.builds_matrix:
-        each = COLUMN_FLOPS * size.columns
-        built = BUILDING_FLOPS if curvature.differentiates_twice else min(BUILDING_FLOPS, each)
-        fit = built * rows * p * p / speed.rate + drawing
-        product = 0.0 if curvature.builds_matrix else product
-    else:
-        fit += drawing
-    contraction = 0.0
-    if isinstance(request, InfluencesJob):
-        contraction = 2.0 * p * m / speed.rate if size.entries == 1 else speed.gradient * m / 8
+    """Of a job with so many right-hand sides, at this speed."""
+    counts = counted(request, size, right_hand_sides, together)
+
+    def seconds(work: Work) -> float:
+        return speed.seconds(work, size, a_pass)
+
     return Estimate(
-        fit=fit,
-        right_hand_side=speed.gradient + product * products / m,
-        train_row=speed.gradient + contraction,
-        contraction=contraction,
+        fit=seconds(counts.fit),
+        right_hand_side=seconds(counts.right_hand_side),
+        train_row=seconds(counts.train_row),
+        contraction=seconds(counts.contraction),
+        apart=seconds(counts.apart),
     )
 
 
@@ -172,9 +152,9 @@ def _size(request: AttributionJob, inputs: JobInputs, entries: int) -> Size:
         with torch.no_grad():
             outputs = problem.outputs(problem.theta, first)
         if isinstance(outputs, torch.Tensor) and outputs[0].numel() <= FORMED_OUTPUTS:
-            columns = outputs[0].numel()  # beyond, one is drawn
+            columns = outputs[0].numel()
     rows = len(inputs.hessian_rows), len(inputs.train)
-    return Size(problem.size, kept, *rows, columns, entries)
+    return Size(problem.size, kept, *rows, columns, entries, inputs.positions)
 
 
 def _probed(inputs: JobInputs, budget_bytes: int) -> Speed:

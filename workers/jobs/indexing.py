@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from service.jobs.counts import rhs_bytes
 from workers.jobs.neighbours import correlated
-from workers.jobs.plan import rhs_bytes
 from workers.jobs.steps import Solved, Steps
 from workers.jobs.stored_index import StoredIndex
 

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from service.datasets.stored_rows import StoredRows
+from service.jobs.counts import positions_of
 from service.jobs.validation.columns import match_columns
 from service.jobs.validation.compatibility import floating_inputs
 from service.jobs.validation.inputs import Chosen
-from service.storage.cuts import Cut
-from service.storage.keys import Document
-from service.storage.layout import ResultPaths, blob_path
-from service.storage.row_blocks import RowBlocks, layers
+from service.storage.keys import Document, is_id
+from service.storage.layout import blob_path
+from service.storage.row_blocks import RowBlocks
 from service.storage.shared import digest_of
+from service.storage.stored_vectors import StoredVectors, only_tensor
 from service.storage.tensors import BadTensors, TensorEntry, read_entry, read_header
 from upweight.errors import InvalidRequest, NotStored, UpweightError
 from upweight.schema import (
@@ -28,6 +29,7 @@ from upweight.schema import (
     Blocks,
     ColumnMatch,
     DatasetRecord,
+    GradientsJob,
     Groups,
     IhvpJob,
     InfluencesJob,
@@ -117,7 +119,7 @@ class JobInputs:
         self.problem = context.session.problem(
             namespace, model, DTYPES[request.precision], progress
         )
-        rows = _RowsOfJob(
+        rows = RowsOfJob(
             context,
             namespace,
             model,
@@ -279,6 +281,11 @@ class JobInputs:
         return self._model().recipe
 
     @property
+    def positions(self) -> int:
+        """Of a row: a sequence passes through the parameters once a position."""
+        return positions_of(self._model().outputs)
+
+    @property
     def damping(self) -> Document | None:
         """What the record says of how λ was worked out; None where it was a number."""
         return self._job.get("damping")
@@ -299,17 +306,9 @@ class JobInputs:
 
     def derivatives(self) -> DerivativeCheck:
         """Once a model: raises WrongDerivative where the job takes a second derivative that can't be believed."""
-        if only_verified(self.problem.module):
-            return VERIFIED
         twice = _differentiates_twice(self._request)
-        key = ("derivatives", self._namespace, self._job["model_id"], str(twice))
-        batches = self.hessian_rows.batches(FEWEST_ROWS)
-
-        def made() -> tuple[DerivativeCheck, int]:
-            found = check_derivatives(self.problem, next(iter(batches)), twice=twice)
-            return found, _SOME_NUMBERS_BYTES
-
-        return self._context.session.kept(key, made)
+        key = (self._namespace, self._job["model_id"])
+        return checked_derivatives(self._context, key, self.problem, self.hessian_rows, twice=twice)
 
     def _hessian_on(self) -> Selection:
         # By default H is over the whole dataset that `train` selects from.
@@ -410,12 +409,19 @@ class JobInputs:
         if not isinstance(self._request, IhvpJob):
             return None
         digest = self._request.rhs
+        if is_id("job", digest):
+            stored = vectors_of_job(self._context, self._namespace, digest, "/rhs")
+            _require_size(stored, self.problem, "/rhs", digest)
+            kept = stored.blocks(self._context.objects)
+            return lambda rows: stored_rows(kept, rows, self.problem)[0]
         entry = self._entry(digest, "rhs", "/rhs")
         return lambda rows: self._tensor(entry, digest, rows)
 
     def rhs_count(self) -> int:
         """How many right-hand sides the job gives or asks for; 0 for self-influences."""
         request = self._request
+        if isinstance(request, IhvpJob) and is_id("job", request.rhs):
+            return vectors_of_job(self._context, self._namespace, request.rhs, "/rhs").cut.total
         if isinstance(request, IhvpJob):
             path = blob_path(self._namespace, request.rhs)
             return read_header(self._context.objects, path)["rhs"].shape[0]
@@ -463,6 +469,12 @@ class JobInputs:
 
     def _factors_solved(self) -> Judgement | None:
         record = self._factors_job
+        if record is not None and isinstance(record.request, GradientsJob):
+            return Judgement(
+                level="good",
+                text=f"Nothing was solved: the gradients of job {record.id} are taken as they are, with the identity "
+                "in the place of the inverse.",
+            )
         if record is None or record.verdict is None:
             return None
         judgement = record.verdict.solved
@@ -474,19 +486,64 @@ class JobInputs:
         record = self._factors_job
         if record is None:
             return None
-        earlier = record.id
-        if record.result is None or record.result.layout is None or not record.result.factor_shape:
-            raise NotStored.field("/factors", f"job {earlier} stored no factors", earlier)
-        layout = record.result.layout
-        folder = layout.factors or ResultPaths(self._namespace, earlier).factors
-        total = record.result.factor_shape[-2]
-        cut = Cut(total, layout.factor_rows or total)
-        several = None if record.result.dampings is None else len(record.result.dampings)
-        kept = [
-            RowBlocks(self._context.objects, folder, cut, name)
-            for name in layers("factors", several)
-        ]
+        stored = vectors_of_job(self._context, self._namespace, record.id, "/factors")
+        _require_size(stored, self.problem, "/factors", record.id)
+        kept = stored.blocks(self._context.objects)
         return lambda rows: stored_rows(kept, rows, self.problem)
+
+
+def vectors_of_job(context: Context, namespace: str, id: str, pointer: str) -> StoredVectors:
+    """The factors, gradients or products of an earlier job. Raises NotFound, NotStored."""
+    record = JobRecord.model_validate(context.records.get("job", namespace, id))
+    found = StoredVectors.of(namespace, id, record.result)
+    if found is None:
+        raise NotStored.field(pointer, f"job {id} stored no factors, gradients or products", id)
+    return found
+
+
+def _require_size(stored: StoredVectors, problem: Problem, pointer: str, id: str) -> None:
+    if stored.size != problem.size:
+        words = f"the vectors of job {id} have {stored.size} numbers each, and the model selects {problem.size}"
+        raise InvalidRequest.field(pointer, words, id)
+
+
+def given_vectors(
+    context: Context, namespace: str, source: str, pointer: str, problem: Problem
+) -> tuple[int, RowsOf]:
+    """How many vectors there are, and some of them (k, p): of a job that stores some, or of a blob.
+
+    Raises InvalidRequest, NotFound, NotStored.
+    """
+    objects = context.objects
+    if is_id("job", source):
+        stored = vectors_of_job(context, namespace, source, pointer)
+        _require_size(stored, problem, pointer, source)
+        kept = stored.blocks(objects)
+        return stored.cut.total, lambda rows: stored_rows(kept, rows, problem)[0]
+    try:
+        entry = only_tensor(objects, namespace, source)
+    except (BadTensors, FileNotFoundError) as error:
+        raise _bad_tensor(pointer, "vectors", source, error) from None
+
+    def some(rows: slice) -> Tensor:
+        array = read_entry(objects, blob_path(namespace, source), entry, rows.start, rows.stop)
+        return torch.tensor(array).to(problem.device, problem.dtype)
+
+    return entry.shape[0], some
+
+
+def checked_derivatives(
+    context: Context, model: tuple[str, str], problem: Problem, rows: Rows, *, twice: bool
+) -> DerivativeCheck:
+    """Once a model, by namespace and id: raises WrongDerivative where one can't be believed."""
+    if only_verified(problem.module):
+        return VERIFIED
+
+    def made() -> tuple[DerivativeCheck, int]:
+        found = check_derivatives(problem, next(iter(rows.batches(FEWEST_ROWS))), twice=twice)
+        return found, _SOME_NUMBERS_BYTES
+
+    return context.session.kept(("derivatives", *model, str(twice)), made)
 
 
 def _differentiates_twice(request: AttributionJob) -> bool:
@@ -508,7 +565,7 @@ def stored_rows(kept: Sequence[RowBlocks], rows: slice, problem: Problem) -> Ten
 
 
 @dataclass(frozen=True)
-class _RowsOfJob:
+class RowsOfJob:
     """Selected rows; labels are held against `problem`, where it is given, and the first rows against each other."""
 
     context: Context

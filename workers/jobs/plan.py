@@ -16,15 +16,6 @@ Side = Literal["test", "train"]
 BEFORE_FIT: tuple[Stage, ...] = ("sums", "rotate", "squares")  # what the fit alone is made of
 
 
-VECTORS_ALIVE = 6  # (k, p) blocks that an inversion has at once
-
-
-def rhs_bytes(vector_bytes: int, dampings: int) -> int:
-    """What an inversion holds for one right-hand side. Of all λ's together: solutions, they side by side, and C times
-    them."""
-    return (VECTORS_ALIVE + 3 * (dampings - 1)) * vector_bytes
-
-
 @dataclass(frozen=True)
 class Plan:
     """Sizes of all that is cut.

@@ -9,6 +9,7 @@ from math import prod
 
 import torch
 
+from service.jobs.counts import rhs_bytes
 from service.settings import Settings
 from service.storage.cuts import Cut
 from upweight.schema import AttributionJob, IndexJob, InfluencesJob
@@ -16,7 +17,7 @@ from workers.engine import LayerGroups, position_shape
 from workers.engine.autodiff.mixed import InputVariable, ModuleVariable
 from workers.jobs.estimate import Estimate, estimated
 from workers.jobs.inputs import JobInputs
-from workers.jobs.plan import Plan, rhs_bytes
+from workers.jobs.plan import Plan
 from workers.jobs.table import Membership
 
 CHUNK_BYTES = 32 * 1024**2  # of the matrix: what a contraction holds of its result

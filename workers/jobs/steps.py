@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from service.jobs.counts import rhs_bytes
 from service.settings import MIB
 from service.storage.row_blocks import layers
 from upweight.schema import AttributionJob, IndexJob, InfluencesJob
@@ -42,7 +43,7 @@ from workers.jobs.asked_damping import asked_of_fit, by_blocks, damped
 from workers.jobs.inputs import JobInputs
 from workers.jobs.merge import Ranking, merged_summary, sum_of_rows
 from workers.jobs.neighbours import Sample
-from workers.jobs.plan import Plan, rhs_bytes
+from workers.jobs.plan import Plan
 from workers.jobs.predictions import store_predictions
 from workers.jobs.rescaling import Rescaling
 from workers.jobs.results import ResultWriter
@@ -161,7 +162,7 @@ class Steps:
         cost.passes = float(sum(each.passes * part for each, part in self._curvatures))
         cost.gradient_rows = self._gradient_rows
         cost.seconds = time.perf_counter() - began
-        cost.peak_memory_bytes = _peak_memory(device)
+        cost.peak_memory_bytes = peak_memory(device)
 
     def _curvature(self, window: Window | None = None) -> Curvature:
         """Over a window of the rows, or all. A new one each time: what one remembers must not matter to the next."""
@@ -641,7 +642,7 @@ def _once_where_alike(found: Mapping[str, Sequence[Tensor]]) -> Iterator[tuple[s
             yield from zip(layers(name, 1 + len(others)), (first, *others), strict=True)
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """The most bytes so far: of the device, or of the process where it computes on the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

@@ -8,21 +8,20 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from service.blobs.records import find_blob
+from service.jobs.given_vectors import job_with_vectors
 from service.jobs.validation.inputs import Chosen, Inputs
 from service.parts import Parts
-from service.storage import keys
 from service.storage.keys import Document
-from service.storage.records import not_found
-from upweight.errors import InvalidRequest, NotFound, NotReady, NotStored, ResultExpired
+from service.storage.stored_vectors import FACTORS, GRADIENTS
+from upweight.errors import InvalidRequest
 from upweight.schema import (
-    TERMINAL,
     AttributionJob,
     ColumnMatch,
     Curvature,
+    Direct,
     FactorsOf,
     InfluencesJob,
     Inversion,
-    JobState,
     Measurement,
     Selection,
     parse_rows,
@@ -40,21 +39,21 @@ def refuse_what_is_not_given(
     job: AttributionJob,
     inputs: Inputs,
     matched: Sequence[ColumnMatch],
+    earlier: Document | None,
 ) -> None:
-    """Raises InvalidRequest, NotFound, each naming its field."""
-    digests = {"/rhs": getattr(job, "rhs", None)}
+    """Raises InvalidRequest, NotFound, each naming its field. `earlier`: the job whose factors are taken."""
+    digests: dict[str, str | None] = {}
     if job.inversion.guess_field is not None:
         guess = job.inversion.guess_field
         digests[f"/inversion/{guess}"] = getattr(job.inversion, guess)
-    if getattr(job, "factors", None) is not None:
+    if earlier is not None:
         digests = {}  # what the factors were solved from has been used
     for pointer, digest in digests.items():
         if digest is not None and find_blob(parts.objects, namespace, digest) is None:
             words = f"there is no such blob here; upload it first: PUT /v1/blobs/{digest}"
             raise InvalidRequest.field(pointer, words, digest)
-    earlier = getattr(job, "factors", None)
     if earlier is not None:
-        _factors_fit(parts.records.get("job", namespace, earlier), inputs, matched)
+        _factors_fit(earlier, inputs, matched)
 
 
 def as_solved(job: InfluencesJob, earlier: Document, inputs: Inputs) -> InfluencesJob:
@@ -98,15 +97,21 @@ def as_solved(job: InfluencesJob, earlier: Document, inputs: Inputs) -> Influenc
     }
     if job.test is None and earlier["test_id"] is not None:
         update["test"] = Selection(dataset=earlier["test_id"], rows=request["test"]["rows"])
-    rows = (request["hessian_on"] or {"rows": None})["rows"]
-    if not _same_rows(earlier["hessian_id"], rows, inputs.hessian):
-        if job.hessian_on is not None:
-            words = f"the Hessian of the factors of {id} is over rows {rows or 'all'} of {earlier['hessian_id']}"
-            raise InvalidRequest.field(
-                "/hessian_on", f"{words}; {LEFT_OUT}", job.hessian_on.dataset
-            )
-        update["hessian_on"] = Selection(dataset=earlier["hessian_id"], rows=rows)
-    return job.model_copy(update=update)
+    return job.model_copy(update=update | _hessian_on(job, earlier, inputs))
+
+
+def _hessian_on(job: InfluencesJob, earlier: Document, inputs: Inputs) -> dict[str, Any]:
+    """The rows that the factors' Hessian is over, where the job has others by default. Raises InvalidRequest where it
+    names others."""
+    id = earlier["id"]
+    rows = (earlier["request"]["hessian_on"] or {"rows": None})["rows"]
+    # The identity is over no rows.
+    if earlier["hessian_id"] is None or _same_rows(earlier["hessian_id"], rows, inputs.hessian):
+        return {}
+    if job.hessian_on is not None:
+        words = f"the Hessian of the factors of {id} is over rows {rows or 'all'} of {earlier['hessian_id']}"
+        raise InvalidRequest.field("/hessian_on", f"{words}; {LEFT_OUT}", job.hessian_on.dataset)
+    return {"hessian_on": Selection(dataset=earlier["hessian_id"], rows=rows)}
 
 
 def damping_of(job: Document) -> Any:
@@ -130,30 +135,34 @@ def factors_of(earlier: Document) -> FactorsOf:
 
 
 def job_with_factors(parts: Parts, namespace: str, id: str) -> Document:
-    """The record. Raises NotFound, NotReady, NotStored, ResultExpired, naming the field."""
-    try:
-        if not keys.is_id("job", id):
-            raise NotFound(id)
-        job = parts.records.get("job", namespace, id)
-    except NotFound:
-        raise NotFound.field("/factors", not_found("job", id).detail, id) from None
-    if job["state"] != JobState.SUCCEEDED:
-        wait = "" if job["state"] in TERMINAL else f"; GET /v1/jobs/{id}?wait=60 holds until it has"
-        words = f"job {id} is {job['state']}, and only one that has succeeded has factors{wait}"
-        raise NotReady.field("/factors", words, id)
-    if job.get("expired_at"):
-        words = f"the result of job {id} has expired, and its factors with it; compute them again"
-        raise ResultExpired.field("/factors", words, id)
-    if "factors" not in job["result"]["stored"]:
-        words = (
-            f"job {id} stored no factors; run it as kind 'factors' or 'ihvp', or with keep.factors"
-        )
-        raise NotStored.field("/factors", words, id)
-    return job
+    """The record. Raises NotFound, NotReady, NotStored, ResultExpired, naming the field.
+
+    Gradients stand for factors of the identity without λ: (I + 0)⁻¹ g is g.
+    """
+    job = job_with_vectors(parts, namespace, id, "/factors", (FACTORS, GRADIENTS))
+    if job["request"]["kind"] != "gradients":
+        return job
+    solved = {
+        "test": job["request"]["train"],
+        "hessian_on": None,
+        "hessian_regularization": 0.0,
+        "curvature": Curvature(structure="identity").model_dump(mode="json"),
+        "inversion": Direct().model_dump(mode="json"),
+    }
+    return {
+        **job,
+        "request": job["request"] | solved,
+        "test_id": job["train_id"],
+        "hessian_id": None,
+    }
 
 
 def _factors_fit(earlier: Document, inputs: Inputs, matched: Sequence[ColumnMatch]) -> None:
-    id = earlier["id"]
+    id, size = earlier["id"], earlier["result"]["factor_shape"][-1]
+    if inputs.model.parameter_count not in (None, size):
+        words = f"job {id} has {size} numbers a row, and the model selects {inputs.model.parameter_count}"
+        way = "take gradients of all of its selected parameters, without 'parameters'"
+        raise InvalidRequest.field("/factors", f"{words}; {way}", id)
     if earlier["model_id"] != inputs.model.id:
         words = f"the factors of {id} are of model {earlier['model_id']}, and this job's is {inputs.model.id}"
         raise InvalidRequest.field("/factors", f"{words}; take the same model, or solve anew", id)

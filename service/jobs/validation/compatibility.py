@@ -9,11 +9,12 @@ from service.jobs.validation.columns import match_columns
 from service.jobs.validation.inputs import Chosen, Inputs
 from upweight.errors import InvalidRequest
 from upweight.schema import (
-    AttributionJob,
     ColumnMatch,
     CrossEntropy,
+    CurvatureJob,
     DatasetRecord,
     InfluencesJob,
+    JobBase,
     LogitMeasurement,
     MarginMeasurement,
     ModelRecord,
@@ -41,7 +42,7 @@ def fitted(inputs: Inputs, given: Mapping[str, str]) -> list[ColumnMatch]:
     return found
 
 
-def refuse_curvature(job: AttributionJob, model: ModelRecord) -> None:
+def refuse_curvature(job: CurvatureJob, model: ModelRecord) -> None:
     """Raises InvalidRequest where the model's loss has no curvature of the kind that is asked for."""
     reason = job.curvature.facts.refused.get(model.loss.name)
     if reason is not None:
@@ -53,7 +54,7 @@ def refuse_curvature(job: AttributionJob, model: ModelRecord) -> None:
         )
 
 
-def refuse_measurement(job: AttributionJob, inputs: Inputs) -> None:
+def refuse_measurement(job: JobBase, inputs: Inputs) -> None:
     """Raises InvalidRequest where the model's loss has no such measurement, or its outputs no such class."""
     measured, model = job.measured, inputs.model
     if isinstance(measured, SpanMeasurement):
@@ -143,7 +144,7 @@ def _refuse_span(measured: SpanMeasurement, inputs: Inputs) -> None:
                 )
 
 
-def refuse_positions(job: AttributionJob, inputs: Inputs) -> None:
+def refuse_positions(job: JobBase, inputs: Inputs) -> None:
     """Raises InvalidRequest where scores are asked for by positions that the rows' losses do not have."""
     if not isinstance(job, InfluencesJob) or job.scores_by != "token":
         return

@@ -11,10 +11,13 @@ from service.settings import Settings
 from upweight.errors import InvalidRequest, ResultTooLarge
 from upweight.schema import (
     AttributionJob,
+    CurvatureJob,
     FactorsJob,
     IhvpJob,
     IndexJob,
     InfluencesJob,
+    JobBase,
+    ModelRecord,
     SelfInfluencesJob,
 )
 from upweight.schema.indexes import USUAL_DIMENSION
@@ -27,8 +30,8 @@ _TOP_ENTRY_EXTRA = 8  # of a kept entry: its column's number
 
 def refuse_too_much(settings: Settings, job: AttributionJob, inputs: Inputs) -> None:
     """Raises InvalidRequest, ResultTooLarge."""
+    refuse_large_curvature(settings, job, inputs.model)
     _method_within_limits(settings, job, inputs.model.parameter_count)
-    refuse_large_structure(settings, job, inputs.model)
     _blocks_within_limits(settings, job, inputs)
     if isinstance(job, InfluencesJob):
         perturbed = perturbed_shape(job, inputs)
@@ -40,10 +43,10 @@ def refuse_too_much(settings: Settings, job: AttributionJob, inputs: Inputs) -> 
         _index_within_limits(settings, job, inputs)
 
 
-def _method_within_limits(settings: Settings, job: AttributionJob, count: int | None) -> None:
-    if count is None:
-        return
-    if job.curvature.builds_matrix and count > settings.direct_parameters:
+def refuse_large_curvature(settings: Settings, job: CurvatureJob, model: ModelRecord) -> None:
+    """Raises InvalidRequest where what is kept of it is more than a worker makes."""
+    count = model.parameter_count
+    if count is not None and job.curvature.builds_matrix and count > settings.direct_parameters:
         structure = job.curvature.structure
         raise InvalidRequest.field(
             "/curvature/structure",
@@ -52,6 +55,12 @@ def _method_within_limits(settings: Settings, job: AttributionJob, count: int | 
             "whose blocks need no full matrix, or register the model with fewer 'parameters' ('head.*')",
             structure,
         )
+    refuse_large_structure(settings, job, model)
+
+
+def _method_within_limits(settings: Settings, job: AttributionJob, count: int | None) -> None:
+    if count is None:
+        return
     builder = job.building
     if builder is not None and count > settings.direct_parameters:
         method = type(builder).model_fields["method"].default
@@ -264,7 +273,7 @@ def result_bytes(job: AttributionJob, inputs: Inputs, right_hand_sides: int = 0)
     return several * size + (factors if keep.factors else 0)
 
 
-def item_bytes(job: AttributionJob) -> int:
+def item_bytes(job: JobBase) -> int:
     """Bytes of one number of the result."""
     return 8 if job.precision == "float64" else 4
 

@@ -11,14 +11,14 @@ from math import prod
 
 from service.settings import Settings
 from upweight.errors import InvalidRequest
-from upweight.schema import AttributionJob, ModelRecord, ParameterSpec
+from upweight.schema import CurvatureJob, ModelRecord, ParameterSpec
 from upweight.schema.curvature import LARGE_BLOCK, LARGEST_SIDE, STRUCTURES
 
 _SUM_BYTES = 8  # sums over rows are in float64
 _MATRIX = 2
 
 
-def refuse_large_structure(settings: Settings, job: AttributionJob, model: ModelRecord) -> None:
+def refuse_large_structure(settings: Settings, job: CurvatureJob, model: ModelRecord) -> None:
     """Raises InvalidRequest, in bytes, where the parts that are kept are more than a worker may use for them."""
     curvature = job.curvature
     if not curvature.closed_form or not model.selected:

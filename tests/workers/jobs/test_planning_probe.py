@@ -35,7 +35,9 @@ def inputs_of(width: int, rows: int, progress: Any) -> Any:
     module = nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 8))
     problem = Problem(module.eval(), make_loss("cross_entropy"))
     train = Counted((torch.randn(rows, 8),), torch.arange(rows) % 8)
-    return SimpleNamespace(problem=problem, train=train, hessian_rows=train, progress=progress)
+    return SimpleNamespace(
+        problem=problem, train=train, hessian_rows=train, progress=progress, positions=1
+    )
 
 
 def job() -> InfluencesJob:

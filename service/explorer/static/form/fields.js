@@ -64,7 +64,10 @@ export function textField(name, schema, required, choices) {
 
 export function numberField(name, schema, required) {
   const control = input(schema, required, { inputmode: "decimal" });
-  return labelled(name, schema, control, () => numeric(control.value), (value) => { control.value = value !== null && typeof value === "object" ? JSON.stringify(value) : value ?? ""; });
+  return labelled(name, schema, control, () => numeric(control.value), (value) => {
+    const word = typeof value === "string" && schema.type && Number.isNaN(Number(value)); // that another kind of job takes
+    control.value = value !== null && typeof value === "object" ? JSON.stringify(value) : word ? "" : value ?? "";
+  });
 }
 
 /** What was typed as a number, or as JSON; what is neither goes as it is, for the service to refuse in its own words. */

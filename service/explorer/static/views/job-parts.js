@@ -8,7 +8,7 @@ import { link } from "../router.js";
 import { lambdaWords } from "./dampings.js";
 
 export const TERMINAL = ["succeeded", "failed", "cancelled"];
-export const KINDS = { influences: "Influences", factors: "Factors", ihvp: "Inverse-Hessian products", self_influences: "Self-influences", index: "Index", retrain: "Retraining", quality: "Quality" };
+export const KINDS = { influences: "Influences", factors: "Factors", ihvp: "Inverse-Hessian products", self_influences: "Self-influences", index: "Index", gradients: "Gradients", hvp: "Products with the curvature", retrain: "Retraining", quality: "Quality" };
 
 export function isOver(job) {
   return TERMINAL.includes(job.state);
@@ -21,14 +21,16 @@ export function kindOf(job) {
 
 /** The method's label, of the document's `methods`, and λ; of a kind without an inversion what it has instead. */
 export function methodOf(job, methods) {
-  const { inversion, recipe } = job.request;
+  const { inversion, recipe, kind, measurement } = job.request;
+  if (kind === "gradients") return `of the ${measurement?.name ?? "loss"}`;
+  if (kind === "hvp") return `λ\u00a0${lambdaWords(job)}`;
   if (!inversion) return recipe ? `by ${recipe.optimizer}` : "by the model's recipe";
   return `${methods[inversion.method]?.label ?? inversion.method} · λ\u00a0${lambdaWords(job)}`;
 }
 
 /** The label of its kind, and of its structure where that is not the whole; of the document's `curvatures`. */
 export function curvatureOf(job, { kinds, structures, usual }) {
-  if (!job.request.inversion) return null;
+  if (!job.request.inversion && job.request.kind !== "hvp") return null;
   const { kind, structure } = { ...usual, ...job.request.curvature };
   const [label, kept] = [kinds[kind]?.label ?? kind, structures[structure]?.label ?? structure];
   return structure === usual.structure ? label : `${label}, ${kept}`;

@@ -38,6 +38,11 @@ export async function open(route, { signal, reopen }) {
   };
 }
 
+/** Of its result: influences, or gradients or products with the curvature. */
+function shapeOf({ result, request }) {
+  return result?.influence_shape ?? (["gradients", "hvp"].includes(request.kind) ? result?.factor_shape : null);
+}
+
 /** The tabs that this job has something for. */
 function tabsOf(job) {
   if (job.state !== "succeeded") return ["overview"];
@@ -90,7 +95,7 @@ class Job {
         h("a", { class: "button small", href: link(["new"], { from: job.id }) }, "Start one like it"),
         actions(job, changed, (error) => replace(this.message, notice(error.message, "bad"))))),
       h("p", { class: "facts" }, [job.name ? kindOf(job) : null, model, data, curvature, methodOf(job, this.methods)].filter(Boolean).join(" · "),
-        job.result?.influence_shape ? ` · ${job.result.influence_shape.map(count).join(" × ")}` : "", " · ", h("code", {}, job.id)),
+        shapeOf(job) ? ` · ${shapeOf(job).map(count).join(" × ")}` : "", " · ", h("code", {}, job.id)),
       labels(job),
       job.note ? h("p", { class: "job-note" }, job.note) : null,
       isOver(job) ? null : this.underWay,
