@@ -86,9 +86,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """Makes bars; `wanted` None draws them where stderr is a terminal."""
+    """Makes bars; `wanted` None draws them where stderr is a terminal. `quiet` neither draws nor logs."""
 
     wanted: bool | None = None
+    quiet: bool = False
 
     def bar(
         self,
@@ -100,8 +101,8 @@ class Bars:
     ) -> Bar:
         """`level`: of the line in the log where nobody sees the bar."""
         choice = self.wanted if wanted is None else wanted
-        drawn = sys.stderr.isatty() if choice is None else choice
-        if not drawn:
+        drawn = not self.quiet and (sys.stderr.isatty() if choice is None else choice)
+        if not drawn and not self.quiet:
             logger.log(level, label)
         return Bar(label, total, unit, sys.stderr if drawn else None)
 

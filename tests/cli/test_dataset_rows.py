@@ -52,6 +52,52 @@ def test_rows_of_a_dataset_are_shown_as_its_preview_says(
     assert drawn == "row 0\n  ██\n██\n\nrow 1\n██▒▒\n  ██\n"
 
 
+def test_rows_are_chosen_by_id_and_by_what_is_in_a_column(stack: Running, online: Upweight) -> None:
+    source = ["web", "book", "web"] * 10
+    with Client(stack.url) as client:
+        client.datasets.register(
+            "cli-named", x=np.arange(30.0, dtype="f4"), y=np.arange(30) % 2,
+            ids=[f"r{row}" for row in range(30)], metadata={"source": source},
+        )  # fmt: skip
+    read = ("datasets", "rows", "cli-named")
+    shown = online(*read, "--where", "source=book", "--columns", "x,source", "--limit", "2")
+    assert [line.split() for line in shown.out.splitlines()] == [
+        ["ROW", "ID", "x", "source"],
+        ["1", "r1", "1", "book"],
+        ["4", "r4", "4", "book"],
+    ]
+    assert shown.err == "the first 2 of 10 rows; --limit 0 shows all\n"
+    both = ("--where", "source=book", "--where", "y=1", "--json")
+    documents = online(*read, *both).documents
+    assert [each["row"] for each in documents] == [1, 7, 13, 19, 25]
+    assert online(*read, "0:8", *both).documents == documents[:2]
+    named = online(*read, "--ids", "r7,r3", "--json").documents
+    assert [(each["row"], each["id"]) for each in named] == [(7, "r7"), (3, "r3")]
+    for options, words in (
+        (["--where", "source=tape"], "tape"),
+        (["--where", "colour=red"], "colour"),
+        (["--ids", "r99"], "r99"),
+        (["0:3", "--ids", "r1"], "give one"),
+        (["0:1", "--where", "source=book"], "no row of cli-named is meant"),
+    ):
+        refused = online(*read, *options)
+        assert refused.code == Exit.USAGE
+        assert words in refused.err
+
+
+def test_how_rows_are_shown_is_changed(
+    online: Upweight, files: Path, registered: tuple[str, ...]
+) -> None:
+    arrays = [str(files / "x.npy"), str(files / "y.npy")]
+    online("datasets", "register", "cli-shown", *arrays, "--no-wait")
+    assert "state    ready" in online("datasets", "wait", "cli-shown").out
+    picture = '{"kind": "image", "column": "x", "shape": [2, 2]}'
+    assert online("datasets", "change", "cli-shown", "--preview", picture).code == 0
+    assert online("datasets", "rows", "cli-shown", "0", "--draw").out.startswith("row 0, y ")
+    assert online("datasets", "change", "cli-shown", "--preview", "null").code == 0
+    assert "its preview is none" in online("datasets", "rows", "cli-shown", "0", "--draw").err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

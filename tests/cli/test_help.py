@@ -55,7 +55,7 @@ def test_every_command_shows_what_it_does_and_an_example_that_it_takes(
         assert tuple(words[start + 1 : start + 1 + len(path)]) == path
         known = {option for parameter in ALL[path].params for option in parameter.opts}
         known |= {option for parameter in ALL[path].params for option in parameter.secondary_opts}
-        used = {word for word in words[start:] if word.startswith("-") and word != "-"}
+        used = {word for word in words[start:] if re.fullmatch("--.+|-[a-zA-Z]", word)}
         assert used <= known
 
 

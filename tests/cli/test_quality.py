@@ -55,6 +55,7 @@ def test_results_are_evaluated_and_the_bank_is_listed_and_deleted(
     found = online("evaluate", job, *options, "--json")
     assert found.code == 0, found.err
     assert job in [row["result"] for row in found.documents[-1]["rows"]]
+    assert online("results", "report", "latest", "--json").document == found.documents[-1]
     shown = online("evaluate", job, *options, "--measure", "lds,loo", "--no-baselines").out
     assert shown.splitlines()[0].split()[:4] == ["RESULT", "METHOD", "LAMBDA", "MEASURE"]
     every = online("banks", "list", "--json").documents

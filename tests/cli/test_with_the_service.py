@@ -149,6 +149,44 @@ def test_a_job_that_goes_by_ids_is_shown_with_names(
     assert line.split()[0] in job
 
 
+def test_sets_of_rows_are_removed_together(
+    online: Upweight, registered: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "rows").write_text("20\n21\n")
+    sets = ("--groups", "0:10", "--groups", "3,17", "--groups", str(tmp_path / "rows"))
+    asked = (*registered, *LAMBDA, *sets, "--test-rows", "0:4")
+    job = online("jobs", "submit", *asked, "--wait", "--json").documents[-1]["id"]
+    sums = online("results", "slice", job, "--json").document
+    assert sums["shape"] == [4, 3]
+    rescaled = online("results", "slice", job, "--array", "rescaled", "--json").document
+    assert rescaled["values"] != sums["values"]
+    plain = online("jobs", "submit", *asked, "--no-rescale", "--wait", "--json").documents[-1]["id"]
+    refused = online("results", "slice", plain, "--array", "rescaled")
+    assert refused.code == Exit.NOT_FOUND
+    assert "leave rescale on" in refused.err
+
+
+def test_losses_and_predictions_of_rows_are_shown(online: Upweight, job: str) -> None:
+    worst = online("results", "rows", job, "--sort", "-loss", "--limit", "3", "--json").documents
+    losses = [each["loss"] for each in worst]
+    every = online("results", "rows", job, "--json").documents
+    assert losses == sorted((each["loss"] for each in every), reverse=True)[:3]
+    lines = online("results", "rows", job, "--rows", "2,0").out.splitlines()
+    assert lines[0].split() == ["POSITION", "ROW", "ID", "LOSS", "ERROR", "PREDICTED", "TARGET"]
+    assert [line.split()[:2] for line in lines[1:]] == [["2", "7"], ["0", "5"]]
+
+
+def test_files_are_stored_and_fetched_by_their_digest(online: Upweight, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"some bytes of the command's")
+    digest = online("blobs", "put", str(tmp_path / "a")).out.strip()
+    assert online("blobs", "show", digest, "--json").document["size_bytes"] == 27
+    assert online("blobs", "download", digest, str(tmp_path / "b")).code == 0
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    absent = online("blobs", "show", f"sha256:{'0' * 64}")
+    assert absent.code == Exit.NOT_FOUND
+    assert "is not stored" in absent.err
+
+
 def test_right_hand_sides_are_uploaded_from_a_file(
     online: Upweight, registered: tuple[str, ...], tmp_path: Path
 ) -> None:

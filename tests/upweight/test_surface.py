@@ -38,6 +38,19 @@ def test_a_bar_of_bytes_counts_in_their_units() -> None:
     assert not bar.drawn
 
 
+def test_what_is_quiet_neither_draws_nor_logs(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    from upweight.progress import Bars
+
+    with caplog.at_level("INFO", "upweight"):
+        with Bars(True, quiet=True).bar("exporting a net", 3) as bar:
+            bar.to(3, 3)
+        assert (capsys.readouterr().err, caplog.text) == ("", "")
+        Bars(False).bar("exporting a net")
+    assert "exporting a net" in caplog.text
+
+
 @pytest.mark.parametrize("noun", ["blobs", "models", "datasets", "jobs", "banks", "webhooks"])
 def test_completion_shows_methods_alone(noun: str) -> None:
     with upweight.Client("http://127.0.0.1:1") as client:

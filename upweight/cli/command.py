@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from upweight import __version__
+from upweight.cli.blobs import blobs
 from upweight.cli.datasets import datasets
 from upweight.cli.indexes import indexes
 from upweight.cli.jobs import jobs
@@ -64,6 +65,7 @@ command.add_typer(jobs, name="jobs")
 command.add_typer(results, name="results")
 command.add_typer(indexes, name="indexes")
 command.add_typer(banks, name="banks")
+command.add_typer(blobs, name="blobs")
 command.add_typer(webhooks, name="webhooks")
 command.add_typer(keys, name="keys")
 

@@ -9,7 +9,15 @@ import typer
 from upweight.cli import choices, table, units
 from upweight.cli.choices import Labels, Timeout, Wait
 from upweight.cli.registered import Reference, RegisteredCommands
-from upweight.cli.row_views import as_table, documents, looked_up, pictures, vocabulary
+from upweight.cli.row_views import (
+    as_table,
+    documents,
+    ids_of,
+    looked_up,
+    named,
+    pictures,
+    vocabulary,
+)
 from upweight.cli.shell import Shell
 from upweight.cli.verb import group, verb
 
@@ -154,10 +162,30 @@ def derive(
 
 @verb(
     datasets,
+    "change",
+    """
+    upweight datasets change digits-train --preview '{"kind": "image", "column": "x", "shape": [8, 8]}'
+    """,
+)
+def change(
+    shell: Shell,
+    reference: Reference,
+    preview: Annotated[
+        str, typer.Option(help="JSON, or a file of it; null leaves it to what the columns suggest.")
+    ],
+) -> None:
+    """Change how a dataset's rows are shown."""
+    shown = None if preview == "null" else choices.document(preview, "--preview")
+    REGISTERED.show(shell, shell.client.datasets.change(reference, preview=shown))
+
+
+@verb(
+    datasets,
     "rows",
     """
     upweight datasets rows digits-train 0:5
     upweight datasets rows digits-train 3,17 --columns y --json
+    upweight datasets rows reviews --where source=web --where source=book --limit 50
     upweight datasets rows digits-test 0:3 --draw
     """,
 )
@@ -165,8 +193,22 @@ def rows(
     shell: Shell,
     reference: Reference,
     chosen: Annotated[
-        str, typer.Argument(metavar="ROWS", help="0:10, 3,5, ::100; counted from 0.")
-    ] = "0:10",
+        str | None,
+        typer.Argument(
+            metavar="ROWS",
+            help="0:10, 3,5, ::100; counted from 0. The first ten, or with --where the first ten of these.",
+        ),
+    ] = None,
+    ids: Annotated[
+        str | None, typer.Option(help="Rows by their ids, with commas between them.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Rows by metadata or label. Repeatable."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(help="Of --where so many at most; 0 means all.", min=0)
+    ] = 10,
     columns: Annotated[
         str | None, typer.Option(help="Columns with commas between them; without, all.")
     ] = None,
@@ -176,12 +218,18 @@ def rows(
 ) -> None:
     """Look at rows: a table as the dataset's preview says, whole rows with --json."""
     record = shell.client.datasets.get(reference)
+    filters = choices.filters(where, "--where")
+    if ids is not None or filters:
+        numbers = named(shell, record, chosen, choices.names(ids), filters, limit)
+        chosen = ",".join(map(str, numbers))
+    chosen = chosen or "0:10"
     numbers = looked_up(chosen, record.rows)
     found = shell.client.datasets.rows(record, chosen, choices.names(columns))
+    called = ids_of(shell, record, chosen)
     if shell.as_json:
-        for document in documents(numbers, found):
+        for document in documents(numbers, found, called):
             shell.document(document)
     elif draw:
         print("\n\n".join(pictures(record, numbers, found)))
     else:
-        table.show(*as_table(record, numbers, found, vocabulary(shell.client, record)))
+        table.show(*as_table(record, numbers, found, vocabulary(shell.client, record), called))

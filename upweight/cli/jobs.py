@@ -11,7 +11,7 @@ from upweight.cli import choices, units
 from upweight.cli.choices import Labels, Limit, Oldest
 from upweight.cli.following import ended, watched
 from upweight.cli.shell import Shell
-from upweight.cli.submission import Submission
+from upweight.cli.submission import Submission, rows_of
 from upweight.cli.verb import JOB, JobArgument, JobArguments, group, verb
 
 if TYPE_CHECKING:
@@ -47,18 +47,25 @@ def submit(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Id, name, or name@version.")] = None,
     train: Annotated[str | None, typer.Option(help="Training dataset.")] = None,
-    train_rows: Annotated[str | None, typer.Option(help="Some of its rows: 0:1000, ::10.")] = None,
+    train_rows: Annotated[
+        str | None, typer.Option(help="Some of its rows: 0:1000, ::10, or a file of ids.")
+    ] = None,
     train_where: Annotated[
         list[str] | None,
         typer.Option(metavar="COLUMN=VALUE", help="Rows by metadata or label. Repeatable."),
     ] = None,
     test: Annotated[str | None, typer.Option(help="Test dataset.")] = None,
-    test_rows: Annotated[str | None, typer.Option(help="Some of its rows.")] = None,
+    test_rows: Annotated[
+        str | None, typer.Option(help="Some of its rows, or a file of ids.")
+    ] = None,
     test_where: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="As --train-where.")
     ] = None,
     hessian_on: Annotated[
         str | None, typer.Option(help="Dataset of the Hessian, if another than --train.")
+    ] = None,
+    hessian_rows: Annotated[
+        str | None, typer.Option(help="Rows of the Hessian: 0:1000, or a file of ids.")
     ] = None,
     rhs: Annotated[
         str | None, typer.Option(help="For ihvp: an .npy file, a digest, or a job with vectors.")
@@ -83,6 +90,10 @@ def submit(
         ),
     ] = None,
     influence_type: Annotated[str | None, typer.Option(help="up or perturbation.")] = None,
+    perturb_at: Annotated[
+        str | None, typer.Option(help="Perturb the output of this inner module.")
+    ] = None,
+    perturb_input: Annotated[str | None, typer.Option(help="Perturb this input column.")] = None,
     measurement: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +113,16 @@ def submit(
     ] = None,
     scores_by: Annotated[
         str | None, typer.Option(help="layer or token: the parts of each influence, too.")
+    ] = None,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROWS",
+            help="A set of training rows that is removed together: 0:100, 3,17, or a file of ids. Repeatable.",
+        ),
+    ] = None,
+    rescale: Annotated[
+        bool | None, typer.Option(help="Of --groups: also at the curvature that is left.")
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, float64, tf32 or bf16; by default the model's own.")
@@ -125,15 +146,28 @@ def submit(
 ) -> None:
     """Start a job, from options, from JSON, or from JSON with options on top; print its id."""
     submission = Submission.read(file)
-    submission.select("train", train, train_rows, choices.filters(train_where, "--train-where"))
-    submission.select("test", test, test_rows, choices.filters(test_where, "--test-where"))
-    submission.select("hessian_on", hessian_on, None)
+    submission.select(
+        "train",
+        train,
+        rows_of(shell, train_rows, train),
+        choices.filters(train_where, "--train-where"),
+    )
+    submission.select(
+        "test", test, rows_of(shell, test_rows, test), choices.filters(test_where, "--test-where")
+    )
+    submission.select(
+        "hessian_on",
+        hessian_on or (hessian_rows and train),
+        rows_of(shell, hessian_rows, hessian_on or train),
+    )
     submission.invert(method, choices.values(set, "--set"))
     submission.keep(keep)
     submission.put(
         kind=kind, model=model, rhs=rhs, vectors=vectors,
         parameters=choices.names(parameters), hessian_regularization=choices.damping(regularization),
         curvature=choices.curvature(curvature), influence_type=influence_type, factors=factors,
+        perturb_at=perturb_at, perturb_input=perturb_input,
+        groups=[rows_of(shell, each, train) for each in groups] if groups else None, rescale=rescale,
         measurement=choices.measurement(measurement),
         aggregate=choices.pairs(choices.names(aggregate), "--aggregate") or None,
         scores_by=scores_by, precision=precision, seed=seed,

@@ -155,6 +155,7 @@ def register(
         typer.Option(help="The weights that training began with: a safetensors file, or a digest."),
     ] = None,
     label: Labels = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bars.")] = False,
     wait: Wait = True,
     timeout: Timeout = None,
 ) -> None:
@@ -169,6 +170,7 @@ def register(
         "recipe": choices.document(recipe, "--recipe"),
         "initial": initial,
         "labels": choices.pairs(label, "--label"),
+        "quiet": quiet,
         "wait": wait,
         "timeout": timeout,
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 import typer
 
 from upweight.cli import choices, units
-from upweight.cli.choices import Labels, Limit, Oldest
+from upweight.cli.choices import Labels, Limit, Oldest, Timeout
 from upweight.cli.shell import Shell
 from upweight.cli.verb import verb
 
@@ -36,7 +36,7 @@ class RegisteredCommands(Generic[R]):
     details: Callable[[R], Sequence[Pair]]
 
     def add_verbs(self, noun: typer.Typer) -> None:
-        """`list`, `show` and `delete`."""
+        """`list`, `show`, `wait` and `delete`."""
         word, example = self.plural, self.example
 
         @verb(
@@ -67,6 +67,13 @@ class RegisteredCommands(Generic[R]):
         )  # fmt: skip
         def show(shell: Shell, reference: Reference) -> None:
             self.show(shell, getattr(shell.client, word).get(reference))
+
+        @verb(
+            noun, "wait", f"upweight {word} wait {example}",
+            says=f"Wait until a worker has checked one of the {word}; show it, or why it was rejected.",
+        )  # fmt: skip
+        def wait(shell: Shell, reference: Reference, timeout: Timeout = None) -> None:
+            self.show(shell, getattr(shell.client, word).wait(reference, timeout))
 
         @verb(
             noun, "delete", f"upweight {word} delete {example}@1",

@@ -13,7 +13,9 @@ from upweight.cli.slices import FILE_NUMBERS, chosen, printed, refuse_size, writ
 from upweight.cli.verb import JobArgument, group, verb
 
 if TYPE_CHECKING:
-    from upweight.schema import Ranked, Suspect
+    from collections.abc import Sequence
+
+    from upweight.schema import PredictedRow, Ranked
 
 
 def drawable(text: str | None, result: Any, kind: str, axis: int) -> Any:
@@ -82,11 +84,14 @@ def slice_(
     by: Annotated[
         str | None, typer.Option(help="layer or token: the parts of a job with such --scores-by.")
     ] = None,
+    name: Annotated[
+        str, typer.Option("--array", help="influences, rescaled (of --groups) or factors.")
+    ] = "influences",
     output: Output = None,
     damping: Damping = None,
 ) -> None:
     """Print a part of the influences, tab-separated, or write it into a file."""
-    array = _influences(shell, job, damping, by)
+    array = _array(shell, job, name, damping, by)
     axes = [chosen(text, size) for text, size in zip((test, train), array.shape, strict=False)]
     if output is not None:
         refuse_size(axes, array.shape, FILE_NUMBERS, "`upweight results save` streams all of it")
@@ -155,10 +160,71 @@ def suspects(
     table.show(
         ("ID", "ROW", "SCORE", "LABEL", "PREDICTED"),
         [
-            (str(item.id), str(item.row), f"{item.score:.4f}", *_classes(item, names))
+            (
+                str(item.id),
+                str(item.row),
+                f"{item.score:.4f}",
+                *_classes((item.label, item.predicted), names),
+            )
             for item in found.items
         ],
     )
+
+
+@verb(
+    results,
+    "rows",
+    """
+    upweight results rows latest --sort -loss --limit 10
+    upweight results rows latest --side train --rows 0:5 --json
+    """,
+)
+def rows(
+    shell: Shell,
+    job: JobArgument,
+    rows: Annotated[
+        str | None, typer.Option(help="Positions in the result: 0:10, 3,5; without, all.")
+    ] = None,
+    side: Annotated[str, typer.Option(help="test or train.")] = "test",
+    sort: Annotated[
+        str, typer.Option(help="position, loss or error; with a - in front from the largest.")
+    ] = "position",
+    offset: Annotated[int, typer.Option(help="So many are passed over.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="So many at most.", min=1, max=1000)] = 20,
+) -> None:
+    """Show what the model makes of rows: loss, prediction, target."""
+    if side not in ("test", "train"):
+        raise typer.BadParameter(f"{side!r} is neither test nor train", param_hint="--side")
+    result = shell.client.jobs.result(job)
+    if not hasattr(result, "rows"):
+        raise typer.BadParameter(
+            f"{job} computed {result.job.request.kind}, which keeps no predictions"
+        )
+    found = result.rows(rows, side=side, sort=sort, offset=offset, limit=limit)
+    if shell.as_json:
+        for item in found.items:
+            shell.document(item)
+        return
+    own = result.job.test_id if side == "test" else result.job.train_id
+    names = shell.client.datasets.get(own).class_names if own else []
+    heads = ("POSITION", "ROW", "ID", "LOSS", "ERROR", "PREDICTED", "TARGET")
+    table.show(heads, [_predicted(item, names) for item in found.items])
+    if len(found.items) < found.total:
+        shell.say(f"{len(found.items)} of {found.total}; --limit and --offset show others")
+
+
+@verb(results, "report", "upweight results report latest --json")
+def report(shell: Shell, job: JobArgument) -> None:
+    """Show what a quality job measured, or what a retraining changed."""
+    from upweight.cli.quality import shown
+
+    result = shell.client.jobs.result(job)
+    if hasattr(result, "table"):
+        shown(shell, result.table())
+        return
+    document = result.report()
+    plain = {name: value for name, value in document.items() if not isinstance(value, dict | list)}
+    shell.record(document, [(name, str(value)) for name, value in plain.items()])
 
 
 @verb(
@@ -322,7 +388,7 @@ def _result(shell: Shell, job: str, damping: float | None) -> Any:
     return result if damping is None else result.at(damping=damping)
 
 
-def _influences(shell: Shell, job: str, damping: float | None, by: str | None) -> Any:
+def _array(shell: Shell, job: str, name: str, damping: float | None, by: str | None) -> Any:
     result = _result(shell, job, damping)
     found = result.job.result
     if found is not None and found.dampings is not None:
@@ -336,18 +402,37 @@ def _influences(shell: Shell, job: str, damping: float | None, by: str | None) -
         return result.by_layer if by == "layer" else result.by_token
     if by not in (None, "row"):
         raise typer.BadParameter(f"{by!r} is none of layer, token and row", param_hint="--by")
-    return result.influences if hasattr(result, "influences") else result.x
+    known = [each for each in ("influences", "rescaled", "factors") if hasattr(type(result), each)]
+    if not known:
+        return result.x  # of factors and solutions, which have one array
+    if name not in known:
+        raise typer.BadParameter(
+            f"{job} has no array {name!r}; there are {', '.join(known)}", param_hint="--array"
+        )
+    return getattr(result, name)
 
 
-def _classes(item: Suspect, names: list[str]) -> tuple[str, ...]:
-    """Label and prediction, by the classes' names where they have some."""
+def _classes(values: Sequence[float | None], names: Sequence[str]) -> tuple[str, ...]:
+    """Labels and predictions, by the classes' names where they have some."""
     return tuple(
         ""
         if value is None
         else names[int(value)]
         if names and value == int(value) and 0 <= value < len(names)
         else f"{value:g}"
-        for value in (item.label, item.predicted)
+        for value in values
+    )
+
+
+def _predicted(item: PredictedRow, names: Sequence[str]) -> tuple[str, ...]:
+    numbers = ("" if each is None else f"{each:.4g}" for each in (item.loss, item.error))
+    called = "" if item.id is None else str(item.id)
+    return (
+        str(item.position),
+        str(item.row),
+        called,
+        *numbers,
+        *_classes((item.prediction, item.target), names),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from upweight.cli.shell import Shell
 from upweight.cli.slices import chosen
 
 if TYPE_CHECKING:
@@ -36,10 +37,51 @@ def looked_up(text: str, total: int | None) -> Sequence[int]:
     return rows
 
 
-def documents(rows: Sequence[int], found: Found) -> Iterator[dict[str, Any]]:
+def named(
+    shell: Shell,
+    record: DatasetRecord,
+    rows: str | None,
+    ids: list[str] | None,
+    where: Mapping[str, list[Any]],
+    limit: int,
+) -> Sequence[int]:
+    """The numbers of rows by id, or by what is in columns; of the latter `limit` at most, and how many more is said."""
+    from upweight.client.datasets import row_query
+    from upweight.results.rows import named_rows
+
+    if ids is not None and rows is not None:
+        raise typer.BadParameter("they choose the same as ROWS; give one", param_hint="--ids")
+    wanted: Any = ids if ids is not None and record.ids is not None else rows
+    if ids is not None and record.ids is None:
+        wanted = ",".join(ids)  # rows are named by their numbers
+    query = row_query(record, None if wanted is None else wanted, where or None)
+    column = next(iter(where), record.ids or record.inputs[0])
+    found = shell.client._link.run(named_rows(record, query, column)).rows
+    if not found:
+        raise typer.BadParameter(f"no row of {record.name} is meant", param_hint="--where")
+    shown = found[:limit] if where and limit else found
+    if len(shown) < len(found):
+        shell.say(f"the first {len(shown):,} of {len(found):,} rows; --limit 0 shows all")
+    return shown
+
+
+def ids_of(shell: Shell, record: DatasetRecord, rows: str) -> Sequence[int | str] | None:
+    """What the rows are called, in a dataset that has ids."""
+    from upweight.results.rows import named_rows
+
+    if record.ids is None:
+        return None
+    return shell.client._link.run(named_rows(record, [("rows", rows)], record.ids)).ids
+
+
+def documents(
+    rows: Sequence[int], found: Found, ids: Sequence[int | str] | None
+) -> Iterator[dict[str, Any]]:
     """One a row, with all that it holds."""
     for at, row in enumerate(rows):
-        yield {"row": row, **{name: values[at].tolist() for name, values in found.items()}}
+        called = {} if ids is None else {"id": ids[at]}
+        values = {name: values[at].tolist() for name, values in found.items()}
+        yield {"row": row, **called, **values}
 
 
 def vocabulary(client: Client, record: DatasetRecord) -> list[str] | None:
@@ -49,10 +91,18 @@ def vocabulary(client: Client, record: DatasetRecord) -> list[str] | None:
 
 
 def as_table(
-    record: DatasetRecord, rows: Sequence[int], found: Found, words: list[str] | None
+    record: DatasetRecord,
+    rows: Sequence[int],
+    found: Found,
+    words: list[str] | None,
+    ids: Sequence[int | str] | None,
 ) -> tuple[list[str], list[list[str]]]:
     """Heads and cells: a column of a table is spread over its features, all else has one cell."""
     heads, cells = ["ROW"], [[str(row)] for row in rows]
+    if ids is not None:
+        heads.append("ID")
+        for line, id in zip(cells, ids, strict=True):
+            line.append(str(id))
     for name, values in found.items():
         own, texts = _column(record, name, values, words)
         heads += own
@@ -97,6 +147,8 @@ def _sentence(tokens: list[int], words: list[str] | None) -> str:
 def _in_words(record: DatasetRecord, name: str, row: Any) -> str:
     from upweight.results.pictures.look import label, words
 
+    if name in record.metadata:
+        return str(row)
     if name in record.targets:
         return label(row, record)
     return words(row, None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import typer
 
 from upweight.cli import choices
+from upweight.cli.shell import Shell
 
 if TYPE_CHECKING:
     from upweight import Client
@@ -41,11 +42,12 @@ class Submission:
         self,
         name: str,
         dataset: str | None,
-        rows: str | None,
+        rows: str | list[Any] | None,
         where: dict[str, list[Any]] | None = None,
     ) -> None:
-        """A dataset or some of its rows."""
-        given = {"dataset": dataset, "rows": rows, "where": where or None}
+        """A dataset or some of its rows, by number or in a list by id."""
+        named = "ids" if isinstance(rows, list) else "rows"
+        given = {"dataset": dataset, named: rows, "where": where or None}
         given = {key: value for key, value in given.items() if value is not None}
         if not given:
             return
@@ -106,6 +108,15 @@ def _is_file(given: Any) -> TypeGuard[str]:
     """Whether vectors are given as a file: no digest, and no job."""
     named = isinstance(given, str) and given.startswith(("sha256:", "job_"))
     return isinstance(given, str) and not named
+
+
+def rows_of(shell: Shell, text: str | None, dataset: str | None) -> str | list[Any] | None:
+    """Rows as they are typed, or the ids in a file of that name; a dataset says whether its ids are numbers."""
+    found = choices.rows(text)
+    if not isinstance(found, list) or dataset is None:
+        return found
+    record = shell.client.datasets.get(dataset)
+    return found if record.id_kind == "text" else choices.whole_numbers(found, text or "")
 
 
 def _sent(client: Client, name: str, path: Path) -> str:

@@ -309,12 +309,20 @@ def look(
     """Some rows, column by column."""
     record = dataset if isinstance(dataset, DatasetRecord) else (yield from record_of(dataset))
     names = [columns] if isinstance(columns, str) else columns
-    rows = selection(record, chosen, where)
+    query = row_query(record, chosen, where)
+    return (yield from rows_of(record, query or [("rows", ":")], names))
+
+
+def row_query(
+    dataset: DatasetRecord, chosen: RowChoice | None, where: Mapping[str, Any] | None
+) -> list[tuple[str, str]]:
+    """The parameters that choose rows; none for all."""
+    rows = selection(dataset, chosen, where)
     query = [("rows", rows["rows"])] if "rows" in rows else []
     query += [("id", str(id)) for id in rows.get("ids", ())]
     for column, values in rows.get("where", {}).items():
         query += [("where", f"{column}={json.dumps(value)}") for value in values]
-    return (yield from rows_of(record, query or [("rows", ":")], names))
+    return query
 
 
 @dataclass(frozen=True)

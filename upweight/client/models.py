@@ -49,6 +49,7 @@ class ModelOptions(TypedDict, total=False):
     recipe: Any
     initial: Any
     labels: Mapping[str, str] | None
+    quiet: bool
     wait: bool
     timeout: float | None
 
@@ -82,10 +83,12 @@ def register(
     config: Mapping[str, Any] | None = None,
     task: str | None = None,
     weights: Any = None,
+    quiet: bool = False,
     wait: bool = True,
     timeout: float | None = None,
 ) -> Flow[ModelRecord]:
     """Uploads the program, registers it, and waits for the worker's check."""
+    bars = Bars(False, quiet=True) if quiet else bars
     if sum(given is not None for given in (program, factory, config)) != 1:
         raise InvalidRequest(
             "give one of: a module or pt2 file as the second argument, 'factory' (a dotted name that the "
@@ -131,6 +134,7 @@ def register_mlflow(
     recipe: Any = None,
     initial: Any = None,
     labels: Mapping[str, str] | None = None,
+    quiet: bool = False,
     wait: bool = True,
     timeout: float | None = None,
 ) -> Flow[ModelRecord]:
@@ -151,7 +155,7 @@ def register_mlflow(
         return (
             yield from register(
                 bars, hold, name, archive, loss=loss, parameters=parameters, output=output, recipe=recipe,
-                initial=initial, labels=labels, wait=wait, timeout=timeout,
+                initial=initial, labels=labels, quiet=quiet, wait=wait, timeout=timeout,
             )
         )  # fmt: skip
 
@@ -373,7 +377,7 @@ class Models(Registered[ModelRecord]):
         or over those of all that match `parameters`, globs; the rest is held fixed. `output`: what the loss takes of a
         model that returns several tensors, by name or place; for gaussian_nll two. `recipe`: how it was trained
         (`upweight.schema.Recipe`, or its fields as a dict), and `initial`: the weights that began with, as a module
-        of the same parameters or its state_dict; `client.retrain` uses both.
+        of the same parameters or its state_dict; `client.retrain` uses both. `quiet`: no bars, and no lines in the log.
         """
         hold = self._link.connection.hold
         return self._link.run(register(self._bars, hold, name, program, **options))

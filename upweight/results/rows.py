@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from upweight.errors import InvalidRequest
 from upweight.files.npy import NpySink
 from upweight.http.flow import Call, Flow, segment
-from upweight.schema import DatasetRecord
+from upweight.schema import DatasetRecord, DatasetRows
 
 PATH = "/v1/datasets"
 
@@ -46,6 +46,15 @@ def rows_of(
         yield Call("GET", f"{PATH}/{segment(dataset.id)}/rows", query, sink=sink)
         found[name] = _texts(sink.array()) if name in dataset.metadata else sink.array()
     return found
+
+
+def named_rows(
+    dataset: DatasetRecord, query: Sequence[tuple[str, str]], column: str
+) -> Flow[DatasetRows]:
+    """The numbers and ids of the rows that these parameters choose, with one column of them."""
+    found = (*query, ("column", column))
+    reply = yield Call("GET", f"{PATH}/{segment(dataset.id)}/rows", found)
+    return reply.read(DatasetRows)
 
 
 def ids_of(dataset: DatasetRecord) -> Flow[NDArray[Any]]:
