@@ -40,6 +40,8 @@ CALLS = {
     "jobs.events": "jobs watch",
     **{f"jobs.{verb}": f"jobs {verb}" for verb in ("list", "change", "cancel", "retry", "delete")},
     "jobs.deliveries": "jobs deliveries",
+    **{f"indexes.{verb}": f"indexes {verb}" for verb in ("create", "list", "delete")},
+    "indexes.get": "indexes show",
     "banks.list": "banks list",
     "banks.delete": "banks delete",
     "blobs.put": "blobs put",
@@ -57,6 +59,7 @@ RESULTS = {
     **dict.fromkeys(("by_layer", "by_token", "layer_names"), "results slice"),
     **dict.fromkeys(("mean", "to_pandas", "to_arrow"), "results save"),
     "table": "results report",
+    "query": "indexes query",
     "at": "results slice",  # --damping
     **{name: f"jobs {name}" for name in ("cancel", "retry", "delete")},
     **dict.fromkeys(("wait", "events"), "jobs watch"),

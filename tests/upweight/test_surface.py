@@ -79,6 +79,24 @@ def test_importing_the_package_alone_loads_nothing_else() -> None:
     assert loaded("import upweight", {"pydantic", "numpy", "httpx2", "torch"}) == ""
 
 
+def test_the_clients_are_there_before_numpy_and_http_are_loaded() -> None:
+    late = {"numpy", "httpx2", "asyncio", "ssl", "upweight.export", "upweight.results.handover"}
+    late |= {"upweight.results.pictures", "upweight.results.plot", "upweight.results.notebook"}
+    names = ", ".join(name for name in upweight.__all__ if name[0].isupper())
+    assert loaded(f"from upweight import {names}".replace("ExportFailed, ", ""), late) == ""
+
+
+def test_a_package_that_is_loaded_late_is_the_package() -> None:
+    import numpy
+
+    import upweight.late.numpy as late
+
+    assert late.float32 is numpy.float32
+    assert late.lib.format is numpy.lib.format
+    with pytest.raises(AttributeError, match="float31"):
+        late.float31  # noqa: B018
+
+
 def test_the_command_starts_without_the_contract_and_without_http() -> None:
     heavy = {"pydantic", "numpy", "httpx2", "torch"}
     assert loaded("import upweight.cli.command", heavy) == ""

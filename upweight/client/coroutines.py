@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
-
-import httpx2
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from upweight.client.blobs import AsyncBlobs
 from upweight.client.computations import (
@@ -41,6 +39,9 @@ from upweight.results.coroutines import (
 from upweight.results.quality import QualityTable, Tuning
 from upweight.results.rows import RowChoice
 from upweight.schema import Access, Health, Measure, ModelRecord
+
+if TYPE_CHECKING:
+    import httpx2
 
 
 class AsyncClient:

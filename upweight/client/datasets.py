@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import upweight.client.previews as previews
+import upweight.late.numpy as np
 from upweight.client.blobs import put, put_source
 from upweight.client.content import Source, tensors_content
 from upweight.client.files import FORMATS, files_of, format_of, npy_columns
@@ -25,6 +23,10 @@ from upweight.progress import Bars, logger
 from upweight.results.rows import RowChoice, record_of, rows_of, rows_text
 from upweight.results.suspects import SuspectTable
 from upweight.schema import DatasetRecord, DatasetRequest, DeriveRequest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 DATASETS = Resource("/v1/datasets", DatasetRecord)
 

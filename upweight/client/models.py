@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Required, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
 from pydantic import BaseModel
 
@@ -18,15 +18,16 @@ from upweight.client.blobs import put, put_source
 from upweight.client.content import Content, arrays_content, content_of
 from upweight.client.huggingface import LOGITS, LiveModel, is_described, loss_of
 from upweight.client.losses import Loss
-from upweight.client.mlflow_models import archive_of, name_of
 from upweight.client.registered import AsyncRegistered, Registered, Resource
 from upweight.client.request import reference, validated
 from upweight.errors import InvalidRequest
-from upweight.export.outputs import Output, OutputUnclear, choose, spelt, tensors_of_program
 from upweight.files.download import FileSink
 from upweight.http.flow import Call, Flow, Work, segment
 from upweight.progress import Bars
 from upweight.schema import BlobRecord, ModelRecord, ModelRequest
+
+if TYPE_CHECKING:
+    from upweight.export.outputs import Output
 
 MODELS = Resource("/v1/models", ModelRecord)
 PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".joblib"})
@@ -139,6 +140,8 @@ def register_mlflow(
     timeout: float | None = None,
 ) -> Flow[ModelRecord]:
     """Finds the model's archive in MLflow, looks at it, and registers it."""
+    from upweight.client.mlflow_models import archive_of, name_of
+
     name = name_of(uri) if name is None else name
     loss = losses.written(loss, output)
     # Before the download, which takes its time.
@@ -288,6 +291,7 @@ def _is_live(program: Any) -> bool:
 def _export(
     program: Any, example: Any, globs: tuple[str, ...] | None, output: Output, path: Path
 ) -> Output:
+    from upweight.export.outputs import OutputUnclear, choose, spelt, tensors_of_program
     from upweight.export.program import exported, save_exported
 
     try:

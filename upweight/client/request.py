@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 
+import upweight.late.numpy as np
 from upweight.errors import InvalidRequest
 from upweight.field_errors import field_errors
 from upweight.results.rows import RowChoice, rows_text

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel
 
+import upweight.late.numpy as np
 from upweight.client.blobs import put
 from upweight.client.computations import Model
 from upweight.client.content import arrays_content

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.lib import format as npy_format
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 from upweight.http.flow import UnexpectedAnswer
 from upweight.progress import Bar
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 LARGEST_HEADER = 1 << 16  # bytes
 MAGIC = 10  # bytes: six of magic, two of version, at least two of header length
@@ -82,18 +83,18 @@ def _header_length(head: bytes) -> int | None:
         return None
     wide = head[6] >= 2
     length = int.from_bytes(head[8 : 12 if wide else 10], "little")
-    if head[:6] != npy_format.MAGIC_PREFIX or length > LARGEST_HEADER:
+    if head[:6] != np.lib.format.MAGIC_PREFIX or length > LARGEST_HEADER:
         raise UnexpectedAnswer("the answer is not an array in .npy format")
     return (12 if wide else 10) + length
 
 
 def _header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
-        version = npy_format.read_magic(file)
+        version = np.lib.format.read_magic(file)
         read = (
-            npy_format.read_array_header_1_0
+            np.lib.format.read_array_header_1_0
             if version[0] == 1
-            else npy_format.read_array_header_2_0
+            else np.lib.format.read_array_header_2_0
         )
         shape, fortran, dtype = read(file)
     except ValueError as exc:

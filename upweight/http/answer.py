@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 
-import httpx2
 from pydantic import ValidationError
 
 from upweight.errors import RequestInProgress, UpweightError, error_from
 from upweight.schema import Problem
+
+if TYPE_CHECKING:
+    import httpx2
+
 
 TRANSIENT = frozenset({429, 502, 503, 504})
 HINTS = {

@@ -6,8 +6,7 @@ import os
 import platform
 from dataclasses import dataclass, field
 
-import httpx2
-
+import upweight.late.httpx2 as httpx2
 from upweight import __version__
 
 DEFAULT_URL = "http://127.0.0.1:8765"

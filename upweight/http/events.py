@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-
-import httpx2
+from typing import TYPE_CHECKING
 
 from upweight.errors import Conflict, UpweightError
 from upweight.http.flow import Call, Flow, Pause, UnexpectedAnswer
 from upweight.http.polling import WATCHED_POLL, ended, fetch, paced, path
 from upweight.http.transport import AsyncTransport, ConnectionFailed, Transport
 from upweight.schema import JobRecord
+
+if TYPE_CHECKING:
+    import httpx2
+
 
 LOSSES = 3  # streams lost without one event between, after which events are polled
 

@@ -7,7 +7,6 @@ UpweightError
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 import uuid
@@ -25,8 +24,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeVar
 
-import httpx2
-
+import upweight.late.httpx2 as httpx2
 from upweight.errors import NotFound, UpweightError
 from upweight.http.answer import Collected, error_of, retryable
 from upweight.http.connection import Connection, Retries
@@ -167,6 +165,8 @@ class AsyncTransport(_Link):
         return await self._once(step)
 
     async def _once(self, step: Step) -> Any:
+        import asyncio
+
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
         if isinstance(step, Work):
@@ -241,6 +241,8 @@ async def drive_async(
 
 
 async def _in_threads(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    import asyncio
+
     iterator = iter(chunks)
     while (chunk := await asyncio.to_thread(next, iterator, None)) is not None:
         yield chunk

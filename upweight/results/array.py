@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
-
+import upweight.late.numpy as np
 from upweight.http.flow import Flow
 from upweight.http.transport import AsyncTransport, Transport
 from upweight.progress import Bars
 from upweight.results.saving import Axis, Labelled, saved_as
 from upweight.results.source import ArraySource
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
 
 BLOCK = 16 << 20  # bytes that iterating over rows fetches at a time
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
+import upweight.late.numpy as np
 from upweight.errors import InvalidRequest
 from upweight.field_errors import field_errors
 from upweight.http.flow import Call, Flow, segment

@@ -6,12 +6,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-import upweight.results.notebook as notebook
+import upweight.late.numpy as np
 import upweight.results.stored as stored
 from upweight.errors import UpweightError
 from upweight.http import polling
@@ -19,10 +16,6 @@ from upweight.http.events import followed
 from upweight.http.transport import Transport
 from upweight.results.array import RemoteArray
 from upweight.results.asking import asked
-from upweight.results.handover import SHARE, Tool, handed_over
-from upweight.results.pictures import FeaturePanel, Panel, feature_panels, panels
-from upweight.results.pictures.slices import Slice, part
-from upweight.results.plot import drawn
 from upweight.results.quality import QualityTable
 from upweight.results.rows import RowChoice, rows_text
 from upweight.results.saving import Labelled, arrow_table, frame, saved_as
@@ -42,6 +35,13 @@ from upweight.schema import (
     TrainingCurve,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from upweight.results.handover import Tool
+    from upweight.results.pictures import FeaturePanel, Panel
+    from upweight.results.pictures.slices import Slice
 
 
 class Result(stored.Handle[Transport]):
@@ -157,6 +157,8 @@ class Result(stored.Handle[Transport]):
 
     def _repr_html_(self) -> str:
         """For notebooks: what it is, and the rows that mattered most, as their dataset's preview shows them."""
+        import upweight.results.notebook as notebook
+
         shown: Sequence[Panel | FeaturePanel] = []
         # What can't be shown is left out: a notebook shows the rest.
         with suppress(UpweightError):
@@ -167,10 +169,14 @@ class Result(stored.Handle[Transport]):
 
     def panels(self, test: Sequence[int] | None = None, k: int = 5) -> list[Panel]:
         """Test rows of the matrix (without: those of the largest loss), each with its k strongest training rows."""
+        from upweight.results.pictures import panels
+
         return self._link.run(panels(self._known(), test, k))
 
     def feature_panels(self) -> list[FeaturePanel]:
         """Of perturbations: test rows of the largest loss, with the training rows whose features matter most."""
+        from upweight.results.pictures import feature_panels
+
         return self._link.run(feature_panels(self._known(), self._bars))
 
     def _known(self) -> JobRecord:
@@ -205,7 +211,7 @@ class RankedResult(Result):
         path: str | os.PathLike[str] | None = None,
         *,
         k: int | None = None,
-        share: float = SHARE,
+        share: float = 0.05,
         dataset: Any = None,
         id_column: str = "id",
     ) -> Any:
@@ -222,6 +228,8 @@ class RankedResult(Result):
         `path`: the file to write, whose path is the answer. `k`: the first k suspects only. `share`: the part of the
         rows with the lowest scores that `is_label_issue` marks. Ids are the dataset's, or rows' numbers without any.
         """
+        from upweight.results.handover import handed_over
+
         flow = handed_over(self._known(), to, path, k, share, dataset, id_column)
         return self._link.run(flow)
 
@@ -248,10 +256,14 @@ class RankedResult(Result):
         `"ranking"`: how many of the rows in `flipped` are found when the most suspicious are looked at first.
         `"damping"`: of a list of λ's, how alike neighbours rank the training rows.
         """
+        from upweight.results.plot import drawn
+
         return drawn(self, kind, path, options)
 
     def part(self, test: Any = None, train: Any = None, by_class: bool = True) -> Slice:
         """What the heat map shows."""
+        from upweight.results.pictures.slices import part
+
         return self._link.run(part(self._known(), test, train, by_class, self._bars))
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Self
 
 import upweight.results.stored as stored
 from upweight.http import polling
@@ -17,8 +14,6 @@ from upweight.http.transport import AsyncTransport, Transport
 from upweight.results.array import AsyncRemoteArray
 from upweight.results.asking import asked
 from upweight.results.blocking import RESULTS
-from upweight.results.handover import SHARE, Tool, handed_over
-from upweight.results.pictures import Panel, panels
 from upweight.results.quality import QualityTable
 from upweight.results.rows import RowChoice, rows_text
 from upweight.results.saving import Labelled, arrow_table, frame, saved_as
@@ -37,6 +32,12 @@ from upweight.schema import (
     TrainingCurve,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from upweight.results.handover import Tool
+    from upweight.results.pictures import Panel
 
 
 class AsyncResult(stored.Handle[AsyncTransport]):
@@ -172,11 +173,13 @@ class AsyncRankedResult(AsyncResult):
         path: str | os.PathLike[str] | None = None,
         *,
         k: int | None = None,
-        share: float = SHARE,
+        share: float = 0.05,
         dataset: Any = None,
         id_column: str = "id",
     ) -> Any:
         """Hands the suspects over to another tool. The rest is as for `RankedResult.export`."""
+        from upweight.results.handover import handed_over
+
         flow = handed_over(await self._known(), to, path, k, share, dataset, id_column)
         return await self._link.run(flow)
 
@@ -196,6 +199,8 @@ class AsyncRankedResult(AsyncResult):
 
     async def panels(self, test: Sequence[int] | None = None, k: int = 5) -> list[Panel]:
         """Test rows of the matrix (without: those of the largest loss), each with its k strongest training rows."""
+        from upweight.results.pictures import panels
+
         return await self._link.run(panels(await self._known(), test, k))
 
     async def plot(
@@ -214,6 +219,8 @@ class AsyncRankedResult(AsyncResult):
                 return blocking.plot(kind, path, **options)
             finally:
                 link.close()
+
+        import asyncio
 
         return await asyncio.to_thread(draw)
 

@@ -12,8 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-
+import upweight.late.numpy as np
 import upweight.results.stored as stored
 from upweight.errors import InvalidRequest
 from upweight.extras import needed
@@ -24,7 +23,6 @@ from upweight.results.rows import record_of, rows_of
 from upweight.schema import DatasetRecord, ImagePreview, JobRecord, Suspect, TextPreview
 
 Tool = Literal["cleanlab", "label-studio", "fiftyone", "argilla", "datasets", "mlflow", "wandb"]
-SHARE = 0.05  # of the rows, which are marked as issues unless another share is given
 ROWS_AT_ONCE = 200  # whose data are fetched in one request
 FEATURES_SHOWN = 50  # of a table's row
 WANDB_ROWS = 200_000  # that a table of W&B takes

@@ -6,14 +6,16 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 from upweight.schema.rows import MAXIMUM_PARTS
 
-Local = int | slice | NDArray[np.intp]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Local = int | slice | NDArray[np.intp]
+
 LARGEST_QUERY = 4000  # characters of one selection: URLs have to stay short
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 from upweight.results.pictures import Example, FeaturePanel, Panel, png
 from upweight.results.pictures.features import HARMS, HELPS, Touched, coloured
 from upweight.schema import AttributionJob, JobRecord
 from upweight.schema.damping import resolved_in_words
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 PICTURE = 56  # pixels of the screen
 BAR = 60  # the longest one
@@ -113,7 +115,7 @@ def _bars(row: Touched) -> str:
 
 
 def _bar(name: str, value: float, longest: float) -> str:
-    red, green, blue = (HELPS if value > 0 else HARMS).astype(int)
+    red, green, blue = HELPS if value > 0 else HARMS
     width = f"width:{abs(value) / longest * BAR:.0f}px"
     style = f"display:inline-block;height:8px;{width};background:rgb({red},{green},{blue})"
     cell = f"style='{TEXT};text-align:left'"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 from upweight.errors import InvalidRequest
 from upweight.files.npy import NpySink
 from upweight.http.flow import Call, Flow, segment
 from upweight.schema import DatasetRecord, DatasetRows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 PATH = "/v1/datasets"
 

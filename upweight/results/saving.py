@@ -10,16 +10,18 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 from upweight.extras import needed
 from upweight.files.safetensors_file import SafetensorsFile, tensor_of
 from upweight.http.flow import Flow, Work
 from upweight.progress import Bars
 from upweight.results.source import ArraySource
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 BLOCK = 1 << 16  # numbers that are laid out at a time
 

@@ -7,16 +7,18 @@ import math
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 from upweight.files.download import FileSink
 from upweight.files.npy import NpySink
 from upweight.http.flow import Call, Flow, UnexpectedAnswer
 from upweight.progress import Bars
 from upweight.results.index import index_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 NPY = "application/x-npy"
 

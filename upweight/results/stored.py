@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+import upweight.late.numpy as np
 from upweight.errors import InvalidRequest, NotStored, ResultNotReady
 from upweight.http.flow import Call, Flow
 from upweight.http.polling import ended, path, succeeded
@@ -33,6 +32,10 @@ from upweight.schema import (
     parse_rows,
 )
 from upweight.schema.damping import entries, numbers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 Side = Literal["test", "train"]
 SAME_DAMPING = 1e-6  # of a λ: what is written with a few digits less is the same

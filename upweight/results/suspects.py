@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 from upweight.extras import needed
 from upweight.schema import Suspect, Suspects
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 _SHOWN = 10  # rows of a table in a shell or a notebook
 

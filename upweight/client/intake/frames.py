@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 from upweight.client.intake.classes import Classes
 from upweight.client.intake.ids import usual_ids
 from upweight.client.intake.stream import Incoming, columns_of, whole
 from upweight.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def is_frame(data: Any) -> bool:

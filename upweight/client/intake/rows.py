@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+import upweight.late.numpy as np
 from upweight.errors import InvalidRequest
 
 BATCH = 1000  # rows that a table is asked for at a time

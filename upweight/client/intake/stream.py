@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+import upweight.late.numpy as np
 from upweight.client.intake.classes import Classes
 from upweight.errors import InvalidRequest
 from upweight.files.safetensors_file import Tensor, tensor_of

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+import upweight.late.numpy as np
 from upweight.client.intake.classes import Classes
 from upweight.client.intake.rows import batches_of_rows, items, named
 from upweight.client.intake.stream import Incoming, columns_of, streamed, whole

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 import upweight.results.stored as stored
 from upweight.errors import NotStored
 from upweight.http.flow import Flow
 from upweight.results.pictures.look import label, pixels, words
 from upweight.results.rows import record_of, rows_of
 from upweight.schema import DatasetRecord, ImagePreview, JobRecord, PredictedRow, Ranked
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 TESTS = 3  # test rows that are shown unless others are asked for
 

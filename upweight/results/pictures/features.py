@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 import upweight.results.stored as stored
 from upweight.http.flow import Flow
 from upweight.progress import Bars
@@ -17,10 +15,14 @@ from upweight.results.pictures.look import grey
 from upweight.results.rows import record_of
 from upweight.schema import DatasetRecord, ImagePreview, JobRecord
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
 MOST_NUMBERS = 100_000  # that are fetched for a test row, to choose training rows among
 SHOWN = 4  # training rows
 # Of the heat map: positive influence is blue.
-HELPS, HARMS = np.array([33, 102, 172.0]), np.array([178, 24, 43.0])
+HELPS, HARMS = (33, 102, 172), (178, 24, 43)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 from upweight.schema import DatasetRecord, ImagePreview, TablePreview
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 SHOWN = 4  # numbers of a row that is no picture
 CHANNELS = (1, 3, 4)

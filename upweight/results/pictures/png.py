@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+import upweight.late.numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KINDS = {1: 0, 3: 2, 4: 6}  # channels -> the format's colour type

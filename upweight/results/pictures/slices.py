@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 import upweight.results.stored as stored
 from upweight.errors import InvalidRequest
 from upweight.http.flow import Flow
@@ -16,6 +14,10 @@ from upweight.progress import Bars
 from upweight.results.pictures.look import label
 from upweight.results.rows import record_of, rows_of
 from upweight.schema import DatasetRecord, JobRecord, parse_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 MOST = (100, 400)  # rows and columns that are shown unless others are asked for
 TICKS = 9

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 from upweight.errors import InvalidRequest
 from upweight.results.pictures.slices import Slice
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from upweight.results.blocking import RankedResult
 
 LARGEST = 4_000_000  # cells: more than that no picture shows

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+import upweight.late.numpy as np
 from upweight.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from upweight.results.blocking import RankedResult
 
 MARKS = (0.05, 0.10, 0.20)  # shares of the rows that people care about

@@ -1,0 +1,14 @@
+"""numpy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from upweight.late import attribute
+
+if TYPE_CHECKING:
+    from numpy import *  # noqa: F403
+else:
+
+    def __getattr__(name: str) -> Any:
+        return attribute("numpy", name, globals())
