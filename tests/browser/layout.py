@@ -6,8 +6,10 @@ from typing import Any
 
 from selenium.webdriver import Chrome
 
+from tests.browser.page import prefer, resize, screenshot
+
 # Texts as boxes, one a line, without what is scrolled away. A box counts with the middle half of its height: lines
-# stand closer than their fonts are tall. What is cut sideways is told, but where it can be scrolled to (code).
+# stand closer than their fonts are tall. What is cut sideways is told, but where it can be scrolled to (code, tables of groups).
 _MEASURE = """
 const [LEAST] = arguments;
 const found = [];
@@ -57,7 +59,7 @@ for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     if (style.clipPath !== "none") unheard = true;
     if (style.overflowX === "visible" || each instanceof SVGElement) continue;
     const box = each.getBoundingClientRect();
-    if (style.overflowX === "auto" && each.matches(".code")) scrolls = true;
+    if (style.overflowX === "auto" && each.matches(".code, .group-scroll")) scrolls = true;
     window = within(window, box);
   }
   if (unheard) continue;
@@ -102,6 +104,8 @@ const ended = () => {
 requestAnimationFrame(ended);
 """
 LEAST_CONTRAST = 4.5
+WIDTHS = (390, 768, 1440)
+SCHEMES = ("dark", "light")  # the last is that of the pictures
 NAMED = {"button", "link", "combobox", "textbox", "checkbox", "listbox", "option", "image", "img"}
 
 
@@ -114,6 +118,26 @@ def trouble(browser: Chrome) -> list[tuple[Any, ...]]:
     """What is wrong with the texts in view: (`overlap`, `outside`, `cut`, `contrast` or `scroll`, which, …)."""
     found = browser.execute_script(_MEASURE, LEAST_CONTRAST)  # type: ignore[no-untyped-call]
     return [tuple(each) for each in found]
+
+
+def unreadable(browser: Chrome, name: str) -> list[Any]:
+    """What is wrong with the view at each width, light and dark; each width's picture is `name`-WIDTH.png."""
+    found: list[Any] = []
+    for width in WIDTHS:
+        resize(browser, width)
+        for scheme in SCHEMES:
+            prefer(browser, scheme)
+            settled(browser)
+            found += [(name, width, scheme, *each) for each in trouble(browser)]
+            assert _is_dark(browser) == (scheme == "dark")
+        screenshot(browser, f"{name}-{width}")
+    return found + [(name, "nameless", each) for each in nameless(browser)]
+
+
+def _is_dark(browser: Chrome) -> bool:
+    body = "return getComputedStyle(document.body).backgroundColor"
+    background: str = browser.execute_script(body)  # type: ignore[no-untyped-call]
+    return sum(int(part) for part in background.split("(")[1].strip(")").split(",")[:3]) < 3 * 128
 
 
 def nameless(browser: Chrome) -> list[Any]:

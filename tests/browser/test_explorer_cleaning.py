@@ -11,6 +11,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
+from tests.browser.layout import unreadable
 from tests.browser.page import all_of, assert_calm, first, press, screenshot, until
 from tests.browser.subject import Subject
 
@@ -106,7 +107,7 @@ def compared_after_retraining(browser: Chrome, digits: Subject) -> None:
             [scale * each for each in written], abs=0.51 if name == "accuracy" else 1e-3
         )
     assert len(all_of(browser, ".compared.by-class tbody tr")) == 2 * 10  # accuracy and loss
-    screenshot(browser, "comparison")
+    assert unreadable(browser, "comparison") == []
 
 
 def record(digits: Subject, name: str) -> Any:

@@ -9,7 +9,8 @@ import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.support.select import Select
 
-from tests.browser.page import all_of, assert_calm, first, screenshot, texts, until
+from tests.browser.layout import unreadable
+from tests.browser.page import all_of, assert_calm, first, texts, until
 from tests.browser.subject import Subject
 from upweight import Client, InfluenceResult
 
@@ -59,7 +60,7 @@ def test_lambdas_are_compared_in_a_plot_and_a_table(
     assert len(all_of(browser, "figure .chart")) >= 2
     heads = [each for each in texts(browser, "section table.plain tbody th") if each]
     assert heads[:3] == ["0.05", "0.5", "5"]
-    screenshot(browser, "dampings")
+    assert unreadable(browser, "dampings") == []
     assert_calm(browser, digits.url)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from service.local.background import Running
+from tests.browser.layout import unreadable
 from tests.browser.page import all_of, assert_calm, first, press, screenshot, texts, until
 from tests.browser.subject import Subject
 from tests.curvatures import CURVATURES
@@ -107,7 +109,7 @@ def test_a_job_that_the_numbers_do_not_allow_is_started_again_with_what_would_do
     words = first(browser, "button.again").text
     assert words == f"Start again with λ = {enough:g}"
     assert not all_of(browser, "button.retry")  # it could only fail again
-    screenshot(browser, "failed")
+    assert unreadable(browser, "failed") == []
     press(browser, "button.again")
     until(browser, lambda: failed not in browser.current_url)
     first(browser, ".badge", "succeeded")
@@ -116,6 +118,76 @@ def test_a_job_that_the_numbers_do_not_allow_is_started_again_with_what_would_do
     browser.get(f"{digits.url}/#/jobs")
     assert f"λ = {enough:g}" in row_of(browser, failed).text
     assert_calm(browser, digits.url)
+
+
+def test_of_several_dampings_those_that_are_too_small_are_raised(
+    browser: Chrome, digits: Subject, http: httpx2.Client, on_digits: dict[str, Any]
+) -> None:
+    several = {"hessian_regularization": [1e-9, 1.0], "inversion": {"method": "direct"}}
+    failed = http.post("/v1/jobs", json={**on_digits, **several}).raise_for_status().json()["id"]
+    enough = http.get(f"/v1/jobs/{failed}?wait=30").json()["problem"]["errors"][0]["suggestion"]
+    browser.get(f"{digits.url}/#/jobs/{failed}")
+    assert first(browser, "button.again").text == f"Start again with λ ≥ {enough:g}"
+    press(browser, "button.again")
+    until(browser, lambda: failed not in browser.current_url)
+    first(browser, ".badge", "succeeded")
+    again = http.get(f"/v1/jobs/{browser.current_url.partition('#/jobs/')[2]}").json()
+    assert again["request"]["hessian_regularization"] == [enough, 1.0]
+    assert_calm(browser, digits.url)
+
+
+def test_what_a_job_would_take_stands_in_the_form_and_what_is_known_to_fail_waits_for_a_word(
+    browser: Chrome, digits: Subject, http: httpx2.Client, on_digits: dict[str, Any]
+) -> None:
+    asked = {**on_digits, "inversion": {"method": "direct"}, "labels": {"run": "estimate"}}
+    begun = http.post("/v1/jobs", json=asked).raise_for_status().json()["id"]
+    assert http.get(f"/v1/jobs/{begun}?wait=30").json()["state"] == "succeeded"
+    told = http.post("/v1/jobs?dry_run=true", json=asked).json()["estimate"]
+    browser.get(f"{digits.url}/#/new?from={begun}")
+    names, values = ".estimate dt", ".estimate dd"
+    first(browser, values, "about")
+    assert texts(browser, names)[:3] == ["Time", "Result", "Memory of a worker"]
+    time, result, memory = texts(browser, values)[:3]
+    assert told["rate"] in time
+    assert result == f"{told['bytes'] / 1024**2:.0f} MiB"
+    assert memory == f"{told['memory_bytes'] / 1024**2:.0f} MiB at most"
+    assert unreadable(browser, "new-with-estimate") == []
+
+    damping = field(browser, "hessian_regularization")
+    damping.clear()
+    damping.send_keys("1e-9")
+    press(browser, "button[type='submit']")
+    refused = first(browser, ".estimate .note", "known to fail")
+    assert all_of(refused, "a[href*='job_']")
+    first(browser, ".job-form .note", "Nothing has been started")
+    assert first(browser, "button[type='submit']").text == "Start it all the same"
+    there = http.get("/v1/jobs?label=run=estimate").json()["items"]
+    assert [each["id"] for each in there] == [begun]
+    press(browser, "button[type='submit']")
+    first(browser, ".badge", "failed")
+    assert_calm(browser, digits.url)
+
+
+def test_rows_values_and_sets_are_sent_as_they_are_typed(browser: Chrome, digits: Subject) -> None:
+    browser.get(f"{digits.url}/#/new?from={digits.jobs['direct']}")
+    first(browser, ".aside > summary")
+    for summary in all_of(browser, ".aside > summary"):
+        summary.click()
+    for names, text in {
+        ("groups",): "0:10\n3,17\n[20, 21]",
+        ("train", "where"): 'y=3\ny=4\nsource="7"',
+        ("train", "ids"): '5, "6", seven',
+        ("labels",): "run=12",
+    }.items():
+        inside = " ".join(f"[data-field='{name}']" for name in names)
+        first(browser, f"{inside} :is(input, textarea)").send_keys(text)
+    press(browser, "button.copy", "Copy as curl")
+    body = first(browser, ".copied").text.partition("-d '")[2].rpartition("'")[0]
+    request = json.loads(body)
+    assert request["groups"] == ["0:10", "3,17", [20, 21]]
+    assert request["train"]["where"] == {"y": [3, 4], "source": ["7"]}
+    assert request["train"]["ids"] == [5, "6", "seven"]
+    assert request["labels"] == {"run": "12"}
 
 
 def test_the_list_is_narrowed_by_state(browser: Chrome, digits: Subject) -> None:

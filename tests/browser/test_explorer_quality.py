@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from selenium.webdriver import Chrome
 
-from tests.browser.page import all_of, assert_calm, first, resize, screenshot, texts
+from tests.browser.layout import unreadable
+from tests.browser.page import all_of, assert_calm, first, texts
 from tests.browser.subject import Subject
 from upweight import Client
 
@@ -27,13 +28,7 @@ def test_a_quality_jobs_table_and_intervals_are_shown(browser: Chrome, digits: S
     assert "agree at" in main
     assert "[object" not in main
     assert "undefined" not in main
-    screenshot(browser, "quality-1280")
-    resize(browser, 390)
-    screenshot(browser, "quality-390")
-    scroll, inner = browser.execute_script(
-        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-    )
-    assert scroll <= inner
+    assert unreadable(browser, "quality") == []
     browser.get(digits.page("direct", "inversion"))
     first(browser, ".trust")
     told = texts(browser, ".trust")

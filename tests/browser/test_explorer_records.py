@@ -11,6 +11,7 @@ from selenium.webdriver.common.keys import Keys
 
 from demo.digits import DAMPING
 from service.local.background import Running
+from tests.browser.layout import unreadable
 from tests.browser.page import all_of, assert_calm, first, press, texts, until
 from tests.browser.subject import Subject
 from upweight import Client
@@ -135,4 +136,5 @@ def test_a_class_by_class_table_is_what_the_result_says(browser: Chrome, digits:
     told = [float(cell.get_attribute("title") or 0) for cell in all_of(browser, ".group-table td")]
     assert told == pytest.approx(values.ravel().tolist())
     assert texts(browser, ".group-table tbody th") == [str(digit) for digit in range(10)]
+    assert unreadable(browser, "groups") == []
     assert_calm(browser, digits.url)

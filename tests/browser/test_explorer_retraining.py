@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from selenium.webdriver import Chrome
 
-from tests.browser.page import assert_calm, first, screenshot
+from tests.browser.layout import unreadable
+from tests.browser.page import assert_calm, first
 from tests.browser.subject import Subject
 from upweight import Client
 
@@ -31,7 +32,7 @@ def test_a_trainings_losses_are_drawn(browser: Chrome, digits: Subject) -> None:
     assert "Retraining" in main
     assert "[object" not in main
     assert "undefined" not in main
-    screenshot(browser, "retraining")
+    assert unreadable(browser, "retraining") == []
     browser.get(f"{digits.url}/#/jobs")
     assert "by sgd" in first(browser, f"tr[data-job='{job.id}']").text
     assert_calm(browser, digits.url)

@@ -1,13 +1,13 @@
 // A form from a schema: objects and unions of them, down to single values; errors find their field by JSON pointer.
 
 import { freshId, h, replace } from "../dom.js";
-import { choiceField, listField, marked, numberField, pairsField, switchField, textField, title } from "./fields.js";
+import { choiceField, linesField, listField, marked, pairsField, scalarField, switchField, textField, title } from "./fields.js";
 import { fieldKind, resolved } from "./schema.js";
 
 /** {element, read(), write(value), fail(words), at(pointer parts) -> field}; `choices` names datalists by field. */
 export function build(name, schema, context, required = false) {
   const found = resolved(schema, context.document);
-  const makers = { union, object, constant, choice: choiceField, switch: switchField, pairs: pairsField, list: listField, number: numberField, mixed: numberField, text: textField };
+  const makers = { union, object, constant, choice: choiceField, switch: switchField, pairs: pairsField, list: listField, lines: linesField, number: scalarField, mixed: scalarField, text: textField };
   const kind = fieldKind(found);
   if (kind === "union" || kind === "object") return makers[kind](name, found, context, required);
   const field = makers[kind](name, found, required, context.choices[name]);

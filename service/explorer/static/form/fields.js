@@ -2,6 +2,7 @@
 
 import { freshId, h, replace } from "../dom.js";
 import { number } from "../format.js";
+import { itemTypes, typesOf } from "./schema.js";
 
 /** A field with its name, its help and a place for its error. `read` and `write` are the control's. */
 function labelled(name, schema, control, read, write) {
@@ -62,19 +63,21 @@ export function textField(name, schema, required, choices) {
   return labelled(name, schema, control, () => control.value.trim() || undefined, (value) => { control.value = value ?? ""; });
 }
 
-export function numberField(name, schema, required) {
-  const control = input(schema, required, { inputmode: "decimal" });
-  return labelled(name, schema, control, () => numeric(control.value), (value) => {
-    const word = typeof value === "string" && schema.type && Number.isNaN(Number(value)); // that another kind of job takes
-    control.value = value !== null && typeof value === "object" ? JSON.stringify(value) : word ? "" : value ?? "";
-  });
+/** A number, a word or JSON, whichever the schema allows. */
+export function scalarField(name, schema, required) {
+  const types = typesOf(schema);
+  const control = input(schema, required, types.has("string") ? {} : { inputmode: "decimal" });
+  return labelled(name, schema, control, () => scalar(control.value, types), (value) => { control.value = written(value, types); });
 }
 
-/** What was typed as a number, or as JSON; what is neither goes as it is, for the service to refuse in its own words. */
-function numeric(text) {
+/** What was typed, as one of these types; what is none of them goes as it is, for the service to refuse in its own words. */
+function scalar(text, types) {
   const trimmed = text.trim();
   if (!trimmed) return undefined;
-  if (/^[[{]/.test(trimmed)) {
+  const isQuoted = /^"/.test(trimmed) && types.has("string");
+  const isNested = /^[[{]/.test(trimmed) && (types.has("array") || types.has("object"));
+  const isTruth = /^(true|false)$/.test(trimmed) && types.has("boolean");
+  if (isQuoted || isNested || isTruth) {
     try {
       return JSON.parse(trimmed);
     } catch {
@@ -82,7 +85,14 @@ function numeric(text) {
     }
   }
   const value = Number(trimmed);
-  return Number.isNaN(value) ? trimmed : value;
+  return Number.isNaN(value) || !(types.has("number") || types.has("integer")) ? trimmed : value;
+}
+
+/** The text that `scalar` reads as this value; nothing for a word where there is none, which another kind of job takes. */
+function written(value, types) {
+  if (value === null || value === undefined || (typeof value === "string" && !types.has("string"))) return "";
+  if (typeof value === "object") return JSON.stringify(value);
+  return scalar(String(value), types) === value ? String(value) : JSON.stringify(value);
 }
 
 export function choiceField(name, schema) {
@@ -107,22 +117,46 @@ export function switchField(name, schema) {
   return field;
 }
 
-/** Pairs, one a line: key=value. */
+/** Pairs, one a line: key=value. Where a key takes several values, each has a line of its own. */
 export function pairsField(name, schema) {
+  const inner = schema.additionalProperties ?? {};
+  const several = inner.type === "array";
+  const types = several ? itemTypes(inner) : typesOf(inner);
   const control = h("textarea", { rows: 2, placeholder: "key=value, one a line", spellcheck: "false" });
   const read = () => {
-    const lines = control.value.split("\n").map((line) => line.trim()).filter(Boolean);
-    return lines.length ? Object.fromEntries(lines.map((line) => [line.split("=")[0].trim(), line.split("=").slice(1).join("=").trim()])) : undefined;
+    const found = {};
+    for (const line of control.value.split("\n").map((each) => each.trim()).filter(Boolean)) {
+      const [key, ...rest] = line.split("=");
+      const value = scalar(rest.join("="), types) ?? "";
+      if (several) (found[key.trim()] ??= []).push(value);
+      else found[key.trim()] = value;
+    }
+    return Object.keys(found).length ? found : undefined;
   };
-  return labelled(name, schema, control, read, (value) => { control.value = Object.entries(value ?? {}).map((pair) => pair.join("=")).join("\n"); });
+  const write = (value) => {
+    control.value = Object.entries(value ?? {}).flatMap(([key, given]) => [given].flat().map((each) => `${key}=${written(each, types)}`)).join("\n");
+  };
+  return labelled(name, schema, control, read, write);
 }
 
-/** Words, separated by commas. */
+/** Words or numbers, separated by commas. */
 export function listField(name, schema) {
+  const types = itemTypes(schema);
   const control = input({ ...schema, default: Array.isArray(schema.default) ? schema.default.join(", ") : undefined }, false);
   const read = () => {
-    const words = control.value.split(",").map((word) => word.trim()).filter(Boolean);
-    return words.length ? words : undefined;
+    const found = control.value.split(",").map((each) => scalar(each, types)).filter((each) => each !== undefined);
+    return found.length ? found : undefined;
   };
-  return labelled(name, schema, control, read, (value) => { control.value = (value ?? []).join(", "); });
+  return labelled(name, schema, control, read, (value) => { control.value = (value ?? []).map((each) => written(each, types)).join(", "); });
+}
+
+/** Entries that hold commas themselves, such as sets of rows: one a line. */
+export function linesField(name, schema) {
+  const types = itemTypes(schema);
+  const control = h("textarea", { rows: 2, placeholder: ["one a line", ...(schema.examples?.[0] ?? [])].join("\n"), spellcheck: "false" });
+  const read = () => {
+    const found = control.value.split("\n").map((each) => scalar(each, types)).filter((each) => each !== undefined);
+    return found.length ? found : undefined;
+  };
+  return labelled(name, schema, control, read, (value) => { control.value = (value ?? []).map((each) => written(each, types)).join("\n"); });
 }

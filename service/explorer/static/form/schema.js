@@ -55,6 +55,16 @@ export function resolved(schema, document) {
   }
 }
 
+/** Whether a value has all that its schema cannot do without, itself and in what it holds. */
+export function isComplete(schema, value, document) {
+  let found = resolved(schema, document);
+  for (const { propertyName, mapping } of found.unions ?? [])
+    if (mapping[value?.[propertyName]]) found = resolved({ $ref: mapping[value[propertyName]] }, document);
+  if (!found.properties || value === null || typeof value !== "object") return true;
+  if (found.required?.some((name) => value[name] === undefined)) return false;
+  return Object.entries(found.properties).every(([name, each]) => value[name] === undefined || isComplete(each, value[name], document));
+}
+
 /** Which field a resolved schema wants. */
 export function fieldKind(schema) {
   if (schema.unions) return "union";
@@ -63,8 +73,20 @@ export function fieldKind(schema) {
   if (schema.enum) return "choice";
   if (schema.type === "boolean") return "switch";
   if (schema.type === "object") return "pairs";
-  if (schema.type === "array") return "list";
+  if (schema.type === "array") return ["array", "object"].some((each) => itemTypes(schema).has(each)) ? "lines" : "list";
   if (schema.type === "integer" || schema.type === "number") return "number";
   if (schema.anyOf || schema.oneOf) return "mixed"; // a number, or a word
   return "text";
+}
+
+/** The types of JSON that a resolved schema allows. */
+export function typesOf({ type, const: constant, anyOf, oneOf, $ref, properties }) {
+  const inner = [...(anyOf ?? []), ...(oneOf ?? [])];
+  if (inner.length) return new Set(inner.flatMap((each) => [...typesOf(each)]));
+  return new Set([type ?? ($ref || properties ? "object" : typeof constant)]);
+}
+
+/** Those of an array's items. */
+export function itemTypes({ items, prefixItems }) {
+  return typesOf(items ?? prefixItems?.[0] ?? { type: "string" });
 }

@@ -132,15 +132,21 @@ export function actions(job, done, failed) {
   return buttons;
 }
 
-/** What the computation found that would do: {words, request}, or null. Of several λ's there is no one request. */
+/** What the computation found that would do: {words, request}, or null. Of several λ's those that are too small are raised. */
 function remedy(job) {
   const found = job.problem?.errors?.find(({ suggestion }) => suggestion !== null && suggestion !== undefined);
   if (!found) return null;
   const [field, ...inner] = found.pointer.split("/").slice(1);
-  const words = `${field === "hessian_regularization" ? "λ" : inner.at(-1) ?? field} = ${found.suggestion}`;
-  if (Array.isArray(job.request[field])) return { words, request: null };
-  const value = inner.length ? { ...job.request[field], [inner[0]]: found.suggestion } : found.suggestion;
-  return { words, request: spare({ ...job.request, [field]: value }) };
+  const asked = job.request[field];
+  const name = field === "hessian_regularization" ? "λ" : inner.at(-1) ?? field;
+  if (Array.isArray(asked)) {
+    const words = `${name} ≥ ${found.suggestion}`;
+    if (!asked.every((each) => typeof each === "number")) return { words, request: null };
+    const raised = [...new Set(asked.map((each) => Math.max(each, found.suggestion)))];
+    return { words, request: spare({ ...job.request, [field]: raised }) };
+  }
+  const value = inner.length ? { ...asked, [inner[0]]: found.suggestion } : found.suggestion;
+  return { words: `${name} = ${found.suggestion}`, request: spare({ ...job.request, [field]: value }) };
 }
 
 /** Whether the numbers do not allow the job as it is; another worker may have more memory. */

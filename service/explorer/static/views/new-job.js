@@ -3,16 +3,18 @@
 import { json, path } from "../api.js";
 import { announce, h, replace } from "../dom.js";
 import { build } from "../form/build.js";
-import { methodsOf, openapi } from "../form/schema.js";
+import { estimates, isDoubtful } from "../form/estimate.js";
+import { isComplete, methodsOf, openapi } from "../form/schema.js";
 import { notice } from "../failure.js";
 import { go } from "../router.js";
 import { asCurl, asPython } from "../form/programs.js";
 
 // Folded away: what most people leave as it is.
-const ASIDE = new Set(["name", "note", "ids", "where", "blocks", "atol", "measurement", "hessian_on", "precision", "batch_size", "seed", "priority", "timeout_s", "reuse", "webhook", "labels", "perturb_at", "perturb_input", "columns", "factors", "x0", "h0", "krylov_dimension", "eigen_computation_on_gpu"]);
+const ASIDE = new Set(["name", "note", "ids", "where", "blocks", "atol", "measurement", "hessian_on", "precision", "batch_size", "seed", "priority", "timeout_s", "reuse", "webhook", "labels", "perturb_at", "perturb_input", "columns", "factors", "x0", "h0", "aggregate", "groups", "rescale", "krylov_dimension", "eigen_computation_on_gpu"]);
 // In this order, then the rest as the document has it.
 const ORDER = ["model", "train", "test", "influence_type", "hessian_regularization", "curvature", "inversion", "keep"];
 const FIRST_KIND = "influences";
+const START = "Start the job";
 // What an unfilled form begins with: the SDK's defaults, and a job that the explorer can show everything of.
 const BEGINNING = { hessian_regularization: "auto", keep: { matrix: true, top: 20, mean: true, factors: false } };
 
@@ -24,7 +26,7 @@ export async function open(route, { signal }) {
     route.query.from ? json(`/v1/jobs/${route.query.from}`, { signal }) : null,
   ]);
   const beginning = prepared(earlier, route.query);
-  return { title: "New job", element: view(document, names(models), names(datasets), beginning) };
+  return { title: "New job", element: view(document, names(models), names(datasets), beginning, Boolean(earlier), signal) };
 }
 
 function names({ items }) {
@@ -39,7 +41,7 @@ function prepared(earlier, { kind, model, train }) {
   return kind ? { ...request, kind } : request;
 }
 
-function view(document, models, datasets, beginning) {
+function view(document, models, datasets, beginning, known, signal) {
   const lists = [h("datalist", { id: "models" }, models.map((value) => h("option", { value }))), h("datalist", { id: "datasets" }, datasets.map((value) => h("option", { value })))];
   const schema = document.paths["/v1/jobs"].post.requestBody.content["application/json"].schema;
   const [method] = Object.entries(methodsOf(document)).find(([, { suggested }]) => suggested);
@@ -59,11 +61,20 @@ function view(document, models, datasets, beginning) {
       getSelection().selectAllChildren(copied); // pages without TLS may not write to the clipboard
     }
   } }, words);
-  const submit = h("button", { type: "submit", class: "primary" }, "Start the job");
-  const element = h("form", { class: "job-form", novalidate: true, onsubmit: sent }, h("h1", {}, "New job"),
+  const submit = h("button", { type: "submit", class: "primary" }, START);
+  const estimate = estimates(() => form.read(), (request) => isComplete(schema, request, document), signal);
+  let confirmed = null; // the doubtful job that is started if the button is pressed once more
+  const element = h("form", { class: "job-form", novalidate: true, onsubmit: sent, onchange: changed }, h("h1", {}, "New job"),
     models.length && datasets.length ? null : h("p", { class: "note" }, "No model or no dataset is ready yet. Register them from Python (client.models.register, client.datasets.register), or run ", h("code", {}, "make demo"), "."),
-    lists, form.element, message, h("div", { class: "buttons" }, submit, copyButton("Copy as Python", () => asPython(form.read())), copyButton("Copy as curl", () => asCurl(form.read())), h("a", { class: "button quiet", href: "#/jobs" }, "Back")),
+    lists, form.element, estimate.element, message, h("div", { class: "buttons" }, submit, copyButton("Copy as Python", () => asPython(form.read())), copyButton("Copy as curl", () => asCurl(form.read())), h("a", { class: "button quiet", href: "#/jobs" }, "Back")),
     copied);
+
+  if (known) estimate.changed();
+
+  function changed() {
+    submit.textContent = START;
+    estimate.changed();
+  }
 
   async function sent(event) {
     event.preventDefault();
@@ -71,7 +82,15 @@ function view(document, models, datasets, beginning) {
     replace(message);
     submit.disabled = true;
     try {
-      const job = await json("/v1/jobs", { method: "POST", body: form.read(), headers: { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` } });
+      const request = form.read();
+      const words = JSON.stringify(request);
+      if (isDoubtful(await estimate.of(request)) && confirmed !== words) {
+        confirmed = words;
+        submit.textContent = "Start it all the same";
+        replace(message, notice("Nothing has been started: see what it would take.", "bad"));
+        return;
+      }
+      const job = await json("/v1/jobs", { method: "POST", body: request, headers: { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` } });
       go(["jobs", job.id]);
     } catch (error) {
       if (error.status === undefined) throw error;
