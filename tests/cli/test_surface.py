@@ -21,6 +21,7 @@ CALLS = {
         ("compute_influences", "compute_influence_factors", "solve_hvp", "self_influences"),
         "jobs submit",
     ),
+    **dict.fromkeys(("compute_gradients", "compute_hvps"), "jobs submit"),
     **{name: name for name in ("retrain", "evaluate", "tune")},
     "close": None,
     **{
