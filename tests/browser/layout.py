@@ -9,7 +9,7 @@ from selenium.webdriver import Chrome
 from tests.browser.page import prefer, resize, screenshot
 
 # Texts as boxes, one a line, without what is scrolled away. A box counts with the middle half of its height: lines
-# stand closer than their fonts are tall. What is cut sideways is told, but where it can be scrolled to (code, tables of groups).
+# stand closer than their fonts are tall. What is cut sideways is told, but where it can be scrolled to: code, groups.
 _MEASURE = """
 const [LEAST] = arguments;
 const found = [];
