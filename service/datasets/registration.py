@@ -49,6 +49,8 @@ def register_dataset(
         ensure_check(parts, "dataset", caller.namespace, earlier, trace)
         return earlier
     refuse_many_checks(parts, caller.namespace)
+    if request.tokenizer is not None:
+        size = _checked_size(parts, caller.namespace, [request.tokenizer], "/tokenizer")
     files, size = _shards(parts, caller.namespace, request)
     record = DatasetRecord(
         id=new_id("dataset"),
@@ -77,7 +79,9 @@ def _shards(parts: Parts, namespace: str, request: DatasetRequest) -> tuple[list
     return files, sum(file.size_bytes for file in files)
 
 
-def _checked_size(parts: Parts, namespace: str, blobs: Sequence[str]) -> int:
+def _checked_size(
+    parts: Parts, namespace: str, blobs: Sequence[str], pointer: str | None = None
+) -> int:
     def size_of(digest: str) -> int | None:
         found = find_blob(parts.objects, namespace, digest)
         return found.size_bytes if found else None
@@ -86,7 +90,7 @@ def _checked_size(parts: Parts, namespace: str, blobs: Sequence[str]) -> int:
         sizes = list(pool.map(size_of, blobs))
     missing = [
         FieldError(
-            pointer=f"/blobs/{index}",
+            pointer=pointer or f"/blobs/{index}",
             detail=f"there is no such blob here; upload it first: PUT /v1/blobs/{digest}",
             value=digest,
         )

@@ -211,3 +211,100 @@ def test_a_span_outside_the_row_is_refused(
 ) -> None:
     with pytest.raises(errors.InvalidRequest, match=words):
         computed(online, measurement={"name": "span", **span})
+
+
+WORDS = ["<pad>", "the", "<b>cat</b>", "sat", "on", "a", "mat"]
+
+
+def tokenizer(words: list[str]) -> Any:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    found = Tokenizer(WordLevel({word: at for at, word in enumerate(words)}, unk_token=words[1]))
+    found.enable_padding(pad_id=0, pad_token=words[0])
+    return found
+
+
+def test_a_tokenizer_shows_rows_as_words(
+    online: Client, fresh_name: str, texts: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    """Of a live tokenizer, of its file, and of a derived dataset."""
+    made = tokenizer(WORDS)
+    made.save(str(tmp_path / "tokenizer.json"))
+    for given in (made, tmp_path):
+        record = online.datasets.register(fresh_name, x=texts[0], y=texts[1], tokenizer=given)
+        assert (record.tokenizer_size, record.preview.kind) == (7, "text")
+        assert json.loads(online.blobs.get(record.preview.vocabulary)) == ["", *WORDS[1:]]
+    derived = online.datasets.derive(f"{fresh_name}-less", record, drop=[0])
+    assert (derived.tokenizer, derived.preview) == (record.tokenizer, record.preview)
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(
+    online: Client, registered: str, fresh_name: str, texts: tuple[Tensor, Tensor]
+) -> None:
+    tokens, targets = texts
+    refused: list[tuple[Any, str]] = [
+        (tokenizer(WORDS[:5]), "has the tokens 0 to 4, and column 'x' has token 6"),
+        (b'{"version": "1.0"}', "it is no tokenizer.json"),
+        (b"no json", "it is no tokenizer.json"),
+    ]
+    for given, words in refused:
+        blob = online.blobs.put(given).digest if isinstance(given, bytes) else given
+        with pytest.raises(errors.Rejected, match=words):
+            online.datasets.register(fresh_name, x=tokens, y=targets, tokenizer=blob)
+    with pytest.raises(errors.Rejected, match="no input has token numbers"):
+        online.datasets.register(
+            fresh_name, x=tokens.double(), y=targets, tokenizer=tokenizer(WORDS)
+        )
+    with pytest.raises(errors.InvalidRequest, match="path of a tokenizer"):
+        online.datasets.register(fresh_name, x=tokens, y=targets, tokenizer="nowhere.json")
+    larger = online.datasets.register(
+        fresh_name, x=tokens, y=targets, tokenizer=tokenizer([*WORDS, "more"])
+    )
+    with pytest.raises(errors.InvalidRequest, match=r"8 tokens, and model .* has scores for 7"):
+        online.compute_influences(registered, larger, larger, test_rows="0:1")
+
+
+class Adapted(torch.nn.Module):
+    """As peft wraps a model: the base is held fixed, a low rank is added to a layer, and forward takes anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = decoder.decoder().requires_grad_(False)
+        self.down = torch.nn.Linear(decoder.WIDTH, 2, bias=False)
+        self.up = torch.nn.Linear(2, 5, bias=False)
+        plain = self.base.inner
+
+        def both(value: Tensor) -> Tensor:
+            return torch.nn.functional.linear(value, plain.weight, plain.bias) + self.up(
+                self.down(value)
+            )
+
+        plain.forward = both  # type: ignore[method-assign]
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        return {"logits": self.base(*args, **kwargs)}
+
+
+def test_an_adapter_over_a_model_that_is_held_fixed_trains_alone(
+    online: Client, registered: str, fresh_name: str, texts: tuple[Tensor, Tensor]
+) -> None:
+    torch.manual_seed(1)
+    model = Adapted().double().eval()
+    record = online.models.register(
+        fresh_name, model, example={"tokens": texts[0][:2]}, output="logits",
+        loss={"name": "cross_entropy", "class_axis": -1},
+    )  # fmt: skip
+    assert [each.name for each in record.selected] == ["down.weight", "up.weight"]
+    online.datasets.register(fresh_name, tokens=texts[0], y=texts[1])
+    result = online.compute_influences(
+        fresh_name, fresh_name, fresh_name, curvature="empirical_fisher", hessian_regularization=DAMPING
+    )  # fmt: skip
+    trained, rows = [model.down.weight, model.up.weight], []
+    for x, y in zip(*texts, strict=True):
+        loss = F.cross_entropy(model(x[None])["logits"][0], y)
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained)]))
+    g = torch.stack(rows)
+    c = g.T @ g / ROWS + DAMPING * torch.eye(g.shape[1], dtype=torch.float64)
+    exact = (g @ torch.linalg.solve(c, g.T)).numpy()
+    np.testing.assert_allclose(result.numpy(), exact, rtol=1e-8, atol=1e-11)

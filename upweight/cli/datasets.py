@@ -95,6 +95,9 @@ def register(
     metadata: Annotated[
         str | None, typer.Option(help="Columns that no model sees, with commas between them.")
     ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="The tokenizer.json of the rows' tokens, or its folder.")
+    ] = None,
     label: Labels = None,
     wait: Wait = True,
     timeout: Timeout = None,
@@ -114,6 +117,7 @@ def register(
         class_names=choices.names(class_names) or (),
         ids=ids,
         metadata=choices.names(metadata) or (),
+        tokenizer=tokenizer,
         labels=choices.pairs(label, "--label"),
         wait=wait,
         timeout=timeout,

@@ -58,6 +58,7 @@ class Description:
     features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ids: Any = None
     metadata: Metadata = ()
+    tokenizer: Any = None
 
     @property
     def metadata_names(self) -> tuple[str, ...]:
@@ -87,6 +88,7 @@ class Description:
             "labels": dict(self.labels or {}),
             "ids": self.ids if isinstance(self.ids, str) else None,
             "metadata": self.metadata_names,
+            "tokenizer": self.tokenizer,
             **source,
         }
         for columns in ("inputs", "targets"):
@@ -131,6 +133,7 @@ def register(
     if is_column(about.ids, about.inputs, about.targets):
         about, arrays = replace(about, ids=None), {"ids": about.ids, **arrays}
     about = replace(about, preview=(yield from previews.written(about.preview, bars)))
+    about = replace(about, tokenizer=(yield from previews.tokenizer(about.tokenizer, bars)))
     if uri is not None:
         request = _elsewhere(about, uri, format, data is not None or bool(arrays))
         return (yield from _registered(bars, about, request))
@@ -239,8 +242,9 @@ def _elsewhere(about: Description, uri: str, format: str | None, too_much: bool)
 
 
 def _registered(bars: Bars, about: Description, request: DatasetRequest) -> Flow[DatasetRecord]:
-    # An older service does not know of features, ids and metadata.
-    unsaid = {name for name in ("features", "ids", "metadata") if not getattr(request, name)}
+    # An older service does not know of features, ids, metadata and tokenizers.
+    later = ("features", "ids", "metadata", "tokenizer")
+    unsaid = {name for name in later if not getattr(request, name)}
     body = request.model_dump(mode="json", exclude=unsaid)
     return (yield from DATASETS.create(body, bars, about.wait, about.timeout, about.hold))
 
@@ -347,6 +351,7 @@ class Datasets(Registered[DatasetRecord]):
         labels: Mapping[str, str] | None = None,
         ids: Any = None,
         metadata: Metadata = (),
+        tokenizer: Any = None,
         wait: bool = True,
         timeout: float | None = None,
         **arrays: Any,
@@ -381,11 +386,14 @@ class Datasets(Registered[DatasetRecord]):
         `metadata`: columns that no model sees and rows are chosen and grouped by: their names, as `["source"]`, or
         `{"source": [...]}`. Text, numbers or booleans, one value a row.
 
+        `tokenizer`: what the rows' tokens were made with, so that they are shown as words: the path of a
+        `tokenizer.json`, or a fast tokenizer. Tokens that it has not are refused.
+
         `uri`: a prefix of the object storage that the operator allows, with what `format` is there.
         """
         about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
                             self._link.connection.hold, ids=ids,
-                            metadata=metadata)  # fmt: skip
+                            metadata=metadata, tokenizer=tokenizer)  # fmt: skip
         return self._link.run(register(self._bars, about, data, uri, format, arrays))
 
     def derive(
@@ -450,6 +458,7 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         labels: Mapping[str, str] | None = None,
         ids: Any = None,
         metadata: Metadata = (),
+        tokenizer: Any = None,
         wait: bool = True,
         timeout: float | None = None,
         **arrays: Any,
@@ -460,7 +469,7 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
         """
         about = Description(name, inputs, targets, preview, class_names, labels, wait, timeout,
                             self._link.connection.hold, ids=ids,
-                            metadata=metadata)  # fmt: skip
+                            metadata=metadata, tokenizer=tokenizer)  # fmt: skip
         return await self._link.run(register(self._bars, about, data, uri, format, arrays))
 
     async def derive(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from upweight.client.blobs import put_source
@@ -24,6 +26,34 @@ def written(preview: Any, bars: Bars) -> Flow[Any]:
     text = json.dumps(words_of(vocabulary), ensure_ascii=False)
     blob = yield from put_source(text.encode(), bars)
     return {**preview, "vocabulary": blob.digest}
+
+
+def tokenizer(given: Any, bars: Bars) -> Flow[str | None]:
+    """A tokenizer.json as a blob: of a digest, a file or folder, or a fast tokenizer of transformers or tokenizers.
+
+    Raises InvalidRequest for anything else.
+    """
+    if given is None or (isinstance(given, str) and given.startswith("sha256:")):
+        return given
+    blob = yield from put_source(_tokenizer_file(given), bars)
+    return blob.digest
+
+
+def _tokenizer_file(given: Any) -> bytes:
+    fast = getattr(given, "backend_tokenizer", given)
+    if callable(getattr(fast, "to_str", None)):
+        return str(fast.to_str()).encode()
+    if isinstance(given, str | os.PathLike):
+        path = Path(given)
+        path = path / "tokenizer.json" if path.is_dir() else path
+        if path.is_file():
+            return path.read_bytes()
+    raise InvalidRequest.field(
+        "/tokenizer",
+        "is none of these: the path of a tokenizer.json or of its folder, a fast tokenizer of transformers, a "
+        "Tokenizer of tokenizers, or a blob's digest",
+        str(given)[:200],
+    )
 
 
 def words_of(vocabulary: Any) -> list[str]:

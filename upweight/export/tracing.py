@@ -36,9 +36,35 @@ def traced(module: nn.Module, args: Tensors, kwargs: Named) -> ExportedProgram:
     shapes: Any = dict.fromkeys(kwargs, batch) if kwargs else (batch,) * len(args)
     if args and _takes_any_number(module):
         shapes = (shapes,)
-    with _data_as_detach():
+    with _data_as_detach(), _by_name(module, kwargs):
         program = export(module, args, kwargs or None, dynamic_shapes=shapes)
     return written_out(program)
+
+
+@contextmanager
+def _by_name(module: nn.Module, kwargs: Named) -> Iterator[None]:
+    """Of a forward that takes what is called by name as `**kwargs`: as if it named each, which torch takes alone."""
+    forward = module.forward
+    known = inspect.signature(forward).parameters
+    if not any(key not in known for key in kwargs):
+        yield
+        return
+
+    def named(**given: Any) -> Any:
+        return forward(**given)
+
+    kind, own = inspect.Parameter.POSITIONAL_OR_KEYWORD, "forward" in vars(module)
+    named.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(key, kind) for key in kwargs]
+    )
+    module.forward = named
+    try:
+        yield
+    finally:
+        if own:
+            module.forward = forward
+        else:
+            del module.forward
 
 
 def as_graph(module: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) -> nn.Module:

@@ -76,6 +76,11 @@ class DatasetRequest(Request):
         "text as ids have it.",
         examples=[["source"]],
     )
+    tokenizer: Digest | None = Field(
+        None,
+        description="A blob: the `tokenizer.json` that the rows' tokens were made with. A worker reads it, refuses one "
+        "that has not all of these tokens, and shows rows as words.",
+    )
     labels: Labels = {}
 
     @model_validator(mode="after")
@@ -223,6 +228,8 @@ class DatasetRecord(Record):
         None, description="What ids are; null where there are none, and a row's number is its id."
     )
     metadata: list[str] = Field([], description="Columns that no model sees.")
+    tokenizer: str | None = Field(None, description="Digest of its `tokenizer.json`.")
+    tokenizer_size: int | None = Field(None, description="How many tokens that has.")
     metadata_columns: list[MetadataSpec] = Field(
         [], description="What they are; empty until a worker has looked."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,9 +14,10 @@ from service.storage.keys import PREFIX, Document, Kind
 from service.storage.queue import CHECK_PRIORITY, CHECKS
 from service.storage.redis import reachable
 from upweight.errors import NotFound, Rejected, Unavailable
-from upweight.schema import CheckState, DatasetRecord, ModelRecord
+from upweight.schema import CheckState, ColumnSpec, DatasetRecord, ModelRecord
 from workers.checks.dataset import check_dataset, check_view
 from workers.checks.kept_reports import KeptReports
+from workers.checks.tokenizer import check_tokenizer
 from workers.datasets.reader import DatasetReader
 from workers.datasets.shards import fetched
 from workers.process.context import Context
@@ -189,13 +190,36 @@ class CheckTasks:
             )
             rows = report.rows
         columns = [column.model_dump(mode="json") for column in report.columns]
+        words: dict[str, Any] = {}
+        if dataset.tokenizer is not None and dataset.tokenizer_size is None:
+            words = self._tokenizer_report(namespace, dataset, report.columns, watch)
         return {
+            **words,
             "rows": rows,
             "shard_rows": report.shard_rows,
             "columns": columns,
             "id_kind": report.id_kind,
             "metadata_columns": [each.model_dump(mode="json") for each in report.metadata],
         }
+
+    def _tokenizer_report(
+        self, namespace: str, dataset: DatasetRecord, columns: Sequence[ColumnSpec], watch: Watch
+    ) -> dict[str, Any]:
+        context, settings = self._context, self._context.settings
+
+        def read() -> dict[str, Any]:
+            digest = str(dataset.tokenizer)
+            with fetched(context.objects, namespace, digest, context.scratch) as path:
+                call = "workers.checks.tokenizer:read_tokenizer"
+                return run_isolated(
+                    {"call": call, "arguments": {"path": str(path)}},
+                    timeout_s=settings.check_seconds,
+                    memory_bytes=settings.check_memory_bytes,
+                    server=self._server,
+                    look=watch.heed,
+                )
+
+        return check_tokenizer(dataset, columns, context.objects, namespace, read)
 
 
 def _tries(id: str) -> str:

@@ -38,6 +38,7 @@ def fitted(inputs: Inputs, given: Mapping[str, str]) -> list[ColumnMatch]:
     for chosen in inputs.chosen:
         _inputs_fit(inputs.model, chosen, matches[chosen.dataset.id])
         _targets_fit(inputs.model, chosen)
+        _tokenizer_fits(inputs.model, chosen)
         refuse_labels_out_of_range(inputs.model, chosen)
     return found
 
@@ -185,6 +186,22 @@ def _inputs_fit(model: ModelRecord, chosen: Chosen, match: ColumnMatch) -> None:
     names = [*match.inputs, *(match.targets if model.loss.name == "program" else ())]
     for spec, column in zip(model.inputs, _columns(chosen.dataset, names), strict=False):
         _one_fits(chosen, spec, column)
+
+
+def _tokenizer_fits(model: ModelRecord, chosen: Chosen) -> None:
+    """A language model has a score for each token; padded to a round number, it may have a few more."""
+    size, dataset = chosen.dataset.tokenizer_size, chosen.dataset
+    if size is None or not model.outputs or without_positions(model, dataset) is not None:
+        return
+    assert isinstance(model.loss, CrossEntropy | Nll)
+    axis = model.loss.class_axis
+    scores = model.outputs[0].shape[axis if axis > 0 else -1]
+    if scores is not None and size > scores:
+        raise _misfit(
+            chosen,
+            f"the tokenizer of {dataset.name!r} has {size} tokens, and model {model.name!r} has scores for {scores}: "
+            "it is another model's",
+        )
 
 
 def _one_fits(chosen: Chosen, spec: TensorSpec, column: TensorSpec) -> None:

@@ -48,14 +48,15 @@ export function focus(title, drawn, kind, ...about) {
   return h("div", { class: `focus-example ${kind}` }, kind === "image" || kind === "none" ? [drawn, words] : [words, drawn]);
 }
 
-/** A training example with its influence; the bar is its share of `most`, `other` the row that it is held against. */
-export function influenceCard({ draw, item, record, fact, most, other = null }) {
+/** A training example with its influence; the bar is its share of `most`, `other` the row that it is held against, `parts` what adds up to it. */
+export function influenceCard({ draw, item, record, fact, most, other = null, parts = null }) {
   const sign = item.influence >= 0 ? "helpful" : "harmful";
   const label = `Training row ${item.row}${fact ? `, ${verdictWords(record, fact)}` : ""}`;
   return h(
     "li",
     { class: `card ${sign} ${draw.kind}`, "data-row": item.row },
     draw(item.row, { label, other }),
+    parts,
     h("div", { class: "card-text" },
       h("div", { class: "score", title: String(item.influence) }, signed(item.influence)),
       h("div", { class: "score-bar", "aria-hidden": "true" }, h("span", { style: { width: `${(100 * Math.abs(item.influence)) / (most || 1)}%` } })),

@@ -10,6 +10,7 @@ import { dataset, facts } from "../resources.js";
 import { replaceWith } from "../router.js";
 import { focus, influenceCard, isWrong, option, verdict } from "./example.js";
 import { measured } from "./rankings.js";
+import { labelStrips } from "./tokens.js";
 
 const PAGE = 40;
 const STRONGEST = 8;
@@ -113,20 +114,22 @@ class TestExamples {
     const lists = { helpful: helpful.items.filter((item) => item.influence > 0), harmful: harmful.items.filter((item) => item.influence < 0) };
     const all = [...lists.helpful, ...lists.harmful];
     const fact = known.get(position) ?? this.items.find((item) => item.position === position) ?? bare(position);
-    const [draw, drawTest, trainFacts] = await Promise.all([
+    const [draw, drawTest, trainFacts, strips] = await Promise.all([
       previews(this.trainSet, all.map((item) => item.row), this.signal),
       previews(this.testSet, [fact.row], this.signal),
       facts(this.job, "train", all.map((item) => item.column), this.signal),
+      labelStrips(this.job, this.trainSet, position, all, this.signal),
     ]);
     const most = Math.max(...all.map((item) => Math.abs(item.influence)), Number.MIN_VALUE);
     const other = all.length ? comparable(drawTest, fact.row, draw, all[0].row) : null;
     const column = (sign, title, words) => h("section", { class: `influencers ${sign}` }, h("h3", {}, title), h("p", { class: "help" }, words),
-      lists[sign].length ? h("ol", { class: "cards" }, lists[sign].map((item) => influenceCard({ draw, item, record: this.trainSet, fact: trainFacts.get(item.column), most, other }))) : notice("None."));
+      lists[sign].length ? h("ol", { class: "cards" }, lists[sign].map((item) => influenceCard({ draw, item, record: this.trainSet, fact: trainFacts.get(item.column), most, other, parts: strips.get(item.column) }))) : notice("None."));
     return [
       focus(h("h2", {}, `Test row ${fact.row}`), drawTest(fact.row, { large: true, label: `Test row ${fact.row}` }), drawTest.kind,
         verdict(this.testSet, fact), isWrong(fact) ? h("p", { class: "note bad" }, "The model is wrong here.") : null),
       h("div", { class: "two" },
         ...this.headings().map((words, index) => column(["helpful", "harmful"][index], ...words))),
+      strips.size ? h("p", { class: "help" }, "Coloured: the labels of each training row's positions, by their parts of its influence.") : null,
       other ? h("p", { class: "help" }, "Shown of each training row: the features in which it differs most from the test row, in standard deviations.") : null,
       h("p", { class: "help" }, `Retraining without a row changes this ${measured(this.job)} by about its influence / ${number(this.job.result.influence_shape[1], 9)}.`),
     ];
