@@ -19,7 +19,7 @@ from tests.engine.exact import relative
 from upweight.schema import ParameterSpec
 from upweight.schema import curvature as schema
 from workers.engine import BadParameter, Problem, TensorRows, make_loss, row_gradients
-from workers.engine.curvature.structured import Options, Structured, layout, sums
+from workers.engine.curvature.structured import Options, Structured, blocks, layout, sums
 from workers.engine.curvature.structured.blocks import outer_product
 from workers.engine.curvature.structured.operator import fit_bytes
 from workers.engine.errors import OutOfMemory, SingularHessian
@@ -750,8 +750,29 @@ def test_an_outer_product_is_solved_by_its_vectors(bias: bool) -> None:
     assert not bool(spectral.apply(torch.zeros_like(rhs)).any())
 
 
+@pytest.mark.parametrize("aligned", [2, 3, 5])
+def test_zeros_that_make_matrices_lie_well_change_nothing(
+    aligned: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for make, inputs in MODELS.values():
+        module = made(make)
+        expected = curvature(module, inputs, classes(), "ekfac").dense()
+        with monkeypatch.context() as patched:
+            patched.setattr(blocks, "ALIGNED_FROM", 1)
+            patched.setattr(blocks, "ALIGNED", aligned)
+            patched.setattr(sums, "ALIGNED", aligned)
+            found = curvature(module, inputs, classes(), "ekfac")
+            assert relative(found.dense(), expected) < 1e-12
+            rhs = gradients(module, inputs, classes())[:3]
+            rhs = torch.cat([rhs, real(2, len(expected))])
+            damped = expected + 0.03 * torch.eye(len(expected), dtype=torch.float64)
+            solution = Direct().solve(found, 0.03, rhs)
+            assert relative(solution.x, torch.linalg.solve(damped, rhs.T).T) < 1e-10
+            assert float(solution.residual_norms.max()) < 1e-12
+
+
 def test_a_symmetric_product_in_blocks_is_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sums, "SPLIT_SIDE", 1)
-    for side in (1, 2, 7, 12):
+    for side in (1, 7, 40, 50):
         a = real(2, 9, side)
         assert relative(sums.gram(a), a.mT @ a) < 1e-14

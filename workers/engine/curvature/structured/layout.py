@@ -54,8 +54,8 @@ class BlockLayout:
         """How many entries of θ."""
         return sum(self.sizes)
 
-    def gathered(self, vectors: Tensor) -> Tensor:
-        """Its entries of (k, p): (k, groups, rows, columns), or (k, size)."""
+    def gathered(self, vectors: Tensor, width: int = 0) -> Tensor:
+        """Its entries of (k, p): (k, groups, rows, columns), or (k, size). Zeros in columns beyond, up to `width`."""
         parts = [
             vectors[:, offset : offset + size]
             for offset, size in zip(self.offsets, self.sizes, strict=True)
@@ -67,9 +67,14 @@ class BlockLayout:
             weight = parts[0].view(len(vectors), inside, self.rows).mT.unsqueeze(1)
         else:
             weight = parts[0].view(*shape, self.rows, inside)
-        if not self.has_bias:
+        if not self.has_bias and width <= inside:
             return weight
-        return torch.cat([weight, parts[1].view(*shape, self.rows, 1)], 3)
+        found = vectors.new_empty(*shape, self.rows, max(width, self.columns))
+        found[..., :inside] = weight
+        if self.has_bias:
+            found[..., inside] = parts[1].view(*shape, self.rows)
+        found[..., self.columns :] = 0.0
+        return found
 
     def scatter(self, found: Tensor, result: Tensor) -> None:
         """Put what `gathered` gives back into (k, p)."""

@@ -12,6 +12,7 @@ from glob import escape
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from workers.engine.autodiff.gradients import per_example_gradients
 from workers.engine.autodiff.layer_io import (
@@ -23,7 +24,7 @@ from workers.engine.autodiff.layer_io import (
     learnt_tokens,
     row_gradient,
 )
-from workers.engine.curvature.structured.blocks import kronecker_rotated
+from workers.engine.curvature.structured.blocks import ALIGNED, aligned_width, kronecker_rotated
 from workers.engine.curvature.structured.columns import Along, Moment, columns
 from workers.engine.curvature.structured.layout import BlockLayout, Layout
 from workers.engine.model.losses import Loss
@@ -311,7 +312,13 @@ class Column:
         elif bias:
             a = torch.cat([a, a.new_ones(*a.shape[:3], 1)], 3)
         if tokens == 1:
-            return torch.einsum("bgo,bgi->goi", g[:, 0].square(), a[:, 0].square())
+            squared = a[:, 0].square().movedim(0, 2), g[:, 0].square().movedim(0, 1)
+            return (squared[0] @ squared[1]).mT.contiguous()
+        # Transposed where its rows then lie better in memory: there seldom is a 1 beside the outputs.
+        turned = inside % ALIGNED > 0 and outputs % ALIGNED == 0
+        if turned:
+            (g, left), (a, right) = (a, right), (g, left)
+            outputs, inside = inside, outputs
         total = torch.zeros(block.groups, outputs, inside, dtype=g.dtype, device=g.device)
         g, a = (
             g.permute(0, 2, 3, 1),
@@ -320,7 +327,7 @@ class Column:
         for some_g, some_a in _in_parts(g, a, max(1, ALIVE // total.numel())):
             found = kronecker_rotated(some_g @ some_a, left, right)
             total += found.square_().sum(0)
-        return total
+        return total.mT.contiguous() if turned else total
 
     def _matrix_io(self, block: BlockLayout) -> tuple[Tensor, Tensor]:
         """g (B, T, groups, out) and a (B, T, groups, in) with all uses' tokens side by side."""
@@ -382,9 +389,10 @@ def _by_group(value: Tensor) -> Tensor:
 
 def _rotated_inputs(a: Tensor, right: Tensor, *, bias: bool) -> Tensor:
     """(B, T, groups, in), with a 1 appended where there is a bias, times (groups, columns, columns)."""
-    flat, inside = _by_group(a), a.shape[3]
+    flat, inside, columns = _by_group(a), a.shape[3], right.shape[2]
+    right = F.pad(right, (0, aligned_width(columns) - columns))
     found = torch.baddbmm(right[:, inside:], flat, right[:, :inside]) if bias else flat @ right
-    return found.unflatten(1, a.shape[:2]).movedim(0, 2)
+    return found[..., :columns].unflatten(1, a.shape[:2]).movedim(0, 2)
 
 
 def gram(a: Tensor) -> Tensor:
@@ -394,6 +402,7 @@ def gram(a: Tensor) -> Tensor:
         return a.mT @ a
     result = a.new_empty(len(a), side, side)
     width = -(-side // SPLIT)
+    width += -width % ALIGNED
     for first in range(0, side, width):
         here, before = slice(first, first + width), slice(0, first + width)
         torch.bmm(a[:, :, before].mT, a[:, :, here], out=result[:, before, here])
