@@ -18,7 +18,7 @@ from workers.engine.errors import BadParameter, SingularHessian
 from workers.engine.operators import ClosedForm, Curvature, InClosedForm, Inverse
 
 # Vectors whose rotated entries of a block are alive at once, in entries: larger ones leave the caches.
-AT_ONCE = 1 << 18
+AT_ONCE = 1 << 20
 # Rows of a matrix that begin at multiples of so many numbers lie where lines of the caches do: a product of (1920, 512)
 # with (512, 513) takes 1.4 times as long as with (512, 528). Of narrow ones the zeros would be too large a part.
 ALIGNED, ALIGNED_FROM = 16, 64
@@ -61,7 +61,7 @@ class Block:
         """Q of what `rotated` gives, into (k, p)."""
         if self.layout.form == "kronecker":
             found = found if self.left is None else self.left @ found
-            found = found if self.right is None else found @ self.right.mT
+            found = found if self.right is None else _times(found, self.right.mT)
         elif self.left is not None:
             found = found @ self.left.mT
         self.layout.scatter(found, result)
@@ -103,7 +103,14 @@ def aligned_width(columns: int) -> int:
 def kronecker_rotated(found: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
     """Q_Sᵀ W Q_A of (..., groups, rows, columns)."""
     found = found if left is None else left.mT @ found
-    return found if right is None else found @ right
+    return found if right is None else _times(found, right)
+
+
+def _times(found: Tensor, right: Tensor) -> Tensor:
+    """W R of (..., groups, rows, columns) and (groups, columns, columns): of one group as one product."""
+    if len(right) > 1:
+        return found @ right
+    return (found.reshape(-1, found.shape[-1]) @ right[0]).view(*found.shape[:-1], -1)
 
 
 def outer_product(found: Tensor) -> tuple[Tensor, Tensor] | None:
