@@ -351,6 +351,35 @@ def test_a_recipe_that_diverges_fails_in_words(online: Client, result: Influence
         online.evaluate(result, subsets=3, recipe=diverging)
 
 
+def test_models_of_a_bank_that_diverge_are_named_and_the_others_are_kept(online: Client) -> None:
+    """One row is so large that a step is too long for models on half of the rows, and none for that on all."""
+    x = torch.randn(24, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[7] = torch.tensor([2200**0.5, 0.0])
+    y = x.sum(1, keepdim=True)
+    online.models.register(f"{NAME}-line", nn.Linear(2, 1).double(), example=x[:2], loss="mse")
+    online.datasets.register(f"{NAME}-line-rows", x=x, y=y)
+    judged = online.compute_influences(
+        f"{NAME}-line", f"{NAME}-line-rows", f"{NAME}-line-rows", hessian_regularization=1.0
+    )
+    recipe = {"optimizer": "sgd", "lr": 0.01, "epochs": 500, "start": "warm"}
+    words = (
+        r"subset \d+: the training diverged: NaN or infinity in epoch \d+, .* So did subset \d+ in epoch \d+.*"
+        r"others that trained with them are kept"
+    )
+    with pytest.raises(errors.UpweightError, match=words):
+        online.evaluate(judged, subsets=8, repeats=1, recipe=recipe, baselines=False)
+    tame = [
+        number
+        for number in range(8)
+        if 7 not in np.random.default_rng([0, 0, number]).permutation(24)[:12]
+    ]
+    assert 1 <= len(tame) <= 6
+    kept = {
+        bank.seed: bank.subsets for bank in online.banks.list() if bank.model.name == f"{NAME}-line"
+    }
+    assert kept == {0: 1, 1: len(tame)}
+
+
 def test_the_command_prints_the_table_and_the_record_tells_the_quality(
     online: Client, result: InfluenceResult, tmp_path: Path
 ) -> None:
