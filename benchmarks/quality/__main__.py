@@ -28,7 +28,9 @@ def main() -> None:
     parser.add_argument("--setups", nargs="+", default=[*SETUPS], choices=[*SETUPS])
     parser.add_argument("--peers", nargs="*", default=["kronfluence", "pydvl", "dattri", "traker"])
     parser.add_argument("--methods", nargs="*", help="of ours; by default all")
-    parser.add_argument("--ensemble", nargs="*", default=[], help="of ours, as means of 10 models")
+    parser.add_argument(
+        "--ensemble", nargs="*", default=[], help="of ours, as means over several models"
+    )
     parser.add_argument(
         "--seconds", type=float, default=1800.0, help="of each peer, then it is stopped"
     )

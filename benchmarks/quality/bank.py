@@ -36,7 +36,7 @@ def subsets_of(total: int, count: int, share: float, seed: int = SEED) -> Tensor
     return torch.stack(drawn).sort(1).values
 
 
-ENSEMBLE = 10  # models on all rows, with the first
+ENSEMBLE = 5  # models on all rows, with the first
 
 
 def bank(setup: Setup, count: int = 100, share: float = 0.5, repeats: int = 2) -> Bank:
