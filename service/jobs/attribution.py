@@ -61,7 +61,7 @@ def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
         )
     if isinstance(job, InfluencesJob):
         inputs = replace(inputs, groups=groups_of(parts, namespace, job, inputs))
-        refuse_rescaling(job, inputs)
+        refuse_rescaling(parts.settings, job, inputs)
     refuse_curvature(job, inputs.model)
     matched = fitted(inputs, job.columns)
     refuse_measurement(job, inputs)

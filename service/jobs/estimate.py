@@ -19,6 +19,7 @@ from service.jobs.counts import (
     positions_of,
     product_work,
 )
+from service.jobs.groups import rescaling_bytes
 from service.jobs.validation.inputs import Inputs
 from service.jobs.validation.size import item_bytes, perturbed_shape, result_bytes
 from service.jobs.validation.structures import least_bytes
@@ -157,6 +158,9 @@ class Counted:
         datasets = {each.dataset.id: each.dataset for each in self.inputs.chosen}.values()
         kept += min(cache, sum(map(_bytes_of, datasets)))
         working = VECTORS_ALIVE * max(1, self.vectors) * p * item
+        if isinstance(job, InfluencesJob) and job.rescales and self.inputs.groups is not None:
+            largest = max(each.rows for each in self.inputs.groups.train or ())
+            working += rescaling_bytes(job, self.inputs, largest)
         curvature = getattr(job, "curvature", None)
         if curvature is not None and curvature.closed_form:
             selected = self.inputs.model.selected

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import prod
 from typing import Literal
 
 from service.datasets.ids import Value
 from service.datasets.names import GroupColumn
 from service.datasets.stored_rows import StoredRows
 from service.jobs.validation.inputs import Chosen, Inputs
+from service.jobs.validation.size import item_bytes
 from service.parts import Parts
+from service.settings import Settings
 from upweight.errors import InvalidRequest
 from upweight.schema import Group, Groups, InfluencesJob, parse_rows
 from upweight.schema.aggregate import MAXIMUM_GROUPS
 from upweight.schema.curvature import KINDS
 
 Side = Literal["test", "train"]
+_DOUBLE = 8  # bytes: what rows take away is solved for and added up in float64
 
 
 def groups_of(parts: Parts, namespace: str, job: InfluencesJob, inputs: Inputs) -> Groups | None:
@@ -65,10 +69,11 @@ def _side(
     ]
 
 
-def refuse_rescaling(job: InfluencesJob, inputs: Inputs) -> None:
-    """Raises InvalidRequest where it is not known what a set's rows take away of the curvature."""
+def refuse_rescaling(settings: Settings, job: InfluencesJob, inputs: Inputs) -> None:
+    """Raises InvalidRequest where it is not known what a set's rows take away of the curvature, or that is too much."""
     if not job.rescales:
         return
+    _refuse_large_set(settings, job, inputs)
     why = None
     rows, hessian = inputs.train, inputs.hessian
     if job.curvature.structure != "full":
@@ -88,3 +93,23 @@ def refuse_rescaling(job: InfluencesJob, inputs: Inputs) -> None:
             f"removing sets can't be rescaled: {why}, or set 'rescale' to false for the plain sums"
         )
         raise InvalidRequest.field("/rescale", words, True)
+
+
+def rescaling_bytes(job: InfluencesJob, inputs: Inputs, rows: int) -> int:
+    """What a worker holds for a set of so many rows: a direction for each row and output, and its solutions."""
+    outputs, p = inputs.model.outputs, inputs.model.parameter_count or 0
+    width = prod(each or 1 for each in outputs[0].shape[1:]) if outputs else 1
+    return rows * width * p * (2 * item_bytes(job) + _DOUBLE * (1 + job.damping_count))
+
+
+def _refuse_large_set(settings: Settings, job: InfluencesJob, inputs: Inputs) -> None:
+    groups = inputs.groups.train if inputs.groups is not None else None
+    for at, group in enumerate(groups or ()):
+        needed = rescaling_bytes(job, inputs, group.rows)
+        if needed > settings.memory_bytes:
+            raise InvalidRequest.field(
+                f"/groups/{at}",
+                f"to rescale the removal of its {group.rows} rows takes about {needed} bytes, and a worker may use "
+                f"{settings.memory_bytes}; take fewer rows, or set 'rescale' to false for the plain sums",
+                None,
+            )

@@ -146,6 +146,18 @@ def test_sets_are_summed_and_met_at_the_curvature_without_them(
         assert found == pytest.approx(float(torch.linalg.eigvalsh(taken)[-1]), rel=1e-8)
 
 
+def test_what_rescaling_takes_is_in_the_estimate(
+    online: Client, names: tuple[str, str, str]
+) -> None:
+    def told(groups: list[str], **options: Any) -> Any:
+        return removed(online, names, groups, dry_run=True, **options).estimate
+
+    few, many, plain = told(["0:3"]), told(["0:150"]), told(["0:3"], rescale=False)
+    assert few.bytes - plain.bytes == TEST * 8  # a number a test row and set, in float64
+    assert plain.flops < few.flops < many.flops
+    assert few.memory_bytes < many.memory_bytes
+
+
 def test_the_underestimate_of_removing_a_set_shrinks(
     online: Client,
     digits: Digits,

@@ -270,6 +270,8 @@ def result_bytes(job: AttributionJob, inputs: Inputs, right_hand_sides: int = 0)
     size = m * n * prod(perturbed_shape(job, inputs)) * item if keep.matrix else 0
     size += m * n * parts_of(job, inputs) * item
     size += 2 * m * keep.top * (item + _TOP_ENTRY_EXTRA) + (n * item if keep.mean else 0)
+    if job.rescales:
+        size += m * n * item
     return several * size + (factors if keep.factors else 0)
 
 
