@@ -21,6 +21,7 @@ from service.jobs.validation.compatibility import (
     refuse_curvature,
     refuse_measurement,
     refuse_positions,
+    refuse_row_weights,
 )
 from service.jobs.validation.inputs import Chosen, Inputs
 from service.jobs.validation.singular import refuse_singular
@@ -66,6 +67,7 @@ def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
     matched = fitted(inputs, job.columns)
     refuse_measurement(job, inputs)
     refuse_positions(job, inputs)
+    refuse_row_weights(job, inputs.model)
     refuse_what_is_not_given(parts, namespace, job, inputs, matched, earlier)
     refuse_long(parts, job)
     refuse_too_much(parts.settings, job, inputs)

@@ -114,8 +114,9 @@ def _size_of(parts: Parts, namespace: str, digest: str, at: str) -> int:
 
 
 def _digest(request: ModelRequest) -> str:
-    decides = {"program", "loss", "output", "parameters"}
-    return digest_of(request.model_dump(mode="json", include=decides))
+    decides = {"program", "output", "parameters"}
+    loss = request.loss.described()
+    return digest_of(request.model_dump(mode="json", include=decides) | {"loss": loss})
 
 
 def refuse_bad_config(program: HuggingFaceProgram, allowed: Sequence[str]) -> None:

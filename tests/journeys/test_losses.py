@@ -32,6 +32,7 @@ CASES = {
     "bce": (nn.BCEWithLogitsLoss(), COUNTS / 3),
     "bce with weights": (nn.BCEWithLogitsLoss(pos_weight=WEIGHTS), COUNTS / 3),
     "bce with one weight": (nn.BCEWithLogitsLoss(pos_weight=WEIGHTS[1]), COUNTS / 3),
+    "bce with weights of outputs": (nn.BCEWithLogitsLoss(WEIGHTS), COUNTS / 3),
     "probabilities": (nn.CrossEntropyLoss(WEIGHTS, label_smoothing=0.1), NUMBERS.softmax(1)),
     "mse": (nn.MSELoss(), NUMBERS),
     "summed": (nn.MSELoss(reduction="sum"), NUMBERS),

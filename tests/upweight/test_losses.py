@@ -77,7 +77,7 @@ def test_a_sum_is_taken_of_each_row_and_said_to_be_a_mean_over_the_rows(
     [
         (nn.CrossEntropyLoss(reduction="none"), "reduction='none'.*give reduction='mean' or 'sum'"),
         (nn.BCEWithLogitsLoss(pos_weight=torch.ones(2, 2)), r"pos_weight=….*\[2, 2\]"),
-        (nn.BCEWithLogitsLoss(torch.ones(1)), r"BCEWithLogitsLoss\(weight=…\)"),
+        (nn.BCEWithLogitsLoss(torch.ones(4, 2)), r"BCEWithLogitsLoss\(weight=…\).*row_weights"),
         (nn.SmoothL1Loss(beta=0.5), r"HuberLoss\(delta=0.5\) divided by 0.5.*λ times 0.5"),
         (nn.L1Loss(), "not twice differentiable.*HuberLoss"),
         (nn.functional.l1_loss, "not twice differentiable"),

@@ -111,16 +111,25 @@ def _classes(name: str, loss: Any) -> dict[str, Any]:
 
 
 def _bce_with_logits(loss: Any, output: Output) -> dict[str, Any]:
-    if loss.weight is not None:
-        _refuse(f"BCEWithLogitsLoss(weight=…) has no field here; leave it out, or {_OWN}")
+    weights = {} if loss.weight is None else {"output_weights": _of_outputs(loss.weight)}
     if loss.pos_weight is None:
-        return {"name": "bce_with_logits"}
+        return {"name": "bce_with_logits", **weights}
     if loss.pos_weight.ndim > 1:
         _refuse(
             f"BCEWithLogitsLoss(pos_weight=…) of shape {list(loss.pos_weight.shape)}: give one number, or one for each "
             f"output, or {_OWN}"
         )
-    return {"name": "bce_with_logits", "pos_weight": loss.pos_weight.tolist()}
+    return {"name": "bce_with_logits", **weights, "pos_weight": loss.pos_weight.tolist()}
+
+
+def _of_outputs(weight: Any) -> list[float]:
+    """A number for each output; torch takes one for each row of a batch as well, which is another thing."""
+    if weight.ndim != 1:
+        _refuse(
+            f"BCEWithLogitsLoss(weight=…) of shape {list(weight.shape)}: give one number for each output; numbers of "
+            "rows are a target column of the dataset, named by loss={'name': 'bce_with_logits', 'row_weights': …}"
+        )
+    return [float(each) for each in weight]
 
 
 def _mse(loss: Any, output: Output) -> dict[str, Any]:

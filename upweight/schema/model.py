@@ -49,14 +49,52 @@ OwnPrecision = Literal["float32", "float64"]
 Weight = Annotated[float, Field(ge=0.0)]
 
 
+class L2Term(Request):
+    """factor/2 · Σ θ² over the parameters that the glob matches."""
+
+    parameters: Text = Field(description="A glob over the names of the selected parameters.")
+    factor: Annotated[float, Field(ge=0.0)]
+
+
 class _Loss(Request):
     """What is true of a loss, whatever its parameters."""
 
     # Of each output: a class index (an integer), or a value of the output's shape. None where neither is so.
     target: ClassVar[Literal["class", "value"] | None] = None
 
+    l2: Annotated[tuple[L2Term, ...], Field(max_length=64)] = Field(
+        (),
+        description="An L2 term of the training objective, beside λ: mean over the rows of L, + Σ factor/2 · θ². The "
+        "Hessian, and a retraining, have it; no row's loss has it, so that training and test gradients are those of L. "
+        "A parameter that several globs match has the sum of their factors.",
+        examples=[[{"parameters": "fc.*", "factor": 1e-3}]],
+    )
 
-class CrossEntropy(_Loss):
+    def described(self) -> dict[str, Any]:
+        """As what decides results is named by: without what says nothing, as before there was any."""
+        found = self.model_dump(mode="json")
+        silent: dict[str, Any] = {"l2": [], "row_weights": None, "output_weights": None}
+        return {k: v for k, v in found.items() if k not in silent or v != silent[k]}
+
+    @property
+    def weight_column(self) -> str | None:
+        """The column with the weights of rows."""
+        found: str | None = getattr(self, "row_weights", None)
+        return found
+
+
+class _RowLoss(_Loss):
+    """One whose rows may have weights."""
+
+    row_weights: Text | None = Field(
+        None,
+        description="A target column of the training dataset, beside that of the labels, with a factor of each row's "
+        "loss: 0 or more. Gradients of training rows, every curvature and a retraining have it, over the mean of all "
+        "rows as without it; test rows are measured without. Kind `fisher`, and quality jobs, refuse it.",
+    )
+
+
+class CrossEntropy(_RowLoss):
     """Targets: class indices, or probabilities of the outputs' shape. Outputs: logits."""
 
     target = "class"
@@ -70,11 +108,17 @@ class CrossEntropy(_Loss):
     class_axis: ClassAxis = 1
 
 
-class BceWithLogits(_Loss):
+class BceWithLogits(_RowLoss):
     """Targets in [0, 1], of the outputs' shape."""
 
     target = "value"
     name: Literal["bce_with_logits"] = "bce_with_logits"
+    output_weights: (
+        Annotated[tuple[Weight, ...], Field(min_length=1, max_length=100_000)] | None
+    ) = Field(
+        None,
+        description="A factor of each output's loss: torch's `weight`, of one number for each output.",
+    )
     pos_weight: (
         Weight | Annotated[tuple[Weight, ...], Field(min_length=1, max_length=100_000)] | None
     ) = Field(
@@ -84,7 +128,7 @@ class BceWithLogits(_Loss):
     reduction: Reduction = "mean"
 
 
-class Mse(_Loss):
+class Mse(_RowLoss):
     """The mean (or sum) over a row's outputs of the squared error."""
 
     target = "value"
@@ -92,7 +136,7 @@ class Mse(_Loss):
     reduction: Reduction = "mean"
 
 
-class Huber(_Loss):
+class Huber(_RowLoss):
     """Quadratic within `delta`, linear outside."""
 
     target = "value"
@@ -101,7 +145,7 @@ class Huber(_Loss):
     reduction: Reduction = "mean"
 
 
-class Nll(_Loss):
+class Nll(_RowLoss):
     """Targets: class indices. Outputs: log-probabilities."""
 
     target = "class"
@@ -114,7 +158,7 @@ class Nll(_Loss):
     class_axis: ClassAxis = 1
 
 
-class PoissonNll(_Loss):
+class PoissonNll(_RowLoss):
     """Targets: counts. Outputs: log-rates, or rates with `log_input: false`."""
 
     target = "value"
@@ -124,7 +168,7 @@ class PoissonNll(_Loss):
     reduction: Reduction = "mean"
 
 
-class GaussianNll(_Loss):
+class GaussianNll(_RowLoss):
     """One output: the mean and the log-variance, concatenated in the last dimension.
 
     Two, `output: ["mean", "variance"]`: the mean, and the variance itself, which must not be negative and is floored

@@ -28,7 +28,12 @@ from workers.engine.model.flatness import NOTHING_KNOWN, Flatness, flatness
 from workers.programs.check import exercise
 from workers.programs.factory import read_factory
 from workers.programs.huggingface import read_huggingface
-from workers.programs.models import described_frozen, described_layout, engine_loss
+from workers.programs.models import (
+    described_frozen,
+    described_layout,
+    engine_loss,
+    penalty_of,
+)
 from workers.programs.program import (
     InputSpec,
     OutputSpec,
@@ -86,12 +91,15 @@ def _judged(
     try:
         refuse_mixed(program.module, [_one_row(spec) for spec in program.inputs])
         problem = Problem(program.module, engine_loss(loss), parameters)
+        penalty_of(problem, loss)
         if program.format != "factory":
             found, rows = exercise(program)
             report |= found
             flat = _tried_out(problem, rows, loss)
     except EngineError as error:
-        return {"refusal": _refused(error, parameters or ()).problem().model_dump(mode="json")}
+        return {
+            "refusal": _refused(error, parameters or (), loss).problem().model_dump(mode="json")
+        }
     return report | {
         "selected": described_layout(problem),
         "parameter_count": problem.size,
@@ -114,9 +122,11 @@ def _precision(program: Program, path: Path, problem: Problem) -> dict[str, Any]
     }
 
 
-def _refused(error: EngineError, parameters: Sequence[str]) -> UpweightError:
-    pointer = "/program"
-    if isinstance(error, NoSuchParameter) and error.glob in parameters:
+def _refused(error: EngineError, parameters: Sequence[str], loss: Loss) -> UpweightError:
+    pointer, terms = "/program", [each.parameters for each in loss.l2]
+    if isinstance(error, NoSuchParameter) and error.glob in terms:
+        pointer = f"/loss/l2/{terms.index(error.glob)}/parameters"
+    elif isinstance(error, NoSuchParameter) and error.glob in parameters:
         pointer = f"/parameters/{list(parameters).index(error.glob)}"
     elif isinstance(error, NothingTrains):
         pointer = "/parameters"

@@ -51,6 +51,7 @@ from workers.engine import (
     Problem,
     Rows,
     SpannedRows,
+    Unweighted,
     check_derivatives,
     make_measurement,
     optimality,
@@ -134,7 +135,7 @@ class JobInputs:
             "/hessian_on" if request.hessian_on else "/train",
         )
         self.train = rows.of(*self._arranged("train_id"), request.train, "/train")
-        self.test = rows.of(*self._arranged("test_id"), test, "/test") if test is not None else None
+        self.test = self._test_rows(rows, model, test) if test is not None else None
         self.frozen_rows = self._cut_frozen() if self._takes_no_inputs() else 0
         self.rhs = self._right_hand_sides()
         self.factors = self._earlier_factors()
@@ -142,6 +143,14 @@ class JobInputs:
         self.precision_note = self._precision_note(model)
         self.factors_solved = self._factors_solved()
         self.members = self._members()
+
+    def _test_rows(self, rows: RowsOfJob, model: ModelRecord, test: Selection) -> Rows:
+        """Without weights: what is measured of them has none."""
+        dataset, match = self._arranged("test_id")
+        labels = [each for each in match.targets if each != model.loss.weight_column]
+        unweighted = match.model_copy(update={"targets": labels})
+        plain = replace(rows, problem=None if rows.problem is None else rows.problem.plain)
+        return plain.of(dataset, unweighted, test, "/test")
 
     def _takes_no_inputs(self) -> bool:
         """Whether nothing but gradients in θ is asked for, and no mask among the inputs is needed."""
@@ -165,7 +174,12 @@ class JobInputs:
         chosen: Selection | None = getattr(self._request, "test", None)
         if self.test is not None and chosen is not None:
             sides.append(self.test)
-            names.append((self._job["test_id"], chosen.rows))
+            rows = chosen.rows
+            if (
+                self.problem.plain is not self.problem
+            ):  # they have no weights, as those of training have
+                rows = f"{rows} without weights"
+            names.append((self._job["test_id"], rows))
         apart = dict(zip(names, sides, strict=True))
         count = sum(len(each) for each in apart.values())
         if prefix.row_bytes(self.train) * count > FROZEN_PART * self._context.settings.memory_bytes:
@@ -180,7 +194,7 @@ class JobInputs:
     @cached_property
     def measured(self) -> Problem:
         """What the right-hand sides are gradients of: the problem, with the measurement in place of its loss."""
-        asked, loss = self._request.measured, self.problem.loss
+        asked, loss = self._request.measured, self.problem.plain.loss
         which = asked.class_ if asked.name == "logit" else "label"
         return self.problem.with_loss(make_measurement(loss, asked.name, which))
 
@@ -204,7 +218,7 @@ class JobInputs:
         spans = [torch.stack([bound(each.start), bound(each.end)], 1) for each in asked.spans]
         bounds = torch.stack(spans, 1)
         try:
-            refuse_outside(self.problem.loss, rows, bounds, numbers)
+            refuse_outside(self.problem.plain.loss, rows, bounds, numbers)
         except BadParameter as error:
             raise InvalidRequest.field("/measurement", error.way_out, str(error.value)) from None
         return SpannedRows(rows, bounds)
@@ -584,7 +598,9 @@ class RowsOfJob:
         )
         if self.problem is not None:
             self.context.session.require_unchanged(self.namespace, dataset)
-            refuse_labels_out_of_range(self.problem, rows, f"{pointer}/dataset", self.progress)
+            plain = self.problem.plain
+            labelled = rows if plain is self.problem else Unweighted(rows)
+            refuse_labels_out_of_range(plain, labelled, f"{pointer}/dataset", self.progress)
             self._refuse_mixed(self.problem, match, rows)
         return rows
 

@@ -29,6 +29,7 @@ from workers.engine import (
     Progress,
     Rows,
     Solution,
+    Unweighted,
     make_curvature,
 )
 from workers.engine.autodiff.select import PROBE_ROWS
@@ -542,14 +543,17 @@ class Steps:
     def predict(self, number: int, writer: ResultWriter) -> str:
         """Stores losses and predictions of one block of rows; answers the object's digest."""
         side, rows = self.plan.prediction(number)
+        problem = self.inputs.problem.plain
+        weighted = side == "train" and problem is not self.inputs.problem
         whole = self.inputs.test if side == "test" else self.inputs.train
         assert whole is not None
+        whole = Unweighted(whole) if weighted else whole
         with numbered_from(rows.start):
             found = store_predictions(
                 writer.objects,
                 writer.paths,
                 side,
-                self.inputs.problem,
+                problem,
                 Window(whole, rows.start, rows.stop),
                 first=rows.start,
                 **self._options(),

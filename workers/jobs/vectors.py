@@ -33,6 +33,7 @@ from workers.engine import (
     Problem,
     Progress,
     Rows,
+    Unweighted,
     make_curvature,
     make_measurement,
 )
@@ -169,7 +170,11 @@ class GradientsAttempt(VectorsAttempt[GradientsJob]):
         )
         asked = request.measurement
         which = asked.class_ if asked.name == "logit" else "label"
-        of_rows = problem.with_loss(make_measurement(problem.loss, asked.name, which))
+        of_rows = problem
+        if asked.name != "loss":
+            measured = make_measurement(problem.plain.loss, asked.name, which)
+            rows = rows if problem.plain is problem else Unweighted(rows)
+            of_rows = problem.with_loss(measured)
         places, parameters = _chosen(problem, request.parameters)
         width = problem.size if places is None else len(places)
         cut = self.cut(len(rows), width * problem.dtype.itemsize)

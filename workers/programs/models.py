@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from service.settings import Settings
 from service.storage.objects import Objects
@@ -16,7 +17,7 @@ from upweight.export.outputs import Output
 from upweight.schema import FactoryProgram, HuggingFaceProgram, Loss, ModelRecord, Pt2Program
 from upweight.schema import Program as ContractProgram
 from workers.datasets.shards import fetched
-from workers.engine import EngineError, Problem, make_loss
+from workers.engine import EngineError, NoSuchParameter, Problem, Weighted, make_loss
 from workers.engine import Loss as EngineLoss
 from workers.engine.progress import Progress, silent
 from workers.programs.errors import ProgramError
@@ -48,9 +49,10 @@ def load_problem(
             if model.weights is not None:
                 put_into(module, objects, namespace, model.weights)
             progress("read program", 1, 1, "models")
-            return Problem(
-                module, engine_loss(model.loss), model.parameters, dtype=dtype, device=device
+            problem = Problem(
+                module, training_loss(model.loss), model.parameters, dtype=dtype, device=device
             )
+            return problem.with_penalty(penalty_of(problem, model.loss))
     except (ProgramError, EngineError) as error:
         raise Rejected(f"the model can't be loaded: {error}") from error
     except FileNotFoundError:
@@ -90,10 +92,31 @@ def engine_loss(loss: Loss) -> EngineLoss:
     return make_loss(loss.name, **loss_parameters(loss))
 
 
+def training_loss(loss: Loss) -> EngineLoss:
+    """The same of training rows, which may have weights."""
+    found = engine_loss(loss)
+    return found if loss.weight_column is None else Weighted(found)
+
+
+def penalty_of(problem: Problem, loss: Loss) -> Tensor | None:
+    """The factors (p,) of its L2 term; None where it has none. Raises NoSuchParameter."""
+    if not loss.l2:
+        return None
+    found = torch.zeros(problem.size, dtype=torch.float64)
+    names = [each.name for each in problem.layout]
+    for term in loss.l2:
+        if not any(fnmatchcase(name, term.parameters) for name in names):
+            raise NoSuchParameter(term.parameters, names)
+        for each in problem.layout:
+            if fnmatchcase(each.name, term.parameters):
+                found[each.offset : each.offset + each.size] += term.factor
+    return found
+
+
 def loss_parameters(loss: Loss) -> dict[str, Any]:
     """The contract's parameters under the engine's names."""
     renamed = {"class_weights": "weight", "positions": "reduction"}
-    given = loss.model_dump(exclude={"name"}, exclude_none=True)
+    given = loss.model_dump(exclude={"name", "l2", "row_weights"}, exclude_none=True)
     return {renamed.get(name, name): value for name, value in given.items()}
 
 

@@ -17,7 +17,7 @@ from upweight.errors import InvalidRequest
 from upweight.schema import ColumnMatch, DatasetRecord, ModelRecord, Recipe, parse_rows
 from workers.checks.rows import refuse_labels_out_of_range
 from workers.datasets.columns import Columns
-from workers.engine import Problem, Rows, Training, TrainingState
+from workers.engine import Problem, Rows, Training, TrainingState, Unweighted
 from workers.engine.progress import Progress, silent
 from workers.jobs.results import versions
 from workers.process.context import Context
@@ -70,9 +70,11 @@ class TrainingInputs:
         total = dataset.rows or 0
         rows = session.rows(namespace, dataset, columns, parse_rows(None, total), progress)
         arrays = given_arrays(objects, namespace, given)
-        rows = _relabelled(rows, arrays, total)
+        weighted = problem.plain is not problem
+        rows = _relabelled(rows, arrays, total, weighted=weighted)
         pointer = "/train/dataset" if "labels" not in arrays else "/given"
-        refuse_labels_out_of_range(problem, rows, pointer, progress)
+        labelled = Unweighted(rows) if weighted else rows
+        refuse_labels_out_of_range(problem.plain, labelled, pointer, progress)
         start = problem.theta
         if recipe.start == "initial" and model.initial is not None:
             start = theta_of(objects, namespace, model.initial, problem.layout)
@@ -124,13 +126,13 @@ def dataset_of(
     return dataset, Columns.of(dataset, ColumnMatch.model_validate(match))
 
 
-def _relabelled(rows: Rows, arrays: dict[str, Any], total: int) -> Rows:
+def _relabelled(rows: Rows, arrays: dict[str, Any], total: int, *, weighted: bool) -> Rows:
     found = row_labels(arrays, total)
     if found is None:
         return rows
     numbers, labels = found
     targets = rows.take(torch.zeros(1, dtype=torch.int64)).target_tensors
-    if len(targets) != 1:
+    if len(targets) != 1 + weighted:
         words = f"labels can be replaced where there is one target column, not {len(targets)}"
         raise InvalidRequest.field(
             "/given", f"{words}; register a dataset with the other labels", None

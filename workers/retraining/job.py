@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -105,8 +105,8 @@ class RetrainAttempt(Attempt[RetrainJob]):
         theta = state.theta[0]
         before = after = None
         if test is not None:
-            after = metrics(inputs.problem.at(theta), test)
-            before = metrics(inputs.problem, test)
+            after = metrics(inputs.problem.plain.at(theta), test)
+            before = metrics(inputs.problem.plain, test)
         watch.confirm()
         training = Training(
             parent=ModelMade(
@@ -153,6 +153,10 @@ class RetrainAttempt(Attempt[RetrainJob]):
         dataset, columns = dataset_of(self.context, self.namespace, self.job, self.job["test_id"])
         chosen = parse_rows(self.request.test.rows, dataset.rows or 0)
         session = self.context.session
+        model = self.context.records.get("model", self.namespace, self.job["model_id"])
+        weights = model["loss"].get("row_weights")
+        labels = tuple(each for each in columns.targets if each != weights)
+        columns = replace(columns, targets=labels)
         return session.rows(self.namespace, dataset, columns, chosen, self.watch.progress)
 
     def _trained(self, inputs: TrainingInputs, rows: Tensor, test: Rows | None) -> TrainingState:
@@ -166,7 +170,7 @@ class RetrainAttempt(Attempt[RetrainJob]):
             state = training.state
             course.train_loss.append(float(losses[0]))
             if test is not None and (state.epoch % looks == 0 or state.epoch == recipe.epochs):
-                loss, accuracy = measured(inputs.problem.at(state.theta[0]), test)
+                loss, accuracy = measured(inputs.problem.plain.at(state.theta[0]), test)
                 course.tested.append((state.epoch, loss, accuracy))
             watch.told = {"curve": course.curve().model_dump(mode="json")}
             if time.monotonic() - stored > CHECKPOINT_SECONDS and recipe.optimizer != "lbfgs":

@@ -33,8 +33,10 @@ class Relabelled:
         return self._with_labels(self.rows.take(indices), indices.cpu())
 
     def _with_labels(self, batch: Batch, numbers: Tensor) -> Batch:
-        (own,) = batch.target_tensors
+        own, *weights = batch.target_tensors
         places = self.place[numbers]
         new = self.labels[places.clamp(min=0)].to(own.device, own.dtype)
         known = (places < 0).to(own.device).view(-1, *[1] * (own.ndim - 1))
-        return Batch(batch.inputs, torch.where(known, own, new), batch.start)
+        labels = torch.where(known, own, new)
+        targets = (labels, *weights) if weights else labels
+        return Batch(batch.inputs, targets, batch.start)

@@ -13,6 +13,7 @@ from upweight.schema import (
     CrossEntropy,
     CurvatureJob,
     DatasetRecord,
+    IndexJob,
     InfluencesJob,
     JobBase,
     LogitMeasurement,
@@ -35,6 +36,7 @@ def fitted(inputs: Inputs, given: Mapping[str, str]) -> list[ColumnMatch]:
         _as_many_as_inputs(inputs.model, chosen)
     found = match_columns(inputs.model, inputs.chosen, given)
     matches = {match.dataset: match for match in found}
+    found = [_with_weights(inputs, match) for match in found]
     for chosen in inputs.chosen:
         _inputs_fit(inputs.model, chosen, matches[chosen.dataset.id])
         _targets_fit(inputs.model, chosen)
@@ -45,6 +47,20 @@ def fitted(inputs: Inputs, given: Mapping[str, str]) -> list[ColumnMatch]:
 
 def refuse_curvature(job: CurvatureJob, model: ModelRecord) -> None:
     """Raises InvalidRequest where the model's loss has no curvature of the kind that is asked for."""
+    if model.loss.l2 and job.curvature.structure not in ("full", "identity"):
+        raise InvalidRequest.field(
+            "/curvature/structure",
+            f"model {model.name!r} has an L2 term, which is added to the whole curvature alone; take structure 'full', "
+            "or register the model without 'l2' and give its factor as λ",
+            job.curvature.structure,
+        )
+    if model.loss.weight_column is not None and job.curvature.facts.draws_labels:
+        raise InvalidRequest.field(
+            "/curvature/kind",
+            f"{job.curvature.kind!r} draws labels, and a weighted row's squared gradient would have the square of its "
+            f"weight ({model.loss.weight_column!r}); take 'gauss_newton', or 'empirical_fisher'",
+            job.curvature.kind,
+        )
     reason = job.curvature.facts.refused.get(model.loss.name)
     if reason is not None:
         raise InvalidRequest.field(
@@ -100,7 +116,7 @@ def _refuse_class(
         )
     if which == "label" and test is not None and isinstance(model.loss, CrossEntropy | Nll):
         dataset = test.dataset
-        target = _columns(dataset, dataset.targets[:1])[0]
+        target = _columns(dataset, _label_columns(model, dataset))[0]
         if is_floating(target.dtype):
             raise refused(
                 f"the targets of dataset {dataset.name!r} are probabilities, so that no class is a row's label; take "
@@ -152,6 +168,22 @@ def refuse_positions(job: JobBase, inputs: Inputs) -> None:
     why = without_positions(inputs.model, inputs.train.dataset)
     if why is not None:
         raise InvalidRequest.field("/scores_by", f"{why}; take 'layer' or 'row'", "token")
+
+
+def refuse_row_weights(job: JobBase, model: ModelRecord) -> None:
+    """Raises InvalidRequest for what does not know weights of rows yet."""
+    name = model.loss.weight_column
+    if name is None:
+        return
+    by_token = isinstance(job, InfluencesJob) and job.scores_by == "token"
+    if by_token or isinstance(job, IndexJob):
+        pointer, what = ("/scores_by", "scores by token") if by_token else ("/kind", "an index")
+        raise InvalidRequest.field(
+            pointer,
+            f"the rows of model {model.name!r} have weights ({name!r}), which {what} can't take into account; take "
+            "kind 'influences' by row, or register the model without 'row_weights'",
+            None,
+        )
 
 
 def without_positions(model: ModelRecord, dataset: DatasetRecord) -> str | None:
@@ -224,12 +256,15 @@ def _targets_fit(model: ModelRecord, chosen: Chosen) -> None:
     loss, dataset = model.loss.name, chosen.dataset
     if loss == "program":
         return
-    if len(dataset.targets) != 1:
+    labels, weights = _label_columns(model, dataset), model.loss.weight_column
+    if len(labels) != 1:
+        beside = f" beside {weights!r}" if weights else ""
         raise _misfit(
             chosen,
-            f"loss {loss!r} takes one target column; dataset {dataset.name!r} has {len(dataset.targets)}",
+            f"loss {loss!r} takes one target column{beside}; dataset {dataset.name!r} has {len(labels)}",
         )
-    target = _columns(dataset, dataset.targets)[0]
+    _weights_fit(model, chosen)
+    target = _columns(dataset, labels)[0]
     if model.loss.target == "class" and is_floating(target.dtype):
         _probabilities_fit(model, chosen, target)
     if model.loss.target == "value" and model.outputs:
@@ -241,6 +276,46 @@ def _targets_fit(model: ModelRecord, chosen: Chosen) -> None:
                 f"loss {loss!r} compares each output with a target: the model gives {_shape(output)} a row, "
                 f"target {target.name!r} of {dataset.name!r} has {_shape(target.shape)}; give the target that shape",
             )
+
+
+def _label_columns(model: ModelRecord, dataset: DatasetRecord) -> list[str]:
+    """The targets without the weights of rows."""
+    return [each for each in dataset.targets if each != model.loss.weight_column]
+
+
+def _with_weights(inputs: Inputs, match: ColumnMatch) -> ColumnMatch:
+    """The labels first, and then the weights, where the dataset has some."""
+    weights = inputs.model.loss.weight_column
+    if weights is None:
+        return match
+    labels = [each for each in match.targets if each != weights]
+    there = [weights] if weights in match.targets else []
+    return match.model_copy(update={"targets": [*labels, *there]})
+
+
+def _weights_fit(model: ModelRecord, chosen: Chosen) -> None:
+    """Of test rows there need not be any."""
+    name, dataset = model.loss.weight_column, chosen.dataset
+    if name is None or (chosen.pointer == "/test" and name not in dataset.targets):
+        return
+    if name not in dataset.targets:
+        raise _misfit(
+            chosen,
+            f"loss {model.loss.name!r} takes the weights of rows from {name!r}, and the targets of dataset "
+            f"{dataset.name!r} are {', '.join(dataset.targets) or 'none'}; register it with targets "
+            f"{[*dataset.targets, name]}",
+        )
+    column = next(each for each in dataset.columns if each.name == name)
+    if column.shape:
+        raise _misfit(
+            chosen,
+            f"weights {name!r} of {dataset.name!r} have shape {_shape(column.shape)} a row; give one number",
+        )
+    if column.minimum is not None and column.minimum < 0:
+        raise _misfit(
+            chosen,
+            f"weights {name!r} of {dataset.name!r} go down to {column.minimum:g}; give 0 or more",
+        )
 
 
 def _probabilities_fit(model: ModelRecord, chosen: Chosen, target: TensorSpec) -> None:
@@ -307,7 +382,8 @@ def refuse_labels_out_of_range(model: ModelRecord, chosen: Chosen) -> None:
     shape = model.outputs[0].shape  # the batch is first, then the classes
     classes = shape[loss.class_axis] if len(shape) > 1 else None
     dataset = chosen.dataset
-    target = next(column for column in dataset.columns if column.name == dataset.targets[0])
+    name = _label_columns(model, dataset)[0]
+    target = next(column for column in dataset.columns if column.name == name)
     ignored = _IGNORED if loss.ignore_index is None else loss.ignore_index
     if classes is None or is_floating(target.dtype):
         return

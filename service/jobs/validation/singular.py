@@ -22,6 +22,8 @@ def refuse_singular(job: AttributionJob, inputs: Inputs) -> None:
     ):
         return
     model = inputs.model
+    if model.loss.l2:  # which lifts what it is over
+        return
     reason = _known(model, len(inputs.hessian.rows), job.curvature)
     left_out = "hessian_regularization" not in job.model_fields_set
     if reason is not None:

@@ -15,6 +15,7 @@ from workers.engine.curvature.fisher import DrawnRows, EmpiricalFisher, Keep
 from workers.engine.curvature.gauss_newton import GaussNewton
 from workers.engine.curvature.hessian import Hessian
 from workers.engine.curvature.of_rows import CurvatureOfRows
+from workers.engine.curvature.penalised import Penalised
 from workers.engine.curvature.structured.columns import can_be_sketched
 from workers.engine.curvature.structured.layout import Structure
 from workers.engine.curvature.structured.make import structured
@@ -92,11 +93,15 @@ def make_curvature(over: Over, kind: str = "hessian", structure: str = "full") -
     """The curvature of this kind and structure. Raises BadParameter for a name that is unknown."""
     _require(STRUCTURES, "curvature.structure", structure)
     if structure != FULL:
+        if over.problem.penalty is not None and structure != "identity":
+            way = "full: an L2 term is added to the whole curvature alone; or identity, which has none"
+            raise BadParameter("curvature.structure", structure, way)
         return _structured(kind, structure, over)
     found = _named(kind)(over)
     if isinstance(found, CurvatureOfRows):
         found.relative = lambda each: _relative(kind, each, over)
-    return found
+    penalty = over.problem.penalty
+    return found if penalty is None else Penalised(found, penalty)
 
 
 def _relative(kind: str, structure: str, over: Over) -> Curvature:

@@ -17,6 +17,7 @@ from workers.engine.errors import (
 )
 from workers.engine.model.dtypes import Following, needs_following
 from workers.engine.model.losses import Loss, ProgramLoss
+from workers.engine.model.losses.weighted import Weighted
 from workers.engine.model.parameters import (
     all_names,
     layout_of,
@@ -68,6 +69,8 @@ class Problem:
             Following(self.dtype) if needs_following(module, self.theta.dtype) else None
         )
         self._found: dict[Hashable, Any] = {}
+        # (p,) the factors of an L2 term, Σ factor/2 θ², of the training objective; no row's loss has it.
+        self.penalty: Tensor | None = None
 
     def once(self, what: Hashable, find: Callable[[], Found]) -> Found:
         """What `find` finds out about the model, the first time that it is asked for."""
@@ -109,6 +112,17 @@ class Problem:
         other = copy.copy(self)
         other.loss, other._found = loss, {}
         return other
+
+    def with_penalty(self, penalty: Tensor | None) -> Problem:
+        """The same problem whose training objective has an L2 term with these factors (p,)."""
+        other = copy.copy(self)
+        other.penalty = None if penalty is None else penalty.to(self.device, self.dtype)
+        return other
+
+    @property
+    def plain(self) -> Problem:
+        """The same without weights of rows, for rows that have none."""
+        return self.with_loss(self.loss.loss) if isinstance(self.loss, Weighted) else self
 
     @property
     def follows(self) -> bool:

@@ -84,6 +84,8 @@ def optimality(
     if not bool(torch.isfinite(gradient).all()):
         raise NotFinite("the gradient of the mean loss")
     theta = problem.theta.double()
+    if problem.penalty is not None:  # whose optimum θ is
+        gradient = gradient + problem.penalty.double() * theta
     few = ChosenRows(rows, chosen[:: -(-len(chosen) // TYPICAL_ROWS)])
     blocks = row_gradients(
         problem, few, batch_size=batch_size, budget_bytes=budget_bytes, progress=progress

@@ -47,10 +47,18 @@ class StackedGradient:
     def __call__(
         self, theta: Tensor, rows: Tensor, counts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(K, p) gradients and (K,) losses at theta (K, p) of the batches rows (K, B), int64.
+        """(K, p) gradients and (K,) losses at theta (K, p) of the batches rows (K, B), int64, with the L2 term.
 
         `counts` (K,): how many rows of each are its batch, from the left; the others weigh nothing. By default all.
         """
+        gradient, losses = self._of_rows(theta, rows, counts)
+        penalty = self._problem.penalty
+        if penalty is not None:
+            gradient = gradient + penalty * theta
+            losses = losses + (penalty * theta.square()).sum(1) / 2
+        return gradient, losses
+
+    def _of_rows(self, theta: Tensor, rows: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         models, size = rows.shape
         weights = self._factors(rows, counts)
         step = max(1, self._at_once // models)

@@ -48,7 +48,7 @@ def can_be_sketched(loss: Loss) -> bool:
     if isinstance(loss, CrossEntropy):
         return loss.weight is None and not loss.label_smoothing
     if isinstance(loss, BinaryCrossEntropy):
-        return loss.pos_weight is None
+        return loss.pos_weight is None and loss.output_weights is None
     return isinstance(loss, MeanSquaredError | Poisson)
 
 

@@ -26,6 +26,8 @@ def make_loss(name: str, **parameters: Any) -> Loss:
         raise BadParameter("loss", name, f"known losses are {', '.join(sorted(LOSSES))}")
     if isinstance(parameters.get("weight"), list):
         parameters["weight"] = tuple(parameters["weight"])
+    if isinstance(parameters.get("output_weights"), list):
+        parameters["output_weights"] = tuple(parameters["output_weights"])
     if isinstance(parameters.get("pos_weight"), list):
         parameters["pos_weight"] = tuple(parameters["pos_weight"])
     try:

@@ -197,6 +197,7 @@ class BinaryCrossEntropy(PerRow):
     """On logits; targets in [0, 1] of the outputs' shape; the mean or sum over a row's outputs."""
 
     pos_weight: tuple[float, ...] | float | None = None
+    output_weights: tuple[float, ...] | None = None
 
     def __call__(self, outputs: Any, targets: Targets) -> Tensor:
         logits, goal = same_shape(outputs, targets)
@@ -204,7 +205,18 @@ class BinaryCrossEntropy(PerRow):
         if self.pos_weight is not None:
             positive = positive * self._of_positives(logits)
         negative = (1.0 - goal) * F.softplus(logits, threshold=SOFTPLUS_LINEAR_FROM)
-        return self.reduced(positive + negative)
+        if self.output_weights is None:
+            return self.reduced(positive + negative)
+        return self.reduced((positive + negative) * self._of_outputs(logits))
+
+    def _of_outputs(self, logits: Tensor) -> Tensor:
+        """One for each entry of the last axis: never broadcast over the rows."""
+        found = torch.tensor(self.output_weights, dtype=logits.dtype, device=logits.device)
+        outputs = logits.shape[-1] if logits.ndim > 1 else 1
+        if found.numel() != outputs:
+            way = "one number for each output"
+            raise ShapeMismatch("output_weights", (outputs,), (found.numel(),), way)
+        return found if logits.ndim > 1 else found.reshape(())
 
     def _of_positives(self, logits: Tensor) -> Tensor:
         """One number, or one for each entry of the last axis: never broadcast over the rows."""

@@ -17,10 +17,13 @@ Reduction = Literal["mean", "sum"]
 class Loss(Protocol):
     """A loss per row; frozen, so that it can be part of a key."""
 
-    # Why there is no Gauss-Newton matrix without negative eigenvalues, or none but 0; None where there is one.
-    no_gauss_newton: ClassVar[str | None]
-    # Why labels can't be drawn from the model's predictions; None where they can.
-    no_labels: ClassVar[str | None]
+    @property
+    def no_gauss_newton(self) -> str | None:
+        """Why there is no Gauss-Newton matrix without negative eigenvalues, or none but 0; None where there is one."""
+
+    @property
+    def no_labels(self) -> str | None:
+        """Why labels can't be drawn from the model's predictions; None where they can."""
 
     def __call__(self, outputs: Any, targets: Targets) -> Tensor:
         """(B,) losses of a batch. Raises ShapeMismatch, never broadcasts."""
