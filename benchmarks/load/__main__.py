@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.load import fairness, polling, queue, uploads
+from benchmarks.load import fairness, polling, questions, queue, uploads
 
 PARTS = {
     "polling": polling.main,
+    "questions": questions.main,
     "queue": queue.main,
     "uploads": uploads.main,
     "fairness": fairness.main,

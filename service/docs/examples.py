@@ -12,6 +12,7 @@ MODEL_BLOB = "sha256:" + "0" * 64
 DATASET_BLOB = "sha256:" + "1" * 64
 JOB = "job_" + "0" * 26  # of influences, with everything kept
 SELF_INFLUENCES_JOB = "job_" + "1" * 26
+INDEX_JOB = "job_" + "2" * 26
 
 HELLO = "hello"
 HELLO_DIGEST = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
@@ -27,6 +28,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "/v1/jobs/{id}/top": {"test": 3, "k": 5},
     "/v1/jobs/{id}/factors": {"rows": "0:1"},
     "/v1/jobs/{id}/self_influences": {"id": SELF_INFLUENCES_JOB},
+    "/v1/indexes/{id}/query": {"id": INDEX_JOB},
 }
 
 

@@ -84,6 +84,10 @@ EXAMPLES: Any = {
             "train": {"dataset": "digits-test", "rows": "0:20"},
         },
     },
+    "index": {
+        "summary": "An index, to be asked about rows that come later",
+        "value": {"kind": "index", **_ON_THE_DIGITS, "dimension": 256, "name": "why"},
+    },
     "self-influences": {
         "summary": "The influence of each training row on itself",
         "value": {

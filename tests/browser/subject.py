@@ -80,6 +80,7 @@ def computed(url: str) -> Subject:
             "lissa": influences("0:12", inversion_method="lissa", scale="auto"),
             "arnoldi": influences("0:12", inversion_method="arnoldi", rank_estimate=30),
             "nystroem": influences("0:12", inversion_method="nystroem", rank=30),
+            "index": client.indexes.create("why", *names[:2], dimension=256).wait().id,
             "perturbation": influences(
                 "3:9", inversion_method="cg", rtol=1e-5, influence_type="perturbation"
             ),

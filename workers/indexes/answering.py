@@ -30,15 +30,15 @@ from workers.engine import Batch, Embedding, Problem, TensorRows
 from workers.engine import Rows as EngineRows
 from workers.engine.curvature.structured.blocks import Spectral
 from workers.engine.model.rows import ChosenRows
-from workers.indexes.search import Found, Searched
+from workers.indexes.search import SIGNS, Found, Searched
 from workers.jobs.asked_damping import asked_of_fit, damped
+from workers.jobs.indexing import LEADING
 from workers.jobs.inputs import DTYPES
 from workers.jobs.resolved_damping import as_worked_out
 from workers.jobs.stored_index import StoredIndex
 from workers.process.context import Context
 from workers.refusals import public_error
 
-SIGNS = ("helpful", "harmful")
 _SOME_BYTES = 1024  # counted of what is mapped, so that a warm worker lets go of it
 
 
@@ -98,9 +98,7 @@ class Answering:
             train = session.rows(
                 namespace, index.dataset, Columns.of(index.dataset, index.match), index.rows
             )
-            places = torch.from_numpy(
-                np.unique(torch.cat([found.rows[sign] for sign in SIGNS]).numpy())
-            )
+            places = found.every
             scored = len(places)
             found = self._exactly(problem, index, train, gradients, places, k)
         ranked = [
@@ -133,13 +131,7 @@ class Answering:
         chosen = ChosenRows(train, places.to(problem.device))
         budget = self._context.settings.memory_bytes
         blocks = [block for _, block in engine.up(problem, factors, chosen, budget_bytes=budget)]
-        scores = torch.cat(blocks, 1).cpu()
-        count = min(k, len(places))
-        best = {sign: scores.topk(count, 1, largest=sign == "helpful") for sign in SIGNS}
-        return Found(
-            {sign: places[each.indices] for sign, each in best.items()},
-            {sign: each.values for sign, each in best.items()},
-        )
+        return Found.of(torch.cat(blocks, 1).cpu(), k, places)
 
     def _open(self, namespace: str, id: str) -> OpenIndex:
         """Raises NotFound of one that was deleted, whatever is held of it."""
@@ -172,7 +164,9 @@ class Answering:
         )
         rows = parse_rows(request.train.rows, dataset.rows or 0)
         factors = stored.factors(range(len(rows)))
-        searched = Searched.copied(stored.matrix, factors, context.scratch)
+        embedding = Embedding.of(form, request.dimension)
+        leading = embedding.leading(LEADING)
+        searched = Searched.copied(stored.matrix, factors, leading, context.scratch)
         return OpenIndex(
             job,
             request,
@@ -180,7 +174,7 @@ class Answering:
             dataset,
             rows,
             form,
-            Embedding.of(form, request.dimension),
+            embedding,
             searched,
         )
 

@@ -1,7 +1,8 @@
 """The rows of the largest and the smallest products with a query, among numbers in half precision on the disk.
 
-Every row is looked at: a block is brought to single precision in the caches and multiplied there, which is as fast as
-the memory is read. What the numbers were cut to is the only loss, and the index's info tells it.
+A small index is multiplied whole, a block at a time. Of a large one the leading numbers of each row come first, in
+single precision: little of what would be read. The rows that are strongest by these are then multiplied with all their
+numbers. What that passes over is told with the index's recall, as what the cut costs is.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from service.storage.chunks import Chunks
+from workers.jobs.indexing import looked_at
 
-BLOCK_NUMBERS = 1 << 19  # brought to single precision at a time: a few MiB, which the caches hold
+BLOCK_NUMBERS = 1 << 22  # brought to single precision at a time
 SCORES_BYTES = 64 * 1024**2  # of the products of some queries with all rows
 COPIED_BYTES = 32 * 1024**2
+SIGNS = ("helpful", "harmful")
 
 
 @dataclass(frozen=True)
@@ -28,43 +32,87 @@ class Found:
     rows: dict[str, Tensor]
     values: dict[str, Tensor]
 
+    @classmethod
+    def of(cls, scores: Tensor, count: int, places: Tensor | None = None) -> Found:
+        """The best of scores (m, n), whose columns are all rows, or those at `places`."""
+        count = min(count, scores.shape[1])
+        best = {sign: scores.topk(count, 1, largest=sign == "helpful") for sign in SIGNS}
+        rows = {sign: each.indices for sign, each in best.items()}
+        if places is not None:
+            rows = {sign: places[each] for sign, each in rows.items()}
+        return cls(rows, {sign: each.values for sign, each in best.items()})
+
+    @classmethod
+    def joined(cls, parts: list[Found]) -> Found:
+        """Of all queries."""
+        rows = {sign: torch.cat([part.rows[sign] for part in parts]) for sign in SIGNS}
+        return cls(rows, {sign: torch.cat([part.values[sign] for part in parts]) for sign in SIGNS})
+
+    @property
+    def every(self) -> Tensor:
+        """All of their rows, each once, ascending."""
+        rows = torch.cat([each.flatten() for each in self.rows.values()])
+        return torch.from_numpy(np.unique(rows.numpy()))
+
 
 @dataclass(frozen=True)
 class Searched:
-    """Numbers (n, width) float16, mapped from a file that has no name any more, and a factor (n,) for each row."""
+    """Numbers (n, width) float16, mapped from a file that has no name any more, and a factor (n,) for each row.
+
+    `lead` (n, l) float32 are the numbers at `leading`, with their factors: mapped likewise, where the index is large.
+    """
 
     numbers: Tensor
     factors: Tensor
+    leading: Tensor | None = None
+    lead: Tensor | None = None
 
     @classmethod
-    def copied(cls, matrix: Chunks, factors: Tensor, scratch: Path) -> Searched:
-        """From the object storage. The file goes with the last who has it mapped, however that ends."""
+    def copied(cls, matrix: Chunks, factors: Tensor, leading: Tensor, scratch: Path) -> Searched:
+        """From the object storage. The files go with the last who has them mapped, however that ends."""
         rows, width = matrix.shape
         if not rows * width:
             return cls(torch.empty((rows, width), dtype=torch.float16), factors)
-        with tempfile.TemporaryFile(dir=scratch) as file:
+        large = looked_at(rows, width, 1) is not None
+        columns = leading.numpy()
+        with (
+            tempfile.TemporaryFile(dir=scratch) as whole,
+            tempfile.TemporaryFile(dir=scratch) as part,
+        ):
+            first = 0
             for block in matrix.blocks(range(rows), range(width), COPIED_BYTES):
-                file.write(np.ascontiguousarray(block, dtype=np.float16).data)
-            file.flush()
-            mapped = np.memmap(file, np.float16, "c", shape=(rows, width))
-        return cls(torch.from_numpy(mapped), factors)
+                whole.write(np.ascontiguousarray(block, dtype=np.float16).data)
+                if large:
+                    scale = factors[first : first + len(block), None].numpy()
+                    lead = block[:, columns].astype(np.float32) * scale
+                    part.write(np.ascontiguousarray(lead).data)
+                first += len(block)
+            numbers = _mapped(whole, np.float16, (rows, width))
+            if not large:
+                return cls(numbers, factors)
+            return cls(numbers, factors, leading, _mapped(part, np.float32, (rows, len(columns))))
 
     def best(self, queries: Tensor, count: int) -> Found:
         """Of queries (m, width) float32, `count` rows of each sign."""
-        total = len(self.numbers)
-        count = min(count, total)
+        total, width = self.numbers.shape
+        looked = looked_at(total, width, count)
+        if looked is not None and self.lead is not None:
+            return Found.joined(
+                [self._by_lead(query, count, looked) for query in torch.split(queries, 1)]
+            )
         together = max(1, SCORES_BYTES // (4 * max(1, total)))
-        parts = [
-            self._best(queries[first : first + together], count)
-            for first in range(0, len(queries), together)
-        ]
-        signs = parts[0].rows
-        return Found(
-            {sign: torch.cat([part.rows[sign] for part in parts]) for sign in signs},
-            {sign: torch.cat([part.values[sign] for part in parts]) for sign in signs},
-        )
+        return Found.joined([self._whole(each, count) for each in torch.split(queries, together)])
 
-    def _best(self, queries: Tensor, count: int) -> Found:
+    def _by_lead(self, query: Tensor, count: int, looked: int) -> Found:
+        """Of one query (1, width)."""
+        assert self.lead is not None
+        assert self.leading is not None
+        rough = torch.mm(self.lead, query[:, self.leading].T).T
+        places = Found.of(rough, looked).every
+        scores = query @ (self.numbers[places].float() * self.factors[places][:, None]).T
+        return Found.of(scores, count, places)
+
+    def _whole(self, queries: Tensor, count: int) -> Found:
         total, width = self.numbers.shape
         scores = torch.empty((total, len(queries)))
         step = max(1, BLOCK_NUMBERS // max(1, width))
@@ -72,9 +120,9 @@ class Searched:
         for start in range(0, total, step):
             block = self.numbers[start : start + step].float()
             torch.mm(block, columns, out=scores[start : start + step])
-        products = (scores * self.factors[:, None]).T.contiguous()
-        helpful, harmful = products.topk(count, 1), products.topk(count, 1, largest=False)
-        return Found(
-            {"helpful": helpful.indices, "harmful": harmful.indices},
-            {"helpful": helpful.values, "harmful": harmful.values},
-        )
+        return Found.of((scores * self.factors[:, None]).T.contiguous(), count)
+
+
+def _mapped(file: Any, dtype: Any, shape: tuple[int, int]) -> Tensor:
+    file.flush()
+    return torch.from_numpy(np.memmap(file, dtype, "c", shape=shape))

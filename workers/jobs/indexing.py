@@ -16,6 +16,15 @@ from workers.jobs.stored_index import StoredIndex
 QUERIES, SAMPLED = 16, 4096  # rows whose answers are compared
 AT = 20  # what recall is told of
 USUAL_CANDIDATES = 500  # of a query
+# An index of more numbers is searched by the LEADING ones of each row first, and only so many rows of each sign by all.
+SEARCHED_WHOLE, LEADING, LOOKED_AT = 1 << 25, 128, 2048
+
+
+def looked_at(total: int, width: int, count: int) -> int | None:
+    """Rows of each sign that are looked at with all their numbers, to find `count`; None: every row."""
+    if total * width <= SEARCHED_WHOLE or width <= 2 * LEADING:
+        return None
+    return min(total, max(LOOKED_AT, 4 * count))
 
 
 def compared(steps: Steps, index: StoredIndex, budget: int) -> tuple[Solved, dict[str, Any]]:
@@ -29,34 +38,54 @@ def compared(steps: Steps, index: StoredIndex, budget: int) -> tuple[Solved, dic
     among = _spaced(total, SAMPLED)
     solved = steps.solved_sample(asking)
     exact = steps.exact_sample(solved.x[0], among).cpu()
-    mine = index.read(asking.tolist())
-    found = mine @ index.read(among.tolist()).T
+    mine, theirs = index.read(asking.tolist()), index.read(among.tolist())
+    found, rough = mine @ theirs.T, None
+    looked = looked_at(total, index.width, USUAL_CANDIDATES // 2)
+    if looked is not None:
+        leading = steps.embedding.leading(LEADING)
+        rough = mine[:, leading] @ theirs[:, leading].T
+        looked = max(AT, round(looked * len(among) / total))
     candidates = min(len(among), max(2 * AT, round(USUAL_CANDIDATES * len(among) / total)))
     told = {
         "rows": total,
         "numbers": steps.embedding.width,
         "layers": steps.embedding.layers,
-        **_agreement(found, exact, asking[:, None] == among, candidates),
+        **_agreement(found, exact, asking[:, None] == among, candidates, rough, looked),
         "sample": f"{len(asking)} training rows, each beside {len(among):,} of {total:,} without itself, evenly spaced",
     }
     return solved, told
 
 
-def _agreement(found: Tensor, exact: Tensor, same: Tensor, candidates: int) -> dict[str, Any]:
-    """Of scores (m, s) by the numbers and exact ones; `same` (m, s) are left out."""
+def _agreement(
+    found: Tensor,
+    exact: Tensor,
+    same: Tensor,
+    candidates: int,
+    rough: Tensor | None,
+    looked: int | None,
+) -> dict[str, Any]:
+    """Of scores (m, s) by the numbers and exact ones; `same` (m, s) are left out.
+
+    `rough`: by the leading numbers alone, of which the first `looked` of each sign are candidates.
+    """
     before: list[float] = []
     after: list[float] = []
     pairs: list[Tensor] = []
-    for mine, theirs, itself in zip(found, exact, same, strict=True):
+    for at, (mine, theirs, itself) in enumerate(zip(found, exact, same, strict=True)):
         pair = torch.stack([mine[~itself].double(), theirs[~itself].double()])
         pairs.append(pair)
+        first = None if rough is None or looked is None else rough[at][~itself].double()
         k = min(AT, pair.shape[1])
         if not k:
             continue
         for sign in (1.0, -1.0):
             best = set((sign * pair[1]).topk(k).indices.tolist())
             width = min(pair.shape[1], max(k, candidates // 2))
-            ordered = (sign * pair[0]).topk(width).indices.tolist()
+            mine = sign * pair[0]
+            if first is not None and looked is not None and looked < len(first):
+                passed_over = (sign * first).sort(descending=True).indices[looked:]
+                mine = mine.index_fill(0, passed_over, -torch.inf)
+            ordered = mine.topk(width).indices.tolist()
             before.append(len(best.intersection(ordered[:k])) / k)
             after.append(len(best.intersection(ordered)) / k)
     alike = [

@@ -31,5 +31,6 @@ async function jobs(root, key) {
   const influences = ended.filter((each) => each.request.kind === "influences" && each.request.influence_type === "up");
   const best = influences.find((each) => keeps(each, "matrix", "factors")) ?? influences.find((each) => keeps(each, "matrix")) ?? ended[0];
   const itself = ended.find((each) => each.request.kind === "self_influences");
-  return [[job("0"), best?.id], [job("1"), itself?.id]];
+  const index = ended.find((each) => each.request.kind === "index");
+  return [[job("0"), best?.id], [job("1"), itself?.id], [job("2"), index?.id]];
 }

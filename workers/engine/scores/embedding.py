@@ -56,6 +56,16 @@ class Embedding:
         """Numbers of a row, in all."""
         return sum(len(each) for each in self.scales)
 
+    def leading(self, count: int) -> Tensor:
+        """(count,) places of the numbers that add most to the variance of the scores, ascending."""
+        shares = torch.cat(
+            [
+                block.values.flatten()[slice(None) if kept is None else kept] * scale.double() ** 2
+                for block, scale, kept in zip(self.blocks, self.scales, self.kept, strict=True)
+            ]
+        )
+        return shares.sort(descending=True, stable=True).indices[:count].sort().values.cpu()
+
     @property
     def layers(self) -> list[dict[str, Any]]:
         """For people: how many numbers of each layer are kept, and of how many."""

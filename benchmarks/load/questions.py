@@ -1,0 +1,112 @@
+"""Questions to an index while others ask, too: `python -m benchmarks.load questions`.
+
+100,000 training rows with 2,378 numbers each, of a network of three layers; 20 questions a second by ten clients, one
+row a question, 200 candidates scored by their whole gradients, one worker. wrk measures, as a client sees it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.figures import told
+from benchmarks.load.polling import _milliseconds
+from service.local.background import running
+from upweight import Client
+
+ROWS, FEATURES, CLASSES, CLIENTS, SECONDS, RUNS = 100_000, 64, 10, 10, 15, 3
+SCRIPT = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+local rows = {%s}
+local next = 0
+function request()
+  next = next + 1
+  return wrk.format(nil, nil, nil, rows[(next %% #rows) + 1])
+end
+-- Ten connections that each ask twice a second.
+function delay()
+  return math.random(300, 700)
+end
+"""
+
+
+def main() -> None:
+    """Prints the figures."""
+    if shutil.which("wrk") is None:
+        raise SystemExit("wrk is needed: apt-get install wrk")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(FEATURES, 64), nn.Tanh(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, CLASSES)
+    )
+    generator = np.random.default_rng(0)
+    centres = generator.normal(size=(CLASSES, FEATURES))
+    y = generator.integers(0, CLASSES, ROWS)
+    x = (centres[y] + generator.normal(size=(ROWS, FEATURES))).astype("f4")
+    _train(net, torch.from_numpy(x[:5_000]), torch.from_numpy(y[:5_000]))
+    with (
+        tempfile.TemporaryDirectory(prefix="upweight-questions-") as folder,
+        running(Path(folder), environment={"UPWEIGHT_THREADS": "1"}) as service,
+        Client(service.url) as client,
+    ):
+        model = client.models.register("asked", net.eval(), example=x[:2], loss="cross_entropy")
+        data = client.datasets.register("asked", x=x, y=y)
+        began = time.monotonic()
+        index = client.indexes.create("asked", model, data, 1024).wait()
+        seconds = time.monotonic() - began
+        index.query(x=x[0], y=int(y[0]), k=20, candidates=200)
+        bodies = (_body(x[row], int(y[row])) for row in generator.integers(0, ROWS, 200))
+        script = Path(folder) / "ask.lua"
+        script.write_text(SCRIPT % ", ".join(f"[==[{each}]==]" for each in bodies))
+        address = f"{service.url}/v1/indexes/{index.id}/query"
+        found = [_wrk(address, script) for _ in range(RUNS)]
+    known = index.job.info["index"] if index.job.info else {}
+    told(
+        f"index of {ROWS:,} rows x {known['numbers']:,} numbers: built", [ROWS / seconds], "rows/s"
+    )
+    told("recall at 20 after candidates are scored", [known["recall_after_rerank"]], "")
+    told("questions: p50", [each[0] for each in found], "ms", "below 60")
+    told("questions: p99", [each[1] for each in found], "ms", "below 250")
+    told("questions", [each[2] for each in found], "/s", "20")
+
+
+def _train(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3, weight_decay=1e-4)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+
+def _body(x: np.ndarray, y: int) -> str:
+    numbers = ", ".join(f"{each:.4f}" for each in x)
+    return f'{{"columns": {{"x": [[{numbers}]], "y": [{y}]}}, "k": 20, "candidates": 200}}'
+
+
+def _wrk(address: str, script: Path) -> tuple[float, float, float]:
+    """p50 and p99 in ms, requests a second. An answer other than 2xx ends the run."""
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{CLIENTS}",
+        f"-d{SECONDS}s",
+        "--latency",
+        "-s",
+        str(script),
+        address,
+    ]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        raise SystemExit(said)
+    times = dict(re.findall(r"(50|99)%\s+([\d.]+(?:us|ms|s))", said))
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
+    assert rate is not None
+    return _milliseconds(times["50"]), _milliseconds(times["99"]), float(rate.group(1))

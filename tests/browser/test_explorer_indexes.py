@@ -1,0 +1,52 @@
+"""Indexes in the explorer: their list, and a page that is asked about a row of a dataset, or one that is pasted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+
+from tests.browser.page import all_of, assert_calm, first, texts, until
+from tests.browser.subject import Subject
+from upweight import Client
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+
+
+def test_an_index_says_why_of_a_stored_and_of_a_pasted_row(
+    browser: Chrome, digits: Subject
+) -> None:
+    with Client(digits.url) as client:
+        (exact,) = client.indexes.get(digits.jobs["index"]).query(
+            test={"dataset": digits.records["test"], "rows": "3"}, k=8
+        )
+    browser.get(f"{digits.url}/#/indexes")
+    assert "why" in texts(browser, "table.indexes tbody th")
+    address = f"{digits.page('index', 'ask')}?dataset={digits.records['test']}&row=3"
+    browser.get(address)
+    wanted = [str(each.row) for each in exact.helpful if each.influence > 0]
+    until(browser, lambda: _rows(browser) == wanted)
+
+    row = {"x": digits.digits.x_test[3:4].tolist(), "y": digits.digits.y_test[3:4].tolist()}
+    browser.get(digits.page("index", "ask"))
+    area = first(browser, ".ask-pasted textarea")
+    browser.execute_script("arguments[0].value = arguments[1]", area, json.dumps(row))
+    first(browser, ".ask-pasted button").click()
+    until(browser, lambda: _rows(browser) == wanted)
+    assert_calm(browser, digits.url)
+
+    browser.execute_script('arguments[0].value = \'{"x": [[1]], "y": [3]}\'', area)
+    first(browser, ".ask-pasted button").click()
+    until(browser, lambda: "it must be (64,)" in first(browser, ".chosen").text)
+    browser.get_log("browser")  # where browsers note an answer of 422
+
+
+def _rows(browser: Chrome) -> list[str | None]:
+    cards = all_of(browser, ".influencers.helpful li.card") if _answered(browser) else []
+    return [each.get_attribute("data-row") for each in cards]
+
+
+def _answered(browser: Chrome) -> bool:
+    return bool(browser.find_elements(By.CSS_SELECTOR, ".influencers.helpful li.card"))
