@@ -8,7 +8,7 @@ import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
-from tests.browser.page import all_of, assert_calm, first, texts, until
+from tests.browser.page import all_of, assert_calm, first, until
 from tests.browser.subject import Subject
 from upweight import Client
 
@@ -23,7 +23,7 @@ def test_an_index_says_why_of_a_stored_and_of_a_pasted_row(
             test={"dataset": digits.records["test"], "rows": "3"}, k=8
         )
     browser.get(f"{digits.url}/#/indexes")
-    assert "why" in texts(browser, "table.indexes tbody th")
+    assert first(browser, "table.indexes tbody th", "why")
     address = f"{digits.page('index', 'ask')}?dataset={digits.records['test']}&row=3"
     browser.get(address)
     wanted = [str(each.row) for each in exact.helpful if each.influence > 0]
