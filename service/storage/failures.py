@@ -51,11 +51,14 @@ def translated(original: Sequence[BaseException] = ()) -> Iterator[None]:
 
 
 @contextmanager
-def writing() -> Iterator[None]:
-    """What a write finds missing is the bucket, or its own upload, which somebody has ended."""
+def writing(original: Sequence[BaseException] = ()) -> Iterator[None]:
+    """What a write finds missing is the bucket, or its own upload, which somebody has ended; what a caller's own
+    iterator found missing is raised as it was."""
     try:
         yield
     except FileNotFoundError as error:
+        if original:
+            raise original[0] from None
         raise unavailable(error) from None
 
 

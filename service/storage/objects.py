@@ -155,7 +155,7 @@ class Objects:
         The iterator may not read or write objects itself, unless in another thread (`read_ahead`).
         """
         failure: list[BaseException] = []
-        with writing(), translated(failure):
+        with writing(failure), translated(failure):
             obstore.put(
                 self._store,
                 path,

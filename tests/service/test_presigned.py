@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +17,7 @@ from service.storage.layout import blob_path, upload_path
 from tests.s3_server import S3Server
 from tests.service.acting import Acting, digest_of, field, problem
 from tests.service.conftest import Front, run_front, small_settings
+from tests.service.test_quota import let_time_pass
 
 DIRECT = {"Content-Type": "application/octet-stream"}
 KIB = 1024
@@ -179,17 +179,13 @@ class TestWithinAQuota:
         assert direct.complete(digest).status_code == 201
         assert direct.counted() == (60 * KIB, 0)
 
-    def test_a_url_that_ended_holds_no_room_but_what_came_by_it_does(
-        self, direct: Direct, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(quota, "SIGNED_SECONDS", 1)
-        monkeypatch.setattr(quota, "_COMPLETED_SECONDS", 0)
+    def test_a_url_that_ended_holds_no_room_but_what_came_by_it_does(self, direct: Direct) -> None:
         data = os.urandom(60 * KIB)
         opened = direct.open(digest_of(data), len(data))
         assert direct.open(digest_of(b"never comes"), 40 * KIB).status_code == 200
         direct.send(opened, data)
         problem(direct.put(30 * KIB), 403, "quota-exceeded")
-        time.sleep(2.1)
+        let_time_pass(direct.front)
         assert direct.put(30 * KIB).status_code == 201
         problem(direct.put(30 * KIB), 403, "quota-exceeded")
         assert direct.complete(digest_of(data)).status_code == 201
