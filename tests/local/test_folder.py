@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,42 +39,59 @@ def influences(client: Client, test: str) -> np.ndarray:
     return found.numpy()
 
 
-def fill(client: Client) -> tuple[str, np.ndarray]:
-    """A model, rows and a job; its id and its numbers."""
+@dataclass(frozen=True)
+class Filled:
+    """The data folder of a service that has ended, with a model, rows and a job; the job's id and numbers."""
+
+    folder: Path
+    job: str
+    numbers: np.ndarray
+
+    def copied(self, to: Path) -> Path:
+        """One that may be changed."""
+        shutil.copytree(self.folder, to)
+        return to
+
+    def assert_all_is_in(self, data: Path, log: Callable[[str], None] | None = None) -> None:
+        """A service on that folder has what was stored, and comes to the same numbers again."""
+        with (
+            running(data, environment=ONE_THREAD, log=log) as service,
+            Client(service.url) as client,
+        ):
+            stored = client.jobs.result(self.job).influences
+            assert stored is not None
+            assert np.array_equal(stored.numpy(), self.numbers)
+            assert np.array_equal(influences(client, "0:4"), self.numbers)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    data = tmp_path_factory.mktemp("filled") / "data"
     torch.manual_seed(0)
     x = torch.randn(20, 3, dtype=torch.float64)
-    client.models.register("net", nn.Linear(3, 2).double(), example=x[:2], loss="cross_entropy")
-    client.datasets.register("rows", x=x, y=(x[:, 0] > 0).long())
-    job = client.jobs.wait(client.jobs.create(request("0:4")), progress=False)
-    found = client.jobs.result(job.id).influences
-    assert found is not None
-    return job.id, found.numpy()
+    with running(data, environment=ONE_THREAD) as service, Client(service.url) as client:
+        client.models.register("net", nn.Linear(3, 2).double(), example=x[:2], loss="cross_entropy")
+        client.datasets.register("rows", x=x, y=(x[:, 0] > 0).long())
+        job = client.jobs.wait(client.jobs.create(request("0:4")), progress=False)
+        found = client.jobs.result(job.id).influences
+        assert found is not None
+        return Filled(data, job.id, found.numpy())
 
 
 def test_a_folder_that_was_moved_has_everything_and_one_without_a_number_is_taken_over(
-    tmp_path: Path,
+    tmp_path: Path, filled: Filled
 ) -> None:
-    with (
-        running(tmp_path / "before", environment=ONE_THREAD) as service,
-        Client(service.url) as client,
-    ):
-        id, numbers = fill(client)
-    (tmp_path / "before" / FILE).unlink()  # as versions before had none
-    (tmp_path / "elsewhere").mkdir()
-    shutil.move(tmp_path / "before", tmp_path / "elsewhere" / "after")
-    lines: list[str] = []
-    with (
-        running(
-            tmp_path / "elsewhere" / "after", environment=ONE_THREAD, log=lines.append
-        ) as service,
-        Client(service.url) as client,
-    ):
-        stored = client.jobs.result(id).influences
-        assert stored is not None
-        assert np.array_equal(stored.numpy(), numbers)
-        assert np.array_equal(influences(client, "0:4"), numbers)
+    moved = filled.copied(tmp_path / "elsewhere" / "after")
+    (moved / FILE).unlink()  # as versions before had none
+    before, lines = written(filled.folder), list[str]()
+    filled.assert_all_is_in(moved, lines.append)
     assert any("of an older version" in line for line in lines)
-    assert not (tmp_path / "before").exists()
+    assert written(filled.folder) == before, "nothing goes to where it was"
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """When each file and folder was last changed."""
+    return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
 
 
 def test_a_new_folder_is_marked_and_a_marked_one_left_alone(tmp_path: Path) -> None:
@@ -137,11 +155,9 @@ def fill_up(disk: Path, leaving: int) -> Path:
 
 @pytest.mark.parametrize("leaving", [0, 8 * 1024, 64 * 1024])
 def test_a_disk_that_fills_while_the_service_starts_again_loses_nothing(
-    small_disk: Path, leaving: int
+    small_disk: Path, filled: Filled, leaving: int
 ) -> None:
-    data = small_disk / "data"
-    with running(data, environment=ONE_THREAD) as service, Client(service.url) as client:
-        id, numbers = fill(client)
+    data = filled.copied(small_disk / "data")
     filler = fill_up(small_disk, leaving)
 
     command = [sys.executable, "-m", "service.local", "--data-dir", str(data), "--port", "0"]
@@ -166,8 +182,4 @@ def test_a_disk_that_fills_while_the_service_starts_again_loses_nothing(
         assert "room" in said
 
     filler.unlink()
-    with running(data, environment=ONE_THREAD) as service, Client(service.url) as client:
-        stored = client.jobs.result(id).influences
-        assert stored is not None
-        assert np.array_equal(stored.numpy(), numbers)
-        assert np.array_equal(influences(client, "0:4"), numbers)
+    filled.assert_all_is_in(data)

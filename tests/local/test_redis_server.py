@@ -31,7 +31,7 @@ def test_what_was_written_survives_a_sigkill_of_the_server(server: RedisServer) 
         time.sleep(1.5)  # `everysec`: the last second is what a power cut may cost
 
     server.process.send(signal.SIGKILL)
-    assert server.process.wait(5.0)
+    assert server.process.wait(30.0)
     server.start()
 
     with redis.Redis.from_url(server.url) as client:

@@ -24,7 +24,10 @@ from tests.local.processes import ended
 pytestmark = pytest.mark.timeout(240)
 
 
-def test_parts_that_are_killed_come_back_and_the_data_with_them(tmp_path: Path) -> None:
+def test_parts_that_are_killed_come_back_and_whatever_ends_it_leaves_data_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    """Killed parts, a killed supervisor, a stop, a closed terminal and Ctrl-C, one after the other on one folder."""
     with running(tmp_path, workers=2) as service:
         assert set(service.state().pids) == {"redis", "front", "worker-1", "worker-2"}
         with redis.Redis.from_url(service.redis_url) as client:
@@ -36,30 +39,27 @@ def test_parts_that_are_killed_come_back_and_the_data_with_them(tmp_path: Path) 
             service.restart(name)
             after = service.state().pids
             assert {other: after[other] for other in others} == others, "only what died is started"
+        assert_kept(service)
 
-        with redis.Redis.from_url(service.redis_url) as client:
-            assert client.get("kept") == b"yes"
-
-
-def test_a_stop_takes_less_than_thirty_seconds_and_leaves_only_data(tmp_path: Path) -> None:
-    with running(tmp_path) as service:
-        pids = [service.supervisor.pid, *service.state().pids.values()]
-        with redis.Redis.from_url(service.redis_url) as client:
-            client.set("kept", "yes")
-        began = time.monotonic()
-        service.supervisor.send(signal.SIGTERM)
+        pids = list(service.state().pids.values())
+        service.supervisor.send(signal.SIGKILL)
         assert service.supervisor.wait(30.0)
-        took = time.monotonic() - began
+        assert all(ended(pid) for pid in pids)
 
-    assert service.supervisor.returncode == 0
-    assert took < 30.0
-    assert all(ended(pid) for pid in pids)
-    assert not (tmp_path / "state.json").exists()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        with running(tmp_path) as again:
+            assert again.state().pid != service.supervisor.pid
+            assert_kept(again)
+            pids = [again.supervisor.pid, *again.state().pids.values()]
+            again.supervisor.send(number)
+            assert again.supervisor.wait(30.0), number.name
+        assert again.supervisor.returncode == 0, number.name
+        assert all(ended(pid) for pid in pids), number.name
+        assert not (tmp_path / "state.json").exists(), number.name
 
-    with (
-        running(tmp_path) as again,
-        redis.Redis.from_url(again.redis_url) as client,
-    ):
+
+def assert_kept(service: Running) -> None:
+    with redis.Redis.from_url(service.redis_url) as client:
         assert client.get("kept") == b"yes"
 
 
@@ -97,28 +97,6 @@ def test_all_files_are_for_their_user_alone_whatever_the_umask(tmp_path: Path) -
         os.umask(before)
     assert len(found) > 3
     assert {str(path): oct(mode) for path, mode in modes.items() if mode & 0o077} == {}
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_ctrl_c_and_a_closed_terminal_stop_it_as_politely(
-    tmp_path: Path, number: signal.Signals
-) -> None:
-    with running(tmp_path) as service:
-        service.supervisor.send(number)
-        assert service.supervisor.wait(30.0)
-    assert service.supervisor.returncode == 0
-
-
-def test_nothing_outlives_a_killed_supervisor_and_the_folder_can_be_used_again(
-    tmp_path: Path,
-) -> None:
-    with running(tmp_path) as service:
-        pids = list(service.state().pids.values())
-        service.supervisor.send(signal.SIGKILL)
-        assert service.supervisor.wait(5.0)
-        assert all(ended(pid, within=15.0) for pid in pids)
-    with running(tmp_path) as again:
-        assert again.state().pid != service.supervisor.pid
 
 
 def test_a_second_one_on_the_same_folder_is_refused(stack: Running) -> None:

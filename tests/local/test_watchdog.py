@@ -71,7 +71,7 @@ def test_a_stubborn_child_ends_too_and_its_own_children(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     for pid in pids.read_text().split():
-        assert ended(int(pid), within=15.0)
+        assert ended(int(pid))
 
 
 def test_a_killed_guard_is_replaced_and_knows_its_charges() -> None:
@@ -84,5 +84,5 @@ def test_a_killed_guard_is_replaced_and_knows_its_charges() -> None:
     second.start()
 
     watchdog.close()  # ends what is guarded, the first included
-    assert first.wait(5.0)
-    assert second.wait(5.0)
+    assert first.wait(30.0)
+    assert second.wait(30.0)
