@@ -16,14 +16,17 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 PATIENCE = 90  # seconds
+LOOK_SECONDS = 0.05  # from one look to the next
 INSIDE = {"chrome", "data", "blob", "about"}  # schemes that name no machine
-SHOTS = Path(os.environ.get("UPWEIGHT_SCREENSHOTS", "build/screenshots"))
+SHOTS = os.environ.get("UPWEIGHT_SCREENSHOTS")  # a folder; without one none are taken
 Found = TypeVar("Found")
 
 
 def waiting(browser: Chrome) -> WebDriverWait[Chrome]:
     """Patience for slow machines."""
-    return WebDriverWait(browser, PATIENCE, ignored_exceptions=[StaleElementReferenceException])
+    return WebDriverWait(
+        browser, PATIENCE, LOOK_SECONDS, ignored_exceptions=[StaleElementReferenceException]
+    )
 
 
 def until(browser: Chrome, found: Callable[[], Found]) -> Found:
@@ -41,8 +44,8 @@ def first(browser: Chrome, selector: str, text: str = "") -> WebElement:
     """The first visible element with this text in it, once there is one."""
 
     def found() -> WebElement | None:
-        elements = [each for each in all_of(browser, selector) if each.is_displayed()]
-        return next((each for each in elements if text in each.text), None)
+        elements = all_of(browser, selector)
+        return next((each for each in elements if each.is_displayed() and text in each.text), None)
 
     element = until(browser, found)
     assert element is not None
@@ -79,9 +82,17 @@ def assert_calm(browser: Chrome, origin: str) -> None:
 
 
 def screenshot(browser: Chrome, name: str) -> None:
-    """Saves what is to be seen as `name`.png."""
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    browser.save_screenshot(str(SHOTS / f"{name}.png"))
+    """Saves what is to be seen as `name`.png, where somebody wants to look at it."""
+    if SHOTS is not None:
+        Path(SHOTS).mkdir(parents=True, exist_ok=True)
+        browser.save_screenshot(f"{SHOTS}/{name}.png")
+
+
+def paste(browser: Chrome, into: WebElement, text: str) -> None:
+    """Puts text into a field all at once: a page that draws itself anew for each key takes long for many."""
+    into.click()
+    browser.execute_script("arguments[0].select()", into)  # type: ignore[no-untyped-call]
+    browser.execute_cdp_cmd("Input.insertText", {"text": text})
 
 
 def resize(browser: Chrome, width: int, height: int = 1000) -> None:

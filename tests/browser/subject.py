@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import httpx2
@@ -52,10 +52,16 @@ class Subject:
         return np.asarray(np.load(io.BytesIO(answer.content), allow_pickle=False))
 
 
+@cache
+def trained() -> tuple[Digits, torch.nn.Module]:
+    """The digits and the demo's network, once for all tests of a run."""
+    digits = handwritten.load()
+    return digits, handwritten.train(digits)
+
+
 def computed(url: str) -> Subject:
     """Registers the digits and computes everything."""
-    digits = handwritten.load()
-    network = handwritten.train(digits)
+    digits, network = trained()
     with Client(url) as client:
         journey = Journey(client, digits, network)
         names = (journey.model, journey.train, journey.test)

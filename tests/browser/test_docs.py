@@ -12,11 +12,19 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.expected_conditions import element_to_be_clickable
 
-from demo import digits as handwritten
 from demo.journey import Journey
 from service.local.background import Running
-from tests.browser.page import assert_calm, first, press, requests, screenshot, until, waiting
-from tests.browser.subject import Subject
+from tests.browser.page import (
+    assert_calm,
+    first,
+    paste,
+    press,
+    requests,
+    screenshot,
+    until,
+    waiting,
+)
+from tests.browser.subject import Subject, trained
 from upweight import Client
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -133,13 +141,12 @@ def test_from_the_key_to_the_result_by_try_it_out(
     browser: Chrome, keyed_stack: Running, make_key: Callable[..., str], fresh_name: str
 ) -> None:
     key = make_key(fresh_name)
-    digits = handwritten.load()
     with Client(keyed_stack.url, api_key=key) as client:
-        Journey(client, digits, handwritten.train(digits))
+        Journey(client, *trained())
     browser.get(f"{keyed_stack.url}/docs")
     operations(browser)
     press(browser, "button.authorize")
-    first(browser, ".auth-container input").send_keys(key)
+    paste(browser, first(browser, ".auth-container input"), key)
     press(browser, ".auth-btn-wrapper button.authorize")
     press(browser, ".auth-btn-wrapper .btn-done")
     until(browser, lambda: "sha256:" + "1" * 64 not in str(document(browser)))
@@ -153,8 +160,7 @@ def test_from_the_key_to_the_result_by_try_it_out(
         job = client.jobs.wait(next(iter(client.jobs.list())).id)
     block = tried(browser, "get", "/v1/jobs/{id}/top")
     field = block.find_element(By.CSS_SELECTOR, "tr[data-param-name='id'] input")
-    browser.execute_script("arguments[0].select()", field)  # type: ignore[no-untyped-call]
-    field.send_keys(job.id)
+    paste(browser, field, job.id)
     assert executed(browser, block) == 200
     shown = block.find_element(
         By.CSS_SELECTOR, ".live-responses-table tbody .response-col_description"
