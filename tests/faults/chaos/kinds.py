@@ -89,14 +89,27 @@ KINDS: dict[str, dict[str, Any]] = {
         "hessian_regularization": [0.5, 1.0],
         "blocks": {"spread": True, "train_rows": 60},
     },
+    "an index by EK-FAC, in blocks": {
+        "kind": "index",
+        "curvature": {"kind": "fisher", "structure": "ekfac"},
+        "dimension": 12,
+        "blocks": {"spread": True, "train_rows": 60},
+    },
+    "gradients": {"kind": "gradients"},
+}
+# What jobs of a kind do not have of what the others have in common.
+_ABSENT = {
+    "self_influences": ("test",),
+    "index": ("test",),
+    "gradients": ("test", "hessian_regularization", "reuse"),
 }
 
 
 def request(kind: str) -> dict[str, Any]:
     """The body of a job of a kind."""
     body = {**_COMMON, "test": _FEW, **KINDS[kind]}
-    if body["kind"] == "self_influences":
-        del body["test"]
+    for name in _ABSENT.get(body["kind"], ()):
+        del body[name]
     return body
 
 
