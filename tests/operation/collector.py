@@ -68,7 +68,7 @@ class Collector:
         self._server.shutdown()
         self._server.server_close()
 
-    def of(self, trace: str, names: set[str], seconds: float = 15.0) -> dict[str, Received]:
+    def of(self, trace: str, names: set[str], seconds: float = 60.0) -> dict[str, Received]:
         """The spans of a trace by name, once all of these have come."""
         deadline = time.monotonic() + seconds
         while True:

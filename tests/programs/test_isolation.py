@@ -23,6 +23,7 @@ from workers.programs.fork_server import ForkServer
 from workers.programs.isolation import run_isolated
 
 MEMORY = 4 << 30
+ENDLESS = 60  # seconds that the child would sleep or spin, if nobody ended it
 
 
 Run = Callable[..., dict[str, Any]]
@@ -90,7 +91,7 @@ def test_too_much_time_is_told(run: Run, name: str) -> None:
     start = time.monotonic()
     with pytest.raises(CheckTimedOut, match="longer than 1 s"):
         run(name, timeout_s=1)
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < ENDLESS / 2
 
 
 @pytest.mark.parametrize("name", ["sleep", "spin"])
@@ -102,7 +103,7 @@ def test_what_a_look_raises_ends_the_child(run: Run, name: str) -> None:
     start = time.monotonic()
     with pytest.raises(InterruptedError):
         run(name, look=unwanted)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < ENDLESS / 2
 
 
 def test_nothing_the_child_started_outlives_it(run: Run, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class Receiver:
         """By its address."""
         return f"{self.scheme}://{self.host}:{self.port}/hook"
 
-    def wait_for(self, count: int, seconds: float = 10.0) -> list[Received]:
+    def wait_for(self, count: int, seconds: float = 60.0) -> list[Received]:
         """All that came in, once there are so many."""
         deadline = time.monotonic() + seconds
         while len(self.received) < count:

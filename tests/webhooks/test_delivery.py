@@ -34,7 +34,7 @@ def deliveries(acting: Acting, id: str) -> list[Json]:
     return found
 
 
-def settled(acting: Acting, id: str, count: int = 1, seconds: float = 10.0) -> list[Json]:
+def settled(acting: Acting, id: str, count: int = 1, seconds: float = 60.0) -> list[Json]:
     """A job's deliveries, once none is pending."""
     deadline = time.monotonic() + seconds
     while True:
@@ -124,9 +124,9 @@ def test_deleting_the_job_ends_its_deliveries(ready: Acting, hook: Receiver, fro
     ready.client.post(f"/v1/jobs/{id}/cancel")
     hook.wait_for(1)
     assert ready.client.delete(f"/v1/jobs/{id}").status_code == 204
-    time.sleep(1.0)
     heard = len(hook.received)
-    assert heard <= 2  # one may have been under way
+    time.sleep(1.0)
+    assert len(hook.received) <= heard + 1  # one may have been under way
     connection = front.parts.redis
     assert connection.exists(f"upweight:webhooks:of:default:{id}") == 0
     assert connection.zcard("upweight:webhooks:due:default") == 0
@@ -185,7 +185,7 @@ def test_a_front_end_that_is_killed_while_it_tells_has_another_tell_it(
             front.wait()
         front = started(settings)
         try:
-            first, second = hook.wait_for(2, 20.0)
+            first, second = hook.wait_for(2)
         finally:
             front.send_signal(signal.SIGTERM)
             front.wait()
