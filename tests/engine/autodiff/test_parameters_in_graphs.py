@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
 
 from tests.engine.autodiff.test_functional import expected, exported
 from tests.engine.exact import relative
 from workers.engine import (
+    Batch,
     Hessian,
     Over,
     Problem,
@@ -201,4 +203,21 @@ def test_what_keeps_a_model_off_the_graph_is_named() -> None:
 
 def test_a_model_on_the_graph_is_refused_nothing() -> None:
     problem, batch = exported(Grouped, 3, 5, 5)
+    assert derivatives_used(problem, batch) == {"product": "graph"}
+
+
+class Functional(nn.Module):
+    """Whose calls say whether they write in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, given: Tensor) -> Tensor:
+        return self.head(functional.relu(functional.silu(self.inner(given), inplace=False)))
+
+
+def test_calls_that_say_how_they_write_are_on_the_graph() -> None:
+    problem = Problem(Functional().eval(), make_loss("cross_entropy"), dtype=torch.float64)
+    batch = problem.placed(Batch((torch.randn(3, 4),), torch.arange(3), 0))
     assert derivatives_used(problem, batch) == {"product": "graph"}

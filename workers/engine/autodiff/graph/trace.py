@@ -191,7 +191,9 @@ def elementwise(node: fx.Node, module: fx.GraphModule) -> Callable[[Tensor], Ten
     name = last_name(node.target)
     if name not in ELEMENTWISE_NAMES or len(node.all_input_nodes) != 1:
         return None
-    arguments, options = node.args[1:], node.kwargs
+    # F.relu(x, inplace=…) says how and not what; torch.relu has no such argument.
+    options = {key: value for key, value in node.kwargs.items() if key != "inplace"}
+    arguments = node.args[1:]
     if node.op == "call_function" and is_operator(node.target):
         function: Any = node.target
     else:
