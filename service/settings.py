@@ -98,6 +98,12 @@ class Settings(BaseSettings):
     direct_parameters: int = Field(
         20_000, description="Most parameters for `direct`: its Hessian is (p, p).", gt=0
     )
+    job_memory_bytes: int | None = Field(
+        None,
+        description="Most memory of a worker that a job may be estimated to take, `estimate.memory_bytes`; null: no "
+        "limit.",
+        gt=0,
+    )
     result_bytes: int = Field(64 * GIB, description="Largest result of one job.", gt=0)
     json_numbers: int = Field(10_000, description="Most numbers in a JSON slice.", gt=0)
     preview_bytes: int = Field(

@@ -25,7 +25,7 @@ from service.jobs.validation.compatibility import (
 )
 from service.jobs.validation.inputs import Chosen, Inputs
 from service.jobs.validation.singular import refuse_singular
-from service.jobs.validation.size import refuse_too_much, result_bytes
+from service.jobs.validation.size import refuse_beyond_memory, refuse_too_much, result_bytes
 from service.lifecycle.states import now
 from service.parts import Parts
 from service.storage.keys import Document, is_id, new_id
@@ -75,7 +75,8 @@ def prepared(parts: Parts, namespace: str, job: AttributionJob) -> Prepared:
         refuse_singular(job, inputs)
     count = _right_hand_sides(parts, namespace, job, inputs)
     record = _record(job, inputs, matched, earlier)
-    record.estimate = estimated(parts, namespace, job, inputs, count)
+    expected = record.estimate = estimated(parts, namespace, job, inputs, count)
+    refuse_beyond_memory(parts.settings, job, expected.memory_bytes)
     return Prepared(record, result_bytes(job, inputs, count))
 
 

@@ -49,6 +49,10 @@ STEP_SECONDS = 2e-4  # of a step of training, however few rows are in it
 WORKER_BYTES = 400 * 1024**2  # of a process with torch, before it has loaded anything
 MUCH_CHEAPER = 0.5
 PREDICTED_ROW = 2  # numbers of a row beside two whole ones: its loss, its error
+MODEL_COPIES = 3  # as it was read, the weights, and those of them that are selected, end to end
+SCORED_VECTORS = (
+    3  # (k, p) blocks of scores by an inverse in closed form: gradients, factors, a product of them
+)
 FILE_BYTES = 400  # of a header, or of a small file of JSON
 
 
@@ -151,23 +155,29 @@ class Counted:
             size += self.parameters * (self.parameters + 1) * item  # the matrix, and its spectrum
         return size + job.damping_count * self.vectors * 4 * 8 + 4 * FILE_BYTES
 
-    def memory(self, most: int, cache: int) -> int:
-        """Of a worker: the model, the rows, what is made of C, and blocks within its budget."""
+    def memory(self, budget: int, cache: int) -> int:
+        """Of a worker: the model, the rows, what is made of C, and vectors in blocks that the budget cuts.
+
+        A block has one right-hand side or test row at least, whatever the budget.
+        """
         job, item, p = self.job, item_bytes(self.job), self.parameters
-        kept = 3 * self.inputs.model.size_bytes
+        kept = MODEL_COPIES * self.inputs.model.size_bytes
         datasets = {each.dataset.id: each.dataset for each in self.inputs.chosen}.values()
         kept += min(cache, sum(map(_bytes_of, datasets)))
-        working = VECTORS_ALIVE * max(1, self.vectors) * p * item
         if isinstance(job, InfluencesJob) and job.rescales and self.inputs.groups is not None:
             largest = max(each.rows for each in self.inputs.groups.train or ())
-            working += rescaling_bytes(job, self.inputs, largest)
+            kept += min(budget, rescaling_bytes(job, self.inputs, largest))
+        dampings = getattr(job, "damping_count", 1)
+        each = VECTORS_ALIVE + 3 * (dampings - 1)
         curvature = getattr(job, "curvature", None)
         if curvature is not None and curvature.closed_form:
             selected = self.inputs.model.selected
             kept += sum(least_bytes(selected, curvature.structure, item).values())
+            each = SCORED_VECTORS * dampings
         elif getattr(job, "building", None) is not None or (curvature and curvature.builds_matrix):
             kept += 3 * p * p * item
-        return WORKER_BYTES + kept + min(most, working)
+        together = max(1, min(self.vectors, budget // max(1, each * p * item)))
+        return WORKER_BYTES + kept + together * each * p * item
 
 
 def estimated(

@@ -43,6 +43,23 @@ def refuse_too_much(settings: Settings, job: AttributionJob, inputs: Inputs) -> 
         _index_within_limits(settings, job, inputs)
 
 
+def refuse_beyond_memory(settings: Settings, job: AttributionJob, needed: int) -> None:
+    """Raises InvalidRequest where a job is estimated to take more bytes of a worker than the operator gives one."""
+    most = settings.job_memory_bytes
+    if most is None or needed <= most:
+        return
+    ways = ["register the model with fewer 'parameters' ('head.*')"]
+    if job.curvature.closed_form:
+        ways.append("choose structure 'diagonal'")
+    raise InvalidRequest.field(
+        "/model",
+        f"this job is estimated to take {needed:,} bytes of a worker, and {most:,} are given to one; "
+        f"{', '.join(ways)}, "
+        "or ask the operator for more UPWEIGHT_JOB_MEMORY_BYTES",
+        job.model,
+    )
+
+
 def refuse_large_curvature(settings: Settings, job: CurvatureJob, model: ModelRecord) -> None:
     """Raises InvalidRequest where what is kept of it is more than a worker makes."""
     count = model.parameter_count

@@ -1,0 +1,71 @@
+"""What a job is estimated to take of a worker's memory, and what is refused for it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from service.jobs.estimate import MODEL_COPIES, VECTORS_ALIVE, WORKER_BYTES, Counted
+from service.jobs.validation.size import refuse_beyond_memory
+from service.settings import GIB, MIB, Settings
+from upweight.errors import InvalidRequest
+from upweight.schema import InfluencesJob, ParameterSpec
+
+BILLION = 1_000_000_000
+BUDGET = 512 * MIB
+
+
+def job(**more: Any) -> InfluencesJob:
+    return InfluencesJob.model_validate(
+        {
+            "kind": "influences", "model": "m", "train": {"dataset": "d"}, "test": {"dataset": "d"},
+            "hessian_regularization": 0.1, "inversion": {"method": "cg"}, "precision": "float32", **more,
+        }
+    )  # fmt: skip
+
+
+def counted(parameters: int, count: int, **more: Any) -> Counted:
+    whole = ParameterSpec(name="layer.weight", shape=(parameters // 1000, 1000), offset=0)
+    model = SimpleNamespace(
+        parameter_count=parameters, size_bytes=4 * parameters, selected=[whole], outputs=[]
+    )
+    inputs: Any = SimpleNamespace(model=model, chosen=[])
+    return Counted(job(**more), inputs, count)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_vector_that_the_budget_does_not_hold_is_counted_all_the_same(count: int) -> None:
+    found = counted(BILLION, count).memory(BUDGET, GIB)
+    assert found == WORKER_BYTES + 4 * BILLION * (MODEL_COPIES + VECTORS_ALIVE)
+
+
+def test_right_hand_sides_are_counted_as_many_as_are_solved_together() -> None:
+    size = 11_000_000
+    vector = 4 * size
+    kept = WORKER_BYTES + MODEL_COPIES * vector
+    for count, together in ((1, 1), (2, 2), (8, 2)):
+        assert counted(size, count).memory(BUDGET, GIB) == kept + together * VECTORS_ALIVE * vector
+
+
+def test_each_further_damping_has_solutions_of_its_own() -> None:
+    size = 1_000_000
+    one, three = (
+        counted(size, 1, hessian_regularization=given).memory(BUDGET, GIB)
+        for given in (0.1, [0.1, 0.2, 0.3])
+    )
+    assert three - one == 2 * 3 * 4 * size
+
+
+def test_a_job_beyond_what_the_operator_gives_is_refused_with_ways_out() -> None:
+    needed = counted(BILLION, 1).memory(BUDGET, GIB)
+    refuse_beyond_memory(Settings(), job(), needed)
+    refuse_beyond_memory(Settings(job_memory_bytes=needed), job(), needed)
+    with pytest.raises(InvalidRequest) as caught:
+        refuse_beyond_memory(Settings(job_memory_bytes=8 * GIB), job(), needed)
+    assert caught.value.errors is not None
+    (error,) = caught.value.errors
+    assert error.pointer == "/model"
+    for words in (f"{needed:,} bytes", f"{8 * GIB:,}", "fewer 'parameters'", "UPWEIGHT_JOB_MEMORY_BYTES"):  # fmt: skip
+        assert words in caught.value.detail
