@@ -14,7 +14,7 @@ from workers import engine
 BUDGET = 1 << 27  # bytes: as fast as with more, and within them
 
 
-def measured(case: Case, drawn: bool) -> tuple[float, float, Tensor]:
+def measured(case: Case, drawn: bool, budget: int = BUDGET) -> tuple[float, float, Tensor]:
     """Seconds of the fit, of the scores, and the scores (m, n)."""
     keep_what_a_pass_frees()  # as a worker does
     options = {"reduction": "sum", "class_axis": -1} if case.name == "decoder" else {}
@@ -22,17 +22,17 @@ def measured(case: Case, drawn: bool) -> tuple[float, float, Tensor]:
     problem = engine.Problem(case.module, loss, case.names)
     train, test = (engine.TensorRows(*rows) for rows in (case.train, case.test))
     began = time.perf_counter()
-    over = engine.Over(problem, train, budget_bytes=BUDGET)
+    over = engine.Over(problem, train, budget_bytes=budget)
     kind = "fisher" if drawn else "empirical_fisher"
     fit = engine.make_curvature(over, kind, "ekfac").closed_form()
     assert fit is not None
     fit = fit.damped(case.damping)
     fitted = time.perf_counter()
     rhs = torch.cat(
-        [block for _, block in engine.row_gradients(problem, test, budget_bytes=BUDGET)]
+        [block for _, block in engine.row_gradients(problem, test, budget_bytes=budget)]
     )
     factors = fit.apply(rhs)
     scores = torch.cat(
-        [block for _, block in engine.up(problem, factors, train, budget_bytes=BUDGET)], 1
+        [block for _, block in engine.up(problem, factors, train, budget_bytes=budget)], 1
     )
     return fitted - began, time.perf_counter() - fitted, scores
