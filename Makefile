@@ -7,7 +7,9 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+RUNS := $(VENV)/.runs
 PIP_VERSION := 26.3
+QUIETLY := --quiet --disable-pip-version-check --no-compile --constraint requirements.lock
 CACHES := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
 # The first that is new enough and can make environments; `make PYTHON=...` chooses another.
@@ -33,7 +35,16 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(STAMP) ## the whole way once: real digits, real service, influences, pictures (ARGS=--exit ends by itself)
+$(RUNS): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install $(QUIETLY) editables hatchling
+	$(PY) -m pip install $(QUIETLY) --no-build-isolation --editable '.[cli,workers,embedded,plot]' scikit-learn
+	@touch $@
+
+# Where all is installed there is nothing to add. Else what the demo runs, at the same versions, without tests and tools,
+# and without compiling what is never imported.
+demo: $(or $(wildcard $(STAMP)),$(RUNS)) ## the whole way once: real digits, real service, influences, pictures (ARGS=--exit ends by itself)
 	$(PY) -m demo $(ARGS)
 
 serve: $(STAMP) ## the service on this machine (ARGS="--port 8765 --workers 1 --data-dir upweight-data")

@@ -7,21 +7,24 @@ import socket
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from demo import digits as handwritten
-from demo.digits import Digits
-from demo.journey import METHODS, Journey, Type, found_among_lowest, most_harmful
-from demo.telling import before_and_after, step, table
 from service.local.background import Running, running
 from service.local.trouble import LocalTrouble
 from upweight import Client
 from upweight.errors import UpweightError
-from upweight.results.blocking import InfluenceResult
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from demo.digits import Digits
+    from upweight import InfluenceResult
+
+BEGAN = time.monotonic()
 PORT = 8765
 SHARES = (0.05, 0.10, 0.20)
-TYPES: tuple[Type, ...] = ("up", "perturbation")
 PICTURES = Path("demo-pictures")
 
 
@@ -35,13 +38,14 @@ def main() -> int:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="upweight-demo-") as data,
-            running(
-                Path(data), port=usual_port() if options.port is None else options.port
-            ) as service,
+            ThreadPoolExecutor(1) as beside,
         ):
-            show(service, options.pictures)
-            if not options.exit:
-                wait(service)
+            training = beside.submit(trained)  # torch is loaded while the service starts
+            port = usual_port() if options.port is None else options.port
+            with running(Path(data), port=port) as service:
+                show(service, *training.result(), options.pictures)
+                if not options.exit:
+                    wait(service)
     except (LocalTrouble, UpweightError) as error:
         print(f"\nThe demo has failed: {error}", file=sys.stderr)
         return 1
@@ -61,14 +65,23 @@ def usual_port() -> int:
     return PORT
 
 
-def show(service: Running, folder: Path) -> None:
+def trained() -> tuple[Digits, nn.Module]:
+    """The digits, and the network trained on them."""
+    from demo import digits as handwritten
+
+    digits = handwritten.load()
+    return digits, handwritten.train(digits)
+
+
+def show(service: Running, digits: Digits, network: nn.Module, folder: Path) -> None:
     """The way from data to flipped labels, in steps."""
-    began = time.monotonic()
+    from demo import digits as handwritten
+    from demo.journey import METHODS, TYPES, Journey, found_among_lowest, most_harmful
+    from demo.telling import before_and_after, step, table
+
     step(
         f"The service is up at {service.url}: Redis, front end and worker, each a process of its own"
     )
-    digits = handwritten.load()
-    network = handwritten.train(digits)
     right = handwritten.accuracy(network, digits.x_test, digits.y_test)
     step(
         f"Trained a network of 2,410 parameters on {len(digits.y_train):,} real digits, "
@@ -102,7 +115,7 @@ def show(service: Running, folder: Path) -> None:
         before_and_after(cleaned, len(digits.flipped))
         report = journey.report(cleaned, folder / "report.html")
         step(f"Before and after, by digit: {report}")
-    step(f"All took {time.monotonic() - began:.0f} s")
+    step(f"All took {time.monotonic() - BEGAN:.0f} s")
 
 
 def draw(

@@ -55,7 +55,7 @@ def before_and_after(cleaned: Cleaned, flipped: int) -> None:
 def _row(line: Line, digits: Digits) -> tuple[str, ...]:
     cost, summary = line.result.job.cost, line.result.info.summary
     found = ""
-    if line.type == "up":
+    if line.type == "up" and len(line.values) == len(digits.y_test):
         count, inspected = found_among_lowest(line.result, digits, INSPECTED)
         found = f"{count} of {len(digits.flipped)} in {inspected}"
     return (
