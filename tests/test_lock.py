@@ -3,12 +3,18 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from upweight.extras import EXTRAS
+from upweight.results.handover import Tool
+
 ROOT = Path(__file__).parent.parent
+# Of these extras people hand results over to: no command of ours installs them.
+HANDED_OVER = {"argilla", "cleanlab", "datasets", "fiftyone", "label-studio", "wandb"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = {
     canonicalize_name(requirement.name): requirement
@@ -22,10 +28,19 @@ def asked() -> list[Requirement]:
     """Everything in the project file but references to ourselves."""
     project, groups = PROJECT["project"], PROJECT["dependency-groups"]
     lines = [*project["dependencies"], *PROJECT["build-system"]["requires"]]
-    for group in [*project["optional-dependencies"].values(), *groups.values()]:
+    extras = project["optional-dependencies"]
+    ours = [extra for name, extra in extras.items() if name not in HANDED_OVER]
+    for group in [*ours, *groups.values()]:
         lines += group
     found = [Requirement(line) for line in lines]
     return [requirement for requirement in found if requirement.name != project["name"]]
+
+
+def test_every_tool_that_results_are_handed_over_to_is_an_extra() -> None:
+    assert set(get_args(Tool)) == HANDED_OVER | {"mlflow"}
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert set(get_args(Tool)) <= set(extras)
+    assert set(EXTRAS.values()) <= set(extras)
 
 
 @pytest.mark.parametrize("requirement", asked(), ids=str)

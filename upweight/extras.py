@@ -7,7 +7,16 @@ from typing import Any
 
 from upweight.errors import UpweightError
 
-EXTRAS = {"matplotlib": "plot", "mlflow": "mlflow", "pandas": "pandas", "pyarrow": "arrow"}
+# By package, the extra that brings it.
+EXTRAS = {
+    "argilla": "argilla",
+    "datasets": "datasets",
+    "matplotlib": "plot",
+    "mlflow": "mlflow",
+    "pandas": "pandas",
+    "pyarrow": "arrow",
+    "wandb": "wandb",
+}
 
 
 class MissingPackage(UpweightError, ImportError):

@@ -235,7 +235,7 @@ def test_a_tool_that_is_missing_or_unknown_is_named_with_the_way_out(
     result: SelfInfluenceResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(MissingPackage, match="pip install wandb"):
+    with pytest.raises(MissingPackage, match=r"pip install 'upweight\[wandb\]'"):
         result.export("wandb")
     with pytest.raises(InvalidRequest, match="did you mean 'cleanlab'"):
         result.export("cleanlabs")  # type: ignore[arg-type]
