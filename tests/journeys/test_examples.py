@@ -20,9 +20,9 @@ from upweight import Client, InfluenceResult
 README = Path(__file__).parent.parent.parent / "README.md"
 
 
-def example(language: str) -> str:
+def examples(language: str) -> list[str]:
     found = re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.S)
-    return next(each for each in found if "client" in each or "curl" in each)
+    return [each for each in found if "client" in each or "curl" in each]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,8 @@ def after_python(
         torch.manual_seed(0)
         patch.chdir(tmp_path_factory.mktemp("readme"))
         patch.setenv("UPWEIGHT_URL", stack.url)
-        exec(compile(example("python"), "README.md", "exec"), names)
+        for code in examples("python"):
+            exec(compile(code, "README.md", "exec"), names)
     yield names
     names["client"].close()
 
@@ -49,11 +50,23 @@ def test_the_readmes_python_runs(after_python: dict[str, Any]) -> None:
     assert np.isfinite(result.numpy()).all()
 
 
+def test_the_readmes_model_is_trained_anew_and_its_scores_are_judged(
+    after_python: dict[str, Any],
+) -> None:
+    training = after_python["better"].training
+    assert training.metrics.rows == 397
+    assert training.metrics.accuracy > 0.85
+    with Client(after_python["client"].connection.url) as client:
+        judged = next(iter(client.jobs.list(kind="quality", model="digits-linear", limit=1)))
+    assert judged.request.results == (after_python["result"].id,)
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl; none here")
 def test_the_readmes_curl_runs(
     stack: Running, after_python: dict[str, Any], tmp_path: Path
 ) -> None:
-    script = example("sh").replace("http://127.0.0.1:8765", stack.url)
+    (script,) = examples("sh")
+    script = script.replace("http://127.0.0.1:8765", stack.url)
     assert stack.url in script
     python = f'python3() {{ {sys.executable} "$@"; }}\n'
     done = subprocess.run(
