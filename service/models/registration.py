@@ -86,7 +86,12 @@ def _checked_size(parts: Parts, namespace: str, request: ModelRequest) -> int:
             return _checked_weights(parts, namespace, digest)
         case HuggingFaceProgram(weights=digest):
             refuse_bad_config(request.program, parts.settings.huggingface)
-            return _checked_weights(parts, namespace, digest)
+            adapter = request.program.adapter
+            size = _checked_weights(parts, namespace, digest)
+            if adapter is not None:
+                at = "/program/adapter/weights"
+                size += _checked_weights(parts, namespace, adapter.weights, at)
+            return size
 
 
 def _checked_weights(

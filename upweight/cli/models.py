@@ -144,6 +144,12 @@ def register(
     config: Annotated[str | None, typer.Option(help="config.json of a Hugging Face model.")] = None,
     task: Annotated[str | None, typer.Option(help="What the Hugging Face model does.")] = None,
     weights: Annotated[str | None, typer.Option(help="safetensors file, or a digest.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="A registered Hugging Face model, for --adapter.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="The folder that peft saved a LoRA adapter of --base in.")
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -175,7 +181,8 @@ def register(
         "timeout": timeout,
     }
     if mlflow is not None:
-        if any(each is not None for each in (program, factory, kwargs, config, task, weights)):
+        others = (program, factory, kwargs, config, task, weights, base, adapter)
+        if any(each is not None for each in others):
             raise typer.BadParameter(
                 "it stands in place of a file, a factory or a config", param_hint="--mlflow"
             )
@@ -189,6 +196,8 @@ def register(
         config=choices.document(config, "--config"),
         task=task,
         weights=weights,
+        base=base,
+        adapter=adapter,
         **given,
     )
     REGISTERED.show(shell, record)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 from pydantic import BaseModel
 
 import upweight.client.losses as losses
+from upweight.client.adapters import adapted
 from upweight.client.blobs import put, put_source
 from upweight.client.content import Content, arrays_content, content_of
 from upweight.client.huggingface import LOGITS, LiveModel, is_described, loss_of
@@ -64,6 +65,8 @@ class ProgramOptions(ModelOptions, total=False):
     config: Mapping[str, Any] | None
     task: str | None
     weights: Any
+    base: str | ModelRecord | None
+    adapter: Any
 
 
 def register(
@@ -84,16 +87,20 @@ def register(
     config: Mapping[str, Any] | None = None,
     task: str | None = None,
     weights: Any = None,
+    base: str | ModelRecord | None = None,
+    adapter: Any = None,
     quiet: bool = False,
     wait: bool = True,
     timeout: float | None = None,
 ) -> Flow[ModelRecord]:
     """Uploads the program, registers it, and waits for the worker's check."""
     bars = Bars(False, quiet=True) if quiet else bars
-    if sum(given is not None for given in (program, factory, config)) != 1:
+    if (base is None) != (adapter is None):
+        raise InvalidRequest("an adapter is one over a base: give both 'adapter' and 'base'")
+    if sum(given is not None for given in (program, factory, config, base)) != 1:
         raise InvalidRequest(
             "give one of: a module or pt2 file as the second argument, 'factory' (a dotted name that the "
-            "operator allows), or 'config' (of a Hugging Face model)"
+            "operator allows), 'config' (of a Hugging Face model), or 'base' with 'adapter'"
         )
     globs = _globs(parameters)
     fields = {"name": name, "output": output, "parameters": globs, "labels": dict(labels or {})}
@@ -111,6 +118,10 @@ def register(
             **_by_name(None, None, live.config, live.task, live.inputs, blob),
             "frozen": live.frozen,
         }
+    elif base is not None:
+        described = yield from adapted(base, adapter, name, bars)
+        if described["task"] == "causal-lm" and loss in ("cross_entropy", "nll"):
+            loss = {"name": loss, "class_axis": -1}
     elif program is not None:
         described, fields["output"] = yield from _pt2(program, example, globs, output, name, bars)
     else:
@@ -376,6 +387,8 @@ class Models(Registered[ModelRecord]):
         language model of transformers is sent as its config and weights, if nothing in it was changed; a dict as its
         `example` names the rows' columns. Instead of it: `factory` with `kwargs`,
         or a Hugging Face `config` with `task`; both with `weights` (a state_dict, a safetensors file, or a digest).
+        Or `base`, a registered model of that form, with `adapter`: what peft saved of a LoRA adapter (its folder), or
+        the live model. θ is the adapter, and the base is stored once.
         `loss`: a name (`"cross_entropy"`), `{"name": …, …}`, or a module of torch.nn as it was trained with
         (`CrossEntropyLoss(label_smoothing=0.1)`). Influence is taken over the parameters that train (`requires_grad`),
         or over those of all that match `parameters`, globs; the rest is held fixed. `output`: what the loss takes of a

@@ -11,8 +11,10 @@ from pydantic import (
     BeforeValidator,
     Field,
     JsonValue,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
 )
 
 from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Labels, Name, Request, Text
@@ -225,6 +227,13 @@ class FactoryProgram(Request):
     weights: Digest
 
 
+class Adapter(Request):
+    """A LoRA adapter of peft: its `adapter_config.json` and its safetensors weights. θ is the adapter's parameters."""
+
+    config: Annotated[dict[str, JsonValue], Field(max_length=256)]
+    weights: Digest
+
+
 class HuggingFaceProgram(Request):
     """A `config.json` of an allowed `model_type`, without remote code, and weights as safetensors.
 
@@ -246,6 +255,19 @@ class HuggingFaceProgram(Request):
         description="Names of the parameters that do not train, whose `requires_grad` is False; safetensors do not "
         "say. By default as the architecture has it: as a rule, none.",
     )
+    adapter: Adapter | None = Field(
+        None,
+        description="Trained over the model, which is held fixed then. All adapters over one base name the same "
+        "blob of `weights`, which is stored once.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before_adapters(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Digests of models, and of what workers remember of them, stay what they were.
+        found: dict[str, Any] = handler(self)
+        if self.adapter is None:
+            found.pop("adapter", None)
+        return found
 
 
 def _no_pickle(value: Any) -> Any:

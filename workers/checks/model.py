@@ -60,6 +60,8 @@ def check_model(
     allowed: Collection[str] = (),
     frozen: Sequence[str] | None = None,
     output: str | int | Sequence[str | int] | None = None,
+    adapter: Mapping[str, Any] | None = None,
+    adapter_path: str = "",
 ) -> dict[str, Any]:
     """What the record says of a good model, or `{"refusal": problem}`. Raises ProgramError for a bad program."""
     contract_loss: Loss = TypeAdapter(Loss).validate_python(loss)
@@ -69,6 +71,7 @@ def check_model(
         # Of few rows, all derivatives together take less time than to draw a graph.
         program = read_huggingface(
             config or {}, task, inputs, Path(path), allowed=allowed, frozen=frozen, output=output, drawn=False,
+            adapter=None if adapter is None else (adapter, Path(adapter_path)),
         )  # fmt: skip
     else:
         program = read_pt2(Path(path), output=output, policy=Pt2Policy(pt2_policy))

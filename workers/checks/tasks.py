@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from service.datasets.sources import sources_of
@@ -142,14 +142,32 @@ class CheckTasks:
             "allowed": allowed_programs(program["format"], context.settings),
         }
         seconds, memory = context.settings.check_seconds, context.settings.check_memory_bytes
+        adapter = program.get("adapter")
+        if adapter is not None:
+            arguments["adapter"] = adapter["config"]
 
         def check() -> dict[str, Any]:
-            with fetched(
-                context.objects, namespace, blob, context.scratch, lambda *_: watch.heed()
-            ) as path:
+            with ExitStack() as files:
+                given = {"path": blob} | (
+                    {} if adapter is None else {"adapter_path": adapter["weights"]}
+                )
+                paths = {
+                    name: str(
+                        files.enter_context(
+                            fetched(
+                                context.objects,
+                                namespace,
+                                digest,
+                                context.scratch,
+                                lambda *_: watch.heed(),
+                            )
+                        )
+                    )
+                    for name, digest in given.items()
+                }
                 command = {
                     "call": "workers.checks.model:check_model",
-                    "arguments": {**arguments, "path": str(path)},
+                    "arguments": {**arguments, **paths},
                 }
                 return run_isolated(
                     command,
@@ -163,6 +181,8 @@ class CheckTasks:
             report = check()
         else:
             question = {**arguments, "blob": blob, "limits": [seconds, memory]}
+            if adapter is not None:
+                question["adapter_weights"] = adapter["weights"]
             report = self._reports.report(namespace, question, check)
         watch.checkpoint()
         fields = _model_fields(report, context.settings.model_parameters)

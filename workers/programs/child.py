@@ -32,7 +32,8 @@ def main() -> None:
     with open(0, "rb", closefd=False) as stdin:
         question = json.loads(stdin.read())
     write_nowhere()
-    readable = [str(question["arguments"]["path"])] if "path" in question["arguments"] else []
+    given = question["arguments"]
+    readable = [str(given[name]) for name in ("path", "adapter_path") if given.get(name)]
     # Their folder can't be listed afterwards, and Python lists it anew whenever anything beside them changes.
     for package in ("upweight", "service", question["call"].partition(".")[0]):
         importlib.import_module(package)

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from upweight.export.outputs import Output
 from upweight.export.tracing import as_any_batch, as_exported
 from workers.engine.autodiff.graph.trace import draw_with
+from workers.programs.adapters import adapt
 from workers.programs.errors import ConfigRefused, OutputUnsupported, ProgramError
 from workers.programs.fitting import write_out
 from workers.programs.program import InputSpec, OutputSpec, Program, parameter_specs
@@ -49,11 +50,13 @@ def read_huggingface(
     frozen: Sequence[str] | None = None,
     output: Output = None,
     drawn: bool = True,
+    adapter: tuple[Mapping[str, Any], Path] | None = None,
 ) -> Program:
     """The model of this config, in float32, attention written out ("eager"). Raises nothing but ProgramError.
 
     `drawn`: products are taken by its graph, which is drawn when the first is asked for.
 
+    `adapter`: the config and the weights of one that trains over it.
     `frozen` names the parameters that do not train; None leaves them as the architecture has them.
     `inputs` names the columns that rows have, in their order. A classifier's output is (B, classes), a language model's
     (B, positions, vocabulary): the scores of the token that follows each position.
@@ -75,6 +78,8 @@ def read_huggingface(
         module = _built(config, task, weights)
         if frozen is not None:
             _freeze(module, frozen)
+        if adapter is not None:
+            adapt(module, *adapter)
         _take_columns(module, inputs)
         module.register_forward_hook(_logits)
         if "attention_mask" in inputs:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,15 @@ def load_problem(
     program = model.program
     blob = program.blob if isinstance(program, Pt2Program) else program.weights
     try:
-        with fetched(objects, namespace, blob, scratch, progress) as path:
+        with ExitStack() as files:
+            path = files.enter_context(fetched(objects, namespace, blob, scratch, progress))
+            adapter = getattr(program, "adapter", None)
+            trained = None
+            if adapter is not None:
+                own = fetched(objects, namespace, adapter.weights, scratch, progress)
+                trained = (adapter.config, files.enter_context(own))
             progress("read program", 0, 1, "models")
-            read = _read(program, model.output, path, settings)
+            read = _read(program, model.output, path, settings, trained)
             module = place(read.module, device)
             if model.weights is not None:
                 put_into(module, objects, namespace, model.weights)
@@ -61,7 +68,13 @@ def load_problem(
         ) from None
 
 
-def _read(contract: ContractProgram, output: Output, path: Path, settings: Settings) -> Program:
+def _read(
+    contract: ContractProgram,
+    output: Output,
+    path: Path,
+    settings: Settings,
+    adapter: tuple[Mapping[str, Any], Path] | None = None,
+) -> Program:
     allowed = allowed_programs(contract.format, settings)
     match contract:
         case Pt2Program():
@@ -79,6 +92,7 @@ def _read(contract: ContractProgram, output: Output, path: Path, settings: Setti
                 allowed=allowed,
                 frozen=contract.frozen,
                 output=output,
+                adapter=adapter,
             )
 
 

@@ -27,7 +27,7 @@ def load_state(module: nn.Module, weights: Path) -> None:
     if torch.float64 in stored_dtypes(weights):
         module.double()
     targets = module.state_dict(keep_vars=True)
-    tensors = _read(weights)
+    tensors = read_tensors(weights)
     _check_names(_groups(targets), tensors.keys(), targets.keys())
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -54,15 +54,16 @@ def check_state(outline: nn.Module, weights: Path) -> None:
         _check_shape(name, shape, tuple(targets[name].shape))
 
 
-def _read(weights: Path) -> dict[str, torch.Tensor]:
-    with _opened(weights) as file:
+def read_tensors(weights: Path, field: str = _FIELD) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file, which requests name by `field`. Raises PickleRefused, WeightsInvalid."""
+    with _opened(weights, field) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 @contextmanager
-def _opened(weights: Path) -> Iterator[Any]:
+def _opened(weights: Path, field: str = _FIELD) -> Iterator[Any]:
     if not weights.is_file():
-        raise WeightsInvalid("there is no such file; upload it again", field=_FIELD)
+        raise WeightsInvalid("there is no such file; upload it again", field=field)
     try:
         refuse_bare_pickle(weights)
         with safe_open(weights, framework="pt") as file:
@@ -71,13 +72,13 @@ def _opened(weights: Path) -> Iterator[Any]:
         raise PickleRefused(
             "the weights are a pickle, which would run code: save them with "
             "safetensors.torch.save_model(model, path)",
-            field=_FIELD,
+            field=field,
         ) from exc
     except (SafetensorError, OSError, ValueError, RuntimeError) as exc:
         raise WeightsInvalid(
             f"not a whole safetensors file ({exc}): save it with "
             "safetensors.torch.save_model(model, path) and upload it again",
-            field=_FIELD,
+            field=field,
         ) from exc
 
 
