@@ -18,6 +18,7 @@ from workers.engine import (
     up_by_layer,
     up_by_token,
 )
+from workers.engine.model.losses.weighted import Weighted
 from workers.engine.scores import up as module_of_up
 
 ROWS, FACTORS = 5, 3
@@ -56,6 +57,17 @@ def test_layer_and_token_scores_add_up_to_the_rows(dtype: torch.dtype) -> None:
     tolerance = 1e-12 if dtype == torch.float64 else 2e-6
     for split in (up_by_layer, up_by_token):
         assert relative(whole(split(given, f, rows)).sum(2), expected) < tolerance
+
+
+def test_token_scores_have_the_weights_of_rows() -> None:
+    tokens, targets = decoder.texts(ROWS)
+    weights = torch.tensor([1.0, 0.5, 2.0, 0.0, 3.0]).double()
+    given = problem()
+    weighted = given.with_loss(Weighted(given.loss))
+    f = factors(given.size)
+    found = whole(up_by_token(weighted, f, TensorRows(tokens, (targets, weights))))
+    plain = whole(up_by_token(given, f, TensorRows(tokens, targets)))
+    assert relative(found, plain * weights[:, None]) < 1e-12
 
 
 @pytest.mark.parametrize("by_layers", [False, True])

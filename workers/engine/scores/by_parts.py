@@ -23,6 +23,7 @@ from workers.engine.model.batching import (
     rows_at_once,
 )
 from workers.engine.model.losses.classification import ClassLoss
+from workers.engine.model.losses.weighted import Weighted
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
@@ -141,7 +142,7 @@ def up_by_token(
 def position_shape(problem: Problem, rows: Rows) -> torch.Size:
     """Of the positions of a row's loss. Raises BadParameter where it has none."""
     loss = problem.loss
-    if not isinstance(loss, ClassLoss):
+    if not isinstance(loss.loss if isinstance(loss, Weighted) else loss, ClassLoss):
         raise BadParameter(
             "scores_by",
             "token",
@@ -149,6 +150,7 @@ def position_shape(problem: Problem, rows: Rows) -> torch.Size:
             "position: take 'layer' or 'row'",
         )
     first = problem.placed(next(iter(rows.batches(1)))).at_least_two()
+    assert isinstance(loss, ClassLoss | Weighted)
     with torch.no_grad():
         shape = loss.positions(problem.outputs(problem.theta, first), first.targets).shape[1:]
     if not shape:
@@ -165,7 +167,7 @@ def _along(problem: Problem, factors: Tensor, batch: Batch) -> Tensor:
     passes back, which all operators with a second derivative have.
     """
     loss, given = problem.loss, batch.at_least_two()
-    assert isinstance(loss, ClassLoss)
+    assert isinstance(loss, ClassLoss | Weighted)
     theta = problem.theta.clone().requires_grad_()
     try:
         with twice_differentiable(), torch.enable_grad():

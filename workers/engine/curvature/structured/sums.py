@@ -29,6 +29,7 @@ from workers.engine.curvature.structured.columns import Along, Moment, columns
 from workers.engine.curvature.structured.layout import BlockLayout, Layout
 from workers.engine.model.losses import Loss
 from workers.engine.model.losses.classification import ClassLoss
+from workers.engine.model.losses.weighted import Weighted
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Targets
@@ -139,7 +140,7 @@ class Collector:
         Behind the end of a text nothing depends on a token, and its cotangent is 0 exactly, whatever it pads with.
         """
         loss, counted = self.problem.loss, None
-        if isinstance(loss, ClassLoss) and isinstance(io.outputs, Tensor):
+        if isinstance(loss, ClassLoss | Weighted) and isinstance(io.outputs, Tensor):
             counted = loss.counted(io.outputs, io.batch.targets)
         if counted is None:
             return [None] * len(io.uses)

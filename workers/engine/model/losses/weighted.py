@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workers.engine.errors import BadParameter, ShapeMismatch
 from workers.engine.model.losses.chance import Chance
+from workers.engine.model.losses.classification import ClassLoss
 from workers.engine.model.losses.per_row import Loss
 from workers.engine.model.rows import Batch, Rows, Targets
 
@@ -46,6 +47,18 @@ class Weighted:
         self.loss.check(outputs, own)
         if not bool((weights.isfinite() & (weights >= 0)).all()):
             raise BadParameter("row weight", float(weights.min()), "must be finite, and 0 or more")
+
+    def positions(self, outputs: Any, targets: Targets) -> Tensor:
+        """(B, ...): what each position adds to its row's loss, of a loss of classes."""
+        assert isinstance(self.loss, ClassLoss)
+        own, weights = _apart(targets)
+        found = self.loss.positions(outputs, own)
+        return found * weights.to(found.dtype).view(-1, *(1,) * (found.ndim - 1))
+
+    def counted(self, outputs: Any, targets: Targets) -> Tensor | None:
+        """Of the outputs those of positions that are not ignored; None where all are, or rows have none."""
+        own, _ = _apart(targets)
+        return self.loss.counted(outputs, own) if isinstance(self.loss, ClassLoss) else None
 
     def of_drawn_labels(self) -> Loss:
         """There are none."""
