@@ -9,7 +9,9 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 RUNS := $(VENV)/.runs
 PIP_VERSION := 26.3
-QUIETLY := --quiet --disable-pip-version-check --no-compile --constraint requirements.lock
+# Of 350 MB of Python a run compiles what it imports, once; where it may keep nothing, all is compiled ahead.
+UNCOMPILED := $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
+QUIETLY := --quiet --disable-pip-version-check $(UNCOMPILED) --constraint requirements.lock
 CACHES := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
 # The first that is new enough and can make environments; `make PYTHON=...` chooses another.
@@ -31,7 +33,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check pip==$(PIP_VERSION)
-	$(PY) -m pip install --quiet --no-compile -r requirements.lock # of 350 MB of Python a run compiles what it imports
+	$(PY) -m pip install --quiet $(UNCOMPILED) -r requirements.lock
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
