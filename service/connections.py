@@ -3,8 +3,8 @@
 The silent are closed after a while, and before others are kept out for want of handles.
 
 uvicorn closes what is silent after an answer; here is the time for a request's head, for the next piece of its body,
-and the number of connections. The oldest silent one makes room for a new one; without any, the new one is told to come
-again.
+and the number of connections. The oldest silent one makes room for a new one. Where all are at work, some more are
+taken for questions after our health, and others are told to come again.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from typing import Any
 from uuid import uuid4
 
 import h11
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.problems import MEDIA_TYPE
-from upweight.errors import HeadTooLarge
+from upweight.errors import HeadTooLarge, Unavailable
 
 HEAD_SECONDS = 20.0  # from the connection, or the first byte, to the end of a request's head
 BODY_SECONDS = 60.0  # between two pieces of a body, while we read
+CROWDED_BODY_SECONDS = 5.0  # the same, where there is no room
 LOOK_SECONDS = 2.0
 LINGER_SECONDS = 2.0  # for the rest of a head that was refused
 # The longest list of rows that the contract takes in an address, each character percent-encoded, fits.
@@ -32,6 +34,8 @@ HEAD_BYTES = 256 * 1024
 BACKLOG = 100  # connections that are taken in one go
 # For Redis, the object storage and files; and for connections that are taken before others have been closed for them.
 HANDLES_KEPT = 4 * BACKLOG + 128
+KEPT_FOR_HEALTH = 32  # connections beyond the most that there are, out of the handles kept
+HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
 MOST_HANDLES = 65_536
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 5\r\n"
@@ -67,9 +71,11 @@ class Connection(H11Protocol):
         """Makes room where there is none."""
         super().connection_made(transport)
         if len(self.connections) > most_connections() and not self._made_room():
-            transport.write(_BUSY)
-            transport.close()
-            return
+            if len(self.connections) > most_connections() + KEPT_FOR_HEALTH:
+                transport.write(_BUSY)
+                transport.close()
+                return
+            self.app = _health_alone(self.app)
         self._watch = self.loop.call_later(LOOK_SECONDS, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,17 +134,44 @@ class Connection(H11Protocol):
             self._watch = self.loop.call_later(LOOK_SECONDS, self._look)
 
     def _made_room(self) -> bool:
-        """Whether another connection was closed: the one that has said nothing between requests for longest."""
-        idle = [
+        """Whether another connection was closed: the one that has said nothing for longest where we wait for a word."""
+        silent = [
             each
             for each in self.connections
             if isinstance(each, Connection)
             and each is not self
-            and each.conn.their_state is h11.IDLE
+            and each._is_silent()
             and not each.transport.is_closing()
         ]
-        oldest = min(idle, key=lambda each: each._heard, default=None)
+        oldest = min(silent, key=lambda each: each._heard, default=None)
         if oldest is None:
             return False
         oldest.transport.abort()
         return True
+
+    def _is_silent(self) -> bool:
+        """Between requests or within a head, or late with a body that we would read."""
+        if self.conn.their_state is not h11.SEND_BODY:
+            return self.conn.their_state is h11.IDLE
+        return not self.flow.read_paused and time.monotonic() - self._heard > CROWDED_BODY_SECONDS
+
+
+def _health_alone(app: ASGIApp) -> ASGIApp:
+    """The app for questions after its health; others are told to come again."""
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in HEALTH:
+            await app(scope, receive, send)
+            return
+        busy = Unavailable("all connections that this front end can hold are at work; try again")
+        body = busy.problem(f"req_{uuid4().hex}").model_dump_json().encode()
+        headers = [
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"retry-after", b"5"),
+            (b"connection", b"close"),
+        ]
+        await send({"type": "http.response.start", "status": busy.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return answered

@@ -110,6 +110,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
     monkeypatch.setattr(connections, "BODY_SECONDS", 1.0)
     monkeypatch.setattr(connections, "LOOK_SECONDS", 0.1)
+    with serving() as port:
+        yield port
+
+
+@contextmanager
+def serving() -> Iterator[int]:
     config = uvicorn.Config(
         echo, http=connections.Connection, port=0, log_config=None, lifespan="off"
     )
@@ -173,3 +179,37 @@ def test_who_goes_on_is_served_and_kept_for_the_next_request(impatient: int) -> 
                 answer += connection.recv(1000)
             assert answer.startswith(b"HTTP/1.1 200")
             time.sleep(1.5)  # longer than a head may take: it has not been begun
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a server that holds four connections, and two for health, all of which wait for a body."""
+    monkeypatch.setattr(connections, "most_connections", lambda: 4)
+    monkeypatch.setattr(connections, "KEPT_FOR_HEALTH", 2)
+    with serving() as port, ExitStack() as stack:
+        for _ in range(4):
+            waiting = stack.enter_context(connected(port))
+            waiting.sendall(HEAD + b"Expect: 100-continue\r\n\r\n")
+            assert waiting.recv(1000).startswith(b"HTTP/1.1 100")  # it is at work
+        yield port
+
+
+def asked(port: int, path: str) -> httpx2.Response:
+    return httpx2.get(f"http://127.0.0.1:{port}{path}", trust_env=False, timeout=20)
+
+
+def test_health_is_told_while_all_connections_are_at_work(
+    small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "CROWDED_BODY_SECONDS", 3600.0)
+    for _ in range(3):
+        refused = asked(small, "/v1/jobs")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert refused.json()["type"].endswith("unavailable")
+        assert "connections" in refused.json()["detail"]
+        assert asked(small, "/healthz").status_code == 200
+
+
+def test_bodies_that_do_not_come_make_room(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "CROWDED_BODY_SECONDS", 0.0)
+    assert asked(small, "/v1/jobs").status_code == 200
