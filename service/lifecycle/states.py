@@ -22,7 +22,7 @@ from service.storage.records import Records, not_found
 from service.webhooks.outbox import announcement
 from upweight.errors import Conflict, NotFound, Unavailable, UpweightError
 from upweight.schema import TERMINAL, JobState
-from upweight.schema.job import Cost
+from upweight.schema.job_record import Cost
 
 _OURS = frozenset({JobState.RUNNING, JobState.CANCELLING})
 Noted = tuple[Counter, tuple[str, ...], float]

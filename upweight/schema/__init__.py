@@ -10,6 +10,7 @@ from upweight.schema.any_job import (
     RowName,
     Selection,
 )
+from upweight.schema.attribution import AttributionJob, Blocks
 from upweight.schema.base import Digest, Labels, Name, Reference
 from upweight.schema.curvature import Curvature
 from upweight.schema.damping import Damping, Relative, ResolvedDamping, Trained, TrainingSteps
@@ -29,28 +30,27 @@ from upweight.schema.dataset import (
     TextPreview,
 )
 from upweight.schema.estimate import Estimate
-from upweight.schema.indexes import Explained, IndexAnswer, IndexedRow, IndexQuery
+from upweight.schema.indexes import Explained, IndexAnswer, IndexedRow, IndexJob, IndexQuery
 from upweight.schema.inversion import Arnoldi, ConjugateGradient, Direct, Inversion, Lissa
 from upweight.schema.job import (
-    RESUMABLE,
-    TERMINAL,
-    AttributionJob,
-    Blocks,
-    ColumnMatch,
-    Cost,
     FactorsJob,
-    FactorsOf,
     IhvpJob,
-    IndexJob,
     InfluencesJob,
-    JobRecord,
     JobRequest,
-    JobState,
     Keep,
-    ResultLayout,
-    ResultSummary,
     ScoresBy,
     SelfInfluencesJob,
+)
+from upweight.schema.job_record import (
+    RESUMABLE,
+    TERMINAL,
+    ColumnMatch,
+    Cost,
+    FactorsOf,
+    JobRecord,
+    JobState,
+    ResultLayout,
+    ResultSummary,
 )
 from upweight.schema.measurement import (
     LogitMeasurement,

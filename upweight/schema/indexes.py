@@ -1,18 +1,84 @@
-"""Indexes: what is asked of one, rows in the request itself, and what it answers."""
+"""Indexes: the job that makes one, what is asked of it, rows in the request itself, and what it answers."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from upweight.schema.any_job import Selection
+from upweight.schema.attribution import AttributionJob, no_measurement
 from upweight.schema.base import Answer, Reference, Request, Text
+from upweight.schema.curvature import Curvature, CurvatureField
+from upweight.schema.damping import Damping
+from upweight.schema.inversion import Direct, Inversion
+from upweight.schema.vectors import JOB_PATTERN
 
 USUAL_DIMENSION = 512  # numbers of a layer
 MAXIMUM_DIMENSION = 1 << 20
 MAXIMUM_QUERIES = 64  # rows of one request
 MAXIMUM_CANDIDATES = 10_000
+
+
+class IndexJob(AttributionJob):
+    """Each training row's gradient as few numbers, by which `POST /v1/indexes/{id}/query` finds the rows that help and
+    harm a row in the request most."""
+
+    predicts = ()
+    # One block of training rows makes its numbers; nothing is solved for.
+    is_index = True
+    kind: Literal["index"] = "index"
+    curvature: CurvatureField = Field(
+        Curvature(kind="fisher", structure="ekfac"),
+        description="The matrix C of (C + λI)⁻¹. Its eigenvectors must be known in closed form: a `structure` other "
+        "than `full`.",
+    )
+    inversion: Inversion = Direct()
+    hessian_regularization: Damping = Field(
+        "auto",
+        validation_alias=AliasChoices("hessian_regularization", "hessian_perturbation"),
+        description='λ, one: a number, `auto`, or `{"relative": c}`.',
+    )
+    dimension: Annotated[int, Field(ge=1, le=MAXIMUM_DIMENSION)] = Field(
+        USUAL_DIMENSION,
+        description="Numbers that are kept of a row's gradient in each layer: those along the eigenvectors of the "
+        "largest eigenvalues. A layer with no more parameters is kept whole.",
+    )
+    extends: Annotated[str, Field(pattern=JOB_PATTERN)] | None = Field(
+        None,
+        description="An earlier index of the same model, whose rows are the first of `train`, as those of a dataset's "
+        "earlier version are when shards were added to it. Its numbers and eigenvectors are taken; the new rows alone "
+        "are computed.",
+    )
+
+    _measures_nothing = model_validator(mode="before")(no_measurement)
+
+    @property
+    def scores_rows(self) -> bool:
+        """By their gradients."""
+        return True
+
+    @property
+    def keeps_factors(self) -> bool:
+        """Never: there are no test rows."""
+        return False
+
+    @model_validator(mode="after")
+    def _eigenvectors_are_known(self) -> Self:
+        if not self.curvature.closed_form:
+            raise ValueError(
+                f"an index needs the eigenvectors of its curvature, and those of {self.curvature.label} are not known "
+                "in closed form; choose structure 'ekfac' or 'kfac' of kind 'fisher', 'gauss_newton' or "
+                "'empirical_fisher'"
+            )
+        if not self.inversion.builds_matrix:
+            raise ValueError(
+                f"an index is made of a curvature in closed form, which 'direct' inverts; leave out 'inversion' "
+                f"{self.inversion.method!r}"
+            )
+        if self.has_damping_axis:
+            raise ValueError("an index has one λ; give 'hessian_regularization' as one, not a list")
+        return self
 
 
 class IndexQuery(Request):
