@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, get_args
 from pydantic import BaseModel
 
 from upweight.errors import InvalidRequest
-from upweight.schema.model import Loss as LossFields
+from upweight.schema.loss import Loss as LossFields
 
 if TYPE_CHECKING:
     from torch import nn

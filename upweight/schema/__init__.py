@@ -52,6 +52,7 @@ from upweight.schema.job_record import (
     ResultLayout,
     ResultSummary,
 )
+from upweight.schema.loss import CrossEntropy, Loss, Nll
 from upweight.schema.measurement import (
     LogitMeasurement,
     LossMeasurement,
@@ -63,14 +64,11 @@ from upweight.schema.measurement import (
 )
 from upweight.schema.model import (
     CheckState,
-    CrossEntropy,
     FactoryProgram,
     HeldFixed,
     HuggingFaceProgram,
-    Loss,
     ModelRecord,
     ModelRequest,
-    Nll,
     OwnPrecision,
     ParameterSpec,
     Program,
