@@ -9,7 +9,7 @@ from service.jobs.estimate import estimated
 from service.jobs.extending import extended
 from service.jobs.given_vectors import vector_count
 from service.jobs.groups import groups_of, refuse_rescaling
-from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
+from service.jobs.prepared import Prepared, chosen, own_precision, queued, ready_model, refuse_long
 from service.jobs.validation.blobs import (
     as_solved,
     factors_of,
@@ -26,9 +26,8 @@ from service.jobs.validation.compatibility import (
 from service.jobs.validation.inputs import Chosen, Inputs
 from service.jobs.validation.singular import refuse_singular
 from service.jobs.validation.size import refuse_beyond_memory, refuse_too_much, result_bytes
-from service.lifecycle.states import now
 from service.parts import Parts
-from service.storage.keys import Document, is_id, new_id
+from service.storage.keys import Document, is_id
 from service.storage.layout import blob_path
 from service.storage.tensors import BadTensors, read_header
 from upweight.errors import InvalidRequest
@@ -39,7 +38,6 @@ from upweight.schema import (
     IndexJob,
     InfluencesJob,
     JobRecord,
-    JobState,
     Trained,
     parse_rows,
 )
@@ -127,19 +125,9 @@ def find_inputs(parts: Parts, namespace: str, job: AttributionJob) -> Inputs:
 def _record(
     job: AttributionJob, inputs: Inputs, matched: list[ColumnMatch], earlier: Document | None
 ) -> JobRecord:
-    return JobRecord(
-        id=new_id("job"),
-        state=JobState.QUEUED,
-        request=job,
-        labels=job.labels,
-        name=job.name,
-        note=job.note,
-        model_id=inputs.model.id,
-        train_id=inputs.train.dataset.id,
-        test_id=inputs.test.dataset.id if inputs.test is not None else None,
-        hessian_id=inputs.hessian.dataset.id,
-        matched=matched,
-        groups=inputs.groups,
-        factors_of=None if earlier is None else factors_of(earlier),
-        created_at=now(),
-    )
+    record = queued(job, inputs.model, inputs.train, matched)
+    record.test_id = None if inputs.test is None else inputs.test.dataset.id
+    record.hessian_id = inputs.hessian.dataset.id
+    record.groups = inputs.groups
+    record.factors_of = None if earlier is None else factors_of(earlier)
+    return record

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.jobs.validation.inputs import Chosen
+from service.lifecycle.states import now
 from service.parts import Parts
 from service.registry import require_ready, resolve
-from service.storage.keys import Document, Kind
+from service.storage.keys import Document, Kind, new_id
 from upweight.errors import InvalidRequest, NotFound
 from upweight.schema import (
+    ColumnMatch,
     DatasetRecord,
     JobBase,
     JobRecord,
+    JobState,
     ModelRecord,
     OwnPrecision,
     Selection,
@@ -32,6 +35,24 @@ class Prepared:
 
 # Looks at all that can be known of a job of its kind before a worker has it. Raises UpweightError.
 Prepare = Callable[[Parts, str, Any], Prepared]
+
+
+def queued(
+    job: JobBase, model: ModelRecord, train: Chosen, matched: list[ColumnMatch]
+) -> JobRecord:
+    """The record of a new job; its kind adds what else it has, such as test rows."""
+    return JobRecord(
+        id=new_id("job"),
+        state=JobState.QUEUED,
+        request=job,
+        labels=job.labels,
+        name=job.name,
+        note=job.note,
+        model_id=model.id,
+        train_id=train.dataset.id,
+        matched=matched,
+        created_at=now(),
+    )
 
 
 def refuse_long(parts: Parts, job: JobBase) -> None:

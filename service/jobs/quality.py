@@ -7,14 +7,12 @@ from itertools import zip_longest
 
 from service.jobs.counts import Work
 from service.jobs.estimate import Counted, trained
-from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
+from service.jobs.prepared import Prepared, chosen, own_precision, queued, ready_model, refuse_long
 from service.jobs.retraining import recipe_of, weights_bytes
 from service.jobs.validation.compatibility import fitted
 from service.jobs.validation.inputs import Chosen, Inputs
-from service.lifecycle.states import now
 from service.parts import Parts
 from service.registry import find_job
-from service.storage.keys import new_id
 from upweight.errors import InvalidRequest, NotFound, UpweightError
 from upweight.schema import (
     DatasetRecord,
@@ -60,19 +58,8 @@ def prepared(parts: Parts, namespace: str, job: QualityJob) -> Prepared:
         }
     )
     inputs = Inputs(model=model, train=train, test=test, hessian=train)
-    record = JobRecord(
-        id=new_id("job"),
-        state=JobState.QUEUED,
-        request=job,
-        labels=job.labels,
-        name=job.name,
-        note=job.note,
-        model_id=model.id,
-        train_id=train.dataset.id,
-        test_id=None if test is None else test.dataset.id,
-        matched=fitted(inputs, job.columns),
-        created_at=now(),
-    )
+    record = queued(job, model, train, fitted(inputs, job.columns))
+    record.test_id = None if test is None else test.dataset.id
     trainings = _trainings(job, len(train.rows))
     bank = sum(models for models, _ in trainings) * weights_bytes(model, job.precision)
     size = REPORT_BYTES + bank

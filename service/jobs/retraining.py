@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.datasets.names import RowNames
 from service.jobs.estimate import Counted, trained
-from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
+from service.jobs.prepared import Prepared, chosen, own_precision, queued, ready_model, refuse_long
 from service.jobs.validation.compatibility import fitted
 from service.jobs.validation.inputs import Inputs
 from service.jobs.validation.subset import (
@@ -14,14 +14,10 @@ from service.jobs.validation.subset import (
     row_labels,
     row_weights,
 )
-from service.lifecycle.states import now
 from service.parts import Parts
-from service.storage.keys import new_id
 from upweight.errors import InvalidRequest
 from upweight.schema import (
     DatasetRecord,
-    JobRecord,
-    JobState,
     ModelRecord,
     Recipe,
     RetrainJob,
@@ -51,19 +47,8 @@ def prepared(parts: Parts, namespace: str, job: RetrainJob) -> Prepared:
     refuse_weightless(row_weights(given, total), rows)
     row_labels(given, total)
     refuse_long(parts, job)
-    record = JobRecord(
-        id=new_id("job"),
-        state=JobState.QUEUED,
-        request=job,
-        labels=job.labels,
-        name=job.name,
-        note=job.note,
-        model_id=model.id,
-        train_id=train.dataset.id,
-        test_id=test.dataset.id if test is not None else None,
-        matched=matched,
-        created_at=now(),
-    )
+    record = queued(job, model, train, matched)
+    record.test_id = None if test is None else test.dataset.id
     size = _TIMES * weights_bytes(model, job.precision)
     found = Counted(job, Inputs(model, train, test, train), 0)
     record.estimate = trained(parts, namespace, found, recipe, [(1, len(rows))], size)

@@ -7,22 +7,13 @@ from math import prod
 
 from service.jobs.estimate import Counted, told
 from service.jobs.given_vectors import vector_count
-from service.jobs.prepared import Prepared, chosen, own_precision, ready_model, refuse_long
+from service.jobs.prepared import Prepared, chosen, own_precision, queued, ready_model, refuse_long
 from service.jobs.validation.compatibility import fitted, refuse_curvature, refuse_measurement
 from service.jobs.validation.inputs import Inputs
 from service.jobs.validation.size import item_bytes, refuse_large_curvature
-from service.lifecycle.states import now
 from service.parts import Parts
-from service.storage.keys import new_id
 from upweight.errors import InvalidRequest, ResultTooLarge
-from upweight.schema import (
-    ColumnMatch,
-    GradientsJob,
-    HvpJob,
-    JobRecord,
-    JobState,
-    ModelRecord,
-)
+from upweight.schema import GradientsJob, HvpJob, ModelRecord
 
 _SHOWN = 5  # names
 
@@ -54,7 +45,7 @@ def prepared_gradients(parts: Parts, namespace: str, job: GradientsJob) -> Prepa
             f"{parts.settings.result_bytes}. Choose fewer rows, or fewer 'parameters' ('head.*')",
             job.train.rows,
         )
-    record = _record(job, inputs, matched)
+    record = queued(job, model, rows, matched)
     counted = Counted(job, inputs, count)
     record.estimate = told(parts, namespace, counted, counted.gradients(), size)
     return Prepared(record, size)
@@ -79,7 +70,8 @@ def prepared_products(parts: Parts, namespace: str, job: HvpJob) -> Prepared:
             f"of {parts.settings.result_bytes}; give fewer vectors",
             job.vectors,
         )
-    record = _record(job, inputs, matched)
+    record = queued(job, model, rows, matched)
+    record.hessian_id = rows.dataset.id
     counted = Counted(job, inputs, count)
     record.estimate = told(parts, namespace, counted, counted.products(), size)
     return Prepared(record, size)
@@ -103,20 +95,4 @@ def _width(job: GradientsJob, model: ModelRecord) -> int:
         prod(each.shape)
         for each in model.selected
         if any(fnmatchcase(each.name, glob) for glob in job.parameters)
-    )
-
-
-def _record(job: GradientsJob | HvpJob, inputs: Inputs, matched: list[ColumnMatch]) -> JobRecord:
-    return JobRecord(
-        id=new_id("job"),
-        state=JobState.QUEUED,
-        request=job,
-        labels=job.labels,
-        name=job.name,
-        note=job.note,
-        model_id=inputs.model.id,
-        train_id=inputs.train.dataset.id,
-        hessian_id=inputs.hessian.dataset.id if isinstance(job, HvpJob) else None,
-        matched=matched,
-        created_at=now(),
     )
