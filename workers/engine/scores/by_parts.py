@@ -19,7 +19,6 @@ from workers.engine.model.batching import (
     BatchSize,
     RowBlock,
     activation_bytes,
-    over_rows,
     rows_at_once,
 )
 from workers.engine.model.losses.classification import ClassLoss
@@ -28,11 +27,10 @@ from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
 from workers.engine.model.second_order import explained, is_out_of_memory, twice_differentiable
-from workers.engine.progress import Progress, silent
+from workers.engine.progress import Progress
 from workers.engine.scores.contraction import (
-    columns_of,
-    finite_or_located,
     fitting_factors,
+    over_columns,
     over_gradients,
 )
 from workers.engine.scores.up import layers_for, over_layers
@@ -133,10 +131,7 @@ def up_by_token(
     def work(batch: Batch) -> Tensor:
         return _along(problem, factors, problem.placed(batch))
 
-    for batch, result in over_rows(
-        rows, RowBlock(size), work, what="up", progress=progress or silent
-    ):
-        yield columns_of(batch), finite_or_located(problem, batch, result, "up")
+    yield from over_columns(problem, rows, RowBlock(size), work, "up", progress)
 
 
 def position_shape(problem: Problem, rows: Rows) -> torch.Size:

@@ -60,17 +60,27 @@ def over_gradients(
     def work(batch: Batch) -> Tensor:
         return use(per_example_gradients(problem, batch))
 
-    for batch, result in over_rows(
-        rows, RowBlock(size), work, what=what, progress=progress or silent
-    ):
-        yield columns_of(batch), finite_or_located(problem, batch, result, what)
+    yield from over_columns(problem, rows, RowBlock(size), work, what, progress)
+
+
+def over_columns(
+    problem: Problem,
+    rows: Rows,
+    block: RowBlock,
+    work: Callable[[Batch], Tensor],
+    what: str,
+    progress: Progress | None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """What `work` gives of each block of rows: yields (slice of rows, that). Raises NotFinite, naming the row."""
+    for batch, result in over_rows(rows, block, work, what=what, progress=progress or silent):
+        yield columns_of(batch), _finite_or_located(problem, batch, result, what)
 
 
 def columns_of(batch: Batch) -> slice:
     return slice(batch.start, batch.start + len(batch))
 
 
-def finite_or_located(problem: Problem, batch: Batch, result: Tensor, what: str) -> Tensor:
+def _finite_or_located(problem: Problem, batch: Batch, result: Tensor, what: str) -> Tensor:
     # A sum needs no mask in memory; one that overflows is looked into.
     if not bool(torch.isfinite(result.sum())) and not bool(torch.isfinite(result).all()):
         locate_nonfinite(problem, batch)

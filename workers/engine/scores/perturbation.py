@@ -19,7 +19,6 @@ from workers.engine.model.batching import (
     BatchSize,
     RowBlock,
     activation_bytes,
-    over_rows,
     rows_at_once,
     vectors_at_once,
 )
@@ -27,11 +26,7 @@ from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
 from workers.engine.model.second_order import twice_differentiable
 from workers.engine.progress import Progress, silent
-from workers.engine.scores.contraction import (
-    columns_of,
-    finite_or_located,
-    fitting_factors,
-)
+from workers.engine.scores.contraction import fitting_factors, over_columns
 
 
 def perturbation(
@@ -124,5 +119,4 @@ def _mixed(
                 parts.append(apply(part))
             return torch.cat(parts)
 
-    for batch, result in over_rows(rows, block, work, what="perturbation", progress=report):
-        yield columns_of(batch), finite_or_located(problem, batch, result, "perturbation")
+    yield from over_columns(problem, rows, block, work, "perturbation", report)

@@ -20,19 +20,17 @@ from workers.engine.model.batching import (
     BatchSize,
     RowBlock,
     activation_bytes,
-    over_rows,
     rows_at_once,
 )
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
 from workers.engine.model.second_order import once_differentiable
-from workers.engine.progress import Progress, silent
+from workers.engine.progress import Progress
 from workers.engine.scores.by_layers import ByLayers
 from workers.engine.scores.contraction import (
     GRADIENT_COPIES,
-    columns_of,
-    finite_or_located,
     fitting_factors,
+    over_columns,
     over_gradients,
 )
 from workers.engine.scores.precision import Agreement, Precision, agreement, checked, product
@@ -111,10 +109,7 @@ def over_layers(
                 else layers.scores_of_groups(factors, placed, *groups)
             )
 
-    for batch, result in over_rows(
-        rows, RowBlock(size), work, what="up", progress=progress or silent
-    ):
-        yield columns_of(batch), finite_or_located(problem, batch, result, "up")
+    yield from over_columns(problem, rows, RowBlock(size), work, "up", progress)
 
 
 def low_precision_agreement(
