@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,32 +17,56 @@ if TYPE_CHECKING:
     from upweight.results.quality import QualityTable
     from upweight.schema import QualityRow
 
-# What both take.
-Subsets = Annotated[int, typer.Option(help="Random subsets that are trained on.")]
-Share = Annotated[float, typer.Option(help="Of the training rows that a subset has.")]
-Repeats = Annotated[int, typer.Option(help="Trainings of each, with other seeds.")]
-Seed = Annotated[int, typer.Option(help="Of the subsets.")]
-Wrong = Annotated[
-    str | None, typer.Option(help="For mislabel: rows whose labels are wrong, 3,17,20:30.")
-]
-K = Annotated[int | None, typer.Option(help="Rows removed, or stepped on.")]
-LeftOut = Annotated[int | None, typer.Option(help="For loo: rows that are left out, one by one.")]
-Queries = Annotated[
-    int | None, typer.Option(help="Test rows that brittleness and tail_patch look at.")
-]
-RecipeText = Annotated[
-    str | None, typer.Option(help="JSON, or a file of it, in place of the model's own.")
-]
-Baselines = Annotated[bool, typer.Option(help="Plain scores beside.")]
-Precision = Annotated[str | None, typer.Option(help="float32 or float64.")]
-Priority = Annotated[str | None, typer.Option(help="high, default or low.")]
-TimeLimit = Annotated[int | None, typer.Option(help="Seconds that each job may run.")]
-Column = Annotated[
-    list[str] | None, typer.Option(help="INPUT=COLUMN where names differ. Repeatable.")
-]
-Name = Annotated[str | None, typer.Option(help="What you call the job.")]
-Note = Annotated[str | None, typer.Option(help="What there is to say about it.")]
-Plot = Annotated[Path | None, typer.Option(help="A picture: quality.png.")]
+
+@dataclass(frozen=True)
+class Trials:
+    """What both take: how it is retrained, what is looked at, and the job for that."""
+
+    subsets: Annotated[int, typer.Option(help="Random subsets that are trained on.")] = 100
+    share: Annotated[float, typer.Option(help="Of the training rows that a subset has.")] = 0.5
+    repeats: Annotated[int, typer.Option(help="Trainings of each, with other seeds.")] = 2
+    seed: Annotated[int, typer.Option(help="Of the subsets.")] = 0
+    wrong: Annotated[
+        str | None, typer.Option(help="For mislabel: rows whose labels are wrong, 3,17,20:30.")
+    ] = None
+    k: Annotated[int | None, typer.Option(help="Rows removed, or stepped on.")] = None
+    left_out: Annotated[
+        int | None, typer.Option(help="For loo: rows that are left out, one by one.")
+    ] = None
+    queries: Annotated[
+        int | None, typer.Option(help="Test rows that brittleness and tail_patch look at.")
+    ] = None
+    recipe: Annotated[
+        str | None, typer.Option(help="JSON, or a file of it, in place of the model's own.")
+    ] = None
+    baselines: Annotated[bool, typer.Option(help="Plain scores beside.")] = True
+    precision: Annotated[str | None, typer.Option(help="float32 or float64.")] = None
+    priority: Annotated[str | None, typer.Option(help="high, default or low.")] = None
+    time_limit: Annotated[int | None, typer.Option(help="Seconds that each job may run.")] = None
+    label: Labels = None
+    column: Annotated[
+        list[str] | None, typer.Option(help="INPUT=COLUMN where names differ. Repeatable.")
+    ] = None
+    name: Annotated[str | None, typer.Option(help="What you call the job.")] = None
+    note: Annotated[str | None, typer.Option(help="What there is to say about it.")] = None
+    timeout: Timeout = None
+    plot: Annotated[Path | None, typer.Option(help="A picture: quality.png.")] = None
+
+    def keywords(self) -> dict[str, Any]:
+        """As `client.evaluate` and `client.tune` take them: those that were given."""
+        options = {
+            **asdict(self),
+            "recipe": choices.document(self.recipe, "--recipe"),
+            "timeout_s": self.time_limit,
+            "labels": choices.pairs(self.label, "--label") or None,
+            "columns": choices.pairs(self.column, "--column") or None,
+        }
+        beside = ("time_limit", "label", "column", "plot")
+        return {
+            name: value
+            for name, value in options.items()
+            if value is not None and name not in beside
+        }
 
 
 def evaluate(
@@ -50,38 +75,16 @@ def evaluate(
     measure: Annotated[
         str, typer.Option(help="lds, loo, mislabel, brittleness, tail_patch; several with commas.")
     ] = "lds",
-    subsets: Subsets = 100,
-    share: Share = 0.5,
-    repeats: Repeats = 2,
-    seed: Seed = 0,
-    wrong: Wrong = None,
-    k: K = None,
-    left_out: LeftOut = None,
-    queries: Queries = None,
-    recipe: RecipeText = None,
-    baselines: Baselines = True,
-    precision: Precision = None,
-    priority: Priority = None,
-    time_limit: TimeLimit = None,
-    label: Labels = None,
-    column: Column = None,
-    name: Name = None,
-    note: Note = None,
-    timeout: Timeout = None,
-    plot: Plot = None,
+    *,
+    trials: Trials,
 ) -> None:
     """Hold results against retraining; print a table with intervals."""
     table = shell.client.evaluate(
         jobs,
         [each.strip() for each in measure.split(",")],  # type: ignore[misc]
-        subsets=subsets, share=share, seed=seed, repeats=repeats, baselines=baselines,
-        **_given(wrong=wrong, k=k, left_out=left_out, queries=queries,
-                 recipe=choices.document(recipe, "--recipe"), precision=precision, priority=priority,
-                 timeout_s=time_limit, labels=choices.pairs(label, "--label") or None,
-                 columns=choices.pairs(column, "--column") or None, name=name, note=note,
-                 timeout=timeout),
-    )  # fmt: skip
-    shown(shell, table, plot)
+        **trials.keywords(),
+    )
+    shown(shell, table, trials.plot)
 
 
 def tune(
@@ -109,25 +112,8 @@ def tune(
     ] = "lds",
     train_rows: Annotated[str | None, typer.Option(help="Some training rows: 0:1000.")] = None,
     test_rows: Annotated[str | None, typer.Option(help="Some test rows.")] = None,
-    subsets: Subsets = 100,
-    share: Share = 0.5,
-    repeats: Repeats = 2,
-    seed: Seed = 0,
-    wrong: Wrong = None,
-    k: K = None,
-    left_out: LeftOut = None,
-    queries: Queries = None,
-    recipe: RecipeText = None,
-    baselines: Baselines = True,
-    precision: Precision = None,
-    priority: Priority = None,
-    time_limit: TimeLimit = None,
-    label: Labels = None,
-    column: Column = None,
-    name: Name = None,
-    note: Note = None,
-    timeout: Timeout = None,
-    plot: Plot = None,
+    *,
+    trials: Trials,
 ) -> None:
     """Try methods and λ's against retraining; print a table, and which to use."""
     dampings = choices.damping(regularization)
@@ -136,16 +122,11 @@ def tune(
         methods=[choices.value(each) for each in method] if method else None,
         dampings=dampings if dampings is None or isinstance(dampings, list) else [dampings],
         measure=measure,  # type: ignore[arg-type]
-        subsets=subsets, share=share, seed=seed, repeats=repeats, baselines=baselines,
         train_rows=choices.rows(train_rows), test_rows=choices.rows(test_rows),
-        **_given(wrong=wrong, k=k, left_out=left_out, queries=queries,
-                 recipe=choices.document(recipe, "--recipe"), precision=precision, priority=priority,
-                 timeout_s=time_limit, labels=choices.pairs(label, "--label") or None,
-                 columns=choices.pairs(column, "--column") or None, name=name, note=note,
-                 timeout=timeout),
+        **trials.keywords(),
     )  # fmt: skip
-    if plot is not None:
-        found.plot().savefig(plot)
+    if trials.plot is not None:
+        found.plot().savefig(trials.plot)
     if shell.as_json:
         shell.document(
             {
@@ -176,11 +157,6 @@ def shown(shell: Shell, table: QualityTable, plot: Path | None = None) -> None:
     show(heads, [_row(each) for each in table.rows])
     for line in table.remarks:
         shell.say(line)
-
-
-def _given(**options: Any) -> Any:
-    """Those that were given."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _row(row: QualityRow) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -67,7 +68,7 @@ def verb(
 ) -> Callable[[Callable[..., None]], Any]:
     """Makes `action(shell, …)` the command `name`; the shell comes from the shared options.
 
-    The help is what `says` says, or the action's docstring.
+    The help is what `says` says, or the action's docstring. A parameter of a dataclass stands for its fields.
     """
 
     def decorate(action: Callable[..., None]) -> Callable[..., None]:
@@ -141,12 +142,25 @@ def _looked_up(shell: Shell, given: Any) -> Any:
     return None if given is None else job_id(shell.client, given)
 
 
+def _parameters(of: Callable[..., Any]) -> Iterator[inspect.Parameter]:
+    """Of a function, or a dataclass: each with its type."""
+    hints = get_type_hints(of, include_extras=True)
+    for each in inspect.signature(of).parameters.values():
+        yield each.replace(annotation=hints[each.name], kind=inspect.Parameter.KEYWORD_ONLY)
+
+
 def _with_shell(action: Callable[..., None]) -> Callable[..., None]:
-    hints = get_type_hints(action, include_extras=True)
-    _, *own = inspect.signature(action).parameters.values()
+    _, *own = _parameters(action)
+    # Options that several commands take are a dataclass, in whose place its fields are taken.
+    several: dict[str, type] = {
+        each.name: each.annotation
+        for each in own
+        if isinstance(each.annotation, type) and is_dataclass(each.annotation)
+    }
+    fields = {name: list(_parameters(made)) for name, made in several.items()}
+    taken = [option for each in own for option in fields.get(each.name, [each])]
+    jobs = [each.name for each in taken if _names_jobs(each.annotation)]
     kind = inspect.Parameter.KEYWORD_ONLY
-    jobs = [each.name for each in own if _names_jobs(hints[each.name])]
-    taken = [each.replace(annotation=hints[each.name], kind=kind) for each in own]
     shared = [
         inspect.Parameter(name, kind, default=default, annotation=annotation)
         for name, (annotation, default) in SHARED.items()
@@ -157,6 +171,8 @@ def _with_shell(action: Callable[..., None]) -> Callable[..., None]:
         try:
             for name in jobs:
                 options[name] = _looked_up(shell, options[name])
+            for name, made in several.items():
+                options[name] = made(**{each.name: options.pop(each.name) for each in fields[name]})
             action(shell, **options)
         except BrokenPipeError:
             raise typer.Exit(pipe_closed()) from None
