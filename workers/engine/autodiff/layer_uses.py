@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.gradients import by_row
-from workers.engine.autodiff.layer_io import MatrixUse, Use, layer_io, row_gradient
+from workers.engine.autodiff.layer_io import layer_io
 from workers.engine.autodiff.select import FIRST_ORDER, agrees
+from workers.engine.autodiff.uses import MatrixUse, Use, row_gradient
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.gradients import per_example_gradients
-from workers.engine.autodiff.layer_io import MatrixUse, layer_io
+from workers.engine.autodiff.layer_io import layer_io
+from workers.engine.autodiff.uses import MatrixUse
 from workers.engine.errors import BadParameter
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,

@@ -16,15 +16,9 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.gradients import per_example_gradients
-from workers.engine.autodiff.layer_io import (
-    LookupUse,
-    MatrixUse,
-    Use,
-    layer_io,
-    learnt_tokens,
-    row_gradient,
-)
+from workers.engine.autodiff.layer_io import layer_io
 from workers.engine.autodiff.layer_uses import agreeing_uses
+from workers.engine.autodiff.uses import LookupUse, MatrixUse, Use, learnt_tokens, row_gradient
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows

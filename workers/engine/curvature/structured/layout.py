@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from workers.engine.autodiff.layer_io import BroadcastUse, MatrixUse, Use
 from workers.engine.autodiff.layer_uses import agreeing_uses
+from workers.engine.autodiff.uses import BroadcastUse, MatrixUse, Use
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Rows

@@ -15,15 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workers.engine.autodiff.gradients import per_example_gradients
-from workers.engine.autodiff.layer_io import (
-    LayerIO,
-    LookupUse,
-    MatrixUse,
-    Use,
-    layer_io,
-    learnt_tokens,
-    row_gradient,
-)
+from workers.engine.autodiff.layer_io import LayerIO, layer_io
+from workers.engine.autodiff.uses import LookupUse, MatrixUse, Use, learnt_tokens, row_gradient
 from workers.engine.curvature.structured.blocks import ALIGNED, aligned_width, kronecker_rotated
 from workers.engine.curvature.structured.columns import Along, Moment, columns
 from workers.engine.curvature.structured.layout import BlockLayout, Layout
