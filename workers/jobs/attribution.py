@@ -17,13 +17,14 @@ from workers.jobs.advance import SpreadAttribution, described, hold_folders
 from workers.jobs.attempt import Attempt, Blocks
 from workers.jobs.executor import Executor
 from workers.jobs.inputs import JobInputs
+from workers.jobs.memory_store import MemoryStore
+from workers.jobs.object_store import ObjectStore
 from workers.jobs.paths import BlockPaths
 from workers.jobs.plan import BEFORE_FIT, Plan, Stage
 from workers.jobs.planner import Planner
 from workers.jobs.resolved_damping import as_worked_out, worked_out
 from workers.jobs.results import ResultWriter, versions
 from workers.jobs.steps import Cost, Steps
-from workers.jobs.store import MemoryStore, ObjectStore
 from workers.process.context import Context
 from workers.process.watch import Cancelled, Watch
 
