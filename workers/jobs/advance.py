@@ -10,11 +10,11 @@ from service.storage.keys import Document
 from service.storage.shared import folder_of
 from upweight.errors import InternalError
 from upweight.schema import AttributionJob, JobState
+from workers.jobs.blocks import Cost
 from workers.jobs.executor import Executor
 from workers.jobs.inputs import JobInputs
 from workers.jobs.object_store import ObjectStore
 from workers.jobs.plan import BEFORE_FIT, Plan, stages_of
-from workers.jobs.steps import Cost
 from workers.process.context import Context
 from workers.process.watch import Cancelled, Watch
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from service.storage.keys import Document
 from service.storage.layout import ResultPaths
 from upweight.schema import JobBase
-from workers.jobs.steps import Cost
+from workers.jobs.blocks import Cost
 from workers.process.context import Context
 from workers.process.watch import Watch
 

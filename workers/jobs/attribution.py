@@ -15,6 +15,7 @@ from workers.fits.fits import Fits
 from workers.fits.store import StoredFits
 from workers.jobs.advance import SpreadAttribution, described, hold_folders
 from workers.jobs.attempt import Attempt, Blocks
+from workers.jobs.blocks import Cost
 from workers.jobs.executor import Executor
 from workers.jobs.inputs import JobInputs
 from workers.jobs.memory_store import MemoryStore
@@ -24,7 +25,7 @@ from workers.jobs.plan import BEFORE_FIT, Plan, Stage
 from workers.jobs.planner import Planner
 from workers.jobs.resolved_damping import as_worked_out, worked_out
 from workers.jobs.results import ResultWriter, versions
-from workers.jobs.steps import Cost, Steps
+from workers.jobs.steps import Steps
 from workers.process.context import Context
 from workers.process.watch import Cancelled, Watch
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from workers.fits.store import Tensors
+from workers.jobs.blocks import Cost
 from workers.jobs.finish import Finish
 from workers.jobs.plan import BEFORE_FIT, Stage
-from workers.jobs.steps import Cost, Steps
+from workers.jobs.steps import Steps
 from workers.jobs.store import BlockStore
 
 

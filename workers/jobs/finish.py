@@ -1,7 +1,8 @@
-"""The last block of a job: merges what the others have left, and writes the manifest."""
+"""The last block of a job: merges what the others have left, tells how it was computed, and writes the manifest."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from service.jobs.counts import rhs_bytes
+from service.settings import MIB
 from service.storage.cuts import Cut
 from service.storage.row_blocks import block_path, layers
 from upweight.schema import AttributionJob, InfluencesJob, Keep, Verdict
+from workers import engine
 from workers.engine import EngineError, LayerGroups, stored
+from workers.engine.autodiff.select import PROBE_ROWS
 from workers.jobs import verdict
 from workers.jobs.asked_damping import by_blocks
 from workers.jobs.indexing import compared
@@ -21,7 +26,7 @@ from workers.jobs.neighbours import MOST_OF_SELF, Sample, correlated
 from workers.jobs.plan import Plan
 from workers.jobs.resolved_damping import of_fit, with_known_shares
 from workers.jobs.results import ResultWriter
-from workers.jobs.steps import Steps
+from workers.jobs.steps import Steps, low_precision
 from workers.jobs.store import BlockStore, Findings
 from workers.jobs.stored_index import StoredIndex
 from workers.jobs.table import Table
@@ -46,13 +51,13 @@ class Finish:
         index: dict[str, Any] = {}
         if self._request.is_index:
             findings, index = self._index()
-        summary = self._info(findings) | steps.precision_summary() | steps.curvature_summary()
-        summary |= steps.derivatives_summary() | steps.memory_summary()
-        summary |= steps.frozen_summary()
+        summary = self._info(findings) | _precision_summary(steps) | _curvature_summary(steps)
+        summary |= _derivatives_summary(steps) | _memory_summary(steps)
+        summary |= _frozen_summary(steps)
         summary["derivative_check"] = steps.inputs.derivatives().as_info()
         if isinstance(self._request, InfluencesJob):
             first = slice(0, min(FIRST_FACTORS, self._plan.rhs.total))
-            summary |= steps.low_precision_summary(lambda: store.factors(first))
+            summary |= _low_precision_summary(steps, lambda: store.factors(first))
             if store.table is not None:
                 self._tabulate(store.table, self._request.keep)
                 if self._request.rescales:
@@ -308,3 +313,64 @@ class Finish:
             **{f"{side}_predictions": True for side in self._plan.predicts},
         }
         return [name for name, is_there in present.items() if is_there]
+
+
+def _precision_summary(steps: Steps) -> dict[str, Any]:
+    """What was computed in, and where that is not what the model is stored in."""
+    summary: dict[str, Any] = {"precision": steps.request.precision}
+    if steps.inputs.precision_note is not None:
+        summary["precision_note"] = steps.inputs.precision_note
+    return summary
+
+
+def _derivatives_summary(steps: Steps) -> dict[str, Any]:
+    """By what products with the curvature were taken where passes over the rows take them."""
+    closed = steps.request.curvature.closed_form or steps.inputs.factors is not None
+    if closed or steps.request.curvature.facts.one_column_a_row:
+        return {}
+    probe = next(iter(steps.inputs.hessian_rows.batches(PROBE_ROWS)))
+    return dict(engine.derivatives_used(steps.inputs.problem, probe))
+
+
+def _frozen_summary(steps: Steps) -> dict[str, Any]:
+    """For how many rows the frozen layers were run, once each; nothing where they run in each pass."""
+    count = steps.inputs.frozen_rows
+    return {"frozen_rows": count} if count else {}
+
+
+def _memory_summary(steps: Steps) -> dict[str, Any]:
+    """That right-hand sides are solved for in more blocks than they need be, for want of memory."""
+    cut, together = steps.plan.rhs, steps.request.inversion.together
+    wished = min(cut.total, together, steps.request.blocks.rhs_rows or cut.total)
+    if not steps.plan.solves or cut.step >= wished:
+        return {}
+    vector = steps.inputs.problem.size * steps.inputs.problem.dtype.itemsize
+    needed = -(-rhs_bytes(vector, steps.request.damping_count) * wished // MIB)
+    return {
+        "memory_note": f"right-hand sides were solved for {cut.step} at a time, each block with passes of its own "
+        f"over the rows; with UPWEIGHT_MEMORY_BYTES of at least {needed} MiB, which the operator raises, it is "
+        f"{wished} at a time"
+    }
+
+
+def _curvature_summary(steps: Steps) -> dict[str, Any]:
+    """What was inverted, and what its labels were drawn with."""
+    curvature = steps.request.curvature
+    summary: dict[str, Any] = curvature.model_dump(mode="json")
+    summary = {
+        "curvature": summary.pop("kind"),
+        **{f"curvature_{k}": v for k, v in summary.items()},
+    }
+    return summary | ({"label_seed": steps.request.seed} if curvature.facts.draws_labels else {})
+
+
+def _low_precision_summary(steps: Steps, factors: Callable[[], Tensor]) -> dict[str, Any]:
+    """What a sample of factors (L, k, p) and training rows says of low precision; nothing in full precision."""
+    precision = low_precision(steps.request.precision)
+    if precision == "full":
+        return {}
+    found = engine.low_precision_agreement(
+        steps.inputs.problem, factors().flatten(0, 1), steps.inputs.train, precision
+    )
+    summary = {"low_precision_correlation": found.correlation}
+    return summary | ({"warning": found.warning} if found.warning else {})

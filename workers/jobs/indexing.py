@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from service.jobs.counts import rhs_bytes
+from workers.jobs.blocks import Solved
 from workers.jobs.neighbours import correlated
-from workers.jobs.steps import Solved, Steps
+from workers.jobs.steps import Steps
 from workers.jobs.stored_index import StoredIndex
 
 QUERIES, SAMPLED = 16, 4096  # rows whose answers are compared

@@ -11,11 +11,11 @@ from torch import Tensor
 from service.storage.row_blocks import block_path
 from upweight.schema import AttributionJob, InfluencesJob
 from workers.fits.store import Tensors
+from workers.jobs.blocks import Scores, SelfInfluences, Solved
 from workers.jobs.inputs import JobInputs
 from workers.jobs.merge import Ranking
 from workers.jobs.plan import Plan
 from workers.jobs.results import ResultWriter
-from workers.jobs.steps import Scores, SelfInfluences, Solved
 from workers.jobs.store import (
     BlockStore,
     Findings,

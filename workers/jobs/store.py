@@ -18,10 +18,10 @@ from service.storage.row_blocks import block_path, layers
 from upweight.schema import AttributionJob
 from workers.fits.store import Tensors
 from workers.jobs import stored_index
+from workers.jobs.blocks import IndexBlock, Scores, SelfInfluences, Solved
 from workers.jobs.inputs import JobInputs
 from workers.jobs.plan import Plan
 from workers.jobs.results import ResultWriter
-from workers.jobs.steps import IndexBlock, Scores, SelfInfluences, Solved
 from workers.jobs.table import Table
 
 FACTORS = "factors"

@@ -22,9 +22,9 @@ from upweight.errors import NotFound, Unavailable, UpweightError
 from upweight.schema import JobRequest, JobState
 from workers.jobs.advance import SpreadJob
 from workers.jobs.attempt import Attempt, Blocks
+from workers.jobs.blocks import Cost
 from workers.jobs.executor import computing_with
 from workers.jobs.plan import stages_of
-from workers.jobs.steps import Cost
 from workers.process.context import Context
 from workers.process.watch import Cancelled, GivenBack, Watch
 from workers.refusals import public_error

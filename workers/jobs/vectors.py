@@ -38,6 +38,7 @@ from workers.engine import (
     make_measurement,
 )
 from workers.jobs.attempt import Attempt
+from workers.jobs.blocks import Window, numbered_from, peak_memory
 from workers.jobs.inputs import (
     DTYPES,
     MASK,
@@ -46,7 +47,6 @@ from workers.jobs.inputs import (
     given_vectors,
 )
 from workers.jobs.results import ResultWriter
-from workers.jobs.steps import Window, numbered_from, peak_memory
 from workers.programs.models import described_layout
 
 OBJECT_BYTES = 32 * 1024**2  # of a block, as long as one vector fits

@@ -11,8 +11,8 @@ from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from upweight.schema import QualityJob
 from workers.jobs.attempt import Blocks
+from workers.jobs.blocks import Cost
 from workers.jobs.results import versions
-from workers.jobs.steps import Cost
 from workers.process.watch import Watch
 from workers.quality.trainings import Places, TrainingPlan, Trainings
 from workers.retraining.bank import Bank
