@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,20 +18,15 @@ from service.jobs.validation.compatibility import floating_inputs
 from service.jobs.validation.inputs import Chosen
 from service.storage.keys import Document, is_id
 from service.storage.layout import blob_path
-from service.storage.row_blocks import RowBlocks
 from service.storage.shared import digest_of
-from service.storage.stored_vectors import StoredVectors, only_tensor
-from service.storage.tensors import BadTensors, TensorEntry, read_entry, read_header
-from upweight.errors import InvalidRequest, NotStored, UpweightError
+from service.storage.tensors import read_header
+from upweight.errors import InvalidRequest
 from upweight.schema import (
     AttributionJob,
     Blocks,
     ColumnMatch,
     DatasetRecord,
-    GradientsJob,
-    Groups,
     IhvpJob,
-    InfluencesJob,
     JobRecord,
     Judgement,
     ModelRecord,
@@ -41,41 +35,37 @@ from upweight.schema import (
     SpanMeasurement,
     parse_rows,
 )
-from workers.checks.rows import refuse_labels_out_of_range, refuse_mixed_rows
-from workers.datasets.columns import Columns
-from workers.engine import (
-    VERIFIED,
-    BadParameter,
-    DerivativeCheck,
-    Optimality,
-    Problem,
-    Rows,
-    SpannedRows,
-    Unweighted,
-    check_derivatives,
-    make_measurement,
-    optimality,
-    refuse_outside,
-)
+from workers.engine import DerivativeCheck, Optimality, Problem, Rows, make_measurement, optimality
 from workers.engine.autodiff.graph.prefix import frozen_prefix
 from workers.engine.progress import Progress, silent
 from workers.fits.fits import REVISION, Fits
 from workers.fits.store import StoredFits
 from workers.jobs.asked_damping import fitted
+from workers.jobs.given import (
+    RowsOf,
+    earlier_factors,
+    factors_solved,
+    first_guess,
+    right_hand_sides,
+    vectors_of_job,
+)
 from workers.jobs.plan import Plan
 from workers.jobs.results import versions
+from workers.jobs.rows import (
+    MASK,
+    SOME_NUMBERS_BYTES,
+    RowsOfJob,
+    arrangement,
+    checked_derivatives,
+    members_of,
+    spanned,
+)
 from workers.jobs.stored_index import StoredIndex
 from workers.jobs.table import Membership
 from workers.process.context import Context
-from workers.programs.fitting import only_verified
 
-RowsOf = Callable[[slice], Tensor]  # some rows of a stored (k, p), or of factors (L, k, p)
-MASK = "attention_mask"  # 0 at tokens that pad
-READ_BYTES = 64 * 1024**2
 MOST_LOSS = 1e-3  # of a column's range: what float32 may round a value by without a word
 FROZEN_PART = 0.5  # of the budget, for values of rows that are computed once
-FEWEST_ROWS = 2  # of a check that needs some
-_SOME_NUMBERS_BYTES = 1024  # counted so that a warm worker lets go of them
 
 # tf32 and bf16 are those of gradient products alone. Null is none of them: a job's record has what it stands for.
 DTYPES: dict[str | None, torch.dtype] = {
@@ -137,12 +127,12 @@ class JobInputs:
         self.train = rows.of(*self._arranged("train_id"), request.train, "/train")
         self.test = self._test_rows(rows, model, test) if test is not None else None
         self.frozen_rows = self._cut_frozen() if self._takes_no_inputs() else 0
-        self.rhs = self._right_hand_sides()
-        self.factors = self._earlier_factors()
+        self.rhs = right_hand_sides(context, namespace, request, self.problem)
+        self.factors = earlier_factors(context, namespace, self._factors_job, self.problem)
         self.perturb_input = _input_position(*self._arranged("train_id"), request)
         self.precision_note = self._precision_note(model)
-        self.factors_solved = self._factors_solved()
-        self.members = self._members()
+        self.factors_solved = factors_solved(self._factors_job)
+        self.members = members_of(context, namespace, job, request)
 
     def _test_rows(self, rows: RowsOfJob, model: ModelRecord, test: Selection) -> Rows:
         """Without weights: what is measured of them has none."""
@@ -209,56 +199,12 @@ class JobInputs:
         dataset = self._dataset("test_id")
         numbers = list(parse_rows(selection.rows, dataset.rows or 0))
         shown = StoredRows.of(self._context, self._namespace, dataset)
-
-        def bound(given: int | str) -> Tensor:
-            if isinstance(given, int):
-                return torch.full((len(numbers),), given, dtype=torch.int64)
-            return torch.tensor(shown.values(given, numbers), dtype=torch.int64)
-
-        spans = [torch.stack([bound(each.start), bound(each.end)], 1) for each in asked.spans]
-        bounds = torch.stack(spans, 1)
-        try:
-            refuse_outside(self.problem.plain.loss, rows, bounds, numbers)
-        except BadParameter as error:
-            raise InvalidRequest.field("/measurement", error.way_out, str(error.value)) from None
-        return SpannedRows(rows, bounds)
-
-    def _members(self) -> dict[str, Membership]:
-        request = self._request
-        found: dict[str, Membership] = {}
-        groups = Groups.model_validate(self._job.get("groups") or {})
-        if not isinstance(request, InfluencesJob):
-            return found
-        sides: tuple[Literal["test", "train"], ...] = ("test", "train")
-        for side in sides:
-            names = getattr(groups, side)
-            if names is None:
-                continue
-            dataset = self._dataset(f"{side}_id")
-            rows = parse_rows(getattr(request, side).rows, dataset.rows or 0)
-            if side == "train" and request.groups is not None:
-                places = {row: place for place, row in enumerate(rows)}
-                sets = [parse_rows(str(each), dataset.rows or 0) for each in request.groups]
-                found[side] = Membership.of_sets(
-                    [np.array(sorted(places[row] for row in each)) for each in sets]
-                )
-                continue
-            assert request.aggregate is not None
-            column = request.aggregate.column(side)
-            mean = request.aggregate.reduction(side) == "mean"
-            if column is None:
-                found[side] = Membership.of_all(len(rows), mean=mean)
-                continue
-            shown = StoredRows.of(self._context, self._namespace, dataset)
-            values = shown.values(column, list(rows))
-            names_in_order = [each.value for each in names]
-            found[side] = Membership.of_values(values, names_in_order, mean=mean)
-        return found
+        return spanned(rows, asked, numbers, shown, self.problem.plain.loss)
 
     def guess(self, digest: str, name: str, rows: slice) -> Tensor:
         """A first guess (k, p) for some right-hand sides, from a tensor of a blob."""
-        entry = self._entry(digest, name, f"/inversion/{name}")
-        return self._tensor(entry, digest, rows)
+        count, problem = self.rhs_count(), self.problem
+        return first_guess(self._context, self._namespace, digest, name, count, problem)(rows)
 
     @cached_property
     def extended(self) -> StoredIndex | None:
@@ -279,7 +225,7 @@ class JobInputs:
                 budget_bytes=self._context.settings.memory_bytes,
                 progress=self.progress,
             )
-            return found, _SOME_NUMBERS_BYTES
+            return found, SOME_NUMBERS_BYTES
 
         return self._context.session.kept(("optimality", *self._hessian_identity()), measured)
 
@@ -404,7 +350,7 @@ class JobInputs:
 
     def _arrangement(self, field: str) -> list[object]:
         _, match = self._arranged(field)
-        return _arrangement(match)
+        return arrangement(match)
 
     @cached_property
     def _matched(self) -> list[ColumnMatch]:
@@ -418,18 +364,6 @@ class JobInputs:
             if self._job[field]
         ]
         return match_columns(self._model(), chosen, {})
-
-    def _right_hand_sides(self) -> RowsOf | None:
-        if not isinstance(self._request, IhvpJob):
-            return None
-        digest = self._request.rhs
-        if is_id("job", digest):
-            stored = vectors_of_job(self._context, self._namespace, digest, "/rhs")
-            _require_size(stored, self.problem, "/rhs", digest)
-            kept = stored.blocks(self._context.objects)
-            return lambda rows: stored_rows(kept, rows, self.problem)[0]
-        entry = self._entry(digest, "rhs", "/rhs")
-        return lambda rows: self._tensor(entry, digest, rows)
 
     def rhs_count(self) -> int:
         """How many right-hand sides the job gives or asks for; 0 for self-influences."""
@@ -446,33 +380,6 @@ class JobInputs:
         shape = earlier.result.factor_shape if earlier and earlier.result else None
         return shape[-2] if shape else 0
 
-    def _entry(self, digest: str, name: str, pointer: str) -> TensorEntry:
-        path = blob_path(self._namespace, digest)
-        try:
-            entry = read_header(self._context.objects, path)[name]
-        except (BadTensors, KeyError, FileNotFoundError) as error:
-            raise _bad_tensor(pointer, name, digest, error) from None
-        size = self.problem.size
-        if len(entry.shape) != 2 or entry.shape[1] != size:
-            raise InvalidRequest.field(
-                pointer,
-                f"{name!r} has shape {list(entry.shape)}; it must be (right-hand sides, {size})",
-                digest,
-            )
-        if name != "rhs" and self.rhs_count() not in (0, entry.shape[0]):
-            raise InvalidRequest.field(
-                pointer,
-                f"{name!r} has {entry.shape[0]} rows; it needs one for each of the {self.rhs_count()} "
-                "right-hand sides",
-                digest,
-            )
-        return entry
-
-    def _tensor(self, entry: TensorEntry, digest: str, rows: slice) -> Tensor:
-        path = blob_path(self._namespace, digest)
-        array = read_entry(self._context.objects, path, entry, rows.start, rows.stop)
-        return torch.tensor(array).to(self.problem.device, self.problem.dtype)
-
     @cached_property
     def _factors_job(self) -> JobRecord | None:
         """The earlier job whose factors are taken."""
@@ -481,155 +388,11 @@ class JobInputs:
             return None
         return JobRecord.model_validate(self._context.records.get("job", self._namespace, earlier))
 
-    def _factors_solved(self) -> Judgement | None:
-        record = self._factors_job
-        if record is not None and isinstance(record.request, GradientsJob):
-            return Judgement(
-                level="good",
-                text=f"Nothing was solved: the gradients of job {record.id} are taken as they are, with the identity "
-                "in the place of the inverse.",
-            )
-        if record is None or record.verdict is None:
-            return None
-        judgement = record.verdict.solved
-        return Judgement(
-            level=judgement.level, text=f"Of the factors' job, {record.id}: {judgement.text}"
-        )
-
-    def _earlier_factors(self) -> RowsOf | None:
-        record = self._factors_job
-        if record is None:
-            return None
-        stored = vectors_of_job(self._context, self._namespace, record.id, "/factors")
-        _require_size(stored, self.problem, "/factors", record.id)
-        kept = stored.blocks(self._context.objects)
-        return lambda rows: stored_rows(kept, rows, self.problem)
-
-
-def vectors_of_job(context: Context, namespace: str, id: str, pointer: str) -> StoredVectors:
-    """The factors, gradients or products of an earlier job. Raises NotFound, NotStored."""
-    record = JobRecord.model_validate(context.records.get("job", namespace, id))
-    found = StoredVectors.of(namespace, id, record.result)
-    if found is None:
-        raise NotStored.field(pointer, f"job {id} stored no factors, gradients or products", id)
-    return found
-
-
-def _require_size(stored: StoredVectors, problem: Problem, pointer: str, id: str) -> None:
-    if stored.size != problem.size:
-        words = f"the vectors of job {id} have {stored.size} numbers each, and the model selects {problem.size}"
-        raise InvalidRequest.field(pointer, words, id)
-
-
-def given_vectors(
-    context: Context, namespace: str, source: str, pointer: str, problem: Problem
-) -> tuple[int, RowsOf]:
-    """How many vectors there are, and some of them (k, p): of a job that stores some, or of a blob.
-
-    Raises InvalidRequest, NotFound, NotStored.
-    """
-    objects = context.objects
-    if is_id("job", source):
-        stored = vectors_of_job(context, namespace, source, pointer)
-        _require_size(stored, problem, pointer, source)
-        kept = stored.blocks(objects)
-        return stored.cut.total, lambda rows: stored_rows(kept, rows, problem)[0]
-    try:
-        entry = only_tensor(objects, namespace, source)
-    except (BadTensors, FileNotFoundError) as error:
-        raise _bad_tensor(pointer, "vectors", source, error) from None
-
-    def some(rows: slice) -> Tensor:
-        array = read_entry(objects, blob_path(namespace, source), entry, rows.start, rows.stop)
-        return torch.tensor(array).to(problem.device, problem.dtype)
-
-    return entry.shape[0], some
-
-
-def checked_derivatives(
-    context: Context, model: tuple[str, str], problem: Problem, rows: Rows, *, twice: bool
-) -> DerivativeCheck:
-    """Once a model, by namespace and id: raises WrongDerivative where one can't be believed."""
-    if only_verified(problem.module):
-        return VERIFIED
-
-    def made() -> tuple[DerivativeCheck, int]:
-        found = check_derivatives(problem, next(iter(rows.batches(FEWEST_ROWS))), twice=twice)
-        return found, _SOME_NUMBERS_BYTES
-
-    return context.session.kept(("derivatives", *model, str(twice)), made)
-
 
 def _differentiates_twice(request: AttributionJob) -> bool:
     """Whether a second derivative of the model is in the curvature, or in what the factors meet."""
     moves = getattr(request, "influence_type", "up") == "perturbation"
     return moves or request.curvature.differentiates_twice
-
-
-def stored_rows(kept: Sequence[RowBlocks], rows: slice, problem: Problem) -> Tensor:
-    """Some rows (L, k, p) on the device, of each λ's tensor, read block by block."""
-    shape = (len(kept), rows.stop - rows.start, problem.size)
-    found = torch.empty(shape, dtype=problem.dtype, device=problem.device)
-    for layer, of_one in zip(found, kept, strict=True):
-        position = 0
-        for block in of_one.read(range(rows.start, rows.stop), READ_BYTES):
-            layer[position : position + len(block)] = torch.tensor(block)
-            position += len(block)
-    return found
-
-
-@dataclass(frozen=True)
-class RowsOfJob:
-    """Selected rows; labels are held against `problem`, where it is given, and the first rows against each other."""
-
-    context: Context
-    namespace: str
-    model: ModelRecord
-    problem: Problem | None
-    batch_size: int | None
-    progress: Progress
-
-    def of(
-        self, dataset: DatasetRecord, match: ColumnMatch, selection: Selection, pointer: str
-    ) -> Rows:
-        chosen = parse_rows(selection.rows, dataset.rows or 0)
-        rows = self.context.session.rows(
-            self.namespace, dataset, Columns.of(dataset, match), chosen, self.progress
-        )
-        if self.problem is not None:
-            self.context.session.require_unchanged(self.namespace, dataset)
-            plain = self.problem.plain
-            labelled = rows if plain is self.problem else Unweighted(rows)
-            refuse_labels_out_of_range(plain, labelled, f"{pointer}/dataset", self.progress)
-            self._refuse_mixed(self.problem, match, rows)
-        return rows
-
-    def _refuse_mixed(self, problem: Problem, match: ColumnMatch, rows: Rows) -> None:
-        """Once for a model and a dataset's columns as they meet it."""
-        arranged = digest_of([match.dataset, *_arrangement(match)])
-        self.context.session.once(
-            ("independent", self.namespace, self.model.id, arranged, str(problem.dtype)),
-            lambda: refuse_mixed_rows(
-                problem,
-                rows,
-                elsewhere=self.model.program.format == "factory",
-                batch_size=self.batch_size,
-                progress=self.progress,
-            ),
-        )
-
-
-def _arrangement(match: ColumnMatch) -> list[object]:
-    """Of a dataset's columns: all of it that numbers depend on."""
-    return [match.inputs, match.targets, match.features]
-
-
-def _bad_tensor(pointer: str, name: str, digest: str, error: Exception) -> UpweightError:
-    if isinstance(error, FileNotFoundError):
-        return InvalidRequest.field(pointer, "there is no such blob; upload it first", digest)
-    if isinstance(error, KeyError):
-        return InvalidRequest.field(pointer, f"the blob has no tensor {name!r}", digest)
-    return InvalidRequest.field(pointer, f"the blob is not a safetensors file: {error}", digest)
 
 
 def _input_position(train: DatasetRecord, match: ColumnMatch, request: AttributionJob) -> int:

@@ -16,12 +16,7 @@ from workers.jobs.inputs import JobInputs
 from workers.jobs.merge import Ranking
 from workers.jobs.plan import Plan
 from workers.jobs.results import ResultWriter
-from workers.jobs.store import (
-    BlockStore,
-    Findings,
-    write_self_influences,
-    write_solved,
-)
+from workers.jobs.store import BlockStore, Findings, write_self_influences, write_solved
 
 
 class MemoryStore(BlockStore):

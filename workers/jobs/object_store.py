@@ -15,7 +15,8 @@ from service.storage.tensors import read_entry, read_header, read_note
 from upweight.schema import AttributionJob
 from workers.fits.store import ROTATION, SQUARES, SUMS, StoredFits, Tensors, as_tensor
 from workers.jobs.blocks import Scores, SelfInfluences, Solved
-from workers.jobs.inputs import JobInputs, stored_rows
+from workers.jobs.given import stored_rows
+from workers.jobs.inputs import JobInputs
 from workers.jobs.paths import BlockPaths
 from workers.jobs.plan import Stage
 from workers.jobs.results import ResultWriter

@@ -39,14 +39,10 @@ from workers.engine import (
 )
 from workers.jobs.attempt import Attempt
 from workers.jobs.blocks import Window, numbered_from, peak_memory
-from workers.jobs.inputs import (
-    DTYPES,
-    MASK,
-    RowsOfJob,
-    checked_derivatives,
-    given_vectors,
-)
+from workers.jobs.given import given_vectors
+from workers.jobs.inputs import DTYPES
 from workers.jobs.results import ResultWriter
+from workers.jobs.rows import MASK, RowsOfJob, checked_derivatives
 from workers.programs.models import described_layout
 
 OBJECT_BYTES = 32 * 1024**2  # of a block, as long as one vector fits

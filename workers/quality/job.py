@@ -47,8 +47,9 @@ from workers.engine.scores.baselines import (
 )
 from workers.jobs.advance import SpreadJob, planned
 from workers.jobs.attempt import Attempt, Blocks
-from workers.jobs.inputs import DTYPES, MASK
+from workers.jobs.inputs import DTYPES
 from workers.jobs.results import ResultWriter
+from workers.jobs.rows import MASK
 from workers.process.watch import Watch
 from workers.quality.blocks import BankBlocks, store_plan, stored_plan
 from workers.quality.judging import Judged, Judging
