@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -38,23 +38,18 @@ from upweight.schema import (
 from upweight.schema.inversion import METHODS
 from upweight.schema.retraining import in_evaluation_mode
 from workers.datasets.columns import Columns
-from workers.engine import BadParameter, Problem, Rows, row_predictions
-from workers.engine.scores.baselines import Blocks as ScoreBlocks
-from workers.engine.scores.baselines import (
-    activation_similarity,
-    gradient_products,
-    last_activations,
-)
+from workers.engine import Problem, Rows, row_predictions
 from workers.jobs.advance import SpreadJob, planned
 from workers.jobs.attempt import Attempt, Blocks
 from workers.jobs.inputs import DTYPES
 from workers.jobs.results import ResultWriter
 from workers.jobs.rows import MASK
 from workers.process.watch import Watch
+from workers.quality.baselines import Baselines
 from workers.quality.blocks import BankBlocks, store_plan, stored_plan
 from workers.quality.judging import Judged, Judging
 from workers.quality.retrained import ByRecipe
-from workers.quality.scores import Block, Scores, at_random, of_matrix, of_rows, of_texts
+from workers.quality.scores import of_matrix
 from workers.quality.trainings import (
     FEWEST_TOGETHER,
     SHARED_BY,
@@ -69,7 +64,6 @@ from workers.retraining.inputs import TrainingInputs
 from workers.retraining.job import trained_otherwise
 
 READ_BYTES = 32 * 1024**2
-MOST_TOKENS = 20_000_000  # of both sides, held for BM25
 # Which measure a verdict has, where a job has several: the nearest to retraining first.
 TOLD = ("lds", "loo", "brittleness", "tail_patch", "mislabel")
 UNSURE = 0.3  # below it, noise hides most of what a score could show
@@ -333,66 +327,17 @@ class QualityAttempt(Attempt[QualityJob]):
     def _baselines(self) -> Iterator[Judged]:
         if not self.request.baselines:
             return
-        train, problem, test = self._train, self._problem, self._test
-        losses = np.concatenate(
-            [
-                found.losses.double().cpu().numpy()
-                for _, found in row_predictions(problem, train, progress=self.watch.progress)
-            ]
-        )
-        if test is None:
-            draw = np.random.default_rng(self.request.seed).normal(size=len(train))
-            yield Judged("loss", None, lambda: losses, baseline=True)
-            yield Judged("random", None, lambda: draw, baseline=True)
-            return
-        shape = (len(test), len(train))
-        budget, progress = self.context.settings.memory_bytes, self.watch.progress
-
-        def products(*, cosine: bool) -> ScoreBlocks:
-            return gradient_products(
-                problem, test, train, cosine=cosine, budget_bytes=budget, progress=progress
-            )
-
-        def activations() -> ScoreBlocks:
-            return activation_similarity(
-                problem, test, train, budget_bytes=budget, progress=progress
-            )
-
-        yield _baseline(
-            _of_engine("gradient product", shape, lambda: products(cosine=False)), per_query=True
-        )
-        yield _baseline(_of_engine("gradient cosine", shape, lambda: products(cosine=True)))
-        try:
-            last_activations(problem, next(iter(train.batches(1))))
-        except BadParameter as error:
-            self._left_out.append(f"Similarity of activations is left out: {error}.")
-        else:
-            yield _baseline(_of_engine("activation similarity", shape, activations), per_query=True)
-        yield from self._texts(test)
-        yield Judged(
-            "loss", of_rows("loss", losses, len(test)), lambda: losses,
-            baseline=True, per_query=False,
-        )  # fmt: skip
-        yield _baseline(at_random(*shape, self.request.seed))
-
-    def _texts(self, test: Rows) -> Iterator[Judged]:
-        """BM25, where rows are tokens and it is installed."""
-        first = next(iter(self._train.batches(1))).inputs
-        if first[0].ndim != 2 or first[0].is_floating_point() or first[0].is_complex():
-            return
-        if (len(test) + len(self._train)) * first[0].shape[1] > MOST_TOKENS:
-            self._left_out.append(f"BM25 is left out: there are more than {MOST_TOKENS:,} tokens.")
-            return
         match = ColumnMatch.model_validate(self.job["matched"][0])
-        mask = match.inputs.index(MASK) if MASK in match.inputs else None
-        try:
-            scores = of_texts(_tokens(test, mask), _tokens(self._train, mask))
-        except ImportError:
-            self._left_out.append(
-                "BM25 is left out: the worker lacks bm25s; install upweight[bm25]."
-            )
-            return
-        yield _baseline(scores)
+        yield from Baselines(
+            train=self._train,
+            problem=self._problem,
+            test=self._test,
+            mask_input=match.inputs.index(MASK) if MASK in match.inputs else None,
+            seed=self.request.seed,
+            budget_bytes=self.context.settings.memory_bytes,
+            progress=self.watch.progress,
+            left_out=self._left_out,
+        ).judged()
 
     def _wrong(self) -> NDArray[np.bool_] | None:
         if self.request.wrong is None:
@@ -478,27 +423,3 @@ def _dampings(document: Document) -> list[float]:
         return list(told["values"])
     asked = document["request"].get("hessian_regularization", 0.0)
     return [float(each) for each in (asked if isinstance(asked, list) else [asked])]
-
-
-def _baseline(scores: Scores, *, per_query: bool = False) -> Judged:
-    return Judged(scores.name, scores, lambda: -scores.means(), baseline=True, per_query=per_query)
-
-
-def _of_engine(name: str, shape: tuple[int, int], made: Callable[[], ScoreBlocks]) -> Scores:
-    def blocks() -> Iterator[Block]:
-        for test, train, block in made():
-            yield test, train, block.double().cpu().numpy()
-
-    return Scores(name, shape, blocks)
-
-
-def _tokens(rows: Rows, mask: int | None) -> list[list[int]]:
-    found: list[list[int]] = []
-    for batch in rows.batches(1024):
-        tokens = batch.inputs[0].cpu()
-        if mask is None:
-            found += tokens.tolist()
-            continue
-        kept = batch.inputs[mask].cpu() != 0
-        found += [row[here].tolist() for row, here in zip(tokens, kept, strict=True)]
-    return found
