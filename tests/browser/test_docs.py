@@ -42,7 +42,6 @@ ABSENT = {  # what only other kinds of job leave than the newest one, or one wit
     ("get", "/v1/jobs/{id}/rescaled"),
     ("get", "/v1/jobs/{id}/gradients"),
     ("get", "/v1/jobs/{id}/products"),
-    ("post", "/v1/indexes/{id}/query"),
 }
 ELSEWHERE = {  # tested where they belong: the first needs a presigned upload, the second would be missed
     ("post", "/v1/blobs/{digest}/complete"),
