@@ -132,7 +132,8 @@ def test_a_live_module_is_exported_uploaded_and_waited_for(
     assert record.state == "ready"
     request = posted(server)
     assert request["parameters"] == ["weight"]
-    assert request["loss"] == {"name": "huber", "delta": 2.0, "reduction": "mean"}
+    loss = {"name": "huber", "delta": 2.0, "reduction": "mean", "l2": [], "row_weights": None}
+    assert request["loss"] == loss
     assert blobs[request["program"]["blob"]].startswith(b"PK")
     assert ("wait", "2.5") in server.asked[-1].query
 

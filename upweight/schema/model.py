@@ -11,10 +11,8 @@ from pydantic import (
     BeforeValidator,
     Field,
     JsonValue,
-    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
-    model_serializer,
 )
 
 from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Labels, Name, Request, Text
@@ -82,19 +80,13 @@ class HuggingFaceProgram(Request):
         description="Names of the parameters that do not train, whose `requires_grad` is False; safetensors do not "
         "say. By default as the architecture has it: as a rule, none.",
     )
+    # Left out where there is none: digests of models, and of what workers remember of them, stay what they were.
     adapter: Adapter | None = Field(
         None,
+        exclude_if=lambda adapter: adapter is None,
         description="Trained over the model, which is held fixed then. All adapters over one base name the same "
         "blob of `weights`, which is stored once.",
     )
-
-    @model_serializer(mode="wrap")
-    def _as_before_adapters(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Digests of models, and of what workers remember of them, stay what they were.
-        found: dict[str, Any] = handler(self)
-        if self.adapter is None:
-            found.pop("adapter", None)
-        return found
 
 
 def _no_pickle(value: Any) -> Any:
