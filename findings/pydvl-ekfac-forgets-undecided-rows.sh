@@ -4,11 +4,11 @@
 # Seen with pyDVL 0.10.0, torch 2.13.0 (CPU), Python 3.11. One would take its covariance of output gradients for the one
 # of the Fisher matrix, sum over c of p_c g_c g_c', with g_c = e_c - p. It backpropagates once the sum over c of
 # sqrt(p_c) log p_c instead, and so squares a sum: the products of different classes stay in it. For p = 1/K that sum is
-# zero, and what is left is lambda alone. `fit` and `influences` say nothing. A softmax regression, 200 rows, 3 classes;
-# K-FAC is exact there, as all rows have one prediction, so that the ratio should be 1 at p = 1/3 (weights of zero):
+# zero, and what is left is lambda alone. `fit` and `influences` say nothing. A softmax regression, 200 rows, 3 classes,
+# lambda 1e-6; with weights of zero all rows have one prediction, so that K-FAC is exact and both should agree:
 #
-#   weights times 0: largest influence 3.20e+06 by K-FAC, 1.02e+01 by the exact matrix, covariance 0.0e+00 for 3.3e-01
-#   weights times 1: median ratio of K-FAC to the exact matrix ...
+#   weights times 0: largest influence 8.13e+06 by K-FAC, 2.41e+01 by the exact matrix; the outputs' covariance has norm 0.0e+00, and Fisher's 3.3e-01
+#   weights times 1: largest influence 2.78e+02 by K-FAC, 3.47e+01 by the exact matrix; the outputs' covariance has norm 3.1e-02, and Fisher's 3.1e-01
 #
 # Ends with 0 as long as this holds; with 1 where pyDVL does otherwise.
 set -euo pipefail
