@@ -34,6 +34,7 @@ def id(records: Records) -> str:
         "labels": {},
         "attempt": 0,
         "request": request,
+        "model_id": new_id("model"),
         "created_at": now(),
     }
     records.create("job", "a", document)
