@@ -70,6 +70,7 @@ def test_the_recipes_run_after_the_tutorial(done: Done) -> None:
     assert names["worth"].shape == (1400,)
     assert names["table"].class_names == ["well", "ill"]
     assert names["texts"].rows == 4
+    assert len(set(names["ids"])) == 70
     for file in ("tasks.json", "tasks.xml", "records.json", "worst.png"):
         assert (done.folder / file).stat().st_size > 100
 
