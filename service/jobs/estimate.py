@@ -9,7 +9,6 @@ from service.jobs.counts import (
     FORMED_OUTPUTS,
     NOTHING,
     PASS_SECONDS,
-    VECTORS_ALIVE,
     Counts,
     Size,
     Work,
@@ -18,11 +17,12 @@ from service.jobs.counts import (
     form_work,
     positions_of,
     product_work,
+    rhs_bytes,
 )
 from service.jobs.groups import rescaling_bytes
 from service.jobs.validation.inputs import Inputs
 from service.jobs.validation.size import item_bytes, perturbed_shape, result_bytes
-from service.jobs.validation.structures import least_bytes
+from service.jobs.validation.structures import least_bytes, module_sizes
 from service.parts import Parts
 from service.storage.experience import Experience, spectrum_of
 from upweight.schema import (
@@ -72,10 +72,6 @@ class Counted:
     def size(self) -> Size:
         """By the records alone."""
         job, model = self.job, self.inputs.model
-        modules: dict[str, int] = {}
-        for each in model.selected:
-            name = each.name.rpartition(".")[0] or each.name
-            modules[name] = modules.get(name, 0) + prod(each.shape)
         entries = 1
         if isinstance(job, InfluencesJob):
             entries = prod(perturbed_shape(job, self.inputs))
@@ -83,7 +79,7 @@ class Counted:
                 entries *= 2
         rows = len(self.inputs.hessian.rows), len(self.inputs.train.rows)
         positions = positions_of(model.outputs)
-        kept = tuple(each for each in modules.values() if each <= LARGE_BLOCK)
+        kept = tuple(each for each in module_sizes(model.selected).values() if each <= LARGE_BLOCK)
         return Size(self.parameters, kept, *rows, self._columns(), entries, positions)
 
     def attribution(self, inversion: InversionMethod | None = None) -> Work:
@@ -168,16 +164,16 @@ class Counted:
             largest = max(each.rows for each in self.inputs.groups.train or ())
             kept += min(budget, rescaling_bytes(job, self.inputs, largest))
         dampings = getattr(job, "damping_count", 1)
-        each = VECTORS_ALIVE + 3 * (dampings - 1)
+        each = rhs_bytes(p * item, dampings)
         curvature = getattr(job, "curvature", None)
         if curvature is not None and curvature.closed_form:
             selected = self.inputs.model.selected
             kept += sum(least_bytes(selected, curvature.structure, item).values())
-            each = SCORED_VECTORS * dampings
+            each = SCORED_VECTORS * dampings * p * item
         elif getattr(job, "building", None) is not None or (curvature and curvature.builds_matrix):
             kept += 3 * p * p * item
-        together = max(1, min(self.vectors, budget // max(1, each * p * item)))
-        return WORKER_BYTES + kept + together * each * p * item
+        together = max(1, min(self.vectors, budget // max(1, each)))
+        return WORKER_BYTES + kept + together * each
 
 
 def estimated(

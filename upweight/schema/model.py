@@ -203,6 +203,11 @@ class ParameterSpec(Answer):
     shape: list[int]
     offset: int
 
+    @property
+    def module(self) -> str:
+        """Of the module that it is of: what is before its last dot; without one, its own name."""
+        return self.name.rpartition(".")[0] or self.name
+
 
 class HeldFixed(Answer):
     """The parameters that influence is not taken over: their values count, as they are."""

@@ -143,8 +143,7 @@ def _size(request: AttributionJob, inputs: JobInputs, entries: int) -> Size:
     problem = inputs.problem
     modules = dict[str, int]()
     for each in problem.layout:
-        name = each.name.rpartition(".")[0] or each.name
-        modules[name] = modules.get(name, 0) + each.size
+        modules[each.module] = modules.get(each.module, 0) + each.size
     kept = tuple(size for size in modules.values() if size <= LARGE_BLOCK)
     columns = 1
     if not (request.curvature.differentiates_twice or request.curvature.facts.one_column_a_row):

@@ -156,8 +156,7 @@ class Planner:
     def _index_rows(self, request: IndexJob) -> int:
         """Training rows of a block of an index, each with no more numbers than parameters or than its layers keep."""
         problem = self.inputs.problem
-        layers = {each.name.rpartition(".")[0] or each.name for each in problem.layout}
-        width = min(problem.size, request.dimension * len(layers))
+        width = min(problem.size, request.dimension * len(LayerGroups(problem.layout).names))
         return max(1, min(MOST_ROWS, CHUNK_BYTES // (2 * width)))
 
     @property

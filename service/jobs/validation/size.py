@@ -6,7 +6,7 @@ from math import prod
 
 from service.jobs.validation.compatibility import floating_inputs
 from service.jobs.validation.inputs import Inputs
-from service.jobs.validation.structures import least_bytes, refuse_large_structure
+from service.jobs.validation.structures import least_bytes, module_sizes, refuse_large_structure
 from service.settings import Settings
 from upweight.errors import InvalidRequest, ResultTooLarge
 from upweight.schema import (
@@ -180,8 +180,7 @@ def parts_of(job: InfluencesJob, inputs: Inputs) -> int:
     if job.scores_by == "row":
         return 0
     if job.scores_by == "layer":
-        names = (each.name for each in inputs.model.selected)
-        return len({name.rpartition(".")[0] or name for name in names})
+        return len(module_sizes(inputs.model.selected))
     dataset = inputs.train.dataset
     target = next(each for each in dataset.columns if each.name == dataset.targets[0])
     return prod(each or 1 for each in target.shape)
@@ -230,7 +229,7 @@ def _factors_within_limits(
 
 
 def _index_within_limits(settings: Settings, job: IndexJob, inputs: Inputs) -> None:
-    layers = _layer_sizes(inputs)
+    layers = module_sizes(inputs.model.selected)
     largest = max(layers, key=layers.__getitem__, default="")
     if layers and job.dimension > max(USUAL_DIMENSION, layers[largest]):
         raise InvalidRequest.field(
@@ -249,18 +248,9 @@ def _index_within_limits(settings: Settings, job: IndexJob, inputs: Inputs) -> N
         )
 
 
-def _layer_sizes(inputs: Inputs) -> dict[str, int]:
-    """Parameters of each module."""
-    found: dict[str, int] = {}
-    for each in inputs.model.selected or ():
-        name = each.name.rpartition(".")[0] or each.name
-        found[name] = found.get(name, 0) + prod(each.shape)
-    return found
-
-
 def _index_bytes(job: IndexJob, inputs: Inputs) -> int:
     """Numbers in half precision, a factor a row, and the eigenvectors, as far as shapes tell of these."""
-    width = sum(min(job.dimension, size) for size in _layer_sizes(inputs).values())
+    width = sum(min(job.dimension, size) for size in module_sizes(inputs.model.selected).values())
     structure, item = job.curvature.structure, item_bytes(job)
     fit = sum(least_bytes(inputs.model.selected or (), structure, item).values())
     return len(inputs.train.rows) * (_HALF_BYTES * width + _FACTOR_BYTES) + fit

@@ -43,15 +43,25 @@ def refuse_large_structure(settings: Settings, job: CurvatureJob, model: ModelRe
 
 def least_bytes(selected: Sequence[ParameterSpec], structure: str, itemsize: int) -> dict[str, int]:
     """Of each module: its sums over the rows, and the eigenvectors and eigenvalues made of them."""
-    modules: dict[str, list[ParameterSpec]] = {}
-    for each in selected:
-        modules.setdefault(each.name.rpartition(".")[0] or each.name, []).append(each)
+    modules = _modules(selected)
     facts = STRUCTURES[structure]  # type: ignore[index]
     if facts.exact_blocks:
         return {name: _exact_or_diagonal(members, itemsize) for name, members in modules.items()}
     if facts.factors:
         return {name: _factors(members, itemsize) for name, members in modules.items()}
     return {name: _SUM_BYTES * _size(members) for name, members in modules.items()}
+
+
+def module_sizes(selected: Sequence[ParameterSpec]) -> dict[str, int]:
+    """Parameters of each module."""
+    return {name: _size(members) for name, members in _modules(selected).items()}
+
+
+def _modules(selected: Sequence[ParameterSpec]) -> dict[str, list[ParameterSpec]]:
+    found: dict[str, list[ParameterSpec]] = {}
+    for each in selected:
+        found.setdefault(each.module, []).append(each)
+    return found
 
 
 def _size(members: Sequence[ParameterSpec]) -> int:

@@ -25,6 +25,11 @@ class ParameterSlice:
         """Number of entries."""
         return int(torch.Size(self.shape).numel())
 
+    @property
+    def module(self) -> str:
+        """Of the module that it is of: what is before its last dot; without one, its own name."""
+        return self.name.rpartition(".")[0] or self.name
+
 
 def all_names(module: nn.Module) -> dict[str, list[str]]:
     """Each parameter's first name, with all the names it has: several where it is tied."""

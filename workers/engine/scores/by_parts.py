@@ -48,17 +48,13 @@ class LayerGroups:
     @cached_property
     def names(self) -> list[str]:
         """Of the modules: what is before a parameter's last dot; of one without, its own name."""
-        return list(dict.fromkeys(map(_module_of, (each.name for each in self.layout))))
+        return list(dict.fromkeys(each.module for each in self.layout))
 
     @cached_property
     def place(self) -> dict[str, int]:
         """Which of them a parameter is in, by its name."""
         numbers = {name: number for number, name in enumerate(self.names)}
-        return {each.name: numbers[_module_of(each.name)] for each in self.layout}
-
-
-def _module_of(parameter: str) -> str:
-    return parameter.rpartition(".")[0] or parameter
+        return {each.name: numbers[each.module] for each in self.layout}
 
 
 def up_by_layer(

@@ -166,7 +166,7 @@ def _factored(
 def _modules(places: Sequence[ParameterSlice]) -> dict[str, list[ParameterSlice]]:
     found: dict[str, list[ParameterSlice]] = {}
     for each in places:
-        found.setdefault(each.name.rpartition(".")[0] or each.name, []).append(each)
+        found.setdefault(each.module, []).append(each)
     return found
 
 
@@ -194,7 +194,7 @@ def _kronecker(
     places: Mapping[str, ParameterSlice],
 ) -> BlockLayout | None:
     """Of a parameter that is a matrix in all its uses; None where a factor would be too large."""
-    layer = place.name.rpartition(".")[0] or place.name
+    layer = place.module
     matrices = [each for each in own if isinstance(each, MatrixUse)]
     if not matrices:
         number, width = place.shape
