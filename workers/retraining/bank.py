@@ -95,7 +95,7 @@ class Bank:
         ComputationFailed where trainings diverge; what was done before is kept, and what trained together with them.
         """
         wanted = self._wanted(subsets)
-        there = {meta.path for meta in self.objects.walk(self._folder)}
+        there = self.stored()
         missing: list[int] = []
         for index, rows in enumerate(wanted):
             found = self._stored(rows) if self._path(rows) in there else None
