@@ -63,8 +63,13 @@ def locate(path: str, location: Sequence[str | int], body: Any) -> Place:
         parent, parent_value = schema, value
         value = value[part] if _has(value, part) else None
         schema, tag = _chosen(_below(schema, part), root, value)
-        pointer.append(str(part).replace("~", "~0").replace("/", "~1"))
+        pointer.append(pointer_step(part))
     return Place("".join(f"/{part}" for part in pointer), value, schema, parent, parent_value)
+
+
+def pointer_step(part: str | int) -> str:
+    """A name or number as a step of a JSON pointer (RFC 6901)."""
+    return str(part).replace("~", "~0").replace("/", "~1")
 
 
 def _leads_on(value: Any, part: str | int, schema: Schema, last: bool) -> bool:

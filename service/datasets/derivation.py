@@ -28,6 +28,7 @@ from service.storage.keys import Document, new_id
 from service.storage.layout import blob_path
 from service.storage.records import Idempotency
 from upweight.errors import InvalidRequest, UpweightError
+from upweight.field_errors import pointer_step
 from upweight.schema import (
     CheckState,
     ColumnSpec,
@@ -138,7 +139,7 @@ def _relabelled(
     target = _target(parent)
     chosen: dict[int, Label] = {}
     for name, label in relabel.items():
-        pointer = f"/relabel/{_escaped(name)}"
+        pointer = f"/relabel/{pointer_step(name)}"
         row = names.row_of_key(name, pointer)
         if row in chosen:
             raise InvalidRequest.field(pointer, f"row {row} is named twice; name it once", name)
@@ -231,7 +232,7 @@ def _refuse_both(
     if len(both):
         name = next(key for key in request.relabel if names.row_of_key(key, "") == both[0])
         raise InvalidRequest.field(
-            f"/relabel/{_escaped(name)}",
+            f"/relabel/{pointer_step(name)}",
             f"row {name} is dropped and relabelled; do one of both",
             request.relabel[name],
         )
@@ -252,7 +253,3 @@ def _stored(parts: Parts, namespace: str, view: View) -> tuple[str, int]:
         raise
     reservation.settle(len(data))
     return digest, len(data)
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")

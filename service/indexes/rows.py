@@ -14,6 +14,7 @@ from service.jobs.validation.compatibility import fitted, is_floating
 from service.jobs.validation.inputs import Chosen, Inputs
 from service.parts import Parts
 from upweight.errors import InvalidRequest
+from upweight.field_errors import pointer_step
 from upweight.schema import (
     ColumnMatch,
     ColumnSpec,
@@ -37,7 +38,7 @@ def given(
     for name in columns:
         if name not in names:
             raise InvalidRequest.field(
-                f"/columns/{_escaped(name)}",
+                f"/columns/{pointer_step(name)}",
                 f"the index's model takes no column {name!r}; it takes {', '.join(names)}",
                 None,
             )
@@ -100,7 +101,7 @@ def _arranged(dataset: DatasetRecord, match: ColumnMatch, name: str, values: Arr
 
 def _array(column: ColumnSpec, values: Sequence[Any]) -> Array:
     """(rows, …) in float64, int64 or bool. Raises InvalidRequest, naming the row."""
-    pointer = f"/columns/{_escaped(column.name)}"
+    pointer = f"/columns/{pointer_step(column.name)}"
     rows = [_row(column, value, f"{pointer}/{at}", at) for at, value in enumerate(values)]
     if len({row.shape for row in rows}) > 1:
         raise InvalidRequest.field(
@@ -152,7 +153,3 @@ def _row(column: ColumnSpec, value: Any, pointer: str, at: int) -> Array:
 def _shape(column: ColumnSpec) -> str:
     sizes = ["any" if size is None else str(size) for size in column.shape]
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")

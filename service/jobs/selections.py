@@ -12,6 +12,7 @@ from service.datasets.stored_rows import StoredRows
 from service.jobs.prepared import ready
 from service.parts import Parts
 from upweight.errors import InvalidRequest
+from upweight.field_errors import pointer_step
 from upweight.schema import (
     DatasetRecord,
     InfluencesJob,
@@ -112,7 +113,7 @@ def filtered(
     shown = StoredRows.of(parts, namespace, dataset)
     keep = np.ones(len(rows), bool)
     for column, values in selection.where.items():
-        at = f"{pointer}/where/{column.replace('~', '~0').replace('/', '~1')}"
+        at = f"{pointer}/where/{pointer_step(column)}"
         keep &= GroupColumn.of(shown, column, at).chosen(rows, values, at)
     if not keep.any():
         words = f"no row of {dataset.name!r} has all of these together; choose less narrowly"
