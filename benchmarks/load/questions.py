@@ -6,9 +6,6 @@ row a question, 200 candidates scored by their whole gradients, one worker. wrk 
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.figures import told
-from benchmarks.load.polling import _milliseconds
+from benchmarks.load.wrk import asked, require_wrk
 from service.local.background import running
 from upweight import Client
 
@@ -41,8 +38,7 @@ end
 
 def main() -> None:
     """Prints the figures."""
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is needed: apt-get install wrk")
+    require_wrk()
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Linear(FEATURES, 64), nn.Tanh(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, CLASSES)
@@ -67,7 +63,8 @@ def main() -> None:
         script = Path(folder) / "ask.lua"
         script.write_text(SCRIPT % ", ".join(f"[==[{each}]==]" for each in bodies))
         address = f"{service.url}/v1/indexes/{index.id}/query"
-        found = [_wrk(address, script) for _ in range(RUNS)]
+        load = {"threads": 1, "clients": CLIENTS, "seconds": SECONDS}
+        found = [asked(address, "-s", str(script), **load) for _ in range(RUNS)]
     known = index.job.info["index"] if index.job.info else {}
     told(
         f"index of {ROWS:,} rows x {known['numbers']:,} numbers: built", [ROWS / seconds], "rows/s"
@@ -89,24 +86,3 @@ def _train(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
 def _body(x: np.ndarray, y: int) -> str:
     numbers = ", ".join(f"{each:.4f}" for each in x)
     return f'{{"columns": {{"x": [[{numbers}]], "y": [{y}]}}, "k": 20, "candidates": 200}}'
-
-
-def _wrk(address: str, script: Path) -> tuple[float, float, float]:
-    """p50 and p99 in ms, requests a second. An answer other than 2xx ends the run."""
-    command = [
-        "wrk",
-        "-t1",
-        f"-c{CLIENTS}",
-        f"-d{SECONDS}s",
-        "--latency",
-        "-s",
-        str(script),
-        address,
-    ]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise SystemExit(said)
-    times = dict(re.findall(r"(50|99)%\s+([\d.]+(?:us|ms|s))", said))
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    assert rate is not None
-    return _milliseconds(times["50"]), _milliseconds(times["99"]), float(rate.group(1))
