@@ -21,7 +21,7 @@ import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from service.problems import MEDIA_TYPE
+from service.problems import MEDIA_TYPE, respond
 from upweight.errors import HeadTooLarge, Unavailable
 
 HEAD_SECONDS = 20.0  # from the connection, or the first byte, to the end of a request's head
@@ -111,7 +111,7 @@ class Connection(H11Protocol):
             f"address and headers together may have {HEAD_BYTES:,} bytes; send what is long in the body, "
             "or in several requests"
         )
-        body = refused.problem(f"req_{uuid4().hex}").model_dump_json().encode()
+        body = bytes(respond(refused, f"req_{uuid4().hex}").body)
         head = f"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: {MEDIA_TYPE}\r\n"
         head += f"connection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         self.transport.write(head.encode() + body)
@@ -163,15 +163,10 @@ def _health_alone(app: ASGIApp) -> ASGIApp:
         if scope["type"] != "http" or scope["path"] in HEALTH:
             await app(scope, receive, send)
             return
-        busy = Unavailable("all connections that this front end can hold are at work; try again")
-        body = busy.problem(f"req_{uuid4().hex}").model_dump_json().encode()
-        headers = [
-            (b"content-type", MEDIA_TYPE.encode()),
-            (b"content-length", str(len(body)).encode()),
-            (b"retry-after", b"5"),
-            (b"connection", b"close"),
-        ]
-        await send({"type": "http.response.start", "status": busy.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        busy = Unavailable(
+            "all connections that this front end can hold are at work; try again", retry_after=5
+        )
+        answer = respond(busy, f"req_{uuid4().hex}", {"Connection": "close"})
+        await answer(scope, receive, send)
 
     return answered
