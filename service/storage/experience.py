@@ -56,12 +56,17 @@ class Experiences:
         smallest = info.get("smallest_eigenvalue")
         key = _key(namespace, job["model_id"])
         with reachable():
-            room = self._redis.hlen(key) < MOST_SPECTRA
-            if spectrum is not None and isinstance(smallest, float) and room:
+            if (
+                spectrum is not None
+                and isinstance(smallest, float)
+                and self._redis.hlen(key) < MOST_SPECTRA
+            ):
                 fields[spectrum] = [smallest, job["id"]]
             if fields:
-                self._redis.hset(key, mapping={k: json.dumps(v) for k, v in fields.items()})
-                self._redis.expire(key, KEPT_SECONDS)
+                with self._redis.pipeline() as pipeline:
+                    pipeline.hset(key, mapping={k: json.dumps(v) for k, v in fields.items()})
+                    pipeline.expire(key, KEPT_SECONDS)
+                    pipeline.execute()
 
 
 def spectrum_of(request: Mapping[str, Any], hessian_id: str | None) -> str | None:
