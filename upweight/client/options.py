@@ -46,7 +46,21 @@ Measurement = (
 )
 
 
-class JobOptions(TypedDict, total=False):
+class AnyJobOptions(TypedDict, total=False):
+    """Fields of a job as they are sent, whatever it computes."""
+
+    columns: Mapping[str, str]
+    curvature: Curvature | Kind | Mapping[str, Any]
+    labels: Mapping[str, str]
+    name: str
+    note: str
+    measurement: Measurement
+    priority: Literal["high", "default", "low"]
+    timeout_s: int | None
+    webhook: Any
+
+
+class JobOptions(AnyJobOptions, total=False):
     """Fields of the job as they are sent. What a method has too (`batch_size`, `seed` of `lissa`) is the method's.
 
     `measurement` is of influences and of factors: right-hand sides of one's own and self-influences have none.
@@ -54,18 +68,9 @@ class JobOptions(TypedDict, total=False):
 
     batch_size: int | Literal["auto"] | None
     blocks: Any
-    columns: Mapping[str, str]
-    curvature: Curvature | Kind | Mapping[str, Any]
-    labels: Mapping[str, str]
-    name: str
-    note: str
-    measurement: Measurement
     precision: Literal["float32", "float64", "tf32", "bf16"] | None
-    priority: Literal["high", "default", "low"]
     reuse: bool
     seed: int | None
-    timeout_s: int | None
-    webhook: Any
 
 
 class WaitOptions(TypedDict, total=False):
@@ -89,21 +94,12 @@ class Options(JobOptions, ComputationOptions, Parameters, total=False):
     """What all computations take: of the job, of its inversion method, and of the waiting."""
 
 
-class VectorsOptions(WaitOptions, total=False):
+class VectorsOptions(AnyJobOptions, WaitOptions, total=False):
     """What gradients and products with a curvature take: fields of the job, and how to wait."""
 
     batch_size: int | Literal["auto"]
-    columns: Mapping[str, str]
-    curvature: Curvature | Kind | Mapping[str, Any]
-    labels: Mapping[str, str]
-    name: str
-    note: str
-    measurement: Measurement
     precision: Literal["float32", "float64"] | None
-    priority: Literal["high", "default", "low"]
     seed: int
-    timeout_s: int | None
-    webhook: Any
 
 
 class KeepOptions(TypedDict, total=False):
