@@ -14,7 +14,7 @@ from service.jobs.counts import rhs_bytes
 from service.settings import MIB
 from service.storage.cuts import Cut
 from service.storage.row_blocks import block_path, layers
-from upweight.schema import AttributionJob, InfluencesJob, Keep, Verdict
+from upweight.schema import AttributionJob, CurvatureJob, InfluencesJob, Keep, Verdict
 from workers import engine
 from workers.engine import EngineError, LayerGroups, stored
 from workers.engine.autodiff.select import PROBE_ROWS
@@ -51,7 +51,9 @@ class Finish:
         index: dict[str, Any] = {}
         if self._request.is_index:
             findings, index = self._index()
-        summary = self._info(findings) | _precision_summary(steps) | _curvature_summary(steps)
+        summary = (
+            self._info(findings) | _precision_summary(steps) | curvature_summary(self._request)
+        )
         summary |= _derivatives_summary(steps) | _memory_summary(steps)
         summary |= _frozen_summary(steps)
         summary["derivative_check"] = steps.inputs.derivatives().as_info()
@@ -353,15 +355,15 @@ def _memory_summary(steps: Steps) -> dict[str, Any]:
     }
 
 
-def _curvature_summary(steps: Steps) -> dict[str, Any]:
-    """What was inverted, and what its labels were drawn with."""
-    curvature = steps.request.curvature
+def curvature_summary(request: CurvatureJob) -> dict[str, Any]:
+    """Of the info: what the curvature was, and what its labels were drawn with."""
+    curvature = request.curvature
     summary: dict[str, Any] = curvature.model_dump(mode="json")
     summary = {
         "curvature": summary.pop("kind"),
         **{f"curvature_{k}": v for k, v in summary.items()},
     }
-    return summary | ({"label_seed": steps.request.seed} if curvature.facts.draws_labels else {})
+    return summary | ({"label_seed": request.seed} if curvature.facts.draws_labels else {})
 
 
 def _low_precision_summary(steps: Steps, factors: Callable[[], Tensor]) -> dict[str, Any]:

@@ -30,10 +30,9 @@ def right_hand_sides(
         return None
     digest = request.rhs
     if is_id("job", digest):
-        stored = vectors_of_job(context, namespace, digest, "/rhs")
-        _require_size(stored, problem, "/rhs", digest)
-        kept = stored.blocks(context.objects)
-        return lambda rows: stored_rows(kept, rows, problem)[0]
+        kept = _vectors_of_size(context, namespace, digest, "/rhs", problem)
+        blocks = kept.blocks(context.objects)
+        return lambda rows: stored_rows(blocks, rows, problem)[0]
     entry = _entry(context.objects, namespace, digest, "rhs", "/rhs", problem)
     return _rows_of(context.objects, namespace, digest, entry, problem)
 
@@ -60,10 +59,9 @@ def earlier_factors(
     """Those of an earlier job, if there is one. Raises InvalidRequest, NotFound, NotStored."""
     if record is None:
         return None
-    stored = vectors_of_job(context, namespace, record.id, "/factors")
-    _require_size(stored, problem, "/factors", record.id)
-    kept = stored.blocks(context.objects)
-    return lambda rows: stored_rows(kept, rows, problem)
+    kept = _vectors_of_size(context, namespace, record.id, "/factors", problem)
+    blocks = kept.blocks(context.objects)
+    return lambda rows: stored_rows(blocks, rows, problem)
 
 
 def factors_solved(record: JobRecord | None) -> Judgement | None:
@@ -91,10 +89,15 @@ def vectors_of_job(context: Context, namespace: str, id: str, pointer: str) -> S
     return found
 
 
-def _require_size(stored: StoredVectors, problem: Problem, pointer: str, id: str) -> None:
-    if stored.size != problem.size:
-        words = f"the vectors of job {id} have {stored.size} numbers each, and the model selects {problem.size}"
+def _vectors_of_size(
+    context: Context, namespace: str, id: str, pointer: str, problem: Problem
+) -> StoredVectors:
+    """The same, as long as the problem's parameters. Raises InvalidRequest, too."""
+    found = vectors_of_job(context, namespace, id, pointer)
+    if found.size != problem.size:
+        words = f"the vectors of job {id} have {found.size} numbers each, and the model selects {problem.size}"
         raise InvalidRequest.field(pointer, words, id)
+    return found
 
 
 def given_vectors(
@@ -106,10 +109,9 @@ def given_vectors(
     """
     objects = context.objects
     if is_id("job", source):
-        stored = vectors_of_job(context, namespace, source, pointer)
-        _require_size(stored, problem, pointer, source)
-        kept = stored.blocks(objects)
-        return stored.cut.total, lambda rows: stored_rows(kept, rows, problem)[0]
+        kept = _vectors_of_size(context, namespace, source, pointer, problem)
+        blocks = kept.blocks(objects)
+        return kept.cut.total, lambda rows: stored_rows(blocks, rows, problem)[0]
     try:
         entry = only_tensor(objects, namespace, source)
     except (BadTensors, FileNotFoundError) as error:

@@ -39,6 +39,7 @@ from workers.engine import (
 )
 from workers.jobs.attempt import Attempt
 from workers.jobs.blocks import Window, numbered_from, peak_memory
+from workers.jobs.finish import curvature_summary
 from workers.jobs.given import given_vectors
 from workers.jobs.inputs import DTYPES
 from workers.jobs.results import ResultWriter
@@ -230,13 +231,7 @@ class ProductsAttempt(VectorsAttempt[HvpJob]):
             "hessian_passes": float(curvature.passes),
             "seconds": time.monotonic() - began,
         }
-        told: dict[str, Any] = request.curvature.model_dump(mode="json")
-        info = {
-            "curvature": told.pop("kind"),
-            **{f"curvature_{name}": value for name, value in told.items()},
-            **({"label_seed": request.seed} if request.curvature.facts.draws_labels else {}),
-            "derivative_check": checked.as_info(),
-        }
+        info = curvature_summary(request) | {"derivative_check": checked.as_info()}
         parameters = described_layout(problem)
         return self.outcome(
             PRODUCTS, writer, cut, parameters, problem.size, problem.dtype, info, cost
