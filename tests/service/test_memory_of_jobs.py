@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.jobs.estimate import MODEL_COPIES, VECTORS_ALIVE, WORKER_BYTES, Counted
+from service.jobs.counts import VECTORS_ALIVE
+from service.jobs.estimate import MODEL_COPIES, WORKER_BYTES, Counted
 from service.jobs.validation.size import refuse_beyond_memory
 from service.settings import GIB, MIB, Settings
 from upweight.errors import InvalidRequest
