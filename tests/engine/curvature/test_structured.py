@@ -521,6 +521,72 @@ def test_layers_and_diagonal_of_gauss_newton_are_parts_of_it() -> None:
     assert not layers[:24, 24:].any()
 
 
+class OneNumber(nn.Module):
+    """A row's output is a number, without an axis of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).squeeze(-1)
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal"])
+def test_gauss_newton_of_one_number_a_row_is_that_of_its_gradients(structure: str) -> None:
+    """With one token a layer and one column a row, EK-FAC, blocks and diagonal have the matrix's own traces."""
+    module, inputs, targets = made(OneNumber), real(ROWS, 5), classes(2).double()
+    found = curvature(
+        module, inputs, targets, structure, moment="roots", loss="bce_with_logits"
+    ).dense()
+    rows = []
+    for x in inputs:
+        module.zero_grad()
+        output = module(x[None])
+        output.sum().backward()
+        p = output.detach().sigmoid()
+        root = (p * (1 - p)).sqrt()
+        rows.append(
+            torch.cat([(root * each.grad.flatten()) for each in module.parameters()])  # type: ignore[operator]
+        )
+    whole = torch.stack(rows).T @ torch.stack(rows) / ROWS
+    for here in (slice(0, 24), slice(24, 29)):
+        if structure == "layers":
+            assert relative(found[here, here], whole[here, here]) < 1e-10
+        elif structure == "diagonal":
+            assert relative(found.diagonal()[here], whole.diagonal()[here]) < 1e-10
+        elif structure == "ekfac":
+            traces = found.diagonal()[here].sum(), whole.diagonal()[here].sum()
+            assert relative(*traces) < 1e-10
+    assert bool((found.diagonal() > 0).all())
+
+
+class Autoencoder(nn.Module):
+    """A matrix and its transpose, which is no square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Linear(5, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(torch.tanh(self.encode(x)), self.encode.weight.T)
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal"])
+def test_a_weight_that_is_used_both_ways_has_its_exact_block_or_diagonal(structure: str) -> None:
+    module, inputs, targets = made(Autoencoder), real(ROWS, 5), real(ROWS, 5).flip(0)
+    found = curvature(module, inputs, targets, structure, loss="mse").dense()
+    rows = []
+    for x, y in zip(inputs, targets, strict=True):
+        module.zero_grad()
+        F.mse_loss(module(x[None]), y[None]).backward()
+        rows.append(module.encode.weight.grad.flatten())  # type: ignore[union-attr, operator]
+    expected = torch.stack(rows).T @ torch.stack(rows) / ROWS
+    if structure == "diagonal":
+        expected = torch.diag(expected.diagonal())
+    assert relative(found, expected) < 1e-10
+
+
 @pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal", "identity"])
 def test_the_inverse_is_that_of_the_dense_matrix(structure: str) -> None:
     for make, inputs in MODELS.values():

@@ -35,7 +35,7 @@ class Along(PerRow):
 
     def __call__(self, outputs: Any, targets: Targets) -> Tensor:
         """(B,)."""
-        return (outputs * targets).flatten(1).sum(1)
+        return (outputs * targets).reshape(len(outputs), -1).sum(1)
 
 
 def is_wide(outputs: object, most: int) -> bool:

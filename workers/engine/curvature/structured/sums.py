@@ -276,6 +276,8 @@ class Column:
         matrices = bool(uses) and all(
             isinstance(use, MatrixUse) and use.weight == name and use.groups == 1 for use in uses
         )
+        # Uses of W and of Wᵀ have no matrix in common whose rows are the outputs of both.
+        matrices &= len({use.transposed for use in uses if isinstance(use, MatrixUse)}) < 2
         lookups = bool(uses) and all(isinstance(use, LookupUse) for use in uses)
         if name not in self.collector.layout.explained or not (matrices or lookups):
             return self._gradient(name).square().sum(0)
