@@ -126,7 +126,7 @@ def _dropped(parent: DatasetRecord, request: DeriveRequest, names: RowNames) -> 
             return parse_rows(request.drop, parent.rows or 0).parts
         except ValueError as error:
             raise InvalidRequest.field("/drop", str(error), request.drop) from None
-    rows = [names.row(name, f"/drop/{at}") for at, name in enumerate(request.drop)]
+    rows = [names.id_or_number(name, f"/drop/{at}") for at, name in enumerate(request.drop)]
     return [range(row, row + 1) for row in rows]
 
 
@@ -149,7 +149,7 @@ def _relabelled(
 
 
 def _target(parent: DatasetRecord) -> ColumnSpec:
-    """The column of labels, one number a row. Raises InvalidRequest."""
+    """The column of labels, one number a row, be it by itself or in an axis of one. Raises InvalidRequest."""
     if len(parent.targets) != 1:
         told = "no target" if not parent.targets else f"{len(parent.targets)} targets"
         raise InvalidRequest.field(
@@ -158,7 +158,7 @@ def _target(parent: DatasetRecord) -> ColumnSpec:
             None,
         )
     target = next(each for each in parent.columns if each.name == parent.targets[0])
-    if target.shape:
+    if any(size != 1 for size in target.shape):
         raise InvalidRequest.field(
             "/relabel",
             f"a label of {parent.name!r} is an array of shape {list(target.shape)}; only single numbers can be "

@@ -47,9 +47,11 @@ class RowNames:
             return cls(dataset, {})
         if dataset.id_kind == "number":
             wanted += [int(key) for key in wanted if _is_number(key)]
+        else:
+            wanted += [str(name) for name in wanted if isinstance(name, int)]
         rows = StoredRows.of(parts, namespace, dataset)
         found = rows.rows_of(wanted)
-        complete = len(found) >= len(set(names)) + len(set(keys))
+        complete = len(found) >= len(set(wanted))
         some = () if complete else rows.ids(range(min(dataset.rows or 0, _LOOKED_THROUGH)))
         return cls(dataset, found, some)
 
@@ -65,20 +67,34 @@ class RowNames:
                 f"{_KINDS[dataset.id_kind or 'text']}",
                 name,
             )
-        rows = dataset.rows or 0
         if isinstance(name, str):
             raise InvalidRequest.field(
                 pointer,
-                f"{name!r} is no row's number; {dataset.name!r} has no ids, and its rows are 0 to {rows - 1}",
+                f"{name!r} is no row's number; {dataset.name!r} has no ids, and its rows are 0 to "
+                f"{(dataset.rows or 0) - 1}",
                 name,
             )
-        if not 0 <= name < rows:
+        return self._numbered(name, pointer)
+
+    def id_or_number(self, name: int | str, pointer: str) -> int:
+        """The same, and a number where ids are texts and none is that number; numbers may be written as text.
+        Raises InvalidRequest."""
+        if isinstance(name, str):
+            return self.row_of_key(name, pointer)
+        texts = self.dataset.ids is not None and self.dataset.id_kind == "text"
+        if texts and str(name) not in self.found:
+            return self._numbered(name, pointer)
+        return self.row(name, pointer)
+
+    def _numbered(self, row: int, pointer: str) -> int:
+        rows = self.dataset.rows or 0
+        if not 0 <= row < rows:
             raise InvalidRequest.field(
                 pointer,
-                f"row {name} of {dataset.name!r} is not there: it has rows 0 to {rows - 1}",
-                name,
+                f"row {row} of {self.dataset.name!r} is not there: it has rows 0 to {rows - 1}",
+                row,
             )
-        return name
+        return row
 
     def row_of_key(self, key: str, pointer: str) -> int:
         """The same of a key of JSON, which is always text."""

@@ -68,7 +68,7 @@ class View:
         places = np.minimum(np.searchsorted(self.patched, stored), len(self.patched) - 1)
         hit = self.patched[places] == stored
         found = np.array(values)
-        found[hit] = self.labels[places[hit]]
+        found[hit] = self.labels[places[hit]].reshape(-1, *found.shape[1:])
         return found
 
     def without(self, starts: Array, stops: Array) -> View:

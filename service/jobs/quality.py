@@ -8,7 +8,7 @@ from itertools import zip_longest
 from service.jobs.counts import Work
 from service.jobs.estimate import Counted, trained
 from service.jobs.prepared import Prepared, chosen, own_precision, queued, ready_model, refuse_long
-from service.jobs.retraining import recipe_of, weights_bytes
+from service.jobs.retraining import named_rows, recipe_of, weights_bytes
 from service.jobs.validation.compatibility import fitted
 from service.jobs.validation.inputs import Chosen, Inputs
 from service.parts import Parts
@@ -47,6 +47,12 @@ def prepared(parts: Parts, namespace: str, job: QualityJob) -> Prepared:
     train = _same_rows(parts, namespace, job, judged, "train")
     test = _same_rows(parts, namespace, job, judged, "test")
     assert train is not None  # every job has it
+    wrong = named_rows(parts, namespace, job.wrong, train.dataset, "/wrong")
+    if job.wrong is not None and wrong is None:
+        raise InvalidRequest.field(
+            "/wrong", "names no row; name those whose labels are wrong", None
+        )
+    job = job.model_copy(update={"wrong": wrong})
     _refuse_plan(job, train, test)
     job = job.model_copy(
         update={
@@ -223,7 +229,7 @@ def _refuse_plan(job: QualityJob, train: Chosen, test: Chosen | None) -> None:
 
 
 def _refuse_wrong(job: QualityJob, train: Chosen) -> None:
-    assert job.wrong is not None
+    assert isinstance(job.wrong, str)
     try:
         wrong = set(parse_rows(job.wrong, train.dataset.rows or 0))
     except ValueError as error:

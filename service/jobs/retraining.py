@@ -39,7 +39,8 @@ def prepared(parts: Parts, namespace: str, job: RetrainJob) -> Prepared:
     train = chosen(parts, namespace, job.train, "/train")
     test = chosen(parts, namespace, job.test, "/test") if job.test is not None else None
     matched = fitted(Inputs(model, train, test, train), job.columns)
-    job = job.model_copy(update={"drop": _dropped(parts, namespace, job.drop, train.dataset)})
+    left_out = named_rows(parts, namespace, job.drop, train.dataset, "/drop")
+    job = job.model_copy(update={"drop": left_out})
     given, total = given_arrays(parts.objects, namespace, job.given), train.dataset.rows or 0
     assert job.drop is None or isinstance(job.drop, str)
     written = job.train.rows is not None
@@ -55,21 +56,21 @@ def prepared(parts: Parts, namespace: str, job: RetrainJob) -> Prepared:
     return Prepared(record, size)
 
 
-def _dropped(
-    parts: Parts, namespace: str, drop: Dropped | None, dataset: DatasetRecord
+def named_rows(
+    parts: Parts, namespace: str, given: Dropped | None, dataset: DatasetRecord, pointer: str
 ) -> str | None:
     """Row numbers as text: of ids, where there are some. Raises InvalidRequest."""
-    if drop is None or isinstance(drop, str):
-        return drop
-    if dataset.ids is None and all(isinstance(each, int) for each in drop):
-        return ",".join(map(str, drop)) or None
-    names = RowNames.of(parts, namespace, dataset, drop)
-    rows = {names.row(name, f"/drop/{at}") for at, name in enumerate(drop)}
+    if given is None or isinstance(given, str):
+        return given
+    if dataset.ids is None and all(isinstance(each, int) for each in given):
+        return ",".join(map(str, given)) or None
+    names = RowNames.of(parts, namespace, dataset, given)
+    rows = {names.id_or_number(name, f"{pointer}/{at}") for at, name in enumerate(given)}
     try:
         return written_rows(sorted(rows)) or None
     except ValueError as error:
-        words = f"{error}; derive a dataset without them, and train on that"
-        raise InvalidRequest.field("/drop", words, None) from None
+        words = f"{error}; derive a dataset without them, and use that"
+        raise InvalidRequest.field(pointer, words, None) from None
 
 
 def recipe_of(model: ModelRecord, given: Recipe | None) -> Recipe:

@@ -239,6 +239,11 @@ def test_numbers_to_predict_are_replaced_and_arrays_are_not(
     assert next(each.maximum for each in view.columns if each.name == "y") == 7.25
     with pytest.raises(errors.InvalidRequest, match="no finite number of float32"):
         online.datasets.derive(fresh_name, data, relabel={2: 1e39})
+    column = online.datasets.register(fresh_name, x=np.ones((6, 2), "f4"), y=y[:, None])
+    view = online.datasets.derive(fresh_name, column, drop=[0], relabel={2: 7.25, 3: -1})
+    found = online.datasets.rows(view, ":")["y"]
+    assert found.shape == (5, 1)
+    np.testing.assert_allclose(found[:, 0], [y[1], 7.25, -1.0, y[4], y[5]])
     pairs = online.datasets.register(fresh_name, x=np.ones((6, 2), "f4"), y=np.ones((6, 2), "f4"))
     with pytest.raises(errors.InvalidRequest, match=r"an array of shape \[2\]"):
         online.datasets.derive(fresh_name, pairs, relabel={2: 1.0})

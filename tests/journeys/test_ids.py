@@ -96,9 +96,13 @@ def test_rows_are_dropped_and_relabelled_by_id(
     by_mask = online.datasets.derive(fresh_name, named, drop=np.arange(ROWS) < 5)
     assert by_number.rows == ROWS - 5
     assert by_mask.digest == by_number.digest
+    # Where ids are texts, whole numbers are rows.
+    assert online.datasets.derive(fresh_name, named, drop=list(range(5))).digest == by_mask.digest
     for drop, words in (
         (["nobody"], "has the id 'nobody'; its ids are texts"),
-        ([3], "has the id 3"),
+        ([ROWS], f"row {ROWS} of 'iris-named' is not there"),
+        (np.arange(ROWS - 1) < 5, f"a mask has an entry for each row: it has {ROWS - 1}"),
+        (worst.to_pandas(), r"take its column of ids: table\['id'\]"),
     ):
         with pytest.raises(errors.InvalidRequest, match=words):
             online.datasets.derive(fresh_name, named, drop=drop)
@@ -120,14 +124,42 @@ def test_a_retraining_leaves_out_and_takes_rows_by_id(
     assert trained(drop=worst) == trained(drop=list(worst.ids)) == by_number
     mask = np.isin(np.arange(ROWS), numbers)
     assert trained(drop=mask) == by_number
+    assert trained(drop=numbers) == by_number
     assert trained(rows=[TEXTS[4], TEXTS[9]]) == trained(rows=[4, 9])
+    by_id = {"weights": {TEXTS[9]: 3.0, TEXTS[2]: 0.5}, "labels": {TEXTS[4]: 2}}
+    assert trained(**by_id) == trained(weights={9: 3.0, 2: 0.5}, labels={4: 2}) != trained()
+
     for choice, words in (
         ({"drop": ["flower-1x"]}, r"no row .* has the id 'flower-1x'; did you mean 'flower-1"),
         ({"rows": ["flower-1x"]}, r"no row .* has the id 'flower-1x'; did you mean 'flower-1"),
-        ({"drop": [3]}, "has the id 3; its ids are texts"),
+        ({"drop": [ROWS]}, f"row {ROWS} of .* is not there"),
+        ({"drop": mask[:-1]}, "a mask has an entry for each row"),
+        ({"weights": {"flower-1x": 2.0}}, r"no row .* has the id 'flower-1x'"),
     ):
         with pytest.raises(errors.InvalidRequest, match=words):
             trained(**choice)
+
+
+def test_numbers_that_may_be_ids_written_as_texts_are_refused(
+    online: Client, fresh_name: str
+) -> None:
+    record = online.datasets.register(
+        fresh_name, x=np.ones((4, 2), "f4"), y=np.arange(4), ids=["3", "2", "1", "0"]
+    )
+    with pytest.raises(errors.InvalidRequest, match="has the id 3; did you mean '3'"):
+        online.datasets.derive(fresh_name, record, drop=[3])
+
+
+def test_wrong_labels_are_named_by_id(
+    online: Client, iris: Subject, named: DatasetRecord, result: InfluenceResult
+) -> None:
+    by_id, by_number = (
+        online.evaluate(result, "mislabel", wrong=wrong, baselines=False)
+        for wrong in ([TEXTS[4], TEXTS[10]], [4, 10])
+    )
+    assert by_id.rows == by_number.rows
+    with pytest.raises(errors.InvalidRequest, match="did you mean 'flower-1"):
+        online.evaluate(result, "mislabel", wrong=["flower-1x"])
 
 
 def test_a_frames_index_is_its_ids_where_it_says_more_than_the_rows_number(

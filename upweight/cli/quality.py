@@ -27,7 +27,10 @@ class Trials:
     repeats: Annotated[int, typer.Option(help="Trainings of each, with other seeds.")] = 2
     seed: Annotated[int, typer.Option(help="Of the subsets.")] = 0
     wrong: Annotated[
-        str | None, typer.Option(help="For mislabel: rows whose labels are wrong, 3,17,20:30.")
+        str | None,
+        typer.Option(
+            help="For mislabel: rows whose labels are wrong, 3,17,20:30, or a file of ids."
+        ),
     ] = None
     k: Annotated[int | None, typer.Option(help="Rows removed, or stepped on.")] = None
     left_out: Annotated[
@@ -56,6 +59,7 @@ class Trials:
         """As `client.evaluate` and `client.tune` take them: those that were given."""
         options = {
             **asdict(self),
+            "wrong": choices.rows(self.wrong),
             "recipe": choices.document(self.recipe, "--recipe"),
             "timeout_s": self.time_limit,
             "labels": choices.pairs(self.label, "--label") or None,

@@ -25,7 +25,7 @@ def retrain(
     rows: Annotated[str | None, typer.Option(help="Some of its rows: 0:1000, ::10.")] = None,
     drop: Annotated[
         str | None,
-        typer.Option(help="Rows to leave out: 3,17,204, or an .npy file of numbers or ids."),
+        typer.Option(help="Rows to leave out: 3,17,204, a file of ids, or an .npy file."),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="An .npy file with a factor of each row's loss.")
@@ -49,7 +49,9 @@ def retrain(
 
     given = {
         "rows": rows,
-        "drop": drop if drop is None or not drop.endswith(".npy") else _array(Path(drop)),
+        "drop": choices.rows(drop)
+        if drop is None or not drop.endswith(".npy")
+        else _array(Path(drop)),
         "weights": None if weights is None else _array(weights),
         "labels": None if labels is None else _array(labels),
         "test": test,

@@ -56,7 +56,7 @@ def derive(
     rows = None if drop is None else dropped_rows(drop)
     if isinstance(rows, np.ndarray):  # a mask
         record = dataset if isinstance(dataset, DatasetRecord) else (yield from record_of(dataset))
-        numbers = np.flatnonzero(rows).tolist()
+        numbers = marked(rows, record)
         # A list would name ids where there are some; text always names numbers.
         rows = numbers if record.ids is None or not numbers else rows_text(numbers)
     fields = {
@@ -79,12 +79,26 @@ def dropped_rows(rows: Any) -> str | list[Any] | NDArray[Any]:
     values = np.atleast_1d(np.asarray(rows))
     if values.dtype == bool:
         return values
+    if values.ndim > 1:
+        words = "rows are named on one axis, not by a table; take its column of ids: table['id']"
+        raise InvalidRequest.field("/drop", words, None)
     if values.size and values.dtype.kind not in "iuUO":
         raise InvalidRequest.field(
             "/drop",
             f"rows are ids or integers in a list, a slice, or text like '0:100'; got {rows!r:.80}",
         )
     return list(values.ravel().tolist())
+
+
+def marked(mask: NDArray[Any], dataset: DatasetRecord) -> list[int]:
+    """The rows that a mask names. Raises InvalidRequest where it is not as long as the dataset."""
+    if mask.shape != (dataset.rows,):
+        raise InvalidRequest.field(
+            "/drop",
+            f"a mask has an entry for each row: it has {mask.size}, and {dataset.name!r} has {dataset.rows} rows",
+            None,
+        )
+    return list(np.flatnonzero(mask).tolist())
 
 
 def _plain(label: Any) -> Any:
@@ -195,10 +209,10 @@ class Datasets(Registered[DatasetRecord]):
     ) -> DatasetRecord:
         """A dataset of another one's rows, without copying any: `derive("train-clean", train, drop=[3, 17])`.
 
-        `drop`: rows to leave out: a list of ids, of rows' numbers where there are no ids, or `result.suspects(20)`;
-        or numbers as a mask, a slice, or text like `"0:100"`. `relabel`: new labels by id, or number: `{17: 3}` or,
-        where classes have names, `{17: "cat"}`. A name that exists gets a new version. The dataset it
-        is derived from may be derived itself, and can't be deleted before it.
+        `drop`: rows to leave out: a list of ids, of rows' numbers where ids are texts or there are none, or
+        `result.suspects(20)`; or numbers as a mask, a slice, or text like `"0:100"`. `relabel`: new labels by id, or
+        number where there are no ids: `{17: 3}` or, where classes have names, `{17: "cat"}`. A name that exists gets
+        a new version. The dataset it is derived from may be derived itself, and can't be deleted before it.
         """
         checked = Checked(wait, timeout, self._link.connection.hold)
         flow = derive(self._bars, name, dataset, drop, relabel, labels, checked)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 
 from upweight.client.computations import Model, influences
 from upweight.client.jobs import create
-from upweight.client.request import Choice, reference
+from upweight.client.request import Choice, named_ids, reference
 from upweight.errors import InvalidRequest, UpweightError
 from upweight.http.flow import Call, Flow
 from upweight.http.polling import failure, fetch, until_ended, waited_for
@@ -30,6 +30,9 @@ ITERATED: Mapping[str, Any] = {
 }
 EXACT: Mapping[str, Any] = {"inversion_method": "direct", "curvature": "gauss_newton"}
 CLOSED_FORM: Mapping[str, Any] = {"inversion_method": "ekfac", "curvature": "gauss_newton"}
+
+
+_NAMED = ("measure", "subsets", "share", "seed")  # arguments of their own
 
 
 class QualityOptions(TypedDict, total=False):
@@ -90,7 +93,7 @@ def evaluate(
         if name in QualityJob.model_fields and value is not None
     }
     if options.get("wrong") is not None:
-        fields["wrong"] = rows_text(options["wrong"])  # type: ignore[arg-type]
+        fields["wrong"] = _named(options["wrong"])
     record = yield from create(fields)
     record = yield from until_ended(
         record.id, bars, record=record, timeout=options.get("timeout"),
@@ -104,7 +107,7 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
     known = QualityOptions.__annotations__
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name, [*_NAMED, *known], n=1)
             meant = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
             raise InvalidRequest.field(f"/{name}", f"there is no option {name!r}{meant}", None)
 
@@ -157,7 +160,7 @@ def tune(
                 test_rows=test_rows, keep={"matrix": True}, wait=False, **arguments,
             )  # fmt: skip
         except InvalidRequest as error:
-            left_out.append(f"{_named(sweep)} is left out: {error.detail}")
+            left_out.append(f"{_told(sweep)} is left out: {error.detail}")
         else:
             begun.append((sweep, record))
     done: dict[str, tuple[dict[str, Any], JobRecord]] = {}
@@ -170,7 +173,7 @@ def tune(
         if failed is None:
             done[record.id] = (sweep, ended)
         else:
-            left_out.append(f"{_named(sweep)} is left out: {failed}")
+            left_out.append(f"{_told(sweep)} is left out: {failed}")
     if not done:
         raise InvalidRequest("no method gave a result: " + "; ".join(left_out))
     found = yield from evaluate(bars, hold, [*done], measure, subsets, share, seed, options)
@@ -239,7 +242,13 @@ def _selected(id: str, selection: Selection) -> dict[str, Any]:
     return found
 
 
-def _named(sweep: Mapping[str, Any]) -> str:
+def _named(rows: Any) -> str | list[Any]:
+    """Rows as text; ids, where there are some, in a list."""
+    ids = rows.get("ids") if isinstance(rows, Mapping) else named_ids(rows)
+    return rows_text(rows) if ids is None else list(ids)
+
+
+def _told(sweep: Mapping[str, Any]) -> str:
     words = [str(sweep.get("inversion_method", "direct"))]
     if sweep.get("curvature") is not None:
         words.append(str(sweep["curvature"]))

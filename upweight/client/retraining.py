@@ -13,7 +13,7 @@ import upweight.late.numpy as np
 from upweight.client.blobs import put
 from upweight.client.computations import Model
 from upweight.client.content import arrays_content
-from upweight.client.datasets import dropped_rows
+from upweight.client.datasets import dropped_rows, marked
 from upweight.client.jobs import create
 from upweight.client.models import MODELS
 from upweight.client.request import Choice, named_ids, reference, selection
@@ -22,10 +22,11 @@ from upweight.http.flow import Call, Flow, Work, segment
 from upweight.http.polling import until_ended, waited_for
 from upweight.http.transport import AsyncTransport, Transport
 from upweight.progress import Bars
-from upweight.results.rows import RowChoice, record_of, rows_text
+from upweight.results.rows import RowChoice, named_rows, record_of, rows_text
 from upweight.schema import Bank, Banks, JobRecord, ModelRecord
 
 WRITTEN = 500  # rows; more are sent as an array
+_ASKED = 100  # ids at a time
 _BANKS = "/v1/banks"
 
 
@@ -93,8 +94,8 @@ def request_of(
         arrays["drop"] = left_out
     elif left_out:
         fields["drop"] = left_out
-    arrays |= _by_row("weights", "weight_rows", weights, float)
-    arrays |= _by_row("labels", "label_rows", labels, None)
+    arrays |= yield from _by_row("weights", "weight_rows", weights, float, chosen["dataset"])
+    arrays |= yield from _by_row("labels", "label_rows", labels, None, chosen["dataset"])
     if arrays:
         content = yield Work(lambda: arrays_content(arrays, "rows of a retraining"))
         fields["given"] = (yield from put(content, bars)).digest
@@ -116,7 +117,7 @@ def _left_out(drop: Any, dataset: str) -> Flow[Any]:
         return None
     found = dropped_rows(drop)
     if isinstance(found, np.ndarray):  # a mask
-        return _short(np.flatnonzero(found).tolist())
+        return _short(marked(found, (yield from record_of(dataset))))
     if isinstance(found, list) and len(found) > WRITTEN:
         record = yield from record_of(dataset)  # numbers, or ids that are numbers?
         return found if record.ids is not None else _short(found)
@@ -137,24 +138,35 @@ def _numbers(name: str, rows: Any) -> Any:
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise InvalidRequest.field(
             f"/{name}",
-            f"row numbers are whole numbers on one axis, not {found.dtype} {found.shape}; by id, "
-            "datasets.derive(…, drop=[…], relabel={…}) gives a dataset to train on",
+            f"row numbers are whole numbers on one axis, not {found.dtype} {found.shape}; ids are texts alone",
             None,
         )
     return found.astype(np.int64)
 
 
-def _by_row(name: str, at: str, given: Any, dtype: Any) -> dict[str, Any]:
-    """An array for all rows as it is; of {row: value} the rows beside the values."""
+def _by_row(name: str, at: str, given: Any, dtype: Any, dataset: str) -> Flow[dict[str, Any]]:
+    """An array for all rows as it is; of {row: value} or {id: value} the rows beside the values."""
     if given is None:
         return {}
     if isinstance(given, Mapping):
         if not given:
             return {}
-        rows = _numbers(at, list(given))
+        ids = named_ids(list(given))
+        rows = _numbers(name, list(given)) if ids is None else (yield from _rows_of(ids, dataset))
         return {name: np.asarray(list(given.values()), dtype=dtype), at: rows}
     values = given.detach().cpu().numpy() if hasattr(given, "detach") else given
     return {name: np.asarray(values, dtype=dtype)}
+
+
+def _rows_of(ids: Sequence[str], dataset: str) -> Flow[Any]:
+    """The numbers of the rows with these ids."""
+    record = yield from record_of(dataset)
+    column = (*record.targets, *record.inputs)[0]
+    rows: list[int] = []
+    for start in range(0, len(ids), _ASKED):
+        query = [("id", each) for each in ids[start : start + _ASKED]]
+        rows += (yield from named_rows(record, query, column)).rows
+    return np.asarray(rows, np.int64)
 
 
 def banks() -> Flow[list[Bank]]:

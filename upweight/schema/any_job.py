@@ -15,7 +15,7 @@ from upweight.schema.webhook import Webhook
 
 MAXIMUM_IDS = 100_000  # of one choice of rows
 MAXIMUM_CHANGES = 200_000  # rows of one derivation that are named one by one
-# A row by its id, or by its number in a dataset without ids.
+# A row by its id, or by its number in a dataset whose ids, if it has some, are no numbers.
 RowName = Annotated[StrictInt, Field(ge=-(2**53), le=2**53)] | Text
 # Rows that are left out: by name in a list, or as slices of numbers.
 Dropped = Annotated[

@@ -133,8 +133,8 @@ class DeriveRequest(Request):
     name: Name
     drop: Dropped | None = Field(
         None,
-        description="The rows to leave out: a list of their ids, of their numbers in a dataset without ids; or "
-        "slices of numbers as text: `3,5,100:200`.",
+        description="The rows to leave out: a list of their ids, or of their numbers where ids are texts or there "
+        "are none; or slices of numbers as text: `3,5,100:200`.",
     )
     relabel: Annotated[dict[Text, NewLabel], Field(max_length=MAXIMUM_CHANGES)] = Field(
         {},

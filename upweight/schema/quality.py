@@ -7,11 +7,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from upweight.schema.any_job import JobBase, Selection
+from upweight.schema.any_job import Dropped, JobBase, Selection
 from upweight.schema.base import Answer, Request
 from upweight.schema.inversion import PositiveInt
 from upweight.schema.recipe import Recipe
-from upweight.schema.rows import RowSelection
 
 Measure = Literal["lds", "loo", "mislabel", "brittleness", "tail_patch"]
 JobId = Annotated[str, Field(pattern=r"^job_[0-9A-Z]{26}$")]
@@ -79,9 +78,10 @@ class QualityJob(JobBase):
         description="Test rows that `brittleness` and `tail_patch` look at, the first ones: each of them takes a "
         "training of its own for each result.",
     )
-    wrong: RowSelection | None = Field(
+    wrong: Dropped | None = Field(
         None,
-        description="Rows of the training dataset whose label is known to be wrong, for `mislabel`.",
+        description="Rows of the training dataset whose label is known to be wrong, for `mislabel`: named as `drop` of "
+        "a retraining names rows. The job's record has the numbers, as text.",
     )
     baselines: bool = Field(
         True,

@@ -21,8 +21,9 @@ class RetrainJob(JobBase):
     train: Selection = Field(description="The rows that are trained on, before `drop`.")
     drop: Dropped | None = Field(
         None,
-        description="Rows of the dataset that are left out: a list of their ids, of their numbers in a dataset without "
-        "ids; or slices of numbers as text: `3,5,100:200`. The job's record has the numbers, as text.",
+        description="Rows of the dataset that are left out: a list of their ids, or of their numbers where ids are "
+        "texts or there are none; or slices of numbers as text: `3,5,100:200`. The job's record has the numbers, as "
+        "text.",
     )
     given: Digest | None = Field(
         None,

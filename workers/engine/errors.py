@@ -291,15 +291,28 @@ class Diverged(EngineError):
 
 
 class TrainingDiverged(EngineError):
-    """A training whose loss, or weights, became NaN or infinite."""
+    """A training whose loss, or weights, became NaN or infinite, or ended far above where it began."""
 
     code = "training_diverged"
 
-    def __init__(self, model: int, epoch: int, step: int, rate: float) -> None:
-        """`model`: which of those that train together. `epoch` and `step` count from 1."""
+    def __init__(
+        self,
+        model: int,
+        epoch: int,
+        step: int,
+        rate: float,
+        rose: tuple[float, float] | None = None,
+    ) -> None:
+        """`model`: which of those that train together. `epoch` and `step` count from 1. `rose`: the first batch's loss
+        before the first step and after the last, where it stayed finite."""
         self.model, self.epoch, self.step, self.rate = model, epoch, step, rate
+        what = (
+            f"NaN or infinity in epoch {epoch}, at step {step}"
+            if rose is None
+            else f"the loss of its first batch rose from {rose[0]:.3g} to {rose[1]:.3g} by the end of epoch {epoch}"
+        )
         super().__init__(
-            f"the training diverged: NaN or infinity in epoch {epoch}, at step {step}, with learning rate {rate:.4g}; "
+            f"the training diverged: {what}, with learning rate {rate:.4g}; "
             "lower 'lr', give a schedule with 'linear_warmup', or look for rows whose values are extreme"
         )
 

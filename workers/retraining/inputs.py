@@ -147,4 +147,4 @@ def _relabelled(rows: Rows, arrays: dict[str, Any], total: int, *, weighted: boo
         )
     place = torch.full((total,), -1, dtype=torch.int64)
     place[torch.from_numpy(numbers)] = torch.arange(len(numbers))
-    return Relabelled(rows, place, torch.from_numpy(np.ascontiguousarray(labels)))
+    return Relabelled(rows, place, torch.from_numpy(np.array(labels)))

@@ -279,6 +279,36 @@ def test_a_model_that_diverges_is_noted_with_its_epoch_and_the_others_go_on() ->
         )
 
 
+@pytest.mark.parametrize(
+    "net", [nn.Linear(FEATURES, 3), nn.Sequential(nn.Linear(FEATURES, 3), nn.Tanh())]
+)
+def test_a_training_that_ends_far_above_its_start_has_diverged_though_it_is_finite(
+    net: nn.Module,
+) -> None:
+    x, y = data()
+    net = nn.Sequential(net, nn.Linear(3, 3)).double().eval()
+    problem = Problem(net, make_loss("cross_entropy"))
+    recipe = Recipe(optimizer="sgd", lr=1e5, batch_size=16, epochs=3)
+    training = Training(problem, TensorRows(x, y), subsets(2, 40), plan_of(recipe), problem.theta)
+    with pytest.raises(TrainingDiverged, match=r"first batch rose from \d.* by the end of epoch 3"):
+        for _ in training.epochs():
+            pass
+    assert bool(torch.isfinite(training.state.theta).all())
+
+
+def test_weights_that_grow_from_zero_while_the_loss_falls_have_not_diverged() -> None:
+    x, y = data()
+    net = nn.Linear(FEATURES, 3).double().eval()
+    problem = Problem(net, make_loss("cross_entropy"))
+    recipe = Recipe(optimizer="sgd", lr=0.5, batch_size=16, epochs=20)
+    training = Training(
+        problem, TensorRows(x, y), subsets(2, 40), plan_of(recipe), torch.zeros_like(problem.theta)
+    )
+    losses = list(training.epochs())
+    assert not training.diverged
+    assert bool((losses[-1] < losses[0]).all())
+
+
 def _first_epoch_without_a_loss(
     recipe: Recipe, net: nn.Linear, x: Tensor, y: Tensor, rows: Tensor
 ) -> int:

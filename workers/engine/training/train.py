@@ -18,6 +18,9 @@ from workers.engine.training.gradient import StackedGradient
 from workers.engine.training.optimisers import Plan, fresh_moments, step
 
 STAGE = "train"
+# A training has diverged, too, that ends with weights of so many times their size and a loss so many times as high:
+# saturated units and linear models stay finite at any rate.
+_LARGER, _HIGHER = 10.0, 100.0
 _MOMENT = "moment."
 
 
@@ -55,7 +58,8 @@ class Training:
     the batches, the rates and the steps that it takes alone. What a smaller model lacks of a batch are rows of weight
     0, and where it has no batch left in an epoch it waits. Raises BadParameter for an empty subset.
 
-    A model whose loss or weights become NaN or infinite is noted in `diverged`; the others go on.
+    A model whose loss or weights become NaN or infinite is noted in `diverged`, and at the end one whose loss and
+    weights have risen far above where they began; the others go on.
     """
 
     def __init__(
@@ -81,7 +85,8 @@ class Training:
         self._progress = progress
         self._alike = list(_by_batches(plan, self._sizes))
         begin = start.to(problem.device, problem.dtype)
-        self.state = state or State(begin.expand(models, -1).contiguous().clone())
+        self._start = begin.expand(models, -1)
+        self.state = state or State(self._start.contiguous().clone())
         if not self.state.moments:
             self.state.moments = fresh_moments(plan, self.state.theta)
         self.diverged: dict[int, TrainingDiverged] = {}
@@ -106,6 +111,7 @@ class Training:
             self.state.epoch += 1
             self._progress(STAGE, self.state.epoch, self._plan.epochs, "epochs")
             yield losses
+        self._note_risen()
 
     def trial(self) -> None:
         """The gradient of one batch, which nothing is done with: to be timed."""
@@ -168,6 +174,27 @@ class Training:
             for model in range(models.start, models.stop):
                 if not finite[model] and model not in self.diverged:
                     self.diverged[model] = TrainingDiverged(model, epoch + 1, taken + 1, rate)
+        if len(self.diverged) == len(self._sizes):
+            raise next(iter(self.diverged.values()))
+
+    def _note_risen(self) -> None:
+        """By the first batch, at the weights before the first step and after the last."""
+        theta, plan = self.state.theta, self._plan
+        larger = theta.norm(dim=1) > _LARGER * self._start.norm(dim=1)
+        if not bool(larger.any()):
+            return
+        batch = self._batch(self._in_order(0), 0)
+        (_, before), (_, after) = (self._gradient(each, *batch) for each in (self._start, theta))
+        risen = larger & (after > _HIGHER * before)
+        for models, batches in self._alike:
+            last = plan.epochs * batches - 1
+            rate = plan.rate(last, self._sizes[models.start])
+            for model in range(models.start, models.stop):
+                if risen[model] and model not in self.diverged:
+                    rose = (float(before[model]), float(after[model]))
+                    self.diverged[model] = TrainingDiverged(
+                        model, plan.epochs, last + 1, rate, rose
+                    )
         if len(self.diverged) == len(self._sizes):
             raise next(iter(self.diverged.values()))
 
