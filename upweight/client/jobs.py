@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
@@ -22,14 +23,19 @@ from upweight.results.coroutines import ASYNC_RESULTS, AsyncResult
 from upweight.schema import Delivery, JobRecord, JobRequest
 
 Reference = str | JobRecord
-REQUEST: TypeAdapter[Any] = TypeAdapter(JobRequest)
+
+
+@cache
+def _requests() -> TypeAdapter[Any]:
+    """What reads requests of all kinds; made when the first job is sent, since that takes longer than all imports."""
+    return TypeAdapter(JobRequest)
 
 
 def checked(request: BaseModel | Mapping[str, Any]) -> Any:
     """The request as a model of the contract; InvalidRequest with all that is wrong with it."""
     fields = request.model_dump(mode="json") if isinstance(request, BaseModel) else request
     try:
-        return REQUEST.validate_python(fields)
+        return _requests().validate_python(fields)
     except ValidationError as exc:
         raise invalid(exc, "/v1/jobs", fields) from exc
 

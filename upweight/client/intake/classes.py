@@ -12,6 +12,8 @@ from upweight.errors import InvalidRequest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+SHOWN = 10  # words of a target without class names that a message has
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -48,6 +50,11 @@ class Classes:
         known = {str(label): at for at, label in enumerate(self.names)}
         words = [_word(label) for label in labels]
         unknown = sorted(set(words) - set(known))
+        if unknown and not known:
+            shown = ", ".join(map(repr, unknown[:SHOWN])) + (", …" if len(unknown) > SHOWN else "")
+            raise InvalidRequest(
+                f"target {name!r} holds words; give class_names=[{shown}], in the order of the model's outputs"
+            )
         if unknown:
             raise InvalidRequest(
                 f"target {name!r} holds words, and {unknown[0]!r} is not among class_names; give "
