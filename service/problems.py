@@ -146,7 +146,7 @@ def documented(*classes: type[UpweightError]) -> dict[int | str, dict[str, Any]]
 def _documented(classes: list[type[UpweightError]]) -> dict[str, Any]:
     examples = {
         cls.type: {
-            "value": cls("What happened, and the way out.").problem("req_…").model_dump(mode="json")
+            "value": cls("What happened, and what to do.").problem("req_…").model_dump(mode="json")
         }
         for cls in classes
     }

@@ -40,8 +40,8 @@ def http_api(document: dict[str, Any]) -> Iterator[str]:
         "Made from `openapi.json`, version "
         + document["info"]["version"]
         + ". A running service shows the same with "
-        "worked examples at `/docs`. Errors are problem documents (RFC 9457); `type` is stable, `detail` says the way "
-        "out, and `errors` names each wrong field by a JSON pointer."
+        "worked examples at `/docs`. Errors are problem documents (RFC 9457); `type` is stable, `detail` says what "
+        "to do, and `errors` names each wrong field by a JSON pointer."
     )
     by_tag: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
     for path, operations in document["paths"].items():

@@ -166,7 +166,7 @@ def test_nan_in_the_inputs_is_rejected_with_its_row(http: httpx2.Client, fresh_n
     answer = dataset(http, fresh_name, good, npz(x=x, y=np.ones(7)))
     words = said(rejected(http, answer), 422, "rejected", "/inputs/0")
     assert "NaN or infinity in row 8" in words
-    assert "remove or mend these rows" in words
+    assert "remove or correct these rows" in words
 
 
 def test_objects_in_an_npz_are_never_unpickled(

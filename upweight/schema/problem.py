@@ -42,7 +42,7 @@ class Problem(Answer):
         description="The kind of problem in words; the same for every problem of a type."
     )
     status: int = Field(description="HTTP status.")
-    detail: str = Field(description="What happened this time, and the way out.")
+    detail: str = Field(description="What happened this time, and what to do.")
     errors: list[FieldError] = []
     progress: Progress | None = Field(
         None, description="With `result-not-ready`: how far a running job is."

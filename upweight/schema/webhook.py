@@ -70,7 +70,7 @@ class Delivery(Answer):
     next_try_at: datetime | None = Field(None, description="While it is pending.")
     last_status: int | None = Field(None, description="HTTP status of the last answer.")
     last_error: str | None = Field(
-        None, description="Why the last try did not deliver it; the way out."
+        None, description="Why the last try did not deliver it, and what to do."
     )
 
 

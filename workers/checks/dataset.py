@@ -196,7 +196,7 @@ class _Column:
         if bad.any():
             row = before + int(np.argmax(bad))
             raise self._refused(
-                f"column {self.name!r} has NaN or infinity in row {row}; remove or mend these rows",
+                f"column {self.name!r} has NaN or infinity in row {row}; remove or correct these rows",
                 row,
             )
 

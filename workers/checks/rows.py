@@ -83,7 +83,7 @@ def _refuse_row(problem: Problem, batch: Batch, row: int, pointer: str) -> None:
     except BadParameter as error:
         raise InvalidRequest.field(
             pointer,
-            f"the label {error.value} in row {row} of the chosen rows: {error.way_out}. Mend it, choose other "
+            f"the label {error.value} in row {row} of the chosen rows: {error.way_out}. Correct it, choose other "
             "'rows', or register the model with that label as the loss's 'ignore_index'",
             error.value,
         ) from None

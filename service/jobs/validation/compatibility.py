@@ -392,7 +392,7 @@ def refuse_labels_out_of_range(model: ModelRecord, chosen: Chosen) -> None:
             continue
         words = (
             f"target {target.name!r} of {dataset.name!r} has the label {label:.0f}; model {model.name!r} has "
-            f"{classes} outputs, so labels go from 0 to {classes - 1}. Mend the labels, choose the 'rows' without "
+            f"{classes} outputs, so labels go from 0 to {classes - 1}. Correct the labels, choose the 'rows' without "
             "them, or register the model with that label as the loss's 'ignore_index'"
         )
         raise InvalidRequest.field(f"{chosen.pointer}/dataset", words, int(label))

@@ -9,9 +9,9 @@ const PAUSE = 400; // milliseconds without a change, after which it is asked for
 
 /**
  * A place for the estimate of what `read()` gives: {element, changed(), of(request)}.
- * `complete(request)` says whether there is enough of it to ask.
+ * `complete(request)` says whether there is enough of it to ask; `take(fields)` puts what would be better into the form.
  */
-export function estimates(read, complete, signal) {
+export function estimates(read, complete, take, signal) {
   const element = h("section", { class: "estimate", "aria-label": "Estimate", "aria-live": "polite" });
   let asked = 0; // how often; an answer that another question has overtaken is not shown
   let timer = null;
@@ -24,7 +24,7 @@ export function estimates(read, complete, signal) {
     const mine = asked;
     try {
       const record = await json("/v1/jobs?dry_run=true", { method: "POST", body: request, signal });
-      if (mine === asked) replace(element, ...told(record));
+      if (mine === asked) replace(element, ...told(record, take));
       return record;
     } catch (error) {
       if (mine === asked) replace(element);
@@ -53,9 +53,9 @@ export function isDoubtful({ estimate }) {
   return Boolean(estimate?.remark);
 }
 
-function told({ estimate, remarks }) {
+function told({ estimate, remarks, request }, take) {
   if (!estimate) return [];
-  const { seconds, bytes: size, memory_bytes: memory, rate, flops_per_second: speed, cheaper, fails, remark } = estimate;
+  const { seconds, bytes: size, memory_bytes: memory, rate, flops_per_second: speed, cheaper, cheaper_inversion: inversion, fails, enough, remark } = estimate;
   const facts = [
     ["Time", seconds === null ? "known when it runs" : `about ${duration(seconds)}`, rate ? `${speed ? `at ${number(speed, 2)} operations a second, ` : ""}${rate}` : null],
     ["Result", bytes(size)],
@@ -67,8 +67,20 @@ function told({ estimate, remarks }) {
     h("h2", {}, "What it would take"),
     h("dl", { class: "facts-list" }, facts.filter(Boolean).map(([name, words, small]) => [h("dt", {}, name), h("dd", {}, words, small ? h("small", {}, ` (${small})`) : null)])),
     doubts.map((words) => h("p", { class: "note bad" }, linked(words))),
+    h("div", { class: "buttons" },
+      inversion ? offer(`Take method ${inversion.method}`, () => take({ inversion })) : null,
+      enough ? offer(`Take λ = ${number(enough, 3)}`, () => take({ hessian_regularization: raised(request.hessian_regularization, enough) })) : null),
     remarks.map((words) => h("p", { class: "note" }, words)),
   ];
+}
+
+function offer(words, onclick) {
+  return h("button", { type: "button", class: "small", onclick }, words);
+}
+
+/** λ that would do; of several, those that are too small are raised. */
+function raised(asked, enough) {
+  return Array.isArray(asked) ? [...new Set(asked.map((each) => (typeof each === "number" ? Math.max(each, enough) : each)))] : enough;
 }
 
 /** Words in which a job's id leads to the job. */

@@ -1,8 +1,9 @@
-// A result over groups of rows, a class by class table say: each number on the colour of its sign and size.
+// A result over groups of rows, a class by class table say: each number on the colour of its sign and size. Of sets that
+// are removed, what that does at the curvature that is left stands below.
 
 import { npy, path } from "../api.js";
 import { h } from "../dom.js";
-import { count, signed } from "../format.js";
+import { count, number, signed } from "../format.js";
 import { row as rowOf } from "../npy.js";
 
 const MOST = 60; // of each axis
@@ -10,20 +11,44 @@ const MOST = 60; // of each axis
 export async function open(job, route, { signal }) {
   const [tests, trains] = job.result.influence_shape;
   const [height, width] = [Math.min(tests, MOST), Math.min(trains, MOST)];
-  const found = await npy(path(`/v1/jobs/${job.id}/influences`, { test: `0:${height}`, train: `0:${width}`, damping: job.at }), { signal });
-  const cells = Array.from({ length: height }, (_, index) => Array.from(rowOf(found, index)));
-  const most = Math.max(...cells.flat().map(Math.abs), Number.MIN_VALUE);
-  const [down, across] = ["test", "train"].map((side) => job.groups[side]);
-  const cell = (value) => h("td", { class: `number token ${value < 0 ? "harmful" : "helpful"}`, title: String(value), style: { "--share": `${Math.round(40 * (Math.abs(value) / most) ** 0.75)}%` } }, signed(value));
-  const table = h("table", { class: "group-table" }, h("caption", { class: "sr-only" }, "Influence of training groups, in columns, on test groups, in rows"),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "test ↓ training →"), Array.from({ length: width }, (_, index) => h("th", { scope: "col", class: "number" }, name(across, index))))),
-    h("tbody", {}, cells.map((values, index) => h("tr", {}, h("th", { scope: "row" }, name(down, index)), values.map(cell)))));
+  const rescales = job.result.stored.includes("rescaled");
+  const [plain, rescaled] = await Promise.all([
+    npy(path(`/v1/jobs/${job.id}/influences`, { test: `0:${height}`, train: `0:${width}`, damping: job.at }), { signal }),
+    rescales ? npy(path(`/v1/jobs/${job.id}/rescaled`, { damping: job.at }), { signal }) : null,
+  ]);
+  const shown = height < tests || width < trains ? ` The first ${count(height)} of ${count(tests)} by ${count(width)} of ${count(trains)}.` : "";
+  const table = (found, caption) => tableOf(job.groups, found, height, width, caption);
   return {
     element: h("section", {}, h("div", { class: "view-head" }, h("h2", {}, "Groups")),
-      h("p", { class: "help rule" }, `Influences of the rows of each group, added up${means(job) ? " (a mean over test rows where the job says so)" : ""}: blue lowers the test group's loss, orange raises it.`,
-        height < tests || width < trains ? ` The first ${count(height)} of ${count(tests)} by ${count(width)} of ${count(trains)}.` : ""),
-      h("div", { class: "group-scroll", tabindex: "0", role: "region", "aria-label": "Table of groups" }, table)),
+      h("p", { class: "help rule" }, `Influences of the rows of each group, added up${means(job) ? " (a mean over test rows where the job says so)" : ""}: blue lowers the test group's loss, orange raises it.`, shown),
+      table(plain, "Influence of training groups, in columns, on test groups, in rows"),
+      rescaled ? [
+        h("h3", {}, "Rescaled: the rows of each set removed together"),
+        h("p", { class: "help rule" }, "The same at the curvature that is left without the set. The sums above say too little where a set carries much of it.", shown),
+        table(rescaled, "Rescaled influence of training groups, in columns, on test groups, in rows"),
+        leverages(job),
+      ] : null),
   };
+}
+
+function tableOf(groups, found, height, width, caption) {
+  const cells = Array.from({ length: height }, (_, index) => Array.from(rowOf(found, index)).slice(0, width));
+  const most = Math.max(...cells.flat().map(Math.abs), Number.MIN_VALUE);
+  const [down, across] = ["test", "train"].map((side) => groups[side]);
+  const cell = (value) => h("td", { class: `number token ${value < 0 ? "harmful" : "helpful"}`, title: String(value), style: { "--share": `${Math.round(40 * (Math.abs(value) / most) ** 0.75)}%` } }, signed(value));
+  const table = h("table", { class: "group-table" }, h("caption", { class: "sr-only" }, caption),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "test ↓ training →"), Array.from({ length: width }, (_, index) => h("th", { scope: "col", class: "number" }, name(across, index))))),
+    h("tbody", {}, cells.map((values, index) => h("tr", {}, h("th", { scope: "row" }, name(down, index)), values.map(cell)))));
+  return h("div", { class: "group-scroll", tabindex: "0", role: "region", "aria-label": caption }, table);
+}
+
+/** How much of the curvature each set carries. */
+function leverages(job) {
+  const found = job.info?.rescaled?.largest_leverage;
+  const own = job.several ? found?.[job.layer] : found;
+  if (!own?.length) return null;
+  const words = own.slice(0, MOST).map((each, index) => `${job.groups.train[index].name}: ${number(each, 3)}`);
+  return h("p", { class: "help" }, `Largest leverage of each set, 0 to 1: ${words.join(", ")}.`);
 }
 
 function name(groups, index) {

@@ -92,7 +92,7 @@ class Job {
       this.head,
       h("div", { class: "view-head" }, h("h1", {}, job.name ?? kindOf(job)), badge(job.state), h("div", { class: "buttons" },
         h("button", { type: "button", class: "small rename", onclick: () => nameDialog(job, () => this.reopen(), (error) => replace(this.message, notice(error.message, "bad"))) }, job.name ? "Rename" : "Name it"),
-        h("a", { class: "button small", href: link(["new"], { from: job.id }) }, "Start one like it"),
+        h("a", { class: "button small", href: link(["new"], { from: job.id }) }, "Use as a template"),
         actions(job, changed, (error) => replace(this.message, notice(error.message, "bad"))))),
       h("p", { class: "facts" }, [job.name ? kindOf(job) : null, model, data, curvature, methodOf(job, this.methods)].filter(Boolean).join(" · "),
         shapeOf(job) ? ` · ${shapeOf(job).map(count).join(" × ")}` : "", " · ", h("code", {}, job.id)),

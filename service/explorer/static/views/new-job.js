@@ -62,7 +62,7 @@ function view(document, models, datasets, beginning, known, signal) {
     }
   } }, words);
   const submit = h("button", { type: "submit", class: "primary" }, START);
-  const estimate = estimates(() => form.read(), (request) => isComplete(schema, request, document), signal);
+  const estimate = estimates(() => form.read(), (request) => isComplete(schema, request, document), take, signal);
   let confirmed = null; // the doubtful job that is started if the button is pressed once more
   const element = h("form", { class: "job-form", novalidate: true, onsubmit: sent, onchange: changed }, h("h1", {}, "New job"),
     models.length && datasets.length ? null : h("p", { class: "note" }, "No model or no dataset is ready yet. Register them from Python (client.models.register, client.datasets.register), or run ", h("code", {}, "make demo"), "."),
@@ -70,6 +70,13 @@ function view(document, models, datasets, beginning, known, signal) {
     copied);
 
   if (known) estimate.changed();
+
+  /** Puts what an estimate offers into the form. */
+  function take(fields) {
+    form.write({ ...form.read(), ...fields });
+    form.at([Object.keys(fields)[0]]).focus(); // the button goes with the estimate
+    changed();
+  }
 
   function changed() {
     submit.textContent = START;
