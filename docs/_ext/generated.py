@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ METHODS = ("get", "head", "put", "post", "patch", "delete")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Before anything is read."""
+    """Before anything is read; after the build the sources are as they were."""
     app.connect("builder-inited", write)
+    app.connect("build-finished", remove)
     return {"parallel_read_safe": True}
 
 
@@ -30,6 +32,11 @@ def write(_: Sphinx) -> None:
         page, text = FOLDER / f"{name}.md", "\n".join(lines) + "\n"
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
+
+
+def remove(_: Sphinx, __: Exception | None) -> None:
+    """Takes the pages away again."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
 
 
 def http_api(document: dict[str, Any]) -> Iterator[str]:
