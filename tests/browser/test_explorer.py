@@ -143,7 +143,8 @@ def test_the_ranking_is_taken_away_as_csv(browser: Chrome, digits: Subject, tmp_
     with file.open(newline="") as opened:
         found = list(csv.DictReader(opened))
     items = digits.get("direct", "/top", k=1400, sign="harmful")["items"]
-    assert [int(line["row"]) for line in found] == [item["row"] for item in items]
+    for name in ("id", "row"):
+        assert [int(line[name]) for line in found] == [item[name] for item in items]
     assert [float(line["mean_influence"]) for line in found] == [i["influence"] for i in items]
     doubted = {int(line["row"]) for line in found if line["label_doubtful"] == "1"}
     lowest = {item["row"] for item in items[:140] if item["influence"] < 0}

@@ -138,3 +138,52 @@ def test_a_class_by_class_table_is_what_the_result_says(browser: Chrome, digits:
     assert texts(browser, ".group-table tbody th") == [str(digit) for digit in range(10)]
     assert unreadable(browser, "groups") == []
     assert_calm(browser, digits.url)
+
+
+def test_sets_that_are_removed_stand_beside_their_sums(browser: Chrome, digits: Subject) -> None:
+    with Client(digits.url) as client:
+        result = client.compute_influences(
+            "digits-mlp", "digits-train", "digits-test", inversion_method="direct",
+            hessian_regularization=DAMPING, test_rows="0:4", groups=["0:30", "30:90"],
+        )  # fmt: skip
+        values = [result.numpy(), result.rescaled.numpy()]
+        leverage = result.job.info["rescaled"]["largest_leverage"]
+    browser.get(f"{digits.url}/#/jobs/{result.id}")
+    first(browser, ".group-pair h3", "Rescaled")
+    told = [float(cell.get_attribute("title") or 0) for cell in all_of(browser, ".group-table td")]
+    assert told == pytest.approx(np.concatenate([each.ravel() for each in values]).tolist())
+    assert texts(browser, ".group-table thead th")[1:3] == ["set 0", "set 1"]
+    words = first(browser, ".help", "Largest leverage").text
+    assert words.endswith(f"set 1 {leverage[1]:.3g}.")
+    assert unreadable(browser, "sets") == []
+    assert_calm(browser, digits.url)
+
+
+def test_the_first_page_leads_to_models_and_datasets(browser: Chrome, digits: Subject) -> None:
+    browser.get(digits.url)
+    first(browser, ".registered")
+    newest = httpx2.get(f"{digits.url}/v1/datasets?limit=1", trust_env=False).json()["items"][0]
+    press(browser, ".registered a", newest["name"])
+    first(browser, "h1", f"{newest['name']}@")
+    browser.get(f"{digits.url}/#/jobs?state=failed")
+    first(browser, ".view-head")
+    until(
+        browser,
+        lambda: not first(browser, "main").find_element("class name", "registered").is_displayed(),
+    )
+    assert_calm(browser, digits.url)
+
+
+def test_a_jobs_overview_names_the_labels_that_deserve_a_look(
+    browser: Chrome, digits: Subject
+) -> None:
+    browser.get(digits.page("self", "overview"))
+    first(browser, ".suspects")
+    items = digits.get("self", "/suspects", limit=5)["items"]
+    assert texts(browser, ".suspects tbody th") == [str(item["id"]) for item in items]
+    assert texts(browser, ".suspects tbody td") == [
+        str(item[name]) for item in items for name in ("label", "predicted")
+    ]
+    press(browser, "a", "Go through them")
+    first(browser, ".cleaning tbody tr")
+    assert_calm(browser, digits.url)

@@ -5,6 +5,7 @@ import { h } from "../dom.js";
 import { signed } from "../format.js";
 
 const MOST_BYTES = 32 * 1024 ** 2;
+const PADDING = /^(<\|?pad\|?>|\[pad\])$/i; // fills a row up, says nothing
 const known = new Map();
 
 /** The words of a vocabulary blob, a JSON list; null where there is none, or it is too large to show. */
@@ -25,7 +26,8 @@ export function tokens(values, words) {
 }
 
 export function text(values, preview, { large = false, label = "" } = {}, { words = null } = {}) {
-  return h("p", { class: `preview text${large ? " large" : ""}`, title: label }, tokens(values, words).join(" "));
+  const said = tokens(values, words).filter((word) => !PADDING.test(word));
+  return h("p", { class: `preview text${large ? " large" : ""}`, title: label }, said.join(" "));
 }
 
 /** Words, each on the colour of its number: the stronger, the larger it is. */

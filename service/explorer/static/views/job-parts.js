@@ -7,6 +7,7 @@ import { nameOf } from "../resources.js";
 import { link } from "../router.js";
 import { lambdaWords } from "./dampings.js";
 
+const MOST_OF_ROWS = 28; // letters of a choice of rows
 export const TERMINAL = ["succeeded", "failed", "cancelled"];
 export const KINDS = { influences: "Influences", factors: "Factors", ihvp: "Inverse-Hessian products", self_influences: "Self-influences", index: "Index", gradients: "Gradients", hvp: "Products with the curvature", retrain: "Retraining", quality: "Quality" };
 
@@ -73,9 +74,10 @@ export async function subject(job, signal) {
   return { model, data: test ? `${selection(test, job.request.test)} ← ${trained}` : trained };
 }
 
-/** "digits-test [0:100]" */
+/** "digits-test [0:100]"; of many slices the first ones. */
 function selection(name, { rows }) {
-  return rows ? `${name} [${rows}]` : name;
+  if (!rows) return name;
+  return `${name} [${rows.length <= MOST_OF_ROWS ? rows : `${rows.slice(0, MOST_OF_ROWS).replace(/,[^,]*$/, "")}, …`}]`;
 }
 
 /** The share of the present stage that is done, or null where nothing is known. */
@@ -87,7 +89,7 @@ export function share(job) {
 export function standing(job) {
   if (job.state === "queued") return job.queue_position === null ? "waiting" : job.queue_position === 0 ? "next in the queue" : `${count(job.queue_position)} before it`;
   if (job.state === "succeeded") return job.cost ? `took ${duration(job.cost.seconds)}` : "";
-  if (job.state === "failed") return [job.problem?.title, remedy(job)?.words].filter(Boolean).join(": ");
+  if (job.state === "failed") return [job.problem?.title, remedy(job) && `${remedy(job).words} would do`].filter(Boolean).join(": ");
   if (job.state === "cancelled") return "";
   const done = share(job);
   const words = [job.stage ?? "starting", done === null ? null : percent(done), job.eta_seconds === null ? null : `${duration(job.eta_seconds)} left`];

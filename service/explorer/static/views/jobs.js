@@ -12,6 +12,7 @@ import { isComparable } from "./compare.js";
 
 const BUSY = 1_000;
 const QUIET = 5_000;
+const NEWEST = 12; // models and datasets that are named
 const MOST_PAUSE = 30_000;
 const PAGE = 25;
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
@@ -19,7 +20,8 @@ const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
 const FILTERS = ["state", "kind", "search", "model", "dataset", "label"];
 
 export async function open(route, { signal }) {
-  const view = new Jobs(signal, await methods(signal));
+  const [known, registered] = await Promise.all([methods(signal), Promise.all(["models", "datasets"].map((kind) => json(path(`/v1/${kind}`, { limit: NEWEST }), { signal })))]);
+  const view = new Jobs(signal, known, registered);
   await view.turnTo(route.query);
   view.keepUp();
   return {
@@ -33,7 +35,7 @@ export async function open(route, { signal }) {
 }
 
 class Jobs {
-  constructor(signal, methods) {
+  constructor(signal, methods, [models, datasets]) {
     this.query = {};
     this.methods = methods;
     this.signal = signal;
@@ -43,6 +45,7 @@ class Jobs {
     this.message = h("div");
     this.pages = h("nav", { class: "pages", "aria-label": "Pages" });
     this.chips = h("div", { class: "chips" });
+    this.registered = h("div", { class: "registered" }, named("models", "Models", models), named("datasets", "Datasets", datasets));
     this.compare = h("a", { class: "button", hidden: true }, "Compare these two");
     const choice = (name, label, values) => h("select", { "aria-label": label, onchange: (event) => this.narrow({ [name]: event.target.value }) }, values.map(([value, words]) => h("option", { value }, words)));
     this.fields = {
@@ -57,6 +60,7 @@ class Jobs {
       {},
       h("div", { class: "view-head" }, h("h1", {}, "Jobs"), Object.values(this.fields), this.compare, h("a", { class: "button primary", href: "#/new" }, "New job")),
       this.chips,
+      this.registered,
       this.message,
       this.table,
       this.pages,
@@ -73,6 +77,7 @@ class Jobs {
     this.query = query;
     for (const [name, field] of Object.entries(this.fields)) field.value = query[name] ?? "";
     const chips = ["model", "dataset", "label"].filter((name) => query[name]);
+    this.registered.hidden = [...FILTERS, "after"].some((name) => query[name]);
     replace(this.chips, chips.map((name) => h("a", { class: "chip", href: link(["jobs"], { ...query, [name]: null, after: null }), "aria-label": `${name} ${query[name]}: show others too` }, `${name} ${query[name]} ×`)));
     await this.load();
   }
@@ -149,6 +154,12 @@ class Jobs {
       }
     }
   }
+}
+
+/** The newest of what is registered, each a link to its page. */
+function named(kind, words, { items }) {
+  const names = [...new Set(items.map((item) => item.name))];
+  return h("p", {}, h("a", { href: link([kind]) }, words), names.length ? names.map((name) => h("a", { class: "chip", href: link([kind, name]) }, name)) : h("span", { class: "help" }, "none yet"));
 }
 
 class Row {

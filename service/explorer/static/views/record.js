@@ -5,7 +5,7 @@ import { h, replace } from "../dom.js";
 import { notice } from "../failure.js";
 import { ago, clock, count, number } from "../format.js";
 import { previewOf, previews } from "../previews/choose.js";
-import { columnRows, forget } from "../resources.js";
+import { className, columnRows, forget } from "../resources.js";
 import { link } from "../router.js";
 import { badge, jobLink, kindOf } from "./job-parts.js";
 import { facts } from "./overview.js";
@@ -51,6 +51,7 @@ function ofModel(found) {
 function ofDataset(found) {
   const from = found.derived_from;
   return [["Rows", rows(found)], ["Inputs", found.inputs.join(", ")], ["Targets", found.targets.join(", ") || "–"], ["Ids", found.ids ?? "row numbers"],
+    ["Metadata", found.metadata_columns.map(({ name, values }) => (values?.length ? `${name}: ${values.slice(0, 8).join(", ")}${values.length > 8 ? ", …" : ""}` : name)).join("; ") || "–"],
     ["Classes", found.class_names.length ? `${count(found.class_names.length)}: ${found.class_names.slice(0, 12).join(", ")}${found.class_names.length > 12 ? ", …" : ""}` : "–"],
     ["Derived from", from ? h("a", { href: link(["datasets", from.dataset]) }, from.dataset) : "–"], ...common(found)];
 }
@@ -77,12 +78,18 @@ async function gallery(found, signal, reopen) {
   const list = h("ul", { "aria-label": "The first rows" });
   const message = h("div", { "aria-live": "polite" });
   const show = async (record) => {
-    const draw = await previews(record, shown, signal);
+    const [draw, labels] = await Promise.all([previews(record, shown, signal), labelsOf(record, shown, signal)]);
     list.className = `gallery ${draw.kind}`;
-    replace(list, shown.map((row) => h("li", {}, h("div", { class: "row-number" }, `row ${row}`), draw(row, { label: `Row ${row}` }))));
+    replace(list, shown.map((row) => h("li", {}, h("div", { class: "row-number" }, `row ${row}`, labels ? [" · ", h("b", {}, className(record, labels.get(row)[0]))] : null), draw(row, { label: `Row ${row}` }))));
   };
   await show(found);
   return h("section", { class: "rows" }, h("h2", {}, "Rows"), list, previewForm(found, message, show, reopen, await offered(found, signal)), message);
+}
+
+/** The label of each row, where a dataset has one number of it a row; else null. */
+async function labelsOf(record, shown, signal) {
+  const column = record.columns.find(({ name, shape }) => name === record.targets[0] && shape.length === 0);
+  return column ? columnRows(record, column.name, shown, signal) : null;
 }
 
 /** A square of pixels that a row of numbers may be: {column, shape}, or null. */

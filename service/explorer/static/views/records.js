@@ -12,7 +12,7 @@ const WORDS = { models: "Models", datasets: "Datasets" };
 
 export async function open(route, { signal }) {
   const [kind] = route.parts;
-  const field = h("input", { type: "search", "aria-label": "Show all versions of a name", placeholder: "name, written out", value: route.query.name ?? "" });
+  const field = h("input", { type: "search", "aria-label": "Show all versions of a name", placeholder: "name", list: "names", value: route.query.name ?? "" });
   const select = h("select", { "aria-label": `Show ${kind} in state` }, ["", ...STATES].map((each) => h("option", { value: each }, each || "all states")));
   select.value = route.query.state ?? "";
   const narrow = () => replaceWith([kind], { state: select.value, name: field.value.trim() });
@@ -20,11 +20,12 @@ export async function open(route, { signal }) {
   select.addEventListener("change", narrow);
   const { name, state, label, after } = route.query;
   const page = await json(path(`/v1/${kind}`, { limit: PAGE, name, state, label, after }), { signal });
+  const names = h("datalist", { id: "names" }, [...new Set(page.items.map((item) => item.name))].map((value) => h("option", { value })));
   const body = h("div", {});
   replace(body, page.items.length ? table(kind, page.items) : nothing(kind, Boolean(name || state || label)));
   return {
     title: WORDS[kind],
-    element: h("section", {}, h("div", { class: "view-head" }, h("h1", {}, WORDS[kind]), select, field), body,
+    element: h("section", {}, h("div", { class: "view-head" }, h("h1", {}, WORDS[kind]), select, field, names), body,
       h("nav", { class: "pages", "aria-label": "Pages" },
         after ? h("a", { class: "button", href: link([kind], { ...route.query, after: null }) }, "← Newest") : null,
         page.has_more ? h("a", { class: "button older", href: link([kind], { ...route.query, after: page.next_after }) }, "Older →") : null)),

@@ -38,7 +38,7 @@ class Training {
     this.body = h("tbody");
     this.message = h("div");
     this.more = h("button", { type: "button", class: "more", hidden: true, onclick: () => this.load() }, "More");
-    const headings = ["#", "Example", "Row", "Label", "Predicted", "Loss", "Influence"];
+    const headings = ["#", "Example", trainSet.ids ? "Id" : "Row", "Label", "Predicted", "Loss", "Influence"];
     this.table = h("table", { class: "ranking" }, h("caption", { class: "sr-only" }, "Training rows by influence"),
       h("thead", {}, h("tr", {}, headings.map((name) => h("th", { scope: "col" }, name)))), this.body);
     this.element = h("section", {}, h("div", { class: "view-head" }, h("h2", {}, "Training set"), this.select, this.save), this.rule, this.message, this.table, this.more);
@@ -108,7 +108,7 @@ class Training {
       { class: doubtful ? "doubtful" : "", "data-row": item.row },
       h("td", { class: "number" }, count(rank + 1)),
       h("td", { class: "example" }, draw(item.row, { label: `Training row ${item.row}` })),
-      h("td", { class: "number", "data-name": "row" }, item.row),
+      h("td", { class: "number", "data-name": this.trainSet.ids ? "id" : "row" }, item.id ?? item.row, this.trainSet.ids ? h("small", { class: "row-number" }, `row ${item.row}`) : null),
       h("td", { "data-name": "label" }, h("span", { class: "target" }, fact ? className(this.trainSet, fact.target) : "–"), doubtful ? h("span", { class: "badge doubt" }, "doubtful") : null),
       h("td", { class: isWrong(fact) ? "wrong" : "", "data-name": "predicted" }, fact ? className(this.trainSet, fact.prediction) : "–"),
       h("td", { class: "number", "data-name": "loss" }, padded(fact?.loss)),
@@ -123,9 +123,9 @@ class Training {
       const known = await facts(this.ranking.job, "train", items.map((item) => item.column), this.signal);
       const rows = items.map((item, rank) => {
         const fact = known.get(item.column);
-        return [rank + 1, item.row, item.influence, fact?.target, fact?.prediction, fact?.loss, isDoubtful(this.ranking, rank, item, fact) ? 1 : 0];
+        return [rank + 1, item.id ?? item.row, item.row, item.influence, fact?.target, fact?.prediction, fact?.loss, isDoubtful(this.ranking, rank, item, fact) ? 1 : 0];
       });
-      saveCsv(`${this.ranking.job.id}-${this.name}.csv`, ["rank", "row", this.ranking.column, "target", "prediction", "loss", "label_doubtful"], rows);
+      saveCsv(`${this.ranking.job.id}-${this.name}.csv`, ["rank", "id", "row", this.ranking.column, "target", "prediction", "loss", "label_doubtful"], rows);
     } catch (error) {
       if (error.status === undefined) throw error;
       replace(this.message, notice(error.message, "bad"));
