@@ -26,7 +26,7 @@ from workers.jobs.blocks import Cost
 from workers.jobs.executor import computing_with
 from workers.jobs.plan import stages_of
 from workers.process.context import Context
-from workers.process.watch import Cancelled, GivenBack, Watch
+from workers.process.watch import Cancelled, GivenBack, Watch, time_left
 from workers.refusals import public_error
 
 REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
@@ -297,7 +297,7 @@ class BlockTask:
         elapsed, before = grids.stage_began(id, stage, done)
         reached = min(float(total), done + partly)
         gained = reached - before
-        eta = round(elapsed * (total - reached) / gained, 1) if gained > 0 and elapsed > 0 else None
+        eta = time_left(elapsed, gained, total - reached)
         progress = {
             "done": done,
             "total": total,

@@ -23,6 +23,7 @@ from upweight.errors import TimedOut, UpweightError
 PASS = "hessian pass"  # the engine's stage inside one product with the Hessian
 POLL_SECONDS = 0.25  # a cancelled job must free the device within 2 s
 PATIENCE_SECONDS = 1.0  # with a task that was told of its cancel
+WARM_SECONDS, WARM_SHARE = 30.0, 0.02  # from either on, a speed is that of the work itself
 
 
 class Cancelled(Exception):
@@ -227,7 +228,13 @@ class Watch:
         return now
 
     def _eta(self, done: float, total: int) -> float | None:
-        if done <= 0:
-            return None
-        elapsed = time.monotonic() - self._stage_began
-        return round(elapsed * (total - done) / done, 1)
+        return time_left(time.monotonic() - self._stage_began, done, total - done)
+
+
+def time_left(elapsed: float, gained: float, left: float) -> float | None:
+    """Seconds for what is left, at the speed of what was gained; None while that is mostly loading and warming up."""
+    if gained <= 0 or elapsed <= 0:
+        return None
+    if elapsed < WARM_SECONDS and gained < WARM_SHARE * (gained + left):
+        return None
+    return round(elapsed * left / gained, 1)

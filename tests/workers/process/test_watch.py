@@ -13,7 +13,7 @@ from service.lifecycle.states import LeaseLost
 from service.storage.leases import Leases
 from service.storage.redis import connect
 from upweight.errors import TimedOut
-from workers.process.watch import PATIENCE_SECONDS, Cancelled, GivenBack, Watch
+from workers.process.watch import PATIENCE_SECONDS, Cancelled, GivenBack, Watch, time_left
 
 
 class Desk:
@@ -63,6 +63,21 @@ def test_progress_is_told_with_the_time_left(desk: Desk) -> None:
     assert desk.told[0]["stage"] == "solve"
     assert desk.told[0]["progress"] == {"done": 3, "total": 10, "unit": "rows"}
     assert desk.told[0]["eta_seconds"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "gained", "left", "told"),
+    [
+        (10.0, 0.001, 0.999, None),  # warming up: hours would be said of a job of seconds
+        (10.0, 0.25, 0.75, 30.0),
+        (60.0, 0.001, 0.999, 59_940.0),  # slow indeed
+        (60.0, 0.0, 1.0, None),
+    ],
+)
+def test_the_time_left_is_told_once_the_speed_is_known(
+    elapsed: float, gained: float, left: float, told: float | None
+) -> None:
+    assert time_left(elapsed, gained, left) == told
 
 
 def test_a_cancelled_task_ends_within_a_second(desk: Desk) -> None:
