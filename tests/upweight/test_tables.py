@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from tests.upweight import records
 from upweight.results.tables import PredictedRows, Ranking
+from upweight.schema import JobRecord
 
 RANKING = Ranking.model_validate(
     {
@@ -36,6 +38,17 @@ def test_a_ranking_is_a_line_at_a_prompt_and_a_table_in_a_notebook() -> None:
     by_mean = RANKING.model_copy(update={"test": None, "items": RANKING.items * 3})
     assert repr(by_mean).startswith("<Ranking harmful by mean: 20 ")
     assert repr(by_mean).endswith(", …>")
+
+
+def test_of_self_influences_none_is_said_to_be_helpful() -> None:
+    request = {
+        "kind": "self_influences", "model": "m", "train": {"dataset": "d"},
+        "inversion": {"method": "direct"},
+    }  # fmt: skip
+    record = JobRecord.model_validate(records.job(request=request))
+    found = RANKING.model_copy(update={"test": None, "sign": "helpful"}).of(record)
+    assert repr(found) == "<Ranking largest influence on itself: 20 (-0.5), 40 (-0.25)>"
+    assert "helpful" in repr(found.of(JobRecord.model_validate(records.job())))
 
 
 def test_nothing_is_a_frame_without_lines() -> None:

@@ -387,7 +387,7 @@ def top(record: JobRecord, test: int | None, k: int, sign: Sign | None) -> Flow[
     if test is not None:
         query.append(("test", str(test)))
     reply = yield Call("GET", f"{path(record.id)}/top", query)
-    return reply.read(Ranking)
+    return reply.read(Ranking).of(record)
 
 
 def rows(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from typing import Any
+from typing import Any, Self
+
+from pydantic import PrivateAttr
 
 import upweight.schema as schema
 from upweight.extras import needed
@@ -46,6 +48,12 @@ class Ranking(_Table, schema.Ranking):
     """The k most helpful or most harmful training rows, the strongest first: each with `row` and `influence`."""
 
     items: list[schema.Ranked]
+    _by_itself: bool = PrivateAttr(False)
+
+    def of(self, record: schema.JobRecord) -> Self:
+        """The same, told as what that job has ranked: of self-influences none is helpful or harmful."""
+        self._by_itself = record.request.kind == "self_influences"
+        return self
 
     def __iter__(self) -> Iterator[schema.Ranked]:  # type: ignore[override]
         return iter(self.items)
@@ -54,6 +62,9 @@ class Ranking(_Table, schema.Ranking):
         whose = "by mean" if self.test is None else f"of test row {self.test}"
         shown = ", ".join(f"{each.row} ({each.influence:+.3g})" for each in self.items[:SHOWN])
         more = ", …" if len(self.items) > SHOWN else ""
+        if self._by_itself:
+            end = "smallest" if self.sign in ("harmful", "raises") else "largest"
+            return f"<Ranking {end} influence on itself: {shown}{more}>"
         return f"<Ranking {self.sign} {whose}: {shown}{more}>"
 
     __str__ = __repr__
