@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from service.jobs.counts import (
     FORMED_OUTPUTS,
@@ -48,6 +49,8 @@ FIXED_SECONDS = (
 STEP_SECONDS = 2e-4  # of a step of training, however few rows are in it
 WORKER_BYTES = 400 * 1024**2  # of a process with torch, before it has loaded anything
 MUCH_CHEAPER = 0.5
+# Times the eigenvalue that a λ must lift above 0: what is named as enough, here and where a job fails.
+BEYOND = 1.2
 PREDICTED_ROW = 2  # numbers of a row beside two whole ones: its loss, its error
 MODEL_COPIES = 3  # as it was read, the weights, and those of them that are selected, end to end
 SCORED_VECTORS = (
@@ -185,8 +188,7 @@ def estimated(
     known = parts.experiences.of(namespace, inputs.model.id, spectrum)
     estimate = _told(parts, known, found, found.attribution(), found.bytes())
     cheaper = _cheaper(found, estimate, parts.settings.direct_parameters)
-    fails = _known_to_fail(job, known)
-    return _with_remark(estimate.model_copy(update={"cheaper": cheaper, "fails": fails}))
+    return _with_remark(estimate.model_copy(update={**cheaper, **_known_to_fail(job, known)}))
 
 
 def told(parts: Parts, namespace: str, found: Counted, work: Work, size: int) -> Estimate:
@@ -247,12 +249,12 @@ def _bytes_of(dataset: DatasetRecord) -> int:
     return (dataset.rows or 0) * row
 
 
-def _cheaper(found: Counted, estimate: Estimate, direct_most: int) -> str | None:
-    """Of the methods that are exact up to a tolerance, with their defaults."""
+def _cheaper(found: Counted, estimate: Estimate, direct_most: int) -> dict[str, Any]:
+    """The fields of a cheaper method among those that are exact up to a tolerance, with their defaults."""
     job = found.job
     assert isinstance(job, AttributionJob)
     if job.curvature.closed_form or getattr(job, "factors", None) is not None:
-        return None
+        return {}
     own, used = job.inversion.method, float(found.size().used)
     rate, fixed = estimate.flops_per_second or 1.0, estimate.fixed_seconds or 0.0
     best: tuple[float, str] | None = None
@@ -264,18 +266,26 @@ def _cheaper(found: Counted, estimate: Estimate, direct_most: int) -> str | None
         other = fixed + work.operations(used) / rate + work.passes * PASS_SECONDS
         if other < MUCH_CHEAPER * (estimate.seconds or 0.0) and (best is None or other < best[0]):
             best = other, name
-    return None if best is None else f"method {best[1]!r} takes about {best[0]:.3g} s"
+    if best is None:
+        return {}
+    seconds, name = best
+    return {
+        "cheaper": f"method {name!r} takes about {seconds:.3g} s",
+        "cheaper_inversion": {"method": name},
+        "cheaper_seconds": seconds,
+    }
 
 
-def _known_to_fail(job: AttributionJob, known: Experience) -> str | None:
-    """λ that does not lift the smallest eigenvalue above 0, of a matrix that an earlier job has told it of."""
+def _known_to_fail(job: AttributionJob, known: Experience) -> dict[str, Any]:
+    """The fields of a λ that does not lift the smallest eigenvalue above 0, by what an earlier job has told of it."""
     smallest = known.smallest
     if getattr(job, "factors", None) is not None or smallest is None:
-        return None
+        return {}
     wrong = [one for one in numbers(job.hessian_regularization) if one + smallest <= 0.0]
     if not wrong:
-        return None
-    return (
+        return {}
+    words = (
         f"λ = {wrong[0]:.4g} is known to fail: the smallest eigenvalue of the {job.curvature.label} is "
         f"{smallest:.4g} by job {known.smallest_job}; give more than {-smallest:.4g}"
     )
+    return {"fails": words, "enough": float(f"{-BEYOND * smallest:.2g}") if smallest < 0.0 else None}

@@ -107,6 +107,12 @@ def test_a_job_that_takes_days_says_so_and_names_what_is_cheaper(
     assert estimate.remark is not None
     assert "days at" in estimate.remark
     assert "takes about" in (estimate.cheaper or "")
+    assert (estimate.cheaper_seconds or np.inf) < estimate.seconds / 2
+    instead = influences(
+        online, wide, curvature="fisher", inversion_method=estimate.cheaper_inversion, dry_run=True
+    ).estimate
+    assert instead is not None
+    assert instead.flops < estimate.flops / 2
     assert "days at" not in caplog.text
     started = submitted(wait=False)
     assert f"{started.id}: this job takes about" in caplog.text
@@ -123,6 +129,9 @@ def test_a_damping_that_a_known_spectrum_refuses_is_named(online: Client, wide: 
             wide, wide, wide, hessian_regularization=damping, dry_run=True
         ).estimate
         assert told is not None
+        if told.fails is not None:
+            assert damping < -smallest < told.enough
+            assert fails(told.enough) == ""
         return told.fails or ""
 
     words = fails(-smallest / 2)

@@ -108,6 +108,19 @@ def test_parameters_beside_a_model_of_the_contract_are_refused(request_of: Any) 
         request_of("m", "d", "t", inversion_method=ConjugateGradient(rtol=0.5), maxiter=3)
 
 
+def test_a_method_may_be_a_dict_as_estimates_and_records_have_it(request_of: Any) -> None:
+    asked = request_of("m", "d", "t", inversion_method={"method": "cg", "rtol": 0.1}, maxiter=3)
+    assert asked["inversion"] == {"method": "cg", "rtol": 0.1, "maxiter": 3}
+    for given, words in (
+        ({"method": "cg", "rank": 3}, "'rank' is not a parameter of 'cg'"),
+        ({"rtol": 0.1}, "None is no inversion method"),
+        ({"method": ["cg"]}, "is no inversion method"),
+        ({"method": "lissa", "batch_size": 3}, "give one of both"),
+    ):
+        with pytest.raises(errors.InvalidRequest, match=words):
+            request_of("m", "d", "t", inversion_method=given, batch_size=5)
+
+
 def test_a_method_may_be_a_model_of_the_contract(request_of: Any) -> None:
     asked = request_of("m", "d", "t", inversion_method=ConjugateGradient(rtol=0.5))
     assert asked["inversion"] == {"method": "cg", "rtol": 0.5}

@@ -95,19 +95,26 @@ def inversion(method: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
                 next(iter(parameters.values())),
             )
         return {**method.model_dump(mode="json", exclude_unset=True), "method": _name(method)}
+    if isinstance(method, Mapping):  # as a job's record and an estimate have it
+        own = {field: value for field, value in method.items() if field != "method"}
+        twice = next((each for each in parameters if each in own), None)
+        if twice is not None:
+            words = "is in 'inversion_method' already; give one of both"
+            raise InvalidRequest.field(f"/inversion/{twice}", words, parameters[twice])
+        return inversion(method.get("method"), {**own, **parameters})
     name = getattr(method, "value", method)
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         known = [*METHODS, *SHORT_FORMS]
         raise InvalidRequest.field(
             "/inversion/method",
             f"{name!r} is no inversion method{_meant(name, known) or '.'} There are {_words(known)}",
             name,
         )
-    own = fields_of(name)
+    known = fields_of(name)
     for parameter, value in parameters.items():
-        if parameter not in own:
+        if parameter not in known:
             raise InvalidRequest.field(
-                f"/inversion/{parameter}", _not_taken(parameter, name, own), value
+                f"/inversion/{parameter}", _not_taken(parameter, name, known), value
             )
     try:
         METHODS[name].model_validate(parameters)
@@ -139,7 +146,7 @@ def written_out(method: Any, curvature: Any) -> tuple[Any, Any]:
 
 def fields_of(method: Any) -> list[str]:
     """What a method that is named takes by keyword; nothing of one that brings its own."""
-    name = getattr(method, "value", method)
+    name = method.get("method") if isinstance(method, Mapping) else getattr(method, "value", method)
     found = METHODS.get(name) if isinstance(name, str) else None
     return [field for field in found.model_fields if field != "method"] if found else []
 

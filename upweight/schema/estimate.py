@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from upweight.schema.base import Answer
 
@@ -27,9 +27,18 @@ class Estimate(Answer):
     cheaper: str | None = Field(
         None, description="Another method that takes at most half the time, and how long it takes."
     )
+    cheaper_inversion: dict[str, JsonValue] | None = Field(
+        None,
+        description="The same method as a job's `inversion`; null where `cheaper` is.",
+        examples=[{"method": "direct"}],
+    )
+    cheaper_seconds: float | None = Field(None, description="What the job takes with it.")
     fails: str | None = Field(
         None,
         description="Why λ is known to fail: by the spectrum of an earlier job, which is named.",
+    )
+    enough: float | None = Field(
+        None, description="A λ that would do by that spectrum, 1.2 times what it must exceed."
     )
     remark: str | None = Field(
         None, description="What to know before waiting: that it takes days, or is known to fail."
