@@ -86,7 +86,9 @@ def near(found: Any, expected: Tensor) -> bool:
 
 @pytest.fixture(scope="module")
 def data(online: Client) -> Client:
-    for name, loss in (("rows-weigh", WEIGHTED), ("l2-term", PENALISED)):
+    for name, loss in (
+        ("rows-weigh", WEIGHTED), ("l2-term", PENALISED), ("no-l2-term", "cross_entropy")
+    ):  # fmt: skip
         online.models.register(name, NET, example=X[:2], loss=loss, recipe=RECIPE)
     given = {"x": X[:ROWS], "y": Y[:ROWS], "w": W}
     online.datasets.register("rows-weigh", **given, targets=["y", "w"])
@@ -152,6 +154,41 @@ def test_an_l2_term_is_in_the_hessian_and_in_no_rows_gradient(data: Client, meth
     assert near(result.numpy(), influences(dense(ones, PENALTY), ones))
 
 
+def exact_blocks(matrix: Tensor) -> Tensor:
+    return torch.block_diag(matrix[:25, :25], matrix[25:, 25:])
+
+
+@pytest.mark.parametrize("blocks", [{}, {"hessian_rows": 10, "train_rows": 9, "spread": True}])
+@pytest.mark.parametrize("structure", ["diagonal", "layers"])
+def test_structures_have_the_l2_term_beside_what_they_keep(
+    data: Client, structure: str, blocks: dict[str, Any]
+) -> None:
+    ones = torch.ones(ROWS, dtype=torch.float64)
+    whole = empirical(ones)
+    kept = whole.diag().diag() if structure == "diagonal" else exact_blocks(whole)
+    result = data.compute_influences(
+        "l2-term", "rows-plain", "objective-test", inversion_method=structure,
+        curvature="empirical_fisher", hessian_regularization=DAMPING, blocks=blocks, reuse=False,
+    )  # fmt: skip
+    assert near(result.numpy(), influences(kept + PENALTY.diag(), ones))
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac"])
+def test_kronecker_factors_have_the_l2_term_of_a_layer_as_that_layers_damping(
+    data: Client, structure: str
+) -> None:
+    vectors = torch.randn(3, len(THETA), generator=GENERATOR, dtype=torch.float64)
+    options = {"curvature": {"kind": "empirical_fisher", "structure": structure}}
+    found = data.compute_hvps("l2-term", "rows-plain", vectors.numpy(), **options)
+    plain = data.compute_hvps("no-l2-term", "rows-plain", vectors.numpy(), **options)
+    assert near(found.numpy() - plain.numpy(), vectors * PENALTY)
+    result = data.compute_influences(
+        "l2-term", "rows-plain", "objective-test", inversion_method=structure,
+        hessian_regularization=DAMPING,
+    )  # fmt: skip
+    assert result.info["structure"]["l2"] == "exact"
+
+
 def test_products_with_an_l2_term_have_it_in_every_kind(data: Client) -> None:
     vectors = torch.eye(len(THETA), dtype=torch.float64)
     ones = torch.ones(ROWS, dtype=torch.float64)
@@ -191,10 +228,6 @@ def test_what_does_not_know_of_weights_or_the_term_refuses_them_by_name(data: Cl
     refused("takes the weights of rows from 'w'", "rows-weigh", "rows-plain", "objective-test")
     weighted = ("rows-weigh", "rows-weigh", "objective-test")
     refused("draws labels, and a weighted row", *weighted, curvature="fisher")
-    refused(
-        "added to the whole curvature alone", "l2-term", "rows-plain", "objective-test",
-        inversion_method="ekfac", curvature="gauss_newton",
-    )  # fmt: skip
     data.datasets.register("below-zero", x=X[:2], y=Y[:2], w=-W[:2], targets=["y", "w"])
     refused("go down to -", "rows-weigh", "below-zero", "objective-test")
     with pytest.raises(Rejected, match="'head"):

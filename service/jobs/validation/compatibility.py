@@ -47,13 +47,6 @@ def fitted(inputs: Inputs, given: Mapping[str, str]) -> list[ColumnMatch]:
 
 def refuse_curvature(job: CurvatureJob, model: ModelRecord) -> None:
     """Raises InvalidRequest where the model's loss has no curvature of the kind that is asked for."""
-    if model.loss.l2 and job.curvature.structure not in ("full", "identity"):
-        raise InvalidRequest.field(
-            "/curvature/structure",
-            f"model {model.name!r} has an L2 term, which is added to the whole curvature alone; take structure 'full', "
-            "or register the model without 'l2' and give its factor as λ",
-            job.curvature.structure,
-        )
     if model.loss.weight_column is not None and job.curvature.facts.draws_labels:
         raise InvalidRequest.field(
             "/curvature/kind",

@@ -93,9 +93,6 @@ def make_curvature(over: Over, kind: str = "hessian", structure: str = "full") -
     """The curvature of this kind and structure. Raises BadParameter for a name that is unknown."""
     _require(STRUCTURES, "curvature.structure", structure)
     if structure != FULL:
-        if over.problem.penalty is not None and structure != "identity":
-            way = "full: an L2 term is added to the whole curvature alone; or identity, which has none"
-            raise BadParameter("curvature.structure", structure, way)
         return _structured(kind, structure, over)
     found = _named(kind)(over)
     if isinstance(found, CurvatureOfRows):

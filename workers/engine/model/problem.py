@@ -97,7 +97,8 @@ class Problem:
     def in_double(self) -> Problem:
         """The same problem in float64: weights as they are, so that only the rounding of sums is less."""
         names = [escape(each.name) for each in self.layout]
-        return Problem(self.module, self.loss, names, dtype=torch.float64)
+        double = Problem(self.module, self.loss, names, dtype=torch.float64)
+        return double.with_penalty(self.penalty)
 
     def at(self, theta: Tensor) -> Problem:
         """The same model and loss at other values (p,) of the selected parameters."""

@@ -95,6 +95,43 @@ class Block:
         return found | ({"why": layout.why} if layout.why else {})
 
 
+def entries_of(layout: BlockLayout, diagonal: Tensor) -> Tensor:
+    """A block's entries of (p,), in float64: (size,), or (groups, rows, columns) of a Kronecker block."""
+    return layout.gathered(diagonal[None].double())[0]
+
+
+def is_uniform(entries: Tensor) -> bool:
+    """Whether they are one number: then C and the diagonal have the same eigenvectors."""
+    return bool((entries == entries.flatten()[0]).all())
+
+
+def with_diagonal(block: Block, entries: Tensor) -> Block:
+    """A block that is no exact one, with these added to C's diagonal.
+
+    Exact where they are one number, or the block is diagonal. Else what Qᵀ D Q has beside its diagonal is left out.
+    """
+    if block.layout.form == "kronecker" and not is_uniform(entries):
+        if block.left is not None:
+            entries = block.left.double().square().mT @ entries
+        if block.right is not None:
+            entries = entries @ block.right.double().square()
+    return replace(block, values=block.values + entries)
+
+
+def told_of_diagonal(blocks: Sequence[Block], diagonal: Tensor | None) -> dict[str, Any]:
+    """What the info says of an L2 term with these factors (p,); nothing where there is none."""
+    if diagonal is None:
+        return {}
+    projected = [
+        block.layout.layer
+        for block in blocks
+        if block.layout.form == "kronecker" and not is_uniform(entries_of(block.layout, diagonal))
+    ]
+    if not projected:
+        return {"l2": "exact"}
+    return {"l2": f"along the eigenvectors alone in {', '.join(projected)}; exact elsewhere"}
+
+
 def aligned_width(columns: int) -> int:
     """Of the matrix to take in place of one with so many columns."""
     return columns if columns < ALIGNED_FROM else columns + -columns % ALIGNED

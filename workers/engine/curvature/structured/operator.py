@@ -11,7 +11,13 @@ from torch import Tensor
 
 from workers.engine.autodiff.layer_uses import bytes_of_row
 from workers.engine.curvature.of_rows import OverRows
-from workers.engine.curvature.structured.blocks import Block, Spectral
+from workers.engine.curvature.structured.blocks import (
+    Block,
+    Spectral,
+    entries_of,
+    told_of_diagonal,
+    with_diagonal,
+)
 from workers.engine.curvature.structured.columns import Moment
 from workers.engine.curvature.structured.layout import BlockLayout, Layout, Structure
 from workers.engine.curvature.structured.sums import Bases, Collector, Eigenbasis, Tensors, add
@@ -49,7 +55,10 @@ class Options:
 
 
 class Structured(OverRows):
-    """What `structure` keeps of the mean over ALL n rows of the rows' second moments."""
+    """What `structure` keeps of the mean over ALL n rows of the rows' second moments.
+
+    The Hessian of the problem's L2 term, a diagonal, is added to what is kept: it belongs to no row and to no sum.
+    """
 
     def __init__(
         self,
@@ -187,7 +196,13 @@ class Structured(OverRows):
             self._block(index, block, first, bases, second)
             for index, block in enumerate(layout.blocks)
         )
-        return Spectral.of(self, blocks, self.structure, self._options.told)
+        told = {**self._options.told, **told_of_diagonal(blocks, self._penalty)}
+        return Spectral.of(self, blocks, self.structure, told)
+
+    @property
+    def _penalty(self) -> Tensor | None:
+        """(p,) factors of the L2 term; the identity stands for no curvature, and has none."""
+        return None if self.structure == "identity" else self.problem.penalty
 
     def _block(
         self,
@@ -197,18 +212,32 @@ class Structured(OverRows):
         bases: Bases,
         second: Mapping[str, Tensor],
     ) -> Block:
-        rows = len(self.rows)
-        if block.form == "identity":
-            ones = torch.ones(block.size, dtype=torch.float64, device=self.device)
-            return Block(block, ones)
-        if block.form == "diagonal":
-            return Block(block, first[f"{index}.values"] / rows)
+        rows, penalty = len(self.rows), self._penalty
         if block.form == "exact":
-            values, vectors = self._eigen(first[f"{index}.square"] / rows)
+            square = first[f"{index}.square"] / rows
+            if penalty is not None:
+                square = square + entries_of(block, penalty).diag()
+            values, vectors = self._eigen(square)
             return Block(block, values.clamp(min=0.0), vectors)
-        basis = bases[index]
+        if block.form == "identity":
+            found = Block(block, torch.ones(block.size, dtype=torch.float64, device=self.device))
+        elif block.form == "diagonal":
+            found = Block(block, first[f"{index}.values"] / rows)
+        else:
+            found = self._kronecker(index, block, first, bases[index], second)
+        return found if penalty is None else with_diagonal(found, entries_of(block, penalty))
+
+    def _kronecker(
+        self,
+        index: int,
+        block: BlockLayout,
+        first: Mapping[str, Tensor],
+        basis: Eigenbasis,
+        second: Mapping[str, Tensor],
+    ) -> Block:
         if self.structure == "ekfac":
-            return Block(block, second[f"{index}.values"] / rows, basis.left, basis.right)
+            values = second[f"{index}.values"] / len(self.rows)
+            return Block(block, values, basis.left, basis.right)
         tokens = first[f"{index}.tokens"].clamp(min=1.0)
         # A factor that is a diagonal has its eigenvalues there.
         of_left = first[f"{index}.left"] if basis.left_values is None else basis.left_values

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from workers.engine.curvature.structured.blocks import Block, Spectral
+from workers.engine.curvature.structured.blocks import Block, Spectral, told_of_diagonal
 from workers.engine.curvature.structured.layout import Layout, Structure
 from workers.engine.model.problem import Problem
 from workers.engine.operators import ClosedForm, Curvature, OfAnother
@@ -56,6 +56,8 @@ class Parts(OfAnother):
         """C by its eigenvectors: made once."""
         if not self._made:
             matrix = self.original.dense()
+            if self.problem.penalty is not None:  # the Hessian of the L2 term
+                matrix.diagonal().add_(self.problem.penalty)
             blocks = []
             for layout in Layout.by_module(self.problem, self.structure).blocks:
                 numbers = torch.cat(
@@ -70,5 +72,6 @@ class Parts(OfAnother):
                     here = matrix[numbers][:, numbers].double()
                     values, vectors = torch.linalg.eigh((here + here.mT) / 2)
                     blocks.append(Block(layout, values, vectors.to(self.dtype).contiguous()))
-            self._made.append(Spectral.of(self, blocks, self.structure, self.told))
+            told = {**self.told, **told_of_diagonal(blocks, self.problem.penalty)}
+            self._made.append(Spectral.of(self, blocks, self.structure, told))
         return self._made[0]
