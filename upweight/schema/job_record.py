@@ -17,11 +17,14 @@ from upweight.schema.job import JobRequest
 from upweight.schema.problem import Problem, Progress
 from upweight.schema.quality import QualityJob
 from upweight.schema.retraining import ModelMade, RetrainJob, TrainingCurve
+from upweight.schema.vectors import GradientsJob, HvpJob
 from upweight.schema.verdict import Verdict
 
 # Kinds of which a failed attempt's objects stay, for a retry to go on from.
 RESUMABLE = frozenset(
-    each.model_fields["kind"].default for each in (RetrainJob, QualityJob) if each.resumable
+    each.model_fields["kind"].default
+    for each in (RetrainJob, QualityJob, GradientsJob, HvpJob)
+    if each.resumable
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, StringConstraints, model_validator
 
@@ -19,6 +19,8 @@ Vectors = Annotated[
 
 class VectorsJob(JobBase):
     """What they have in common."""
+
+    resumable: ClassVar[bool] = True  # by blocks
 
     @model_validator(mode="after")
     def _in_a_plain_precision(self) -> Self:

@@ -1,10 +1,12 @@
 """An attempt at a job that stores vectors without an inversion: gradients of rows, products with a curvature.
 
-Block by block: no more than one is in memory, and each is an object of its own.
+Block by block: no more than one is in memory, and each is an object of its own. A later attempt, after a lost worker or
+a failure, goes on from those that are there.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from service.lifecycle.states import LeaseLost
 from service.storage.cuts import Cut
 from service.storage.row_blocks import block_path
 from service.storage.stored_vectors import GRADIENTS, PRODUCTS
@@ -42,7 +45,7 @@ from workers.jobs.blocks import Window, numbered_from, peak_memory
 from workers.jobs.finish import curvature_summary
 from workers.jobs.given import given_vectors
 from workers.jobs.inputs import DTYPES
-from workers.jobs.results import ResultWriter
+from workers.jobs.results import ResultWriter, versions
 from workers.jobs.rows import MASK, RowsOfJob, checked_derivatives
 from workers.programs.models import described_layout
 
@@ -69,9 +72,6 @@ class VectorsAttempt(Attempt[RequestT]):
         context, namespace, job, request = self.context, self.namespace, self.job, self.request
         records, progress = context.records, self.watch.progress
         progress("load", 0, 1, "models")
-        if job["attempt"] > 1:  # a worker that was lost may have cut otherwise
-            self.watch.confirm()
-            context.objects.delete_prefix(self.paths.prefix)
         model = ModelRecord.model_validate(records.get("model", namespace, job["model_id"]))
         problem = context.session.problem(namespace, model, DTYPES[request.precision], progress)
         dataset = DatasetRecord.model_validate(records.get("dataset", namespace, job["train_id"]))
@@ -93,16 +93,39 @@ class VectorsAttempt(Attempt[RequestT]):
         }
 
     def cut(self, count: int, vector_bytes: int) -> Cut:
-        """So many vectors in blocks that are objects."""
+        """So many vectors in blocks that are objects: as an earlier attempt has begun, or anew."""
+        objects = self.context.objects
+        if self.job["attempt"] > 1:
+            begun = self._begun_with()
+            if begun is not None:
+                return Cut(count, begun)
+            self.watch.confirm()
+            objects.delete_prefix(self.paths.prefix)
         budget = int(BUDGET_PART * self.context.settings.memory_bytes)
-        return Cut.evenly(count, max(1, min(OBJECT_BYTES, budget) // max(1, vector_bytes)))
+        cut = Cut.evenly(count, max(1, min(OBJECT_BYTES, budget) // max(1, vector_bytes)))
+        self.watch.confirm()
+        document = {"rows": cut.step, "versions": versions()}
+        if not objects.put_new(self.paths.plan, json.dumps(document, sort_keys=True).encode()):
+            raise LeaseLost(self.job["id"])  # another attempt has begun
+        return cut
+
+    def _begun_with(self) -> int | None:
+        """Vectors of a block of an earlier attempt, if its blocks are of use to this one."""
+        try:
+            document = json.loads(self.context.objects.get(self.paths.plan))
+        except FileNotFoundError:
+            return None
+        return int(document["rows"]) if document["versions"] == versions() else None
 
     def store(self, name: str, cut: Cut, made: Callable[[slice], Tensor]) -> ResultWriter:
-        """Each block once it is made; nothing is written that another worker may be writing."""
+        """Each block once it is made, but those that are there; nothing is written that another may be writing."""
         writer = ResultWriter(self.context.objects, self.paths)
         folder: str = getattr(self.paths, name)
+        there = {meta.path for meta in self.context.objects.walk(folder)}
         for number, block in enumerate(cut.blocks()):
             self.watch.progress(f"store {name}", block.start, cut.total, "vectors")
+            if block_path(folder, number) in there:
+                continue
             found = made(block)
             self.watch.confirm()
             writer.tensors(block_path(folder, number), {name: found.cpu()})
@@ -218,17 +241,19 @@ class ProductsAttempt(VectorsAttempt[HvpJob]):
             self.context, self.namespace, request.vectors, "/vectors", problem
         )
         cut = self.cut(count, problem.size * problem.dtype.itemsize)
+        curvatures: list[Curvature] = []  # one, once a block is to be made
+
+        def made(block: slice) -> Tensor:
+            if not curvatures:
+                curvatures.append(self._curvature(loaded))
+            given = vectors(block)
+            found = curvatures[0].matmat(given)
+            return torch.add(found, given, alpha=request.hessian_regularization)
+
         with self.measured(problem) as cost:
-            curvature = self._curvature(loaded)
-
-            def made(block: slice) -> Tensor:
-                given = vectors(block)
-                found = curvature.matmat(given)
-                return torch.add(found, given, alpha=request.hessian_regularization)
-
             writer = self.store(PRODUCTS, cut, made)
         cost |= {
-            "hessian_passes": float(curvature.passes),
+            "hessian_passes": float(sum(each.passes for each in curvatures)),
             "seconds": time.monotonic() - began,
         }
         info = curvature_summary(request) | {"derivative_check": checked.as_info()}
