@@ -208,6 +208,7 @@ def _expected(error: Found, place: Place) -> str:
 def _lowered(message: str) -> str:
     message = message.removeprefix("Value error, ").removeprefix("Input ")
     message = message.replace("should be", "must be", 1).replace("should", "must", 1)
+    message = message.replace("a valid tuple", "a list")
     return message[:1].lower() + message[1:] if message[1:2].islower() else message
 
 

@@ -61,6 +61,7 @@ def considered(parts: Parts, caller: Caller, job: JobRequest) -> JobRecord:
     is full."""
     _refuse_priority(parts, caller, job)
     _refuse_webhook(parts, job)
+    job = with_numbers(parts, caller.namespace, job)
     prepared = KINDS[job.kind](parts, caller.namespace, job)
     record = prepared.record
     if record.estimate is None:

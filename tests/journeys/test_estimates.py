@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tests.journeys.subjects import Subject
-from upweight import Client, InfluenceResult, NotFound
+from upweight import Client, InfluenceResult, InvalidRequest, NotFound
 
 ROWS, TEST = 600, 150
 WITHIN = 0.2  # of what is stored
@@ -87,6 +87,27 @@ def test_what_is_counted_grows_with_the_rows(online: Client, wide: str) -> None:
     fewer = flops(train_rows=f"0:{ROWS // 2}")
     # Of a row a gradient, and its product with the factors of each test row.
     assert whole - fewer == pytest.approx((ROWS // 2) * (6 * size + 2 * size * TEST))
+
+
+def test_rows_by_id_by_value_and_in_sets_are_counted_as_they_will_be_submitted(
+    online: Client, iris: Subject
+) -> None:
+    ids = [f"flower {row}" for row in range(120)]
+    source = {"source": [row % 3 for row in range(120)]}
+    given = {"x": iris.x_train, "y": iris.y_train, "ids": ids, "metadata": source}
+    train = online.datasets.register("iris-estimated", **given)
+
+    def told(**more: Any) -> int:
+        options = {"hessian_regularization": iris.damping, "dry_run": True, **more}
+        found = online.compute_influences(iris.name, train, train, **options).estimate
+        assert found is not None
+        return int(found.bytes)
+
+    half = told(train_rows="0:40", test_rows="0:3")
+    assert told(train_where={"source": 1}, test_rows=ids[:3]) == half < told()
+    assert told(groups=[ids[:2], [4, 5]]) == told(groups=["0:2", "4:6"])
+    with pytest.raises(InvalidRequest, match=r"no row of 'iris-estimated' has"):
+        told(groups=[["flower 1", "flower-2"]])
 
 
 def test_a_job_that_takes_days_says_so_and_names_what_is_cheaper(

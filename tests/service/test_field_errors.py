@@ -55,6 +55,18 @@ def test_unknown_methods_and_kinds_name_the_allowed(ready: Acting) -> None:
     assert "did you mean 'influences'?" in field(answer, "/kind")
 
 
+def test_one_value_in_the_place_of_several_is_told_that_a_list_is_wanted(ready: Acting) -> None:
+    where = {"dataset": "train", "where": {"source": "web"}}
+    assert field(submitted(ready, train=where), "/train/where/source") == "must be a list"
+
+
+def test_a_program_as_a_measurement_is_told_the_way(ready: Acting) -> None:
+    for measurement in ("program", {"name": "program"}):
+        assert "give that job as 'factors'" in field(
+            submitted(ready, measurement=measurement), "/measurement"
+        )
+
+
 def test_a_choice_between_two_types_is_explained_once(ready: Acting) -> None:
     answer = submitted(ready, batch_size="all")
     assert field(answer, "/batch_size") == "must be a whole number, or must be 'auto'"

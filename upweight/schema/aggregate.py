@@ -13,7 +13,7 @@ from upweight.schema.rows import RowSelection
 MAXIMUM_GROUPS = 10_000  # of one side
 MAXIMUM_SETS = 1000
 MAXIMUM_NAMED = 200_000  # rows of all sets
-# A set of rows: numbers as text, or ids in a list, in a dataset without ids numbers.
+# A set of rows: numbers as text, or ids in a list; numbers in a list where there are no ids, or ids are texts.
 RowSet = Annotated[
     Annotated[RowSelection, Tag("text")]
     | Annotated[tuple[RowName, ...], Field(min_length=1, max_length=MAXIMUM_NAMED), Tag("list")],

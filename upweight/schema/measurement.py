@@ -120,6 +120,12 @@ class SpanMeasurement(Span, _Measurement):
 
 
 def _by_name(value: Any) -> Any:
+    name = value.get("name") if isinstance(value, dict) else value
+    if name == "program":
+        raise ValueError(
+            "a program that measures is a model of its own: register it with loss 'program' and the same parameters, "
+            "store its gradients (kind 'gradients'), solve for these (kind 'ihvp'), and give that job as 'factors'"
+        )
     return {"name": value} if isinstance(value, str) else value
 
 
