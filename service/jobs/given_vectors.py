@@ -7,13 +7,14 @@ from math import prod
 
 from service.blobs.records import find_blob
 from service.parts import Parts
+from service.registry import require_ready, resolve
 from service.storage import keys
 from service.storage.keys import Document
 from service.storage.records import not_found
-from service.storage.stored_vectors import VECTORS, StoredVectors, only_tensor
+from service.storage.stored_vectors import VECTORS, StoredVectors, only_tensor, vector_column
 from service.storage.tensors import BadTensors
 from upweight.errors import InvalidRequest, NotFound, NotReady, NotStored, ResultExpired
-from upweight.schema import TERMINAL, JobRecord, JobState, ModelRecord
+from upweight.schema import TERMINAL, DatasetRecord, JobRecord, JobState, ModelRecord
 
 
 def vector_count(
@@ -31,6 +32,15 @@ def vector_count(
             )
             raise InvalidRequest.field(pointer, words, source)
         return found.cut.total
+    if keys.is_id("dataset", source):
+        try:
+            found_here = resolve(parts, "dataset", namespace, source, usable=True)
+        except NotFound as missing:
+            raise NotFound.field(pointer, missing.detail, source) from None
+        require_ready("dataset", found_here, pointer, source)
+        dataset = DatasetRecord.model_validate(found_here)
+        vector_column(dataset, model.parameter_count, pointer)
+        return dataset.rows or 0
     if find_blob(parts.objects, namespace, source) is None:
         words = f"there is no such blob here; upload it first: PUT /v1/blobs/{source}"
         raise InvalidRequest.field(pointer, words, source)

@@ -12,6 +12,7 @@ from service.jobs.validation.compatibility import fitted, refuse_curvature, refu
 from service.jobs.validation.inputs import Inputs
 from service.jobs.validation.size import item_bytes, refuse_large_curvature
 from service.parts import Parts
+from service.storage import keys
 from upweight.errors import InvalidRequest, ResultTooLarge
 from upweight.schema import GradientsJob, HvpJob, ModelRecord
 
@@ -72,6 +73,8 @@ def prepared_products(parts: Parts, namespace: str, job: HvpJob) -> Prepared:
         )
     record = queued(job, model, rows, matched)
     record.hessian_id = rows.dataset.id
+    if keys.is_id("dataset", job.vectors):
+        record.test_id = job.vectors
     counted = Counted(job, inputs, count)
     record.estimate = told(parts, namespace, counted, counted.products(), size)
     return Prepared(record, size)

@@ -1,15 +1,17 @@
-"""Vectors of p numbers, as jobs store them and as blobs hold them."""
+"""Vectors of p numbers, as jobs store them, and as blobs and datasets hold them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from service.storage.cuts import Cut
 from service.storage.layout import ResultPaths, blob_path
 from service.storage.objects import Objects
 from service.storage.row_blocks import RowBlocks, layers
 from service.storage.tensors import BadTensors, TensorEntry, read_header
-from upweight.schema import ResultSummary
+from upweight.errors import InvalidRequest
+from upweight.schema import DatasetRecord, ResultSummary
 
 FACTORS, GRADIENTS, PRODUCTS = "factors", "gradients", "products"
 VECTORS = (FACTORS, GRADIENTS, PRODUCTS)  # what a job stores of them, one of these
@@ -57,3 +59,14 @@ def only_tensor(objects: Objects, namespace: str, digest: str) -> TensorEntry:
     if entry.dtype.kind != "f":
         raise BadTensors(f"the tensor is {entry.dtype}; vectors are floating-point numbers")
     return entry
+
+
+def vector_column(dataset: DatasetRecord, size: int | None, pointer: str) -> str:
+    """The input that has a vector a row, of so many numbers. Raises InvalidRequest."""
+    columns = [each for each in dataset.columns if each.name in dataset.inputs]
+    shapes = ", ".join(f"{each.name} {each.dtype} {list(each.shape)}" for each in columns)
+    right = len(columns) == 1 and columns[0].dtype.startswith(("float", "bfloat"))
+    if not right or size not in (None, prod(each or 0 for each in columns[0].shape)):
+        words = f"dataset {dataset.name!r} has the inputs {shapes}; one is wanted, of {size}"
+        raise InvalidRequest.field(pointer, f"{words} floating-point numbers a row", dataset.id)
+    return columns[0].name

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from tests.journeys.subjects import Subject
-from upweight import Client, InvalidRequest, NotStored
+from upweight import Client, Conflict, InvalidRequest, NotStored
 
 CLOSE = 1e-9
 ROWS = 30
@@ -189,6 +189,22 @@ def test_gradients_as_factors_meet_gradients(online: Client, bent: Any) -> None:
     assert (record.factors_of.kind, record.request.curvature.structure) == ("gradients", "identity")
     assert record.verdict is not None
     assert "Nothing was solved" in record.verdict.solved.text
+
+
+def test_vectors_are_rows_of_a_dataset_which_stays_while_the_job_does(
+    online: Client, bent: Any, fresh_name: str
+) -> None:
+    module, x, y = bent
+    vectors = torch.randn(5, 43, dtype=torch.float64)
+    probes = online.datasets.register(fresh_name, v=vectors, inputs=["v"], targets=[])
+    found = online.compute_hvps("bent", "bent", probes, hessian_regularization=0.5)
+    assert near(found.numpy(), vectors @ hessian(module, x, y) + 0.5 * vectors)
+    with pytest.raises(Conflict, match=found.id):
+        online.datasets.delete(probes.id)
+    with pytest.raises(
+        InvalidRequest, match=r"has the inputs x float64 \[4\]; one is wanted, of 43"
+    ):
+        online.compute_hvps("bent", "bent", online.datasets.get("bent"))
 
 
 def test_vectors_that_do_not_fit_are_refused_before_a_worker_has_them(

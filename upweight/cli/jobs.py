@@ -67,7 +67,8 @@ def submit(
         str | None, typer.Option(help="For ihvp: an .npy file, a digest, or a job with vectors.")
     ] = None,
     vectors: Annotated[
-        str | None, typer.Option(help="For hvp: an .npy file, a digest, or a job with vectors.")
+        str | None,
+        typer.Option(help="For hvp: an .npy file, a digest, a job with vectors, a dataset's id."),
     ] = None,
     parameters: Annotated[
         str | None, typer.Option(help="For gradients: globs over the parameters; commas.")

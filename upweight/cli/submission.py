@@ -13,7 +13,7 @@ from upweight.cli.shell import Shell
 if TYPE_CHECKING:
     from upweight import Client
 
-VECTORS = ("rhs", "vectors")  # fields that take a file, a digest or a job
+VECTORS = ("rhs", "vectors")  # fields that take a file, a digest, a job or a dataset's id
 INVERTING = ("influences", "factors", "ihvp", "self_influences", "index")
 NO_BLOB = "sha256:" + "0" * 64  # stands for a file that is uploaded after the check
 
@@ -105,8 +105,8 @@ class Submission:
 
 
 def _is_file(given: Any) -> TypeGuard[str]:
-    """Whether vectors are given as a file: no digest, and no job."""
-    named = isinstance(given, str) and given.startswith(("sha256:", "job_"))
+    """Whether vectors are given as a file: no digest, and no id."""
+    named = isinstance(given, str) and given.startswith(("sha256:", "job_", "dst_"))
     return isinstance(given, str) and not named
 
 

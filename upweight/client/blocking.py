@@ -182,8 +182,9 @@ class Client:
     ) -> ProductsResult:
         """(C + λI) v for each vector: `.x` is (vectors, parameters).
 
-        `vectors`: an array (k, parameters), one vector, a digest, or a result with factors, gradients or products. C is
-        the mean over `train`, or over its `train_rows`. `curvature`: any kind and structure; λ is a number.
+        `vectors`: an array (k, parameters), one vector, a digest, a result with factors, gradients or products, or the
+        record of a dataset whose one input has a vector a row. C is the mean over `train`, or over its `train_rows`.
+        `curvature`: any kind and structure; λ is a number.
         """
         flow = products(
             self._bars,

@@ -32,7 +32,7 @@ from upweight.http.flow import Flow
 from upweight.http.polling import until_ended, waited_for
 from upweight.progress import Bars
 from upweight.results.rows import RowChoice, rows_text
-from upweight.schema import Aggregate, JobRecord, ModelRecord, ScoresBy
+from upweight.schema import Aggregate, DatasetRecord, JobRecord, ModelRecord, ScoresBy
 from upweight.schema.inversion import METHODS
 
 Model = str | ModelRecord
@@ -268,11 +268,11 @@ def products(
 
 
 def _vectors(name: str, given: Any, bars: Bars) -> Flow[str]:
-    """What a field of vectors has: the digest of an array that is sent, or the job of a result."""
+    """What a field of vectors has: the digest of an array that is sent, or the job of a result, or a dataset."""
     job = getattr(given, "job", given)
     if isinstance(job, str):
         return job
-    if isinstance(job, JobRecord):
+    if isinstance(job, JobRecord | DatasetRecord):
         return job.id
     return (yield from put_array(name, given, bars))
 

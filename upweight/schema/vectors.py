@@ -16,6 +16,12 @@ Vectors = Annotated[
     str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64}|job_[0-9A-Z]{26})$", strict=True)
 ]
 
+# Or the rows of a dataset with one input of so many numbers.
+VectorsOrDataset = Annotated[
+    str,
+    StringConstraints(pattern=r"^(sha256:[0-9a-f]{64}|(job|dst)_[0-9A-Z]{26})$", strict=True),
+]
+
 
 class VectorsJob(JobBase):
     """What they have in common."""
@@ -55,9 +61,9 @@ class HvpJob(VectorsJob, CurvatureJob):
 
     kind: Literal["hvp"] = "hvp"
     train: Selection = Field(description="The rows that C is the mean over.")
-    vectors: Vectors = Field(
-        description="A safetensors blob with one tensor of shape (vectors, parameters); or a job whose `factors`, "
-        "`gradients` or `products` are taken."
+    vectors: VectorsOrDataset = Field(
+        description="A safetensors blob with one tensor of shape (vectors, parameters); a job whose `factors`, "
+        "`gradients` or `products` are taken; or the id of a dataset whose one input has a vector a row."
     )
     hessian_regularization: Annotated[float, Field(ge=0.0)] = Field(
         0.0,

@@ -11,10 +11,19 @@ from service.storage.keys import is_id
 from service.storage.layout import blob_path
 from service.storage.objects import Objects
 from service.storage.row_blocks import RowBlocks
-from service.storage.stored_vectors import StoredVectors, only_tensor
+from service.storage.stored_vectors import StoredVectors, only_tensor, vector_column
 from service.storage.tensors import BadTensors, TensorEntry, read_entry, read_header
 from upweight.errors import InvalidRequest, NotStored, UpweightError
-from upweight.schema import AttributionJob, GradientsJob, IhvpJob, JobRecord, Judgement
+from upweight.schema import (
+    AttributionJob,
+    DatasetRecord,
+    GradientsJob,
+    IhvpJob,
+    JobRecord,
+    Judgement,
+    parse_rows,
+)
+from workers.datasets.columns import Columns
 from workers.engine import Problem
 from workers.process.context import Context
 
@@ -103,7 +112,7 @@ def _vectors_of_size(
 def given_vectors(
     context: Context, namespace: str, source: str, pointer: str, problem: Problem
 ) -> tuple[int, RowsOf]:
-    """How many vectors there are, and some of them (k, p): of a job that stores some, or of a blob.
+    """How many vectors there are, and some of them (k, p): of a job that stores some, of a dataset, or of a blob.
 
     Raises InvalidRequest, NotFound, NotStored.
     """
@@ -112,11 +121,28 @@ def given_vectors(
         kept = _vectors_of_size(context, namespace, source, pointer, problem)
         blocks = kept.blocks(objects)
         return kept.cut.total, lambda rows: stored_rows(blocks, rows, problem)[0]
+    if is_id("dataset", source):
+        dataset = DatasetRecord.model_validate(context.records.get("dataset", namespace, source))
+        return dataset.rows or 0, _rows_of_dataset(context, namespace, dataset, pointer, problem)
     try:
         entry = only_tensor(objects, namespace, source)
     except (BadTensors, FileNotFoundError) as error:
         raise _bad_tensor(pointer, "vectors", source, error) from None
     return entry.shape[0], _rows_of(objects, namespace, source, entry, problem)
+
+
+def _rows_of_dataset(
+    context: Context, namespace: str, dataset: DatasetRecord, pointer: str, problem: Problem
+) -> RowsOf:
+    """A vector a row of its one input. Raises InvalidRequest."""
+    columns = Columns((vector_column(dataset, problem.size, pointer),), (), {})
+    found = context.session.rows(namespace, dataset, columns, parse_rows(None, dataset.rows or 0))
+
+    def some(rows: slice) -> Tensor:
+        batch = found.take(torch.arange(rows.start, rows.stop))
+        return batch.inputs[0].flatten(1).to(problem.device, problem.dtype)
+
+    return some
 
 
 def _entry(
