@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torch import nn
 
 from service.local.background import Running
 from tests.journeys.subjects import Subject
@@ -248,6 +249,22 @@ def test_numbers_to_predict_are_replaced_and_arrays_are_not(
     with pytest.raises(errors.InvalidRequest, match=r"an array of shape \[2\]"):
         online.datasets.derive(fresh_name, pairs, relabel={2: 1.0})
     assert online.datasets.derive(fresh_name, pairs, drop=[0]).rows == 5
+
+
+def test_a_label_of_two_classes_that_is_neither_is_refused_after_deriving(
+    online: Client, fresh_name: str
+) -> None:
+    x, y = np.ones((6, 2), "f4"), np.array([[0], [1], [1], [0], [1], [0]], "f4")
+    recipe = {"optimizer": "sgd", "lr": 0.1, "epochs": 1, "start": "warm"}
+    online.models.register(
+        fresh_name, nn.Linear(2, 1), example=x[:2], loss="bce_with_logits", recipe=recipe
+    )
+    data = online.datasets.register(fresh_name, x=x, y=y)
+    view = online.datasets.derive(fresh_name, data, relabel={2: 2})
+    with pytest.raises(errors.InvalidRequest, match=r"has the label 2; .* labels from 0 to 1"):
+        online.retrain(fresh_name, view)
+    right = online.datasets.derive(fresh_name, view, relabel={2: 0})
+    assert online.retrain(fresh_name, right).training is not None
 
 
 def test_the_awaited_client_derives_alike(

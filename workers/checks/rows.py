@@ -15,7 +15,7 @@ from workers.engine import (
     is_out_of_memory,
 )
 from workers.engine.model.independence import are_alike
-from workers.engine.model.losses.classification import ClassLoss
+from workers.engine.model.losses.classification import BinaryCrossEntropy, ClassLoss
 from workers.engine.progress import Progress, silent
 
 # Of rows at a time: fewer than a window of those that are not held, which is never read in less than one batch.
@@ -33,7 +33,7 @@ def refuse_labels_out_of_range(
 ) -> None:
     """A look at the smallest and the largest labels. Raises InvalidRequest, naming the row."""
     loss = problem.loss
-    if not isinstance(loss, ClassLoss) or not len(rows):
+    if not isinstance(loss, BinaryCrossEntropy | ClassLoss) or not len(rows):
         return
     first = next(rows.batches(1))
     row_bytes = sum(each.nbytes for each in (*first.inputs, *first.target_tensors))
@@ -41,6 +41,9 @@ def refuse_labels_out_of_range(
     for batch in rows.batches(max(1, _LABELS_AT_ONCE_BYTES // max(1, row_bytes))):
         progress("check labels", batch.start, len(rows), "rows")
         (labels,) = batch.target_tensors
+        if isinstance(loss, BinaryCrossEntropy):
+            _refuse_no_chances(labels, batch.start, pointer)
+            continue
         if labels.is_floating_point():
             _refuse_no_probabilities(loss, labels, batch.start, pointer)
             continue
@@ -56,6 +59,22 @@ def refuse_labels_out_of_range(
             here = problem.placed(batch.narrow(row, row + 1))
             _refuse_row(problem, here, batch.start + row, pointer)
             taken = [min([label, *taken]), max([label, *taken])]
+
+
+def _refuse_no_chances(labels: Tensor, start: int, pointer: str) -> None:
+    """Raises InvalidRequest where a target (B, ...) of two classes is none from 0 to 1, naming the first row."""
+    wrong = ~((labels >= 0) & (labels <= 1)).reshape(len(labels), -1).all(1)
+    if not bool(wrong.any()):
+        return
+    row = int(wrong.nonzero()[0, 0])
+    here = labels[row].flatten()
+    found = float(here[~((here >= 0) & (here <= 1))][0])
+    raise InvalidRequest.field(
+        pointer,
+        f"the label {found:g} in row {start + row} of the chosen rows: 'bce_with_logits' takes labels from 0 to 1. "
+        "Mend it, or choose other 'rows'",
+        found,
+    )
 
 
 def _refuse_no_probabilities(loss: ClassLoss, labels: Tensor, start: int, pointer: str) -> None:

@@ -370,6 +370,8 @@ def _misfit(chosen: Chosen, words: str) -> InvalidRequest:
 def refuse_labels_out_of_range(model: ModelRecord, chosen: Chosen) -> None:
     """Raises InvalidRequest. The record has one range for all rows: of a part of them the worker judges."""
     loss = model.loss
+    if loss.name == "bce_with_logits" and _is_whole(chosen):
+        _refuse_no_chances(model, chosen)
     if not isinstance(loss, CrossEntropy | Nll) or not model.outputs or not _is_whole(chosen):
         return
     shape = model.outputs[0].shape  # the batch is first, then the classes
@@ -389,6 +391,19 @@ def refuse_labels_out_of_range(model: ModelRecord, chosen: Chosen) -> None:
             "them, or register the model with that label as the loss's 'ignore_index'"
         )
         raise InvalidRequest.field(f"{chosen.pointer}/dataset", words, int(label))
+
+
+def _refuse_no_chances(model: ModelRecord, chosen: Chosen) -> None:
+    dataset = chosen.dataset
+    name = _label_columns(model, dataset)[0]
+    target = next(column for column in dataset.columns if column.name == name)
+    for label in (target.minimum, target.maximum):
+        if label is not None and not 0 <= label <= 1:
+            raise _misfit(
+                chosen,
+                f"target {target.name!r} of {dataset.name!r} has the label {label:g}; 'bce_with_logits' of model "
+                f"{model.name!r} takes labels from 0 to 1. Mend the labels, or choose the 'rows' without them",
+            )
 
 
 def _is_whole(chosen: Chosen) -> bool:

@@ -42,6 +42,14 @@ def test_values_are_no_labels() -> None:
     checked(torch.full((2, 3), 9.0), "mse")
 
 
+@pytest.mark.parametrize("label", [1.5, -0.25, float("nan")])
+def test_a_label_of_two_classes_lies_from_0_to_1(label: float) -> None:
+    checked(torch.tensor([[0.0], [1.0], [0.3]]), "bce_with_logits")
+    checked(torch.tensor([0, 1, 1]), "bce_with_logits")
+    with pytest.raises(InvalidRequest, match=r"in row 1 of .* takes labels from 0 to 1"):
+        checked(torch.tensor([[0.0], [label], [1.0]]), "bce_with_logits")
+
+
 class Wide:
     """Rows that are made as they are asked for; remembers the most bytes that were asked for at once."""
 

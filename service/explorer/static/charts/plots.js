@@ -74,6 +74,7 @@ export function lines({ title, summary, series, xName, yName }) {
     const places = steps.map((step, at) => [step, values[at]]).filter(([, value]) => Number.isFinite(value)).map(([step, value]) => [x.at(step), y.at(value)]);
     return [
       svg("polyline", { points: places.map((place) => place.join(",")).join(" "), class: `course ${kind}` }),
+      places.length === 1 ? svg("circle", { cx: places[0][0], cy: places[0][1], r: 3, class: "mark" }) : null,
       text(area.x[1], area.y[1] + 6 + 16 * index, name, `tick end halo ${kind}`),
     ];
   });

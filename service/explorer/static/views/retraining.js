@@ -13,7 +13,7 @@ export function losses(job) {
   if (curve.test_epochs.length) series.push({ name: "test rows", steps: curve.test_epochs, values: curve.test_loss, kind: "other" });
   const accuracy = curve.test_accuracy.at(-1);
   const summary = [
-    `After ${count(last)} epochs the loss is ${number(curve.train_loss.at(-1), 4)} on training rows`,
+    `After ${count(last)} epoch${last === 1 ? "" : "s"} the loss is ${number(curve.train_loss.at(-1), 4)} on training rows`,
     curve.test_loss.length ? `, ${number(curve.test_loss.at(-1), 4)} on test rows` : "",
     accuracy === undefined || accuracy === null ? "." : `, with an accuracy of ${percent(accuracy)}.`,
   ].join("");
