@@ -171,7 +171,8 @@ class Counted:
         curvature = getattr(job, "curvature", None)
         if curvature is not None and curvature.closed_form:
             selected = self.inputs.model.selected
-            kept += sum(least_bytes(selected, curvature.structure, item).values())
+            # Sums that do not fit are taken a few layers at a time.
+            kept += min(budget, sum(least_bytes(selected, curvature.structure, item).values()))
             each = SCORED_VECTORS * dampings * p * item
         elif getattr(job, "building", None) is not None or (curvature and curvature.builds_matrix):
             kept += 3 * p * p * item

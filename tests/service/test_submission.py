@@ -350,7 +350,7 @@ def specs(shapes: list[tuple[str, list[int]]]) -> list[Any]:
     [
         ("ekfac", WIDE, SIDES * 12 + 8 * ENTRIES + REST, "'trunk', and a worker may use 536,870,912; choose structure"),
         ("kfac", WIDE, SIDES * 12 + 8 * ENTRIES + REST, "'diagonal' (200,440,000 bytes)"),
-        ("layers", [(f"{i}.weight", [64, 64]) for i in range(3)], 3 * 4096**2 * 12, "'0'"),
+        ("layers", [(f"{i}.weight", [64, 64]) for i in range(7)], (7 * 4 + 8) * 4096**2, "'0'"),
         ("diagonal", [("w", [7000, 10_000])], 8 * 70_000_000, "fewer 'parameters' ('head.*')"),
         ("identity", [("w", [7000, 10_000])], 8 * 70_000_000, "UPWEIGHT_MEMORY_BYTES"),
     ],

@@ -15,6 +15,8 @@ from service.storage.cuts import Cut
 from upweight.schema import AttributionJob, IndexJob, InfluencesJob
 from workers.engine import LayerGroups, position_shape
 from workers.engine.autodiff.mixed import InputVariable, ModuleVariable
+from workers.engine.curvature.structured.layout import Layout
+from workers.engine.curvature.structured.operator import summed_together
 from workers.jobs.estimate import Estimate, estimated
 from workers.jobs.inputs import JobInputs
 from workers.jobs.plan import Plan
@@ -129,11 +131,21 @@ class Planner:
             return None  # its eigenvectors are there
         count = min(MOST_SUMS, rows // FEWEST_ROWS, int(fit_seconds / self.settings.block_seconds))
         if self.request.curvature.closed_form:
-            return None if count < 2 else Cut.evenly(rows, -(-rows // count))
+            if count < 2 or not self._sums_at_once():
+                return None
+            return Cut.evenly(rows, -(-rows // count))
         fits = size * size * self.inputs.problem.dtype.itemsize <= self._budget
         if self.request.building is not self.request.inversion or count < 2 or not fits:
             return None
         return Cut.evenly(rows, -(-rows // count))
+
+    def _sums_at_once(self) -> bool:
+        """Whether the sums of all layers fit beside the fit of a closed form; else they are taken part by part."""
+        structure, problem = self.request.curvature.structure, self.inputs.problem
+        if structure == "full" or structure == "identity":
+            return True
+        blocks = Layout.found(problem, self.inputs.hessian_rows, structure).blocks
+        return len(summed_together(blocks, problem.dtype.itemsize, self._budget)) < 2
 
     def _wished(self, plan: Plan) -> Plan:
         """As far as the job says how it is to be cut, and memory allows."""

@@ -24,31 +24,45 @@ def refuse_large_structure(settings: Settings, job: CurvatureJob, model: ModelRe
     if not curvature.closed_form or not model.selected:
         return
     itemsize = 8 if job.precision == "float64" else 4
-    layers = least_bytes(model.selected, curvature.structure, itemsize)
-    needed, most = sum(layers.values()), settings.memory_bytes
+    needed, largest, layer = least_at_once(model.selected, curvature.structure, itemsize)
+    most = settings.memory_bytes
     if needed <= most:
         return
-    largest = max(layers, key=layers.__getitem__)
     diagonal = sum(least_bytes(model.selected, "diagonal", itemsize).values())
     ways = "register the model with fewer 'parameters' ('head.*'), or ask the operator for more UPWEIGHT_MEMORY_BYTES"
     if diagonal <= most:
         ways = f"choose structure 'diagonal' ({diagonal:,} bytes), {ways}"
     raise InvalidRequest.field(
         "/curvature/structure",
-        f"{curvature.structure!r} of model {model.name!r} takes {needed:,} bytes at least, {layers[largest]:,} of them "
-        f"for {largest!r}, and a worker may use {most:,}; {ways}",
+        f"{curvature.structure!r} of model {model.name!r} takes {needed:,} bytes at least, {largest:,} of them "
+        f"for {layer!r}, and a worker may use {most:,}; {ways}",
         curvature.structure,
     )
 
 
-def least_bytes(selected: Sequence[ParameterSpec], structure: str, itemsize: int) -> dict[str, int]:
-    """Of each module: its sums over the rows, and the eigenvectors and eigenvalues made of them."""
-    modules = _modules(selected)
+def least_at_once(
+    selected: Sequence[ParameterSpec], structure: str, itemsize: int
+) -> tuple[int, int, str]:
+    """In all, and of the module that takes most: eigenvectors of all, and of the sums they come from those of one."""
+    kept = least_bytes(selected, structure, itemsize, of_sums=0)
+    both = least_bytes(selected, structure, itemsize)
+    largest = max(both, key=both.__getitem__)
+    return sum(kept.values()) - kept[largest] + both[largest], both[largest], largest
+
+
+def least_bytes(
+    selected: Sequence[ParameterSpec], structure: str, itemsize: int, *, of_sums: int = _SUM_BYTES
+) -> dict[str, int]:
+    """Of each module: its sums over the rows, and the eigenvectors and eigenvalues made of them.
+
+    `of_sums`: bytes of a number of the sums; 0 leaves them out.
+    """
+    modules, number = _modules(selected), of_sums + itemsize
     facts = STRUCTURES[structure]  # type: ignore[index]
     if facts.exact_blocks:
-        return {name: _exact_or_diagonal(members, itemsize) for name, members in modules.items()}
+        return {name: _exact_or_diagonal(members, number) for name, members in modules.items()}
     if facts.factors:
-        return {name: _factors(members, itemsize) for name, members in modules.items()}
+        return {name: _factors(members, number) for name, members in modules.items()}
     return {name: _SUM_BYTES * _size(members) for name, members in modules.items()}
 
 
@@ -68,12 +82,12 @@ def _size(members: Sequence[ParameterSpec]) -> int:
     return sum(prod(each.shape) for each in members)
 
 
-def _exact_or_diagonal(members: Sequence[ParameterSpec], itemsize: int) -> int:
+def _exact_or_diagonal(members: Sequence[ParameterSpec], number: int) -> int:
     size = _size(members)
-    return size * size * (_SUM_BYTES + itemsize) if size <= LARGE_BLOCK else _SUM_BYTES * size
+    return size * size * number if size <= LARGE_BLOCK else _SUM_BYTES * size
 
 
-def _factors(members: Sequence[ParameterSpec], itemsize: int) -> int:
+def _factors(members: Sequence[ParameterSpec], number: int) -> int:
     """Of one weight with a bias of its outputs: Kronecker factors. Of anything else, no less than a diagonal."""
     size = _size(members)
     shapes = {each.name.rpartition(".")[2]: each.shape for each in members}
@@ -86,4 +100,4 @@ def _factors(members: Sequence[ParameterSpec], itemsize: int) -> int:
         return _SUM_BYTES * size
     # Of a convolution the number of groups is not known: as many as make it least.
     left = outputs**2 if len(weight) == _MATRIX else outputs
-    return (left + (inside + 1) ** 2) * (_SUM_BYTES + itemsize) + _SUM_BYTES * size
+    return (left + (inside + 1) ** 2) * number + _SUM_BYTES * size

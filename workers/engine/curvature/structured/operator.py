@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,9 +94,15 @@ class Structured(OverRows):
         )
 
     def partial_sums(self) -> Tensors:
-        """The first sums, where there is anything to sum."""
+        """The first sums, where there is anything to sum. Raises OutOfMemory where those of all layers do not fit."""
         if self.structure == "identity":
             return {"rows": torch.tensor([len(self.rows)], dtype=torch.float64)}
+        if len(self._parts()) > 1:
+            needed = sum(map(sum_bytes, self.collector.layout.blocks))
+            raise OutOfMemory(
+                f"{needed:,} bytes of sums over a block of rows, where {self._options.budget_bytes:,} may be used",
+                "leave out blocks.hessian_rows: without it a few layers are summed at a time",
+            )
         return self.covariances()
 
     def rotation(self, total: Mapping[str, Tensor]) -> Tensors:
@@ -136,16 +142,50 @@ class Structured(OverRows):
         """C by its eigenvectors: made once, by passes over the rows."""
         if self._spectral is None:
             first = self._first
-            if first is None:
-                first = {} if self.structure == "identity" else self.covariances()
             second: Mapping[str, Tensor] = {}
-            if SQUARED in first:
+            known: Mapping[int, Block] = {}
+            if first is None:
+                first, bases, known = self._fitted()
+            elif SQUARED in first:
                 bases, second = self._known_bases(first), first
             else:
                 bases = self.bases(first)
-                second = self.squares(bases) if self.needs_second_pass else {}
-            self._spectral = self.made(first, bases, second)
+            if self.needs_second_pass and SQUARED not in first:
+                second = self.squares(bases)
+            self._spectral = self.made(first, bases, second, known)
         return self._spectral
+
+    def _fitted(self) -> tuple[Tensors, Bases, Mapping[int, Block]]:
+        """Eigenvectors, and what else of the first sums is needed, a part of the layers at a time.
+
+        Sums are in float64 and go as their eigenvectors come: within the budget, at the cost of a pass a part.
+        """
+        rest: Tensors = {}
+        bases: dict[int, Eigenbasis] = {}
+        known: dict[int, Block] = {}
+        layout = self.collector.layout
+        for part in self._parts():
+            sums = self.covariances(part)
+            # The largest first: what decomposing it takes comes on top of the sums that are left.
+            for index in sorted(part, key=lambda each: -sum_bytes(layout.blocks[each])):
+                block = layout.blocks[index]
+                if block.form == "kronecker":
+                    bases[index] = self._basis(index, block, sums)
+                    spent = ("right",) if block.diagonal_rows else ("left", "right")
+                else:
+                    known[index] = self._block(index, block, sums, {}, {})
+                    spent = ("square", "values")
+                for name in spent:
+                    sums.pop(f"{index}.{name}", None)
+            rest |= sums
+        return rest, bases, known
+
+    def _parts(self) -> list[list[int]]:
+        """Numbers of blocks that are summed in one pass."""
+        if self.structure == "identity":
+            return []
+        blocks = self.collector.layout.blocks
+        return summed_together(blocks, self.dtype.itemsize, self._options.budget_bytes)
 
     @property
     def needs_second_pass(self) -> bool:
@@ -164,9 +204,10 @@ class Structured(OverRows):
             self._collector = Collector(self.problem, layout, self.moment, self._options.mask_input)
         return self._collector
 
-    def covariances(self) -> Tensors:
-        """The first sums over all rows; sums over parts of the rows add up to them."""
-        return self._summed(self.collector.covariances, "covariances")
+    def covariances(self, part: Collection[int] | None = None) -> Tensors:
+        """The first sums over all rows, of these blocks or all; sums over parts of the rows add up to them."""
+        collector = self.collector
+        return self._summed(lambda batch: collector.covariances(batch, part), "covariances")
 
     def squares(self, bases: Bases) -> Tensors:
         """The second sums over all rows, in these eigenbases."""
@@ -177,23 +218,28 @@ class Structured(OverRows):
         found: dict[int, Eigenbasis] = {}
         for index, block in enumerate(self.collector.layout.blocks):
             if block.form == "kronecker":
-                values, left = None, None
-                if not block.diagonal_rows:
-                    values, left = self._eigen(first[f"{index}.left"])
-                of_right, right = self._eigen(first[f"{index}.right"])
-                found[index] = Eigenbasis(left, values, right, of_right)
-                self._progress(
-                    "eigenvectors", index + 1, len(self.collector.layout.blocks), "blocks"
-                )
+                found[index] = self._basis(index, block, first)
         return found
 
+    def _basis(self, index: int, block: BlockLayout, first: Mapping[str, Tensor]) -> Eigenbasis:
+        values, left = None, None
+        if not block.diagonal_rows:
+            values, left = self._eigen(first[f"{index}.left"])
+        of_right, right = self._eigen(first[f"{index}.right"])
+        self._progress("eigenvectors", index + 1, len(self.collector.layout.blocks), "blocks")
+        return Eigenbasis(left, values, right, of_right)
+
     def made(
-        self, first: Mapping[str, Tensor], bases: Bases, second: Mapping[str, Tensor]
+        self,
+        first: Mapping[str, Tensor],
+        bases: Bases,
+        second: Mapping[str, Tensor],
+        known: Mapping[int, Block],
     ) -> Spectral:
-        """C of the sums over all rows, and the eigenvectors of the first."""
+        """C of the sums over all rows, and the eigenvectors of the first; `known`: blocks that are there."""
         layout = self.collector.layout
         blocks = tuple(
-            self._block(index, block, first, bases, second)
+            known[index] if index in known else self._block(index, block, first, bases, second)
             for index, block in enumerate(layout.blocks)
         )
         told = {**self._options.told, **told_of_diagonal(blocks, self._penalty)}
@@ -298,19 +344,59 @@ class Structured(OverRows):
             )
 
 
-def fit_bytes(blocks: Iterable[BlockLayout], itemsize: int) -> int:
-    """Bytes of the sums in float64, and of the eigenvectors and eigenvalues made of them."""
+def fit_bytes(blocks: Sequence[BlockLayout], itemsize: int) -> int:
+    """Bytes at least: what the fit keeps, and of the sums that it comes from those of one layer."""
+    return kept_bytes(blocks, itemsize) + max(map(sum_bytes, blocks))
+
+
+def summed_together(
+    blocks: Sequence[BlockLayout], itemsize: int, budget_bytes: int
+) -> list[list[int]]:
+    """Numbers of blocks whose first sums fit beside what the fit keeps: all together, where they do."""
+    room = budget_bytes - kept_bytes(blocks, itemsize) - max(map(decomposing_bytes, blocks))
+    parts: list[list[int]] = []
+    left = 0
+    for index, block in enumerate(blocks):
+        needed = sum_bytes(block)
+        if not parts or needed > left:
+            parts.append([])
+            left = room
+        parts[-1].append(index)
+        left -= needed
+    return parts
+
+
+def kept_bytes(blocks: Iterable[BlockLayout], itemsize: int) -> int:
+    """Of the eigenvectors, and of the eigenvalues in float64, which are there twice when they become means."""
     total = 0
     for block in blocks:
         if block.form == "kronecker":
-            left = block.rows if block.diagonal_rows else block.rows**2
-            factors = block.groups * (left + block.columns**2)
-            total += factors * (8 + itemsize) + 16 * block.groups * block.rows * block.columns
+            total += itemsize * sum(_factor_sizes(block)) + 16 * block.size
         elif block.form == "exact":
-            total += block.size**2 * (8 + itemsize)
+            total += itemsize * block.size**2
         else:
             total += 8 * block.size
     return total
+
+
+def sum_bytes(block: BlockLayout) -> int:
+    """Of a block's first sums, in float64."""
+    if block.form == "kronecker":
+        return 8 * sum(_factor_sizes(block))
+    return 8 * block.size**2 if block.form == "exact" else 0
+
+
+def decomposing_bytes(block: BlockLayout) -> int:
+    """What `eigh` takes beside a factor, of the larger one: a copy of it, its result and twice that to work in."""
+    if block.form == "kronecker":
+        return 4 * 8 * max(_factor_sizes(block))
+    return 4 * 8 * block.size**2 if block.form == "exact" else 0
+
+
+def _factor_sizes(block: BlockLayout) -> tuple[int, int]:
+    """Numbers of both factors."""
+    left = block.rows if block.diagonal_rows else block.rows**2
+    return block.groups * left, block.groups * block.columns**2
 
 
 def _symmetric(square: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ the error would grow with the number of batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from glob import escape
 
@@ -79,6 +79,12 @@ def add(total: Tensors, found: Mapping[str, Tensor]) -> None:
             total[name] = each.double()
 
 
+def _join(sums: Tensors, found: Mapping[str, Tensor]) -> None:
+    """Add to a batch's sums: in float64 once there are two, and till then as they are, in half of the memory."""
+    for name, each in found.items():
+        sums[name] = sums[name].double() + each if name in sums else each
+
+
 @dataclass
 class Collector:
     """Sums over the rows of a batch that is `placed`."""
@@ -89,14 +95,19 @@ class Collector:
     mask_input: int | None = None  # the position of an input (B, T) that is 0 at tokens that pad
     _others: dict[str, Problem] = field(default_factory=dict)
 
-    def covariances(self, batch: Batch) -> Tensors:
-        """Σ a aᵀ and Σ g gᵀ of Kronecker blocks, and how many tokens; Σ g gᵀ or Σ g² of the others' gradients."""
+    def covariances(self, batch: Batch, part: Collection[int] | None = None) -> Tensors:
+        """Σ a aᵀ and Σ g gᵀ of Kronecker blocks, and how many tokens; Σ g gᵀ or Σ g² of the others' gradients.
+
+        `part`: numbers of the blocks that are asked for, by default all.
+        """
         sums: Tensors = {}
-        kronecker = any(block.form == "kronecker" for block in self.layout.blocks)
+        numbered = list(enumerate(self.layout.blocks))
+        asked = numbered if part is None else [numbered[index] for index in part]
+        kronecker = any(block.form == "kronecker" for _, block in asked)
         for number, column in enumerate(self._columns(batch)):
             if number == 0 and kronecker:
                 column.reached = self._reached(column.io)
-            for index, block in enumerate(self.layout.blocks):
+            for index, block in asked:
                 key = f"{index}."
                 if block.form == "kronecker":
                     found = self._factors(column, block, first=number == 0)
@@ -107,7 +118,7 @@ class Collector:
                     found = {"values": column.squares(block)}
                 else:
                     found = {}
-                add(sums, {key + name: each for name, each in found.items()})
+                _join(sums, {key + name: each for name, each in found.items()})
         sums["rows"] = torch.tensor([len(batch)], dtype=torch.float64, device=self.problem.device)
         return sums
 
@@ -119,7 +130,7 @@ class Collector:
                 if block.form == "kronecker":
                     basis = bases[index]
                     found = column.rotated_squares(block, basis.left, basis.right)
-                    add(sums, {f"{index}.values": found})
+                    _join(sums, {f"{index}.values": found})
         return sums
 
     def _columns(self, batch: Batch) -> Iterator[Column]:
@@ -162,9 +173,9 @@ class Collector:
                         numbers.flatten(), kept.flatten().to(g.dtype), minlength=block.rows
                     )
                     left = counts if block.diagonal_rows else torch.diag(counts).unsqueeze(0)
-                    add(found, {"left": left})
+                    _join(found, {"left": left})
                 g = g.flatten(0, 1)
-                add(found, {"right": (g.mT @ g).unsqueeze(0)})
+                _join(found, {"right": (g.mT @ g).unsqueeze(0)})
                 continue
             assert isinstance(use, MatrixUse)
             g = _by_group(use.shaped(cotangent, column.rows))
@@ -176,9 +187,9 @@ class Collector:
                 tokens += count
                 if count < kept.numel():
                     a = a * kept.view(*kept.shape, 1, 1).to(a.dtype)
-                add(found, {"right": _second_moment(_by_group(a), count, bias=block.has_bias)})
+                _join(found, {"right": _second_moment(_by_group(a), count, bias=block.has_bias)})
         if first:
-            add(found, {"tokens": torch.tensor([tokens], device=self.problem.device)})
+            _join(found, {"tokens": torch.tensor([tokens], device=self.problem.device)})
         return found
 
     def _kept(self, column: Column, like: Tensor, reached: Tensor | None) -> Tensor:
