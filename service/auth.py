@@ -157,6 +157,11 @@ class Keys:
         return Caller(key.namespace, key.role, key.id)
 
 
+def looks_like_a_key(text: str) -> bool:
+    """Whether a key may read so; whether there is such a key only `Keys` knows."""
+    return _SHAPE.fullmatch(text) is not None
+
+
 def _copy_path(id: str) -> str:
     return f"{_FOLDER}/{id}.json"
 

@@ -4,7 +4,7 @@ The silent are closed after a while, and before others are kept out for want of 
 
 uvicorn closes what is silent after an answer; here is the time for a request's head, for the next piece of its body,
 and the number of connections. The oldest silent one makes room for a new one. Where all are at work, some more are
-taken for questions after our health, and others are told to come again.
+taken for requests with a key, some after these for questions after our health, and others are told to come again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from service.auth import looks_like_a_key
 from service.problems import MEDIA_TYPE, respond
 from upweight.errors import HeadTooLarge, Unavailable
 
@@ -32,10 +33,13 @@ LINGER_SECONDS = 2.0  # for the rest of a head that was refused
 # The longest list of rows that the contract takes in an address, each character percent-encoded, fits.
 HEAD_BYTES = 256 * 1024
 BACKLOG = 100  # connections that are taken in one go
+# Connections beyond the most that there are: those for requests with a key, then those for questions after health.
+KEPT_FOR_KEYS = 64
+KEPT_FOR_HEALTH = 32
 # For Redis, the object storage and files; and for connections that are taken before others have been closed for them.
-HANDLES_KEPT = 4 * BACKLOG + 128
-KEPT_FOR_HEALTH = 32  # connections beyond the most that there are, out of the handles kept
+HANDLES_KEPT = 4 * BACKLOG + 128 + KEPT_FOR_KEYS
 HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
+NEEDS_KEY = "/v1/"  # where no route answers without one, once there are keys
 MOST_HANDLES = 65_536
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 5\r\n"
@@ -66,16 +70,19 @@ class Connection(H11Protocol):
         self._head_begun = True  # the first one begins with the connection
         self._watch: asyncio.TimerHandle | None = None
         self._refused = False  # what still comes is read and dropped
+        self._set_aside = False  # beyond the most that there are
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Makes room where there is none."""
         super().connection_made(transport)
-        if len(self.connections) > most_connections() and not self._made_room():
-            if len(self.connections) > most_connections() + KEPT_FOR_HEALTH:
+        beyond = len(self.connections) - most_connections()
+        if beyond > 0 and not self._made_room():
+            if beyond > KEPT_FOR_KEYS + KEPT_FOR_HEALTH:
                 transport.write(_BUSY)
                 transport.close()
                 return
-            self.app = _health_alone(self.app)
+            self.app = _set_aside(self.app, for_keys=beyond <= KEPT_FOR_KEYS)
+            self._set_aside = True
         self._watch = self.loop.call_later(LOOK_SECONDS, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -98,6 +105,8 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """uvicorn's own time for connections that are kept begins."""
         super().on_response_complete()
+        if self._set_aside and self.conn.their_state is h11.SEND_BODY:
+            self._end_soon()  # refused before the body had come, which might now take its time
         self._head_begun = bool(self.conn.trailing_data[0])
         self._heard = time.monotonic()
 
@@ -115,7 +124,10 @@ class Connection(H11Protocol):
         head = f"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: {MEDIA_TYPE}\r\n"
         head += f"connection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         self.transport.write(head.encode() + body)
-        # Closed at once, with bytes unread, the answer could be lost on its way.
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        """Closed at once, with bytes unread, the answer could be lost on its way."""
         self._refused = True
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
@@ -156,11 +168,18 @@ class Connection(H11Protocol):
         return not self.flow.read_paused and time.monotonic() - self._heard > CROWDED_BODY_SECONDS
 
 
-def _health_alone(app: ASGIApp) -> ASGIApp:
-    """The app for questions after its health; others are told to come again."""
+def _set_aside(app: ASGIApp, *, for_keys: bool) -> ASGIApp:
+    """The app for questions after its health and, `for_keys`, for requests with a key; others are told to come again.
+
+    Whether the key is known is for the app to say: its 401 ends the connection.
+    """
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in HEALTH:
+        if (
+            scope["type"] != "http"
+            or scope["path"] in HEALTH
+            or (for_keys and scope["path"].startswith(NEEDS_KEY) and _has_key(scope))
+        ):
             await app(scope, receive, send)
             return
         busy = Unavailable(
@@ -170,3 +189,10 @@ def _health_alone(app: ASGIApp) -> ASGIApp:
         await answer(scope, receive, send)
 
     return answered
+
+
+def _has_key(scope: Scope) -> bool:
+    """Whether something that looks like a key was sent."""
+    sent = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+    scheme, _, key = sent.partition(" ")
+    return scheme.lower() == "bearer" and looks_like_a_key(key.strip())

@@ -91,8 +91,8 @@ def test_the_limit_of_handles_is_raised_as_far_as_it_may_be() -> None:
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Reads a body, and answers."""
-    more = True
+    """Reads a body, and answers; of what is refused at once, it reads none."""
+    more = scope["path"] != "/v1/refused"
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -183,19 +183,31 @@ def test_who_goes_on_is_served_and_kept_for_the_next_request(impatient: int) -> 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of a server that holds four connections, and two for health, all of which wait for a body."""
+    """The port of a server that holds four connections, two for keys and two for health; four wait for a body."""
     monkeypatch.setattr(connections, "most_connections", lambda: 4)
+    monkeypatch.setattr(connections, "KEPT_FOR_KEYS", 2)
     monkeypatch.setattr(connections, "KEPT_FOR_HEALTH", 2)
     with serving() as port, ExitStack() as stack:
         for _ in range(4):
-            waiting = stack.enter_context(connected(port))
-            waiting.sendall(HEAD + b"Expect: 100-continue\r\n\r\n")
-            assert waiting.recv(1000).startswith(b"HTTP/1.1 100")  # it is at work
+            at_work(stack.enter_context(connected(port)), HEAD)
         yield port
 
 
-def asked(port: int, path: str) -> httpx2.Response:
-    return httpx2.get(f"http://127.0.0.1:{port}{path}", trust_env=False, timeout=20)
+def at_work(waiting: socket.socket, head: bytes) -> None:
+    """The server waits for the body of this connection's request."""
+    waiting.sendall(head + b"Expect: 100-continue\r\n\r\n")
+    assert waiting.recv(1000).startswith(b"HTTP/1.1 100")
+
+
+KEY = f"uwk_{'0' * 12}_{'0' * 48}"
+KEYED_HEAD = HEAD.replace(b"POST /", b"POST /v1/jobs") + f"Authorization: Bearer {KEY}\r\n".encode()
+
+
+def asked(port: int, path: str, key: str | None = None) -> httpx2.Response:
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return httpx2.get(
+        f"http://127.0.0.1:{port}{path}", headers=headers, trust_env=False, timeout=20
+    )
 
 
 def test_health_is_told_while_all_connections_are_at_work(
@@ -213,3 +225,38 @@ def test_health_is_told_while_all_connections_are_at_work(
 def test_bodies_that_do_not_come_make_room(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "CROWDED_BODY_SECONDS", 0.0)
     assert asked(small, "/v1/jobs").status_code == 200
+
+
+def test_who_has_a_key_is_served_while_all_connections_of_others_are_at_work(
+    small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "CROWDED_BODY_SECONDS", 3600.0)
+    for _ in range(3):
+        assert asked(small, "/v1/jobs").status_code == 503
+        assert asked(small, "/v1/jobs", KEY).status_code == 200
+    assert asked(small, "/v1/jobs", "guessed").status_code == 503
+    assert asked(small, "/docs", KEY).status_code == 503  # needs no key, and so has no share
+
+
+def test_those_with_a_key_leave_the_share_for_health_alone(
+    small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "CROWDED_BODY_SECONDS", 3600.0)
+    with ExitStack() as stack:
+        for _ in range(2):
+            at_work(stack.enter_context(connected(small)), KEYED_HEAD)
+        assert asked(small, "/v1/jobs", KEY).status_code == 503
+        assert asked(small, "/healthz").status_code == 200
+
+
+def test_who_is_refused_before_the_body_has_come_holds_no_connection_of_those_with_a_key(
+    small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "CROWDED_BODY_SECONDS", 3600.0)
+    monkeypatch.setattr(connections, "LINGER_SECONDS", 0.1)
+    with connected(small) as connection:
+        connection.sendall(KEYED_HEAD.replace(b"/v1/jobs", b"/v1/refused") + b"\r\n")
+        answer = b""
+        while (said := connection.recv(1000)) != b"":
+            answer += said
+        assert answer.endswith(b"ok")
