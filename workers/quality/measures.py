@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Array = NDArray[np.float64]
 
@@ -100,7 +100,7 @@ def mislabel_auc(suspicion: Array, wrong: NDArray[np.bool_]) -> Measured:
     above = 1.0 - (_ranks(suspicion)[~wrong] - _ranks(good)) / len(bad)
     value = float(below.mean())
     variance = sum(float(each.var(ddof=1)) / len(each) for each in (below, above) if len(each) > 1)
-    reach = float(stats.norm.ppf((1 + LEVEL) / 2)) * variance**0.5
+    reach = float(_stats().norm.ppf((1 + LEVEL) / 2)) * variance**0.5
     known = len(bad) > 1 and len(good) > 1
     return Measured(
         value,
@@ -126,7 +126,7 @@ def recall_at(suspicion: Array, wrong: NDArray[np.bool_], k: int | None = None) 
     surely, tied = suspicion > border, suspicion == border
     share = (k - surely.sum()) / tied.sum()
     found = float((wrong & surely).sum() + share * (wrong & tied).sum())
-    interval = stats.binomtest(round(found), count).proportion_ci(LEVEL, method="wilson")
+    interval = _stats().binomtest(round(found), count).proportion_ci(LEVEL, method="wilson")
     return Measured(
         found / count,
         min(float(interval.low), found / count),
@@ -145,14 +145,18 @@ def against_random(changed: Array, at_random: Array, seed: int = 0) -> Measured:
     value = float(differences.mean())
     if len(differences) < 2:
         return Measured(value, count=1, note="no interval from one test row")
-    found = stats.bootstrap(
-        (differences,),
-        np.mean,
-        n_resamples=MOST_DRAWS,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    found = (
+        _stats()
+        .bootstrap(
+            (differences,),
+            np.mean,
+            n_resamples=MOST_DRAWS,
+            confidence_level=LEVEL,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+        .confidence_interval
+    )
     how = "95 % percentile bootstrap over test rows"
     return Measured(value, float(found.low), float(found.high), len(differences), interval=how)
 
@@ -178,7 +182,14 @@ def _unit(centred: Array) -> Array:
 
 
 def _ranks(values: Array) -> Array:
-    return np.asarray(stats.rankdata(values, axis=-2 if values.ndim > 1 else 0), np.float64)
+    return np.asarray(_stats().rankdata(values, axis=-2 if values.ndim > 1 else 0), np.float64)
+
+
+def _stats() -> Any:
+    """SciPy's, imported by the first quality job: it is a fifth of what a worker would import before any job."""
+    from scipy import stats
+
+    return stats
 
 
 def _same_shape(predicted: Array, outcomes: Array) -> tuple[Array, Array]:
