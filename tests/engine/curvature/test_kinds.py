@@ -451,9 +451,10 @@ def test_drawn_classes_have_the_models_probabilities() -> None:
             total += chance * second_moment(one, torch.tensor([label]))
     total /= case.train_count
     assert relative(total, gauss_newton(exact)) < 1e-10
+    problem = problem_of(case)
     found = torch.stack(
         [
-            make_curvature(Over(problem_of(case), case.train, seed=seed), "fisher").dense()
+            make_curvature(Over(problem, case.train, seed=seed), "fisher").dense()
             for seed in range(100)
         ]
     )

@@ -19,17 +19,17 @@ def rows(classes: int = 3) -> tuple[Tensor, Tensor]:
 
 def reference(module: nn.Module, inputs: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
     """Plain torch: the mean loss of these rows, differentiated twice along each vector."""
-    names = [name for name, _ in module.named_parameters()]
-    shapes = [each.shape for each in module.parameters()]
-
-    def loss(theta: Tensor) -> Tensor:
-        parts = theta.split([shape.numel() for shape in shapes])
-        given = {n: p.view(s) for n, p, s in zip(names, parts, shapes, strict=True)}
-        outputs = torch.func.functional_call(module, given, (inputs,))
-        return nn.functional.cross_entropy(outputs, targets)
-
-    theta = torch.cat([each.detach().flatten() for each in module.parameters()])
-    return vectors @ torch.autograd.functional.hessian(loss, theta)
+    parameters = list(module.parameters())
+    loss = nn.functional.cross_entropy(module(inputs), targets)
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+    gradient = torch.cat([each.flatten() for each in gradients])
+    products = []
+    for vector in vectors:
+        along = torch.autograd.grad(
+            gradient @ vector, parameters, retain_graph=True, materialize_grads=True
+        )
+        products.append(torch.cat([each.flatten() for each in along]))
+    return torch.stack(products)
 
 
 class TableOfRows(nn.Module):

@@ -29,17 +29,17 @@ def recursion(
     """The formula, step by step in float64, and the steps of each row; `rounding` of its largest entry is no change."""
     matrix, rhs = matrix.double(), rhs.double()
     damped = matrix + damping * torch.eye(len(matrix), dtype=torch.float64)
-    x, counts = torch.zeros_like(rhs), []
-    for row, b in enumerate(rhs):
-        h, count = b.clone(), 0
-        while count < most:
-            before, h = h, b + (1 - dampen) * h - damped @ h / scale
-            count += 1
-            allowed = (rtol * h.abs()).clamp(min=rounding * float(h.abs().max()))
-            if bool(((h - before).abs() <= allowed).all()):
-                break
-        x[row], counts = h / scale, [*counts, count]
-    return x, counts
+    x, counts = rhs.clone(), torch.zeros(len(rhs), dtype=torch.int64)
+    going = torch.arange(len(rhs))
+    for _ in range(most):
+        before = x[going]
+        h = rhs[going] + (1 - dampen) * before - before @ damped.T / scale
+        x[going], counts[going] = h, counts[going] + 1
+        allowed = (rtol * h.abs()).clamp(min=rounding * h.abs().amax(dim=1, keepdim=True))
+        going = going[((h - before).abs() > allowed).any(dim=1)]
+        if len(going) == 0:
+            break
+    return x / scale, counts.tolist()
 
 
 @dataclass(frozen=True)
