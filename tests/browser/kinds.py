@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_breast_cancer
 from torch import nn
 
 from upweight import Client
@@ -52,6 +51,9 @@ class Bag(nn.Module):
 
 def measured(url: str) -> Rows:
     """The 30 measurements of tumours, from a data frame."""
+    # Here, as it takes seconds, which all who collect tests would take.
+    from sklearn.datasets import load_breast_cancer
+
     frame = load_breast_cancer(as_frame=True).frame.sample(frac=1, random_state=0)[:160]
     x = frame.drop(columns="target")
     values = ((x - x.mean()) / x.std()).astype("float32")

@@ -9,7 +9,6 @@ import httpx2
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.autograd.functional import hessian, jacobian
 from torch.nn import functional as F
@@ -94,6 +93,9 @@ class Digits:
 
 @pytest.fixture(scope="module")
 def digits() -> Digits:
+    # Here, as it takes seconds, which all who collect tests would take.
+    from sklearn.datasets import load_digits
+
     data = load_digits()
     chosen = np.flatnonzero(data.target < CLASSES)[: ROWS + TEST]
     x, y = torch.tensor(data.data[chosen] / 16), torch.tensor(data.target[chosen])

@@ -9,7 +9,6 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 from workers.quality.measures import (
     Measured,
@@ -171,6 +170,9 @@ def test_mislabel_auc_is_that_of_scikit_learn_with_ties() -> None:
     wrong = RNG.random(200) < 0.2
     suspicion = np.round(RNG.normal(size=200) + wrong, 1)
     found = mislabel_auc(suspicion, wrong)
+    # Here, as it takes seconds, which all who collect tests would take.
+    from sklearn.metrics import roc_auc_score
+
     assert found.value == pytest.approx(roc_auc_score(wrong, suspicion), abs=1e-12)
     assert found.low is not None
     assert found.high is not None
@@ -180,6 +182,8 @@ def test_mislabel_auc_is_that_of_scikit_learn_with_ties() -> None:
 def test_the_interval_of_an_auc_is_as_wide_as_draws_vary() -> None:
     rng = np.random.default_rng(5)
     wrong = np.arange(300) < 60
+    from sklearn.metrics import roc_auc_score
+
     values = [float(roc_auc_score(wrong, rng.normal(size=300) + wrong)) for _ in range(200)]
     found = mislabel_auc(rng.normal(size=300) + wrong, wrong)
     assert found.low is not None
