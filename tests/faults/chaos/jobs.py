@@ -225,6 +225,6 @@ def calm(tenant: Tenant, kinds: Iterable[str]) -> dict[str, str]:
         ids[kind] = str(answer.json()["id"])
     for id in ids.values():
         while (job := tenant.client.jobs.get(id)).state not in TERMINAL:
-            time.sleep(0.05)
+            time.sleep(0.25)
         assert job.state is JobState.SUCCEEDED, job
     return ids
