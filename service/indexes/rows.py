@@ -50,7 +50,12 @@ def given(
                 None,
             )
     specs = {column.name: column for column in dataset.columns}
-    return [_arranged(dataset, match, name, _array(specs[name], columns[name])) for name in names]
+    # The others compute in float32, or with its range.
+    precision = "float64" if job.request.precision == "float64" else "float32"
+    return [
+        _arranged(dataset, match, name, _array(specs[name], columns[name], precision))
+        for name in names
+    ]
 
 
 def chosen_rows(
@@ -99,10 +104,10 @@ def _arranged(dataset: DatasetRecord, match: ColumnMatch, name: str, values: Arr
     return values[..., [places[feature] for feature in match.features[name]]]
 
 
-def _array(column: ColumnSpec, values: Sequence[Any]) -> Array:
+def _array(column: ColumnSpec, values: Sequence[Any], precision: str) -> Array:
     """(rows, …) in float64, int64 or bool. Raises InvalidRequest, naming the row."""
     pointer = f"/columns/{pointer_step(column.name)}"
-    rows = [_row(column, value, f"{pointer}/{at}", at) for at, value in enumerate(values)]
+    rows = [_row(column, value, f"{pointer}/{at}", at, precision) for at, value in enumerate(values)]
     if len({row.shape for row in rows}) > 1:
         raise InvalidRequest.field(
             pointer, "the rows have different shapes; ask for them one by one", None
@@ -110,12 +115,14 @@ def _array(column: ColumnSpec, values: Sequence[Any]) -> Array:
     return np.stack(rows)
 
 
-def _row(column: ColumnSpec, value: Any, pointer: str, at: int) -> Array:
+def _row(column: ColumnSpec, value: Any, pointer: str, at: int, precision: str) -> Array:
     words = f"row {at} of column {column.name!r}"
     try:
         found = np.asarray(value)
     except ValueError:
         found = np.asarray(None)
+    if found.dtype.kind == "O" and found.shape and _has_nothing(found):
+        raise InvalidRequest.field(pointer, f"{words} has null, or NaN or Inf: {_FINITE}", None)
     if found.dtype.kind not in "biuf":
         raise InvalidRequest.field(
             pointer,
@@ -132,7 +139,7 @@ def _row(column: ColumnSpec, value: Any, pointer: str, at: int) -> Array:
             None,
         )
     if is_floating(column.dtype):
-        return found.astype(np.float64)
+        return _as_floats(found, precision, pointer, words)
     if column.dtype == "bool":
         if not np.isin(found, (0, 1)).all():
             raise InvalidRequest.field(pointer, f"{words} must be true or false", None)
@@ -148,6 +155,24 @@ def _row(column: ColumnSpec, value: Any, pointer: str, at: int) -> Array:
             None,
         )
     return found.astype(np.int64)
+
+
+_FINITE = "give numbers that are finite, with what a missing one is filled with in the index's dataset"
+
+
+def _has_nothing(found: Array) -> bool:
+    return all(each is None or isinstance(each, int | float) for each in found.flat)
+
+
+def _as_floats(found: Array, precision: str, pointer: str, words: str) -> Array:
+    """Float64. Raises InvalidRequest for what is not finite in the index's precision."""
+    wide = found.astype(np.float64)
+    outside = wide[~(np.abs(wide) <= np.finfo(precision).max)]
+    if outside.size:
+        raise InvalidRequest.field(
+            pointer, f"{words} has {outside.flat[0]}, and the index is in {precision}: {_FINITE}", None
+        )
+    return wide
 
 
 def _shape(column: ColumnSpec) -> str:

@@ -194,7 +194,8 @@ def test_new_rows_alone_are_computed_where_it_extends_another(
         "growing", NAME, first, curvature=EMPIRICAL, hessian_regularization=DAMPING
     ).wait()
     grown = online.datasets.register("growing", shards, **fields)
-    after = online.indexes.create("growing", NAME, grown, extends=before).wait()
+    after = online.indexes.create("growing", NAME, grown, extends="growing").wait()
+    assert after.job.request.extends == before.id
     assert after.job.cost.gradient_passes == pytest.approx(20 / 60)
     assert after.job.request.hessian_regularization == DAMPING
     asked = rows(ASKED, seed=18)
@@ -228,6 +229,8 @@ def test_what_can_t_be_asked_is_told_by_column_and_row(
         ({"x": [[0.0] * 4], "y": [1]}, "/columns/x/0", "shape (4,); it must be (5,)"),
         ({"x": [[0.0] * 5, [0.0]], "y": [1, 1]}, "/columns/x/1", "row 1"),
         ({"x": [["a"] * 5], "y": [1]}, "/columns/x/0", "must be numbers"),
+        ({"x": [[0.0] * 4 + [None]], "y": [1]}, "/columns/x/0", "null, or NaN or Inf"),
+        ({"x": [[0.0] * 4 + [1e39]], "y": [1]}, "/columns/x/0", "1e+39, and the index is in float32"),
         ({"x": [[0.0] * 5], "y": [0.5]}, "/columns/y/0", "whole numbers"),
         ({"x": [[0.0] * 5], "y": [3]}, "/columns", "label 3"),
         ({"x": [[0.0] * 5]}, "/columns", "'y' is missing"),
@@ -239,6 +242,23 @@ def test_what_can_t_be_asked_is_told_by_column_and_row(
     assert "at least 40" in refused(answer, 422, "invalid-request")
     answer = http.post(path, json={"test": {"dataset": NAME}, "columns": good})
     assert "rows of a dataset" in refused(answer, 422, "invalid-request")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_is_refused(index: IndexResult, bad: float) -> None:
+    x = np.zeros((2, 5))
+    x[1, 3] = bad
+    with pytest.raises(errors.InvalidRequest, match="row 1 of column 'x' has null, or NaN or Inf"):
+        index.query(x=x, y=[0, 1])
+
+
+def test_the_rows_of_a_dataset_are_chosen_as_a_jobs_are(index: IndexResult, online: Client) -> None:
+    record = online.datasets.get(NAME)
+    wanted = index.query(test={"dataset": NAME, "rows": "3:5"}, k=K)
+    for test in (NAME, record, {"dataset": record}):
+        assert index.query(test=test, test_rows=[3, 4], k=K) == wanted
+    with pytest.raises(errors.InvalidRequest, match="give the dataset, too"):
+        index.query(test_rows=[3], k=K)
 
 
 def test_a_token_that_the_model_has_not_is_refused(online: Client, words: Any) -> None:

@@ -42,7 +42,7 @@ def request_of(
     curvature: Any = None,
     hessian_regularization: Damping = None,
     train_rows: RowChoice | None = None,
-    extends: Any = None,
+    extends: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """The job's fields; what is None is left to the service."""
@@ -57,7 +57,7 @@ def request_of(
         "dimension": dimension,
         "curvature": _structured(curvature),
         "hessian_regularization": plain_damping(hessian_regularization),
-        "extends": None if extends is None else reference(getattr(extends, "job", extends)),
+        "extends": extends,
     }
     return fields | {field: value for field, value in given.items() if value is not None}
 
@@ -125,12 +125,13 @@ class Indexes:
 
         `dimension`: numbers that are kept of a row's gradient in each layer, 512 by default. `curvature`: `ekfac` (of
         the Fisher matrix, the default), `kfac`, `layers`, `diagonal`, or a kind or `{"kind": …, "structure": …}`.
-        `hessian_regularization`: λ, by default `auto`. `extends`: an index whose rows are the first of these, so that
-        the new ones alone are computed. `options`: fields of the job, such as `precision`, `priority`, `labels`.
+        `hessian_regularization`: λ, by default `auto`. `extends`: an index, or its id or name, whose rows are the
+        first of these, so that the new ones alone are computed. `options`: fields of the job, such as `precision`, `priority`, `labels`.
         """
+        earlier = None if extends is None else _id(extends) or self.get(extends).id
         fields = request_of(
             name, model, train, dimension=dimension, curvature=curvature,
-            hessian_regularization=hessian_regularization, train_rows=train_rows, extends=extends, **options,
+            hessian_regularization=hessian_regularization, train_rows=train_rows, extends=earlier, **options,
         )  # fmt: skip
         return IndexResult(self._link, self._bars, self._link.run(create(fields)))
 
@@ -171,9 +172,10 @@ class AsyncIndexes:
         **options: Any,
     ) -> AsyncIndexResult:
         """As `Indexes.create`, awaited."""
+        earlier = None if extends is None else _id(extends) or (await self.get(extends)).id
         fields = request_of(
             name, model, train, dimension=dimension, curvature=curvature,
-            hessian_regularization=hessian_regularization, train_rows=train_rows, extends=extends, **options,
+            hessian_regularization=hessian_regularization, train_rows=train_rows, extends=earlier, **options,
         )  # fmt: skip
         return AsyncIndexResult(self._link, self._bars, await self._link.run(create(fields)))
 

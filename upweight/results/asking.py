@@ -11,6 +11,7 @@ import upweight.late.numpy as np
 from upweight.errors import InvalidRequest
 from upweight.field_errors import field_errors
 from upweight.http.flow import Call, Flow, segment
+from upweight.results.rows import RowChoice, rows_text
 from upweight.schema import Explained, IndexAnswer, IndexQuery
 from upweight.schema.indexes import MAXIMUM_QUERIES
 
@@ -21,28 +22,44 @@ def asked(
     id: str,
     columns: Mapping[str, Any],
     *,
-    test: Mapping[str, Any] | None = None,
+    test: Any = None,
+    test_rows: RowChoice | None = None,
     k: int,
     candidates: int,
-    model: str | None,
+    model: Any,
 ) -> Flow[list[Explained]]:
     """What an index answers of each row: of many, some rows at a time."""
     rows = _rows(columns)
+    chosen = _chosen(test, test_rows)
     count = len(next(iter(rows.values()), []))
     found: list[Explained] = []
     for first in range(0, max(1, count), MAXIMUM_QUERIES):
         fields: dict[str, Any] = {"k": k, "candidates": candidates}
-        if test is not None:
-            fields["test"] = dict(test)
+        if chosen is not None:
+            fields["test"] = chosen
         if rows:
             fields["columns"] = {
                 name: values[first : first + MAXIMUM_QUERIES] for name, values in rows.items()
             }
         if model is not None:
-            fields["model"] = model
+            fields["model"] = getattr(model, "id", model)
         path = f"{_PATH}/{segment(id)}/query"
         reply = yield Call("POST", path, json=_checked(fields, path))
         found += reply.read(IndexAnswer).rows
+    return found
+
+
+def _chosen(test: Any, rows: RowChoice | None) -> dict[str, Any] | None:
+    """Rows of a dataset: its name, id or record, or a mapping with `dataset` and which rows."""
+    if test is None:
+        if rows is not None:
+            raise InvalidRequest("'test_rows' are of 'test': give the dataset, too")
+        return None
+    found = dict(test) if isinstance(test, Mapping) else {"dataset": test}
+    found["dataset"] = getattr(found.get("dataset"), "id", found.get("dataset"))
+    chosen = found.pop("rows", None) if rows is None else rows
+    if chosen is not None:
+        found["rows"] = rows_text(chosen)
     return found
 
 

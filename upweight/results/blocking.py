@@ -398,22 +398,24 @@ class IndexResult(Result):
         *,
         k: int = 20,
         candidates: int = 500,
-        test: Mapping[str, Any] | None = None,
-        model: str | None = None,
+        test: Any = None,
+        test_rows: RowChoice | None = None,
+        model: Any = None,
         columns: Mapping[str, Any] | None = None,
         **rows: Any,
     ) -> list[Explained]:
         """For each row the training rows that help and that harm it most: `.helpful`, `.harmful`, the strongest first.
 
         The rows by column, as in the index's dataset: `query(x=…, y=…)`, arrays with a row an entry, or one row where a
-        column is a number. Or `test`: rows of a dataset, `{"dataset": …, "rows": …}`. `candidates`: training rows that
+        column is a number. Or `test`, a dataset's name, id or record, and its `test_rows`. `candidates`: training rows that
         are found by the index's numbers and scored by their whole gradients; 0: by the numbers alone. `columns`: in
         place of keywords, for names that are no keywords. `model`: the version that is meant, where a newer one of the
         name is there. Each item has `row`, `id` and `influence`; positive is helpful.
         """
         flow = asked(
-            self.id, {**(columns or {}), **rows}, test=test, k=k, candidates=candidates, model=model
-        )
+            self.id, {**(columns or {}), **rows}, test=test, test_rows=test_rows, k=k,
+            candidates=candidates, model=model,
+        )  # fmt: skip
         return self._link.run(flow)
 
 

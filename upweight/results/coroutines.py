@@ -334,15 +334,17 @@ class AsyncIndexResult(AsyncResult):
         *,
         k: int = 20,
         candidates: int = 500,
-        test: Mapping[str, Any] | None = None,
-        model: str | None = None,
+        test: Any = None,
+        test_rows: RowChoice | None = None,
+        model: Any = None,
         columns: Mapping[str, Any] | None = None,
         **rows: Any,
     ) -> list[Explained]:
         """As `IndexResult.query`, awaited."""
         flow = asked(
-            self.id, {**(columns or {}), **rows}, test=test, k=k, candidates=candidates, model=model
-        )
+            self.id, {**(columns or {}), **rows}, test=test, test_rows=test_rows, k=k,
+            candidates=candidates, model=model,
+        )  # fmt: skip
         return await self._link.run(flow)
 
 
