@@ -107,7 +107,9 @@ def _arranged(dataset: DatasetRecord, match: ColumnMatch, name: str, values: Arr
 def _array(column: ColumnSpec, values: Sequence[Any], precision: str) -> Array:
     """(rows, …) in float64, int64 or bool. Raises InvalidRequest, naming the row."""
     pointer = f"/columns/{pointer_step(column.name)}"
-    rows = [_row(column, value, f"{pointer}/{at}", at, precision) for at, value in enumerate(values)]
+    rows = [
+        _row(column, value, f"{pointer}/{at}", at, precision) for at, value in enumerate(values)
+    ]
     if len({row.shape for row in rows}) > 1:
         raise InvalidRequest.field(
             pointer, "the rows have different shapes; ask for them one by one", None
@@ -157,7 +159,9 @@ def _row(column: ColumnSpec, value: Any, pointer: str, at: int, precision: str) 
     return found.astype(np.int64)
 
 
-_FINITE = "give numbers that are finite, with what a missing one is filled with in the index's dataset"
+_FINITE = (
+    "give numbers that are finite, with what a missing one is filled with in the index's dataset"
+)
 
 
 def _has_nothing(found: Array) -> bool:
@@ -170,7 +174,9 @@ def _as_floats(found: Array, precision: str, pointer: str, words: str) -> Array:
     outside = wide[~(np.abs(wide) <= np.finfo(precision).max)]
     if outside.size:
         raise InvalidRequest.field(
-            pointer, f"{words} has {outside.flat[0]}, and the index is in {precision}: {_FINITE}", None
+            pointer,
+            f"{words} has {outside.flat[0]}, and the index is in {precision}: {_FINITE}",
+            None,
         )
     return wide
 

@@ -105,6 +105,11 @@ class ResultPaths:
         return f"{self.prefix}/index/factors"
 
     @property
+    def index_strengths(self) -> str:
+        """Of an index: which numbers are kept, and how large they are on the mean."""
+        return f"{self.prefix}/index/strengths.safetensors"
+
+    @property
     def index_fit(self) -> str:
         """Of an index: the eigenvectors that its numbers are along."""
         return f"{self.prefix}/index/fit.safetensors"

@@ -155,7 +155,8 @@ def test_a_cut_index_tells_what_the_cut_costs(net: nn.Module, online: Client) ->
     ).wait()
     told = made.job.info["index"]
     assert told["numbers"] == 8
-    assert [(each["parameters"], each["numbers"]) for each in told["layers"]] == [(36, 4), (21, 4)]
+    assert [each["parameters"] for each in told["layers"]] == [36, 21]
+    assert sum(each["numbers"] for each in told["layers"]) == 8
     assert 0.3 < told["recall"] < 1.0
     assert told["recall"] <= told["recall_after_rerank"]
     assert 0.5 < told["rank_correlation"] < 1.0
@@ -230,7 +231,11 @@ def test_what_can_t_be_asked_is_told_by_column_and_row(
         ({"x": [[0.0] * 5, [0.0]], "y": [1, 1]}, "/columns/x/1", "row 1"),
         ({"x": [["a"] * 5], "y": [1]}, "/columns/x/0", "must be numbers"),
         ({"x": [[0.0] * 4 + [None]], "y": [1]}, "/columns/x/0", "null, or NaN or Inf"),
-        ({"x": [[0.0] * 4 + [1e39]], "y": [1]}, "/columns/x/0", "1e+39, and the index is in float32"),
+        (
+            {"x": [[0.0] * 4 + [1e39]], "y": [1]},
+            "/columns/x/0",
+            "1e+39, and the index is in float32",
+        ),
         ({"x": [[0.0] * 5], "y": [0.5]}, "/columns/y/0", "whole numbers"),
         ({"x": [[0.0] * 5], "y": [3]}, "/columns", "label 3"),
         ({"x": [[0.0] * 5]}, "/columns", "'y' is missing"),

@@ -28,7 +28,7 @@ def create(
     train: Annotated[str, typer.Argument(help="The dataset whose rows are found.")],
     train_rows: Annotated[str | None, typer.Option(help="Some of its rows: 0:1000, ::10.")] = None,
     dimension: Annotated[
-        int | None, typer.Option(help="Numbers of a row in each layer; 512 by default.")
+        int | None, typer.Option(help="Numbers of a row, a layer on the mean; 512 by default.")
     ] = None,
     curvature: Annotated[
         str | None, typer.Option(help="ekfac (the default), kfac, layers, diagonal, or a kind.")

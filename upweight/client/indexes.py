@@ -123,10 +123,11 @@ class Indexes:
     ) -> IndexResult:
         """Starts an index; `.wait()` until it is there, then `.query(x=…, y=…)`.
 
-        `dimension`: numbers that are kept of a row's gradient in each layer, 512 by default. `curvature`: `ekfac` (of
-        the Fisher matrix, the default), `kfac`, `layers`, `diagonal`, or a kind or `{"kind": …, "structure": …}`.
-        `hessian_regularization`: λ, by default `auto`. `extends`: an index, or its id or name, whose rows are the
-        first of these, so that the new ones alone are computed. `options`: fields of the job, such as `precision`, `priority`, `labels`.
+        `dimension`: numbers that are kept of a row's gradient, a layer on the mean, 512 by default. `curvature`:
+        `ekfac` (of the Fisher matrix, the default), `kfac`, `layers`, `diagonal`, or a kind or
+        `{"kind": …, "structure": …}`. `hessian_regularization`: λ, by default `auto`. `extends`: an index, or its id or
+        name, whose rows are the first of these, so that the new ones alone are computed. `options`: fields of the job,
+        such as `precision`, `priority`, `labels`.
         """
         earlier = None if extends is None else _id(extends) or self.get(extends).id
         fields = request_of(

@@ -407,10 +407,10 @@ class IndexResult(Result):
         """For each row the training rows that help and that harm it most: `.helpful`, `.harmful`, the strongest first.
 
         The rows by column, as in the index's dataset: `query(x=…, y=…)`, arrays with a row an entry, or one row where a
-        column is a number. Or `test`, a dataset's name, id or record, and its `test_rows`. `candidates`: training rows that
-        are found by the index's numbers and scored by their whole gradients; 0: by the numbers alone. `columns`: in
-        place of keywords, for names that are no keywords. `model`: the version that is meant, where a newer one of the
-        name is there. Each item has `row`, `id` and `influence`; positive is helpful.
+        column is a number. Or `test`, a dataset's name, id or record, and its `test_rows`. `candidates`: training rows
+        that are found by the index's numbers and scored by their whole gradients; 0: by the numbers alone. `columns`:
+        in place of keywords, for names that are no keywords. `model`: the version that is meant, where a newer one of
+        the name is there. Each item has `row`, `id` and `influence`; positive is helpful.
         """
         flow = asked(
             self.id, {**(columns or {}), **rows}, test=test, test_rows=test_rows, k=k,

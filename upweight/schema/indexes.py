@@ -41,8 +41,9 @@ class IndexJob(AttributionJob):
     )
     dimension: Annotated[int, Field(ge=1, le=MAXIMUM_DIMENSION)] = Field(
         USUAL_DIMENSION,
-        description="Numbers that are kept of a row's gradient in each layer: those along the eigenvectors of the "
-        "largest eigenvalues. A layer with no more parameters is kept whole.",
+        description="Numbers that are kept of a row's gradient, a layer on the mean: those along eigenvectors of the "
+        "curvature that are largest over a sample of the rows, in whichever layer. A layer with fewer parameters "
+        "counts with what it has.",
     )
     extends: Annotated[str, Field(pattern=JOB_PATTERN)] | None = Field(
         None,

@@ -46,7 +46,7 @@ from workers.engine.operators import Curvature, Damped, Inverse, restored, store
 from workers.engine.progress import Progress
 from workers.engine.scores.by_parts import LayerGroups, position_shape, up_by_layer, up_by_token
 from workers.engine.scores.contraction import row_gradients
-from workers.engine.scores.embedding import Embedding, embedded, halved
+from workers.engine.scores.embedding import SAMPLED, Embedding, Strengths, embedded, halved
 from workers.engine.scores.optimality import Optimality, optimality
 from workers.engine.scores.perturbation import perturb_at, perturbation
 from workers.engine.scores.precision import Agreement, Precision
@@ -63,6 +63,7 @@ from workers.engine.training.train import Training
 
 __all__ = [
     "METHODS",
+    "SAMPLED",
     "VERIFIED",
     "Agreement",
     "Arnoldi",
@@ -106,6 +107,7 @@ __all__ = [
     "Solution",
     "SpannedRows",
     "Status",
+    "Strengths",
     "TensorRows",
     "Training",
     "TrainingDiverged",

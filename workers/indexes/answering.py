@@ -164,7 +164,7 @@ class Answering:
         )
         rows = parse_rows(request.train.rows, dataset.rows or 0)
         factors = stored.factors(range(len(rows)))
-        embedding = Embedding.of(form, request.dimension)
+        embedding = Embedding.of(form, stored.strengths(form, request.dimension))
         leading = embedding.leading(LEADING)
         searched = Searched.copied(stored.matrix, factors, leading, context.scratch)
         return OpenIndex(

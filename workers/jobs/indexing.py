@@ -11,7 +11,7 @@ from torch import Tensor
 from service.jobs.counts import rhs_bytes
 from workers.jobs.blocks import Solved
 from workers.jobs.neighbours import correlated
-from workers.jobs.steps import Steps
+from workers.jobs.steps import Steps, spaced
 from workers.jobs.stored_index import StoredIndex
 
 QUERIES, SAMPLED = 16, 4096  # rows whose answers are compared
@@ -35,8 +35,8 @@ def compared(steps: Steps, index: StoredIndex, budget: int) -> tuple[Solved, dic
     """
     problem, total = steps.inputs.problem, steps.plan.train.total
     most = budget // rhs_bytes(problem.size * problem.dtype.itemsize, 1)
-    asking = _spaced(total, max(1, min(QUERIES, most)))
-    among = _spaced(total, SAMPLED)
+    asking = spaced(total, max(1, min(QUERIES, most)))
+    among = spaced(total, SAMPLED)
     solved = steps.solved_sample(asking)
     exact = steps.exact_sample(solved.x[0], among).cpu()
     mine, theirs = index.read(asking.tolist()), index.read(among.tolist())
@@ -105,8 +105,3 @@ def _agreement(
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def _spaced(total: int, most: int) -> Tensor:
-    """So many row numbers at most, evenly spaced."""
-    return torch.linspace(0, total - 1, min(total, most), dtype=torch.float64).round().long()

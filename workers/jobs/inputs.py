@@ -17,7 +17,7 @@ from service.jobs.validation.columns import match_columns
 from service.jobs.validation.compatibility import floating_inputs
 from service.jobs.validation.inputs import Chosen
 from service.storage.keys import Document, is_id
-from service.storage.layout import blob_path
+from service.storage.layout import ResultPaths, blob_path
 from service.storage.shared import digest_of
 from service.storage.tensors import read_header
 from upweight.errors import InvalidRequest
@@ -35,7 +35,15 @@ from upweight.schema import (
     SpanMeasurement,
     parse_rows,
 )
-from workers.engine import DerivativeCheck, Optimality, Problem, Rows, make_measurement, optimality
+from workers.engine import (
+    DerivativeCheck,
+    Optimality,
+    Problem,
+    Rows,
+    Strengths,
+    make_measurement,
+    optimality,
+)
 from workers.engine.autodiff.graph.prefix import frozen_prefix
 from workers.engine.progress import Progress, silent
 from workers.fits.fits import REVISION, Fits
@@ -60,7 +68,7 @@ from workers.jobs.rows import (
     members_of,
     spanned,
 )
-from workers.jobs.stored_index import StoredIndex
+from workers.jobs.stored_index import StoredIndex, first_strengths
 from workers.jobs.table import Membership
 from workers.process.context import Context
 
@@ -213,6 +221,11 @@ class JobInputs:
         if earlier is None:
             return None
         return StoredIndex.open(self._context.objects, self._namespace, earlier)
+
+    def strengths(self, make: Callable[[], Strengths]) -> Strengths:
+        """Which numbers the job's index keeps: all who make blocks of it take what the first has found."""
+        paths = ResultPaths(self._namespace, self._job["id"])
+        return first_strengths(self._context.objects, paths, make)
 
     def optimality(self) -> Optimality:
         """How near θ is to an optimum of its training loss; measured once."""

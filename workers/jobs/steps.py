@@ -11,7 +11,7 @@ from torch import Tensor
 
 from upweight.schema import IndexJob, InfluencesJob
 from workers import engine
-from workers.engine import Embedding, Precision, Rows, Solution, Unweighted
+from workers.engine import Embedding, Precision, Rows, Solution, Strengths, Unweighted
 from workers.engine.curvature.structured.blocks import Spectral
 from workers.engine.model.rows import ChosenRows
 from workers.engine.scores.leverage import Roots
@@ -176,7 +176,25 @@ class Steps(Solving):
         (asked,) = asked_of_fit(self.request)
         form = damped(self.closed_form(), asked)
         assert isinstance(form, Spectral)
-        return Embedding.of(form, self.request.dimension)
+        return Embedding.of(form, self.inputs.strengths(lambda: self._strengths(form)))
+
+    def _strengths(self, form: Spectral) -> Strengths:
+        """Which numbers are kept: by the gradients of some rows, unless an earlier index has said so."""
+        assert isinstance(self.request, IndexJob)
+        earlier = self.inputs.extended
+        if earlier is not None:
+            return earlier.strengths(form, self.request.dimension)
+        train = self.inputs.train
+        places = spaced(len(train), engine.SAMPLED).to(self.inputs.problem.device)
+
+        def rows(whole: Embedding) -> Iterator[Tensor]:
+            for _, block in engine.embedded(
+                self.inputs.problem, whole, ChosenRows(train, places), **self._options()
+            ):
+                self._gradient_rows += len(block)
+                yield block
+
+        return Strengths.of(form, self.request.dimension, rows)
 
     def indexed(self, number: int) -> IndexBlock:
         """Of one block of training rows."""
@@ -242,3 +260,8 @@ class Steps(Solving):
 def low_precision(precision: str | None) -> Precision:
     """The engine's precision of gradient products; everything else is in the problem's dtype."""
     return precision if precision in ("tf32", "bf16") else "full"  # type: ignore[return-value]
+
+
+def spaced(total: int, most: int) -> Tensor:
+    """So many row numbers at most, evenly spaced."""
+    return torch.linspace(0, total - 1, min(total, most), dtype=torch.float64).round().long()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,11 @@ from service.storage.cuts import Cut
 from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from service.storage.row_blocks import RowBlocks
-from service.storage.tensors import read_entry, read_header
+from service.storage.tensors import read_entry, read_header, tensor_bytes
 from upweight.errors import NotStored
-from workers.engine import restored
+from workers.engine import Strengths, restored
 from workers.engine.curvature.structured.blocks import Spectral
-from workers.fits.store import as_tensor
+from workers.fits.store import as_array, as_tensor
 
 FACTORS = "factors"
 READ_BYTES = 32 * 1024**2
@@ -60,6 +60,11 @@ class StoredIndex:
         assert isinstance(found, Spectral)
         return found
 
+    def strengths(self, form: Spectral, dimension: int) -> Strengths:
+        """Which numbers it keeps, of its curvature with its λ."""
+        found = _stored(self.objects, self.paths)
+        return Strengths.by_layer(form, dimension) if found is None else found
+
     def numbers(self, rows: Sequence[int]) -> Tensor:
         """(k, width) float16 of some rows."""
         blocks = list(self.matrix.blocks(rows, range(self.width), READ_BYTES))
@@ -74,3 +79,30 @@ class StoredIndex:
     def read(self, rows: Sequence[int]) -> Tensor:
         """(k, width) float32 of some rows, with their factors."""
         return self.numbers(rows).float() * self.factors(rows)[:, None]
+
+
+def first_strengths(
+    objects: Objects, paths: ResultPaths, make: Callable[[], Strengths]
+) -> Strengths:
+    """Which numbers an index keeps: all who make blocks of it take what the first has found."""
+    found = _stored(objects, paths)
+    if found is None:
+        made = make()
+        arrays = {"places": as_array(made.places), "values": as_array(made.values)}
+        objects.put_first(paths.index_strengths, tensor_bytes(arrays))
+        found = _stored(objects, paths)
+        assert found is not None
+    return found
+
+
+def _stored(objects: Objects, paths: ResultPaths) -> Strengths | None:
+    """None where nobody has written them, or of an index from before there were any."""
+    try:
+        names = read_header(objects, paths.index_strengths)
+    except FileNotFoundError:
+        return None
+    found = {
+        name: as_tensor(read_entry(objects, paths.index_strengths, entry))
+        for name, entry in names.items()
+    }
+    return Strengths(found["places"], found["values"])

@@ -2,13 +2,14 @@
 
 With C = Q Λ Qᵀ block by block, gᵀ (C + λI)⁻¹ h = r(g) · r(h) for r(g) = (Λ + λ)^(-1/2) Qᵀ g. The inverse is split
 evenly: a row, and whoever asks, have the same numbers. Their squares have the mean Λᵢ / (Λᵢ + λ) ≤ 1 over the rows of
-C, so that half precision holds them. A number adds (Λᵢ / (Λᵢ + λ))² to the variance of the scores, so those of the
-largest Λᵢ of each block are kept.
+C, so that half precision holds them. A number adds the square of its mean square to the variance of the scores, so
+those of the largest are kept, wherever they are: by Λ alone they would be much alike where λ is small, and
+the gradients of the labels that the rows have differ from those that C is made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,33 +24,91 @@ from workers.engine.model.rows import Rows
 from workers.engine.progress import Progress
 from workers.engine.scores.contraction import over_gradients
 
+Embedded = Callable[["Embedding"], Iterator[Tensor]]
+SAMPLED = 256  # rows by whose gradients numbers are chosen
+# So many rows' worth of what Λ says is added: few rows say little of a number, and some have no gradient at all there.
+PRIOR_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """Which numbers are kept: `places` (d,) int64 among those of all blocks one after another, ascending.
+
+    `values` (d,) float32: their mean squares over rows.
+    """
+
+    places: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, form: Spectral, dimension: int, rows: Embedded | None) -> Strengths:
+        """Of `dimension` numbers a block, on the whole; a block with fewer counts with what it has.
+
+        `rows`: what gives all numbers of some rows, (b, numbers) at a time; None: Λ alone decides.
+        """
+        sizes = [block.values.numel() for block in form.blocks]
+        count = sum(min(dimension, size) for size in sizes)
+        shares = torch.cat(
+            [
+                (values := block.values.flatten().double()) / (values + damping)
+                for block, damping in zip(form.blocks, form.dampings, strict=True)
+            ]
+        ).cpu()
+        if count == sum(sizes) or rows is None:
+            return cls._largest(shares, count)
+        whole = Embedding.of(form, cls(torch.arange(sum(sizes)), shares.float()))
+        total, number = PRIOR_ROWS * shares, PRIOR_ROWS
+        for block in rows(whole):
+            total += block.double().square().sum(0).cpu()
+            number += len(block)
+        return cls._largest(total / number, count)
+
+    @classmethod
+    def by_layer(cls, form: Spectral, dimension: int) -> Strengths:
+        """Those of the largest Λ in each block: of an index that has not stored which it keeps."""
+        places, values, first = [], [], 0
+        for block, damping in zip(form.blocks, form.dampings, strict=True):
+            own = block.values.flatten().double().cpu()
+            kept = own.sort(descending=True, stable=True).indices[:dimension].sort().values
+            places.append(kept + first)
+            values.append((own / (own + damping))[kept])
+            first += len(own)
+        return cls(torch.cat(places), torch.cat(values).float())
+
+    @classmethod
+    def _largest(cls, values: Tensor, count: int) -> Strengths:
+        places = values.topk(count, sorted=False).indices.sort().values
+        return cls(places, values[places].float())
+
 
 @dataclass(frozen=True)
 class Embedding:
-    """r, cut to some numbers of each block. `kept` (d,) are places among the block's, None for all in their order."""
+    """r, cut to some numbers. `kept` (d,) are places among a block's, None for all in their order."""
 
     blocks: tuple[Block, ...]
     scales: tuple[Tensor, ...]  # (d,) each, (Λ + λ)^(-1/2)
     kept: tuple[Tensor | None, ...]
+    strengths: Strengths
 
     @classmethod
-    def of(cls, form: Spectral, dimension: int) -> Embedding:
-        """Up to `dimension` numbers of each block of a C with a λ. Raises BadParameter where no λ is given yet."""
+    def of(cls, form: Spectral, strengths: Strengths) -> Embedding:
+        """The numbers at some places, of a C with a λ. Raises BadParameter where no λ is given yet."""
         if not form.dampings:
             raise BadParameter("hessian_regularization", None, "give a λ first")
         scales: list[Tensor] = []
         kept: list[Tensor | None] = []
+        first = 0
         for block, damping in zip(form.blocks, form.dampings, strict=True):
             values = block.values.flatten()
             scale = (values + damping).rsqrt().to(form.dtype)
-            if dimension >= len(values):
-                scales.append(scale)
-                kept.append(None)
-                continue
-            places = values.sort(descending=True, stable=True).indices[:dimension].sort().values
-            scales.append(scale[places])
-            kept.append(places)
-        return cls(form.blocks, tuple(scales), tuple(kept))
+            bounds = torch.tensor([first, first + len(values)])
+            low, high = torch.searchsorted(strengths.places, bounds).tolist()
+            whole = high - low == len(values)
+            own = (strengths.places[low:high] - first).to(values.device)
+            kept.append(None if whole else own)
+            scales.append(scale if whole else scale[own])
+            first += len(values)
+        return cls(form.blocks, tuple(scales), tuple(kept), strengths)
 
     @property
     def width(self) -> int:
@@ -57,14 +116,9 @@ class Embedding:
         return sum(len(each) for each in self.scales)
 
     def leading(self, count: int) -> Tensor:
-        """(count,) places of the numbers that add most to the variance of the scores, ascending."""
-        shares = torch.cat(
-            [
-                block.values.flatten()[slice(None) if kept is None else kept] * scale.double() ** 2
-                for block, scale, kept in zip(self.blocks, self.scales, self.kept, strict=True)
-            ]
-        )
-        return shares.sort(descending=True, stable=True).indices[:count].sort().values.cpu()
+        """(count,) places among the numbers of those that add most to the variance of the scores, ascending."""
+        order = self.strengths.values.sort(descending=True, stable=True).indices
+        return order[:count].sort().values
 
     @property
     def layers(self) -> list[dict[str, Any]]:
@@ -87,6 +141,8 @@ class Embedding:
         for block, scale, kept in zip(self.blocks, self.scales, self.kept, strict=True):
             into = result[:, first : first + len(scale)]
             first += len(scale)
+            if not len(scale):
+                continue
             step = max(1, AT_ONCE // max(1, block.layout.size))
             for start in range(0, len(gradients), step):
                 rotated = block.rotated(gradients[start : start + step]).flatten(1)
