@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter
 
-from service.dependencies import Reader
+from service.dependencies import PartsNow, Reader
 from service.problems import documented
 from upweight import __version__
 from upweight.errors import Forbidden, InternalError, Unauthorized, Unavailable
@@ -20,7 +20,7 @@ router = APIRouter(
 
 
 @router.get("", summary="Show what a key may do")
-def access(caller: Reader) -> Access:
+def access(caller: Reader, parts: PartsNow) -> Access:
     """The namespace and role of the key that was sent; never the key."""
     return Access(
         namespace=caller.namespace,
@@ -28,4 +28,5 @@ def access(caller: Reader) -> Access:
         key_id=caller.key_id,
         version=__version__,
         time=datetime.now(UTC),
+        model_types=sorted(parts.settings.huggingface),
     )

@@ -31,6 +31,7 @@ from service.results.stored import (
     one_layer,
 )
 from service.results.suspects import suspects as ranked_suspects
+from service.results.texts import with_texts
 from upweight.errors import (
     InvalidRequest,
     NotAcceptable,
@@ -200,10 +201,15 @@ def top(
             "is not the label's only `raises`, the default, and `lowers` have a meaning."
         ),
     ] = None,
+    words: Annotated[
+        bool,
+        Query(description="With the text of each row, of a dataset of tokens; at most 1000 rows."),
+    ] = False,
 ) -> Ranking:
     """The training rows that helped or harmed most, the strongest first; of a list of λ's with one of them."""
     layers = asked.one_of(result)
-    return ranking.ranking(result, layers, test, k, sign)
+    found = ranking.ranking(result, layers, test, k, sign)
+    return with_texts(result, found) if words else found
 
 
 @router.get("/suspects", summary="Rank the training rows whose labels deserve a look")

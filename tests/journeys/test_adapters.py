@@ -24,7 +24,8 @@ from upweight.cli.exits import run
 ROWS, DAMPING, RANK, ALPHA = 7, 0.3, 2, 3
 LAYER = "transformer.h.0.attn.c_attn"  # transformers' Conv1D, (in, out)
 CONFIG = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "bias": "none", "target_modules": ["c_attn"],
-          "base_model_name_or_path": "somewhere", "task_type": "CAUSAL_LM", "lora_dropout": 0.1}  # fmt: skip
+          "base_model_name_or_path": "somewhere", "task_type": "CAUSAL_LM", "lora_dropout": 0.1,
+          "megatron_core": "megatron.core", "qalora_group_size": 16, "init_lora_weights": True}  # fmt: skip
 NAME = "base-of-adapters"
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -119,15 +120,13 @@ def changed(**tensors: Tensor) -> dict[str, Tensor]:
 
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Tensor], str]] = [
-    ({"peft_type": "IA3"}, pair(), "'IA3' is not read from its config"),
-    ({"use_dora": True}, pair(), "'use_dora'"),
-    ({"bias": "all"}, pair(), "'bias'"),
-    ({"rank_pattern": {"x": 4}}, pair(), "'rank_pattern'"),
+    ({"peft_type": "VERA"}, pair(), "'VERA' is not read from its config"),
+    ({"init_lora_weights": "pissa"}, pair(), "'init_lora_weights'"),
     ({"r": 3}, pair(), r"lora_A of .* with shape \[2, 4\], and the base and r take \[3, 4\]"),
     ({}, changed(**{f"{LAYER}.lora_B.weight": torch.ones(11, RANK)}), r"\[11, 2\].* \[12, 2\]"),
-    ({}, changed(**{"nowhere.lora_A.weight": torch.ones(RANK, 4)}), "lora_A and lora_B of nowhere"),
+    ({}, changed(**{"nowhere.lora_A.weight": torch.ones(RANK, 4)}), "A of nowhere, where lora_A and lora_B go"),
     ({}, changed(**{f"nowhere.lora_{each}.weight": torch.ones(2, 2) for each in "AB"}), "'nowhere', which the base"),
-    ({}, changed(**{"lm_head.modules_to_save": torch.ones(2)}), "none of an adapter of linear layers"),
+    ({}, changed(**{"lm_head.modules_to_save": torch.ones(2)}), "neither 'modules_to_save' nor 'bias' names it"),
 ]  # fmt: skip
 
 

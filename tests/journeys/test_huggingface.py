@@ -168,6 +168,45 @@ def test_a_live_model_with_another_head_is_exported_like_any_module(
     assert np.abs(influences(online, fresh_name) - exact.numpy()).max() < 1e-9
 
 
+def test_a_language_model_with_a_mask_is_exported(
+    online: Client, fresh_name: str, language: Any
+) -> None:
+    """Of rows that are padded on the left; which of its outputs the loss takes need not be said."""
+    mask = (torch.arange(5)[None] >= 5 - lengths()).long()
+    ids = tokens() * mask
+    columns = {"input_ids": ids, "attention_mask": mask}
+    targets = torch.cat([ids[:, 1:], torch.full((ROWS, 1), -100)], dim=1)
+    targets = torch.where(mask == 1, targets, -100)
+    model = online.models.register(
+        fresh_name, language, example={name: each[:2] for name, each in columns.items()},
+        loss="cross_entropy", parameters=["transformer.h.0.attn.c_attn.*"],
+    )  # fmt: skip
+    assert (model.program.format, model.loss.described()["class_axis"]) == ("pt2", -1)
+    online.datasets.register(fresh_name, **columns, y=targets, inputs=list(columns), targets=["y"])
+
+    def mean_loss(scores: Tensor, goal: Tensor) -> Tensor:
+        each = F.cross_entropy(scores.transpose(1, 2), goal, reduction="none")
+        return (each.sum(1) / (goal != -100).sum(1)).mean()
+
+    both = torch.stack([ids, mask], dim=1)
+    formula = Formula(selecting(Masked(language), "attn.c_attn"), mean_loss, both, targets, DAMPING)
+    exact = formula.up(formula.factors(both[:TEST], targets[:TEST]), both, targets)
+    assert np.abs(influences(online, fresh_name) - exact.numpy()).max() < 1e-9
+
+
+def test_a_live_model_of_a_type_that_is_not_allowed_is_exported(
+    online: Client, fresh_name: str
+) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    assert online.access().model_types == ["bert", "gpt2"]
+    bloom = BloomForCausalLM(BloomConfig(vocab_size=9, hidden_size=4, n_layer=1, n_head=2)).eval()
+    model = online.models.register(
+        fresh_name, bloom, example={"input_ids": tokens()[:2]}, loss="cross_entropy"
+    )
+    assert model.program.format == "pt2"
+
+
 def test_a_live_image_classifier_gives_the_influences_of_the_formula(
     online: Client, fresh_name: str
 ) -> None:

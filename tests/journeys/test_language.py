@@ -239,6 +239,34 @@ def test_a_tokenizer_shows_rows_as_words(
     assert (derived.tokenizer, derived.preview) == (record.tokenizer, record.preview)
 
 
+def test_a_ranking_a_notebook_and_a_suspect_show_words(
+    online: Client, registered: str, fresh_name: str, texts: tuple[Tensor, Tensor], http: httpx2.Client,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    tokens, targets = texts
+    online.datasets.register(fresh_name, x=tokens, y=targets, tokenizer=tokenizer(WORDS))
+    result = online.compute_influences(
+        registered, fresh_name, fresh_name, curvature="empirical_fisher", test_rows="0:2",
+        hessian_regularization=DAMPING,
+    )  # fmt: skip
+    shown = ["", *WORDS[1:]]
+    lines = [" ".join(shown[token] for token in row if shown[token]) for row in tokens.tolist()]
+    ranking = result.top(0, 2, words=True)
+    assert [item.text for item in ranking] == [lines[item.row] for item in ranking]
+    assert ranking.items[0].text in ranking._repr_html_().replace("&lt;", "<").replace("&gt;", ">")
+    assert result.top(0, 2).items[0].text is None
+    assert lines[ranking.items[0].row].replace("<", "&lt;").replace(">", "&gt;") in result._repr_html_()  # fmt: skip
+    tasks = result.export("label-studio", k=1)
+    assert tasks[0]["data"]["text"] == lines[tasks[0]["data"]["row"]]
+    monkeypatch.setenv("UPWEIGHT_URL", str(http.base_url))
+    capsys.readouterr()
+    assert not run(command, ("results", "top", result.id, "--test", "0", "-k", "2", "--words"))
+    assert lines[ranking.items[0].row] in capsys.readouterr().out
+    plain = computed(online)
+    with pytest.raises(errors.NotStored, match="have no text; register the dataset with its 'tok"):
+        plain.top(0, 2, words=True)
+
+
 def test_a_tokenizer_that_does_not_fit_is_refused(
     online: Client, registered: str, fresh_name: str, texts: tuple[Tensor, Tensor]
 ) -> None:

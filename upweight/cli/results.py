@@ -103,7 +103,10 @@ def slice_(
 @verb(
     results,
     "top",
-    "upweight results top latest --test 3 -k 5 --sign harmful",
+    """
+    upweight results top latest --test 3 -k 5 --sign harmful
+    upweight results top latest --test 0 -k 5 --words
+    """,
 )
 def top(
     shell: Shell,
@@ -115,6 +118,9 @@ def top(
     sign: Annotated[
         str | None, typer.Option(help="helpful, harmful, lowers or raises; helpful by default.")
     ] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="With the text of each row, of a dataset of tokens.")
+    ] = False,
     damping: Damping = None,
 ) -> None:
     """Show the training rows that helped or harmed most, the strongest first."""
@@ -126,11 +132,12 @@ def top(
     result = _result(shell, job, damping)
     if not hasattr(result, "top"):
         raise typer.BadParameter(f"{job} computed {result.job.request.kind}, which rank no rows")
-    ranking = result.top(test, k, sign)
+    ranking = result.top(test, k, sign, words)
     if shell.as_json:
         shell.document(ranking)
         return
-    table.show(("ROW", "INFLUENCE"), [_ranked(item) for item in ranking.items])
+    heads = ("ROW", "INFLUENCE", *(["TEXT"] if words else []))
+    table.show(heads, [_ranked(item) for item in ranking.items])
 
 
 @verb(
@@ -437,4 +444,8 @@ def _predicted(item: PredictedRow, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _ranked(item: Ranked) -> tuple[str, ...]:
-    return (str(item.row), f"{item.influence:+.6g}")
+    return (
+        str(item.row),
+        f"{item.influence:+.6g}",
+        *([item.text] if item.text is not None else []),
+    )

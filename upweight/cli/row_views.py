@@ -10,6 +10,7 @@ import typer
 
 from upweight.cli.shell import Shell
 from upweight.cli.slices import chosen
+from upweight.tokens import text_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,7 +120,7 @@ def _column(
     if previewed and preview.kind == "table" and values.ndim == 2:
         return _features(preview.names, name, values)
     if previewed and preview.kind == "text":
-        return [name], [[_sentence(row.ravel().tolist(), words)] for row in values]
+        return [name], [[text_of(row.ravel().tolist(), words, MOST_WORDS)] for row in values]
     return [name], [[_in_words(record, name, row)] for row in values]
 
 
@@ -134,14 +135,6 @@ def _features(
         [*(f"{value:.4g}" for value in row[:shown]), *([""] if more else [])] for row in values
     )
     return [*heads, *more], cells
-
-
-def _sentence(tokens: list[int], words: list[str] | None) -> str:
-    shown = [
-        words[token] if words is not None and 0 <= token < len(words) else f"⟨{token}⟩"
-        for token in tokens[:MOST_WORDS]
-    ]
-    return " ".join([*shown, *(["…"] if len(tokens) > MOST_WORDS else [])])
 
 
 def _in_words(record: DatasetRecord, name: str, row: Any) -> str:

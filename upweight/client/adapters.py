@@ -1,4 +1,4 @@
-"""A LoRA adapter over a model that is registered already: its config and weights alone are sent."""
+"""An adapter over a model that is registered already: its config and weights alone are sent."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from upweight.progress import Bars
 from upweight.schema import HuggingFaceProgram, ModelRecord
 
 _MODELS = Resource("/v1/models", ModelRecord)
+_OWN = (".lora_", ".ia3_", ".modules_to_save.")  # of an adapter, in peft's names
+_NOT_TRAINED = (".original_module.", ".lora_", ".modules_to_save.")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -58,12 +60,15 @@ def _of_live(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         words = "is neither a folder of peft's nor a model that peft has wrapped with one active adapter"
         raise InvalidRequest.field("/adapter", words, type(model).__name__)
     config = json.loads(json.dumps(configs[name].to_dict(), default=_plain))
-    part = f".{name}."
-    tensors = {
-        key.replace(part, "."): value.detach()
-        for key, value in model.state_dict().items()
-        if part in key and ".lora_" in key
-    }
+    part, bias = f".{name}", config.get("bias", "none")
+    tensors = {}
+    for key, value in model.state_dict().items():
+        biases = bias == "all" or (bias == "lora_only" and ".base_layer." in key)
+        if any(each in key for each in _OWN) and (f"{part}." in key or key.endswith(part)):
+            own = key.replace(f"{part}.", ".").removesuffix(part).replace(".modules_to_save", "")
+            tensors[own] = value.detach()
+        elif key.endswith(".bias") and biases and not any(each in key for each in _NOT_TRAINED):
+            tensors[key] = value.detach()
     return config, tensors
 
 

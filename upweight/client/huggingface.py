@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FunctionType
@@ -23,6 +23,7 @@ _OF_TOKENS = (
     "ForMaskedLM",
     "ForConditionalGeneration",
 )
+_OF_ROWS = ("ForSequenceClassification", "ForImageClassification", "ForMultipleChoice")
 # What a part has that does not change what it computes in evaluation mode.
 _NO_SETTINGS = frozenset({"training", "gradient_checkpointing", "name_or_path"})
 
@@ -54,13 +55,14 @@ class LiveModel:
 def is_described(program: Any, example: Any) -> bool:
     """Whether a config and weights say all of a live model: it has a head that workers build, and nothing of its own.
 
-    Any other is exported like every module.
+    Any other is exported like every module; so is a language model whose rows have a mask.
     """
+    task = _task(program) if _is_huggingface(program) else None
+    taken = {INPUTS[0]} if task == "causal-lm" else set(INPUTS)
     return (
-        _is_huggingface(program)
-        and _task(program) is not None
+        task is not None
         and program.main_input_name == INPUTS[0]
-        and set(_inputs(example)) <= set(INPUTS)
+        and set(_inputs(example)) <= taken
         and _as_it_was_built(program)
         and _as_its_config_builds_it(program)
     )
@@ -68,10 +70,29 @@ def is_described(program: Any, example: Any) -> bool:
 
 def loss_of(program: Any, loss: Any) -> Any:
     """The classes of transformers' models of tokens are in the last axis of their outputs."""
-    of_tokens = _is_huggingface(program) and type(program).__name__.endswith(_OF_TOKENS)
+    model = _unwrapped(program)
+    of_tokens = _is_huggingface(model) and type(model).__name__.endswith(_OF_TOKENS)
     if of_tokens and loss in ("cross_entropy", "nll"):
         return {"name": loss, "class_axis": -1}
     return loss
+
+
+def usual_output(program: Any) -> str | None:
+    """What the loss takes of a model of transformers that returns several tensors, where its head says so."""
+    model = _unwrapped(program)
+    scores = _is_huggingface(model) and type(model).__name__.endswith((*_OF_TOKENS, *_OF_ROWS))
+    return LOGITS if scores else None
+
+
+def allows(types: Sequence[str] | None, program: Any) -> bool:
+    """Whether the service builds models of this type; None: it does not say, and is asked by registering."""
+    return types is None or program.config.model_type in types
+
+
+def _unwrapped(program: Any) -> Any:
+    """The model inside what peft has made of it."""
+    wraps = any(each.__module__.startswith("peft.") for each in type(program).__mro__)
+    return program.get_base_model() if wraps else program
 
 
 def _task(model: Any) -> str | None:

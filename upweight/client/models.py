@@ -17,10 +17,18 @@ import upweight.client.losses as losses
 from upweight.client.adapters import adapted
 from upweight.client.blobs import put, put_source
 from upweight.client.content import Content, arrays_content, content_of
-from upweight.client.huggingface import LOGITS, LiveModel, is_described, loss_of
+from upweight.client.huggingface import (
+    LOGITS,
+    LiveModel,
+    allows,
+    is_described,
+    loss_of,
+    usual_output,
+)
 from upweight.client.losses import Loss
 from upweight.client.registered import AsyncRegistered, Registered, Resource
 from upweight.client.request import reference, validated
+from upweight.client.service import access
 from upweight.errors import InvalidRequest
 from upweight.files.download import FileSink
 from upweight.http.flow import Call, Flow, Work, segment
@@ -111,7 +119,8 @@ def register(
     validated(ModelRequest, MODELS.path, {**early, "program": NOT_YET, "loss": loss})
     if _is_live(program):
         refuse_untrained(program) if globs is None else refuse_unmatched(program, globs)
-    if is_described(program, example) and output in (None, LOGITS):
+    by_config = is_described(program, example) and output in (None, LOGITS)
+    if by_config and allows((yield from access()).model_types, program):
         live = LiveModel.of(program, example)
         blob = yield from _weights(live.weights, name, bars)
         described = {
@@ -314,7 +323,13 @@ def _export(
             raise InvalidRequest(
                 "a live module needs an example to be traced with: example=x[:2], or a tuple of inputs"
             )
-        made = exported(program, example, globs, output)
+        try:
+            made = exported(program, example, globs, output)
+        except OutputUnclear:
+            usual = usual_output(program) if output is None else None
+            if usual is None:
+                raise
+            made, output = exported(program, example, globs, usual), usual
     except OutputUnclear as error:
         raise InvalidRequest.field("/output", str(error), output) from error
     save_exported(made, path, example)
@@ -384,8 +399,8 @@ class Models(Registered[ModelRecord]):
 
         `program`: a live `nn.Module` (with `example`: one tensor, a tuple, or a dict of inputs, batch first), an
         `ExportedProgram`, or a pt2 file (path, bytes, open file). A classifier of sequences or a causal
-        language model of transformers is sent as its config and weights, if nothing in it was changed; a dict as its
-        `example` names the rows' columns. Instead of it: `factory` with `kwargs`,
+        language model of transformers is sent as its config and weights, if nothing in it was changed and the service
+        allows its type; a dict as its `example` names the rows' columns. Instead of it: `factory` with `kwargs`,
         or a Hugging Face `config` with `task`; both with `weights` (a state_dict, a safetensors file, or a digest).
         Or `base`, a registered model of that form, with `adapter`: what peft saved of a LoRA adapter (its folder), or
         the live model. θ is the adapter, and the base is stored once.

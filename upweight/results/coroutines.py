@@ -151,13 +151,15 @@ class AsyncResult(stored.Handle[AsyncTransport]):
 class AsyncRankedResult(AsyncResult):
     """A result that has a number for each training row."""
 
-    async def top(self, test: int | None = None, k: int = 10, sign: Sign | None = None) -> Ranking:
-        """The k strongest training rows for a test row, or by mean over all test rows.
+    async def top(
+        self, test: int | None = None, k: int = 10, sign: Sign | None = None, words: bool = False
+    ) -> Ranking:
+        """The k strongest training rows for a test row, or by mean over all test rows; `words`: with their `text`.
 
         `sign`: `helpful` or `harmful`; or `lowers` or `raises`, of whatever was measured. By default the helpful
         ones; of the logit of a class other than the label's, those that raise it.
         """
-        return await self._link.run(stored.top(await self._known(), test, k, sign))
+        return await self._link.run(stored.top(await self._known(), test, k, sign, words))
 
     async def suspects(self, k: int | None = None) -> SuspectTable:
         """The training rows whose labels deserve a look, the most suspect first: all, or the first k.

@@ -16,11 +16,12 @@ import upweight.late.numpy as np
 import upweight.results.stored as stored
 from upweight.errors import InvalidRequest
 from upweight.extras import needed
-from upweight.http.flow import Call, Flow, Work, segment
+from upweight.http.flow import Flow, Work
 from upweight.results.pictures.look import label, pixels
 from upweight.results.pictures.png import png
-from upweight.results.rows import record_of, rows_of
+from upweight.results.rows import record_of, rows_of, vocabulary_of
 from upweight.schema import DatasetRecord, ImagePreview, JobRecord, Suspect, TextPreview
+from upweight.tokens import text_of
 
 Tool = Literal["cleanlab", "label-studio", "fiftyone", "argilla", "datasets", "mlflow", "wandb"]
 ROWS_AT_ONCE = 200  # whose data are fetched in one request
@@ -283,10 +284,7 @@ def _contents(dataset: DatasetRecord, rows: Sequence[int]) -> Flow[list[dict[str
     """What people look at of each row, as the dataset's preview says."""
     preview: Any = dataset.preview
     column = preview.column if preview is not None else dataset.inputs[0]
-    vocabulary: list[str] = []
-    if isinstance(preview, TextPreview) and preview.vocabulary is not None:
-        reply = yield Call("GET", f"/v1/blobs/{segment(preview.vocabulary)}", headers={"Accept": "*/*"})  # fmt: skip
-        vocabulary = json.loads(reply.body)
+    vocabulary = (yield from vocabulary_of(dataset)) or []
     names = dataset.features_of(column)
     found: list[dict[str, str]] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -304,8 +302,7 @@ def _content(value: Any, preview: Any, vocabulary: list[str], names: list[str]) 
         return {"image": f"data:image/png;base64,{data}"}
     flat = np.asarray(value).ravel().tolist()
     if isinstance(preview, TextPreview):
-        told = [vocabulary[token] if 0 <= token < len(vocabulary) else str(token) for token in flat]
-        return {"text": " ".join(word for word in told if word)}
+        return {"text": text_of(flat, vocabulary, None)}
     told = [
         f"{names[at]} {number:.4g}" if at < len(names) else f"{number:.4g}"
         for at, number in enumerate(flat[:FEATURES_SHOWN])

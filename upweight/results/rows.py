@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,16 @@ def record_of(dataset: str) -> Flow[DatasetRecord]:
     """The dataset's record."""
     reply = yield Call("GET", f"{PATH}/{segment(dataset)}")
     return reply.read(DatasetRecord)
+
+
+def vocabulary_of(dataset: DatasetRecord) -> Flow[list[str] | None]:
+    """The words that the tokens of a dataset stand for, where its preview names some."""
+    digest = getattr(dataset.preview, "vocabulary", None)
+    if digest is None:
+        return None
+    reply = yield Call("GET", f"/v1/blobs/{segment(digest)}", headers={"Accept": "*/*"})
+    words: list[str] = json.loads(reply.body)
+    return words
 
 
 def rows_of(

@@ -378,10 +378,12 @@ def files(record: JobRecord) -> Flow[Files]:
     return reply.read(Files)
 
 
-def top(record: JobRecord, test: int | None, k: int, sign: Sign | None) -> Flow[Ranking]:
-    """The k strongest training rows of a sign, for a test row or for the mean over all."""
+def top(
+    record: JobRecord, test: int | None, k: int, sign: Sign | None, words: bool = False
+) -> Flow[Ranking]:
+    """The k strongest training rows of a sign, for a test row or for the mean over all; `words`: with their texts."""
     summary(one(record))
-    query = [("k", str(k)), *_query(record)]
+    query = [("k", str(k)), *_query(record), *([("words", "true")] if words else [])]
     if sign is not None:
         query.append(("sign", sign))
     if test is not None:

@@ -18,3 +18,8 @@ class Access(Answer):
     key_id: str | None = Field(None, description="Null where no key is needed.")
     version: str = Field(description="Of the front end.")
     time: datetime = Field(description="The front end's clock.")
+    model_types: list[str] | None = Field(
+        None,
+        description="Types of Hugging Face models that are built from their config here; null of a front end that does "
+        "not say. Live models of others are exported.",
+    )

@@ -30,7 +30,10 @@ class ImagePreview(Request):
 
 
 class TextPreview(Request):
-    """Rows are texts; `column` holds token ids, `vocabulary` the words as a JSON list in a blob."""
+    """Rows are texts; `column` holds token ids, `vocabulary` the words as a JSON list in a blob.
+
+    Words that begin with a space are pieces, which are put together as they are; others get spaces between them.
+    """
 
     kind: Literal["text"] = "text"
     column: Text

@@ -53,7 +53,10 @@ class FactoryProgram(Request):
 
 
 class Adapter(Request):
-    """A LoRA adapter of peft: its `adapter_config.json` and its safetensors weights. θ is the adapter's parameters."""
+    """An adapter of peft, LoRA (with DoRA) or IA³: its `adapter_config.json` and its safetensors weights.
+
+    θ is what trained with it: its own parameters, biases, and those of `modules_to_save`.
+    """
 
     config: Annotated[dict[str, JsonValue], Field(max_length=256)]
     weights: Digest

@@ -50,6 +50,11 @@ class Ranked(Answer):
     row: int = Field(description="Row of the training dataset.")
     column: int = Field(description="Column of the influence matrix.")
     influence: float
+    text: str | None = Field(
+        None,
+        exclude_if=lambda text: text is None,
+        description="Asked for by `words`: the row in the words of its dataset's tokenizer or vocabulary.",
+    )
 
 
 class Ranking(Answer):

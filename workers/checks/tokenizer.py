@@ -44,7 +44,29 @@ def read_tokenizer(path: str) -> dict[str, Any]:
     for token, number in numbers.items():
         pads = number == padding if padding is not None else token in PADDING
         words[number] = "" if pads else _shown(found, token, number)
-    return {"words": words}
+    return {"words": _with_spaces(found, words)}
+
+
+def _with_spaces(tokenizer: Any, words: list[str]) -> list[str]:
+    """Of a tokenizer that cuts words into pieces each with the space before it, so that together they are the text.
+
+    A piece is what decoding adds to that of a letter; where all are words of their own, these stay as they are.
+    """
+    first = next((at for at, word in enumerate(words) if len(word) == 1 and word.isalpha()), None)
+    if first is None or tokenizer.decoder is None:
+        return words
+
+    def decoded(tokens: list[int]) -> str:
+        return str(tokenizer.decode(tokens, skip_special_tokens=False))
+
+    begun = decoded([first])
+    spaced = []
+    for number, word in enumerate(words):
+        both = decoded([first, number]) if word else ""
+        piece = both.removeprefix(begun) if both.startswith(begun) else ""
+        spaced.append(piece if piece and _BROKEN not in piece else word)
+    glued = any(word and not word.startswith(" ") for word in spaced)
+    return spaced if glued and any(word.startswith(" ") for word in spaced) else words
 
 
 def _shown(tokenizer: Any, token: str, number: int) -> str:

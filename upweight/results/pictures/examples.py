@@ -11,7 +11,7 @@ import upweight.results.stored as stored
 from upweight.errors import NotStored
 from upweight.http.flow import Flow
 from upweight.results.pictures.look import label, pixels, words
-from upweight.results.rows import record_of, rows_of
+from upweight.results.rows import record_of, rows_of, vocabulary_of
 from upweight.schema import DatasetRecord, ImagePreview, JobRecord, PredictedRow, Ranked
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def looks(
     shown = preview.column if preview is not None else dataset.inputs[0]
     columns = [shown, *dataset.targets[:1]]
     values = yield from rows_of(dataset, ",".join(map(str, wanted)), columns)
+    known = yield from vocabulary_of(dataset)
     found = {}
     for at, row in enumerate(wanted):
         guess = guesses.get(row)
@@ -159,6 +160,8 @@ def looks(
             picture=pixels(values[shown][at], preview)
             if isinstance(preview, ImagePreview)
             else None,
-            words="" if isinstance(preview, ImagePreview) else words(values[shown][at], preview),
+            words=""
+            if isinstance(preview, ImagePreview)
+            else words(values[shown][at], preview, known),
         )
     return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import upweight.late.numpy as np
 from upweight.schema import DatasetRecord, ImagePreview, TablePreview
+from upweight.tokens import text_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,8 +33,10 @@ def grey(picture: NDArray[np.uint8]) -> NDArray[Any]:
     return picture if picture.ndim == 2 else picture[..., :3].mean(-1)
 
 
-def words(row: NDArray[Any], preview: Any) -> str:
-    """The first numbers, with their names where there are some."""
+def words(row: NDArray[Any], preview: Any, vocabulary: Sequence[str] | None = None) -> str:
+    """The text of tokens that stand for words; else the first numbers, with their names where there are some."""
+    if vocabulary is not None:
+        return text_of(row.ravel().tolist(), vocabulary)
     flat = row.ravel()[:SHOWN]
     names = preview.names if isinstance(preview, TablePreview) else ()
     numbers = [

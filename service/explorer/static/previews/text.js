@@ -27,15 +27,21 @@ export function tokens(values, words) {
 
 export function text(values, preview, { large = false, label = "" } = {}, { words = null } = {}) {
   const said = tokens(values, words).filter((word) => !PADDING.test(word));
-  return h("p", { class: `preview text${large ? " large" : ""}`, title: label }, said.join(" "));
+  return h("p", { class: `preview text${large ? " large" : ""}`, title: label }, said.join(between(words)));
+}
+
+/** What stands between words: nothing where they bring their own spaces, as pieces of a tokenizer do. */
+function between(words) {
+  return words?.some((word) => String(word).startsWith(" ")) ? "" : " ";
 }
 
 /** Words, each on the colour of its number: the stronger, the larger it is. */
 export function strip(words, numbers, label) {
+  const gap = between(words);
   const most = Math.max(...Array.from(numbers, Math.abs), Number.MIN_VALUE);
   const word = (each, place) => h("span", {
     class: `token ${numbers[place] < 0 ? "harmful" : "helpful"}`, title: `${each} (position ${place}): ${signed(numbers[place])}`,
     style: { "--share": `${Math.round(40 * (Math.abs(numbers[place]) / most) ** 0.75)}%` },
   }, each);
-  return h("p", { class: "preview text large strip", "aria-label": label }, words.map((each, place) => [word(each, place), " "]));
+  return h("p", { class: "preview text large strip", "aria-label": label }, words.map((each, place) => [word(each, place), gap]));
 }
