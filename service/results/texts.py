@@ -57,5 +57,5 @@ def _texts(
 ) -> list[str]:
     stored = ShardedRows.of(result.parts, result.namespace, dataset)
     (column,) = stored.chosen([preview.column])
-    tokens = stored.numbers(column, rows).whole() if rows else ()
+    tokens = stored.numbers(column, rows).whole()
     return [text_of(row.ravel().tolist(), words, MOST_TOKENS) for row in tokens]
