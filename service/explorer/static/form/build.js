@@ -85,7 +85,7 @@ function union(name, schema, context, required) {
   }
 
   choose(optional ? "" : tags.includes(context.first[propertyName]) ? context.first[propertyName] : tags[0]);
-  const chooser = h("div", { class: "field" }, h("label", { for: id }, title(propertyName)), select, error);
+  const chooser = h("div", { class: "field" }, h("label", { for: id }, name === null ? "What to compute" : title(propertyName)), select, error);
   const element = name ? h("fieldset", { "data-field": name }, h("legend", {}, title(name)), chooser, body) : h("div", { class: "fields" }, chooser, body);
   const self = {
     element,

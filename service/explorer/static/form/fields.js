@@ -38,7 +38,7 @@ export function marked(text) {
 
 const WORDS = {
   hessian_regularization: "λ (hessian_regularization)", timeout_s: "time limit, seconds", train: "training data", test: "test data", keep: "what to keep",
-  kind: "what to compute", inversion: "method of inversion", top: "strongest rows of each test row", mean: "mean over the test rows",
+  inversion: "method of inversion", top: "strongest rows of each test row", mean: "mean over the test rows",
   matrix: "whole matrix", hessian_on: "rows of the Hessian", rtol: "relative tolerance (rtol)", atol: "absolute tolerance (atol)", maxiter: "most iterations (maxiter)",
 };
 

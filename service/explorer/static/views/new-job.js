@@ -10,7 +10,7 @@ import { go } from "../router.js";
 import { asCurl, asPython } from "../form/programs.js";
 
 // Folded away: what most people leave as it is.
-const ASIDE = new Set(["name", "note", "ids", "where", "blocks", "atol", "measurement", "hessian_on", "precision", "batch_size", "seed", "priority", "timeout_s", "reuse", "webhook", "labels", "perturb_at", "perturb_input", "columns", "factors", "x0", "h0", "aggregate", "groups", "rescale", "krylov_dimension", "eigen_computation_on_gpu"]);
+const ASIDE = new Set(["name", "note", "ids", "where", "blocks", "atol", "measurement", "scores_by", "spectrum", "unsolved", "hessian_on", "precision", "batch_size", "seed", "priority", "timeout_s", "reuse", "webhook", "labels", "perturb_at", "perturb_input", "columns", "factors", "x0", "h0", "aggregate", "groups", "rescale", "krylov_dimension", "eigen_computation_on_gpu"]);
 // In this order, then the rest as the document has it.
 const ORDER = ["model", "train", "test", "influence_type", "hessian_regularization", "curvature", "inversion", "keep"];
 const FIRST_KIND = "influences";

@@ -60,7 +60,7 @@ function table(rows) {
   return h(
     "table",
     { class: "plain" },
-    h("thead", {}, h("tr", {}, [["Result", ""], ["λ", "number"], ["Value", "number"], ["95 %", "number"], ["Of", "number"], ["Note", ""]].map(([name, kind]) => h("th", { scope: "col", class: kind }, name)))),
+    h("thead", {}, h("tr", {}, [["Result", ""], ["λ", "number"], ["Value", "number"], ["95 %", "number"], ["Mean over", "number"], ["Note", ""]].map(([name, kind]) => h("th", { scope: "col", class: kind }, name)))),
     h("tbody", {}, rows.map((row, index) => h("tr", {},
       h("th", { scope: "row" }, `${count(index + 1)}. `, row.baseline ? `${row.result} (baseline)` : [row.method, " ", h("a", { href: link(["jobs", row.result]) }, row.result.slice(-6))]),
       h("td", { class: "number" }, row.damping === null ? "" : number(row.damping)),
