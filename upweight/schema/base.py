@@ -22,18 +22,14 @@ class Request(BaseModel):
     """A part of a request: an unknown field is an error, never ignored; no NaN, no infinity."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        allow_inf_nan=False,
-        frozen=True,
-        validate_default=True,
-        defer_build=True,
+        extra="forbid", allow_inf_nan=False, frozen=True, validate_default=True
     )
 
 
 class Answer(BaseModel):
     """A part of an answer: fields that a newer service adds are kept, so that older clients work."""
 
-    model_config = ConfigDict(extra="allow", defer_build=True)
+    model_config = ConfigDict(extra="allow")
 
 
 def _printable(text: str) -> str:
