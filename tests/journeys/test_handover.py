@@ -218,6 +218,21 @@ def test_mlflow_has_the_table_among_a_runs_artifacts(
     assert read["given_label"][0] == "eel"
 
 
+def test_an_mlflow_that_has_nowhere_to_log_is_told_with_the_way_out(
+    result: SelfInfluenceResult,
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri("nosuch://runs")
+    try:
+        with pytest.raises(
+            InvalidRequest, match=r"at nosuch://runs takes no table .*MLFLOW_TRACKING_URI"
+        ):
+            result.export("mlflow")
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
 def test_wandb_has_a_table(
     result: SelfInfluenceResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

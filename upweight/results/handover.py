@@ -239,7 +239,16 @@ def _mlflow(given: Handover, path: Path | None) -> str:
     name = f"upweight/{given.job.id}.json" if path is None else path.as_posix()
     # As objects: mlflow asks for columns of these in a way that pandas 3 warns of where there are texts.
     table = _frame(given.columns(in_order=False)).astype(object)
-    mlflow.log_table(table, artifact_file=name)
+    try:
+        mlflow.log_table(table, artifact_file=name)
+    except mlflow.exceptions.MlflowException as error:
+        raise InvalidRequest.field(
+            "/to",
+            f"MLflow at {mlflow.get_tracking_uri()} takes no table ({str(error).strip()[:300]}); MLFLOW_TRACKING_URI "
+            "names a server, and a database in place of one (sqlite:, the default) needs MLflow whole: pip install "
+            "mlflow",
+            None,
+        ) from error
     run = mlflow.active_run() or mlflow.last_active_run()
     return f"runs:/{run.info.run_id}/{name}"
 
