@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from workers.engine.autodiff.gradients import by_row
 from workers.engine.autodiff.layer_io import layer_io
-from workers.engine.autodiff.select import FIRST_ORDER, agrees
+from workers.engine.autodiff.select import FIRST_ORDER, OTHER_DTYPES
 from workers.engine.autodiff.uses import MatrixUse, Use, row_gradient
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
@@ -27,12 +28,15 @@ ROUNDING = 100.0  # times eps, of the largest entry of all gradients: below it o
 
 
 def agreeing_uses(problem: Problem, rows: Rows) -> dict[str, list[Use]]:
-    """The uses of each parameter whose gradients they explain: on a few rows, compared with autograd's."""
+    """The uses of each parameter whose gradients they explain: on a few rows, compared with autograd's.
+
+    What is compared are sums over the rows with a weight each, so that no more than one gradient is alive.
+    """
     probe = problem.placed(next(iter(rows.batches(PROBE_ROWS))))
     if len(probe) == 1:
         probe = probe.doubled()
-    with twice_differentiable():
-        expected = by_row(problem, probe)
+    weights = torch.arange(2, 2 + len(probe), dtype=problem.dtype, device=problem.device).rsqrt()
+    expected, largest = _weighted_sum(problem, probe, weights)
     with once_differentiable():
         try:
             io = layer_io(problem, probe)
@@ -48,32 +52,56 @@ def agreeing_uses(problem: Problem, rows: Rows) -> dict[str, list[Use]]:
             for use, cotangent in zip(io.uses, cotangents, strict=True)
             if place.name in use.names
         ]
-        if own and _explained(place, own, expected, probe):
+        if not own:
+            continue
+        here = expected[place.offset : place.offset + place.size]
+        difference = _difference(place, own, here, weights)
+        # Where a gradient is 0 but for rounding, as a key's bias before a softmax, both are.
+        noise = ROUNDING * torch.finfo(here.dtype).eps * max(largest.values())
+        bound = FIRST_ORDER.get(here.dtype, OTHER_DTYPES) * largest[place.name]
+        # NaN or Inf is for whoever passes over the rows to locate.
+        if not math.isfinite(largest[place.name]) or difference <= max(
+            bound, noise if largest[place.name] <= noise else 0.0
+        ):
             found[place.name] = [use for use, _ in own]
     return found
 
 
-def _explained(
+def _weighted_sum(
+    problem: Problem, probe: Batch, weights: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Σ w ∇L over the rows, (p,), and the largest entry of each parameter's gradient in any of them."""
+    total = torch.zeros_like(problem.theta)
+    largest = dict.fromkeys((place.name for place in problem.layout), 0.0)
+    for position, weight in enumerate(weights.tolist()):
+        with twice_differentiable():
+            (gradient,) = by_row(problem, probe.narrow(position, position + 1))
+        total.add_(gradient, alpha=weight)
+        for place in problem.layout:
+            found = float(gradient[place.offset : place.offset + place.size].abs().max())
+            # NaN stays: nothing is larger than it.
+            largest[place.name] = found if math.isnan(found) else max(largest[place.name], found)
+    return total, largest
+
+
+def _difference(
     place: ParameterSlice,
     own: Sequence[tuple[Use, Tensor | None]],
     expected: Tensor,
-    probe: Batch,
-) -> bool:
-    here = expected[:, place.offset : place.offset + place.size]
-    total = torch.zeros_like(here)
+    weights: Tensor,
+) -> float:
+    """The largest entry of what the uses do not explain; infinite where shapes do not fit."""
+    left, rows = expected.clone(), len(weights)
     try:
         for use, cotangent in own:
             if cotangent is not None:
-                total += row_gradient(use, place.name, place.shape, cotangent, len(probe))
+                left -= weights @ row_gradient(use, place.name, place.shape, cotangent, rows)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        return False  # shapes that no row explains
-    # Where a gradient is 0 but for rounding, as a key's bias before a softmax, both are.
-    noise = ROUNDING * torch.finfo(expected.dtype).eps * float(expected.abs().max())
-    if float(here.abs().max()) <= noise:
-        return float(total.abs().max()) <= noise
-    return agrees(total, here, FIRST_ORDER)
+        return math.inf  # shapes that no row explains
+    found = float(left.abs().max())
+    return math.inf if math.isnan(found) else found
 
 
 def bytes_of_row(problem: Problem, rows: Rows, names: Iterable[str]) -> int:
