@@ -24,6 +24,7 @@ VIEWS = {
     "inversion": "inversion",
     "dampings": "dampings",
     "groups": "groups",
+    "sets": "sets",
     "quality": "quality",
     "retraining": "retraining",
     "comparison": "comparison",

@@ -161,6 +161,17 @@ def test_what_a_job_would_take_stands_in_the_form_and_what_is_known_to_fail_wait
     assert all_of(refused, "a[href*='job_']")
     first(browser, ".job-form .note", "Nothing has been started")
     assert first(browser, "button[type='submit']").text == "Start it all the same"
+    enough = http.post(
+        "/v1/jobs?dry_run=true", json={**asked, "hessian_regularization": 1e-9}
+    ).json()["estimate"]["enough"]
+    press(browser, ".estimate button", f"Take λ = {enough:g}")
+    until(browser, lambda: not texts(browser, ".estimate .note"))
+    assert float(damping.get_attribute("value") or 0) == enough
+    assert browser.switch_to.active_element == damping
+    damping.clear()
+    damping.send_keys("1e-9")
+    press(browser, "button[type='submit']")
+    first(browser, ".job-form .note", "Nothing has been started")
     there = http.get("/v1/jobs?label=run=estimate").json()["items"]
     assert [each["id"] for each in there] == [begun]
     press(browser, "button[type='submit']")

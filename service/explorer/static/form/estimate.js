@@ -69,7 +69,7 @@ function told({ estimate, remarks, request }, take) {
     doubts.map((words) => h("p", { class: "note bad" }, linked(words))),
     h("div", { class: "buttons" },
       inversion ? offer(`Take method ${inversion.method}`, () => take({ inversion })) : null,
-      enough ? offer(`Take λ = ${number(enough, 3)}`, () => take({ hessian_regularization: raised(request.hessian_regularization, enough) })) : null),
+      enough ? offer(`Take λ = ${enough}`, () => take({ hessian_regularization: raised(request.hessian_regularization, enough) })) : null),
     remarks.map((words) => h("p", { class: "note" }, words)),
   ];
 }
