@@ -21,6 +21,7 @@ class Curvature(ABC):
     passes: int = 0  # over all training rows, so far
     matrix: Tensor | None = None  # (p, p), where it is at hand
     is_sum_of_rows: bool = False  # whether products over some of the rows are to be had
+    space_bytes: int | None = None  # most for a basis of vectors; None: as many as pay
 
     @property
     @abstractmethod

@@ -42,6 +42,7 @@ from workers.engine.model.second_order import explained, is_out_of_memory, twice
 REFUSED_WORDS = 300
 PROBE_ROWS = 4
 PROBE_VECTORS = 2
+DRAWN = 1 << 20  # entries of them at a time
 # Largest difference from autograd, in units of its largest entry. Of second derivatives: wide enough
 # for float32 forward mode through layer norm (1.5e-5 measured), far from a wrong rule.
 FIRST_ORDER = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -98,16 +99,25 @@ def _analytic(problem: Problem) -> list[Derivative]:
 def probe_vectors(problem: Problem) -> Tensor:
     """The vectors (k, p) that derivatives are compared with, the same in every process."""
     generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(PROBE_VECTORS, problem.size, generator=generator, dtype=torch.float64)
-    return vectors.to(device=problem.device, dtype=problem.dtype)
+    vectors = problem.theta.new_empty(PROBE_VECTORS * problem.size)
+    for part in vectors.split(DRAWN):  # in float64, of which large models need no whole copy
+        part.copy_(torch.randn(len(part), generator=generator, dtype=torch.float64))
+    return vectors.view(PROBE_VECTORS, problem.size)
 
 
 def agrees(found: Tensor, expected: Tensor, bounds: Mapping[torch.dtype, float]) -> bool:
     """Whether `found` is `expected` but for rounding. NaN or Inf in `expected` is for the caller to locate: agreed."""
-    if not bool(torch.isfinite(expected).all()):
+    largest = _largest(expected)
+    if not bool(torch.isfinite(largest)):
         return True
-    bound = bounds.get(found.dtype, OTHER_DTYPES) * expected.abs().max()
-    return bool((found - expected).abs().max() <= bound)
+    bound = bounds.get(found.dtype, OTHER_DTYPES) * largest
+    return bool((found - expected).abs_().max() <= bound)
+
+
+def _largest(values: Tensor) -> Tensor:
+    """The largest absolute entry, NaN where one is; no copy is made of what may be as large as many models."""
+    least, most = values.aminmax()
+    return torch.maximum(-least, most)
 
 
 def agreeing(
@@ -221,10 +231,11 @@ def _rank(derivative: Derivative, batched: bool) -> int:
 
 def _gains_by_vectorising(problem: Problem, row_bytes: int) -> bool:
     most = LOOPED_BYTES.get(problem.device.type, LOOPED_BYTES_ELSEWHERE)
-    return row_bytes <= most and not _convolves(problem.module)
+    return row_bytes <= most and not convolves(problem.module)
 
 
-def _convolves(module: nn.Module) -> bool:
+def convolves(module: nn.Module) -> bool:
+    """Whether the model, or its graph, has a convolution."""
     return any(
         isinstance(each, nn.modules.conv._ConvNd)
         or (isinstance(each, fx.GraphModule) and _has_convolution(each))

@@ -94,6 +94,7 @@ class CurvatureOfRows(OverRows):
         self.progress: Progress = progress or silent
         self._named = product
         self._batch_size, self._budget = batch_size, budget_bytes
+        self.space_bytes = budget_bytes
         self._sums = RowSums(
             problem, rows, batch_size, budget_bytes, self.progress, product, self.term
         )
@@ -140,6 +141,10 @@ class CurvatureOfRows(OverRows):
         with torch.no_grad():
             problem.losses(problem.theta, problem.placed(next(iter(self.rows.batches(1)))))
         return type(self)(problem, self.rows, budget_bytes=self._budget, progress=self.progress)
+
+    def damped_matmat(self, vectors: Tensor, damping: float) -> Tensor:
+        """(H + λI) v for each row v of (k, p): (k, p), which is all that is made of that size."""
+        return self.matmat(vectors).add_(vectors, alpha=damping)
 
     def sampled_matmat(self, indices: Tensor, vectors: Tensor) -> Tensor:
         """H_j v with H_j the mean over the rows with these numbers; counts as no pass."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from workers.engine.autodiff.derivative import AccumulatingMap, BlockSums, Derivative, LinearMap
+from workers.engine.autodiff.graph.assemble import Assembly
+from workers.engine.autodiff.graph.convolution import Convolution
 from workers.engine.autodiff.graph.output import Term
+from workers.engine.autodiff.graph.trace import traced
 from workers.engine.autodiff.hvp import ReverseLoop
 from workers.engine.autodiff.outer import GaussNewtonLoop, GradientLoop
-from workers.engine.autodiff.select import products_of, select
+from workers.engine.autodiff.select import convolves, products_of, select
 from workers.engine.curvature.sampled import SampledRows
 from workers.engine.model.batching import (
     BatchSize,
@@ -57,16 +61,18 @@ class RowSums:
         self._problem, self._rows, self._term = problem, rows, term
         self._progress, self._named = progress, named
         self._row_bytes = activation_bytes(problem, rows)
-        self._keeps_prepared = self._row_bytes * len(rows) <= KEPT_PART * budget_bytes
+        unfolded = _unfolded_bytes(problem, rows, bends=term.bends)
+        self._kept_bytes = (self._row_bytes + unfolded) * len(rows)
+        self._keeps_prepared = self._kept_bytes <= KEPT_PART * budget_bytes
         self._plan = BlockPlan(
-            problem.device.type, len(rows), self._row_bytes, budget_bytes, batch_size
+            problem.device.type, len(rows), self._row_bytes, budget_bytes, batch_size, unfolded
         )
         self.block = self.widest
         self.derivatives: dict[bool, Derivative] = {}
         self.prepared: dict[tuple[str, int, int], LinearMap] = {}
         self._rows_seen_finite = False
         self._sampled = SampledRows(
-            problem, rows, self._row_bytes, int(SAMPLED_PART * budget_bytes)
+            problem, rows, self._row_bytes + unfolded, int(SAMPLED_PART * budget_bytes)
         )
 
     @property
@@ -100,7 +106,7 @@ class RowSums:
     def over_part(self, indices: Tensor, vectors: Tensor) -> Tensor | None:
         """Σ ∇² L(zᵢ) v over the rows with these numbers, ascending, however many; None where memory ends."""
         self.block = self._plan.of(len(vectors))
-        if self._row_bytes * len(self._rows) > KEPT_BESIDE:
+        if self._kept_bytes > KEPT_BESIDE:
             self.prepared.clear()
         try:
             return self._over(self._taken(indices), vectors)
@@ -221,3 +227,21 @@ class RowSums:
 
     def _report(self, row: int) -> None:
         self._progress("hessian pass", row, len(self._rows), "rows")
+
+
+def _unfolded_bytes(problem: Problem, rows: Rows, *, bends: bool) -> int:
+    """Bytes of the windows that the convolutions of the model's graph keep for a row; 0 where it has none."""
+    graph = traced(problem) if len(rows) and convolves(problem.module) else None
+    if graph is None:
+        return 0
+
+    def found() -> int:
+        first = problem.placed(next(iter(rows.batches(1)))).at_least_two()
+        # What has no rule is for the products to report.
+        with suppress(ValueError, RuntimeError), twice_differentiable():
+            nodes = Assembly(problem, graph, first, None).nodes
+            return sum(e.unfolded_bytes(bends) for e in nodes if isinstance(e, Convolution))
+        return 0
+
+    shapes = tuple(each.shape[1:] for each in next(iter(rows.batches(1))).inputs)
+    return problem.once(("unfolded bytes", bends, shapes), found)

@@ -12,11 +12,12 @@ from torch import Tensor
 WELL_APART = 0.05  # least pivot, of rows of norm one
 
 
-def orthonormal(rows: Tensor) -> Tensor:
-    """(w, p) to (w, p); where the rank is not full, the rest is anything."""
+def orthonormal(rows: Tensor, *, overwrite: bool = False) -> Tensor:
+    """(w, p) to (w, p); where the rank is not full, the rest is anything. `overwrite`: `rows` are of no use after."""
     # Scaled to one first: residuals differ by orders of magnitude, their directions count.
     size = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    rows = rows / torch.where(size > 0, size, torch.ones_like(size))
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    rows = rows.div_(size) if overwrite else rows / size
     if len(rows) == 1:
         return rows
     factor, failed = torch.linalg.cholesky_ex(rows @ rows.T)

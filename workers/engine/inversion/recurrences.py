@@ -84,7 +84,9 @@ class Run:
         """
         moved = (self.x != 0).any(1).nonzero()[:, 0]
         self.residual = self.rhs.clone()
-        if len(moved):
+        if len(moved) == len(self.x):  # no rows are copied
+            self.residual -= self.operator.matmat(self.x)
+        elif len(moved):
             self.residual[moved] -= self.operator.matmat(self.x[moved])
         norms = torch.linalg.vector_norm(self.residual, dim=1)
         for row in self._true(norms <= self.limits.bounds):
@@ -93,6 +95,19 @@ class Run:
             if self.status[row] is Status.CONVERGED:
                 self.status[row] = None
         return norms
+
+    def taken_residual(self, rows: Tensor) -> Tensor:
+        """Those of these rows, to be written to: those of all rows are not kept beside them."""
+        if len(rows) < len(self.residual):
+            return self.residual[rows]
+        found, self.residual = self.residual, self.residual[:0]
+        return found
+
+    def give_back_residual(self, rows: Tensor, found: Tensor) -> None:
+        """Those of these rows, after `taken_residual`."""
+        if not len(self.residual):
+            self.residual = torch.zeros_like(self.rhs)
+        self.residual[rows] = found
 
     def give_up(self, stalled: Tensor) -> None:
         """Mark those unfinished rows that `stalled` (k,) has."""
@@ -203,7 +218,7 @@ def shared(run: Run, rows: Tensor) -> Tensor:
     positive), with x and the residual as far as they came; empty when all are done, and x alone is
     of use.
     """
-    r = run.residual[rows]  # (k, p)
+    r = run.taken_residual(rows)  # (k, p)
     p = orthonormal(run.preconditioner.apply(r))  # (s, p)
     steepest = torch.zeros_like(r[:1, 0])
     iteration = int(run.iterations[rows].max()) if len(rows) else 0
@@ -217,12 +232,12 @@ def shared(run: Run, rows: Tensor) -> Tensor:
         steepest = torch.maximum(steepest, curvatures.diagonal().max())
         factor, failed = torch.linalg.cholesky_ex(curvatures)
         if int(failed):
-            run.residual[rows] = r
+            run.give_back_residual(rows, r)
             _descend(run, p, curvatures, float(steepest))
             return rows
         alpha = torch.cholesky_solve(p @ r.T, factor)  # (s, k)
         run.x.index_add_(0, rows, alpha.T @ p)
-        r = torch.addmm(r, alpha.T, ap, alpha=-1.0)
+        r.addmm_(alpha.T, ap, alpha=-1.0)
         iteration += 1
         run.iterations[rows] += 1
         norms = torch.linalg.vector_norm(r, dim=1)
@@ -230,12 +245,15 @@ def shared(run: Run, rows: Tensor) -> Tensor:
         if iteration >= run.limits.maxiter:
             run.finish(rows[~arrived], Status.MAXITER)
             return rows[:0]
-        rows, r, norms = rows[~arrived], r[~arrived], norms[~arrived]
+        if bool(arrived.any()):
+            rows, r, norms = rows[~arrived], r[~arrived], norms[~arrived]
         if not len(rows):
             break
         z = run.preconditioner.apply(r)
         beta = torch.cholesky_solve(ap @ z.T, factor)  # (s, k)
-        p = orthonormal(torch.addmm(z, beta.T, p, alpha=-1.0))
+        p = torch.addmm(z, beta.T, p, alpha=-1.0)
+        del ap, z  # of a large model there is no memory for one more
+        p = orthonormal(p, overwrite=True)
     return rows
 
 

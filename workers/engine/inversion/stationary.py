@@ -29,6 +29,7 @@ FEWEST_BLOCKS = 3
 LARGE_SPACE, GROWN = 256, 1.25
 SAMPLED_STEPS = 12  # that the bound is computed at
 MOST_DIRECTIONS = 1024
+BASES = 2  # alive at once: one that grows is copied
 # An eigendecomposition in float64 costs as much as products of H with this times p vectors in float32.
 DECOMPOSITION = 20.0
 MOST_NUMBERS = 1 << 23  # steps times eigenvalues: 64 MiB
@@ -164,8 +165,10 @@ def iterates(
     most_directions: int | None = None,
 ) -> Iterates | None:
     """Those up to `maxiter`; None where a space would not be small, or the recursion does not converge
-    within it."""
+    within it, or within the curvature's budget."""
     most = min(MOST_DIRECTIONS, most_directions or MOST_DIRECTIONS)
+    if curvature.space_bytes is not None:
+        most = min(most, curvature.space_bytes // (BASES * rhs.shape[1] * rhs.itemsize))
     blocks = min(maxiter // 2, most // max(len(rhs), 1))
     if not FEWEST_STEPS <= maxiter <= MOST_STEPS or blocks < FEWEST_BLOCKS:
         return None

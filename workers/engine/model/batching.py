@@ -127,9 +127,17 @@ class BlockPlan:
     """The block for any number of vectors: those that are alike share one, and what it learns."""
 
     def __init__(
-        self, kind: str, total: int, row_bytes: int, budget: int, batch_size: BatchSize
+        self,
+        kind: str,
+        total: int,
+        row_bytes: int,
+        budget: int,
+        batch_size: BatchSize,
+        shared_bytes: int = 0,
     ) -> None:
+        """A row takes `row_bytes` for itself and for each vector, and `shared_bytes` once."""
         self._kind, self._total, self._row_bytes = kind, total, row_bytes
+        self._shared_bytes = shared_bytes
         self._budget, self._batch_size = budget, batch_size
         self._blocks: dict[int, RowBlock] = {}
 
@@ -144,17 +152,20 @@ class BlockPlan:
         parts = -(-max(count, 1) // most)
         vectors = -(-max(count, 1) // parts)
         if vectors not in self._blocks:
-            cost = self._row_bytes * (1 + vectors)
+            cost = self._cost(vectors)
             cached = cached_bytes(self._kind) // (self._row_bytes * vectors)
             budget = min(self._budget, max(FEWEST_ROWS, cached) * cost)
             rows = rows_at_once(
                 self._batch_size, self._total, cost, budget, self._kind, NARROW_ROWS_AT_ONCE
             )
             block = RowBlock(rows, vectors)
-            while block.vectors > 1 and rows * self._row_bytes * (1 + block.vectors) > self._budget:
+            while block.vectors > 1 and rows * self._cost(block.vectors) > self._budget:
                 block.vectors //= 2
             self._blocks[vectors] = block
         return self._blocks[vectors]
+
+    def _cost(self, vectors: int) -> int:
+        return self._row_bytes * (1 + vectors) + self._shared_bytes
 
     def _most_vectors(self) -> int:
         vectors = self.widest
@@ -162,7 +173,7 @@ class BlockPlan:
         cached = cached_bytes(self._kind) // (self._row_bytes * min(FEWEST_ROWS, self._total))
         vectors = max(min(FEWEST_VECTORS, vectors), min(vectors, cached))
         few = min(16, self._total)
-        while vectors > 1 and self._budget // (self._row_bytes * (1 + vectors)) < few:
+        while vectors > 1 and self._budget // self._cost(vectors) < few:
             vectors //= 2
         return vectors
 

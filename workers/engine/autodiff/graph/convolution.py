@@ -13,7 +13,7 @@ unfolding does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -35,6 +35,8 @@ from workers.engine.model.parameters import ParameterSlice
 # `python -m benchmarks.peers --case cnn-cg` shows the three bounds.
 MOST_WASTE = 2.5
 MOST_ENTRIES = 1 << 22
+# Bytes of such matrices that a model's graph keeps; without one a convolution is taken as it is.
+MOST_KEPT = 1 << 27
 # With fewer outputs than this, products a vector each are slower than one and a transposition.
 NARROW = 32
 
@@ -53,12 +55,19 @@ class Convolution:
     padding: list[int]
     dilation: list[int]
     space: torch.Size  # of the output
+    kept: dict[tuple[str, torch.Size], Tensor] = field(default_factory=dict)  # of the model's graph
     cotangent: Tensor | None = None  # (B, out, *space)
 
     @property
     def places(self) -> tuple[ParameterSlice, ...]:
         """The places in θ of its selected parameters."""
         return given_places(self.weight_slice, self.bias_slice)
+
+    def unfolded_bytes(self, bends: bool) -> int:
+        """Bytes of U for a row of the batch; with those of D where products have the model's own curvature."""
+        windows = self.space.numel() * self.weight[0].numel()
+        reached = self.inputs.shape[2:].numel() * len(self.weight) * self._kernel.numel()
+        return (windows + (reached if bends else 0)) * self.weight.itemsize
 
     @cached_property
     def windows(self) -> Tensor:
@@ -95,10 +104,16 @@ class Convolution:
         entries = channels * size.numel() * len(self.weight) * self.space.numel()
         if size.numel() > MOST_WASTE * self._kernel.numel() or entries > MOST_ENTRIES:
             return None
-        count, like = channels * size.numel(), self.weight
-        units = torch.eye(count, dtype=like.dtype, device=like.device)
-        images = _channels_first(units.view(-1, *size, channels), 1)
-        return self._last(self._convolved(images)).flatten(1)
+        key, like = (self.target, size), self.weight
+        if key not in self.kept:
+            used = sum(each.nbytes for each in self.kept.values())
+            if used + entries * like.itemsize > MOST_KEPT:
+                return None
+            count = channels * size.numel()
+            units = torch.eye(count, dtype=like.dtype, device=like.device)
+            images = _channels_first(units.view(-1, *size, channels), 1)
+            self.kept[key] = self._last(self._convolved(images)).flatten(1)
+        return self.kept[key]
 
     @property
     def _kernel(self) -> torch.Size:

@@ -74,7 +74,7 @@ def take_layer(scope: TraceScope, node: fx.Node, reached: bool) -> bool:
             value, layer.weight, layer.bias, *layer.options, False, none, 1
         )
         result = result.movedim(1, -1).contiguous().movedim(-1, 1)  # channels last
-        options = (stride, padding, dilation, result.shape[2:])
+        options = (stride, padding, dilation, result.shape[2:], scope.over_places)
         scope.put(Convolution(name, (source,), layer.weight, weight, bias, value, *options), result)
     else:
         _norm(scope, name, source, layer, weight, bias)

@@ -29,6 +29,7 @@ class TraceScope:
         self.values: dict[str, Any] = dict(zip(graph.input_names, batch.inputs, strict=True))
         self.module, self.fused = graph.module, fused
         self.rows = len(batch)
+        self.over_places = graph.over_places
         self._names = graph.parameter_names
         self._slices = {each.name: each for each in problem.layout}
 

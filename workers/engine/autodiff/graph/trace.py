@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -83,6 +83,8 @@ class Traced:
     nodes: tuple[fx.Node, ...]
     input_names: tuple[str, ...]
     parameter_names: dict[int, str]  # by the parameter's id
+    # Matrices of convolutions over all places (`Convolution.over_places`), by node and space: the same for every batch.
+    over_places: dict[tuple[str, torch.Size], Tensor] = field(default_factory=dict, compare=False)
 
 
 def traced(problem: Problem) -> Traced | None:
