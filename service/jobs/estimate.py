@@ -176,8 +176,22 @@ class Counted:
             each = SCORED_VECTORS * dampings * p * item
         elif getattr(job, "building", None) is not None or (curvature and curvature.builds_matrix):
             kept += 3 * p * p * item
+        elif isinstance(job, AttributionJob) and getattr(job, "factors", None) is None:
+            return WORKER_BYTES + kept + self._solving_bytes(job, budget)
         together = max(1, min(self.vectors, budget // max(1, each)))
         return WORKER_BYTES + kept + together * each
+
+    def _solving_bytes(self, job: AttributionJob, budget: int) -> int:
+        """Of vectors, as many right-hand sides at a time as the planner takes."""
+        vector, method = self.parameters * item_bytes(job), job.inversion
+        solved = self.vectors or len(
+            self.inputs.train.rows
+        )  # self-influences have one for each row
+        together = max(
+            1, min(solved, method.together, budget // max(1, rhs_bytes(vector, job.damping_count)))
+        )
+        held = method.vectors_held(together, single=job.precision != "float64")
+        return int(vector * (held + 3.0 * (job.damping_count - 1) * together))
 
 
 def estimated(

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from service.jobs.counts import VECTORS_ALIVE
 from service.jobs.estimate import MODEL_COPIES, WORKER_BYTES, Counted
 from service.jobs.validation.size import refuse_beyond_memory
 from service.settings import GIB, MIB, Settings
 from upweight.errors import InvalidRequest
 from upweight.schema import InfluencesJob, ParameterSpec
+from upweight.schema.inversion import ConjugateGradient
 
 BILLION = 1_000_000_000
 BUDGET = 512 * MIB
@@ -39,7 +39,8 @@ def counted(parameters: int, count: int, **more: Any) -> Counted:
 @pytest.mark.parametrize("count", [1, 8])
 def test_a_vector_that_the_budget_does_not_hold_is_counted_all_the_same(count: int) -> None:
     found = counted(BILLION, count).memory(BUDGET, GIB)
-    assert found == WORKER_BYTES + 4 * BILLION * (MODEL_COPIES + VECTORS_ALIVE)
+    held = ConjugateGradient().vectors_held(1, single=True)
+    assert found == WORKER_BYTES + 4 * BILLION * (MODEL_COPIES + held)
 
 
 def test_right_hand_sides_are_counted_as_many_as_are_solved_together() -> None:
@@ -47,7 +48,8 @@ def test_right_hand_sides_are_counted_as_many_as_are_solved_together() -> None:
     vector = 4 * size
     kept = WORKER_BYTES + MODEL_COPIES * vector
     for count, together in ((1, 1), (2, 2), (8, 2)):
-        assert counted(size, count).memory(BUDGET, GIB) == kept + together * VECTORS_ALIVE * vector
+        held = ConjugateGradient().vectors_held(together, single=True)
+        assert counted(size, count).memory(BUDGET, GIB) == kept + held * vector
 
 
 def test_each_further_damping_has_solutions_of_its_own() -> None:

@@ -35,6 +35,10 @@ Unsolved = Annotated[
 ]
 
 
+VECTORS_COMPARED = 16.0  # held while two ways to multiply with H are compared, on two vectors
+FINEST_SINGLE = 2e-6  # relative residual that float32 tells
+
+
 class InversionMethod(Request):
     """The facts of a method. Those that are not given are the careful ones: they cost time, never a wrong number."""
 
@@ -81,6 +85,13 @@ class InversionMethod(Request):
     def products(self, right_hand_sides: int, together: int) -> float:
         """About how many vectors H is multiplied with to solve, so many right-hand sides at a time."""
         return 0.0
+
+    def vectors_held(self, together: int, *, single: bool) -> float:
+        """About how many vectors of a number a parameter are held at once, in the job's precision (`single`: float32).
+
+        Of H by products: before the first, two ways to multiply are compared.
+        """
+        return 6.0 * together
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -171,6 +182,11 @@ class Arnoldi(FittedMethod):
     def fit_products(self, parameters: int) -> float:
         """Two for each eigenpair."""
         return 2.0 * self.rank_estimate + self.EXTRA_PRODUCTS
+
+    def vectors_held(self, together: int, *, single: bool) -> float:
+        """A basis twice, while it is turned; later the eigenvectors, and what H makes of them."""
+        basis = self.krylov_dimension or 2 * self.rank_estimate + 20
+        return max(2.0 * basis + 2.0, 3.0 * self.rank_estimate + 4.0 * together)
 
 
 class NystroemInversion(FittedMethod):
@@ -333,6 +349,12 @@ class ConjugateGradient(InversionMethod):
         one_block = min(self.FIRST_PRODUCTS * together**self.SHARING, limit * together)
         return one_block * right_hand_sides / together
 
+    def vectors_held(self, together: int, *, single: bool) -> float:
+        """Residuals finer than float32 are told in float64, by products that are compared there once more."""
+        if single and self.atol == 0.0 and self.rtol < FINEST_SINGLE:
+            return 2.0 * VECTORS_COMPARED + 14.0 * together
+        return max(VECTORS_COMPARED + 2.0 * together, 7.0 * together)
+
 
 class Lissa(InversionMethod):
     """Stochastic Neumann series: h ← b + (1 − dampen) h − (H_j + λI) h / scale; the answer is h / scale."""
@@ -371,6 +393,11 @@ class Lissa(InversionMethod):
     def products(self, right_hand_sides: int, together: int) -> float:
         """A step multiplies each right-hand side once."""
         return float(self.maxiter * right_hand_sides)
+
+    def vectors_held(self, together: int, *, single: bool) -> float:
+        """With the Lanczos steps that find a scale."""
+        steps = 20.0 if self.scale == "auto" else 0.0
+        return VECTORS_COMPARED + max(2.0, steps - 12.0) + 7.0 * together
 
 
 _Methods = Direct | ConjugateGradient | Lissa | Arnoldi | NystroemInversion
