@@ -54,7 +54,10 @@ CALLS = {
     "webhooks.rotate_secret": "webhooks rotate",
 }
 RESULTS = {
-    **{name: f"results {name}" for name in ("top", "suspects", "rows", "export", "plot", "save")},
+    **{
+        name: f"results {name}"
+        for name in ("top", "bm25", "suspects", "rows", "export", "plot", "save")
+    },
     **{name: f"results {name}" for name in ("info", "files", "report")},
     **dict.fromkeys(("influences", "numpy", "part", "rescaled", "factors", "x"), "results slice"),
     **dict.fromkeys(("by_layer", "by_token", "layer_names"), "results slice"),

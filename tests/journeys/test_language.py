@@ -267,6 +267,47 @@ def test_a_ranking_a_notebook_and_a_suspect_show_words(
         plain.top(0, 2, words=True)
 
 
+def test_bm25_stands_beside_a_ranking_and_a_selection_for_tasks(
+    online: Client, registered: str, texts: tuple[Tensor, Tensor], fresh_name: str,
+    http: httpx2.Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    bm25s = pytest.importorskip("bm25s")
+    rows = [list(map(str, row)) for row in texts[0].tolist()]
+    tasks = ["b", "a", "b"] * (ROWS // 3)
+    names = [f"r{row}" for row in range(ROWS)]
+    online.datasets.register(
+        fresh_name, x=texts[0], y=texts[1], ids=names, metadata={"task": tasks}
+    )
+    index = bm25s.BM25()
+    index.index(rows[2:], show_progress=False)
+    scores = np.stack([index.get_scores(row) for row in rows])
+    options: dict[str, Any] = {
+        "curvature": "empirical_fisher", "hessian_regularization": DAMPING, "train_rows": "2:",
+    }  # fmt: skip
+    plain = online.compute_influences(
+        registered, fresh_name, fresh_name, test_rows="0:3", **options
+    )
+    grouped = online.compute_influences(
+        registered, fresh_name, fresh_name, aggregate={"test": {"by": "task", "reduce": "mean"}},
+        **options,
+    )  # fmt: skip
+    of_a = scores[[at for at, task in enumerate(tasks) if task == "a"]].mean(0)
+    for result, test, expected in (
+        (plain, 1, scores[1]), (plain, None, scores[:3].mean(0)), (grouped, 0, of_a)
+    ):  # fmt: skip
+        found = result.bm25(test, 4).items
+        assert [each.influence for each in found] == pytest.approx(sorted(expected)[::-1][:4])
+        own = [each.influence for each in found]
+        assert [expected[each.column] for each in found] == pytest.approx(own)
+        assert all(each.id == names[each.row] and each.row == each.column + 2 for each in found)
+    with pytest.raises(errors.InvalidRequest, match="has the rows 0 to 2"):
+        plain.bm25(3)
+    monkeypatch.setenv("UPWEIGHT_URL", str(http.base_url))
+    capsys.readouterr()
+    assert not run(command, ("results", "bm25", plain.id, "--test", "1", "-k", "1", "--json"))
+    assert json.loads(capsys.readouterr().out)["items"][0]["row"] == plain.bm25(1, 1).items[0].row
+
+
 def test_a_tokenizer_that_does_not_fit_is_refused(
     online: Client, registered: str, fresh_name: str, texts: tuple[Tensor, Tensor]
 ) -> None:

@@ -142,6 +142,30 @@ def top(
 
 @verb(
     results,
+    "bm25",
+    "upweight results bm25 latest --test 0 -k 5",
+)
+def bm25(
+    shell: Shell,
+    job: JobArgument,
+    test: Annotated[
+        int | None, typer.Option(help="Row of the matrix; without, the mean over all.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 10,
+) -> None:
+    """Show the training rows that share the most telling tokens with test rows, beside `top`."""
+    result = _result(shell, job, None)
+    if not hasattr(result, "bm25"):
+        raise typer.BadParameter(f"{job} computed {result.job.request.kind}, which rank no rows")
+    ranking = result.bm25(test, k)
+    if shell.as_json:
+        shell.document(ranking)
+        return
+    table.show(("ROW", "BM25"), [_ranked(item) for item in ranking.items])
+
+
+@verb(
+    results,
     "suspects",
     """
     upweight results suspects latest -k 20

@@ -199,6 +199,15 @@ class RankedResult(Result):
         """
         return self._link.run(stored.top(self._known(), test, k, sign, words))
 
+    def bm25(self, test: int | None = None, k: int = 10) -> Ranking:
+        """Of rows of tokens: those of the highest BM25 instead, to look at beside `top`. Needs upweight[bm25].
+
+        `test`: row of the result, or group of `aggregate`, whose rows' scores are averaged; None: all test rows.
+        """
+        from upweight.results.bm25 import by_bm25
+
+        return self._link.run(by_bm25(self._known(), test, k))
+
     def suspects(self, k: int | None = None) -> SuspectTable:
         """The training rows whose labels deserve a look, the most suspect first: all, or the first k.
 

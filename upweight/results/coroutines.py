@@ -161,6 +161,15 @@ class AsyncRankedResult(AsyncResult):
         """
         return await self._link.run(stored.top(await self._known(), test, k, sign, words))
 
+    async def bm25(self, test: int | None = None, k: int = 10) -> Ranking:
+        """Of rows of tokens: those of the highest BM25 instead, to look at beside `top`. Needs upweight[bm25].
+
+        `test`: row of the result, or group of `aggregate`, whose rows' scores are averaged; None: all test rows.
+        """
+        from upweight.results.bm25 import by_bm25
+
+        return await self._link.run(by_bm25(await self._known(), test, k))
+
     async def suspects(self, k: int | None = None) -> SuspectTable:
         """The training rows whose labels deserve a look, the most suspect first: all, or the first k.
 
