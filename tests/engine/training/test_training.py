@@ -345,7 +345,8 @@ def test_it_asks_whether_to_go_on_before_each_batch(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(StackedGradient, "__call__", noted)
-    recipe = Recipe(optimizer=optimizer, lr=0.01, batch_size=8, epochs=100)
+    size = None if optimizer == "lbfgs" else 8
+    recipe = Recipe(optimizer=optimizer, lr=0.01, batch_size=size, epochs=100)
     with pytest.raises(KeyboardInterrupt):
         trained(recipe, subsets(3, 27), progress=asked)
     assert "batch batch" not in " ".join(course)
