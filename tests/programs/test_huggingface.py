@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from tests import huggingface_models
 from tests.engine.exact import relative
 from upweight.client.huggingface import LiveModel, is_described
-from workers.engine import Batch, Problem, derivatives_used, make_loss
+from workers.engine import Batch, Hessian, Problem, TensorRows, derivatives_used, make_loss
 from workers.engine.autodiff.graph.linearized import analytic_hvp
+from workers.engine.autodiff.graph.prefix import frozen_prefix
 from workers.engine.autodiff.hvp import ReverseLoop
 from workers.engine.autodiff.select import probe_vectors
 from workers.engine.model.second_order import twice_differentiable
@@ -114,6 +115,40 @@ def test_products_are_by_a_graph_that_is_drawn_of_it(
             expected = ReverseLoop().prepare(problem, batch)(probe_vectors(problem))
         assert relative(found, expected) < 1e-11
         assert derivatives_used(problem, batch) == {"product": "graph"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        ("bert", "classifier.*"),
+        ("gpt2", "transformer.h.0.mlp.*"),
+        ("llama", "model.layers.0.mlp.*"),
+    ],
+)
+def test_its_frozen_layers_run_once_for_each_row(
+    kind: str, parameters: str, request: pytest.FixtureRequest, saved: Any
+) -> None:
+    """Masks and positions, which no weight is in, are made behind the cut: they need not be a row's own."""
+    model = llama() if kind == "llama" else request.getfixturevalue(kind)
+    config, weights = saved(model)
+    masked = kind == "bert"
+    columns = ("input_ids", "attention_mask") if masked else ("input_ids",)
+    task = SEQUENCE if masked else LANGUAGE
+    module = read_huggingface(config, task, columns, weights, allowed=[kind]).module
+    loss = make_loss("cross_entropy") if masked else make_loss("cross_entropy", class_axis=-1)
+    problem = Problem(module, loss, [parameters], dtype=torch.float64)
+    inputs = (tokens(4), masks(4))[: len(columns)]
+    rows = TensorRows(inputs, torch.arange(4) % 3 if masked else tokens(4))
+    prefix = frozen_prefix(problem, rows)
+    assert prefix is not None
+    behind = prefix.computed(rows)
+    vectors = probe_vectors(problem)
+    expected = Hessian(problem, rows, product="reverse_loop").matmat(vectors)
+    found = Hessian(prefix.behind, behind)
+    assert relative(found.matmat(vectors), expected) < 1e-11
+    assert found.product_name == "graph"
+    left = {name for name, _ in prefix.behind.module.named_parameters()}
+    assert not any("embed" in name or "wpe" in name for name in left)
 
 
 CROSS_ENTROPY = {"name": "cross_entropy"}

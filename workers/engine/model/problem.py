@@ -131,9 +131,10 @@ class Problem:
         return self._following is not None
 
     def lead(self, module: nn.Module) -> None:
-        """Computes with a part of the model from here on, which has all selected parameters."""
+        """Computes with a part of the model from here on, which has all selected parameters and is in their type."""
         names = {name for name, _ in module.named_parameters()}
         self.module = self._called = module
+        self._following = None
         self.frozen = {name: each for name, each in self.frozen.items() if name in names}
         self._found = {}
 

@@ -1,7 +1,8 @@
 """What a model computes before any selected parameter: once for each row, and not in every pass.
 
 The graph is cut where values stop being the same for every θ. Rows behind the cut are the values there, and the model
-is what follows.
+is what follows. What takes no weight (masks, positions) need not be a row's own: it is computed behind the cut, from
+the inputs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from workers.engine.autodiff.graph.functional import without_writes
-from workers.engine.autodiff.graph.trace import last_name
+from workers.engine.autodiff.graph.trace import RESHAPING_NAMES, last_name, traced
 from workers.engine.model.losses import ProgramLoss
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
@@ -25,6 +25,7 @@ from workers.engine.progress import Progress, silent
 STAGE = "frozen layers"
 FEWEST_ROWS, MOST_ROWS, NUMBERS_AT_ONCE = 16, 4096, 1 << 20
 COMPARED_ROWS = 3
+SIZES = frozenset({"sym_size"})
 ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
@@ -86,11 +87,12 @@ def frozen_prefix(problem: Problem, rows: Rows) -> FrozenPrefix | None:
 
     It is tried on a few rows: None where what is left does not answer what the model does.
     """
-    if isinstance(problem.loss, ProgramLoss) or not isinstance(problem.module, fx.GraphModule):
+    if isinstance(problem.loss, ProgramLoss) or not problem.frozen:
         return None
-    if not problem.frozen or problem.follows or len(rows) < COMPARED_ROWS:
-        return None
-    parts = _parts(without_writes(problem.module), problem)
+    if problem.follows and isinstance(problem.module, fx.GraphModule):
+        return None  # a graph that is drawn of a live module is in the problem's type already
+    graph = traced(problem) if len(rows) >= COMPARED_ROWS else None
+    parts = None if graph is None else _parts(graph.module, problem)
     if parts is None:
         return None
     trunk, head = parts
@@ -105,23 +107,31 @@ def _parts(
 ) -> tuple[fx.GraphModule, fx.GraphModule] | None:
     named = dict(problem.module.named_parameters())
     selected = {id(named[each.name]) for each in problem.layout}
-    moving: set[fx.Node] = set()
+    moving, weighed = set[fx.Node](), set[fx.Node]()
     for node in module.graph.nodes:
         name = last_name(node.target)
+        if "_guards_fn" in str(node.target):
+            continue
         if node.op == "call_module" or (name.endswith("_") and not name.endswith("__")):
             return None
         own = node.op == "get_attr" and id(_attribute(module, node)) in selected
         if own or moving.intersection(node.all_input_nodes):
             moving.add(node)
-    cut = _cut(module, moving)
-    weighs = any(
-        node.op == "get_attr" and node not in moving and isinstance(_attribute(module, node), nn.Parameter)
-        and any(user not in moving for user in node.users)
-        for node in module.graph.nodes
-    )  # fmt: skip
-    if not cut or not weighs or not any(node.op == "output" for node in moving):
+        elif _takes_frozen(module, node) or weighed.intersection(node.all_input_nodes):
+            weighed.add(node)
+    if not weighed or not any(node.op == "output" for node in moving):
         return None
-    head = _head(module, moving, cut)
+    behind = _behind(module, moving, weighed)
+    cut = [
+        node
+        for node in module.graph.nodes
+        if node not in behind
+        and (node in weighed or node.op == "placeholder")
+        and behind.intersection(node.users)
+    ]
+    if not weighed.intersection(cut):
+        return None
+    head = _head(module, behind, cut)
     left = {name for name, _ in head.named_parameters()}
     return (
         (_trunk(module, moving, cut), head)
@@ -130,30 +140,47 @@ def _parts(
     )
 
 
-def _cut(module: fx.GraphModule, moving: set[fx.Node]) -> list[fx.Node]:
-    """Nodes that do not move and are taken by some that do, but for attributes."""
-    return [
-        node
-        for node in module.graph.nodes
-        if node not in moving and node.op != "get_attr" and moving.intersection(node.users)
-    ]
+def _takes_frozen(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a parameter is among the node's arguments, of those that do not move."""
+    given = (each for each in node.all_input_nodes if each.op == "get_attr")
+    return any(isinstance(_attribute(module, each), nn.Parameter) for each in given)
+
+
+def _behind(module: fx.GraphModule, moving: set[fx.Node], weighed: set[fx.Node]) -> set[fx.Node]:
+    """The nodes behind the cut: those that move, and what they take that has no weight in it, or only another shape.
+
+    Layers of GPT-2 take all tokens of all rows as one axis: what is kept has an axis for rows.
+    """
+    found = set(moving)
+    for node in reversed(module.graph.nodes):
+        same = last_name(node.target) in RESHAPING_NAMES | SIZES
+        plain = (node not in weighed or same) and node.op != "placeholder"
+        if plain and found.intersection(node.users):
+            found.add(node)
+    return found
 
 
 def _trunk(module: fx.GraphModule, moving: set[fx.Node], cut: Sequence[fx.Node]) -> fx.GraphModule:
     graph, copied = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in module.graph.nodes:
-        if node not in moving and node.op != "output":
+        guards = "_guards_fn" in str(node.target)
+        if node not in moving and node.op != "output" and not guards:
             copied[node] = graph.node_copy(node, copied.__getitem__)
     graph.output(tuple(copied[node] for node in cut))
     graph.eliminate_dead_code()
     return fx.GraphModule(module, graph)
 
 
-def _head(module: fx.GraphModule, moving: set[fx.Node], cut: Sequence[fx.Node]) -> fx.GraphModule:
+def _head(module: fx.GraphModule, behind: set[fx.Node], cut: Sequence[fx.Node]) -> fx.GraphModule:
     graph = fx.Graph()
     copied = {node: graph.placeholder(f"at_{node.name}") for node in cut}
     for node in module.graph.nodes:
-        if node in moving or (node.op == "get_attr" and moving.intersection(node.users)):
+        if node in behind and node.op == "output":
+            result = node.args[0]
+            while isinstance(result, tuple | list) and len(result) == 1:
+                result = result[0]
+            graph.output(fx.node.map_arg(result, copied.__getitem__))
+        elif node in behind:
             copied[node] = graph.node_copy(node, copied.__getitem__)
     return fx.GraphModule(module, graph)
 
