@@ -166,6 +166,7 @@ def test_what_a_job_would_take_stands_in_the_form_and_what_is_known_to_fail_wait
     ).json()["estimate"]["enough"]
     press(browser, ".estimate button", f"Take λ = {enough:g}")
     until(browser, lambda: not texts(browser, ".estimate .note"))
+    damping = field(browser, "hessian_regularization")
     assert float(damping.get_attribute("value") or 0) == enough
     assert browser.switch_to.active_element == damping
     damping.clear()

@@ -79,6 +79,8 @@ function view(document, models, datasets, beginning, known, signal) {
   }
 
   function changed() {
+    confirmed = null;
+    replace(message);
     submit.textContent = START;
     estimate.changed();
   }
