@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -63,6 +64,25 @@ class Table:
 
     def __getitem__(self, rows: slice) -> Any:
         return {"x": X[rows].tolist(), "y": Y[rows].tolist()}
+
+
+class Named(Table):
+    """With a ClassLabel."""
+
+    features: ClassVar[dict[str, Any]] = {"y": SimpleNamespace(names=["no", "yes", "perhaps"])}
+
+
+def test_the_names_of_a_class_label_are_those_of_the_classes(
+    server: Server, client: Client, blobs: dict[str, bytes]
+) -> None:
+    server.on("POST", "/v1/datasets", answer(202, records.dataset()))
+    client.datasets.register("d", Named())
+    assert posted(server)["class_names"] == ["no", "yes", "perhaps"]
+
+
+def test_splits_are_refused_by_their_names(client: Client) -> None:
+    with pytest.raises(errors.InvalidRequest, match=r"splits train, test, .*data\['train'\]"):
+        client.datasets.register("d", {"train": Table(), "test": Table()})
 
 
 class InOrder(Sampler[int]):

@@ -56,7 +56,13 @@ def _taken_out(
         named = data.set_axis(list(map(str, data.columns)), axis="columns")
         return named.drop(columns=[name]), arrays, named[name]
     if hasattr(data, "column_names") and name in data.column_names:
-        return data.remove_columns([name]), arrays, data[name][:]
+        column = data[name]
+        # Of one that streams it is gone through.
+        return (
+            data.remove_columns([name]),
+            arrays,
+            column[:] if hasattr(column, "__len__") else list(column),
+        )
     if isinstance(data, list) and data and all(isinstance(r, Mapping) and name in r for r in data):
         rest = [{key: value for key, value in row.items() if key != name} for row in data]
         return rest, arrays, [row[name] for row in data]
@@ -72,6 +78,7 @@ def _incoming(
     class_names: Sequence[str],
 ) -> Incoming:
     classes = Classes.of(targets, class_names)
+    _refuse_splits(data)
     if data is None or isinstance(data, Mapping):
         return with_features({**(data or {}), **arrays}, classes)
     if arrays:
@@ -88,12 +95,34 @@ def _incoming(
     if is_dataset(data):
         return from_dataset(data, names, classes)
     if hasattr(data, "column_names"):
-        return streamed(batches_of_table(data), classes)
+        rows = batches_of_table(data) if hasattr(data, "__len__") else batches_of_rows(data, names)
+        return replace(streamed(rows, classes), class_names=_classes_of(data, classes))
     if hasattr(data, "dtype") and hasattr(data, "shape"):
         return whole(columns_of({"x": data}))
     if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
         raise InvalidRequest(f"{type(data).__name__} is no dataset; give {TAKEN}")
     return streamed(batches_of_rows(items(data), names), classes)
+
+
+def _refuse_splits(data: Any) -> None:
+    """Raises InvalidRequest for a DatasetDict of Hugging Face's."""
+    if (
+        isinstance(data, Mapping)
+        and data
+        and all(hasattr(e, "column_names") for e in data.values())
+    ):
+        first = next(iter(data))
+        raise InvalidRequest(
+            f"it has the splits {', '.join(map(str, data))}, each a dataset of its own: give one of them, as in "
+            f"data[{first!r}]"
+        )
+
+
+def _classes_of(table: Any, classes: Classes) -> tuple[str, ...]:
+    """The names that a ClassLabel of Hugging Face's has for the one target, in the order of its numbers."""
+    features = getattr(table, "features", None) or {}
+    found = [getattr(features.get(name), "names", None) for name in classes.targets]
+    return tuple(map(str, found[0])) if len(found) == 1 and found[0] else ()
 
 
 def _tuple(names: Sequence[str] | str | None) -> tuple[str, ...]:
