@@ -28,13 +28,16 @@ def measured(case: Case, drawn: bool, budget: int = BUDGET) -> tuple[float, floa
     assert fit is not None
     fit = fit.damped(case.damping)
     fitted = time.perf_counter()
-    # As a job has them: in one tensor that is there beforehand, and gone when they are solved.
-    rhs = torch.empty((len(test), problem.size), dtype=problem.dtype)
-    for here, block in engine.row_gradients(problem, test, budget_bytes=budget):
-        rhs[here] = block
-    factors = fit.apply(rhs)
-    del rhs
+    factors = fit.apply(_right_hand_sides(problem, test, budget))
     scores = torch.cat(
         [block for _, block in engine.up(problem, factors, train, budget_bytes=budget)], 1
     )
     return fitted - began, time.perf_counter() - fitted, scores
+
+
+def _right_hand_sides(problem: engine.Problem, test: engine.Rows, budget: int) -> Tensor:
+    """As a job has them: in one tensor that is there beforehand."""
+    found = torch.empty((len(test), problem.size), dtype=problem.dtype)
+    for here, block in engine.row_gradients(problem, test, budget_bytes=budget):
+        found[here] = block
+    return found
