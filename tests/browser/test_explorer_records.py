@@ -159,6 +159,23 @@ def test_sets_that_are_removed_stand_beside_their_sums(browser: Chrome, digits: 
     assert_calm(browser, digits.url)
 
 
+def test_a_job_of_products_names_the_dataset_that_its_vectors_are_rows_of(
+    browser: Chrome, digits: Subject, fresh_name: str
+) -> None:
+    with Client(digits.url) as client:
+        size = client.models.get("digits-mlp").parameter_count
+        probes = client.datasets.register(
+            fresh_name, v=np.ones((2, size), "f4"), inputs=["v"], targets=[]
+        )
+        found = client.compute_hvps("digits-mlp", "digits-train", probes, train_rows="0:20")
+    browser.get(f"{digits.url}/#/jobs/{found.id}")
+    first(browser, ".job-head .facts", f"{fresh_name} ← digits-train [0:20]")
+    assert_calm(browser, digits.url)
+    with Client(digits.url) as client:
+        client.jobs.delete(found.id)
+        client.datasets.delete(probes.id)
+
+
 def test_the_first_page_leads_to_models_and_datasets(browser: Chrome, digits: Subject) -> None:
     browser.get(digits.url)
     first(browser, ".registered")

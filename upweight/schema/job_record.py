@@ -145,7 +145,9 @@ class JobRecord(Record):
     note: str | None = None
     model_id: str
     train_id: str
-    test_id: str | None = None
+    test_id: str | None = Field(
+        None, description="Of `hvp` the dataset whose rows are its vectors, where it has one."
+    )
     hessian_id: str | None = Field(None, description="Null of a job without an inversion.")
     remarks: list[str] = Field(
         [],

@@ -14,7 +14,7 @@ export async function open(job, route, { signal }) {
   const save = h("button", { type: "button", onclick: () => download(job, save, message, signal) }, "Download report");
   const metrics = training.metrics && training.parent_metrics;
   const facts = h("p", { class: "facts" }, `${training.parent.name}@${training.parent.version} → ${made.name}@${made.version} · trained on ${count(training.rows)} rows`);
-  const body = metrics ? [overall(training), byClass(training, testSet)] : notice("The job had no test rows to compare on. Give it some: start one like it, with 'test'.");
+  const body = metrics ? [overall(training), byClass(training, testSet)] : notice("The job had no test rows to compare on. Use it as a template, and choose test data.");
   return { element: h("section", { class: "comparison" }, h("div", { class: "view-head" }, h("h2", {}, "Before and after"), save), facts, inEvaluation(job), message, body) };
 }
 

@@ -74,8 +74,8 @@ export async function subject(job, signal) {
   return { model, data: test ? `${selection(test, job.request.test)} ← ${trained}` : trained };
 }
 
-/** "digits-test [0:100]"; of many slices the first ones. */
-function selection(name, { rows }) {
+/** "digits-test [0:100]"; of many slices the first ones. Vectors of a job for products are all rows of their dataset. */
+function selection(name, { rows } = {}) {
   if (!rows) return name;
   return `${name} [${rows.length <= MOST_OF_ROWS ? rows : `${rows.slice(0, MOST_OF_ROWS).replace(/,[^,]*$/, "")}, …`}]`;
 }
