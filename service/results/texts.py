@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
+from service.blobs.records import find_blob
 from service.datasets.rows import ShardedRows
 from service.results.stored import StoredResult
 from service.storage.layout import blob_path
-from upweight.errors import NotStored
+from upweight.errors import InvalidRequest, NotStored
 from upweight.schema import DatasetRecord, Ranking, TextPreview
 from upweight.tokens import text_of
 
 MOST_ROWS = 1000  # that are put into words at once
 MOST_TOKENS = 400  # of each
+MOST_BYTES = 32 * 1024**2  # of a vocabulary
 
 
 def with_texts(result: StoredResult, ranking: Ranking) -> Ranking:
-    """The ranking with the text of each row. Raises NotStored where there is none, or there are too many rows."""
+    """The ranking with the text of each row. Raises NotStored where there is none, InvalidRequest for too many rows."""
     job = result.job
     found = result.parts.records.get("dataset", result.namespace, job.train_id)
     dataset = DatasetRecord.model_validate(found)
@@ -27,25 +31,36 @@ def with_texts(result: StoredResult, ranking: Ranking) -> Ranking:
             f"the training rows of job {job.id} have no text; register the dataset with its 'tokenizer', or with a "
             "preview of kind 'text'"
         )
-    if len(ranking.items) > MOST_ROWS:
-        raise NotStored(f"words are for {MOST_ROWS} rows at most; ask for a smaller k")
-    words = _vocabulary(result, preview)
     rows = [item.row for item in ranking.items]
+    if len(rows) > MOST_ROWS:
+        words = f"words are for {MOST_ROWS} rows at most; ask for a smaller k"
+        raise InvalidRequest.field("query:k", words, len(rows))
+    texts = _texts(result, dataset, preview, rows, _vocabulary(result, dataset, preview))
     items = [
         item.model_copy(update={"text": text})
-        for item, text in zip(
-            ranking.items, _texts(result, dataset, preview, rows, words), strict=True
-        )
+        for item, text in zip(ranking.items, texts, strict=True)
     ]
     return ranking.model_copy(update={"items": items})
 
 
-def _vocabulary(result: StoredResult, preview: TextPreview) -> list[str] | None:
-    if preview.vocabulary is None:
+def _vocabulary(
+    result: StoredResult, dataset: DatasetRecord, preview: TextPreview
+) -> list[str] | None:
+    """Nobody has looked at the blob that a preview names. Raises NotStored."""
+    digest = preview.vocabulary
+    if digest is None:
         return None
-    data = result.objects.get(blob_path(result.namespace, preview.vocabulary))
-    words: list[str] = json.loads(data)
-    return words
+    blob = find_blob(result.objects, result.namespace, digest)
+    words: Any = None
+    if blob is not None and blob.size_bytes <= MOST_BYTES:
+        with suppress(ValueError, RecursionError):
+            words = json.loads(result.objects.get(blob_path(result.namespace, digest)))
+    if isinstance(words, list) and all(isinstance(word, str) for word in words):
+        return words
+    raise NotStored(
+        f"the vocabulary of dataset {dataset.name!r}, {digest}, is no blob with a JSON list of words, of 32 MiB at "
+        f"most; upload one, and name it in the preview: PATCH /v1/datasets/{dataset.id}"
+    )
 
 
 def _texts(
@@ -57,5 +72,10 @@ def _texts(
 ) -> list[str]:
     stored = ShardedRows.of(result.parts, result.namespace, dataset)
     (column,) = stored.chosen([preview.column])
+    if "int" not in column.dtype:
+        raise NotStored(
+            f"column {column.name!r} of dataset {dataset.name!r} is {column.dtype}, and tokens are whole numbers; give "
+            f"it a preview of another column, or kind: PATCH /v1/datasets/{dataset.id}"
+        )
     tokens = stored.numbers(column, rows).whole()
     return [text_of(row.ravel().tolist(), words, MOST_TOKENS) for row in tokens]

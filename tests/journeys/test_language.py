@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.engine import decoder
+from tests.journeys.subjects import Subject
 from upweight import AsyncClient, Client, errors
 from upweight.cli.command import command
 from upweight.cli.exits import run
@@ -265,6 +266,25 @@ def test_a_ranking_a_notebook_and_a_suspect_show_words(
     plain = computed(online)
     with pytest.raises(errors.NotStored, match="have no text; register the dataset with its 'tok"):
         plain.top(0, 2, words=True)
+
+
+def test_a_preview_that_gives_no_words_is_told_so(
+    online: Client, iris: Subject, fresh_name: str
+) -> None:
+    data = online.datasets.register(fresh_name, x=iris.x_train[:4], y=iris.y_train[:4])
+    result = online.compute_influences(
+        iris.name, data, data, curvature="gauss_newton", test_rows="0:1",
+        hessian_regularization=iris.damping,
+    )  # fmt: skip
+    lists = [online.blobs.put(given).digest for given in (b'{"a": 0}', b'["a", 1]', b"[" * 100_000)]
+    for digest in (*lists, f"sha256:{'7' * 64}"):
+        preview = {"kind": "text", "column": "x", "vocabulary": digest}
+        online.datasets.change(data, preview=preview)
+        with pytest.raises(errors.NotStored, match="is no blob with a JSON list of words"):
+            result.top(0, 2, words=True)
+    online.datasets.change(data, preview={"kind": "text", "column": "x"})
+    with pytest.raises(errors.NotStored, match=r"'x' .* is float\d+, and tokens are whole numbers"):
+        result.top(0, 2, words=True)
 
 
 def test_bm25_stands_beside_a_ranking_and_a_selection_for_tasks(

@@ -35,7 +35,7 @@ def grey(picture: NDArray[np.uint8]) -> NDArray[Any]:
 
 def words(row: NDArray[Any], preview: Any, vocabulary: Sequence[str] | None = None) -> str:
     """The text of tokens that stand for words; else the first numbers, with their names where there are some."""
-    if vocabulary is not None:
+    if vocabulary is not None and row.dtype.kind in "iu":
         return text_of(row.ravel().tolist(), vocabulary)
     flat = row.ravel()[:SHOWN]
     names = preview.names if isinstance(preview, TablePreview) else ()
