@@ -77,8 +77,10 @@ class RowNames:
         return self._numbered(name, pointer)
 
     def id_or_number(self, name: int | str, pointer: str) -> int:
-        """The same, and a number where ids are texts and none is that number; numbers may be written as text.
-        Raises InvalidRequest."""
+        """By its id or, where ids are texts and none is that number, by its number; numbers may be written as text.
+
+        Raises InvalidRequest.
+        """
         if isinstance(name, str):
             return self.row_of_key(name, pointer)
         texts = self.dataset.ids is not None and self.dataset.id_kind == "text"
@@ -101,11 +103,14 @@ class RowNames:
         numbers = self.dataset.ids is None or self.dataset.id_kind == "number"
         return self.row(int(key) if numbers and _is_number(key) else key, pointer)
 
-    def rows(self, names: Sequence[int | str], pointer: str) -> list[int]:
-        """Of several, each named once. Raises InvalidRequest."""
+    def rows(
+        self, names: Sequence[int | str], pointer: str, *, or_numbers: bool = False
+    ) -> list[int]:
+        """Of several, each named once; `or_numbers`: as `id_or_number` does. Raises InvalidRequest."""
+        one = self.id_or_number if or_numbers else self.row
         found: dict[int, int] = {}
         for at, name in enumerate(names):
-            row = self.row(name, f"{pointer}/{at}")
+            row = one(name, f"{pointer}/{at}")
             if row in found:
                 words = f"{name!r} is named twice, at {found[row]} and {at}; name it once"
                 raise InvalidRequest.field(f"{pointer}/{at}", words, name)

@@ -45,8 +45,6 @@ def _with_sets(parts: Parts, namespace: str, job: InfluencesJob) -> InfluencesJo
     total = dataset.rows or 0
     listed = [name for each in groups if not isinstance(each, str) for name in each]
     names = RowNames.of(parts, namespace, dataset, listed)
-    # Numbers can't be meant as ids where ids are texts.
-    by_number = RowNames(dataset.model_copy(update={"ids": None}), {})
     sets: list[list[int]] = []
     for at, each in enumerate(groups):
         pointer = f"/groups/{at}"
@@ -54,9 +52,7 @@ def _with_sets(parts: Parts, namespace: str, job: InfluencesJob) -> InfluencesJo
             rows = list(parse_rows(each, total)) if isinstance(each, str) else None
         except ValueError as error:
             raise InvalidRequest.field(pointer, str(error), each) from None
-        if rows is None and dataset.id_kind == "text" and all(isinstance(one, int) for one in each):
-            rows = by_number.rows(each, pointer)
-        rows = names.rows(each, pointer) if rows is None else rows
+        rows = names.rows(each, pointer, or_numbers=True) if rows is None else rows
         if not rows or len(set(rows)) < len(rows):
             words = "has no rows" if not rows else "has a row twice; name it once"
             raise InvalidRequest.field(pointer, words, None)

@@ -141,13 +141,15 @@ def test_a_retraining_leaves_out_and_takes_rows_by_id(
 
 
 def test_numbers_that_may_be_ids_written_as_texts_are_refused(
-    online: Client, fresh_name: str
+    online: Client, iris: Subject, fresh_name: str
 ) -> None:
     record = online.datasets.register(
         fresh_name, x=np.ones((4, 2), "f4"), y=np.arange(4), ids=["3", "2", "1", "0"]
     )
     with pytest.raises(errors.InvalidRequest, match="has the id 3; did you mean '3'"):
         online.datasets.derive(fresh_name, record, drop=[3])
+    with pytest.raises(errors.InvalidRequest, match="has the id 3; did you mean '3'"):
+        online.compute_influences(iris.name, record, record, groups=[{"ids": [3]}], dry_run=True)
 
 
 def test_wrong_labels_are_named_by_id(
