@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
@@ -16,16 +14,10 @@ from pydantic import BaseModel
 import upweight.client.losses as losses
 from upweight.client.adapters import adapted
 from upweight.client.blobs import put, put_source
-from upweight.client.content import Content, arrays_content, content_of
-from upweight.client.huggingface import (
-    LOGITS,
-    LiveModel,
-    allows,
-    is_described,
-    loss_of,
-    usual_output,
-)
+from upweight.client.content import arrays_content
+from upweight.client.huggingface import LOGITS, LiveModel, allows, is_described, loss_of
 from upweight.client.losses import Loss
+from upweight.client.programs import is_live, pt2_of, refuse_unmatched, refuse_untrained
 from upweight.client.registered import AsyncRegistered, Registered, Resource
 from upweight.client.request import reference, validated
 from upweight.client.service import access
@@ -39,15 +31,10 @@ if TYPE_CHECKING:
     from upweight.export.outputs import Output
 
 MODELS = Resource("/v1/models", ModelRecord)
-PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".joblib"})
-EXPORT_LINE = (
-    "client.models.register(name, net, example=x[:2], loss=…) exports a live module itself"
-)
 NOT_YET = {
     "format": "pt2",
     "blob": f"sha256:{'0' * 64}",
 }  # stands for a program that has no digest yet
-NAMES_SHOWN = 20
 
 
 class ModelOptions(TypedDict, total=False):
@@ -115,9 +102,9 @@ def register(
     fields |= _trained_by(recipe, initial)
     # Before the export and the upload, which take their time: what is misspelt is told at once.
     loss = losses.written(loss, output)
-    early = {**fields, "output": None} if _is_live(program) and _is_below_zero(output) else fields
+    early = {**fields, "output": None} if is_live(program) and _is_below_zero(output) else fields
     validated(ModelRequest, MODELS.path, {**early, "program": NOT_YET, "loss": loss})
-    if _is_live(program):
+    if is_live(program):
         refuse_untrained(program) if globs is None else refuse_unmatched(program, globs)
     by_config = is_described(program, example) and output in (None, LOGITS)
     if by_config and allows((yield from access()).model_types, program):
@@ -132,7 +119,7 @@ def register(
         if described["task"] == "causal-lm" and loss in ("cross_entropy", "nll"):
             loss = {"name": loss, "class_axis": -1}
     elif program is not None:
-        described, fields["output"] = yield from _pt2(program, example, globs, output, name, bars)
+        described, fields["output"] = yield from pt2_of(program, example, globs, output, name, bars)
     else:
         blob = yield from _weights(weights, name, bars)
         described = _by_name(factory, kwargs, config, task, None, blob)
@@ -183,45 +170,6 @@ def register_mlflow(
         )  # fmt: skip
 
 
-def refuse_untrained(program: Any) -> None:
-    """Raises InvalidRequest for a live module, or an ExportedProgram, none of whose parameters require gradients."""
-    held = list(program.parameters())
-    if not any(each.requires_grad for each in held):
-        raise InvalidRequest.field(
-            "/parameters",
-            f"none of the {len(held)} parameters of the model requires gradients, and influence is taken over those "
-            "that do unless 'parameters' says otherwise: give globs, such as parameters=['*'] for all, or call "
-            "requires_grad_() on those that were trained",
-            None,
-        )
-
-
-def refuse_unmatched(program: Any, globs: tuple[str, ...]) -> None:
-    """Raises InvalidRequest for a glob that matches no parameter of a live module, or of an ExportedProgram."""
-    names = _parameter_names(program)
-    for glob in globs:
-        if any(fnmatchcase(name, glob) for name in names):
-            continue
-        near = difflib.get_close_matches(glob, _glob_suggestions(names), n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        shown = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
-        raise InvalidRequest.field(
-            "/parameters", f"no parameter matches {glob!r}{hint}; the model has: {shown}", glob
-        )
-
-
-def _parameter_names(program: Any) -> list[str]:
-    if hasattr(program, "graph_signature"):
-        return list(program.graph_signature.parameters)
-    return [name for name, _ in program.named_parameters(remove_duplicate=False)]
-
-
-def _glob_suggestions(names: list[str]) -> list[str]:
-    """The names, and a glob for each module that has some."""
-    modules = dict.fromkeys(name.rpartition(".")[0] for name in names)
-    return [*names, *(f"{module}.*" for module in modules if module)]
-
-
 def _globs(parameters: tuple[str, ...] | list[str] | str | None) -> tuple[str, ...] | None:
     if parameters is None:
         return None
@@ -252,88 +200,9 @@ def _by_name(
     }
 
 
-def _pt2(
-    program: Any,
-    example: Any,
-    globs: tuple[str, ...] | None,
-    output: Output,
-    name: str,
-    bars: Bars,
-) -> Flow[tuple[dict[str, Any], Output]]:
-    """What is sent of it, and `output` by the name that it has there."""
-    if isinstance(program, str | os.PathLike) and Path(program).suffix in PICKLES:
-        raise InvalidRequest(
-            f"{Path(program).name} is a pickle by its name, which can run code when it is loaded and is never "
-            f"accepted; {EXPORT_LINE}"
-        )
-    if not _is_live(program):
-        _refuse_foreign(program)
-        record = yield from put_source(program, bars)
-        return {"format": "pt2", "blob": record.digest}, output
-    with tempfile.TemporaryDirectory(prefix="upweight-") as folder:
-        path = Path(folder) / f"{name}.pt2"
-        with bars.bar(f"exporting {name}", unit=""):
-            output = yield Work(lambda: _export(program, example, globs, output, path))
-        content: Content = yield Work(lambda: content_of(path))
-        record = yield from put(content, bars)
-    return {"format": "pt2", "blob": record.digest}, output
-
-
-def _refuse_foreign(program: Any) -> None:
-    if isinstance(program, str | os.PathLike | bytes | bytearray) or hasattr(program, "read"):
-        return
-    way = (
-        "put its weights into a torch.nn.Linear, or a module of that form"
-        if callable(getattr(program, "get_params", None))
-        else "wrap what it computes in one"
-    )
-    if isinstance(program, type):
-        raise InvalidRequest(
-            f"{program.__qualname__} is a class, and no program: give an instance of it that has been trained"
-        )
-    raise InvalidRequest(
-        f"{type(program).__module__}.{type(program).__qualname__} is no program: give a torch.nn.Module, an "
-        f"ExportedProgram, or a pt2 file (path, bytes, open file); {way}"
-    )
-
-
 def _is_below_zero(output: Output) -> bool:
     """Of a live module it is refused when it is known what there is instead."""
     return isinstance(output, int) and output < 0
-
-
-def _is_live(program: Any) -> bool:
-    return hasattr(program, "state_dict") and not isinstance(
-        program, type
-    )  # nn.Module and ExportedProgram both have one
-
-
-def _export(
-    program: Any, example: Any, globs: tuple[str, ...] | None, output: Output, path: Path
-) -> Output:
-    from upweight.export.outputs import OutputUnclear, choose, spelt, tensors_of_program
-    from upweight.export.program import exported, save_exported
-
-    try:
-        if hasattr(program, "graph_signature"):
-            chosen = choose(tensors_of_program(program), output)
-            save_exported(program, path, example)
-            return spelt(chosen, output)
-        if example is None:
-            raise InvalidRequest(
-                "a live module needs an example to be traced with: example=x[:2], or a tuple of inputs"
-            )
-        try:
-            made = exported(program, example, globs, output)
-        except OutputUnclear:
-            usual = usual_output(program) if output is None else None
-            if usual is None:
-                raise
-            made, output = exported(program, example, globs, usual), usual
-    except OutputUnclear as error:
-        raise InvalidRequest.field("/output", str(error), output) from error
-    save_exported(made, path, example)
-    return spelt(tensors_of_program(made), output)
 
 
 def _trained_by(recipe: Any, initial: Any) -> dict[str, Any]:
@@ -402,8 +271,8 @@ class Models(Registered[ModelRecord]):
         language model of transformers is sent as its config and weights, if nothing in it was changed and the service
         allows its type; a dict as its `example` names the rows' columns. Instead of it: `factory` with `kwargs`,
         or a Hugging Face `config` with `task`; both with `weights` (a state_dict, a safetensors file, or a digest).
-        Or `base`, a registered model of that form, with `adapter`: what peft saved of a LoRA adapter (its folder), or
-        the live model. θ is the adapter, and the base is stored once.
+        Or `base`, a registered model of that form, with `adapter`: the folder in which peft saved
+        LoRA, DoRA or IA³, or the live model. θ is what trained with it, and the base is stored once.
         `loss`: a name (`"cross_entropy"`), `{"name": …, …}`, or a module of torch.nn as it was trained with
         (`CrossEntropyLoss(label_smoothing=0.1)`). Influence is taken over the parameters that train (`requires_grad`),
         or over those of all that match `parameters`, globs; the rest is held fixed. `output`: what the loss takes of a
