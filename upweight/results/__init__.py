@@ -1,12 +1,11 @@
 """Results of jobs: handles whose arrays are fetched when they are looked at."""
 
-from upweight.results.array import AsyncRemoteArray, RemoteArray
+from upweight.results.array import AsyncRemoteArray, InversionInfo, RemoteArray
 from upweight.results.blocking import (
     FactorsResult,
     GradientsResult,
     IndexResult,
     InfluenceResult,
-    InversionInfo,
     ProductsResult,
     QualityResult,
     RankedResult,

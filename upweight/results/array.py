@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from upweight.http.transport import AsyncTransport, Transport
 from upweight.progress import Bars
 from upweight.results.saving import Axis, Labelled, saved_as
 from upweight.results.source import ArraySource
+from upweight.schema import ArraySpec, Info
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -104,3 +105,26 @@ class AsyncRemoteArray(_Described):
     async def save(self, path: str | os.PathLike[str]) -> Path:
         """All of it into a file: .npy, .npz, .safetensors, .csv or .parquet; streamed."""
         return await self._link.run(self._saved(path))
+
+
+class InversionInfo(Mapping[str, Any]):
+    """A summary's numbers and, under their names, arrays (RemoteArray: fetched by slice)."""
+
+    def __init__(self, info: Info, open_array: Any) -> None:
+        self.method = info.method
+        self.summary = dict(info.summary)
+        self.arrays: dict[str, ArraySpec] = {spec.name: spec for spec in info.arrays}
+        self._open = open_array
+
+    def __getitem__(self, name: str) -> Any:
+        return self._open(self.arrays[name]) if name in self.arrays else self.summary[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.summary
+        yield from (name for name in self.arrays if name not in self.summary)
+
+    def __len__(self) -> int:
+        return len({*self.summary, *self.arrays})
+
+    def __repr__(self) -> str:
+        return f"<InversionInfo {self.method} {self.summary} arrays: {list(self.arrays)}>"

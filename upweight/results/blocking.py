@@ -14,7 +14,7 @@ from upweight.errors import UpweightError
 from upweight.http import polling
 from upweight.http.events import followed
 from upweight.http.transport import Transport
-from upweight.results.array import RemoteArray
+from upweight.results.array import InversionInfo, RemoteArray
 from upweight.results.asking import asked
 from upweight.results.quality import QualityTable
 from upweight.results.rows import RowChoice, rows_text
@@ -23,10 +23,8 @@ from upweight.results.source import ArraySource
 from upweight.results.suspects import SuspectTable
 from upweight.results.tables import PredictedRows, Ranking
 from upweight.schema import (
-    ArraySpec,
     Explained,
     Files,
-    Info,
     JobRecord,
     JobState,
     ModelMade,
@@ -428,29 +426,6 @@ class IndexResult(Result):
             candidates=candidates, model=model,
         )  # fmt: skip
         return self._link.run(flow)
-
-
-class InversionInfo(Mapping[str, Any]):
-    """A summary's numbers and, under their names, arrays (RemoteArray: fetched by slice)."""
-
-    def __init__(self, info: Info, open_array: Any) -> None:
-        self.method = info.method
-        self.summary = dict(info.summary)
-        self.arrays: dict[str, ArraySpec] = {spec.name: spec for spec in info.arrays}
-        self._open = open_array
-
-    def __getitem__(self, name: str) -> Any:
-        return self._open(self.arrays[name]) if name in self.arrays else self.summary[name]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self.summary
-        yield from (name for name in self.arrays if name not in self.summary)
-
-    def __len__(self) -> int:
-        return len({*self.summary, *self.arrays})
-
-    def __repr__(self) -> str:
-        return f"<InversionInfo {self.method} {self.summary} arrays: {list(self.arrays)}>"
 
 
 RESULTS: dict[str, type[Result]] = {
