@@ -100,7 +100,7 @@ def reason(error: BaseException) -> str:
     if "BadScheme" in message:
         return "its endpoint is plain http, which is not allowed; see UPWEIGHT_STORAGE_ALLOW_HTTP"
     if "NoSuchBucket" in message:
-        return "there is no such bucket; create it, or mend UPWEIGHT_STORAGE"
+        return "there is no such bucket; create it, or correct UPWEIGHT_STORAGE"
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
         return f"it refuses access{_coded(message)}; its credentials or rights are wrong"
     if (status := _STATUS.search(message)) is not None:

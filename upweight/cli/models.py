@@ -148,7 +148,7 @@ def register(
         str | None, typer.Option(help="A registered Hugging Face model, for --adapter.")
     ] = None,
     adapter: Annotated[
-        str | None, typer.Option(help="The folder that peft saved a LoRA adapter of --base in.")
+        str | None, typer.Option(help="The folder in which peft saved an adapter of --base.")
     ] = None,
     recipe: Annotated[
         str | None,

@@ -285,10 +285,10 @@ class AsyncDatasets(AsyncRegistered[DatasetRecord]):
     ) -> DatasetRecord:
         """A dataset of another one's rows, without copying any: `derive("train-clean", train, drop=[3, 17])`.
 
-        `drop`: rows to leave out: a list of ids, of rows' numbers where there are no ids, or `result.suspects(20)`;
-        or numbers as a mask, a slice, or text like `"0:100"`. `relabel`: new labels by id, or number: `{17: 3}` or,
-        where classes have names, `{17: "cat"}`. A name that exists gets a new version. The dataset it
-        is derived from may be derived itself, and can't be deleted before it.
+        `drop`: rows to leave out: a list of ids, of rows' numbers where ids are texts or there are none, or
+        `result.suspects(20)`; or numbers as a mask, a slice, or text like `"0:100"`. `relabel`: new labels by id, or
+        number where there are no ids: `{17: 3}` or, where classes have names, `{17: "cat"}`. A name that exists gets
+        a new version. The dataset it is derived from may be derived itself, and can't be deleted before it.
         """
         checked = Checked(wait, timeout, self._link.connection.hold)
         flow = derive(self._bars, name, dataset, drop, relabel, labels, checked)

@@ -138,7 +138,8 @@ def _numbers(name: str, rows: Any) -> Any:
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise InvalidRequest.field(
             f"/{name}",
-            f"row numbers are whole numbers on one axis, not {found.dtype} {found.shape}; ids are texts alone",
+            f"rows are named by whole numbers or by ids that are texts, on one axis, not by {found.dtype} "
+            f"{found.shape}; where ids are numbers, give the numbers of their rows",
             None,
         )
     return found.astype(np.int64)

@@ -221,7 +221,7 @@ def _prove(
     except NoGradient as exc:
         raise ExportFailed(
             f"{type(module).__name__} runs on its example, but its backward fails ({exc}): it could not be trained "
-            "like this either; mend forward, or choose by 'parameters' those that it can be differentiated for"
+            "like this either; change forward, or choose by 'parameters' those that it can be differentiated for"
         ) from exc
     if found is not None:
         raise ExportFailed(_message(found, module, call, chosen))

@@ -206,7 +206,7 @@ class _Column:
             return
         row = before + int(np.argmax((block > _LARGEST).reshape(len(block), -1).any(axis=1)))
         raise self._refused(
-            f"column {self.name!r} has a number over {_LARGEST} in row {row}; store it as float64, or mend it",
+            f"column {self.name!r} has a number over {_LARGEST} in row {row}; store it as float64, or correct it",
             row,
         )
 

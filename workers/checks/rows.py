@@ -42,7 +42,7 @@ def refuse_labels_out_of_range(
         progress("check labels", batch.start, len(rows), "rows")
         (labels,) = batch.target_tensors
         if isinstance(loss, BinaryCrossEntropy):
-            _refuse_no_chances(labels, batch.start, pointer)
+            _refuse_outside_0_to_1(labels, batch.start, pointer)
             continue
         if labels.is_floating_point():
             _refuse_no_probabilities(loss, labels, batch.start, pointer)
@@ -61,7 +61,7 @@ def refuse_labels_out_of_range(
             taken = [min([label, *taken]), max([label, *taken])]
 
 
-def _refuse_no_chances(labels: Tensor, start: int, pointer: str) -> None:
+def _refuse_outside_0_to_1(labels: Tensor, start: int, pointer: str) -> None:
     """Raises InvalidRequest where a target (B, ...) of two classes is none from 0 to 1, naming the first row."""
     wrong = ~((labels >= 0) & (labels <= 1)).reshape(len(labels), -1).all(1)
     if not bool(wrong.any()):
@@ -72,7 +72,7 @@ def _refuse_no_chances(labels: Tensor, start: int, pointer: str) -> None:
     raise InvalidRequest.field(
         pointer,
         f"the label {found:g} in row {start + row} of the chosen rows: 'bce_with_logits' takes labels from 0 to 1. "
-        "Mend it, or choose other 'rows'",
+        "Correct it, or choose other 'rows'",
         found,
     )
 

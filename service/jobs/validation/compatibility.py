@@ -371,7 +371,7 @@ def refuse_labels_out_of_range(model: ModelRecord, chosen: Chosen) -> None:
     """Raises InvalidRequest. The record has one range for all rows: of a part of them the worker judges."""
     loss = model.loss
     if loss.name == "bce_with_logits" and _is_whole(chosen):
-        _refuse_no_chances(model, chosen)
+        _refuse_outside_0_to_1(model, chosen)
     if not isinstance(loss, CrossEntropy | Nll) or not model.outputs or not _is_whole(chosen):
         return
     shape = model.outputs[0].shape  # the batch is first, then the classes
@@ -393,7 +393,7 @@ def refuse_labels_out_of_range(model: ModelRecord, chosen: Chosen) -> None:
         raise InvalidRequest.field(f"{chosen.pointer}/dataset", words, int(label))
 
 
-def _refuse_no_chances(model: ModelRecord, chosen: Chosen) -> None:
+def _refuse_outside_0_to_1(model: ModelRecord, chosen: Chosen) -> None:
     dataset = chosen.dataset
     name = _label_columns(model, dataset)[0]
     target = next(column for column in dataset.columns if column.name == name)
@@ -402,7 +402,7 @@ def _refuse_no_chances(model: ModelRecord, chosen: Chosen) -> None:
             raise _misfit(
                 chosen,
                 f"target {target.name!r} of {dataset.name!r} has the label {label:g}; 'bce_with_logits' of model "
-                f"{model.name!r} takes labels from 0 to 1. Mend the labels, or choose the 'rows' without them",
+                f"{model.name!r} takes labels from 0 to 1. Correct the labels, or choose the 'rows' without them",
             )
 
 
