@@ -310,6 +310,29 @@ def test_weights_that_grow_from_zero_while_the_loss_falls_have_not_diverged() ->
     assert bool((losses[-1] < losses[0]).all())
 
 
+class Narrow(nn.Module):
+    """Mean and log-variance, of which the second begins at -3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(FEATURES, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) - torch.tensor([0.0, 3.0], dtype=x.dtype)
+
+
+def test_a_loss_below_zero_that_falls_has_not_diverged() -> None:
+    x, _ = data()
+    problem = Problem(Narrow().double().eval(), make_loss("gaussian_nll"))
+    recipe = Recipe(optimizer="sgd", lr=0.01, batch_size=16, epochs=3)
+    rows, start = TensorRows(x, x[:, 0] / 100), torch.zeros_like(problem.theta)
+    training = Training(problem, rows, subsets(2, 40), plan_of(recipe), start)
+    losses = list(training.epochs())
+    assert bool((losses[-1] < losses[0]).all())
+    assert bool((losses[0] < 0).all())
+    assert not training.diverged
+
+
 def _first_epoch_without_a_loss(
     recipe: Recipe, net: nn.Linear, x: Tensor, y: Tensor, rows: Tensor
 ) -> int:

@@ -18,8 +18,8 @@ from workers.engine.training.gradient import StackedGradient
 from workers.engine.training.optimisers import Plan, fresh_moments, step
 
 STAGE = "train"
-# A training has diverged, too, that ends with weights of so many times their size and a loss so many times as high:
-# saturated units and linear models stay finite at any rate.
+# A training has diverged, too, that ends with weights of so many times their size and a loss that rose by so many times
+# what it was: saturated units and linear models stay finite at any rate. A loss may be below 0, as gaussian_nll is.
 _LARGER, _HIGHER = 10.0, 100.0
 _MOMENT = "moment."
 
@@ -185,7 +185,7 @@ class Training:
             return
         batch = self._batch(self._in_order(0), 0)
         (_, before), (_, after) = (self._gradient(each, *batch) for each in (self._start, theta))
-        risen = larger & (after > _HIGHER * before)
+        risen = larger & (after - before > _HIGHER * before.abs())
         for models, batches in self._alike:
             last = plan.epochs * batches - 1
             rate = plan.rate(last, self._sizes[models.start])
