@@ -188,6 +188,21 @@ def test_an_adapter_is_its_formula(tmp_path: Path, kind: str) -> None:
         ({"modules_to_save": ["h.0.mlp"]}, {"transformer.h.0.mlp.c_fc.bias": drawn(16)}, "lacks transformer.h.0.mlp"),
         ({"modules_to_save": ["lm_head"]}, {"lm_head.weight": drawn(8, 4)}, r"\[8, 4\], and the base \[9, 4\]"),
         ({}, low_rank("transformer.ln_f", 4, 4), "a LayerNorm"),
+        ({}, {f"{INNER}.lora_magnitude_vector": drawn(4)}, "has magnitude of transformer.h.0.mlp.c_proj"),
+        ({}, {f"{INNER}.lora_B.bias": drawn(4)}, "has bias of transformer.h.0.mlp.c_proj"),
+        (
+            {"lora_bias": True},
+            {
+                f"{TABLE}.lora_embedding_A": drawn(2, 9),
+                f"{TABLE}.lora_embedding_B": drawn(4, 2),
+                f"{TABLE}.lora_B.bias": drawn(4),
+            },
+            "has bias and embedding A",
+        ),
+        ({"peft_type": "IA3"}, {}, "has A and B of transformer.h.0.attn.c_attn, and its config says IA3"),
+        ({}, {f"{INNER}.ia3_l": drawn(1, 16)}, "has scale of transformer.h.0.mlp.c_proj, and its config says LORA"),
+        ({"rank_pattern": ["c_attn"]}, {}, "'rank_pattern'"),
+        ({"modules_to_save": "lm_head"}, {"lm_head.weight": drawn(9, 4)}, "'modules_to_save': lm_head"),
     ],
 )  # fmt: skip
 def test_what_is_not_read_is_refused_by_name(

@@ -29,8 +29,13 @@ _ENDS = {
     ".lora_embedding_B": "embedding B",
     ".ia3_l": "scale",
 }
-# The parts of a layer that belong together.
-_LINEAR, _LOOKUP, _SCALED = {"A", "B"}, {"embedding A", "embedding B"}, {"scale"}
+# The parts of a layer that belong together, and those that may be beside them.
+_SCALED = "scale"
+_WHOLE: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
+    (frozenset({_SCALED}), frozenset()),
+    (frozenset({"embedding A", "embedding B"}), frozenset({"magnitude"})),
+    (frozenset({"A", "B"}), frozenset({"bias", "magnitude"})),
+)
 _KINDS = ("LORA", "IA3")
 # What changes nothing of a trained adapter in evaluation mode: where it came from, and how it was initialised.
 _HARMLESS = frozenset(
@@ -45,6 +50,8 @@ _HARMLESS = frozenset(
 _READ = frozenset(
     ("r", "lora_alpha", "use_rslora", "use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save")
 )  # fmt: skip
+# Of what adapter_config.json has as an object, or as a list.
+_TYPES = {"rank_pattern": dict, "alpha_pattern": dict, "modules_to_save": list}
 _INITIAL = (True, False, "gaussian", "eva", "orthogonal")  # the others change the base's weights
 _BIASES = ("none", "all", "lora_only")
 _NOTHING: tuple[Any, ...] = (None, False, "none", {}, [], ())
@@ -190,7 +197,7 @@ def _lookup(
 
 def _require_known(config: Mapping[str, Any]) -> None:
     """Raises ConfigRefused for a kind, or for a setting, that is not read here."""
-    kind = str(config.get("peft_type")).rpartition(".")[2]
+    kind = _kind(config)
     if kind not in _KINDS:
         prompts = "PROMPT" in kind or kind in ("PREFIX_TUNING", "P_TUNING", "CPT")
         more = (
@@ -208,6 +215,8 @@ def _require_known(config: Mapping[str, Any]) -> None:
             known = value in _BIASES
         elif name == "init_lora_weights":
             known = value in _INITIAL
+        elif name in _TYPES:
+            known = value is None or isinstance(value, _TYPES[name])
         else:
             known = name in _HARMLESS or name in _READ or value in _NOTHING
         if not known:
@@ -221,6 +230,10 @@ def _require_known(config: Mapping[str, Any]) -> None:
             "save_pretrained wrote",
             field=f"{_AT}/config",
         )
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    return str(config.get("peft_type")).rpartition(".")[2]
 
 
 def _refused(name: str, words: str) -> ConfigRefused:
@@ -280,10 +293,12 @@ def _sorted_out(
                 f"has {name[:200]}, which is no part of one, and neither 'modules_to_save' nor 'bias' names it"
             )
     for path, each in parts.items():
-        needed = next((kind for kind in (_SCALED, _LOOKUP, _LINEAR) if kind & each.keys()), set())
-        if not needed <= each.keys() or each.keys() - needed - {"bias", "magnitude"}:
-            has = " and ".join(sorted(each))
+        has = " and ".join(sorted(each))
+        needed, beside = next((whole for whole in _WHOLE if whole[0] & each.keys()), _WHOLE[-1])
+        if not needed <= each.keys() <= needed | beside:
             raise _unlike(f"has {has} of {path[:200]}, where lora_A and lora_B go together")
+        if (_SCALED in each) != (_kind(config) == "IA3"):
+            raise _unlike(f"has {has} of {path[:200]}, and its config says {_kind(config)}")
     if not parts:
         raise _unlike("holds no tensors of layers")
     return parts, plain
