@@ -179,6 +179,10 @@ class OfAnother(Curvature):
         return self.original.device
 
     @property
+    def space_bytes(self) -> int | None:  # type: ignore[override]
+        return self.original.space_bytes
+
+    @property
     def row_count(self) -> int:
         return self.original.row_count
 

@@ -128,3 +128,9 @@ def test_in_float64_it_is_the_same_of_a_model_in_float32(structure: str) -> None
     double = make_curvature(over, "empirical_fisher", structure).in_double()
     assert double is not None
     assert relative(double.dense(), closed(penalty, structure).dense()) < 1e-6
+
+
+def test_with_the_term_a_space_of_vectors_keeps_to_the_same_budget() -> None:
+    problem = Problem(NET, make_loss("cross_entropy")).with_penalty(factors(1.0, 0.0, 1.0, 0.0))
+    over = Over(problem, TensorRows(X, Y), budget_bytes=1 << 18)
+    assert make_curvature(over, "gauss_newton").space_bytes == 1 << 18
