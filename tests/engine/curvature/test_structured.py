@@ -21,7 +21,7 @@ from upweight.schema import curvature as schema
 from workers.engine import BadParameter, Problem, TensorRows, make_loss, row_gradients
 from workers.engine.curvature.structured import Options, Structured, blocks, layout, sums
 from workers.engine.curvature.structured.blocks import outer_product
-from workers.engine.curvature.structured.operator import fit_bytes
+from workers.engine.curvature.structured.operator import fit_bytes, summed_together
 from workers.engine.errors import OutOfMemory, SingularHessian
 from workers.engine.inversion.direct import Direct
 from workers.engine.operators import restored, stored
@@ -793,6 +793,14 @@ def test_where_the_sums_of_all_layers_do_not_fit_each_takes_a_pass(
         curvature(module, inputs, classes(), structure, **options).closed_form()
     with pytest.raises(OutOfMemory, match=r"leave out blocks\.hessian_rows"):
         curvature(module, inputs, classes(), structure, budget_bytes=least).partial_sums()
+
+
+def test_blocks_that_need_no_sums_in_float64_take_no_pass_of_their_own() -> None:
+    """Diagonals beside Kronecker factors, however little memory there is."""
+    form = curvature(made(mlp), real(ROWS, 5), classes(), "kfac").closed_form()
+    matrix = form.blocks[0].layout
+    plain = replace(matrix, form="diagonal")
+    assert summed_together([matrix, plain, plain, matrix, plain], 8, 0) == [[0, 1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal"])

@@ -358,7 +358,7 @@ def summed_together(
     left = 0
     for index, block in enumerate(blocks):
         needed = sum_bytes(block)
-        if not parts or needed > left:
+        if not parts or 0 < needed > left:  # what needs nothing goes along
             parts.append([])
             left = room
         parts[-1].append(index)
