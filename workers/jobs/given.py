@@ -140,7 +140,7 @@ def _rows_of_dataset(
 
     def some(rows: slice) -> Tensor:
         batch = found.take(torch.arange(rows.start, rows.stop))
-        return batch.inputs[0].flatten(1).to(problem.device, problem.dtype)
+        return batch.inputs[0].reshape(len(batch), -1).to(problem.device, problem.dtype)
 
     return some
 

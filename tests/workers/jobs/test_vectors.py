@@ -9,12 +9,14 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.lifecycle.states import LeaseLost
 from service.storage.cuts import Cut
 from service.storage.objects import Objects
 from service.storage.row_blocks import RowBlocks
+from workers.engine import Problem, TensorRows, make_loss
+from workers.jobs.given import _rows_of_dataset
 from workers.jobs.results import versions
 from workers.jobs.vectors import GradientsAttempt
 
@@ -103,3 +105,15 @@ def test_an_attempt_that_finds_another_ones_blocks_begins_none(objects: Objects)
     run(attempt(objects, 1))
     with pytest.raises(LeaseLost):
         attempt(objects, 1, budget=2 * BUDGET).cut(COUNT, WIDTH * 8)
+
+
+def test_one_number_a_row_is_a_vector_of_a_model_of_one_parameter() -> None:
+    column = SimpleNamespace(name="v", dtype="float32", shape=[])
+    dataset = cast(
+        Any, SimpleNamespace(id="ds_1", name="d", columns=[column], inputs=["v"], rows=3)
+    )
+    rows = TensorRows(torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3))
+    context = cast(Any, SimpleNamespace(session=SimpleNamespace(rows=lambda *_: rows)))
+    problem = Problem(nn.Linear(1, 1, bias=False), make_loss("mse"), dtype=torch.float64)
+    some = _rows_of_dataset(context, "default", dataset, "/vectors", problem)
+    assert some(slice(1, 3)).tolist() == [[2.0], [3.0]]
