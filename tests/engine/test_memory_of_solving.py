@@ -103,3 +103,19 @@ def test_the_matrix_of_a_convolution_over_all_places_is_made_once() -> None:
     assert any(each is not None for each in made)
     for before, after in zip(made, (each.over_places for each in second), strict=True):
         assert after is before
+
+
+def test_a_graph_that_the_windows_cannot_be_read_from_takes_other_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem, rows = convolutions()
+    vectors = torch.randn(2, problem.size)
+    expected = make_curvature(Over(problem, rows), "hessian").matmat(vectors)
+
+    def fails(*_: object) -> None:
+        raise IndexError("what a model may do")
+
+    monkeypatch.setattr("workers.engine.curvature.row_sums.Assembly", fails)
+    problem, rows = convolutions()
+    found = make_curvature(Over(problem, rows), "hessian").matmat(vectors)
+    torch.testing.assert_close(found, expected)

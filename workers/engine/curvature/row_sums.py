@@ -237,8 +237,8 @@ def _unfolded_bytes(problem: Problem, rows: Rows, *, bends: bool) -> int:
 
     def found() -> int:
         first = problem.placed(next(iter(rows.batches(1)))).at_least_two()
-        # What has no rule is for the products to report.
-        with suppress(ValueError, RuntimeError), twice_differentiable():
+        # Whatever it is, the products will meet it, too, and explain it.
+        with suppress(Exception), twice_differentiable():
             nodes = Assembly(problem, graph, first, None).nodes
             return sum(e.unfolded_bytes(bends) for e in nodes if isinstance(e, Convolution))
         return 0
