@@ -343,7 +343,7 @@ class QualityAttempt(Attempt[QualityJob]):
         if self.request.wrong is None:
             return None
         total = self._dataset("train_id").rows or 0
-        assert isinstance(self.request.wrong, str)  # numbers since its submission
+        assert isinstance(self.request.wrong, str)  # the record of a job names them by number
         wrong = set(parse_rows(self.request.wrong, total))
         chosen = parse_rows(self.request.train.rows, total)
         return np.array([row in wrong for row in chosen])
