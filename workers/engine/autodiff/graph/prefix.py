@@ -38,10 +38,12 @@ class FrozenPrefix:
     behind: Problem  # of the same θ
 
     def of(self, batch: Batch) -> Batch:
-        """The batch with its values at the cut for inputs."""
+        """The batch with its values at the cut for inputs. Raises ValueError where one has no axis for rows."""
         given = self.original.placed(batch).at_least_two()
         with torch.no_grad(), twice_differentiable():
             found = self.trunk(*given.inputs)
+        if any(len(each) != len(given) for each in found):
+            raise ValueError("a value at the cut is not a row's own")
         return Batch(tuple(each[: len(batch)] for each in found), batch.targets, batch.start)
 
     def row_bytes(self, rows: Rows) -> int:
@@ -190,22 +192,38 @@ def _attribute(module: nn.Module, node: fx.Node) -> object:
 
 
 def _agrees(found: FrozenPrefix, rows: Rows) -> bool:
-    """Whether there is a value a row at the cut, and what follows gives the model's own outputs."""
+    """Whether there is a value a row at the cut, and what follows has the model's own outputs, and their gradient.
+
+    Both: a graph that is drawn of a live module may have lost what the module holds constant.
+    """
     batch = next(iter(rows.batches(COMPARED_ROWS)))
     try:
-        one, several = found.of(batch.narrow(0, 1)), found.of(batch)
-        plain = all(isinstance(each, Tensor) and each.ndim > 0 for each in several.inputs)
-        if not plain or any(len(each) != len(batch) for each in several.inputs):
+        found.of(batch.narrow(0, 1))  # of two rows and of three: no other axis is as long as both
+        several = found.of(batch)
+        if not all(isinstance(each, Tensor) for each in several.inputs):
             return False
-        if any(len(each) != 1 for each in one.inputs):
-            return False
-        problem, behind = found.original, found.behind
-        with torch.no_grad(), twice_differentiable():
-            expected = problem.outputs(problem.theta, problem.placed(batch))
-            got = behind.outputs(behind.theta, behind.placed(several))
+        expected = _outputs_and_gradient(found.original, batch)
+        got = _outputs_and_gradient(found.behind, several)
     except (RuntimeError, TypeError, ValueError, IndexError):
         return False
-    if not (isinstance(expected, Tensor) and isinstance(got, Tensor)):
-        return False
+    return all(
+        mine.shape == theirs.shape and _close(mine, theirs)
+        for mine, theirs in zip(got, expected, strict=True)
+    )
+
+
+def _outputs_and_gradient(problem: Problem, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the model returns, and the gradient (p,) of its sum with random weights. Raises TypeError for several."""
+    theta = problem.theta.clone().requires_grad_()
+    with torch.enable_grad(), twice_differentiable():
+        outputs = problem.outputs(theta, problem.placed(batch))
+        if not isinstance(outputs, Tensor):
+            raise TypeError("several outputs")
+        weights = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0))
+        (gradient,) = torch.autograd.grad((outputs * weights.to(outputs)).sum(), theta)
+    return outputs.detach(), gradient
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
     bound = ROUNDING.get(expected.dtype, 0.0) * expected.abs().max()
-    return got.shape == expected.shape and bool((got - expected).abs().max() <= bound)
+    return bool((found - expected).abs().max() <= bound)
