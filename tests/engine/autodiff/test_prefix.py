@@ -167,3 +167,23 @@ def test_values_that_are_not_a_rows_own_are_not_kept_as_rows(length: int) -> Non
     graph = torch.export.export(module, (tokens,), dynamic_shapes=({0: size},)).module()
     problem = Problem(graph, make_loss("cross_entropy"), ["tokens.*", "out.*"])
     assert frozen_prefix(problem, TensorRows(tokens, torch.arange(ROWS) % 3)) is None
+
+
+def test_as_many_rows_go_at_once_as_their_largest_tensor_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem, rows = made("fc.*", "out.*")
+    largest = 4 * 5 * 5 * 8  # bytes of a row: channels and places of the stem's outputs
+    monkeypatch.setattr("workers.engine.autodiff.graph.prefix.BYTES_AT_ONCE", 6 * largest)
+    prefix = frozen_prefix(problem, rows)
+    assert prefix is not None
+    sizes: list[int] = []
+    plain = prefix.trunk.forward
+
+    def noted(*given: Tensor) -> Any:
+        sizes.append(len(given[0]))
+        return plain(*given)
+
+    prefix.trunk.forward = noted  # type: ignore[method-assign]
+    assert len(prefix.computed(rows).values[0]) == ROWS
+    assert sizes == [6, 6, 6, 2]

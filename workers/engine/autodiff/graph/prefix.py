@@ -11,6 +11,7 @@ import copy
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,6 +25,7 @@ from workers.engine.progress import Progress, silent
 
 STAGE = "frozen layers"
 FEWEST_ROWS, MOST_ROWS, NUMBERS_AT_ONCE = 16, 4096, 1 << 20
+BYTES_AT_ONCE = 1 << 26  # of the largest tensor on the way
 COMPARED_ROWS = 3
 SIZES = frozenset({"sym_size"})
 ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -54,12 +56,33 @@ class FrozenPrefix:
         """All rows' values, in one pass. Raises what `progress` does."""
         first = next(iter(rows.batches(1)))
         size = NUMBERS_AT_ONCE // max(1, sum(each[0].numel() for each in first.inputs))
-        size = max(FEWEST_ROWS, min(MOST_ROWS, size))
+        size = min(max(FEWEST_ROWS, min(MOST_ROWS, size)), self._most_rows(first))
         pieces: list[tuple[Tensor, ...]] = []
         for batch in rows.batches(size):
             progress(STAGE, batch.start, len(rows), "rows")
             pieces.append(self.of(batch).inputs)
         return RowsBehind(rows, tuple(torch.cat(each) for each in zip(*pieces, strict=True)))
+
+    def _most_rows(self, batch: Batch) -> int:
+        """At a time, by the largest tensor that the trunk makes: tokens are few numbers, and attention makes many."""
+        given = self.original.placed(batch).at_least_two()
+        ran = _LargestTensor(self.trunk)
+        with torch.no_grad(), twice_differentiable():
+            ran.run(*given.inputs)
+        return max(1, BYTES_AT_ONCE * len(given) // max(1, ran.largest))
+
+
+class _LargestTensor(fx.Interpreter):
+    """Runs a graph, and notes the bytes of the largest tensor that it makes."""
+
+    largest = 0
+
+    def run_node(self, n: fx.Node) -> Any:
+        """What the node gives."""
+        found = super().run_node(n)
+        if isinstance(found, Tensor) and n.op.startswith("call"):
+            self.largest = max(self.largest, found.nbytes)
+        return found
 
 
 @dataclass(frozen=True)
