@@ -26,6 +26,8 @@ HEADS = (
     "SECONDS",
     "CREATED",
 )
+# What a terminal that is too narrow does without; `jobs show` has it.
+SPARE = ("SECONDS", "RESULT", "METHOD", "KIND", "CREATED", "TRAIN")
 _OF = {"mdl": "models", "dst": "datasets"}
 _ID_LENGTH = len("mdl_") + 26
 

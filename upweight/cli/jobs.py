@@ -208,6 +208,7 @@ def show_all(
     oldest_first: Oldest = False,
 ) -> None:
     """Show jobs, newest first."""
+    chosen = any((state, model, dataset, label, kind, search))
     found = shell.client.jobs.list(
         limit=limit or None,
         state=state,
@@ -223,7 +224,10 @@ def show_all(
         found,
         job_views.HEADS,
         lambda record: job_views.row(record, called),
-        "no jobs; start one: upweight jobs submit --help",
+        "no such jobs; `upweight jobs list` shows all"
+        if chosen
+        else "no jobs; start one: upweight jobs submit --help",
+        job_views.SPARE,
     )
 
 

@@ -50,6 +50,11 @@ class RegisteredCommands(Generic[R]):
             limit: Limit = 50,
             oldest_first: Oldest = False,
         ) -> None:
+            nothing = (
+                f"no such {word}; `upweight {word} list` shows all"
+                if state or label
+                else f"no {word}; register one: upweight {word} register --help"
+            )
             found = getattr(shell.client, word).list(
                 limit=limit or None,
                 state=state,
@@ -58,7 +63,11 @@ class RegisteredCommands(Generic[R]):
             )
             heads = ("NAME", "ID", "STATE", *self.heads, "CREATED")
             shell.list(
-                found, heads, self._row, f"no {word}; register one: upweight {word} register --help"
+                found,
+                heads,
+                self._row,
+                nothing,
+                ("SIZE", "LOSS", "CREATED"),
             )
 
         @verb(

@@ -43,15 +43,22 @@ class Shell:
         plain = dump(mode="json") if dump else content
         print(json.dumps(plain, ensure_ascii=False), flush=True)
 
-    def list(self, records: Iterable[T], heads: Row, row: Callable[[T], Row], nothing: str) -> None:
-        """Records: a table, or a JSON document a line as they come."""
+    def list(
+        self,
+        records: Iterable[T],
+        heads: Row,
+        row: Callable[[T], Row],
+        nothing: str,
+        spare: Row = (),
+    ) -> None:
+        """Records: a table, or a JSON document a line as they come. `spare`: as `table.show` has it."""
         if self.as_json:
             for record in records:
                 self.document(record)
             return
         rows = [row(record) for record in records]
         if rows:
-            table.show(heads, rows)
+            table.show(heads, rows, spare=spare)
         else:
             self.say(nothing)
 
