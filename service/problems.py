@@ -98,7 +98,7 @@ def invalid_request(errors: list[FieldError]) -> InvalidRequest:
 
 def _named(error: FieldError) -> str:
     """As whoever typed it knows it: of a parameter its name alone."""
-    return error.pointer.removeprefix("query:")
+    return error.pointer.removeprefix("query:").removeprefix("path:")
 
 
 def _http(request: Request, error: HTTPException, routes: Sequence[APIRoute]) -> Response:
@@ -120,7 +120,10 @@ def _translated(request: Request, error: HTTPException, allowed: str) -> Upweigh
     path = request.url.path[:200]
     match error.status_code:
         case 404:
-            return NotFound(f"there is nothing at {path}; /openapi.json lists all addresses")
+            # Whoever has /v1 in the base address, too.
+            twice = path.startswith("/v1/v1/")
+            way = f"did you mean {path[3:]}?" if twice else "/openapi.json lists all addresses"
+            return NotFound(f"there is nothing at {path}; {way}")
         case 405:
             return MethodNotAllowed(f"{path} does not take {request.method}; it takes {allowed}")
         case 400:

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from upweight.errors import shown
 from upweight.schema import DatasetRequest, DeriveRequest, FieldError, JobRequest, ModelRequest
 from upweight.schema.inversion import owners_of
+from upweight.schema.vectors import JOB_PATTERN
 
 Schema = dict[str, Any]
 _BODIES: dict[str, Any] = {
@@ -285,6 +286,8 @@ def _literal(error: Found, place: Place) -> str:
 
 
 def _pattern(error: Found, place: Place) -> str:
+    if error["ctx"]["pattern"] == JOB_PATTERN:
+        return f"{shown(place.value)!r} is no job's id; `upweight jobs list` and GET /v1/jobs list them"
     description = place.schema.get("description")
     return (
         f"has not the right form. {description}"
@@ -293,11 +296,19 @@ def _pattern(error: Found, place: Place) -> str:
     )
 
 
+_OBJECTS = {
+    "/inversion": '{"method": "cg"}',
+    "/keep": '{"matrix": true, "top": 10}',
+}
+
+
 def _no_object(error: Found, place: Place) -> str:
     if not place.pointer:
         return "the body must be a JSON object"
     if place.pointer == "/loss":
         return "must be a name, such as 'cross_entropy', or a JSON object such as {'name': 'huber', 'delta': 2}"
+    if place.pointer in _OBJECTS:
+        return f"must be a JSON object, such as {_OBJECTS[place.pointer]}"
     if place.pointer in ("/train", "/test", "/hessian_on"):
         return 'must be a JSON object, such as {"dataset": "digits-train"}, with "rows" where only some are meant'
     return "must be a JSON object"

@@ -138,7 +138,8 @@ def listing(
     """
     filters = job_filters(parts, caller.namespace, state, model, dataset, label)
     if kind is not None and kind not in KINDS:
-        raise InvalidRequest.field("query:kind", f"must be one of {', '.join(KINDS)}", kind)
+        words = f"the kind must be one of {', '.join(KINDS)}; it is {kind!r}"
+        raise InvalidRequest.field("query:kind", words, kind)
     if kind is None and search is None:
         page = page_of(parts, "job", caller.namespace, paging, filters)
     else:

@@ -129,7 +129,9 @@ def _refuse_webhook(parts: Parts, job: JobRequest) -> None:
         Destination.of(job.webhook.url, webhook_policy(parts.settings))
     except Refused as error:
         shown = job.webhook.url if "@" not in job.webhook.url else None  # it may hold a password
-        raise InvalidRequest.field("/webhook/url", f"the address {error}", shown) from None
+        raise InvalidRequest.field(
+            "/webhook/url", f"the webhook's address {error}", shown
+        ) from None
 
 
 def _refuse_over_quota(parts: Parts, namespace: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,7 @@ def one_line(text: str) -> str:
         (["datasets", "register", "d"], "give files, or --uri"),
         (["datasets", "register", "d", "no.npz"], "there is no file 'no.npz'"),
         (["datasets", "register", "d", "--uri", "s3://b/p"], "give format="),
+        (["jobs", "submit", *JOB, "--keep", ""], "ask for 'matrix', 'top', 'mean' or 'factors'\n"),
         (["results", "top", "job_x", "--sign", "bad"], "neither 'helpful' nor 'harmful'"),
     ],
 )  # fmt: skip
@@ -132,3 +134,41 @@ def test_what_should_not_happen_is_no_traceback_either(
     ended = upweight("jobs", "list")
     assert ended.code == Exit.FAILED
     assert "please report it: KeyError('surprise')" in one_line(ended.err)
+
+
+def test_what_the_service_is_not_asked_as_it_should_be(
+    online: Upweight, job: str, files: Path
+) -> None:
+    for arguments, words in (
+        (["blobs", "show", "abc"], "'abc' is no digest: these are 'sha256:'"),
+        (
+            ["results", "report", job],
+            "computed influences; there are reports of quality and retrain",
+        ),
+        (
+            ["datasets", "register", "d", str(files / "x.npy"), "--preview", "image"],
+            "'image' is no JSON",
+        ),
+        (["jobs", "submit", *JOB, "--factors", "nope"], "'nope' is no job's id"),
+        (["jobs", "list", "--kind", "influence"], "it is 'influence'"),
+    ):
+        ended = online(*arguments)
+        assert words in one_line(ended.err)
+        assert ended.code == Exit.USAGE
+    assert (
+        "`upweight jobs list` shows all" in online("jobs", "list", "--search", "no such word").err
+    )
+
+
+def test_a_full_disk_is_told_with_a_way_out(
+    upweight: Upweight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("upweight.Client", full)
+    ended = upweight("jobs", "list")
+    assert one_line(ended.err) == (
+        "upweight: No space left on device; make room, or write to another disk\n"
+    )
+    assert ended.code == Exit.FAILED

@@ -119,6 +119,9 @@ def document(source: str | None, option: str) -> Any:
         text, named = source, option
     elif source == "-":
         text, named = sys.stdin.read(), "stdin"
+    elif option.startswith("--") and not Path(source).is_file():
+        words = f"{source!r} is no JSON, such as '{{…}}', and no file of it"
+        raise typer.BadParameter(words, param_hint=option)
     else:
         text, named = Path(source).read_text(encoding="utf-8"), source
     try:

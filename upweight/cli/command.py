@@ -36,7 +36,12 @@ command.command(
 command.command(
     cls=Command, short_help=line(retention), epilog=examples("upweight retention --dry-run")
 )(retention)
-verb(command, "doctor", "upweight doctor --url https://upweight.example.org")(doctor)
+verb(
+    command,
+    "doctor",
+    "upweight doctor --url https://upweight.example.org",
+    address="A service to look at from outside. Without: this machine, from its data folder.",
+)(doctor)
 verb(
     command,
     "retrain",

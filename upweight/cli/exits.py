@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -40,6 +41,7 @@ STATUSES = {
     422: Exit.USAGE, 502: Exit.UNREACHABLE, 503: Exit.UNREACHABLE, 504: Exit.UNREACHABLE,
 }  # fmt: skip
 WRONG_PATHS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(command: Callable[..., Any], arguments: Sequence[str]) -> int:
@@ -93,7 +95,9 @@ def described(error: Exception) -> tuple[str, Exit]:
     if isinstance(error, OSError):
         named = f"{error.filename}: " if error.filename else ""
         code = Exit.USAGE if isinstance(error, WRONG_PATHS) else Exit.FAILED
-        return f"{named}{error.strerror or error}", code
+        full = error.errno in FULL and not named  # with a path, it says what is needed
+        way = "; make room, or write to another disk" if full else ""
+        return f"{named}{error.strerror or error}{way}", code
     if isinstance(error, ValueError | IndexError):
         return _line(str(error)), Exit.USAGE
     if type(error).__name__ == "Abort":

@@ -9,6 +9,7 @@ import typer
 
 from upweight.cli.exits import Exit, fail
 from upweight.cli.shell import Shell
+from upweight.progress import duration
 
 if TYPE_CHECKING:
     from upweight.schema import JobRecord
@@ -49,6 +50,8 @@ def _drawn(shell: Shell, job: str) -> JobRecord:
 
 
 def _followed(shell: Shell, job: str) -> JobRecord:
+    from upweight.http.polling import LONG, stage_in_words
+
     shown = ""
     record = None
     for record in shell.client.jobs.events(job):
@@ -57,7 +60,9 @@ def _followed(shell: Shell, job: str) -> JobRecord:
             continue
         progress = record.progress
         done = f" {progress.done:,} of {progress.total:,} {progress.unit}" if progress else ""
-        line = f"{record.id} {record.stage or record.state}{done}"
+        left = record.eta_seconds or 0.0
+        takes = f", about {duration(left)} left" if left >= LONG else ""
+        line = f"{record.id} {stage_in_words(record)}{done}{takes}"
         if line != shown:
             shell.say(line)
         shown = line

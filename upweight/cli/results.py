@@ -253,6 +253,10 @@ def report(shell: Shell, job: JobArgument) -> None:
     if hasattr(result, "table"):
         shown(shell, result.table())
         return
+    kind = result.job.request.kind
+    if kind != "retrain":
+        words = f"{job} computed {kind}; there are reports of quality and retrain"
+        raise typer.BadParameter(words, param_hint="JOB")
     document = result.report()
     plain = {name: value for name, value in document.items() if not isinstance(value, dict | list)}
     shell.record(document, [(name, str(value)) for name, value in plain.items()])

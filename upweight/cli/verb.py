@@ -14,9 +14,10 @@ from typer.core import TyperCommand, TyperOption
 from upweight.cli.exits import pipe_closed
 from upweight.cli.shell import Shell
 
+ADDRESS = "UPWEIGHT_URL"
 Url = Annotated[
     str | None,
-    typer.Option(envvar="UPWEIGHT_URL", help="The service. Without: http://127.0.0.1:8765."),
+    typer.Option(envvar=ADDRESS, help="The service. Without: http://127.0.0.1:8765."),
 ]
 ApiKey = Annotated[
     str | None, typer.Option(envvar="UPWEIGHT_API_KEY", help="A key, where one is needed.")
@@ -64,17 +65,22 @@ def examples(text: str) -> str:
 
 
 def verb(
-    noun: typer.Typer, name: str, example: str, says: str | None = None
+    noun: typer.Typer,
+    name: str,
+    example: str,
+    says: str | None = None,
+    address: str | None = None,
 ) -> Callable[[Callable[..., None]], Any]:
     """Makes `action(shell, …)` the command `name`; the shell comes from the shared options.
 
-    The help is what `says` says, or the action's docstring. A parameter of a dataclass stands for its fields.
+    The help is what `says` says, or the action's docstring. `address`: the help of --url, where that means more than
+    usual. A parameter of a dataclass stands for its fields.
     """
 
     def decorate(action: Callable[..., None]) -> Callable[..., None]:
         noun.command(
             name, cls=Command, help=says, short_help=says or line(action), epilog=examples(example)
-        )(_with_shell(action))
+        )(_with_shell(action, address))
         return action
 
     return decorate
@@ -149,7 +155,7 @@ def _parameters(of: Callable[..., Any]) -> Iterator[inspect.Parameter]:
         yield each.replace(annotation=hints[each.name], kind=inspect.Parameter.KEYWORD_ONLY)
 
 
-def _with_shell(action: Callable[..., None]) -> Callable[..., None]:
+def _with_shell(action: Callable[..., None], address: str | None) -> Callable[..., None]:
     _, *own = _parameters(action)
     # Options that several commands take are a dataclass, in whose place its fields are taken.
     several: dict[str, type] = {
@@ -161,9 +167,12 @@ def _with_shell(action: Callable[..., None]) -> Callable[..., None]:
     taken = [option for each in own for option in fields.get(each.name, [each])]
     jobs = [each.name for each in taken if _names_jobs(each.annotation)]
     kind = inspect.Parameter.KEYWORD_ONLY
+    common = dict(SHARED)
+    if address is not None:
+        common["url"] = (Annotated[str | None, typer.Option(envvar=ADDRESS, help=address)], None)
     shared = [
         inspect.Parameter(name, kind, default=default, annotation=annotation)
-        for name, (annotation, default) in SHARED.items()
+        for name, (annotation, default) in common.items()
     ]
 
     def run(url: str | None, api_key: str | None, as_json: bool, **options: Any) -> None:

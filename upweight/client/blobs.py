@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from upweight.client.content import Content, Source, arrays_content, content_of
-from upweight.errors import InvalidRequest, NotFound
+from upweight.errors import InvalidRequest, NotFound, UpweightError
 from upweight.files.download import FileSink
 from upweight.http.flow import Call, Flow, Work, segment
 from upweight.http.transport import AsyncTransport, Transport
@@ -76,6 +76,14 @@ def head(digest: str) -> Flow[BlobRecord | None]:
         reply = yield Call("HEAD", _path(digest))
     except NotFound:
         return None
+    except UpweightError as error:
+        if error.status != 422:
+            raise
+        # An answer to HEAD has no words.
+        words = (
+            f"{digest!r} is no digest: these are 'sha256:' and 64 hexadecimal digits in lower case"
+        )
+        raise InvalidRequest(words) from error
     return BlobRecord(digest=digest, size_bytes=int(reply.headers.get("content-length", 0)))
 
 

@@ -79,7 +79,7 @@ def invalid(
 def _in_words(error: FieldError) -> str:
     given = (
         ""
-        if error.value is None or str(error.value) in error.detail
+        if not error.pointer or error.value is None or str(error.value) in error.detail
         else f" (given: {error.value!r})"
     )
     return f"{error.pointer or 'the request'}: {error.detail}{given}"
@@ -134,6 +134,8 @@ def written_out(method: Any, curvature: Any) -> tuple[Any, Any]:
         return method, curvature
     if isinstance(curvature, BaseModel):
         curvature = curvature.model_dump(mode="json", exclude_unset=True)
+    if curvature is not None and not isinstance(curvature, str | Mapping):
+        return "direct", curvature  # what it is no value for says so
     given = {"kind": curvature} if isinstance(curvature, str) else dict(curvature or {})
     if given.get("structure", name) != name:
         raise InvalidRequest.field(

@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -75,7 +76,8 @@ class FileSink:
     def discard(self) -> None:
         """Removes what was written beside the path."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk does not take what is still to be written
+                self._file.close()
         self._part.unlink(missing_ok=True)
 
     def _check(self) -> None:

@@ -143,7 +143,7 @@ def _tell(record: JobRecord, told: str | None) -> str | None:
             record.id, duration(left), done, record.id,
         )  # fmt: skip
         return "long"
-    stage = _stage(record)
+    stage = stage_in_words(record)
     if told not in (stage, "long"):
         logger.info("%s: %s", record.id, stage)
         return stage
@@ -155,10 +155,11 @@ def _show(record: JobRecord, bar: Bar) -> None:
     if progress is not None:
         bar.unit = progress.unit
     done, total = (progress.done, progress.total) if progress else (0, None)
-    bar.to(done, total, f"{record.id}  {_stage(record)}")
+    bar.to(done, total, f"{record.id}  {stage_in_words(record)}")
 
 
-def _stage(record: JobRecord) -> str:
+def stage_in_words(record: JobRecord) -> str:
+    """What it does now, or how many wait before it."""
     if record.state == JobState.QUEUED and record.queue_position is not None:
         return f"queued, {record.queue_position} before it"
     return str(record.state) if ended(record) else record.stage or str(record.state)
