@@ -151,6 +151,8 @@ def field_errors(found: Sequence[Any], body: Any, path: str = "") -> list[FieldE
     """One error a field, in the order of the fields' first mention."""
     merged: dict[str, FieldError] = {}
     for error in found:
+        if _follows_from_below(error, found):
+            continue
         field = _field_error(error, body, path)
         seen = merged.get(field.pointer)
         if seen is None:
@@ -160,6 +162,14 @@ def field_errors(found: Sequence[Any], body: Any, path: str = "") -> list[FieldE
                 update={"detail": f"{seen.detail}, or {field.detail}"}
             )
     return list(merged.values())
+
+
+def _follows_from_below(error: Found, found: Sequence[Any]) -> bool:
+    """A list is told to be too short, too, where its wrong members do not count."""
+    at = tuple(error["loc"])
+    return error["type"] == "too_short" and any(
+        len(other["loc"]) > len(at) and tuple(other["loc"][: len(at)]) == at for other in found
+    )
 
 
 def _field_error(error: Found, body: Any, path: str) -> FieldError:

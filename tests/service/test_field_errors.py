@@ -60,6 +60,12 @@ def test_one_value_in_the_place_of_several_is_told_that_a_list_is_wanted(ready: 
     assert field(submitted(ready, train=where), "/train/where/source") == "must be a list"
 
 
+def test_a_wrong_member_does_not_make_its_list_too_short(ready: Acting) -> None:
+    answer = submitted(ready, groups=[{"rowz": "0:2"}])
+    assert all(each["pointer"] != "/groups" for each in answer.json()["errors"])
+    assert "at least 1; it has 0" in field(submitted(ready, groups=[]), "/groups")
+
+
 def test_a_program_as_a_measurement_is_told_the_way(ready: Acting) -> None:
     for measurement in ("program", {"name": "program"}):
         assert "give that job as 'factors'" in field(
