@@ -97,18 +97,18 @@ def rows_at_once(
     device: str,
     least_cap: int = 0,
 ) -> int:
-    """Rows of a batch: as asked for, or what budget, cache and an even division allow."""
+    """Rows of a batch: as asked for, or what budget, cache and an even division allow.
+
+    Rows of a few bytes go by thousands, for their calls cost more than their work.
+    """
     if batch_size != "auto":
         if batch_size < 1:
             raise BadParameter("batch_size", batch_size, "at least 1, or auto")
         return min(batch_size, max(total, 1))
-    most = max(
-        1,
-        min(
-            max(least_cap, ROWS_AT_ONCE.get(device, ROWS_AT_ONCE_ELSEWHERE)),
-            budget // max(row_bytes, 1),
-        ),
-    )
+    row_bytes = max(row_bytes, 1)
+    narrow = min(ROWS_AT_ONCE_ELSEWHERE, cached_bytes(device) // row_bytes)
+    usual = ROWS_AT_ONCE.get(device, ROWS_AT_ONCE_ELSEWHERE)
+    most = max(1, min(max(least_cap, usual, narrow), budget // row_bytes))
     parts = -(-max(total, 1) // most)
     return -(-max(total, 1) // parts)
 
