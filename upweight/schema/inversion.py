@@ -397,7 +397,7 @@ class Lissa(InversionMethod):
     def vectors_held(self, together: int, *, single: bool) -> float:
         """With the Lanczos steps that find a scale."""
         steps = 20.0 if self.scale == "auto" else 0.0
-        return VECTORS_COMPARED + max(2.0, steps - 12.0) + 7.0 * together
+        return VECTORS_COMPARED + max(2.0, steps - 12.0) + 9.0 * together
 
 
 _Methods = Direct | ConjugateGradient | Lissa | Arnoldi | NystroemInversion

@@ -70,6 +70,7 @@ EXPECTED_STEPS = 8
 ROWS_OF_A_SPACE = 128
 # Blocks of a shared space that are tried before H's largest eigenvectors are split off.
 FEW_BLOCKS = 6
+COPIED_BYTES = 1 << 20  # of the rows whose last changes are looked at together
 
 # What the info has of each right-hand side.
 ROWWISE = frozenset({"residual_norms", "converged", "course_percent"})
@@ -316,6 +317,7 @@ class Lissa(Method, name="lissa"):
             following = torch.add(b, current, alpha=1.0 - self.dampen).sub_(
                 product, alpha=1.0 / scale
             )
+            del product  # of a large model there is no memory for one more
             step = following - current
             size = torch.linalg.vector_norm(step, dim=1)
             length = torch.linalg.vector_norm(following, dim=1)  # not finite where an entry is not
@@ -335,11 +337,13 @@ class Lissa(Method, name="lissa"):
             if done == self.maxiter:
                 ended = torch.ones_like(ended)
             if bool(ended.any()):
-                h[rows[ended]] = current[ended]
-                changes[rows[ended]] = self._relative(step[ended], current[ended])
+                for row in _few_at_a_time(ended, current):
+                    h[rows[row]] = current[row]
+                    changes[rows[row]] = self._relative(step[row], current[row])
                 going = ~ended
-                rows, b, current = rows[going], b[going], current[going]
-                smallest_step = smallest_step[going]
+                rows, smallest_step = rows[going], smallest_step[going]
+                b, current = b[going], current[going]
+            del step, following
         history += [norms] * (len(marks) - len(history))  # what has ended changes no more
         none = torch.zeros_like(norms, dtype=torch.bool)
         return h, changes, done, torch.stack(history, 1), none if watch is None else watch.rounded
@@ -350,10 +354,8 @@ class Lissa(Method, name="lissa"):
         eps = torch.finfo(h.dtype).eps
         most = 1.001 * (self.rtol + eps * h.shape[1] ** 0.5)
         settled = size <= most * length
-        if bool(settled.any()):
-            settled[settled.clone()] = (self._relative(step[settled], h[settled]) <= self.rtol).all(
-                1
-            )
+        for row in _few_at_a_time(settled, h):
+            settled[row] = (self._relative(step[row], h[row]) <= self.rtol).all(1)
         return settled
 
     def _product(self, hessian: Damped, vectors: Tensor, generator: torch.Generator) -> Tensor:
@@ -411,3 +413,10 @@ class Lissa(Method, name="lissa"):
         if indefinite is not None:
             return indefinite
         return Diverged(scale, max(self._safe_scale(hessian), 1.1 * scale), "the steps grow")
+
+
+def _few_at_a_time(chosen: Tensor, rows: Tensor) -> Sequence[Tensor]:
+    """The numbers of the chosen of the rows (k, p), so many at once that copies of them are small."""
+    numbers = chosen.nonzero()[:, 0]
+    together = max(1, COPIED_BYTES // (rows.shape[1] * rows.itemsize))
+    return torch.split(numbers, together) if len(numbers) else ()
