@@ -8,8 +8,8 @@
 # beside the base's model:
 #
 #   default: live 0.00, read by peft 0.00, added by hand 0.00
-#   pissa: live 0.00, read by peft 0.00, added by hand 0.21
-#   olora: live 0.00, read by peft 0.00, added by hand 0.24
+#   pissa: live 0.00, read by peft 0.00, added by hand 0.26
+#   olora: live 0.00, read by peft 0.00, added by hand 0.25
 #
 # Ends with 0 as long as this holds; with 1 where peft does otherwise.
 set -euo pipefail
