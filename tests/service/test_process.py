@@ -110,20 +110,29 @@ def test_it_ends_soon_though_clients_follow_and_wait(redis_url: str, tmp_path: P
     records.create("job", "default", job)
     with running(redis_url, tmp_path) as front, httpx2.Client(base_url=front.url) as client:
         answers: list[int] = []
+        sent = threading.Semaphore(0)
+
+        def traced(event: str, _: object) -> None:
+            if event == "http11.send_request_body.complete":
+                sent.release()
 
         def follow() -> None:
-            with client.stream("GET", f"/v1/jobs/{job['id']}/events", timeout=120) as answer:
+            path = f"/v1/jobs/{job['id']}/events"
+            with client.stream("GET", path, timeout=120, extensions={"trace": traced}) as answer:
                 answer.read()
                 answers.append(answer.status_code)
 
         def wait() -> None:
-            path = f"/v1/jobs/{job['id']}"
-            answers.append(client.get(path, params={"wait": 60}, timeout=70).status_code)
+            path, given = f"/v1/jobs/{job['id']}", {"wait": 60}
+            answer = client.get(path, params=given, timeout=70, extensions={"trace": traced})
+            answers.append(answer.status_code)
 
         threads = [threading.Thread(target=each) for each in (follow, wait)]
         for thread in threads:
             thread.start()
-        time.sleep(0.5)
+        assert all(sent.acquire(timeout=30) for _ in threads)
+        for _ in range(2):  # what was sent before is read before the second of these is answered
+            assert client.get("/healthz", timeout=30).status_code == 200
         front.process.send_signal(signal.SIGTERM)
         front.process.wait(50)
         for thread in threads:

@@ -42,7 +42,7 @@ def test_nothing_of_a_model_is_held_once_it_is_let_go_of(
 
     first, before = measured(), tensors_alive()
     assert measured() == first > 0
-    assert tensors_alive() == before
+    assert tensors_alive() <= before  # what earlier tests left may go meanwhile
 
 
 class Attending(nn.Module):
