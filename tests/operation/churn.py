@@ -1,9 +1,9 @@
 """Always other models, of many tenants: `python -m tests.operation.churn --minutes 30 [--out samples.jsonl]`.
 
 Each tenant registers models of 0.1 to 8 MB, sends jobs of several kinds with them, trains some anew and holds some
-results against a bank of retrained models, reads some results, cancels some jobs, and deletes what it no longer needs,
-so that what is stored stays about the same. Meanwhile memory and handles of front end, worker and Redis are sampled,
-and the tables of the queue: none may grow with what has passed through.
+results against a bank of retrained models, makes and asks indexes, reads some results, cancels some jobs, and deletes
+what it no longer needs, so that what is stored stays about the same. Meanwhile memory and handles of front end, worker
+and Redis are sampled, and the tables of the queue: none may grow with what has passed through.
 """
 
 from __future__ import annotations
@@ -126,6 +126,10 @@ class Churn:
         self.ended[f"{record.request.kind} {record.state}"] += 1
         if record.result is not None and "matrix" in record.result.stored:
             tenant.client.jobs.result(id).influences[:2].sum()
+        if record.request.kind == "index" and record.state is JobState.SUCCEEDED:
+            rows = np.random.default_rng(self.jobs).normal(size=(2, FEATURES)).astype("f4")
+            tenant.client.indexes.get(id).query(x=rows, y=[0, 1], k=3, candidates=10)
+            self.ended["query of an index"] += 1
         return record
 
     def _trained(self, tenant: Tenant, model: str, judged: str) -> list[str]:
@@ -160,7 +164,9 @@ class Churn:
             top = {"matrix": False, "top": 5}
             test = {**rows, "rows": "3:5"}
             yield {"kind": "influences", "test": test, "inversion": lissa, "keep": top, **common}
-        elif width < 10:
+        elif kind == 3:
+            yield {"kind": "index", "dimension": 16, **common}
+        if width < 10:
             direct = {"method": "direct"}
             yield {"kind": "influences", "test": rows, "inversion": direct, **common}
 
