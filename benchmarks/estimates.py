@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.grids.subject import memory_of
+from benchmarks.grids.subject import Peaks, memory_of
 from service.local.background import running
 from upweight import Client
 
@@ -36,27 +35,6 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 Rows = tuple[np.ndarray, np.ndarray]
-
-
-class Peak:
-    """The most memory of its own that a process has while this is open, in bytes."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid, self._done = pid, threading.Event()
-        self.bytes = 0
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._done.wait(EACH):
-            self.bytes = max(self.bytes, memory_of(self._pid, "RssAnon"))
 
 
 def mlp() -> tuple[nn.Module, Rows]:
@@ -150,14 +128,14 @@ def measured(model: str, method: str, tests: int, budget: int) -> str:
             "keep": {"matrix": True}, **METHODS[method], "curvature": kind,
         }  # fmt: skip
         began = time.monotonic()
-        with Peak(pid) as peak:
+        with Peaks(service, ["worker-1"], EACH) as peaks:
             job = client.jobs.wait(client.jobs.create(request), progress=False)
         seconds = time.monotonic() - began
         assert job.estimate is not None
-        estimated = job.estimate.memory_bytes
+        estimated, used = job.estimate.memory_bytes, peaks.anonymous["worker-1"]
         return (
             f"| {model} | {method} | {tests} | {budget / MIB:.0f} | {idle / MIB:.0f} | {loaded / MIB:.0f} | "
-            f"{peak.bytes / MIB:.0f} | {estimated / MIB:.0f} | {estimated / peak.bytes:.2f} | {seconds:.0f} |"
+            f"{used / MIB:.0f} | {estimated / MIB:.0f} | {estimated / used:.2f} | {seconds:.0f} |"
         )
 
 

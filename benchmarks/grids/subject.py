@@ -65,7 +65,9 @@ def digests(client: Client, job: JobRecord) -> dict[str, str | None]:
 class Peaks:
     """The most memory of its own (not of files) that each process of a service has while this is open, in bytes."""
 
-    def __init__(self, service: Running, names: Sequence[str]) -> None:
+    def __init__(self, service: Running, names: Sequence[str], every: float = 0.05) -> None:
+        """`every`: seconds between two looks."""
+        self._every = every
         self._pids = {name: service.pid(name) for name in names}
         self.anonymous = dict.fromkeys(names, 0)
         self._done = threading.Event()
@@ -80,7 +82,7 @@ class Peaks:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._done.wait(0.05):
+        while not self._done.wait(self._every):
             for name, pid in self._pids.items():
                 self.anonymous[name] = max(self.anonymous[name], memory_of(pid, "RssAnon"))
 
