@@ -129,9 +129,7 @@ def top(
             f"{sign!r} is neither 'helpful' nor 'harmful', 'lowers' or 'raises'",
             param_hint="--sign",
         )
-    result = _result(shell, job, damping)
-    if not hasattr(result, "top"):
-        raise typer.BadParameter(f"{job} computed {result.job.request.kind}, which rank no rows")
+    result = _ranking(shell, job, "top", damping)
     ranking = result.top(test, k, sign, words)
     if shell.as_json:
         shell.document(ranking)
@@ -154,9 +152,7 @@ def bm25(
     k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 10,
 ) -> None:
     """Show the training rows that share the most telling tokens with test rows, beside `top`."""
-    result = _result(shell, job, None)
-    if not hasattr(result, "bm25"):
-        raise typer.BadParameter(f"{job} computed {result.job.request.kind}, which rank no rows")
+    result = _ranking(shell, job, "bm25")
     ranking = result.bm25(test, k)
     if shell.as_json:
         shell.document(ranking)
@@ -179,9 +175,7 @@ def suspects(
     damping: Damping = None,
 ) -> None:
     """Show the training rows whose labels deserve a look, the most suspect first; low scores are suspect."""
-    result = _result(shell, job, damping)
-    if not hasattr(result, "suspects"):
-        raise typer.BadParameter(f"{job} computed {result.job.request.kind}, which rank no rows")
+    result = _ranking(shell, job, "suspects", damping)
     found = result.suspects(k)
     if shell.as_json:
         for item in found.items:
@@ -290,9 +284,7 @@ def export(
     damping: Damping = None,
 ) -> None:
     """Hand suspects over to another tool, in the form that it takes; low scores are suspect."""
-    result = _result(shell, job, damping)
-    if not hasattr(result, "export"):
-        raise typer.BadParameter(f"{job} computed {result.job.request.kind}, which rank no rows")
+    result = _ranking(shell, job, "export", damping)
     if path is None and to not in ("mlflow", "wandb"):
         raise typer.BadParameter(f"say which file to write for {to}", param_hint="FILE")
     if to == "wandb":
@@ -421,6 +413,14 @@ def _result(shell: Shell, job: str, damping: float | None) -> Any:
     """With one of its λ's, where that is said."""
     result = shell.client.jobs.result(job)
     return result if damping is None else result.at(damping=damping)
+
+
+def _ranking(shell: Shell, job: str, method: str, damping: float | None = None) -> Any:
+    """The result, which has this method that ranks rows."""
+    result = _result(shell, job, damping)
+    if not hasattr(result, method):
+        raise typer.BadParameter(f"{job} computed {result.job.request.kind}, which rank no rows")
+    return result
 
 
 def _array(shell: Shell, job: str, name: str, damping: float | None, by: str | None) -> Any:
