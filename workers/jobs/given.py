@@ -39,9 +39,8 @@ def right_hand_sides(
         return None
     digest = request.rhs
     if is_id("job", digest):
-        kept = _vectors_of_size(context, namespace, digest, "/rhs", problem)
-        blocks = kept.blocks(context.objects)
-        return lambda rows: stored_rows(blocks, rows, problem)[0]
+        _, some = _rows_of_job(context, namespace, digest, "/rhs", problem)
+        return lambda rows: some(rows)[0]
     entry = _entry(context.objects, namespace, digest, "rhs", "/rhs", problem)
     return _rows_of(context.objects, namespace, digest, entry, problem)
 
@@ -68,9 +67,7 @@ def earlier_factors(
     """Those of an earlier job, if there is one. Raises InvalidRequest, NotFound, NotStored."""
     if record is None:
         return None
-    kept = _vectors_of_size(context, namespace, record.id, "/factors", problem)
-    blocks = kept.blocks(context.objects)
-    return lambda rows: stored_rows(blocks, rows, problem)
+    return _rows_of_job(context, namespace, record.id, "/factors", problem)[1]
 
 
 def factors_solved(record: JobRecord | None) -> Judgement | None:
@@ -98,15 +95,19 @@ def vectors_of_job(context: Context, namespace: str, id: str, pointer: str) -> S
     return found
 
 
-def _vectors_of_size(
+def _rows_of_job(
     context: Context, namespace: str, id: str, pointer: str, problem: Problem
-) -> StoredVectors:
-    """The same, as long as the problem's parameters. Raises InvalidRequest, too."""
+) -> tuple[int, RowsOf]:
+    """How many vectors of the problem's parameters a job stored, and some of them (L, k, p).
+
+    Raises InvalidRequest, NotFound, NotStored.
+    """
     found = vectors_of_job(context, namespace, id, pointer)
     if found.size != problem.size:
         words = f"the vectors of job {id} have {found.size} numbers each, and the model selects {problem.size}"
         raise InvalidRequest.field(pointer, words, id)
-    return found
+    blocks = found.blocks(context.objects)
+    return found.cut.total, lambda rows: stored_rows(blocks, rows, problem)
 
 
 def given_vectors(
@@ -118,9 +119,8 @@ def given_vectors(
     """
     objects = context.objects
     if is_id("job", source):
-        kept = _vectors_of_size(context, namespace, source, pointer, problem)
-        blocks = kept.blocks(objects)
-        return kept.cut.total, lambda rows: stored_rows(blocks, rows, problem)[0]
+        total, some = _rows_of_job(context, namespace, source, pointer, problem)
+        return total, lambda rows: some(rows)[0]
     if is_id("dataset", source):
         dataset = DatasetRecord.model_validate(context.records.get("dataset", namespace, source))
         return dataset.rows or 0, _rows_of_dataset(context, namespace, dataset, pointer, problem)
