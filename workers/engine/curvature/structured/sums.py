@@ -179,7 +179,7 @@ class Collector:
                 continue
             assert isinstance(use, MatrixUse)
             g = _by_group(use.shaped(cotangent, column.rows))
-            add(found, {"left": gram(g)})
+            _join(found, {"left": gram(g)})
             if first:
                 a = use.inputs(column.rows)
                 kept = self._kept(column, a[:, :, 0, 0], reached)
