@@ -33,25 +33,35 @@ RESERVED_SECONDS = 180  # without a word: longer than a sender may be silent
 SIGNED_SECONDS = 3600  # that a presigned URL is good for
 _COMPLETED_SECONDS = 900  # for what has begun to come as its URL ended, and is to be verified then
 _RENEWED_SECONDS = 30
+_MEASURING_SECONDS = 3600  # after which one that measures is taken for dead
 _STEP = 4 * 1024**2  # of a reservation that grows
 _FOR_GOOD = "inf"
 _SIGNED = "signed-"  # begins the ids of what is to come by a presigned URL
 
+# Whoever measures holds a count of its own of what is settled meanwhile: two may measure at once.
+_ADD_STORED = """
+local function add_stored(size)
+  redis.call('INCRBY', KEYS[1], size)
+  for _, measuring in ipairs(redis.call('HKEYS', KEYS[5])) do
+    redis.call('HINCRBY', KEYS[5], measuring, size)
+  end
+end
+"""
+
 # A reservation grows to the bytes asked for, and never shrinks or ends earlier: asked for twice, it is made once. Bytes
 # of a presigned URL that was never completed may lie in the storage: they are taken for stored until it is measured.
-# KEYS: stored, reserved (id → bytes), until (id → when it ends), total of reserved, what was settled while somebody
-# measures. ARGV: id, bytes, limit, seconds that it holds ('inf': a job's, for as long as that goes on), how ids of
+# KEYS: stored, reserved (id → bytes), until (id → when it ends), total of reserved, who measures (id → what was settled
+# meanwhile). ARGV: id, bytes, limit, seconds that it holds ('inf': a job's, for as long as that goes on), how ids of
 # presigned URLs begin. Answers whether, what is taken, and how much more it would be.
-_RESERVE = """
+_RESERVE = (
+    _ADD_STORED
+    + """
 local time = redis.call('TIME')
 local now = tonumber(time[1])
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now)) do
   local held = redis.call('HGET', KEYS[2], id) or 0
   redis.call('DECRBY', KEYS[4], held)
-  if string.sub(id, 1, #ARGV[5]) == ARGV[5] then
-    redis.call('INCRBY', KEYS[1], held)
-    if redis.call('EXISTS', KEYS[5]) == 1 then redis.call('INCRBY', KEYS[5], held) end
-  end
+  if string.sub(id, 1, #ARGV[5]) == ARGV[5] then add_stored(held) end
   redis.call('HDEL', KEYS[2], id)
   redis.call('ZREM', KEYS[3], id)
 end
@@ -66,24 +76,30 @@ if ARGV[4] ~= 'inf' then ends = now + tonumber(ARGV[4]) end
 redis.call('ZADD', KEYS[3], 'GT', ends, ARGV[1])
 return {1, string.format('%.0f', taken + more), whole}
 """
+)
 
 # KEYS: as above. ARGV: id, bytes stored.
-_SETTLE = """
+_SETTLE = (
+    _ADD_STORED
+    + """
 redis.call('DECRBY', KEYS[4], redis.call('HGET', KEYS[2], ARGV[1]) or 0)
 redis.call('HDEL', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
-if tonumber(ARGV[2]) > 0 then
-  redis.call('INCRBY', KEYS[1], ARGV[2])
-  if redis.call('EXISTS', KEYS[5]) == 1 then redis.call('INCRBY', KEYS[5], ARGV[2]) end
-end
+if tonumber(ARGV[2]) > 0 then add_stored(ARGV[2]) end
 return 1
 """
+)
 
-# What was settled meanwhile may have been seen or not; counted twice, it is right again at the next measuring.
-# KEYS: stored, what was settled meanwhile. ARGV: bytes found.
+# What was settled meanwhile may have been seen or not: it is counted, twice perhaps, and so that nobody is refused for
+# that, whoever finds no room next may measure at once. Where the count of what was settled is gone, what was found is
+# old, and changes nothing.
+# KEYS: stored, who measures, when that was begun last. ARGV: who, bytes found, a time so long ago that it may be again.
 _MEASURED = """
-redis.call('SET', KEYS[1], string.format('%.0f', tonumber(ARGV[1]) + tonumber(redis.call('GET', KEYS[2]) or 0)))
-redis.call('DEL', KEYS[2])
+local meanwhile = redis.call('HGET', KEYS[2], ARGV[1])
+if not meanwhile then return 0 end
+redis.call('SET', KEYS[1], string.format('%.0f', tonumber(ARGV[2]) + tonumber(meanwhile)))
+redis.call('HDEL', KEYS[2], ARGV[1])
+if tonumber(meanwhile) > 0 then redis.call('SET', KEYS[3], ARGV[3], 'XX') end
 return 1
 """
 
@@ -166,13 +182,21 @@ class Quota:
 
         What has come already for the reservation that is being made is not counted beside it.
         """
-        at = _key("measured", namespace)
+        at, who = _key("measured", namespace), _key("measuring", namespace)
+        measuring = f"{time.time():.0f}-{uuid4().hex}"
         with reachable():
             before = self._redis.get(at)
             if before is not None and abs(time.time() - float(before)) < seconds:
                 return False
             self._redis.set(at, time.time())
-            self._redis.set(_key("meanwhile", namespace), 0)
+            self._redis.hset(who, measuring, 0)
+            dead = [
+                each
+                for each in self._redis.hkeys(who)
+                if float(each.partition(b"-")[0]) < time.time() - _MEASURING_SECONDS
+            ]
+            if dead:
+                self._redis.hdel(who, *dead)
             reserved = [each.decode() for each in self._redis.hkeys(_key("reserved", namespace))]
         ended = self._ended(namespace, [id for id in reserved if is_id("job", id)])
         # In a thread of its own: a reservation also grows inside an upload, and what an object is written from can't
@@ -181,7 +205,8 @@ class Quota:
             found = thread.submit(self._stored, namespace, reserving).result()
         with reachable():
             self._measured(
-                keys=[_key("stored", namespace), _key("meanwhile", namespace)], args=[found]
+                keys=[_key("stored", namespace), who, at],
+                args=[measuring, found, time.time() - _MEASURED_AT_MOST_SECONDS],
             )
         for id in self._ended(namespace, ended):  # some may have begun again meanwhile
             self.give_back(namespace, id)
@@ -268,7 +293,7 @@ def stored_and_reserved(redis: Redis, namespace: str) -> tuple[int, dict[str, in
 
 
 def _keys(namespace: str) -> list[str]:
-    return [_key(name, namespace) for name in ("stored", "reserved", "until", "total", "meanwhile")]
+    return [_key(name, namespace) for name in ("stored", "reserved", "until", "total", "measuring")]
 
 
 def _key(name: str, namespace: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from service.limits import quota
-from service.limits.quota import stored_and_reserved
+from service.limits.quota import Quota, stored_and_reserved
 from service.local.redis_server import RedisServer
 from service.storage.keys import PREFIX, new_id
 from service.storage.layout import namespace_prefixes
@@ -118,6 +118,36 @@ def test_measuring_again_forgets_nothing_that_is_on_its_way(
         assert coming.result().status_code == 201
     problem(put(http, 20 * KIB), 403, "quota-exceeded")
     assert put(http, 10 * KIB).status_code == 201
+
+
+def test_two_that_measure_at_once_forget_nothing(
+    small: Front, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, looked = [threading.Event(), threading.Event()], threading.Semaphore(0)
+    waits, stored = iter(go), Quota._stored
+
+    def slowly(quota: Quota, namespace: str, reserving: str) -> int:
+        wait, found = next(waits), stored(quota, namespace, reserving)
+        looked.release()
+        assert wait.wait(60)
+        return found
+
+    quota = small.parts.quota
+    held = quota.reserve("default", 60 * KIB)
+    monkeypatch.setattr(Quota, "_stored", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        quota.measure_again("default")
+        first = pool.submit(quota.reserve, "default", KIB)
+        assert looked.acquire(timeout=60)
+        held.settle(60 * KIB)  # stored after the first has looked
+        quota.measure_again("default")
+        second = pool.submit(quota.reserve, "default", KIB)
+        assert looked.acquire(timeout=60)
+        go[0].set()
+        first.result(60)
+        assert stored_and_reserved(small.parts.redis, "default")[0] == 60 * KIB
+        go[1].set()
+        second.result(60)
 
 
 def let_time_pass(front: Front) -> None:
