@@ -19,6 +19,7 @@ import pytest
 
 from service.storage.objects import Objects
 from service.storage.stores import StoreOptions
+from tests.patience import PATIENCE
 from tests.s3_server import CREDENTIALS, S3Server
 from upweight.errors import Unavailable
 
@@ -36,9 +37,9 @@ def held(process: int) -> Iterator[None]:
 
 
 def test_a_storage_that_does_not_answer_in_time_is_given_up_with_that_reason(s3: S3Server) -> None:
-    objects = s3.objects(**IMPATIENT)
-    objects.put("a", b"1")
-    began = time.monotonic()
+    patient = s3.objects()
+    objects = s3.objects(patient.url, **IMPATIENT)
+    patient.put("a", b"1")
     with held(s3.process.pid):
         for call in (
             lambda: objects.get("a"),
@@ -48,19 +49,19 @@ def test_a_storage_that_does_not_answer_in_time_is_given_up_with_that_reason(s3:
         ):
             with pytest.raises(Unavailable, match="did not answer in time"):
                 call()
-    assert time.monotonic() - began < 30
-    assert objects.head("d") is None
+    assert patient.head("d") is None
 
 
 def test_a_storage_that_was_slow_for_a_moment_is_tried_again(s3: S3Server) -> None:
-    objects = s3.objects(storage_timeout_seconds=0.5, storage_retry_seconds=20.0)
+    patient = s3.objects()
+    objects = s3.objects(patient.url, storage_timeout_seconds=0.5, storage_retry_seconds=PATIENCE)
     with held(s3.process.pid):
         creator = threading.Thread(target=objects.put_new, args=("a", b"once"))
         creator.start()
         time.sleep(1.5)
-    creator.join(20)
-    assert objects.get("a") == b"once"
-    assert objects.put_new("a", b"once")
+    creator.join(PATIENCE)
+    assert patient.get("a") == b"once"
+    assert patient.put_new("a", b"once")
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[Objects]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         endpoint = f"http://127.0.0.1:{server.server_port}"
-        options = StoreOptions(endpoint, "us-east-1", allow_http=True, retry_seconds=2.0)
+        options = StoreOptions(endpoint, "us-east-1", allow_http=True, retry_seconds=PATIENCE)
         yield Objects("s3://bucket", options)
     finally:
         server.shutdown()

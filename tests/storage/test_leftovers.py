@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from service.storage.leftovers import broken_uploads
 from service.storage.objects import Objects
+from tests.patience import until
 from tests.s3_server import CREDENTIALS, S3Server, unfinished
 
 UPLOAD = """
@@ -22,13 +23,13 @@ objects = Objects(sys.argv[1], StoreOptions(sys.argv[2] or None, "us-east-1", al
 def chunks():
     yield bytes(30_000_000)
     print("begun", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 objects.put_stream("blobs/ns/ab/abc", chunks())
 """
 
 
-def killed_upload(objects: Objects) -> None:
-    """A process that is killed in the middle of writing an object."""
+def killed_upload(objects: Objects, begun: Callable[[], object]) -> None:
+    """A process that is killed in the middle of writing an object, once its first bytes are there."""
     process = subprocess.Popen(
         [sys.executable, "-c", UPLOAD, objects.url, objects.options.endpoint or ""],
         stdout=subprocess.PIPE,
@@ -36,7 +37,7 @@ def killed_upload(objects: Objects) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"begun\n"
-    time.sleep(0.5)
+    until(begun)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
@@ -44,7 +45,9 @@ def killed_upload(objects: Objects) -> None:
 
 def test_a_staging_file_of_a_killed_writer_is_found_in_a_folder(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path))
-    killed_upload(objects)
+    killed_upload(
+        objects, lambda: any(each.size_bytes >= 8_000_000 for each in broken_uploads(objects))
+    )
     objects.put("blobs/ns/ab/whole", b"1")
     assert objects.head("blobs/ns/ab/abc") is None
     (upload,) = broken_uploads(objects)
@@ -56,7 +59,7 @@ def test_a_staging_file_of_a_killed_writer_is_found_in_a_folder(tmp_path: Path) 
 
 def test_parts_of_a_killed_writer_are_found_on_s3(s3: S3Server) -> None:
     objects = s3.objects()
-    killed_upload(objects)
+    killed_upload(objects, lambda: unfinished(objects))
     assert objects.head("blobs/ns/ab/abc") is None
     (upload,) = broken_uploads(objects)
     assert upload.path.endswith("some/prefix/blobs/ns/ab/abc")
