@@ -22,7 +22,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test lint format layers types openapi openapi-check bench docs lock lock-hashes lint-deploy audit sbom release test-newest clean distclean
+.PHONY: help install demo serve test lint format layers types openapi openapi-check bench docs lock lock-hashes lint-deploy audit sbom release test-newest test-zoo clean distclean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -111,9 +111,19 @@ release: $(STAMP) sbom ## dist/: wheel, source, bill of materials (CycloneDX), a
 test-newest: $(STAMP) ## the SDK's tests with the newest Python of this machine, where one is newer than ours
 	$(PY) .ci/newest.py
 
+# torchvision's wheel of the index is compiled for CUDA's torch, and packages that see it there import it: it lies apart.
+ZOO := .venv-zoo
+$(ZOO)/.installed: $(STAMP) Makefile
+	rm -rf $(ZOO)
+	$(PY) -m pip install $(QUIETLY) --no-deps --target $(ZOO) torchvision==0.28.0 timm==1.0.31
+	@touch $@
+
+test-zoo: $(ZOO)/.installed ## products of torchvision's, timm's and transformers' networks, by name
+	UPWEIGHT_REQUIRE_ZOO=1 PYTHONPATH=$(ZOO) $(PY) -m pytest tests/programs/test_zoo_graphs.py
+
 clean: ## caches, builds, the demo's data and pictures; your data and .venv stay
 	rm -rf $(CACHES) demo-data demo-pictures
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## and .venv
-	rm -rf $(VENV) .venv-newest
+	rm -rf $(VENV) .venv-newest $(ZOO)

@@ -1,11 +1,16 @@
 """Known networks, by name, whose products are taken by their own graph, as the SDK exports and workers read them.
 
-A package that is not installed is skipped. Sizes are small; the operators are those of the whole networks.
+`make test-zoo` installs the packages; without it, those that are not installed are skipped. Sizes are small; the
+operators are those of the whole networks.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +57,45 @@ class Logits(nn.Module):
         return found
 
 
+# Operators of torchvision's compiled part, which no network here calls.
+COMPILED = (
+    *("nms", "qnms", "roi_align", "qroi_align", "_roi_align_backward"),
+    *("roi_pool", "_roi_pool_backward", "ps_roi_align", "_ps_roi_align_backward"),
+    *("ps_roi_pool", "_ps_roi_pool_backward", "deform_conv2d", "_deform_conv2d_backward"),
+)
+
+
+def package(name: str) -> Any:
+    """A package by name; where CI installs it, it is not skipped."""
+    if os.environ.get("UPWEIGHT_REQUIRE_ZOO"):
+        return importlib.import_module(name)
+    return pytest.importorskip(name, exc_type=Exception)
+
+
+@lru_cache
+def declared() -> torch.library.Library:
+    """Of a build for another torch the compiled part does not load, and the rest asks only for its operators' names."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    if find_spec("torchvision") is not None and not loads_compiled():
+        for name in COMPILED:
+            library.define(f"{name}(Tensor given) -> Tensor")  # type: ignore[no-untyped-call]
+    return library
+
+
+def loads_compiled() -> bool:
+    found = find_spec("torchvision")
+    assert found is not None
+    assert found.origin is not None
+    try:
+        torch.ops.load_library(next(Path(found.origin).parent.glob("_C*.so")))  # type: ignore[no-untyped-call]
+    except (OSError, StopIteration):
+        return False
+    return True
+
+
 def of_torchvision(name: str) -> nn.Module:
-    # A build for another torch raises other errors than ImportError.
-    models = pytest.importorskip("torchvision", exc_type=Exception).models
+    declared()
+    models = package("torchvision").models
     if name == "vit":
         return models.VisionTransformer(32, 16, 1, 2, 8, 12, num_classes=3)
     if name == "convnext":
@@ -66,7 +107,8 @@ def of_torchvision(name: str) -> nn.Module:
 
 
 def of_timm(name: str) -> nn.Module:
-    timm = pytest.importorskip("timm", exc_type=Exception)
+    declared()
+    timm = package("timm")
     return timm.create_model(name, num_classes=3, **TIMM[name])
 
 
