@@ -16,7 +16,14 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from upweight.errors import shown
-from upweight.schema import DatasetRequest, DeriveRequest, FieldError, JobRequest, ModelRequest
+from upweight.schema import (
+    DatasetRequest,
+    DeriveRequest,
+    FieldError,
+    IndexQuery,
+    JobRequest,
+    ModelRequest,
+)
 from upweight.schema.inversion import owners_of
 from upweight.schema.vectors import JOB_PATTERN
 
@@ -26,7 +33,10 @@ _BODIES: dict[str, Any] = {
     "/v1/models": ModelRequest,
     "/v1/datasets": DatasetRequest,
 }
-_DERIVE = re.compile(r"/v1/datasets/[^/]+/derive")
+_BELOW = {
+    re.compile(r"/v1/datasets/[^/]+/derive"): DeriveRequest,
+    re.compile(r"/v1/indexes/[^/]+/query"): IndexQuery,
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,8 @@ class Place:
 def body_schema(path: str) -> Schema:
     """The JSON schema of the body that a path takes; empty where it takes none."""
     path = path.rstrip("/")
-    body = DeriveRequest if _DERIVE.fullmatch(path) else _BODIES.get(path)
+    below = (body for pattern, body in _BELOW.items() if pattern.fullmatch(path))
+    body = _BODIES.get(path) or next(below, None)
     return TypeAdapter(body).json_schema() if body is not None else {}
 
 

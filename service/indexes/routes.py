@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Body, Depends, Query
+from fastapi.exceptions import RequestValidationError
+from pydantic import BeforeValidator, ValidationError
 
-from service.dependencies import PartsNow, Reader, TraceNow, json_only
+from service.dependencies import PartsNow, Reader, TraceNow
+from service.indexes.npz import MEDIA_TYPE, json_or_npz, unpacked
 from service.indexes.rows import chosen_rows, given
 from service.limits.lanes import leave_lane
 from service.parts import Parts
@@ -41,13 +44,17 @@ _EXAMPLES: Any = {
         "value": {"test": {"dataset": "digits-test", "rows": "3"}, "k": 5},
     },
 }
+_BESIDE = "As the body's field, where the body is an npz."
 router = APIRouter(prefix="/v1/indexes", tags=["Indexes"], responses=documented(*EVERYWHERE))
 
 
 @router.post(
     "/{id}/query",
     summary="Ask which training rows help and harm some rows",
-    dependencies=[Depends(json_only)],
+    dependencies=[Depends(json_or_npz)],
+    openapi_extra={
+        "requestBody": {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+    },
     responses=documented(
         InvalidRequest, NotFound, Conflict, ResultExpired, ResultNotReady, TooLarge, UnsupportedMediaType,
         QueueFull, RateLimited,
@@ -55,21 +62,43 @@ router = APIRouter(prefix="/v1/indexes", tags=["Indexes"], responses=documented(
 )  # fmt: skip
 async def query(
     id: str,
-    request: Annotated[IndexQuery, Body(openapi_examples=_EXAMPLES)],
+    request: Annotated[IndexQuery, BeforeValidator(unpacked), Body(openapi_examples=_EXAMPLES)],
     parts: PartsNow,
     caller: Reader,
     trace: TraceNow,
+    k: Annotated[int | None, Query(description=_BESIDE)] = None,
+    candidates: Annotated[int | None, Query(description=_BESIDE)] = None,
+    model: Annotated[str | None, Query(max_length=200, description=_BESIDE)] = None,
 ) -> IndexAnswer:
     """The training rows that help and that harm each row of the request most, by an index: a job of kind `index`.
 
     A worker takes the gradients of the rows, finds candidates by the index's numbers, and scores these by their whole
-    gradients. The answer is held until it has.
+    gradients. The answer is held until it has. The body is JSON, or an npz with an array for each column.
     """
+    request = _beside(request, {"k": k, "candidates": candidates, "model": model})
     leave_lane()
     with parts.question_limit.one(caller.namespace):
         return await asyncio.get_running_loop().run_in_executor(
             parts.asking, _answered, parts, caller.namespace, id, request, trace
         )
+
+
+def _beside(request: IndexQuery, given: dict[str, Any]) -> IndexQuery:
+    """The question with the fields of the address. Raises InvalidRequest, RequestValidationError."""
+    fields = {name: value for name, value in given.items() if value is not None}
+    for name in fields.keys() & request.model_fields_set:
+        raise InvalidRequest.field(
+            f"query:{name}", f"'{name}' is in the body, too; give it once", given[name]
+        )
+    if not fields:
+        return request
+    own = {name: getattr(request, name) for name in request.model_fields_set}
+    try:
+        return IndexQuery.model_validate({**own, **fields})
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**each, "loc": ("query", *each["loc"])} for each in error.errors()]
+        ) from None
 
 
 def _answered(

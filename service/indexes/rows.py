@@ -172,6 +172,8 @@ def _as_floats(found: Array, precision: str, pointer: str, words: str) -> Array:
     """Float64. Raises InvalidRequest for what is not finite in the index's precision."""
     wide = found.astype(np.float64)
     outside = wide[~(np.abs(wide) <= np.finfo(precision).max)]
+    if not np.isfinite(outside).all():
+        raise InvalidRequest.field(pointer, f"{words} has NaN or Inf: {_FINITE}", None)
     if outside.size:
         raise InvalidRequest.field(
             pointer,

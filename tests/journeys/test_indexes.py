@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from demo.serving import serving
 from tests.engine.curvature import kronecker_by_hand as by_hand
 from tests.journeys.problems import refused
 from upweight import AsyncClient, Client, errors
-from upweight.results import IndexResult
+from upweight.results import IndexResult, asking
 
 ROWS, ASKED, K, NAME, DAMPING = 60, 5, 4, "indexed", 0.03
 EMPIRICAL = "empirical_fisher"
@@ -249,11 +250,95 @@ def test_what_can_t_be_asked_is_told_by_column_and_row(
     assert "rows of a dataset" in refused(answer, 422, "invalid-request")
 
 
+def npz(save: Any = np.savez, **columns: Any) -> bytes:
+    body = io.BytesIO()
+    save(body, **columns)
+    return body.getvalue()
+
+
+def asked_by_npz(http: httpx2.Client, index: IndexResult, body: bytes, **address: Any) -> Any:
+    return http.post(
+        f"/v1/indexes/{index.id}/query", content=body, params=address,
+        headers={"Content-Type": "application/x-npz"},
+    )  # fmt: skip
+
+
+def test_rows_may_be_the_arrays_of_an_npz(index: IndexResult, http: httpx2.Client) -> None:
+    """With what JSON has beside the rows in the address."""
+    x, y = rows(3, seed=18)
+    body = {"columns": {"x": x.tolist(), "y": y.tolist()}, "k": 4, "candidates": 30, "model": NAME}
+    wanted = http.post(f"/v1/indexes/{index.id}/query", json=body).json()
+    answer = asked_by_npz(http, index, npz(x=x, y=y), k=4, candidates=30, model=NAME)
+    assert answer.status_code == 200
+    assert answer.json()["rows"] == wanted["rows"]
+    narrow = npz(x=x.float(), y=y.to(torch.int16))
+    answer = asked_by_npz(http, index, narrow, k=4, candidates=30)
+    found, exact = ([one["helpful"] for one in each["rows"]] for each in (answer.json(), wanted))
+    assert [[each["row"] for each in one] for one in found] == [
+        [each["row"] for each in one] for one in exact
+    ]
+
+
+def test_an_npz_that_can_t_be_asked_is_told_in_words(
+    index: IndexResult, http: httpx2.Client
+) -> None:
+    x, y = np.zeros((1, 5)), np.array([1])
+    many = np.random.default_rng(0).integers(0, 2, (1, 3_000_000)).astype(float)
+    for body, address, pointer, words in [
+        (b"PK nothing", {}, "", "the body is no npz"),
+        (npz(x=x, y=y)[:-30], {}, "", "the body is no npz"),
+        (npz(x=x, y=np.array([object()])), {}, "", "Python objects"),
+        (npz(x=x, y=np.array(["a"])), {}, "/columns/y", "array 'y' is of <U1"),
+        (npz(x=x, y=np.array(1)), {}, "/columns/y", "array 'y' is one number"),
+        (npz(np.savez_compressed, x=many, y=y), {}, "", "at most 16777216"),
+        (npz(np.savez_compressed, x=0 * many, y=y), {}, "", "claims to unpack to"),
+        (npz(x=np.zeros((65, 5)), y=y), {}, "/columns/x", "at most 64"),
+        (npz(x=np.zeros((2, 5)), y=y), {}, "", "different numbers of rows"),
+        (npz(x=np.zeros((1, 4)), y=y), {}, "/columns/x/0", "shape (4,); it must be (5,)"),
+        (npz(x=np.full((1, 5), np.nan), y=y), {}, "/columns/x/0", "has NaN or Inf"),
+        (npz(x=x, y=y, z=y), {}, "/columns/z", "no column 'z'"),
+        (npz(x=x, y=y), {"k": 0}, "query:k", "at least 1"),
+        (npz(x=x, y=y), {"k": 20, "candidates": 30}, "query:", "at least 40"),
+    ]:
+        answer = asked_by_npz(http, index, body, **address)
+        assert words in refused(answer, 422, "invalid-request", pointer)
+    both = http.post(
+        f"/v1/indexes/{index.id}/query", params={"k": 3},
+        json={"columns": {"x": x.tolist(), "y": [1]}, "k": 4},
+    )  # fmt: skip
+    assert "give it once" in refused(both, 422, "invalid-request", "query:k")
+    for kind, words in (("application/x-npy", "send an npz"), ("text/csv", "or an npz")):
+        answer = http.post(
+            f"/v1/indexes/{index.id}/query", content=b"a", headers={"Content-Type": kind}
+        )
+        assert words in refused(answer, 415, "unsupported-media-type")
+
+
+def test_the_sdk_sends_arrays_as_they_are_and_many_in_parts(
+    index: IndexResult, online: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of tensors, arrays and lists the answers are the same; a column may have any name."""
+    x, y = rows(7, seed=18)
+    wanted = index.query(x=x.tolist(), y=y.tolist(), k=K)
+    calls: list[bytes] = []
+    npz_of = asking._npz
+    monkeypatch.setattr(asking, "_npz", lambda columns: calls.append(npz_of(columns)) or calls[-1])
+    assert index.query(x=x, y=y.tolist(), k=K) == wanted
+    assert len(calls) == 1
+    monkeypatch.setattr(asking, "BODY_BYTES", 3 * (5 * 8 + 8))
+    found = index.query(x=x.numpy(), y=y.numpy(), k=K)
+    assert len(calls) == 4
+    for one, whole in zip(found, wanted, strict=True):
+        assert [each.row for each in one.helpful] == [each.row for each in whole.helpful]
+    with pytest.raises(errors.InvalidRequest, match="no column 'file'"):
+        index.query(columns={"file": x, "y": y})
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_not_finite_is_refused(index: IndexResult, bad: float) -> None:
     x = np.zeros((2, 5))
     x[1, 3] = bad
-    with pytest.raises(errors.InvalidRequest, match="row 1 of column 'x' has null, or NaN or Inf"):
+    with pytest.raises(errors.InvalidRequest, match="row 1 of column 'x' has NaN or Inf"):
         index.query(x=x, y=[0, 1])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,6 +18,10 @@ from upweight.schema import Explained, IndexAnswer, IndexQuery
 from upweight.schema.indexes import MAXIMUM_QUERIES
 
 _PATH = "/v1/indexes"
+NPZ = "application/x-npz"
+BODY_BYTES = (
+    3 * 1024**2
+)  # of arrays: less than a service takes, if its operator has not changed that
 
 
 def asked(
@@ -29,24 +35,48 @@ def asked(
     model: Any,
 ) -> Flow[list[Explained]]:
     """What an index answers of each row: of many, some rows at a time."""
-    rows = _rows(columns)
+    fields: dict[str, Any] = {"k": k, "candidates": candidates}
     chosen = _chosen(test, test_rows)
-    count = len(next(iter(rows.values()), []))
+    if chosen is not None:
+        fields["test"] = chosen
+    if model is not None:
+        fields["model"] = getattr(model, "id", model)
     found: list[Explained] = []
-    for first in range(0, max(1, count), MAXIMUM_QUERIES):
-        fields: dict[str, Any] = {"k": k, "candidates": candidates}
-        if chosen is not None:
-            fields["test"] = chosen
-        if rows:
-            fields["columns"] = {
-                name: values[first : first + MAXIMUM_QUERIES] for name, values in rows.items()
-            }
-        if model is not None:
-            fields["model"] = getattr(model, "id", model)
-        path = f"{_PATH}/{segment(id)}/query"
-        reply = yield Call("POST", path, json=_checked(fields, path))
+    for part in _parts(columns):
+        reply = yield _call(f"{_PATH}/{segment(id)}/query", fields, part)
         found += reply.read(IndexAnswer).rows
     return found
+
+
+def _call(path: str, fields: dict[str, Any], columns: Mapping[str, Any]) -> Call:
+    """Arrays go as an npz: smaller than JSON, and exact. Raises InvalidRequest."""
+    listed = {name: list(each) for name, each in columns.items()}
+    question = _checked({**fields, **({"columns": listed} if columns else {})}, path)
+    if not columns or any(isinstance(each, list) for each in columns.values()):
+        return Call("POST", path, json=question.model_dump(mode="json", exclude_unset=True))
+    body = _npz(columns)
+    address = [(name, str(value)) for name, value in fields.items()]
+    return Call("POST", path, query=address, headers={"Content-Type": NPZ}, content=lambda: [body])
+
+
+def _npz(columns: Mapping[str, Any]) -> bytes:
+    """As numpy.savez writes it, which takes no column of the name `file`."""
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive:
+        for name, array in columns.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+    return body.getvalue()
+
+
+def _parts(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """As many rows as one request takes; of no columns one part, which is empty."""
+    rows = _rows(columns)
+    count = len(next(iter(rows.values()), []))
+    size = sum(getattr(each, "nbytes", 0) for each in rows.values())
+    step = max(1, min(MAXIMUM_QUERIES, BODY_BYTES * count // max(1, size)))
+    for first in range(0, max(1, count), step):
+        yield {name: values[first : first + step] for name, values in rows.items()}
 
 
 def _chosen(test: Any, rows: RowChoice | None) -> dict[str, Any] | None:
@@ -63,9 +93,9 @@ def _chosen(test: Any, rows: RowChoice | None) -> dict[str, Any] | None:
     return found
 
 
-def _checked(fields: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _checked(fields: Mapping[str, Any], path: str) -> IndexQuery:
     try:
-        return IndexQuery.model_validate(fields).model_dump(mode="json", exclude_unset=True)
+        return IndexQuery.model_validate(fields)
     except ValidationError as exc:
         errors = field_errors(
             [{**error, "loc": ("body", *error["loc"])} for error in exc.errors()], fields, path
@@ -74,11 +104,28 @@ def _checked(fields: Mapping[str, Any], path: str) -> dict[str, Any]:
         raise InvalidRequest(words, errors=errors) from exc
 
 
-def _rows(columns: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Lists of rows; where one column is a number alone, all are of one row."""
-    arrays = {name: _plain(values) for name, values in columns.items()}
-    single = any(not isinstance(values, list) for values in arrays.values())
-    return {name: [values] if single else values for name, values in arrays.items()}
+def _rows(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of each column: arrays where one is an array and all can be, else nested lists.
+
+    Where one column is a number alone, all are of one row.
+    """
+    arrays = {name: _array(values) for name, values in columns.items()}
+    whole = any(hasattr(each, "detach") or hasattr(each, "dtype") for each in columns.values())
+    if whole and all(each is not None for each in arrays.values()):
+        single = any(not each.ndim for each in arrays.values())
+        return {name: each[None] if single else each for name, each in arrays.items()}
+    plain = {name: _plain(values) for name, values in columns.items()}
+    single = any(not isinstance(values, list) for values in plain.values())
+    return {name: [values] if single else values for name, values in plain.items()}
+
+
+def _array(values: Any) -> Any:
+    """Numbers or booleans as an array; None of what is none, such as rows of different shapes."""
+    try:
+        found = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    except (TypeError, ValueError, OverflowError):  # a dtype that numpy has not, ragged lists
+        return None
+    return found if found.dtype.kind in "biuf" and found.dtype.itemsize <= 8 else None
 
 
 def _plain(values: Any) -> Any:
