@@ -109,15 +109,17 @@ def test_a_crowd_of_listeners_of_one_namespace_does_not_slow_those_of_another(
         one = asyncio.create_task(listen("b"))
         while not heard["b"]:
             await asyncio.sleep(0.01)
-        for _ in range(6):
-            await asyncio.sleep(0.1)
+        for _ in range(4):
+            before = heard["b"]
             redis.publish(CHANGES, message("job", "b", ID))
-        await asyncio.sleep(0.2)
+            while heard["b"] == before:
+                await asyncio.sleep(0.01)
         for task in (*crowd, one):
             task.cancel()
 
     on_a_feed(redis_url, scene)
-    assert heard["b"] >= 5
+    # None of the crowd has heard twice: it looks again after 42 s, which the one would have needed as well.
+    assert heard["a"] <= 3_000
 
 
 def test_an_error_of_the_reading_reaches_all_who_wait(redis_url: str) -> None:
@@ -172,13 +174,13 @@ def test_many_that_are_opened_at_once_are_no_more_than_may_be(
 
         real = actions.current_job
         monkeypatch.setattr(actions, "current_job", read)
-        found: Counter[int] = Counter()
+        found: list[int] = []
         opened = threading.Semaphore(0)
         ended = threading.Event()
 
         def open_one() -> None:
             with httpx2.stream("GET", f"{few.url}/v1/jobs/{id}/events", trust_env=False) as answer:
-                found[answer.status_code] += 1
+                found.append(answer.status_code)
                 opened.release()
                 assert ended.wait(60)
 
@@ -190,7 +192,7 @@ def test_many_that_are_opened_at_once_are_no_more_than_may_be(
         ended.set()
         for thread in threads:
             thread.join()
-        assert found == {200: 2, 429: AT_ONCE - 2}
+        assert Counter(found) == {200: 2, 429: AT_ONCE - 2}
         deadline = time.monotonic() + 60
         while client.get(f"/v1/jobs/{id}?wait=0.1").status_code == 429:  # places come free again
             assert time.monotonic() < deadline

@@ -21,6 +21,7 @@ import uvicorn
 
 from service import connections
 from service.local.redis_server import RedisServer
+from tests.patience import PATIENCE, until
 
 HANDLES = 700
 
@@ -54,12 +55,12 @@ def crowded(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> Iterat
         assert "Too many open files" not in log.read_text()
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 def test_more_silent_connections_than_handles_keep_nobody_out(crowded: tuple[str, int]) -> None:
     host, port = crowded
-    with ExitStack() as stack, httpx2.Client(trust_env=False, timeout=20) as client:
+    with ExitStack() as stack, httpx2.Client(trust_env=False, timeout=PATIENCE) as client:
         for _ in range(2 * HANDLES):
             silent = stack.enter_context(socket.create_connection((host, port)))
             silent.sendall(b"GET / HT")
@@ -71,7 +72,9 @@ def test_more_silent_connections_than_handles_keep_nobody_out(crowded: tuple[str
 
 def test_a_head_that_is_too_long_is_refused_in_words(crowded: tuple[str, int]) -> None:
     host, port = crowded
-    with httpx2.Client(base_url=f"http://{host}:{port}", trust_env=False, timeout=20) as client:
+    with httpx2.Client(
+        base_url=f"http://{host}:{port}", trust_env=False, timeout=PATIENCE
+    ) as client:
         answer = client.get("/v1/jobs", headers={"X-Long": "x" * 4 * connections.HEAD_BYTES})
         assert answer.status_code == 431
         assert answer.headers["content-type"] == "application/problem+json"
@@ -126,12 +129,12 @@ def serving() -> Iterator[int]:
         time.sleep(0.01)
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
-    thread.join(30)
+    thread.join(PATIENCE)
 
 
 @contextmanager
 def connected(port: int) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as made:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as made:
         yield made
 
 
@@ -160,25 +163,64 @@ def test_who_stops_in_the_middle_is_let_go(impatient: int, said: bytes) -> None:
 
 
 def test_a_head_that_comes_byte_by_byte_has_no_more_time(impatient: int) -> None:
-    with connected(impatient) as connection:
-        began = time.monotonic()
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            trickle(connection, HEAD * 100)
-        assert time.monotonic() - began < 15
+    with connected(impatient) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
+        trickle(connection, HEAD * 100)  # for minutes
 
 
-def test_who_goes_on_is_served_and_kept_for_the_next_request(impatient: int) -> None:
+class Clock:
+    """The time of connections, which goes on as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.looks = 0
+        self.pieces = 0  # that came
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def send(self, connection: socket.socket, piece: bytes) -> None:
+        """Until the server has read it."""
+        before = self.pieces
+        connection.sendall(piece)
+        until(lambda: self.pieces > before)
+
+    def pass_by(self, seconds: float) -> None:
+        """Until the server has looked at its connection since."""
+        self.now += seconds
+        seen = self.looks
+        until(lambda: self.looks >= seen + 2)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, impatient: int) -> Clock:
+    clock = Clock()
+    look, received = connections.Connection._look, connections.Connection.data_received
+
+    def looking(connection: connections.Connection) -> None:
+        look(connection)
+        clock.looks += 1
+
+    def receiving(connection: connections.Connection, data: bytes) -> None:
+        received(connection, data)
+        clock.pieces += 1
+
+    monkeypatch.setattr(connections, "time", clock)
+    monkeypatch.setattr(connections.Connection, "_look", looking)
+    monkeypatch.setattr(connections.Connection, "data_received", receiving)
+    return clock
+
+
+def test_who_goes_on_is_served_and_kept_for_the_next_request(impatient: int, clock: Clock) -> None:
     with connected(impatient) as connection:
         for _ in range(2):
-            connection.sendall(HEAD + b"\r\n")
-            for piece in (b"a", b"b", b"cd"):
-                time.sleep(0.6)
-                connection.sendall(piece)
+            for piece in (HEAD + b"\r\n", b"a", b"b", b"cd"):
+                clock.send(connection, piece)
+                clock.pass_by(0.6)
             answer = b""
             while not answer.endswith(b"ok"):
                 answer += connection.recv(1000)
             assert answer.startswith(b"HTTP/1.1 200")
-            time.sleep(1.5)  # longer than a head may take: it has not been begun
+            clock.pass_by(1.5)  # longer than a head may take: it has not been begun
 
 
 @pytest.fixture
@@ -206,7 +248,7 @@ KEYED_HEAD = HEAD.replace(b"POST /", b"POST /v1/jobs") + f"Authorization: Bearer
 def asked(port: int, path: str, key: str | None = None) -> httpx2.Response:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     return httpx2.get(
-        f"http://127.0.0.1:{port}{path}", headers=headers, trust_env=False, timeout=20
+        f"http://127.0.0.1:{port}{path}", headers=headers, trust_env=False, timeout=PATIENCE
     )
 
 

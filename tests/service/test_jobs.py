@@ -54,7 +54,7 @@ def test_waiting_ends_when_the_job_does(ready: Acting) -> None:
     job = got(ready, id, wait=60)
     timer.join()
     assert job["state"] == "succeeded"
-    assert 0.2 < time.monotonic() - began < 60
+    assert time.monotonic() - began < 60
 
 
 def test_waiting_gives_up_in_time(ready: Acting) -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from service.local.redis_server import RedisServer
 from service.local.watchdog import Watchdog
 from service.storage.records import Records
 from service.storage.redis import connect
+from tests.patience import PATIENCE, until
 
 MIB = 1024**2
 
@@ -44,6 +44,7 @@ class Process:
         )
         self.log: list[dict[str, object]] = []
         self.url = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
 
     def wait_until_listening(self) -> None:
         assert self.process.stderr is not None
@@ -51,13 +52,22 @@ class Process:
             self.log.append(json.loads(line))
             if self.log[-1]["event"] == "listening":
                 self.url = str(self.log[-1]["url"])
-                threading.Thread(target=self._read, daemon=True).start()
+                self._reader.start()
                 return
         raise AssertionError(self.log)
 
     def _read(self) -> None:
         assert self.process.stderr is not None
         self.log.extend(json.loads(line) for line in self.process.stderr)
+
+    def end(self) -> None:
+        """Killed, and all read that it wrote."""
+        self.process.kill()
+        self.process.wait()
+        if self._reader.ident is not None:
+            self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
 
     def memory(self) -> int:
         """Resident bytes, now."""
@@ -72,11 +82,7 @@ def running(redis_url: str, folder: Path, **environment: str) -> Iterator[Proces
         front.wait_until_listening()
         yield front
     finally:
-        front.process.kill()
-        front.process.wait()
-        assert front.process.stderr is not None
-        time.sleep(0.05)
-        front.process.stderr.close()
+        front.end()
 
 
 def test_it_imports_neither_torch_nor_zarr(redis_url: str, tmp_path: Path) -> None:
@@ -130,9 +136,9 @@ def test_it_ends_soon_though_clients_follow_and_wait(redis_url: str, tmp_path: P
         threads = [threading.Thread(target=each) for each in (follow, wait)]
         for thread in threads:
             thread.start()
-        assert all(sent.acquire(timeout=30) for _ in threads)
+        assert all(sent.acquire(timeout=PATIENCE) for _ in threads)
         for _ in range(2):  # what was sent before is read before the second of these is answered
-            assert client.get("/healthz", timeout=30).status_code == 200
+            assert client.get("/healthz", timeout=PATIENCE).status_code == 200
         front.process.send_signal(signal.SIGTERM)
         front.process.wait(50)
         for thread in threads:
@@ -233,8 +239,5 @@ def test_without_redis_it_says_when_to_come_again_and_recovers(
         assert ready.status_code == 503
         assert not ready.json()["components"][0]["ready"]
         own_redis.start()
-        deadline = time.monotonic() + 60
-        while client.get("/v1/jobs").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: client.get("/v1/jobs").status_code == 200)
         client.close()

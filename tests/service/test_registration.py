@@ -181,7 +181,7 @@ def test_waiting_ends_when_the_check_does(acting: Acting, kind: str) -> None:
     thread.join()
     assert answer.json()["state"] == "rejected"
     assert answer.json()["problem"]["detail"] == "NaN in row 3"
-    assert 0.2 < time.monotonic() - began < 60
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,6 +12,7 @@ import redis
 
 from service.local.redis_server import RedisServer
 from service.settings import Settings
+from tests.patience import PATIENCE
 from tests.service.acting import Acting
 from tests.service.conftest import Front, run_front, small_settings
 from tests.webhooks.receiver import Receiver, receiver
@@ -24,7 +25,7 @@ def open_settings(server: RedisServer, folder: Path, database: int) -> Settings:
         folder,
         webhook_http=True,
         webhook_networks=(ipaddress.ip_network("127.0.0.0/8"),),
-        webhook_seconds=1.0,
+        webhook_seconds=15.0,
         webhook_pause_seconds=0.2,
         webhook_tries=4,
     )
@@ -42,7 +43,7 @@ def client(front: Front) -> Iterator[httpx2.Client]:
     """A client of that front end; its Redis is empty when the test begins."""
     with redis.Redis.from_url(front.settings.redis_url) as connection:
         connection.flushdb()
-    with httpx2.Client(base_url=front.url, timeout=20, trust_env=False) as made:
+    with httpx2.Client(base_url=front.url, timeout=PATIENCE, trust_env=False) as made:
         yield made
 
 

@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.patience import PATIENCE, until
+
 Behaviour = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -46,12 +48,9 @@ class Receiver:
         """By its address."""
         return f"{self.scheme}://{self.host}:{self.port}/hook"
 
-    def wait_for(self, count: int, seconds: float = 60.0) -> list[Received]:
+    def wait_for(self, count: int) -> list[Received]:
         """All that came in, once there are so many."""
-        deadline = time.monotonic() + seconds
-        while len(self.received) < count:
-            assert time.monotonic() < deadline, f"{len(self.received)} of {count} came"
-            time.sleep(0.02)
+        until(lambda: len(self.received) >= count, f"{count} did not come")
         return list(self.received)
 
 
@@ -86,14 +85,25 @@ def endless_body(handler: BaseHTTPRequestHandler) -> None:
 
 
 def dripping_headers(handler: BaseHTTPRequestHandler) -> None:
-    """A byte now and then: no single wait is long."""
+    """A byte now and then, until the server closes: no single wait is long."""
+    server: Any = handler.server
     try:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-        for _ in range(600):
+        while not server.closing.wait(0.1):
             handler.wfile.write(b"x")
-            time.sleep(0.1)
     except OSError:
-        handler.close_connection = True
+        pass
+    handler.close_connection = True
+
+
+class Server(ThreadingHTTPServer):
+    """With a thread for each connection."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self.closing = threading.Event()
 
 
 @contextmanager
@@ -113,8 +123,7 @@ def receiver(host: str = "127.0.0.1", port: int = 0, tls: Path | None = None) ->
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer((host, port), Handler)
-    server.daemon_threads = True
+    server = Server((host, port), Handler)
     if tls is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls)
@@ -125,9 +134,10 @@ def receiver(host: str = "127.0.0.1", port: int = 0, tls: Path | None = None) ->
     try:
         yield made
     finally:
+        server.closing.set()
         server.shutdown()
         server.server_close()
-        thread.join(5)
+        thread.join(PATIENCE)
 
 
 def certificate(path: Path, *names: str) -> Path:
