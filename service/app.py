@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from service import problems
@@ -14,6 +14,7 @@ from service.auth import HOW_TO_CREATE, Keys, is_loopback
 from service.banks import routes as banks
 from service.blobs import routes as blobs
 from service.datasets import routes as datasets
+from service.dependencies import known_query, reader
 from service.docs import docs_routes
 from service.explorer import explorer_routes
 from service.health import routes as health
@@ -33,7 +34,7 @@ from service.webhooks import routes as webhooks
 from upweight import __version__
 from upweight.errors import Unavailable, UpweightError
 
-RESOURCES = (blobs, models, datasets, jobs, results, indexes, banks, webhooks, access, health)
+KEYED = (blobs, models, datasets, jobs, results, indexes, banks, webhooks, access)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -71,9 +72,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.metrics = metrics
     app.add_middleware(Requests, body_limit=settings.body_bytes, metrics=metrics, tracing=tracing)
-    problems.install(app, [resource.router for resource in RESOURCES])
-    for resource in RESOURCES:
-        app.include_router(resource.router)
+    problems.install(app, [resource.router for resource in (*KEYED, health)])
+    for resource in KEYED:  # who asks comes first, then what is asked
+        app.include_router(resource.router, dependencies=[Depends(reader), Depends(known_query)])
+    app.include_router(health.router, dependencies=[Depends(known_query)])
     docs_routes(app)
     explorer_routes(app)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]

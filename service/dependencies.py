@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_origin
 
 from fastapi import Depends, Header, Query, Request
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.params import Query as QueryParameter
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
 from service.auth import Caller, Role, authenticate, media_type
 from service.parts import Parts
+from service.problems import ERRORS_SHOWN, invalid_request
 from service.requests import Trace
 from service.storage.records import Idempotency
-from upweight.errors import UnsupportedMediaType
+from upweight.errors import UnsupportedMediaType, shown
+from upweight.schema import FieldError
 
 _bearer = HTTPBearer(
     auto_error=False, description="A key of the service; not needed where no key is set."
@@ -36,7 +42,7 @@ PartsNow = Annotated[Parts, Depends(_parts)]
 TraceNow = Annotated[Trace, Depends(_trace)]
 
 
-def _reader(
+def reader(
     request: Request,
     parts: PartsNow,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
@@ -50,17 +56,17 @@ def _reader(
 
 
 # On the event loop: a thread for each of these would cost more than they do.
-async def _writer(caller: Annotated[Caller, Depends(_reader)]) -> Caller:
+async def _writer(caller: Annotated[Caller, Depends(reader)]) -> Caller:
     caller.require(Role.WRITE)
     return caller
 
 
-async def _administrator(caller: Annotated[Caller, Depends(_reader)]) -> Caller:
+async def _administrator(caller: Annotated[Caller, Depends(reader)]) -> Caller:
     caller.require(Role.ADMIN)
     return caller
 
 
-Reader = Annotated[Caller, Depends(_reader)]
+Reader = Annotated[Caller, Depends(reader)]
 Writer = Annotated[Caller, Depends(_writer)]
 Administrator = Annotated[Caller, Depends(_administrator)]
 
@@ -74,6 +80,43 @@ async def json_only(request: Request) -> None:
         raise UnsupportedMediaType(
             f"the body is of type {kind or 'unknown'!r}; send 'Content-Type: application/json'"
         )
+
+
+async def known_query(request: Request) -> None:
+    """Refuses query parameters that the route does not have, and a single one given twice.
+
+    Without it a misspelt filter is no filter: `?stat=failed` lists everything. Raises InvalidRequest.
+    """
+    if not request.url.query:
+        return
+    known = {
+        field.alias: get_origin(field.field_info.annotation) is list
+        for field in get_flat_params(request.scope["route"].dependant)
+        if isinstance(field.field_info, QueryParameter)
+    }
+    errors: list[FieldError] = []
+    for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if name not in known:
+            words = _unknown_parameter(name, list(known))
+        elif times > 1 and not known[name]:
+            words = f"is given {times} times, and takes one value"
+        else:
+            continue
+        value = shown(request.query_params[name])
+        errors.append(FieldError(pointer=f"query:{shown(name)}", detail=words, value=value))
+        if len(errors) == ERRORS_SHOWN:
+            break
+    if errors:
+        raise invalid_request(errors)
+
+
+def _unknown_parameter(name: str, known: list[str]) -> str:
+    words = f"there is no query parameter {shown(name)!r} here; "
+    if not known:
+        return f"{words}this route takes none"
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return f"{words}{meant}Known are {', '.join(map(repr, known))}"
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from dataclasses import field as entry
 from typing import Any
 
 import httpx2
@@ -14,7 +16,7 @@ from service.auth import Keys, Role
 from service.openapi import document
 from service.storage.layout import bank_folder
 from service.storage.workers import register
-from tests.service.acting import Acting, digest_of, problem
+from tests.service.acting import Acting, digest_of, field, problem
 from tests.service.conftest import Front
 
 WITHOUT_A_KEY = {"/healthz", "/readyz", "/metrics"}
@@ -31,7 +33,8 @@ class Route:
 
     method: str
     path: str
-    query: dict[str, Any] = field(default_factory=dict)
+    query: dict[str, Any] = entry(default_factory=dict)
+    parameters: dict[str, str] = entry(default_factory=dict)  # of the query: name and JSON type
 
     @property
     def role(self) -> Role:
@@ -80,16 +83,14 @@ def bearer(key: str) -> dict[str, str]:
 def routes_of(front: Front) -> Iterator[Route]:
     for path, operations in document(front.app)["paths"].items():
         for method, operation in operations.items():
-            required = [
-                each
-                for each in operation.get("parameters", [])
-                if each.get("required") and each["in"] == "query"
-            ]
+            parameters = [p for p in operation.get("parameters", []) if p["in"] == "query"]
+            required = [each for each in parameters if each.get("required")]
+            types = {each["name"]: str(each["schema"].get("type")) for each in parameters}
             query = {
                 each["name"]: (each.get("examples") or each["schema"].get("examples") or ["0:1"])[0]
                 for each in required
             }
-            yield Route(method.upper(), path, query)
+            yield Route(method.upper(), path, query, types)
 
 
 @pytest.fixture
@@ -158,6 +159,57 @@ def test_without_a_right_key_no_route_tells_or_does_anything(
             else:
                 problem(answer, 401, "unauthorized")
     assert stored(front) == before
+
+
+def test_no_route_passes_over_a_query_parameter_that_it_does_not_have(
+    everything: Everything, front: Front
+) -> None:
+    before = stored(front)
+    asked = Counter[str]()
+    for route in everything.routes:
+        headers = everything.headers(route.role)
+        for known in ["", *route.parameters]:
+            wrong = f"{known}x" if known else "zzzz"
+            assert wrong not in route.parameters
+            answer = everything.ask(replace(route, query={**route.query, wrong: "1"}), headers)
+            if route.method == "HEAD":
+                assert answer.status_code == 422, route
+                continue
+            problem(answer, 422, "invalid-request")
+            said = field(answer, f"query:{wrong}")
+            assert said.startswith(f"there is no query parameter {wrong!r} here; "), said
+            if route.parameters:
+                assert f"nown are {', '.join(map(repr, route.parameters))}" in said
+            else:
+                assert said.endswith("this route takes none"), said
+            # Of the shortest names another one may be as near.
+            if len(known) > 2:
+                assert f"; did you mean {known!r}? Known" in said, said
+            asked[known] += 1
+    assert asked[""] >= 40
+    assert {"state", "damping", "dry_run", "wait", "method", "where"} <= asked.keys()
+    assert stored(front) == before
+
+
+def test_no_route_takes_the_last_of_two_values_where_one_is_meant(everything: Everything) -> None:
+    asked = Counter[str]()
+    for route in everything.routes:
+        for name, type in route.parameters.items():
+            twice = replace(route, query={**route.query, name: ["1", "2"]})
+            answer = everything.ask(twice, everything.headers(route.role))
+            if type == "array":
+                assert "times" not in answer.text, (route, answer.text)
+            else:
+                said = field(answer, f"query:{name}")
+                assert said == "is given 2 times, and takes one value"
+            asked[type] += 1
+    assert asked["array"] >= 3
+    assert asked.total() >= 30
+
+
+def test_who_has_no_key_is_told_that_first(everything: Everything) -> None:
+    answer = everything.client.get("/v1/jobs", params={"stat": "failed"})
+    assert problem(answer, 401, "unauthorized")["errors"] == []
 
 
 def test_a_lower_role_is_told_what_is_needed_and_changes_nothing(
