@@ -1,20 +1,26 @@
-"""Changing how a dataset's rows are shown, after it has been registered."""
+"""How a dataset's rows are shown: refusing a preview that does not fit, and changing it after registration."""
 
 from __future__ import annotations
 
-import math
-
+from service.blobs.records import find_blob
+from service.datasets.preview_fit import unfit
 from service.parts import Parts
-from service.registry import resolve
+from service.registry import require_ready, resolve
 from service.storage.keys import Document
+from service.storage.objects import Objects
 from upweight.errors import InvalidRequest
-from upweight.schema import DatasetChange, DatasetRecord
-from upweight.schema.dataset import ImagePreview, Preview, TablePreview
+from upweight.schema import DatasetChange, DatasetRecord, DatasetRequest
+from upweight.schema.dataset import Preview, TablePreview, TextPreview
+
+MOST_VOCABULARY_BYTES = 32 * 1024**2
 
 
 def change_preview(parts: Parts, namespace: str, reference: str, wanted: DatasetChange) -> Document:
-    """The record with another preview. Raises NotFound, and InvalidRequest for one that its columns do not fit."""
+    """The record with another preview. Raises NotFound, NotReady, and InvalidRequest for one that does not fit."""
     found = resolve(parts, "dataset", namespace, reference)
+    require_ready("dataset", found, "path:reference", reference)  # its columns are known then
+    if wanted.preview is not None:
+        refuse_missing_vocabulary(parts.objects, namespace, wanted.preview)
 
     def changed(document: Document) -> Document:
         before = DatasetRecord.model_validate(document)
@@ -34,31 +40,44 @@ def change_preview(parts: Parts, namespace: str, reference: str, wanted: Dataset
 
 
 def _refuse_unfit(dataset: DatasetRecord, preview: Preview) -> None:
-    columns = {column.name: column for column in dataset.columns}
-    if not columns:
-        return  # still being checked
-    if preview.column not in columns:
+    """Raises InvalidRequest."""
+    error = unfit(preview, [*dataset.inputs, *dataset.targets], dataset.columns)
+    if error is not None:
+        raise InvalidRequest(error.detail, errors=[error])
+    if (
+        isinstance(preview, TablePreview)
+        and preview.names
+        and list(preview.names) != dataset.features_of(preview.column)
+    ):
         raise InvalidRequest.field(
-            "/preview/column",
-            f"{dataset.name!r} has no such column; it has {', '.join(columns)}",
-            preview.column,
+            "/preview/names",
+            "names are given when a dataset is registered, for jobs match datasets by them; leave them out, or "
+            "register it anew with 'features'",
+            len(preview.names),
         )
-    shape = columns[preview.column].shape
-    if isinstance(preview, TablePreview):
-        names = dataset.features_of(preview.column)
-        if preview.names and list(preview.names) != names:
-            raise InvalidRequest.field(
-                "/preview/names",
-                "names are given when a dataset is registered, for jobs match datasets by them; leave them out, or "
-                "register it anew with 'features'",
-                len(preview.names),
-            )
-    if isinstance(preview, ImagePreview):
-        pixels = preview.shape or tuple(size or 0 for size in shape)
-        if len(pixels) not in (2, 3) or math.prod(pixels) != math.prod(size or 0 for size in shape):
-            raise InvalidRequest.field(
-                "/preview/shape",
-                f"a row of {preview.column!r} has shape {tuple(shape)}; give (height, width) or (channels, height, "
-                "width) with as many numbers",
-                None if preview.shape is None else list(preview.shape),
-            )
+
+
+def refuse_bad_preview(objects: Objects, namespace: str, request: DatasetRequest) -> None:
+    """What can be said of a new dataset's preview before its columns are read. Raises InvalidRequest."""
+    if request.preview is None:
+        return
+    error = unfit(request.preview, [*request.inputs, *request.targets])
+    if error is not None:
+        raise InvalidRequest(error.detail, errors=[error])
+    refuse_missing_vocabulary(objects, namespace, request.preview)
+
+
+def refuse_missing_vocabulary(objects: Objects, namespace: str, preview: Preview) -> None:
+    """Raises InvalidRequest for words that are not here, or too many to be read."""
+    if not isinstance(preview, TextPreview) or preview.vocabulary is None:
+        return
+    pointer, digest = "/preview/vocabulary", preview.vocabulary
+    blob = find_blob(objects, namespace, digest)
+    if blob is None:
+        words = (
+            f"there is no such blob here; upload a JSON list of words first: PUT /v1/blobs/{digest}"
+        )
+        raise InvalidRequest.field(pointer, words, digest)
+    if blob.size_bytes > MOST_VOCABULARY_BYTES:
+        words = f"the blob has {blob.size_bytes} bytes; a JSON list of words may have {MOST_VOCABULARY_BYTES}"
+        raise InvalidRequest.field(pointer, words, digest)

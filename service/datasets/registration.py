@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from service.auth import Caller
 from service.blobs.records import find_blob
+from service.datasets.preview import refuse_bad_preview
 from service.datasets.sources import Source, blob_sources, file_sources
 from service.datasets.uris import allowed_place, files_of
 from service.lifecycle.states import now
@@ -49,6 +50,7 @@ def register_dataset(
         ensure_check(parts, "dataset", caller.namespace, earlier, trace)
         return earlier
     refuse_many_checks(parts, caller.namespace)
+    refuse_bad_preview(parts.objects, caller.namespace, request)
     if request.tokenizer is not None:
         size = _checked_size(parts, caller.namespace, [request.tokenizer], "/tokenizer")
     files, size = _shards(parts, caller.namespace, request)

@@ -166,7 +166,9 @@ async def get(reference: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -
     "/{reference}",
     summary="Change how a dataset's rows are shown",
     dependencies=[Depends(json_only)],
-    responses=documented(NotFound, Conflict, InvalidRequest, TooLarge, UnsupportedMediaType),
+    responses=documented(
+        NotFound, Conflict, NotReady, InvalidRequest, TooLarge, UnsupportedMediaType
+    ),
 )
 def change(
     reference: str,

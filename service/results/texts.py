@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from service.blobs.records import find_blob
+from service.datasets.preview import MOST_VOCABULARY_BYTES
 from service.datasets.rows import ShardedRows
 from service.results.stored import StoredResult
 from service.storage.layout import blob_path
@@ -17,7 +18,6 @@ from upweight.tokens import text_of
 
 MOST_ROWS = 1000  # that are put into words at once
 MOST_TOKENS = 400  # of each
-MOST_BYTES = 32 * 1024**2  # of a vocabulary
 
 
 def with_texts(result: StoredResult, ranking: Ranking) -> Ranking:
@@ -52,7 +52,7 @@ def _vocabulary(
         return None
     blob = find_blob(result.objects, result.namespace, digest)
     words: Any = None
-    if blob is not None and blob.size_bytes <= MOST_BYTES:
+    if blob is not None and blob.size_bytes <= MOST_VOCABULARY_BYTES:
         with suppress(ValueError, RecursionError):
             words = json.loads(result.objects.get(blob_path(result.namespace, digest)))
     if isinstance(words, list) and all(isinstance(word, str) for word in words):

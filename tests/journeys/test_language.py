@@ -277,14 +277,16 @@ def test_a_preview_that_gives_no_words_is_told_so(
         hessian_regularization=iris.damping,
     )  # fmt: skip
     lists = [online.blobs.put(given).digest for given in (b'{"a": 0}', b'["a", 1]', b"[" * 100_000)]
-    for digest in (*lists, f"sha256:{'7' * 64}"):
-        preview = {"kind": "text", "column": "x", "vocabulary": digest}
+    for digest in lists:
+        preview = {"kind": "text", "column": "y", "vocabulary": digest}
         online.datasets.change(data, preview=preview)
         with pytest.raises(errors.NotStored, match="is no blob with a JSON list of words"):
             result.top(0, 2, words=True)
-    online.datasets.change(data, preview={"kind": "text", "column": "x"})
-    with pytest.raises(errors.NotStored, match=r"'x' .* is float\d+, and tokens are whole numbers"):
-        result.top(0, 2, words=True)
+    absent = {"kind": "text", "column": "y", "vocabulary": f"sha256:{'7' * 64}"}
+    with pytest.raises(errors.InvalidRequest, match="upload a JSON list of words first"):
+        online.datasets.change(data, preview=absent)
+    with pytest.raises(errors.InvalidRequest, match=r"'x' is float\d+, and the tokens of a text"):
+        online.datasets.change(data, preview={"kind": "text", "column": "x"})
 
 
 def test_bm25_stands_beside_a_ranking_and_a_selection_for_tasks(

@@ -136,7 +136,7 @@ def test_a_dataset_is_shown_in_another_way_and_stays_what_it_is(
     [
         ({"kind": "image", "column": "x", "shape": [3, 3]}, "as many numbers"),
         ({"kind": "image", "column": "x"}, "as many numbers"),
-        ({"kind": "table", "column": "z"}, "it has x, y"),
+        ({"kind": "table", "column": "z"}, "no input or target .z.; there are x, y"),
         ({"kind": "table", "column": "x", "names": ["p", "q", "r", "s"]}, "when a dataset is"),
         ({"kind": "sound", "column": "x"}, "image"),
     ],
@@ -148,3 +148,29 @@ def test_a_preview_that_the_columns_do_not_fit_is_refused(
     with pytest.raises(errors.InvalidRequest, match=words):
         online.datasets.change(made, preview=preview)
     assert online.datasets.get(made).preview is None
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer", "words"),
+    [
+        (
+            {"preview": {"kind": "image", "column": "x", "shape": [3, 3]}},
+            "/preview/shape",
+            "as many",
+        ),
+        ({"preview": {"kind": "text", "column": "x"}}, "/preview/kind", "tokens of a text"),
+        ({"preview": {"kind": "table", "column": "z"}}, "/preview/column", "there are x, y"),
+        (
+            {"preview": {"kind": "table", "column": "x", "names": list("pqrst")}},
+            "/preview/names",
+            "5 names are given, and a row of 'x' has 4 numbers",
+        ),
+        ({"class_names": ["a", "b", "b"]}, "/class_names", "classes 1 and 2 are both named 'b'"),
+    ],
+)
+def test_a_slip_in_how_rows_are_shown_is_told_when_they_are_registered(
+    online: Client, fresh_name: str, given: dict[str, Any], pointer: str, words: str
+) -> None:
+    with pytest.raises((errors.InvalidRequest, errors.Rejected), match=words) as caught:
+        online.datasets.register(fresh_name, x=np.zeros((3, 4), "f4"), y=np.arange(3), **given)
+    assert [error.pointer for error in caught.value.errors] == [pointer]

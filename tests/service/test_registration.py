@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 
 from tests.service.acting import Acting, archive, digest_of, field, problem
@@ -151,6 +152,71 @@ def test_a_shard_of_another_format_is_refused_with_the_line_that_writes_it(actin
 def test_a_dataset_needs_one_source(acting: Acting) -> None:
     answer = acting.post("/v1/datasets", {"name": "d", "format": "npz"})
     assert "give either 'blobs'" in field(answer, "")
+
+
+IMAGE: dict[str, Any] = {"kind": "image", "column": "x"}
+TABLE: dict[str, Any] = {"kind": "table", "column": "x"}
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer", "words"),
+    [
+        (
+            {"class_names": ["cat", "dog", "cat"]},
+            "/class_names",
+            "classes 0 and 2 are both named 'cat'; give each a name of its own",
+        ),
+        ({"preview": {**IMAGE, "shape": [8, 0]}}, "/preview/shape", "must be at least 1"),
+        ({"preview": {**IMAGE, "shape": [8, -8]}}, "/preview/shape", "must be at least 1"),
+        (
+            {"preview": {**IMAGE, "minimum": 2}},
+            "/preview/maximum",
+            "must be above minimum=2, which is drawn black; it is 1",
+        ),
+        ({"preview": {**IMAGE, "column": "X"}}, "/preview/column", "no input or target 'X'"),
+        ({"preview": {**TABLE, "names": ["a", "b", "a"]}}, "/preview/names", "'a' is there twice"),
+        (
+            {"preview": {"kind": "text", "column": "x", "vocabulary": f"sha256:{'7' * 64}"}},
+            "/preview/vocabulary",
+            f"no such blob here; upload a JSON list of words first: PUT /v1/blobs/sha256:{'7' * 64}",
+        ),
+        ({"features": {"x": ["a", "b", "a"]}}, "", "names 'a' twice"),
+    ],
+)
+def test_what_is_wrong_with_how_rows_are_shown_is_said_when_it_is_registered(
+    acting: Acting, given: Any, pointer: str, words: str
+) -> None:
+    answer = acting.post("/v1/datasets", acting.dataset_request(**given))
+    problem(answer, 422, "invalid-request")
+    assert words in field(answer, pointer)
+    assert acting.client.get("/v1/datasets").json()["items"] == []
+
+
+def test_how_rows_are_shown_is_changed_once_their_columns_are_known(acting: Acting) -> None:
+    made = acting.post("/v1/datasets", acting.dataset_request()).json()
+    preview = {"preview": {**IMAGE, "shape": [3, 3]}}
+    path = f"/v1/datasets/{made['id']}"
+    said = problem(acting.client.patch(path, json=preview), 409, "not-ready")["detail"]
+    assert f"GET {path}?wait=60 holds until it is" in said
+    columns = [{"name": "x", "dtype": "float32", "shape": [4]}]
+    acting.change("dataset", made["id"], state="ready", rows=1, columns=columns)
+    answer = acting.client.patch(path, json=preview)
+    assert "with as many numbers" in field(answer, "/preview/shape")
+    answer = acting.client.patch(path, json={"preview": {"kind": "text", "column": "x"}})
+    assert "'x' is float32, and the tokens of a text" in field(answer, "/preview/kind")
+    preview["preview"]["shape"] = [2, 2]
+    assert acting.client.patch(path, json=preview).json()["preview"]["shape"] == [2, 2]
+
+
+def test_words_of_a_column_that_has_no_tokens_are_refused(ready: Acting) -> None:
+    job = ready.job(hessian_regularization=0.1)["id"]
+    ready.succeed(job, matrix=np.ones((10, 50), np.float32))
+    train = ready.client.get("/v1/datasets/train").json()["id"]
+    # As datasets have it that were registered before previews were looked at.
+    ready.change("dataset", train, preview={"kind": "text", "column": "x", "vocabulary": None})
+    answer = ready.client.get(f"/v1/jobs/{job}/top", params={"words": True})
+    said = problem(answer, 404, "not-stored")["detail"]
+    assert "column 'x' of dataset 'train' is float32, and tokens are whole numbers" in said
 
 
 def test_an_unknown_loss_and_format_name_those_that_are_known(acting: Acting) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -36,6 +37,16 @@ def _printable(text: str) -> str:
     if not PRINTABLE.fullmatch(text):
         raise ValueError("control characters are not allowed; use printable characters only")
     return text
+
+
+def first_repeated(names: Sequence[str]) -> str | None:
+    """The first name that is there a second time."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 Contract = Annotated[

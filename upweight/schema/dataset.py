@@ -5,10 +5,20 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
 
 from upweight.schema.any_job import MAXIMUM_CHANGES, Dropped
-from upweight.schema.base import CONTRACT, Answer, Contract, Digest, Labels, Name, Request, Text
+from upweight.schema.base import (
+    CONTRACT,
+    Answer,
+    Contract,
+    Digest,
+    Labels,
+    Name,
+    Request,
+    Text,
+    first_repeated,
+)
 from upweight.schema.display import Record
 from upweight.schema.model import CheckState, TensorSpec
 from upweight.schema.problem import Problem
@@ -86,6 +96,17 @@ class DatasetRequest(Request):
     )
     labels: Labels = {}
 
+    @field_validator("class_names")
+    @classmethod
+    def _each_class_has_a_name_of_its_own(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        twice = first_repeated(names)
+        if twice is not None:
+            one, other, *_ = (at for at, name in enumerate(names) if name == twice)
+            raise ValueError(
+                f"classes {one} and {other} are both named {twice!r}; give each a name of its own"
+            )
+        return names
+
     @model_validator(mode="after")
     def _no_model_sees_them(self) -> Self:
         seen = (*self.inputs, *self.targets)
@@ -106,8 +127,8 @@ class DatasetRequest(Request):
                 raise ValueError(
                     f"'features' names those of {column!r}, which is no column of this dataset"
                 )
-            if len(set(names)) != len(names):
-                twice = next(name for name in names if names.count(name) > 1)
+            twice = first_repeated(names)
+            if twice is not None:
                 raise ValueError(f"'features' of column {column!r} names {twice!r} twice")
         if sum(map(len, self.features.values())) > MAXIMUM_FEATURES:
             raise ValueError(f"'features' may have {MAXIMUM_FEATURES} names in all")

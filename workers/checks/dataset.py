@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from service.datasets.preview_fit import unfit
 from service.datasets.sources import Source
 from upweight.errors import Rejected, UpweightError
 from upweight.schema import ColumnSpec, DatasetRecord, MetadataSpec
@@ -64,10 +65,15 @@ def check_dataset(
         shard = open_shard(source, record.format, cache)
         with rejecting(source, record.format):
             rows = _rows(shard, names, pointers, source)
-            for name in names:
-                column = found.setdefault(name, _Column.first(shard, name, pointers[name]))
+            if number == 0:
+                found = {name: _Column.first(shard, name, pointers[name]) for name in names}
+                # Before hours of reading.
+                _refuse_unfit_preview(record, [column.spec() for column in found.values()])
+                for name, features in record.features.items():
+                    found[name].require_features(features)
+            done = partial(checkpoint, number, len(sources))
+            for column in found.values():
                 column.require_alike(shard, source)
-                done = partial(checkpoint, number, len(sources))
                 column.read(shard.read, sum(shard_rows), rows, done)
             if ids is not None:
                 ids.read(shard, source, rows, partial(checkpoint, number, len(sources)))
@@ -75,8 +81,6 @@ def check_dataset(
                 each.read(shard, source, rows, partial(checkpoint, number, len(sources)))
         shard_rows.append(rows)
     pointer = sources[0].pointer if record.uri else "/blobs"
-    for name, features in record.features.items():
-        found[name].require_features(features)
     id_kind = ids.concluded() if ids is not None else None
     if sum(shard_rows) == 0:
         raise Rejected.field(pointer, "the dataset has no rows", None)
@@ -98,6 +102,14 @@ def check_view(reader: DatasetReader, checkpoint: Callable[[int, int], None]) ->
         column.read(reader.stored, 0, reader.rows, partial(checkpoint, number, len(record.columns)))
         columns.append(column.spec())
     return DatasetReport(record.shard_rows, columns, record.id_kind, record.metadata_columns)
+
+
+def _refuse_unfit_preview(record: DatasetRecord, columns: Sequence[ColumnSpec]) -> None:
+    if record.preview is None:
+        return
+    error = unfit(record.preview, [column.name for column in columns], columns)
+    if error is not None:
+        raise Rejected(error.detail, errors=[error])
 
 
 def _pointer(record: DatasetRecord, name: str) -> str:

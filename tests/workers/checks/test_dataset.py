@@ -161,6 +161,48 @@ def test_shards_that_do_not_fit_together_are_rejected(shop: Shop) -> None:
     assert caught.value.errors[0].pointer == "/blobs/1"
 
 
+@pytest.mark.parametrize(
+    ("preview", "pointer", "words"),
+    [
+        ({"kind": "image", "column": "x", "shape": [3, 2]}, "shape", r"shape \(4,\); give"),
+        ({"kind": "image", "column": "x"}, "shape", "give .height, width."),
+        ({"kind": "image", "column": "y", "shape": [1, 2]}, "shape", r"shape \(\); give"),
+        ({"kind": "text", "column": "x"}, "kind", "'x' is float32, and the tokens"),
+        ({"kind": "table", "column": "x", "names": list("abcde")}, "names", "'x' has 4 numbers"),
+        ({"kind": "table", "column": "y", "names": ["a", "b"]}, "names", "'y' has 1 number;"),
+    ],
+)
+def test_a_preview_that_the_columns_do_not_fit_is_rejected_before_the_rows_are_read(
+    shop: Shop, preview: Any, pointer: str, words: str
+) -> None:
+    nan = bad(x=np.full((7, 4), np.nan, "f4"))
+    with pytest.raises(Rejected, match=words) as caught:
+        shop.check(shop.record(nan, preview=preview))
+    assert caught.value.errors[0].pointer == f"/preview/{pointer}"
+
+
+@pytest.mark.parametrize(
+    "preview",
+    [
+        {"kind": "image", "column": "x", "shape": [2, 2]},
+        {"kind": "image", "column": "x", "shape": [1, 4, 1]},
+        {"kind": "text", "column": "y"},
+        {"kind": "table", "column": "y"},
+        {"kind": "table", "column": "x", "names": list("abcd")},
+        {"kind": "table", "column": "x", "names": list("ab")},
+    ],
+)
+def test_a_preview_that_fits_is_taken(shop: Shop, preview: Any) -> None:
+    assert shop.check(shop.record(bad(), preview=preview)).rows == 7
+
+
+def test_names_of_features_are_counted_before_the_rows_are_read(shop: Shop) -> None:
+    nan = bad(x=np.full((7, 4), np.nan, "f4"))
+    with pytest.raises(Rejected, match="3 names of features") as caught:
+        shop.check(shop.record(nan, features={"x": list("abc")}))
+    assert caught.value.errors[0].pointer == "/features"
+
+
 def test_text_columns_are_rejected(shop: Shop) -> None:
     with pytest.raises(Rejected, match="numbers are needed"):
         shop.check(shop.record(npz(x=X, y=np.array(list("abcdefg"))), format="npz"))
