@@ -27,7 +27,7 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # as without internet
     "--window-size=1280,1600",
 ]
-PATIENCE = 120  # seconds for a page to load
+PATIENCE = 120  # seconds for a page to load, and until it no longer moves
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +51,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     chrome = Chrome(options=options, service=Service(driver))
     try:
         chrome.set_page_load_timeout(PATIENCE)
+        chrome.set_script_timeout(PATIENCE)
         yield chrome
     finally:
         chrome.quit()

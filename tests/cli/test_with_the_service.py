@@ -19,6 +19,7 @@ import pytest
 from service.local.background import Running
 from tests.cli.conftest import LAMBDA, Upweight, process
 from tests.methods import METHODS, Row
+from tests.patience import PATIENCE
 from upweight.cli.exits import Exit
 
 
@@ -281,7 +282,7 @@ def test_on_a_terminal_tables_are_drawn(stack: Running, online: Upweight, job: s
     main, side = pty.openpty()
     environment = {"UPWEIGHT_URL": stack.url, "TERM": "xterm"}
     with process("jobs", "list", "--limit", "1", stdout=side, environment=environment) as command:
-        assert command.wait(30) == 0
+        assert command.wait(PATIENCE) == 0
     os.close(side)
     drawn = os.read(main, 100_000).decode()
     os.close(main)
@@ -295,10 +296,10 @@ def test_piped_output_has_no_colour_and_a_closed_pipe_is_quiet(
     env = os.environ | {"UPWEIGHT_URL": stack.url, "FORCE_COLOR": "1", "COLUMNS": "20"}
     line = f"{sys.executable} -m upweight.cli results slice {job}; echo ${{?}} >&2"
     script = ["bash", "-c", f"({line}) | head -c 5"]
-    done = subprocess.run(script, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(script, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stderr in ("141\n", "0\n")  # 0: the reader left after all was written
     with process("jobs", "list", "--limit", "1", environment=env) as command:
-        out, _ = command.communicate(timeout=60)
+        out, _ = command.communicate(timeout=PATIENCE)
     assert "\x1b[" not in out
     assert len(out.splitlines()) == 2
 
@@ -313,7 +314,7 @@ def test_ctrl_c_ends_watching_and_not_the_job(
             assert command.stderr is not None
             assert job in command.stderr.readline()
             command.send_signal(signal.SIGINT)
-            assert command.wait(20) == Exit.INTERRUPTED
+            assert command.wait(PATIENCE) == Exit.INTERRUPTED
             assert command.stderr.read() == (
                 f"\nno longer watched, the job goes on: upweight jobs watch {job}\n"
             )

@@ -54,7 +54,8 @@ def test_it_is_cancelled_without_waiting_for_the_calls_end(deaf: SlowJobs, sprea
     began = time.monotonic()
     done = deaf.ended(job)
     assert done.state is JobState.CANCELLED
-    assert time.monotonic() - began < 8  # 1.5 s on a machine with nothing else to do
+    # 1.5 s on a machine with nothing else to do; the call takes longer than this on any.
+    assert time.monotonic() - began < 20
     assert deaf.objects(job) == []
     # The program was replaced in its place: no supervisor had to start another.
     assert deaf.service.state().pids == before

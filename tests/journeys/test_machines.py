@@ -198,7 +198,7 @@ def test_a_job_runs_on_whichever_machine_has_a_worker(machines: Machines) -> Non
         assert len(matrices) == 1
 
         pair.send(signal.SIGTERM)
-        assert pair.wait(25.0)
+        assert pair.wait(120.0)
         machines.until(lambda: machines.alive() == 1)
         alone = online.compute_influences(
             *iris.names, hessian_regularization=iris.damping, reuse=False

@@ -5,7 +5,7 @@ import time
 from service.local.guard import lives
 
 
-def ended(pid: int, within: float = 30.0) -> bool:
+def ended(pid: int, within: float = 120.0) -> bool:
     """Whether a process ends within so many seconds."""
     deadline = time.monotonic() + within
     while lives(pid):

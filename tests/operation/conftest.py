@@ -55,7 +55,7 @@ class Upgrading:
                 yield process
             finally:
                 process.terminate()
-                process.wait(30)
+                process.wait(120)
 
     def log(self, name: str) -> str:
         """What `older` (the service's own processes) or `newer` workers have written."""

@@ -5,14 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE, until
 from workers.programs.errors import CheckCrashed, CheckFailed, CheckTimedOut
 from workers.programs.fork_server import ForkServer
 from workers.programs.isolation import run_isolated
@@ -36,7 +36,7 @@ sys.stdin.read()
 """
 
 
-def run(server: ForkServer, name: str, *, timeout_s: float = 30, **arguments: Any) -> Any:
+def run(server: ForkServer, name: str, *, timeout_s: float = PATIENCE, **arguments: Any) -> Any:
     """Calls a misbehaving function in a fork."""
     command = {"call": f"tests.programs.misbehaviour:{name}", "arguments": arguments}
     return run_isolated(command, timeout_s=timeout_s, memory_bytes=MEMORY, server=server)
@@ -79,14 +79,6 @@ def children(process: int | None) -> list[int]:
     except FileNotFoundError:
         return []
     return [each for child in found for each in (int(child), *children(int(child)))]
-
-
-def until(met: Callable[[], Any], seconds: float = 30) -> None:
-    """Waits."""
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def lives(process: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.programs.tampering import GRAPH, edit, first_node
 from workers.programs.errors import (
     CheckCrashed,
@@ -42,7 +43,7 @@ def misbehave(
     server: ForkServer | None,
     name: str,
     *,
-    timeout_s: float = 30,
+    timeout_s: float = PATIENCE,
     look: Callable[[], None] = lambda: None,
     **arguments: Any,
 ) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def check(fork_server: ForkServer) -> Check:
     def checked(path: Path) -> dict[str, Any]:
         arguments = {"format": "pt2", "path": str(path)}
         command = {"call": "workers.programs.check:check_program", "arguments": arguments}
-        return run_isolated(command, timeout_s=60, memory_bytes=MEMORY, server=fork_server)
+        return run_isolated(command, timeout_s=PATIENCE, memory_bytes=MEMORY, server=fork_server)
 
     return checked
 
@@ -91,7 +92,7 @@ def test_too_much_time_is_told(run: Run, name: str) -> None:
     start = time.monotonic()
     with pytest.raises(CheckTimedOut, match="longer than 1 s"):
         run(name, timeout_s=1)
-    assert time.monotonic() - start < ENDLESS / 2
+    assert time.monotonic() - start < ENDLESS
 
 
 @pytest.mark.parametrize("name", ["sleep", "spin"])
@@ -103,7 +104,7 @@ def test_what_a_look_raises_ends_the_child(run: Run, name: str) -> None:
     start = time.monotonic()
     with pytest.raises(InterruptedError):
         run(name, look=unwanted)
-    assert time.monotonic() - start < ENDLESS / 2
+    assert time.monotonic() - start < ENDLESS
 
 
 def test_nothing_the_child_started_outlives_it(run: Run, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from service.lifecycle.states import now
 from service.storage.layout import blob_path
 from service.storage.objects import Objects
 from tests.engine.matrices import with_damping
+from tests.patience import until
 from tests.s3_server import S3Server
 from upweight.schema import DatasetRecord, parse_rows
 from workers.checks.dataset import check_dataset
@@ -177,7 +178,7 @@ def test_a_reader_that_stops_early_leaves_no_thread(kept: Kept) -> None:
         if batch.start > 100:
             break
     del batch
-    assert not [each for each in threading.enumerate() if each.name == "read-ahead"]
+    until(lambda: not [each for each in threading.enumerate() if each.name == "read-ahead"])
 
 
 def test_influences_over_ten_times_the_cache_are_the_same_bytes(kept: Kept) -> None:
