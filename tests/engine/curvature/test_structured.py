@@ -74,11 +74,21 @@ def image_model() -> nn.Module:
     )
 
 
+def one_pixel_model() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.Tanh(),
+        nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(4, 3),
+    )  # fmt: skip
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "mlp": (mlp, real(ROWS, 5)),
     "mlp without biases": (lambda: mlp(bias=False), real(ROWS, 5)),
     "convolution": (image_model, real(ROWS, 2, 4, 4)),
     "reader": (Reader, torch.randint(0, 7, (ROWS, 6), generator=seeded())),
+    # Of a window's nine places eight lie outside of an image of one pixel; and most inputs of a table are 0.
+    "one pixel": (one_pixel_model, real(ROWS, 2, 1, 1)),
+    "sparse": (mlp, real(ROWS, 5) * torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0])),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -275,6 +285,7 @@ def _headed(layer: Callable[[], nn.Module], width: int) -> Callable[[], nn.Modul
             real(ROWS, 4, 5),
         ),
         (_headed(lambda: nn.Conv3d(2, 2, 2, padding="same"), 54), real(ROWS, 2, 3, 3, 3)),
+        (_headed(lambda: nn.Conv2d(4, 6, 3, groups=2, padding=1), 6), real(ROWS, 4, 1, 1)),
     ],
 )
 def test_each_group_of_a_convolution_is_a_layer_of_its_own(
@@ -843,6 +854,34 @@ def test_an_outer_product_is_solved_by_its_vectors(bias: bool) -> None:
         assert relative(spectral.apply(each), expected) < 1e-10 or not bool(each.any())
         assert torch.equal(each, before)
     assert not bool(spectral.apply(torch.zeros_like(rhs)).any())
+
+
+@factored
+def test_inputs_that_are_0_in_every_row_are_not_among_the_eigenvectors(structure: str) -> None:
+    module, inputs, targets = made(one_pixel_model), real(ROWS, 2, 1, 1), classes()
+    plain = curvature(module, inputs, targets, structure)
+    blocks = plain.closed_form().blocks
+    assert [block.turned_columns for block in blocks] == [3, 4, 5]
+    assert [block.layout.columns for block in blocks] == [19, 36, 5]
+    # Right-hand sides need not be 0 there, and an L2 term is not.
+    problem = plain.problem
+    factors = torch.arange(problem.size, dtype=torch.float64) / 100.0
+    penalised = Structured(
+        problem.with_penalty(factors), plain.rows, "gradients", structure, Options()
+    )
+    for found in (plain, penalised):
+        form = found.closed_form()
+        again = restored({name: each.clone() for name, each in stored(form).items()})
+        rhs = real(3, form.size)
+        damped = found.dense() + 0.1 * torch.eye(form.size, dtype=torch.float64)
+        for each in (form, again):
+            x = each.damped(0.1).apply(rhs)
+            assert relative(x, torch.linalg.solve(damped, rhs.T).T) < 1e-10
+    places = {each.name: each for each in problem.layout}["2.weight"]
+    absent = [each for each in range(places.size) if each % 9 != 4]
+    here = torch.tensor(absent) + places.offset
+    assert not plain.dense()[here].any()
+    assert torch.equal(penalised.dense()[here], factors.diag()[here])
 
 
 @pytest.mark.parametrize("aligned", [2, 3, 5])

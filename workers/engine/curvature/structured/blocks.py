@@ -35,40 +35,66 @@ class Block:
     """Q diag(Λ) Qᵀ of one block: Q is `left` ⊗ `right` of a Kronecker block, `left` alone of an exact one.
 
     A basis that is None is the identity. Λ is in float64, and never negative for what is a sum of squares.
+    Where most columns are 0 in every row of the data, `right` is of the others alone, C is 0 in these, and both are in
+    the order of `order`, these last.
     """
 
     layout: BlockLayout
     values: Tensor  # (groups, rows, columns) of a Kronecker block, else (size,)
     left: Tensor | None = None  # (groups, rows, rows), or (size, size)
-    right: Tensor | None = None  # (groups, columns, columns)
+    right: Tensor | None = None  # (groups, columns, columns), or of fewer columns
+    order: Tensor | None = None  # (columns,) int64
 
     def rotated(self, vectors: Tensor, *, gradients: bool = True) -> Tensor:
         """Qᵀ v of (k, p); `gradients`: v may be outer products."""
         found = self.layout.gathered(vectors, self.values.shape[-1])
-        if self.layout.form == "kronecker":
-            left, right = self.left, self.right
-            factors = None
-            if gradients and left is not None and right is not None:
-                factors = outer_product(found)
-            if left is None or right is None or factors is None:
-                return kronecker_rotated(found, left, right)
-            rows, columns = (each.movedim(0, 1) for each in factors)  # (groups, k, ...)
-            product = (rows @ left).unsqueeze(3) * (columns @ right).unsqueeze(2)
-            return product.movedim(0, 1)
-        return found if self.left is None else found @ self.left
+        if self.layout.form != "kronecker":
+            return found if self.left is None else found @ self.left
+        if self.order is None:
+            return self._turned(found, gradients)
+        found = found.index_select(-1, self.order)
+        used = found[..., : self.turned_columns]
+        used.copy_(self._turned(used, gradients))
+        return found
 
     def put_back(self, found: Tensor, result: Tensor) -> None:
         """Q of what `rotated` gives, into (k, p)."""
-        if self.layout.form == "kronecker":
-            found = found if self.left is None else self.left @ found
-            found = found if self.right is None else _times(found, self.right.mT)
-        elif self.left is not None:
-            found = found @ self.left.mT
+        if self.layout.form != "kronecker":
+            found = found if self.left is None else found @ self.left.mT
+        elif self.order is None:
+            found = self._turned_back(found)
+        else:
+            count, given = self.turned_columns, found
+            found = torch.empty_like(given)
+            found[..., self.order[:count]] = self._turned_back(given[..., :count])
+            found[..., self.order[count:]] = given[..., count:]
         self.layout.scatter(found, result)
+
+    @property
+    def turned_columns(self) -> int:
+        """Columns that `right` turns: those that some row of the data has."""
+        return self.values.shape[-1] if self.right is None else self.right.shape[-1]
+
+    def _turned(self, found: Tensor, gradients: bool) -> Tensor:
+        """Q_Sᵀ W Q_A."""
+        left, right = self.left, self.right
+        factors = None
+        if gradients and left is not None and right is not None:
+            factors = outer_product(found)
+        if left is None or right is None or factors is None:
+            return kronecker_rotated(found, left, right)
+        rows, columns = (each.movedim(0, 1) for each in factors)  # (groups, k, ...)
+        product = (rows @ left).unsqueeze(3) * (columns @ right).unsqueeze(2)
+        return product.movedim(0, 1)
+
+    def _turned_back(self, found: Tensor) -> Tensor:
+        """Q_S W Q_Aᵀ."""
+        found = found if self.left is None else self.left @ found
+        return found if self.right is None else _times(found, self.right.mT)
 
     def aligned(self) -> Block:
         """The same for `rotated` and `put_back`, in whose products zeros make up columns that lie well in memory."""
-        if self.layout.form != "kronecker" or self.right is None:
+        if self.layout.form != "kronecker" or self.right is None or self.order is not None:
             return self
         more = aligned_width(self.layout.columns) - self.layout.columns
         if not more:
@@ -111,10 +137,14 @@ def with_diagonal(block: Block, entries: Tensor) -> Block:
     Exact where they are one number, or the block is diagonal. Else what Qᵀ D Q has beside its diagonal is left out.
     """
     if block.layout.form == "kronecker" and not is_uniform(entries):
+        count = block.turned_columns
+        entries = entries.clone() if block.order is None else entries[..., block.order]
+        used = entries[..., :count]
         if block.left is not None:
-            entries = block.left.double().square().mT @ entries
+            used = block.left.double().square().mT @ used
         if block.right is not None:
-            entries = entries @ block.right.double().square()
+            used = used @ block.right.double().square()
+        entries[..., :count] = used
     return replace(block, values=block.values + entries)
 
 
@@ -333,6 +363,8 @@ class Spectral(ClosedForm):
                 found[f"{number}.left"] = block.left
             if block.right is not None:
                 found[f"{number}.right"] = block.right
+            if block.order is not None:
+                found[f"{number}.order"] = block.order
         return found
 
     @classmethod
@@ -345,6 +377,7 @@ class Spectral(ClosedForm):
                 tensors[f"{number}.values"],
                 tensors.get(f"{number}.left"),
                 tensors.get(f"{number}.right"),
+                tensors.get(f"{number}.order"),
             )
             for number, layout in enumerate(document["blocks"])
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from workers.engine.autodiff.layer_uses import bytes_of_row
 from workers.engine.curvature.of_rows import OverRows
@@ -36,6 +37,8 @@ from workers.engine.model.second_order import once_differentiable
 from workers.engine.operators import ClosedForm, Curvature
 from workers.engine.progress import Progress, silent
 
+# Up to this part of a layer's inputs, those that are never anything but 0 are left out of its eigenvectors.
+MOSTLY_USED = 0.75
 SQUARED = "squared_rows"  # how many, where the second sums are at hand
 
 
@@ -225,9 +228,14 @@ class Structured(OverRows):
         values, left = None, None
         if not block.diagonal_rows:
             values, left = self._eigen(first[f"{index}.left"])
-        of_right, right = self._eigen(first[f"{index}.right"])
+        square = first[f"{index}.right"]
+        order, count = (None, block.columns) if block.diagonal_rows else _used_first(square)
+        if order is not None:
+            square = square[:, order[:count]][:, :, order[:count]]
+        of_right, right = self._eigen(square)
+        of_right = F.pad(of_right, (0, block.columns - of_right.shape[-1]))
         self._progress("eigenvectors", index + 1, len(self.collector.layout.blocks), "blocks")
-        return Eigenbasis(left, values, right, of_right)
+        return Eigenbasis(left, values, right, of_right, order)
 
     def made(
         self,
@@ -283,14 +291,14 @@ class Structured(OverRows):
     ) -> Block:
         if self.structure == "ekfac":
             values = second[f"{index}.values"] / len(self.rows)
-            return Block(block, values, basis.left, basis.right)
+            return Block(block, values, basis.left, basis.right, basis.order)
         tokens = first[f"{index}.tokens"].clamp(min=1.0)
         # A factor that is a diagonal has its eigenvalues there.
         of_left = first[f"{index}.left"] if basis.left_values is None else basis.left_values
         of_left = of_left.clamp(min=0.0) / tokens
         of_right = basis.right_values.clamp(min=0.0) / tokens
         values = of_left.view(block.groups, -1, 1) * of_right.view(block.groups, 1, -1)
-        return Block(block, values, basis.left, basis.right)
+        return Block(block, values, basis.left, basis.right, basis.order)
 
     def _eigen(self, square: Tensor) -> tuple[Tensor, Tensor]:
         """Eigenvalues in float64 and eigenvectors in the problem's type, of a symmetric matrix in float64."""
@@ -397,6 +405,19 @@ def _factor_sizes(block: BlockLayout) -> tuple[int, int]:
     """Numbers of both factors."""
     left = block.rows if block.diagonal_rows else block.rows**2
     return block.groups * left, block.groups * block.columns**2
+
+
+def _used_first(square: Tensor) -> tuple[Tensor | None, int]:
+    """Of (groups, side, side): numbers of the columns that are not all 0, then of the others, and how many are not.
+
+    None where they are most of them. Windows at the edges of a small image lie for the most part outside of it: of
+    the 4,608 inputs of a ResNet's last convolutions over a single pixel, 4,096 are 0 in every row of the data.
+    """
+    used = (square != 0).any(-1).any(0)
+    count = int(used.sum())
+    if count == 0 or count > MOSTLY_USED * len(used):
+        return None, len(used)
+    return torch.argsort(~used, stable=True), count
 
 
 def _symmetric(square: Tensor) -> Tensor:

@@ -34,13 +34,15 @@ Tensors = dict[str, Tensor]
 class Eigenbasis:
     """Of a Kronecker block's factors, each (groups, side, side) with its eigenvalues (groups, side) in float64.
 
-    Nothing on the left where that factor is a diagonal.
+    Nothing on the left where that factor is a diagonal. On the right as in `Block`: of some columns alone where there
+    is an `order`.
     """
 
     left: Tensor | None
     left_values: Tensor | None
     right: Tensor
     right_values: Tensor
+    order: Tensor | None = None  # (columns,)
 
     def tensors(self) -> Tensors:
         """For storing; `from_tensors` takes them back."""
@@ -49,6 +51,7 @@ class Eigenbasis:
             "eigenvalues.left": self.left_values,
             "eigenvectors.right": self.right,
             "eigenvalues.right": self.right_values,
+            "eigenvectors.order": self.order,
         }
         return {name: each for name, each in found.items() if each is not None}
 
@@ -60,6 +63,7 @@ class Eigenbasis:
             tensors.get(f"{prefix}eigenvalues.left"),
             tensors[f"{prefix}eigenvectors.right"],
             tensors[f"{prefix}eigenvalues.right"],
+            tensors.get(f"{prefix}eigenvectors.order"),
         )
 
 
@@ -129,7 +133,7 @@ class Collector:
             for index, block in enumerate(self.layout.blocks):
                 if block.form == "kronecker":
                     basis = bases[index]
-                    found = column.rotated_squares(block, basis.left, basis.right)
+                    found = column.rotated_squares(block, basis.left, basis.right, basis.order)
                     _join(sums, {f"{index}.values": found})
         return sums
 
@@ -303,14 +307,31 @@ class Column:
         return (found.squeeze(0).mT if turned else found).flatten()
 
     def rotated_squares(
-        self, block: BlockLayout, left: Tensor | None, right: Tensor | None
+        self,
+        block: BlockLayout,
+        left: Tensor | None,
+        right: Tensor | None,
+        order: Tensor | None = None,
     ) -> Tensor:
         """Σ over the rows of (Q_Sᵀ W_n Q_A)², (groups, rows, columns): all uses are summed before they are squared."""
         if block.diagonal_rows:
             return self._looked_up_squares(block, right)
         g, a = self._matrix_io(block)
         bias = 1 if block.has_bias else 0
-        tokens, outputs, inside = g.shape[1], block.rows, block.columns
+        if order is not None:
+            assert right is not None
+            # A bias is the last column, and always used.
+            used = order[: right.shape[-1]]
+            a = a.index_select(3, used[: len(used) - bias])
+            absent = len(order) - len(used)
+            return F.pad(self._squares_of_matrices(block, g, a, left, right), (0, absent))
+        return self._squares_of_matrices(block, g, a, left, right)
+
+    def _squares_of_matrices(
+        self, block: BlockLayout, g: Tensor, a: Tensor, left: Tensor | None, right: Tensor | None
+    ) -> Tensor:
+        bias = 1 if block.has_bias else 0
+        tokens, outputs, inside = g.shape[1], block.rows, a.shape[3] + bias
         # Each side is rotated where it has fewer numbers: at the tokens, or in the rows' gradients.
         if left is not None and (tokens == 1 or tokens <= inside):
             g, left = torch.einsum("btgo,gop->btgp", g, left), None
