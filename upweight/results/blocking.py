@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import upweight.late.numpy as np
+import upweight.results.labels as labels
 import upweight.results.stored as stored
 from upweight.errors import UpweightError
 from upweight.http import polling
@@ -136,7 +137,7 @@ class Result(stored.Handle[Transport]):
         """
         job = self._known()
         main, sources = stored.saveable(job, array)
-        labelled = self._link.run(stored.identified(job, main))
+        labelled = self._link.run(labels.identified(job, main))
         return self._link.run(saved_as(path, main, sources, labelled, self._bars, wide))
 
     def to_pandas(self, array: str | None = None) -> Any:
@@ -150,7 +151,7 @@ class Result(stored.Handle[Transport]):
     def _whole(self, array: str | None) -> tuple[NDArray[Any], Labelled]:
         job = self._known()
         main, sources = stored.saveable(job, array)
-        labelled = self._link.run(stored.identified(job, main))
+        labelled = self._link.run(labels.identified(job, main))
         return self._array(sources[main]).numpy(), labelled
 
     def _repr_html_(self) -> str:
@@ -322,7 +323,7 @@ class InfluenceResult(RankedResult):
     @property
     def groups(self) -> dict[str, list[bool | int | float | str]]:
         """The names of the groups of `test` and `train`, of each axis that has groups in the place of rows."""
-        return stored.group_names(self._known())
+        return labels.group_names(self._known())
 
     def mean(self) -> NDArray[Any]:
         """The mean influence of each training row over the test rows."""

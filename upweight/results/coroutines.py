@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import upweight.results.labels as labels
 import upweight.results.stored as stored
 from upweight.http import polling
 from upweight.http.events import followed_async
@@ -121,7 +122,7 @@ class AsyncResult(stored.Handle[AsyncTransport]):
         """
         job = await self._known()
         main, sources = stored.saveable(job, array)
-        labelled = await self._link.run(stored.identified(job, main))
+        labelled = await self._link.run(labels.identified(job, main))
         return await self._link.run(saved_as(path, main, sources, labelled, self._bars, wide))
 
     async def to_pandas(self, array: str | None = None) -> Any:
@@ -135,7 +136,7 @@ class AsyncResult(stored.Handle[AsyncTransport]):
     async def _whole(self, array: str | None) -> tuple[NDArray[Any], Labelled]:
         job = await self._known()
         main, sources = stored.saveable(job, array)
-        labelled = await self._link.run(stored.identified(job, main))
+        labelled = await self._link.run(labels.identified(job, main))
         return await self.array(sources[main]).numpy(), labelled
 
     async def _known(self) -> JobRecord:
@@ -272,7 +273,7 @@ class AsyncInfluenceResult(AsyncRankedResult):
     @property
     def groups(self) -> dict[str, list[bool | int | float | str]]:
         """The names of the groups of `test` and `train`, of each axis that has groups in the place of rows."""
-        return stored.group_names(self._job)
+        return labels.group_names(self._job)
 
     async def mean(self) -> NDArray[Any]:
         """The mean influence of each training row over the test rows."""

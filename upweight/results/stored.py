@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-import upweight.late.numpy as np
 from upweight.errors import InvalidRequest, NotStored, ResultNotReady
 from upweight.http.flow import Call, Flow
 from upweight.http.polling import ended, path, succeeded
 from upweight.http.transport import AsyncTransport, Transport
 from upweight.progress import Bars
-from upweight.results.rows import ids_of, record_of
-from upweight.results.saving import DAMPING, Axis, Labelled
 from upweight.results.source import ArraySource
 from upweight.results.suspects import SuspectTable
 from upweight.results.tables import PredictedRows, Ranking
@@ -26,15 +23,13 @@ from upweight.schema import (
     Info,
     JobRecord,
     ResultSummary,
-    Selection,
     Sign,
     Suspects,
-    parse_rows,
 )
 from upweight.schema.damping import entries, numbers
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 
 Side = Literal["test", "train"]
@@ -272,89 +267,6 @@ def saveable(record: JobRecord, main: str | None = None) -> tuple[str, Mapping[s
     if not sources:
         raise NotStored(f"{record.id} kept {_listed(stored)}, and no array to save; use top()")
     return main or next(iter(sources)), sources
-
-
-def labelled(record: JobRecord, name: str) -> Flow[Labelled]:
-    """The names of an array's axes, and the dataset rows, or λ's, that its positions stand for."""
-    found = yield from _labelled(record, name)
-    several = summary(record).dampings if ended(record) else None
-    if several is None:
-        return found
-    return Labelled((Axis(DAMPING, np.asarray(several)), *found.axes), found.value)
-
-
-def identified(record: JobRecord, name: str) -> Flow[Labelled]:
-    """The same with the rows' ids in place of their numbers, where the datasets have ids."""
-    found = yield from labelled(record, name)
-    axes = []
-    for axis in found.axes:
-        grouped = name not in VECTORS and axis.name in group_names(record)
-        id = {"train": record.train_id, "test": record.test_id}.get(axis.name)
-        id = None if grouped else id
-        dataset = None if id is None else (yield from record_of(id))
-        if dataset is not None and dataset.ids is not None:
-            ids = yield from ids_of(dataset)
-            axis = Axis(axis.name, ids if axis.rows is None else ids[axis.rows])
-        axes.append(axis)
-    return Labelled(tuple(axes), found.value)
-
-
-def group_names(record: JobRecord) -> dict[str, list[bool | int | float | str]]:
-    """The names of the groups along each axis that has some, in its order."""
-    return {} if record.groups is None else record.groups.names
-
-
-def refuse_groups(record: JobRecord) -> None:
-    """Raises NotStored for a result whose axes are groups: none of its positions is a row to be shown."""
-    if record.groups is not None:
-        raise NotStored(
-            f"{record.id} has groups in the place of rows, and no row to show; take to_pandas(), or its page"
-        )
-
-
-def _as_axis(names: Sequence[Any]) -> NDArray[Any]:
-    """Of one kind, as a column's values are."""
-    return np.asarray(names)
-
-
-def _labelled(record: JobRecord, name: str) -> Flow[Labelled]:
-    request = record.request
-    test: Selection | None = getattr(request, "test", None)
-    if name == "gradients":
-        rows = yield from _rows(request.train, record.train_id)
-        return Labelled((Axis("train", rows), Axis("parameter")), "value")
-    if name in VECTORS:
-        if test is None:
-            return Labelled((Axis("row"), Axis("parameter")), "value")
-        rows = yield from _rows(test, record.test_id)
-        return Labelled((Axis("test", rows), Axis("parameter")), "value")
-    groups = group_names(record)
-    if "train" in groups:
-        train = Axis("train", _as_axis(groups["train"]))
-    else:
-        train = Axis("train", (yield from _rows(request.train, record.train_id)))
-    if name == "mean" or request.is_self:
-        return Labelled((train,))
-    # Of parts, what the influence is split into: layers by name, positions by number.
-    split: tuple[Axis, ...] = ()
-    if name == "by_layer":
-        split = (Axis("layer", _as_axis(layer_names(record))),)
-    elif name == "by_token" and len(summary(record).part_shape or ()) == 1:
-        split = (Axis("token"),)
-    if "test" in groups:
-        return Labelled((Axis("test", _as_axis(groups["test"])), train))
-    if test is None:  # of factors for right-hand sides of their own
-        return Labelled((Axis("row"), train, *split))
-    return Labelled((Axis("test", (yield from _rows(test, record.test_id))), train, *split))
-
-
-def _rows(chosen: Selection, dataset_id: str | None) -> Flow[NDArray[np.int64] | None]:
-    """The dataset's rows that were chosen; None: all of them."""
-    if chosen.rows is None:
-        return None
-    dataset = yield from record_of(dataset_id or chosen.dataset)
-    parts = parse_rows(chosen.rows, dataset.rows or 0).parts
-    return np.concatenate([np.arange(part.start, part.stop, part.step) for part in parts])
 
 
 def info(record: JobRecord) -> Flow[Info]:

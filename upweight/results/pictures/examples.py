@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import upweight.late.numpy as np
+import upweight.results.labels as labels
 import upweight.results.stored as stored
 from upweight.errors import NotStored
 from upweight.http.flow import Flow
@@ -61,7 +62,7 @@ class Panel:
 
 def panels(record: JobRecord, tests: Sequence[int] | None, k: int) -> Flow[list[Panel]]:
     """A panel a test row of the matrix; None: those of the largest loss. Raises NotStored."""
-    stored.refuse_groups(record)
+    labels.refuse_groups(record)
     train = yield from record_of(record.train_id)
     if record.request.is_self:
         largest = yield from stored.top(record, None, k, "helpful")
@@ -116,7 +117,7 @@ def itself(record: JobRecord, position: int) -> Flow[Example]:
         return Example(position, words="right-hand side")
     dataset = yield from record_of(record.test_id)
     guesses = yield from predicted(record, "test", [position])
-    labelled = yield from stored.labelled(record, "influences")
+    labelled = yield from labels.labelled(record, "influences")
     row = int(labelled.axes[0].labels(np.array([position]))[0])
     shown = yield from looks(dataset, [row], guesses)
     return shown[row]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import upweight.late.numpy as np
+import upweight.results.labels as labels
 import upweight.results.stored as stored
 from upweight.http.flow import Flow
 from upweight.progress import Bars
@@ -46,12 +47,12 @@ class FeaturePanel:
 
 def feature_panels(record: JobRecord, bars: Bars) -> Flow[list[FeaturePanel]]:
     """Of the test rows of the largest loss, those of the first training rows whose features matter most."""
-    stored.refuse_groups(record)
+    labels.refuse_groups(record)
     source = stored.influences(record)
     _, total, *shape = source.shape
     looked_at = min(total, max(1, MOST_NUMBERS // max(1, math.prod(shape))))
     train = yield from record_of(record.train_id)
-    named = yield from stored.labelled(record, "influences")
+    named = yield from labels.labelled(record, "influences")
     found = []
     positions = yield from hardest(record)
     for position in positions:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import upweight.late.numpy as np
+import upweight.results.labels as labels
 import upweight.results.stored as stored
 from upweight.errors import InvalidRequest
 from upweight.http.flow import Flow
@@ -48,14 +49,14 @@ class Slice:
 
 def part(record: JobRecord, test: Any, train: Any, by_class: bool, bars: Bars) -> Flow[Slice]:
     """Rows of the matrix by columns of it; of perturbations, the features of one row by another."""
-    stored.refuse_groups(record)
+    labels.refuse_groups(record)
     record = stored.one(record)
     source = stored.influences(record)
     if len(source.shape) == 1:
         raise InvalidRequest("self-influences are one number a row; draw 'top' or 'ranking'")
     if len(source.shape) > 2:
         return (yield from _features(record, test or 0, train or 0, bars))
-    named = yield from stored.labelled(record, "influences")
+    named = yield from labels.labelled(record, "influences")
     datasets = (record.test_id, record.train_id)
     sides, picked = [], []
     for axis, chosen, size, most, dataset in zip(
@@ -84,7 +85,7 @@ def _features(record: JobRecord, test: Any, train: Any, bars: Bars) -> Flow[Slic
         image = image.reshape(-1, *image.shape[-2:]).sum(0)
     flat = image.ndim == 1
     side = Side("", [], [], [])
-    named = yield from stored.labelled(record, "influences")
+    named = yield from labels.labelled(record, "influences")
     rows = [
         int(axis.labels(np.array([at]))[0])
         for axis, at in zip(named.axes, (test, train), strict=True)
