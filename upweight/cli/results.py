@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from upweight.cli import table, units
+from upweight.cli import rankings, units
+from upweight.cli.rankings import Damping
 from upweight.cli.shell import Shell
 from upweight.cli.slices import FILE_NUMBERS, chosen, printed, refuse_size, written
 from upweight.cli.verb import JobArgument, group, verb
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from upweight.schema import PredictedRow, Ranked
 
 
 def drawable(text: str | None, result: Any, kind: str, axis: int) -> Any:
@@ -62,9 +58,6 @@ Array = Annotated[
         help="influences, mean, by_layer, by_token, rescaled, factors, gradients or products."
     ),
 ]
-Damping = Annotated[
-    float | None, typer.Option("--damping", "--lambda", help="One λ of a job that has several.")
-]
 
 
 @verb(
@@ -100,142 +93,35 @@ def slice_(
     printed(shell, array, axes)
 
 
-@verb(
+verb(
     results,
     "top",
     """
     upweight results top latest --test 3 -k 5 --sign harmful
     upweight results top latest --test 0 -k 5 --words
     """,
-)
-def top(
-    shell: Shell,
-    job: JobArgument,
-    test: Annotated[
-        int | None, typer.Option(help="Row of the matrix; without, the mean over all.")
-    ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 10,
-    sign: Annotated[
-        str | None, typer.Option(help="helpful, harmful, lowers or raises; helpful by default.")
-    ] = None,
-    words: Annotated[
-        bool, typer.Option("--words", help="With the text of each row, of a dataset of tokens.")
-    ] = False,
-    damping: Damping = None,
-) -> None:
-    """Show the training rows that helped or harmed most, the strongest first."""
-    if sign not in (None, "helpful", "harmful", "lowers", "raises"):
-        raise typer.BadParameter(
-            f"{sign!r} is neither 'helpful' nor 'harmful', 'lowers' or 'raises'",
-            param_hint="--sign",
-        )
-    result = _ranking(shell, job, "top", damping)
-    ranking = result.top(test, k, sign, words)
-    if shell.as_json:
-        shell.document(ranking)
-        return
-    heads = ("ROW", "INFLUENCE", *(["TEXT"] if words else []))
-    table.show(heads, [_ranked(item) for item in ranking.items])
-
-
-@verb(
+)(rankings.top)
+verb(
     results,
     "bm25",
     "upweight results bm25 latest --test 0 -k 5",
-)
-def bm25(
-    shell: Shell,
-    job: JobArgument,
-    test: Annotated[
-        int | None, typer.Option(help="Row of the matrix; without, the mean over all.")
-    ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 10,
-) -> None:
-    """Show the training rows that share the most telling tokens with test rows, beside `top`."""
-    result = _ranking(shell, job, "bm25")
-    ranking = result.bm25(test, k)
-    if shell.as_json:
-        shell.document(ranking)
-        return
-    table.show(("ROW", "BM25"), [_ranked(item) for item in ranking.items])
-
-
-@verb(
+)(rankings.bm25)
+verb(
     results,
     "suspects",
     """
     upweight results suspects latest -k 20
     upweight results suspects latest -k 50 --json
     """,
-)
-def suspects(
-    shell: Shell,
-    job: JobArgument,
-    k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 20,
-    damping: Damping = None,
-) -> None:
-    """Show the training rows whose labels deserve a look, the most suspect first; low scores are suspect."""
-    result = _ranking(shell, job, "suspects", damping)
-    found = result.suspects(k)
-    if shell.as_json:
-        for item in found.items:
-            shell.document(item)
-        return
-    names = shell.client.datasets.get(result.job.train_id).class_names
-    table.show(
-        ("ID", "ROW", "SCORE", "LABEL", "PREDICTED"),
-        [
-            (
-                str(item.id),
-                str(item.row),
-                f"{item.score:.4f}",
-                *_classes((item.label, item.predicted), names),
-            )
-            for item in found.items
-        ],
-    )
-
-
-@verb(
+)(rankings.suspects)
+verb(
     results,
     "rows",
     """
     upweight results rows latest --sort -loss --limit 10
     upweight results rows latest --side train --rows 0:5 --json
     """,
-)
-def rows(
-    shell: Shell,
-    job: JobArgument,
-    rows: Annotated[
-        str | None, typer.Option(help="Positions in the result: 0:10, 3,5; without, all.")
-    ] = None,
-    side: Annotated[str, typer.Option(help="test or train.")] = "test",
-    sort: Annotated[
-        str, typer.Option(help="position, loss or error; with a - in front from the largest.")
-    ] = "position",
-    offset: Annotated[int, typer.Option(help="So many are passed over.", min=0)] = 0,
-    limit: Annotated[int, typer.Option(help="So many at most.", min=1, max=1000)] = 20,
-) -> None:
-    """Show what the model makes of rows: loss, prediction, target."""
-    if side not in ("test", "train"):
-        raise typer.BadParameter(f"{side!r} is neither test nor train", param_hint="--side")
-    result = shell.client.jobs.result(job)
-    if not hasattr(result, "rows"):
-        raise typer.BadParameter(
-            f"{job} computed {result.job.request.kind}, which keeps no predictions"
-        )
-    found = result.rows(rows, side=side, sort=sort, offset=offset, limit=limit)
-    if shell.as_json:
-        for item in found.items:
-            shell.document(item)
-        return
-    own = result.job.test_id if side == "test" else result.job.train_id
-    names = shell.client.datasets.get(own).class_names if own else []
-    heads = ("POSITION", "ROW", "ID", "LOSS", "ERROR", "PREDICTED", "TARGET")
-    table.show(heads, [_predicted(item, names) for item in found.items])
-    if len(found.items) < found.total:
-        shell.say(f"{len(found.items)} of {found.total}; --limit and --offset show others")
+)(rankings.rows)
 
 
 @verb(results, "report", "upweight results report latest --json")
@@ -284,7 +170,7 @@ def export(
     damping: Damping = None,
 ) -> None:
     """Hand suspects over to another tool, in the form that it takes; low scores are suspect."""
-    result = _ranking(shell, job, "export", damping)
+    result = rankings.ranked_by(shell, job, "export", damping)
     if path is None and to not in ("mlflow", "wandb"):
         raise typer.BadParameter(f"say which file to write for {to}", param_hint="FILE")
     if to == "wandb":
@@ -309,7 +195,7 @@ def save(
     ] = False,
 ) -> None:
     """Stream a result into a file, put in place when it is whole."""
-    saved = _result(shell, job, damping).save(path, array, wide=wide)
+    saved = rankings.result_of(shell, job, damping).save(path, array, wide=wide)
     if shell.as_json:
         shell.document({"path": str(saved), "size_bytes": saved.stat().st_size})
     else:
@@ -345,7 +231,7 @@ def plot(
     damping: Damping = None,
 ) -> None:
     """Draw the rows that mattered most, a heat map, how soon wrong labels are found, or what λ changes."""
-    result: Any = _result(shell, job, damping)
+    result: Any = rankings.result_of(shell, job, damping)
     if not hasattr(result, "plot"):
         raise typer.BadParameter(
             f"{job} computed {result.job.request.kind}: there is nothing to draw"
@@ -409,22 +295,8 @@ def files(shell: Shell, job: JobArgument) -> None:
     )
 
 
-def _result(shell: Shell, job: str, damping: float | None) -> Any:
-    """With one of its λ's, where that is said."""
-    result = shell.client.jobs.result(job)
-    return result if damping is None else result.at(damping=damping)
-
-
-def _ranking(shell: Shell, job: str, method: str, damping: float | None = None) -> Any:
-    """The result, which has this method that ranks rows."""
-    result = _result(shell, job, damping)
-    if not hasattr(result, method):
-        raise typer.BadParameter(f"{job} computed {result.job.request.kind}, which rank no rows")
-    return result
-
-
 def _array(shell: Shell, job: str, name: str, damping: float | None, by: str | None) -> Any:
-    result = _result(shell, job, damping)
+    result = rankings.result_of(shell, job, damping)
     found = result.job.result
     if found is not None and found.dampings is not None:
         there = ", ".join(map(repr, found.dampings))
@@ -445,35 +317,3 @@ def _array(shell: Shell, job: str, name: str, damping: float | None, by: str | N
             f"{job} has no array {name!r}; there are {', '.join(known)}", param_hint="--array"
         )
     return getattr(result, name)
-
-
-def _classes(values: Sequence[float | None], names: Sequence[str]) -> tuple[str, ...]:
-    """Labels and predictions, by the classes' names where they have some."""
-    return tuple(
-        ""
-        if value is None
-        else names[int(value)]
-        if names and value == int(value) and 0 <= value < len(names)
-        else f"{value:g}"
-        for value in values
-    )
-
-
-def _predicted(item: PredictedRow, names: Sequence[str]) -> tuple[str, ...]:
-    numbers = ("" if each is None else f"{each:.4g}" for each in (item.loss, item.error))
-    called = "" if item.id is None else str(item.id)
-    return (
-        str(item.position),
-        str(item.row),
-        called,
-        *numbers,
-        *_classes((item.prediction, item.target), names),
-    )
-
-
-def _ranked(item: Ranked) -> tuple[str, ...]:
-    return (
-        str(item.row),
-        f"{item.influence:+.6g}",
-        *([item.text] if item.text is not None else []),
-    )
