@@ -20,6 +20,7 @@ from service.local.background import Running
 from tests.cli.conftest import LAMBDA, Upweight, process
 from tests.methods import METHODS, Row
 from tests.patience import PATIENCE
+from upweight import Client
 from upweight.cli.exits import Exit
 
 
@@ -244,6 +245,66 @@ def test_a_slice_is_that_of_the_saved_matrix(online: Upweight, job: str, tmp_pat
     np.testing.assert_allclose(document["values"], matrix[[4, 1], :2], rtol=1e-6)
     online("results", "slice", job, "--test", "6", "-o", str(tmp_path / "row.npy"))
     np.testing.assert_array_equal(np.load(tmp_path / "row.npy"), matrix[6:])
+
+
+@pytest.fixture
+def called(online: Upweight, stack: Running, files: Path, registered: tuple[str, ...]) -> str:
+    """A job on rows that have ids: of training rows 20 to 29, and test rows 4 to 6 without any ids."""
+    x, y = np.load(files / "x.npy"), np.load(files / "y.npy")
+    with Client(stack.url) as client:
+        ids = [f"img {row}" for row in range(30)]
+        train = client.datasets.register("cli-called", x=x, y=y, ids=ids)
+        rows = {"train_rows": "20:30", "test_rows": "4:7"}
+        job = client.compute_influences(
+            "cli-net", train, "cli-rows", hessian_regularization=1.0, **rows
+        )
+    return job.id
+
+
+def test_a_slice_says_which_rows_its_positions_are(online: Upweight, called: str) -> None:
+    printed = online("results", "slice", called, "--test", "2,0", "--train", "1,7:9").out
+    head, names, *lines = [line.split("\t") for line in printed.splitlines()]
+    assert head == ["", "1", "7", "8"]
+    assert names == ["", "img 21", "img 27", "img 28"]
+    assert [line[0] for line in lines] == ["2", "0"]
+    document = online(
+        "results", "slice", called, "--test", "2,0", "--train", "1,7:9", "--json"
+    ).document
+    assert document["axes"] == [[2, 0], [1, 7, 8]]
+    assert document["labels"] == [None, ["img 21", "img 27", "img 28"]]
+    read = pd.read_csv(StringIO(printed), sep="\t", header=[0, 1], index_col=0)
+    np.testing.assert_allclose(read, document["values"], rtol=1e-6)
+    scattered = ",".join(map(str, range(0, 10, 2)))
+    every = online("results", "slice", called, "--train", scattered, "--json").document["labels"]
+    assert every == [None, [f"img {row}" for row in range(20, 30, 2)]]
+
+
+def test_a_slice_of_groups_says_which_they_are(
+    online: Upweight, stack: Running, called: str
+) -> None:
+    with Client(stack.url) as client:
+        job = client.compute_influences(
+            "cli-net", "cli-rows", "cli-called", hessian_regularization=1.0,
+            aggregate={"train": "y"}, test_rows="2:4",
+        )  # fmt: skip
+    lines = [line.split("\t") for line in online("results", "slice", job.id).out.splitlines()]
+    assert [line[:4] for line in lines[:2]] == [["", "", "0", "1"], ["", "", "0", "1"]]
+    assert [line[:2] for line in lines[2:]] == [["0", "img 2"], ["1", "img 3"]]
+
+
+def test_a_ranking_says_ids_where_there_are_some(
+    online: Upweight, called: str, job: str, stack: Running
+) -> None:
+    items = online("results", "top", called, "-k", "3", "--json").document["items"]
+    head, *lines = online("results", "top", called, "-k", "3").out.splitlines()
+    assert head.split() == ["ROW", "ID", "INFLUENCE"]
+    assert [line.split()[:3] for line in lines] == [
+        [str(item["row"]), "img", str(item["row"])] for item in items
+    ]
+    assert online("results", "top", job, "-k", "3").out.split()[:2] == ["ROW", "INFLUENCE"]
+    with Client(stack.url) as client:
+        shown = repr(client.jobs.result(called).top(None, 1))
+    assert f": img {items[0]['row']} (row {items[0]['row']}, +" in shown
 
 
 def test_a_slice_too_large_for_its_place_names_the_way_out(

@@ -11,7 +11,7 @@ from upweight.cli.shell import Shell
 from upweight.cli.verb import JobArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from upweight.schema import PredictedRow, Ranked
 
@@ -46,8 +46,7 @@ def top(
     if shell.as_json:
         shell.document(ranking)
         return
-    heads = ("ROW", "INFLUENCE", *(["TEXT"] if words else []))
-    table.show(heads, [_ranked(item) for item in ranking.items])
+    _show(ranking.items, "INFLUENCE", lambda item: f"{item.influence:+.6g}")
 
 
 def bm25(
@@ -64,7 +63,7 @@ def bm25(
     if shell.as_json:
         shell.document(ranking)
         return
-    table.show(("ROW", "BM25"), [_ranked(item) for item in ranking.items])
+    _show(ranking.items, "BM25", lambda item: f"{item.influence:+.6g}")
 
 
 def suspects(
@@ -167,9 +166,18 @@ def _predicted(item: PredictedRow, names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _ranked(item: Ranked) -> tuple[str, ...]:
-    return (
-        str(item.row),
-        f"{item.influence:+.6g}",
-        *([item.text] if item.text is not None else []),
-    )
+def _show(items: Sequence[Ranked], head: str, number: Callable[[Ranked], str]) -> None:
+    """Row, id where it is another one, a number, text where there is some."""
+    has_ids = any(item.id not in (None, item.row) for item in items)
+    has_texts = any(item.text is not None for item in items)
+    lines = [
+        (
+            str(item.row),
+            *([str(item.id)] if has_ids else []),
+            number(item),
+            *([item.text or ""] if has_texts else []),
+        )
+        for item in items
+    ]
+    heads = ("ROW", *(["ID"] if has_ids else []), head, *(["TEXT"] if has_texts else []))
+    table.show(heads, lines)

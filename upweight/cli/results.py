@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from upweight.cli.rankings import Damping
 from upweight.cli.shell import Shell
 from upweight.cli.slices import FILE_NUMBERS, chosen, printed, refuse_size, written
 from upweight.cli.verb import JobArgument, group, verb
+
+if TYPE_CHECKING:
+    from upweight.schema import JobRecord
 
 
 def drawable(text: str | None, result: Any, kind: str, axis: int) -> Any:
@@ -83,14 +86,20 @@ def slice_(
     output: Output = None,
     damping: Damping = None,
 ) -> None:
-    """Print a part of the influences, tab-separated, or write it into a file."""
-    array = _array(shell, job, name, damping, by)
+    """Print a part of the influences, tab-separated, or write it into a file.
+
+    Positions come first, in front and at the head; after them the ids of their rows, where the datasets have some.
+    """
+    array, record, called = _array(shell, job, name, damping, by)
     axes = [chosen(text, size) for text, size in zip((test, train), array.shape, strict=False)]
     if output is not None:
         refuse_size(axes, array.shape, FILE_NUMBERS, "`upweight results save` streams all of it")
         print(written(array, axes, output))
         return
-    printed(shell, array, axes)
+    from upweight.results.labels import names_of
+
+    names = shell.client._link.run(names_of(record, called, axes))
+    printed(shell, array, axes, names)
 
 
 verb(
@@ -295,7 +304,12 @@ def files(shell: Shell, job: JobArgument) -> None:
     )
 
 
-def _array(shell: Shell, job: str, name: str, damping: float | None, by: str | None) -> Any:
+def _array(
+    shell: Shell, job: str, name: str, damping: float | None, by: str | None
+) -> tuple[Any, JobRecord, str]:
+    """An array of a job's result, the job, and what the array is called."""
+    from upweight.results.stored import vectors
+
     result = rankings.result_of(shell, job, damping)
     found = result.job.result
     if found is not None and found.dampings is not None:
@@ -306,14 +320,14 @@ def _array(shell: Shell, job: str, name: str, damping: float | None, by: str | N
     if by in ("layer", "token"):
         if not hasattr(result, "by_layer"):
             raise typer.BadParameter(f"{job} computed {result.job.request.kind}", param_hint="--by")
-        return result.by_layer if by == "layer" else result.by_token
+        return getattr(result, f"by_{by}"), result.job, f"by_{by}"
     if by not in (None, "row"):
         raise typer.BadParameter(f"{by!r} is none of layer, token and row", param_hint="--by")
     known = [each for each in ("influences", "rescaled", "factors") if hasattr(type(result), each)]
-    if not known:
-        return result.x  # of factors and solutions, which have one array
+    if not known:  # of factors and solutions, which have one array
+        return result.x, result.job, vectors(result.job).name
     if name not in known:
         raise typer.BadParameter(
             f"{job} has no array {name!r}; there are {', '.join(known)}", param_hint="--array"
         )
-    return getattr(result, name)
+    return getattr(result, name), result.job, name

@@ -13,7 +13,11 @@ import typer
 from upweight.cli.shell import Shell
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from upweight import RemoteArray
+
+    Names = Sequence[NDArray[Any] | None]
 
 BLOCK = 1 << 20  # numbers that are fetched at a time
 TERMINAL_NUMBERS = 2_000  # more than that nobody reads
@@ -45,13 +49,19 @@ def refuse_size(
         raise typer.BadParameter(f"these are {numbers:,} numbers, more than {most:,}; {way_out}")
 
 
-def printed(shell: Shell, array: RemoteArray, axes: Sequence[Sequence[int]]) -> None:
-    """Tab-separated with positions at the head and in front, or one JSON document."""
+def printed(
+    shell: Shell, array: RemoteArray, axes: Sequence[Sequence[int]], names: Names = ()
+) -> None:
+    """Tab-separated with positions at the head and in front, or one JSON document.
+
+    `names`: of each axis what its positions stand for, which comes after them; None where that is themselves.
+    """
     if shell.as_json:
         refuse_size(axes, array.shape, JSON_NUMBERS, "write a file: -o part.npy")
         values = array[_index(axes)]
-        shell.document({"axes": [list(axis) for axis in axes], "shape": list(values.shape),
-                        "values": values.tolist()})  # fmt: skip
+        labels = [None if each is None else each.tolist() for each in names]
+        shell.document({"axes": [list(axis) for axis in axes], **({"labels": labels} if labels else {}),
+                        "shape": list(values.shape), "values": values.tolist()})  # fmt: skip
         return
     if sys.stdout.isatty():
         refuse_size(
@@ -60,11 +70,18 @@ def printed(shell: Shell, array: RemoteArray, axes: Sequence[Sequence[int]]) -> 
             TERMINAL_NUMBERS,
             "choose fewer rows, pipe it, or write a file: -o part.npy",
         )
+    row_names, column_names = (*names, None, None)[:2]
+    margin = [""] if row_names is None else ["", ""]
     if len(axes) > 1 and array.ndim == len(axes):
-        print("", *axes[1], sep="\t")
+        print(*margin, *axes[1], sep="\t")
+        if column_names is not None:
+            print(*margin, *column_names, sep="\t")
+    done = 0
     for rows, block in _blocks(array, axes):
         for row, values in zip(rows, block, strict=True):
-            print(row, *values.ravel(), sep="\t")
+            called = () if row_names is None else (row_names[done],)
+            print(row, *called, *values.ravel(), sep="\t")
+            done += 1
 
 
 def written(array: RemoteArray, axes: Sequence[Sequence[int]], path: Path) -> Path:

@@ -9,10 +9,10 @@ import upweight.late.numpy as np
 from upweight.errors import NotStored
 from upweight.http.flow import Flow
 from upweight.http.polling import ended
-from upweight.results.rows import ids_of, record_of
+from upweight.results.rows import ids_at, ids_of, record_of
 from upweight.results.saving import DAMPING, Axis, Labelled
 from upweight.results.stored import VECTORS, layer_names, summary
-from upweight.schema import JobRecord, Selection, parse_rows
+from upweight.schema import DatasetRecord, JobRecord, Selection, parse_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,15 +32,41 @@ def identified(record: JobRecord, name: str) -> Flow[Labelled]:
     found = yield from labelled(record, name)
     axes = []
     for axis in found.axes:
-        grouped = name not in VECTORS and axis.name in group_names(record)
-        id = {"train": record.train_id, "test": record.test_id}.get(axis.name)
-        id = None if grouped else id
-        dataset = None if id is None else (yield from record_of(id))
-        if dataset is not None and dataset.ids is not None:
+        dataset = yield from _with_ids(record, name, axis)
+        if dataset is not None:
             ids = yield from ids_of(dataset)
             axis = Axis(axis.name, ids if axis.rows is None else ids[axis.rows])
         axes.append(axis)
     return Labelled(tuple(axes), found.value)
+
+
+def names_of(
+    record: JobRecord, name: str, chosen: Sequence[Sequence[int]]
+) -> Flow[list[NDArray[Any] | None]]:
+    """The ids, or groups, at chosen positions of an array's first axes; None for an axis whose rows have no ids."""
+    found = yield from labelled(record, name)
+    names: list[NDArray[Any] | None] = []
+    for axis, some in zip(found.axes, chosen, strict=False):
+        labels = axis.labels(np.asarray(some, np.int64))
+        dataset = yield from _with_ids(record, name, axis)
+        if dataset is not None:
+            names.append((yield from ids_at(dataset, labels)))
+        else:
+            names.append(labels if _is_grouped(record, name, axis) else None)
+    return names
+
+
+def _is_grouped(record: JobRecord, name: str, axis: Axis) -> bool:
+    return name not in VECTORS and axis.name in group_names(record)
+
+
+def _with_ids(record: JobRecord, name: str, axis: Axis) -> Flow[DatasetRecord | None]:
+    """The dataset whose rows the axis has, if these have ids."""
+    if _is_grouped(record, name, axis):
+        return None
+    id = {"train": record.train_id, "test": record.test_id}.get(axis.name)
+    dataset = None if id is None else (yield from record_of(id))
+    return None if dataset is None or dataset.ids is None else dataset
 
 
 def group_names(record: JobRecord) -> dict[str, list[bool | int | float | str]]:

@@ -11,13 +11,14 @@ import upweight.late.numpy as np
 from upweight.errors import InvalidRequest
 from upweight.files.npy import NpySink
 from upweight.http.flow import Call, Flow, segment
-from upweight.schema import DatasetRecord, DatasetRows
+from upweight.schema import DatasetRecord, DatasetRows, written_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 PATH = "/v1/datasets"
+MOST_CHARACTERS = 15_000  # of rows in an address
 
 
 def record_of(dataset: str) -> Flow[DatasetRecord]:
@@ -74,6 +75,21 @@ def ids_of(dataset: DatasetRecord) -> Flow[NDArray[Any]]:
     """The ids of all rows of a dataset that has some: (rows,) of numbers or texts."""
     sink = NpySink()
     query = (("rows", ":"), ("column", dataset.ids or ""))
+    yield Call("GET", f"{PATH}/{segment(dataset.id)}/rows", query, sink=sink)
+    return _texts(sink.array())
+
+
+def ids_at(dataset: DatasetRecord, rows: NDArray[np.int64]) -> Flow[NDArray[Any]]:
+    """The ids of some rows, (rows,), of a dataset that has some; of rows too scattered to be named, out of all."""
+    try:
+        text = written_rows(rows.tolist())
+    except ValueError:
+        text = ""
+    if not 0 < len(text) <= MOST_CHARACTERS:
+        every = yield from ids_of(dataset)
+        return every[rows]
+    sink = NpySink()
+    query = (("rows", text), ("column", dataset.ids or ""))
     yield Call("GET", f"{PATH}/{segment(dataset.id)}/rows", query, sink=sink)
     return _texts(sink.array())
 

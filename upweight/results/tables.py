@@ -60,7 +60,7 @@ class Ranking(_Table, schema.Ranking):
 
     def __repr__(self) -> str:
         whose = "by mean" if self.test is None else f"of test row {self.test}"
-        shown = ", ".join(f"{each.row} ({each.influence:+.3g})" for each in self.items[:SHOWN])
+        shown = ", ".join(map(_ranked, self.items[:SHOWN]))
         more = ", …" if len(self.items) > SHOWN else ""
         if self._by_itself:
             end = "smallest" if self.sign in ("harmful", "raises") else "largest"
@@ -68,6 +68,13 @@ class Ranking(_Table, schema.Ranking):
         return f"<Ranking {self.sign} {whose}: {shown}{more}>"
 
     __str__ = __repr__
+
+
+def _ranked(each: schema.Ranked) -> str:
+    """By its row's id, where that is not the row's number."""
+    if each.id in (None, each.row):
+        return f"{each.row} ({each.influence:+.3g})"
+    return f"{each.id} (row {each.row}, {each.influence:+.3g})"
 
 
 class PredictedRows(_Table, schema.PredictedRows):
