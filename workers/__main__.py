@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
         {
             RUN_JOB: jobs.run,
             RUN_BLOCK: BlockTask(context, KINDS).run,
-            RUN_QUESTION: Answering(context).run,
+            RUN_QUESTION: Answering(context, server).run,
             CHECK_MODEL: checks.check_model,
             CHECK_DATASET: checks.check_dataset,
         },

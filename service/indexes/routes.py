@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import repeat
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Query
@@ -42,6 +43,10 @@ _EXAMPLES: Any = {
     "of a dataset": {
         "summary": "A row of a dataset that is there",
         "value": {"test": {"dataset": "digits-test", "rows": "3"}, "k": 5},
+    },
+    "a text": {
+        "summary": "A text, and what it is labelled with",
+        "value": {"text": ["what a lovely film"], "columns": {"y": [1]}, "k": 5},
     },
 }
 _BESIDE = "As the body's field, where the body is an npz."
@@ -115,9 +120,15 @@ def _answered(
     if request.test is not None:
         arrays = chosen_rows(parts, namespace, result.job, model, request.test)
     else:
-        arrays = given(result.job, dataset, request.columns)
-    question = {"index": id, "k": request.k, "candidates": request.candidates}
-    named = {str(at): each for at, each in enumerate(arrays)}
+        arrays = given(result.job, dataset, request.columns, request.text)
+    question = {
+        "index": id,
+        "k": request.k,
+        "candidates": request.candidates,
+        "text": request.text,
+        "columns": list(arrays),
+    }
+    named = {str(at): each for at, each in enumerate(arrays.values())}
     found = parts.questions.asked(
         namespace, question, named, parts.settings.query_seconds, str(trace)
     )
@@ -127,18 +138,20 @@ def _answered(
         index=id,
         rows=[
             Explained(
+                tokens=tokens,
                 **{
                     sign: [
                         IndexedRow(row=row, id=ids[row], influence=value) for row, value in ranked
                     ]
                     for sign, ranked in one.items()
-                }
+                },
             )
-            for one in found["rows"]
+            for one, tokens in zip(found["rows"], found["tokens"] or repeat(None), strict=False)
         ],
         exact=request.candidates > 0,
         candidates=found["candidates"],
         seconds=found["seconds"],
+        remarks=found["remarks"],
     )
 
 

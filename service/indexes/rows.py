@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from service.datasets.rows import ShardedRows
+from service.datasets.tokens import token_column
 from service.jobs.prepared import chosen
 from service.jobs.selections import numbered
 from service.jobs.validation.compatibility import fitted, is_floating
@@ -30,11 +31,19 @@ Array = np.ndarray[Any, Any]
 
 
 def given(
-    job: JobRecord, dataset: DatasetRecord, columns: Mapping[str, Sequence[Any]]
-) -> list[Array]:
-    """The model's inputs and its loss's targets, in their order, from values by column. Raises InvalidRequest."""
+    job: JobRecord,
+    dataset: DatasetRecord,
+    columns: Mapping[str, Sequence[Any]],
+    text: Sequence[str] | None = None,
+) -> dict[str, Array]:
+    """The model's inputs and its loss's targets, from values by column. Raises InvalidRequest.
+
+    Beside texts only the columns that are given: a worker knows which follow from tokens.
+    """
     match = _match_of(job.matched, dataset)
     names = [*match.inputs, *match.targets]
+    if text is not None:
+        _refuse_texts(dataset, match, columns)
     for name in columns:
         if name not in names:
             raise InvalidRequest.field(
@@ -43,7 +52,7 @@ def given(
                 None,
             )
     for name in names:
-        if name not in columns:
+        if name not in columns and text is None:
             raise InvalidRequest.field(
                 "/columns",
                 f"column {name!r} is missing; an index is asked with {', '.join(names)}",
@@ -52,15 +61,37 @@ def given(
     specs = {column.name: column for column in dataset.columns}
     # The others compute in float32, or with its range.
     precision = "float64" if job.request.precision == "float64" else "float32"
-    return [
-        _arranged(dataset, match, name, _array(specs[name], columns[name], precision))
+    return {
+        name: _arranged(dataset, match, name, _array(specs[name], columns[name], precision))
         for name in names
-    ]
+        if name in columns
+    }
+
+
+def _refuse_texts(
+    dataset: DatasetRecord, match: ColumnMatch, columns: Mapping[str, Sequence[Any]]
+) -> None:
+    """Raises InvalidRequest where texts can't be rows of the index's dataset."""
+    about = f"dataset {dataset.name}@{dataset.version} of the index"
+    tokens = token_column(dataset, dataset.columns)
+    if dataset.tokenizer is None or tokens is None:
+        raise InvalidRequest.field(
+            "/text",
+            f"{about} has no tokenizer; give the rows in 'columns', or make an index of a dataset that is registered "
+            "with its 'tokenizer'",
+            None,
+        )
+    if tokens.name not in match.inputs:
+        words = f"{about} has its tokens in {tokens.name!r}, which its model does not take; give the rows in 'columns'"
+        raise InvalidRequest.field("/text", words, None)
+    if tokens.name in columns:
+        words = f"'text' gives the tokens of {tokens.name!r}; leave the column or the text out"
+        raise InvalidRequest.field(f"/columns/{pointer_step(tokens.name)}", words, None)
 
 
 def chosen_rows(
     parts: Parts, namespace: str, job: JobRecord, model: ModelRecord, test: Selection
-) -> list[Array]:
+) -> dict[str, Array]:
     """The same of rows of a dataset. Raises InvalidRequest, NotFound, NotReady."""
     selection = numbered(parts, namespace, test, "/test")
     found = chosen(parts, namespace, selection, "/test")
@@ -76,13 +107,15 @@ def chosen_rows(
     inputs = Inputs(model, train, found, train)
     match = _match_of(fitted(inputs, job.request.columns), found.dataset)
     rows = ShardedRows.of(parts, namespace, found.dataset)
-    names = [*match.inputs, *match.targets]
-    return [
-        _arranged(
-            found.dataset, match, column.name, _wide(rows.numbers(column, list(found.rows)).whole())
+    own = _match_of(job.matched, train.dataset)
+    pairs = zip((*own.inputs, *own.targets), (*match.inputs, *match.targets), strict=True)
+    return {
+        name: _arranged(
+            found.dataset, match, theirs, _wide(rows.numbers(column, list(found.rows)).whole())
         )
-        for column in (rows.chosen([name])[0] for name in names)
-    ]
+        for name, theirs in pairs
+        for column in rows.chosen([theirs])
+    }
 
 
 def _wide(values: Array) -> Array:

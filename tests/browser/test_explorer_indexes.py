@@ -8,8 +8,12 @@ import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
+from service.local.background import Running
+from tests.browser.layout import unreadable
 from tests.browser.page import all_of, assert_calm, first, until
 from tests.browser.subject import Subject
+from tests.engine import decoder
+from tests.journeys.test_indexes_of_texts import tokenizer
 from upweight import Client
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -40,6 +44,31 @@ def test_an_index_says_why_of_a_stored_and_of_a_pasted_row(
     browser.execute_script('arguments[0].value = \'{"x": [[1]], "y": [3]}\'', area)
     first(browser, ".ask-pasted button").click()
     until(browser, lambda: "it must be (64,)" in first(browser, ".chosen").text)
+    browser.get_log("browser")  # where browsers note an answer of 422
+
+
+def test_an_index_of_texts_says_why_of_a_text(browser: Chrome, stack: Running) -> None:
+    """Whose tokens its dataset's tokenizer makes; a class would be asked for beside it."""
+    tokens, targets = decoder.texts(12)
+    name = "explained-texts"
+    with Client(stack.url) as client:
+        loss = {"name": "cross_entropy", "class_axis": -1}
+        client.models.register(name, decoder.decoder(), example=tokens[:2], loss=loss)
+        client.datasets.register(name, x=tokens, y=targets, tokenizer=tokenizer())
+        index = client.indexes.create(
+            name, name, name, curvature="diagonal", hessian_regularization=0.1
+        ).wait()
+        (exact,) = index.query(text="the cat sat", k=8)
+    browser.get(f"{stack.url}/#/jobs/{index.id}/ask")
+    first(browser, ".ask-text textarea").send_keys("the cat sat")
+    first(browser, ".ask-text button").click()
+    wanted = [str(each.row) for each in exact.helpful if each.influence > 0]
+    until(browser, lambda: _rows(browser) == wanted)
+    assert unreadable(browser, "ask-text") == []
+    assert_calm(browser, stack.url)
+    first(browser, ".ask-text textarea").send_keys(" the cat sat")
+    first(browser, ".ask-text button").click()
+    until(browser, lambda: "rows have up to 5" in first(browser, ".chosen").text)
     browser.get_log("browser")  # where browsers note an answer of 422
 
 

@@ -101,6 +101,7 @@ def show(shell: Shell, index: Named) -> None:
     """
     upweight indexes query digits --test digits-test --rows 3
     upweight indexes query digits --columns '{"x": [[0.1, 0.2]], "y": [1]}' -k 5
+    upweight indexes query films --text 'what a lovely film' --columns '{"y": [1]}'
     """,
 )
 def query(
@@ -109,6 +110,10 @@ def query(
     columns: Annotated[
         str | None,
         typer.Option(help="The rows as JSON, column by column, or a .json or .npz file of them."),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Or a text, once or more often, where the dataset has its tokenizer."),
     ] = None,
     test: Annotated[str | None, typer.Option(help="Or a dataset that has them.")] = None,
     rows: Annotated[str | None, typer.Option(help="Which of its rows: 3, 0:5.")] = None,
@@ -123,7 +128,12 @@ def query(
     if test is not None:
         chosen = {"dataset": test, **({} if rows is None else {"rows": rows})}
     found = shell.client.indexes.get(index).query(
-        columns=_columns(columns), test=chosen, k=k, candidates=candidates, model=model
+        columns=_columns(columns),
+        text=text or None,
+        test=chosen,
+        k=k,
+        candidates=candidates,
+        model=model,
     )
     if shell.as_json:
         for each in found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,6 +28,7 @@ def asked(
     id: str,
     columns: Mapping[str, Any],
     *,
+    text: str | Sequence[str] | None = None,
     test: Any = None,
     test_rows: RowChoice | None = None,
     k: int,
@@ -42,10 +43,36 @@ def asked(
     if model is not None:
         fields["model"] = getattr(model, "id", model)
     found: list[Explained] = []
+    path = f"{_PATH}/{segment(id)}/query"
+    if text is not None:
+        texts = [text] if isinstance(text, str) else list(text)
+        beside = _beside(texts, columns)
+        for first in range(0, max(1, len(texts)), MAXIMUM_QUERIES):
+            here = slice(first, first + MAXIMUM_QUERIES)
+            own = {"columns": {name: each[here] for name, each in beside.items()}} if beside else {}
+            question = _checked({**fields, **own, "text": texts[here]}, path)
+            reply = yield Call("POST", path, json=_plain_json(question))
+            found += reply.read(IndexAnswer).rows
+        return found
     for part in _parts(columns):
-        reply = yield _call(f"{_PATH}/{segment(id)}/query", fields, part)
+        reply = yield _call(path, fields, part)
         found += reply.read(IndexAnswer).rows
     return found
+
+
+def _beside(texts: Sequence[str], columns: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Columns beside texts: lists with an entry a text; of one text, the entry may be given alone."""
+    plain = {name: _plain(values) for name, values in columns.items()}
+    single = len(texts) == 1 and any(not isinstance(each, list) for each in plain.values())
+    found = {name: [each] if single else each for name, each in plain.items()}
+    for name, each in found.items():
+        if not isinstance(each, list):
+            raise InvalidRequest(f"column {name!r} is one entry, and there are {len(texts)} texts")
+    return found
+
+
+def _plain_json(question: IndexQuery) -> dict[str, Any]:
+    return question.model_dump(mode="json", exclude_unset=True)
 
 
 def _call(path: str, fields: dict[str, Any], columns: Mapping[str, Any]) -> Call:
@@ -53,7 +80,7 @@ def _call(path: str, fields: dict[str, Any], columns: Mapping[str, Any]) -> Call
     listed = {name: list(each) for name, each in columns.items()}
     question = _checked({**fields, **({"columns": listed} if columns else {})}, path)
     if not columns or any(isinstance(each, list) for each in columns.values()):
-        return Call("POST", path, json=question.model_dump(mode="json", exclude_unset=True))
+        return Call("POST", path, json=_plain_json(question))
     body = _npz(columns)
     address = [(name, str(value)) for name, value in fields.items()]
     return Call("POST", path, query=address, headers={"Content-Type": NPZ}, content=lambda: [body])

@@ -408,6 +408,7 @@ class IndexResult(Result):
         *,
         k: int = 20,
         candidates: int = 500,
+        text: str | Sequence[str] | None = None,
         test: Any = None,
         test_rows: RowChoice | None = None,
         model: Any = None,
@@ -417,13 +418,15 @@ class IndexResult(Result):
         """For each row the training rows that help and that harm it most: `.helpful`, `.harmful`, the strongest first.
 
         The rows by column, as in the index's dataset: `query(x=…, y=…)`, arrays with a row an entry, or one row where a
-        column is a number. Or `test`, a dataset's name, id or record, and its `test_rows`. `candidates`: training rows
+        column is a number. Or `text`, one or several, where the dataset has its tokenizer: what does not follow from
+        their tokens, such as a class, is given beside them, `query(text="a lovely film", y=1)`, and each answer has
+        `tokens`. Or `test`, a dataset's name, id or record, and its `test_rows`. `candidates`: training rows
         that are found by the index's numbers and scored by their whole gradients; 0: by the numbers alone. `columns`:
         in place of keywords, for names that are no keywords. `model`: the version that is meant, where a newer one of
         the name is there. Each item has `row`, `id` and `influence`; positive is helpful.
         """
         flow = asked(
-            self.id, {**(columns or {}), **rows}, test=test, test_rows=test_rows, k=k,
+            self.id, {**(columns or {}), **rows}, text=text, test=test, test_rows=test_rows, k=k,
             candidates=candidates, model=model,
         )  # fmt: skip
         return self._link.run(flow)

@@ -346,6 +346,7 @@ class AsyncIndexResult(AsyncResult):
         *,
         k: int = 20,
         candidates: int = 500,
+        text: str | Sequence[str] | None = None,
         test: Any = None,
         test_rows: RowChoice | None = None,
         model: Any = None,
@@ -354,7 +355,7 @@ class AsyncIndexResult(AsyncResult):
     ) -> list[Explained]:
         """As `IndexResult.query`, awaited."""
         flow = asked(
-            self.id, {**(columns or {}), **rows}, test=test, test_rows=test_rows, k=k,
+            self.id, {**(columns or {}), **rows}, text=text, test=test, test_rows=test_rows, k=k,
             candidates=candidates, model=model,
         )  # fmt: skip
         return await self._link.run(flow)

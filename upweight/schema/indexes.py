@@ -18,6 +18,7 @@ USUAL_DIMENSION = 512  # numbers of a layer
 MAXIMUM_DIMENSION = 1 << 20
 MAXIMUM_QUERIES = 64  # rows of one request
 MAXIMUM_CANDIDATES = 10_000
+MAXIMUM_CHARACTERS = 100_000  # of a text
 
 
 class IndexJob(AttributionJob):
@@ -83,7 +84,7 @@ class IndexJob(AttributionJob):
 
 
 class IndexQuery(Request):
-    """Which training rows help, and which harm, some rows: those in `columns`, or of a dataset."""
+    """Which training rows help, and which harm, some rows: those in `columns`, texts, or rows of a dataset."""
 
     columns: dict[Text, Annotated[list[Any], Field(min_length=1, max_length=MAXIMUM_QUERIES)]] = (
         Field(
@@ -92,6 +93,19 @@ class IndexQuery(Request):
             "entry a row, a number or nested lists of the row's shape.",
             examples=[{"x": [[0.0, 1.0]], "y": [1]}],
         )
+    )
+    text: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=MAXIMUM_CHARACTERS)]],
+            Field(min_length=1, max_length=MAXIMUM_QUERIES),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Or texts, which the `tokenizer` of the index's dataset makes rows of, as the dataset's own rows "
+        "are made: padded, with the tokens that it puts around, and with the columns that follow from the tokens, such "
+        "as the next token as label. Others, such as a text's class, are in `columns`.",
+        examples=[["the cat sat on the mat"]],
     )
     test: Selection | None = Field(None, description="Or rows of a dataset that is there.")
     k: Annotated[int, Field(ge=1, le=1_000)] = Field(
@@ -110,11 +124,13 @@ class IndexQuery(Request):
 
     @model_validator(mode="after")
     def _rows_are_given_once(self) -> Self:
-        if bool(self.columns) == (self.test is not None):
+        if bool(self.columns or self.text) == (self.test is not None):
             raise ValueError(
-                "give the rows in 'columns', or say by 'test' which rows of a dataset are meant"
+                "give the rows in 'columns' or as 'text', or say by 'test' which rows of a dataset are meant"
             )
         lengths = {name: len(values) for name, values in self.columns.items()}
+        if self.text is not None:
+            lengths["text"] = len(self.text)
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{name!r} has {count}" for name, count in lengths.items())
             raise ValueError(f"the columns have different numbers of rows: {told}")
@@ -139,6 +155,9 @@ class Explained(Answer):
 
     helpful: list[IndexedRow]
     harmful: list[IndexedRow]
+    tokens: list[int] | None = Field(
+        None, description="Of a row that was given as text: its tokens, as the model took them."
+    )
 
 
 class IndexAnswer(Answer):

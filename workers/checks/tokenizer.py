@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from service.datasets.tokens import token_column
 from service.storage.layout import blob_path
 from service.storage.objects import Objects
 from upweight.errors import Rejected
@@ -23,18 +24,9 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"  # a token that is a part of a character
 def read_tokenizer(path: str) -> dict[str, Any]:
     """In an isolated child: the word of each token, or `{"refusal": words}`. Padding has no word."""
     try:
-        library = importlib.import_module("tokenizers")
-    except ImportError:
-        return {
-            "refusal": "this worker has no tokenizers; the operator installs upweight[tokenizers]"
-        }
-    try:
-        found = library.Tokenizer.from_str(Path(path).read_text("utf-8"))
-    except Exception as error:
-        return {
-            "refusal": f"it is no tokenizer.json ({str(error)[:200]}): give the file that save_pretrained, or "
-            "Tokenizer.save, wrote"
-        }
+        found = opened(Path(path).read_text("utf-8"))
+    except ValueError as error:
+        return {"refusal": str(error)}
     numbers: dict[str, int] = found.get_vocab(with_added_tokens=True)
     size = max(numbers.values(), default=-1) + 1
     if size > MOST_WORDS:
@@ -45,6 +37,22 @@ def read_tokenizer(path: str) -> dict[str, Any]:
         pads = number == padding if padding is not None else token in PADDING
         words[number] = "" if pads else _shown(found, token, number)
     return {"words": _with_spaces(found, words)}
+
+
+def opened(text: str) -> Any:
+    """A tokenizer of what a `tokenizer.json` has, in an isolated child. Raises ValueError with words for people."""
+    try:
+        library = importlib.import_module("tokenizers")
+    except ImportError:
+        words = "this worker has no tokenizers; the operator installs upweight[tokenizers]"
+        raise ValueError(words) from None
+    try:
+        return library.Tokenizer.from_str(text)
+    except Exception as error:
+        raise ValueError(
+            f"it is no tokenizer.json ({str(error)[:200]}): give the file that save_pretrained, or "
+            "Tokenizer.save, wrote"
+        ) from None
 
 
 def _with_spaces(tokenizer: Any, words: list[str]) -> list[str]:
@@ -113,12 +121,10 @@ def check_tokenizer(
 
 
 def _tokens(dataset: DatasetRecord, columns: Sequence[ColumnSpec]) -> ColumnSpec:
-    """The column of token numbers: that of a preview of text, else the first input that can be one."""
-    named = dataset.preview.column if isinstance(dataset.preview, TextPreview) else None
-    for each in columns:
-        whole = "int" in each.dtype and len(each.shape) == 1
-        if each.name == named or (named is None and whole and each.name in dataset.inputs):
-            return each
+    """The column of token numbers. Raises Rejected."""
+    found = token_column(dataset, columns)
+    if found is not None:
+        return found
     raise _refused(
         dataset,
         "no input has token numbers, (rows, positions) of integers; leave 'tokenizer' out, or say which column has "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,10 @@ from torch import Tensor
 from service.storage.keys import Document
 from upweight.errors import InvalidRequest, NotStored
 from upweight.schema import (
-    ColumnMatch,
     DatasetRecord,
     IndexJob,
     JobRecord,
     ModelRecord,
-    Rows,
     parse_rows,
 )
 from workers import engine
@@ -30,42 +28,28 @@ from workers.engine import Batch, Embedding, Problem, TensorRows
 from workers.engine import Rows as EngineRows
 from workers.engine.curvature.structured.blocks import Spectral
 from workers.engine.model.rows import ChosenRows
+from workers.indexes.opened import OpenIndex
 from workers.indexes.search import SIGNS, Found, Searched
+from workers.indexes.texts import Texts
 from workers.jobs.asked_damping import asked_of_fit, damped
 from workers.jobs.indexing import LEADING
 from workers.jobs.inputs import DTYPES
 from workers.jobs.resolved_damping import as_worked_out
 from workers.jobs.stored_index import StoredIndex
 from workers.process.context import Context
+from workers.programs.fork_server import ForkServer
 from workers.refusals import public_error
 
 _SOME_BYTES = 1024  # counted of what is mapped, so that a warm worker lets go of it
 
 
-@dataclass(frozen=True)
-class OpenIndex:
-    """An index that a worker has at hand."""
-
-    job: JobRecord
-    request: IndexJob  # with λ as what it came to
-    model: ModelRecord
-    dataset: DatasetRecord
-    rows: Rows  # the dataset's row of each of the index's
-    form: Spectral
-    embedding: Embedding
-    searched: Searched
-
-    @property
-    def match(self) -> ColumnMatch:
-        """How the dataset's columns meet the model's inputs."""
-        return next(each for each in self.job.matched if each.dataset == self.dataset.id)
-
-
 class Answering:
     """All questions that this worker is given."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, server: ForkServer | None = None) -> None:
+        """`server` forks the children that read tokenizers."""
         self._context = context
+        self._texts = Texts(context, server)
 
     def run(self, namespace: str, id: str) -> None:
         """One question. Nothing is done for whoever waits no longer."""
@@ -87,20 +71,24 @@ class Answering:
         index = self._open(namespace, question["index"])
         session = self._context.session
         problem = session.problem(namespace, index.model, DTYPES[index.request.precision])
-        asked = _placed(problem, index, [arrays[str(at)] for at in range(len(arrays))])
-        refuse_labels_out_of_range(problem, _rows_of(asked), "/columns")
+        columns = Columns.of(index.dataset, index.match)
+        train = partial(session.rows, namespace, index.dataset, columns, index.rows)
+        given = {name: arrays[str(at)] for at, name in enumerate(question["columns"])}
+        texts, pointer = None, "/columns"
+        if question["text"] is not None:
+            texts = self._texts.rows(namespace, index, train(), question["text"], list(given))
+            given, pointer = {**given, **texts.columns}, "/text"
+        asked = _placed(problem, index, given, pointer)
+        refuse_labels_out_of_range(problem, _rows_of(asked), pointer)
         gradients = engine.per_example_gradients(problem, asked)
         queries = index.embedding(gradients).cpu().float()
         k, candidates = question["k"], question["candidates"]
         found = index.searched.best(queries, candidates // 2 or k)
         scored = 0
         if candidates:
-            train = session.rows(
-                namespace, index.dataset, Columns.of(index.dataset, index.match), index.rows
-            )
             places = found.every
             scored = len(places)
-            found = self._exactly(problem, index, train, gradients, places, k)
+            found = self._exactly(problem, index, train(), gradients, places, k)
         ranked = [
             {
                 sign: [
@@ -115,7 +103,13 @@ class Answering:
             }
             for at in range(len(asked))
         ]
-        return {"rows": ranked, "candidates": scored, "seconds": time.monotonic() - began}
+        return {
+            "rows": ranked,
+            "candidates": scored,
+            "seconds": time.monotonic() - began,
+            "tokens": None if texts is None else texts.tokens,
+            "remarks": [] if texts is None else texts.remarks,
+        }
 
     def _exactly(
         self,
@@ -183,14 +177,16 @@ def _rows_of(batch: Batch) -> TensorRows:
     return TensorRows(list(batch.inputs), batch.targets)
 
 
-def _placed(problem: Problem, index: OpenIndex, arrays: Sequence[np.ndarray[Any, Any]]) -> Batch:
+def _placed(
+    problem: Problem, index: OpenIndex, arrays: Mapping[str, np.ndarray[Any, Any]], pointer: str
+) -> Batch:
     """The rows as the model takes them. Raises InvalidRequest for numbers that look up what the model has not."""
     count = len(index.match.inputs)
     tensors = [
-        _as_stored(index, name, each)
-        for name, each in zip([*index.match.inputs, *index.match.targets], arrays, strict=True)
+        _as_stored(index, name, arrays[name])
+        for name in (*index.match.inputs, *index.match.targets)
     ]
-    _refuse_tokens(problem, index, tensors[:count])
+    _refuse_tokens(problem, index, tensors[:count], pointer)
     targets = tuple(tensors[count:])
     batch = Batch(tuple(tensors[:count]), targets[0] if len(targets) == 1 else targets or None, 0)
     placed = problem.placed(batch)
@@ -199,7 +195,7 @@ def _placed(problem: Problem, index: OpenIndex, arrays: Sequence[np.ndarray[Any,
             problem.outputs(problem.theta, placed.at_least_two())
         except IndexError:
             raise InvalidRequest.field(
-                "/columns", f"{_whole_numbers(index, tensors)}: {_LOOKED_UP}", None
+                pointer, f"{_whole_numbers(index, tensors)}: {_LOOKED_UP}", None
             ) from None
     return placed
 
@@ -227,7 +223,9 @@ def _whole_numbers(index: OpenIndex, tensors: Sequence[Tensor]) -> str:
     return ", ".join(told) or "the rows"
 
 
-def _refuse_tokens(problem: Problem, index: OpenIndex, inputs: Sequence[Tensor]) -> None:
+def _refuse_tokens(
+    problem: Problem, index: OpenIndex, inputs: Sequence[Tensor], pointer: str
+) -> None:
     """Whole numbers beyond those of the index's rows: a GPU that looks up too far can't be used any more."""
     if problem.device.type == "cpu":
         return
@@ -238,7 +236,7 @@ def _refuse_tokens(problem: Problem, index: OpenIndex, inputs: Sequence[Tensor])
             continue
         if int(tensor.min()) < lowest or int(tensor.max()) > highest:
             raise InvalidRequest.field(
-                f"/columns/{name}",
+                f"{pointer}/{name}" if pointer == "/columns" else pointer,
                 f"{_whole_numbers(index, inputs)}, and those of the index's rows go from {lowest:g} to {highest:g}; "
                 f"beyond these {_LOOKED_UP}",
                 None,

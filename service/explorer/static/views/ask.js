@@ -38,16 +38,31 @@ class Ask {
         h("form", { class: "ask-pasted", onsubmit: submitted(() => this.pasted()) }, h("h3", {}, "A row of your own"),
           h("label", { class: "field" }, "Column by column, as JSON: type, paste, or drop a file", this.columns),
           h("button", { type: "submit", class: "primary" }, "Ask why"))),
-      this.told(), this.answer);
+      this.textForm(submitted), this.told(), this.answer);
+  }
+
+  /** Where the rows are tokens with their tokenizer: a text, and beside it the columns that are one number a row. */
+  textForm(submitted) {
+    if (!this.trainSet.tokenizer) return null;
+    const single = this.columnNames().filter((name) => this.trainSet.columns.find((each) => each.name === name)?.shape.length === 0);
+    this.text = h("textarea", { name: "text", rows: "3" });
+    this.beside = new Map(single.map((name) => [name, h("input", { name: `beside-${name}`, type: "number", step: "any" })]));
+    return h("form", { class: "ask-text", onsubmit: submitted(() => this.texted()) }, h("h3", {}, "A text"),
+      h("label", { class: "field" }, "The tokenizer of the index's dataset makes a row of it", this.text),
+      [...this.beside].map(([name, input]) => h("label", { class: "field" }, name, input)),
+      h("button", { type: "submit", class: "primary" }, "Ask why"));
+  }
+
+  columnNames() {
+    const match = (this.job.matched ?? []).find((each) => each.dataset === this.job.train_id);
+    return match ? [...match.inputs, ...match.targets] : this.trainSet.columns.map((each) => each.name);
   }
 
   /** How one row is written, by the index's own columns. */
   sample() {
     const { columns } = this.trainSet;
-    const match = (this.job.matched ?? []).find((each) => each.dataset === this.job.train_id);
-    const names = match ? [...match.inputs, ...match.targets] : columns.map((each) => each.name);
     const shown = (name) => (columns.find((each) => each.name === name)?.shape ?? []).reduceRight((inner) => `[${inner}, …]`, "0");
-    return `{${names.map((name) => `"${name}": [${shown(name)}]`).join(", ")}}`;
+    return `{${this.columnNames().map((name) => `"${name}": [${shown(name)}]`).join(", ")}}`;
   }
 
   /** What the index's info says of its answers. */
@@ -89,6 +104,12 @@ class Ask {
     this.ask({ columns });
   }
 
+  texted() {
+    const given = [...this.beside].filter(([, input]) => input.value !== "");
+    const columns = Object.fromEntries(given.map(([name, input]) => [name, [Number(input.value)]]));
+    this.ask({ text: [this.text.value], ...(given.length ? { columns } : {}) });
+  }
+
   async ask(about) {
     const asked = (this.asked = {});
     this.answer.classList.add("changing");
@@ -104,7 +125,7 @@ class Ask {
     }
   }
 
-  async shown({ rows, seconds, candidates }) {
+  async shown({ rows, seconds, candidates, remarks }) {
     const every = rows.flatMap((each) => [...each.helpful, ...each.harmful]);
     const draw = await previews(this.trainSet, every.map((item) => item.row), this.signal);
     const most = Math.max(...every.map((item) => Math.abs(item.influence)), Number.MIN_VALUE);
@@ -117,6 +138,7 @@ class Ask {
       rows.map((each, index) => h("div", {}, rows.length > 1 ? h("h2", {}, `Row ${index + 1}`) : null, h("div", { class: "two" },
         column(each, "helpful", "Most helpful", "Training with them lowers the loss of this row."),
         column(each, "harmful", "Most harmful", "Training with them raises it.")))),
+      remarks.map((remark) => h("p", { class: "help remark" }, remark)),
       h("p", { class: "help" }, `${number(1000 * seconds, 3)} ms on a worker; ${count(candidates)} candidates were scored by their whole gradients.`),
     ];
   }
