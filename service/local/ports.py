@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import socket
+import sys
+
+_kept: list[socket.socket] = []
 
 
 def free_port(host: str) -> int:
-    """A port that nobody listened on a moment ago."""
-    with _listener(host, 0) as listener:
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on.
+
+    On Linux it is kept for this process's servers, until the process ends: the system gives it to nobody who asks
+    for any port or makes a connection, neither before our server listens there nor while that is started again.
+    """
+    listener = _listener(host, 0)
+    port = int(listener.getsockname()[1])
+    if sys.platform == "linux":
+        _kept.append(listener)  # bound and not listening: whoever names the port may listen there
+    else:
+        listener.close()
+    return port
 
 
 def is_free(host: str, port: int) -> bool:
