@@ -10,7 +10,6 @@ from upweight.errors import UpweightError
 # By package, the extra that brings it.
 EXTRAS = {
     "argilla": "argilla",
-    "bm25s": "bm25",
     "datasets": "datasets",
     "matplotlib": "plot",
     "mlflow": "mlflow",

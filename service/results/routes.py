@@ -21,6 +21,7 @@ from service.answers.streamed import STREAMED
 from service.dependencies import PartsNow, Reader
 from service.problems import EVERYWHERE, documented
 from service.results import listing, predictions, ranking, slices
+from service.results.bm25 import bm25 as ranked_by_words
 from service.results.partial import find_readable, refuse_unfinished
 from service.results.report_page import POLICY, Retraining, page
 from service.results.stored import (
@@ -41,6 +42,7 @@ from upweight.errors import (
     ResultNotReady,
 )
 from upweight.schema import (
+    Bm25Ranking,
     Files,
     InfluenceSlice,
     Info,
@@ -209,6 +211,28 @@ def top(
     """The training rows that helped or harmed most, the strongest first; of a list of λ's with one of them."""
     layers = asked.one_of(result)
     found = ranking.ranking(result, layers, test, k, sign)
+    return with_texts(result, found) if words else found
+
+
+@router.get("/bm25", summary="Rank the training rows by shared words")
+def bm25(
+    result: Result,
+    test: Annotated[
+        int | None,
+        Query(
+            description="Row of the matrix, or group of test rows; left out: the mean over all test rows."
+        ),
+    ] = None,
+    k: Annotated[int, Query(ge=1, le=100_000)] = 20,
+    words: Annotated[
+        bool, Query(description="With the text of each row; at most 1000 rows.")
+    ] = False,
+) -> Bm25Ranking:
+    """Of rows of tokens: the training rows that share the most telling ones with test rows, to hold beside `top`.
+
+    The scores are BM25's, of the tokens alone: no model is asked, and they are no influences.
+    """
+    found = ranked_by_words(result, test, k)
     return with_texts(result, found) if words else found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from service.blobs.records import find_blob
 from service.datasets.preview import MOST_VOCABULARY_BYTES
@@ -13,14 +13,15 @@ from service.datasets.rows import ShardedRows
 from service.results.stored import StoredResult
 from service.storage.layout import blob_path
 from upweight.errors import InvalidRequest, NotStored
-from upweight.schema import DatasetRecord, Ranking, TextPreview
+from upweight.schema import Bm25Ranking, DatasetRecord, Ranking, TextPreview
 from upweight.tokens import text_of
 
+Ranked = TypeVar("Ranked", Ranking, Bm25Ranking)
 MOST_ROWS = 1000  # that are put into words at once
 MOST_TOKENS = 400  # of each
 
 
-def with_texts(result: StoredResult, ranking: Ranking) -> Ranking:
+def with_texts(result: StoredResult, ranking: Ranked) -> Ranked:
     """The ranking with the text of each row. Raises NotStored where there is none, InvalidRequest for too many rows."""
     job = result.job
     found = result.parts.records.get("dataset", result.namespace, job.train_id)

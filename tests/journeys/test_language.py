@@ -318,11 +318,11 @@ def test_bm25_stands_beside_a_ranking_and_a_selection_for_tasks(
         (plain, 1, scores[1]), (plain, None, scores[:3].mean(0)), (grouped, 0, of_a)
     ):  # fmt: skip
         found = result.bm25(test, 4).items
-        assert [each.influence for each in found] == pytest.approx(sorted(expected)[::-1][:4])
-        own = [each.influence for each in found]
+        assert [each.score for each in found] == pytest.approx(sorted(expected)[::-1][:4])
+        own = [each.score for each in found]
         assert [expected[each.column] for each in found] == pytest.approx(own)
         assert all(each.id == names[each.row] and each.row == each.column + 2 for each in found)
-    with pytest.raises(errors.InvalidRequest, match="has the rows 0 to 2"):
+    with pytest.raises(errors.InvalidRequest, match="which has 3: 0 to 2"):
         plain.bm25(3)
     monkeypatch.setenv("UPWEIGHT_URL", str(http.base_url))
     capsys.readouterr()

@@ -92,6 +92,7 @@ CALLS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("GET", "/v1/jobs/{id}/gradients"): lambda c: _result(c, "gradients").x[0],
     ("GET", "/v1/jobs/{id}/products"): lambda c: _result(c, "hvp").x[0],
     ("GET", "/v1/jobs/{id}/top"): lambda c: _result(c).top(),
+    ("GET", "/v1/jobs/{id}/bm25"): lambda c: _result(c).bm25(0),
     ("GET", "/v1/jobs/{id}/suspects"): lambda c: _result(c).suspects(),
     ("GET", "/v1/jobs/{id}/rows"): lambda c: _result(c).rows(),
     ("GET", "/v1/jobs/{id}/info"): lambda c: info(_result(c)),

@@ -11,9 +11,9 @@ from upweight.cli.shell import Shell
 from upweight.cli.verb import JobArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from upweight.schema import PredictedRow, Ranked
+    from upweight.schema import Matched, PredictedRow, Ranked
 
 Damping = Annotated[
     float | None, typer.Option("--damping", "--lambda", help="One λ of a job that has several.")
@@ -46,7 +46,7 @@ def top(
     if shell.as_json:
         shell.document(ranking)
         return
-    _show(ranking.items, "INFLUENCE", lambda item: f"{item.influence:+.6g}")
+    _show([(each, f"{each.influence:+.6g}") for each in ranking.items], "INFLUENCE")
 
 
 def bm25(
@@ -56,14 +56,15 @@ def bm25(
         int | None, typer.Option(help="Row of the matrix; without, the mean over all.")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 10,
+    words: Annotated[bool, typer.Option("--words", help="With the text of each row.")] = False,
 ) -> None:
     """Show the training rows that share the most telling tokens with test rows, beside `top`."""
     result = ranked_by(shell, job, "bm25")
-    ranking = result.bm25(test, k)
+    ranking = result.bm25(test, k, words)
     if shell.as_json:
         shell.document(ranking)
         return
-    _show(ranking.items, "BM25", lambda item: f"{item.influence:+.6g}")
+    _show([(each, f"{each.score:.6g}") for each in ranking.items], "BM25")
 
 
 def suspects(
@@ -166,18 +167,18 @@ def _predicted(item: PredictedRow, names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _show(items: Sequence[Ranked], head: str, number: Callable[[Ranked], str]) -> None:
+def _show(ranked: Sequence[tuple[Ranked | Matched, str]], head: str) -> None:
     """Row, id where it is another one, a number, text where there is some."""
-    has_ids = any(item.id not in (None, item.row) for item in items)
-    has_texts = any(item.text is not None for item in items)
+    has_ids = any(item.id not in (None, item.row) for item, _ in ranked)
+    has_texts = any(item.text is not None for item, _ in ranked)
     lines = [
         (
             str(item.row),
             *([str(item.id)] if has_ids else []),
-            number(item),
+            number,
             *([item.text or ""] if has_texts else []),
         )
-        for item in items
+        for item, number in ranked
     ]
     heads = ("ROW", *(["ID"] if has_ids else []), head, *(["TEXT"] if has_texts else []))
     table.show(heads, lines)

@@ -22,7 +22,7 @@ from upweight.results.rows import RowChoice, rows_text
 from upweight.results.saving import Labelled, arrow_table, frame, saved_as
 from upweight.results.source import ArraySource
 from upweight.results.suspects import SuspectTable
-from upweight.results.tables import PredictedRows, Ranking
+from upweight.results.tables import Bm25Ranking, PredictedRows, Ranking
 from upweight.schema import (
     Explained,
     Files,
@@ -198,14 +198,14 @@ class RankedResult(Result):
         """
         return self._link.run(stored.top(self._known(), test, k, sign, words))
 
-    def bm25(self, test: int | None = None, k: int = 10) -> Ranking:
-        """Of rows of tokens: those of the highest BM25 instead, to look at beside `top`. Needs upweight[bm25].
+    def bm25(self, test: int | None = None, k: int = 10, words: bool = False) -> Bm25Ranking:
+        """Of rows of tokens: those of the highest BM25 instead, to look at beside `top`; each has a `score`.
 
         `test`: row of the result, or group of `aggregate`, whose rows' scores are averaged; None: all test rows.
+        `words`: with their `text`. The scores are of the tokens alone, and no influences. Raises NotStored where rows
+        are no tokens.
         """
-        from upweight.results.bm25 import by_bm25
-
-        return self._link.run(by_bm25(self._known(), test, k))
+        return self._link.run(stored.bm25(self._known(), test, k, words))
 
     def suspects(self, k: int | None = None) -> SuspectTable:
         """The training rows whose labels deserve a look, the most suspect first: all, or the first k.

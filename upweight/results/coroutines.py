@@ -20,7 +20,7 @@ from upweight.results.rows import RowChoice, rows_text
 from upweight.results.saving import Labelled, arrow_table, frame, saved_as
 from upweight.results.source import ArraySource
 from upweight.results.suspects import SuspectTable
-from upweight.results.tables import PredictedRows, Ranking
+from upweight.results.tables import Bm25Ranking, PredictedRows, Ranking
 from upweight.schema import (
     ArraySpec,
     Explained,
@@ -162,14 +162,14 @@ class AsyncRankedResult(AsyncResult):
         """
         return await self._link.run(stored.top(await self._known(), test, k, sign, words))
 
-    async def bm25(self, test: int | None = None, k: int = 10) -> Ranking:
-        """Of rows of tokens: those of the highest BM25 instead, to look at beside `top`. Needs upweight[bm25].
+    async def bm25(self, test: int | None = None, k: int = 10, words: bool = False) -> Bm25Ranking:
+        """Of rows of tokens: those of the highest BM25 instead, to look at beside `top`; each has a `score`.
 
         `test`: row of the result, or group of `aggregate`, whose rows' scores are averaged; None: all test rows.
+        `words`: with their `text`. The scores are of the tokens alone, and no influences. Raises NotStored where rows
+        are no tokens.
         """
-        from upweight.results.bm25 import by_bm25
-
-        return await self._link.run(by_bm25(await self._known(), test, k))
+        return await self._link.run(stored.bm25(await self._known(), test, k, words))
 
     async def suspects(self, k: int | None = None) -> SuspectTable:
         """The training rows whose labels deserve a look, the most suspect first: all, or the first k.

@@ -14,7 +14,7 @@ from upweight.http.transport import AsyncTransport, Transport
 from upweight.progress import Bars
 from upweight.results.source import ArraySource
 from upweight.results.suspects import SuspectTable
-from upweight.results.tables import PredictedRows, Ranking
+from upweight.results.tables import Bm25Ranking, PredictedRows, Ranking
 from upweight.schema import (
     ArraySpec,
     Estimate,
@@ -302,6 +302,16 @@ def top(
         query.append(("test", str(test)))
     reply = yield Call("GET", f"{path(record.id)}/top", query)
     return reply.read(Ranking).of(record)
+
+
+def bm25(record: JobRecord, test: int | None, k: int, words: bool) -> Flow[Bm25Ranking]:
+    """The k training rows of the highest BM25, for a test row or by mean over all. Raises NotStored."""
+    summary(record)
+    query = [("k", str(k)), *([("words", "true")] if words else [])]
+    if test is not None:
+        query.append(("test", str(test)))
+    reply = yield Call("GET", f"{path(record.id)}/bm25", query)
+    return reply.read(Bm25Ranking)
 
 
 def rows(

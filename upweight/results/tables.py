@@ -60,7 +60,7 @@ class Ranking(_Table, schema.Ranking):
 
     def __repr__(self) -> str:
         whose = "by mean" if self.test is None else f"of test row {self.test}"
-        shown = ", ".join(map(_ranked, self.items[:SHOWN]))
+        shown = ", ".join(_named(each, f"{each.influence:+.3g}") for each in self.items[:SHOWN])
         more = ", …" if len(self.items) > SHOWN else ""
         if self._by_itself:
             end = "smallest" if self.sign in ("harmful", "raises") else "largest"
@@ -70,11 +70,27 @@ class Ranking(_Table, schema.Ranking):
     __str__ = __repr__
 
 
-def _ranked(each: schema.Ranked) -> str:
+class Bm25Ranking(_Table, schema.Bm25Ranking):
+    """The training rows that share the most telling tokens with test rows: each with `row` and `score`."""
+
+    items: list[schema.Matched]
+
+    def __iter__(self) -> Iterator[schema.Matched]:  # type: ignore[override]
+        return iter(self.items)
+
+    def __repr__(self) -> str:
+        whose = "by mean" if self.test is None else f"of test row {self.test}"
+        shown = ", ".join(_named(each, f"{each.score:.3g}") for each in self.items[:SHOWN])
+        return f"<Bm25Ranking {whose}: {shown}{', …' if len(self.items) > SHOWN else ''}>"
+
+    __str__ = __repr__
+
+
+def _named(each: schema.Ranked | schema.Matched, number: str) -> str:
     """By its row's id, where that is not the row's number."""
     if each.id in (None, each.row):
-        return f"{each.row} ({each.influence:+.3g})"
-    return f"{each.id} (row {each.row}, {each.influence:+.3g})"
+        return f"{each.row} ({number})"
+    return f"{each.id} (row {each.row}, {number})"
 
 
 class PredictedRows(_Table, schema.PredictedRows):

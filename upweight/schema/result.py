@@ -69,6 +69,31 @@ class Ranking(Answer):
     items: list[Ranked]
 
 
+class Matched(Answer):
+    """A training row and its BM25 score."""
+
+    id: int | str | None = Field(
+        None, description="Of the row; its number where the dataset has no ids."
+    )
+    row: int = Field(description="Row of the training dataset.")
+    column: int = Field(description="Column of the influence matrix.")
+    score: float = Field(description="BM25: from 0, where no token is shared. It is no influence.")
+    text: str | None = Field(
+        None,
+        exclude_if=lambda text: text is None,
+        description="Asked for by `words`: the row in the words of its dataset's tokenizer or vocabulary.",
+    )
+
+
+class Bm25Ranking(Answer):
+    """The k training rows that share the most telling tokens with test rows, the highest score first."""
+
+    test: int | None = Field(
+        description="Row of the influence matrix; null: the mean over all test rows."
+    )
+    items: list[Matched]
+
+
 class PredictedRow(Answer):
     """What the model makes of one row. Null where there is no single number of it."""
 

@@ -10,6 +10,7 @@ import { dataset, facts } from "../resources.js";
 import { replaceWith } from "../router.js";
 import { focus, influenceCard, isWrong, option, verdict } from "./example.js";
 import { measured } from "./rankings.js";
+import { sharedWords } from "./shared-words.js";
 import { labelStrips } from "./tokens.js";
 
 const PAGE = 40;
@@ -129,6 +130,7 @@ class TestExamples {
         verdict(this.testSet, fact), isWrong(fact) ? h("p", { class: "note bad" }, "The model is wrong here.") : null),
       h("div", { class: "two" },
         ...this.headings().map((words, index) => column(["helpful", "harmful"][index], ...words))),
+      drawTest.kind === "text" && draw.kind !== "image" ? sharedWords(this.job, this.trainSet, position, new Set(all.map((item) => item.row)), this.signal) : null,
       strips.size ? h("p", { class: "help" }, "Coloured: the labels of each training row's positions, by their parts of its influence.") : null,
       other ? h("p", { class: "help" }, "Shown of each training row: the features in which it differs most from the test row, in standard deviations.") : null,
       h("p", { class: "help" }, `Retraining without a row changes this ${measured(this.job)} by about its influence / ${number(this.job.result.influence_shape[1], 9)}.`),
