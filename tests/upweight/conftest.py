@@ -33,7 +33,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    with Client(server.url, "key-of-mine", timeout=60.0) as client:
+    with Client(server.url, "key-of-mine", timeout=30.0) as client:
         yield client
 
 
