@@ -25,6 +25,7 @@ DOCUMENT = json.loads((Path(__file__).parent.parent.parent / "openapi.json").rea
 WITHOUT = {
     ("GET", "/healthz"): "whether a process lives is for what runs it; people ask health()",
     ("GET", "/metrics"): "for Prometheus",
+    ("GET", "/v1/indexes/{id}/query"): "for a browser's EventSource; the SDK asks by POST",
 }
 JOB, DIGEST = records.JOB, records.DIGEST
 STORED = ("matrix", "rescaled", "mean", "factors")

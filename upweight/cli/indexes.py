@@ -14,7 +14,7 @@ from upweight.cli.shell import Shell
 from upweight.cli.verb import group, verb
 
 if TYPE_CHECKING:
-    from upweight.schema import Explained, JobRecord
+    from upweight.schema import Explained, IndexProgress, JobRecord
 
 indexes = group("Indexes: which training rows help and harm rows that come later, at once.")
 Named = Annotated[str, typer.Argument(metavar="INDEX", help="Id, or the newest of a name.")]
@@ -122,6 +122,7 @@ def query(
         int, typer.Option(help="That are scored exactly; 0: by the index's numbers alone.")
     ] = 500,
     model: Annotated[str | None, typer.Option(help="The version that is meant.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Tell what goes on meanwhile.")] = False,
 ) -> None:
     """Ask which training rows help and which harm some rows; positive helps."""
     chosen = None
@@ -154,6 +155,12 @@ def delete(
     for each in index:
         shell.client.indexes.delete(each)
         shell.say(f"deleted {each}")
+
+
+def _going_on(heard: IndexProgress) -> str:
+    if heard.stage == "queued":
+        return f"waiting for a worker; {heard.total} before it"
+    return f"{heard.stage} {heard.done:,} of {heard.total:,} {heard.unit}"
 
 
 def told(record: JobRecord) -> str:

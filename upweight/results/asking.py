@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
 import upweight.late.numpy as np
-from upweight.errors import InvalidRequest
+from upweight.errors import InvalidRequest, error_from
 from upweight.field_errors import field_errors
-from upweight.http.flow import Call, Flow, segment
+from upweight.http.flow import Call, Flow, Reply, UnexpectedAnswer, segment
+from upweight.http.transport import ConnectionFailed
 from upweight.results.rows import RowChoice, rows_text
-from upweight.schema import Explained, IndexAnswer, IndexQuery
+from upweight.schema import Explained, IndexAnswer, IndexProgress, IndexQuery, Problem
 from upweight.schema.indexes import MAXIMUM_QUERIES
 
+Heard = Callable[[IndexProgress], None]
 _PATH = "/v1/indexes"
 NPZ = "application/x-npz"
 BODY_BYTES = (
@@ -34,6 +37,7 @@ def asked(
     k: int,
     candidates: int,
     model: Any,
+    progress: Heard | None = None,
 ) -> Flow[list[Explained]]:
     """What an index answers of each row: of many, some rows at a time."""
     fields: dict[str, Any] = {"k": k, "candidates": candidates}
@@ -51,13 +55,73 @@ def asked(
             here = slice(first, first + MAXIMUM_QUERIES)
             own = {"columns": {name: each[here] for name, each in beside.items()}} if beside else {}
             question = _checked({**fields, **own, "text": texts[here]}, path)
-            reply = yield Call("POST", path, json=_plain_json(question))
-            found += reply.read(IndexAnswer).rows
+            call = Call("POST", path, json=_plain_json(question))
+            found += (yield from _answered(call, progress)).rows
         return found
     for part in _parts(columns):
-        reply = yield _call(path, fields, part)
-        found += reply.read(IndexAnswer).rows
+        found += (yield from _answered(_call(path, fields, part), progress)).rows
     return found
+
+
+def _answered(call: Call, progress: Heard | None) -> Flow[IndexAnswer]:
+    """As JSON, or by events where somebody hears what goes on. Raises what the question is refused with."""
+    if progress is None:
+        reply = yield call
+        return reply.read(IndexAnswer)
+    events = Events(progress)
+    yield replace(call, sink=events)
+    return events.answer()
+
+
+class Events:
+    """A sink of server-sent events: what goes on is heard, the last one is kept."""
+
+    def __init__(self, heard: Heard) -> None:
+        self._heard = heard
+        self._line = b""
+        self._name = ""
+        self._last: tuple[str, bytes] | None = None
+
+    def headers(self) -> Mapping[str, str]:
+        return {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        self._line, self._name, self._last = b"", "", None
+        kind = headers.get("content-type", "")
+        if not kind.startswith("text/event-stream"):
+            raise UnexpectedAnswer(
+                f"expected server-sent events; the answer is {kind or 'untyped'}"
+            )
+
+    def write(self, chunk: bytes) -> None:
+        *lines, self._line = (self._line + chunk).split(b"\n")
+        for line in lines:
+            name, _, value = line.partition(b": ")
+            if name == b"event":
+                self._name = value.decode()
+            elif name == b"data":
+                self._event(self._name, value)
+
+    def _event(self, name: str, data: bytes) -> None:
+        if name == "progress":
+            self._heard(IndexProgress.model_validate_json(data))
+        else:
+            self._last = name, data
+
+    def finish(self) -> None:
+        if self._last is None:
+            raise ConnectionFailed("the answer of an index broke off; ask again")
+
+    def answer(self) -> IndexAnswer:
+        """Raises what the service refused with."""
+        assert self._last is not None
+        name, data = self._last
+        if name == "problem":
+            problem = Problem.model_validate_json(data)
+            error = error_from(problem)
+            error.request_id = problem.request_id
+            raise error
+        return Reply(200, {}, data).read(IndexAnswer)
 
 
 def _beside(texts: Sequence[str], columns: Mapping[str, Any]) -> dict[str, list[Any]]:

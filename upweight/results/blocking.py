@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +26,7 @@ from upweight.results.tables import Bm25Ranking, PredictedRows, Ranking
 from upweight.schema import (
     Explained,
     Files,
+    IndexProgress,
     JobRecord,
     JobState,
     ModelMade,
@@ -412,6 +413,7 @@ class IndexResult(Result):
         test: Any = None,
         test_rows: RowChoice | None = None,
         model: Any = None,
+        progress: Callable[[IndexProgress], None] | None = None,
         columns: Mapping[str, Any] | None = None,
         **rows: Any,
     ) -> list[Explained]:
@@ -423,11 +425,13 @@ class IndexResult(Result):
         `tokens`. Or `test`, a dataset's name, id or record, and its `test_rows`. `candidates`: training rows
         that are found by the index's numbers and scored by their whole gradients; 0: by the numbers alone. `columns`:
         in place of keywords, for names that are no keywords. `model`: the version that is meant, where a newer one of
-        the name is there. Each item has `row`, `id` and `influence`; positive is helpful.
+        the name is there. `progress` is called with what goes on, for a question that takes long: one that waits for a
+        worker, or the first of a large index; each event holds the time anew. Each item has `row`, `id` and
+        `influence`; positive is helpful.
         """
         flow = asked(
             self.id, {**(columns or {}), **rows}, text=text, test=test, test_rows=test_rows, k=k,
-            candidates=candidates, model=model,
+            candidates=candidates, model=model, progress=progress,
         )  # fmt: skip
         return self._link.run(flow)
 

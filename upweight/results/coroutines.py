@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +25,7 @@ from upweight.schema import (
     ArraySpec,
     Explained,
     Files,
+    IndexProgress,
     Info,
     JobRecord,
     ModelMade,
@@ -350,13 +351,14 @@ class AsyncIndexResult(AsyncResult):
         test: Any = None,
         test_rows: RowChoice | None = None,
         model: Any = None,
+        progress: Callable[[IndexProgress], None] | None = None,
         columns: Mapping[str, Any] | None = None,
         **rows: Any,
     ) -> list[Explained]:
         """As `IndexResult.query`, awaited."""
         flow = asked(
             self.id, {**(columns or {}), **rows}, text=text, test=test, test_rows=test_rows, k=k,
-            candidates=candidates, model=model,
+            candidates=candidates, model=model, progress=progress,
         )  # fmt: skip
         return await self._link.run(flow)
 

@@ -30,7 +30,14 @@ from upweight.schema.dataset import (
     TextPreview,
 )
 from upweight.schema.estimate import Estimate
-from upweight.schema.indexes import Explained, IndexAnswer, IndexedRow, IndexJob, IndexQuery
+from upweight.schema.indexes import (
+    Explained,
+    IndexAnswer,
+    IndexedRow,
+    IndexJob,
+    IndexProgress,
+    IndexQuery,
+)
 from upweight.schema.inversion import Arnoldi, ConjugateGradient, Direct, Inversion, Lissa
 from upweight.schema.job import (
     FactorsJob,
@@ -182,6 +189,7 @@ __all__ = [
     "ImagePreview",
     "IndexAnswer",
     "IndexJob",
+    "IndexProgress",
     "IndexQuery",
     "IndexedRow",
     "InfluenceSlice",

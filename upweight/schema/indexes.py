@@ -142,6 +142,18 @@ class IndexQuery(Request):
         return self
 
 
+class IndexProgress(Answer):
+    """How far a question to an index has come."""
+
+    stage: str = Field(
+        description="`queued`, where `total` questions are before it; then what a worker does: `load` the model and "
+        "rows, `copy` the index's numbers to its disk, `tokens`, `gradients`, `search`, `candidates`."
+    )
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+
+
 class IndexedRow(Answer):
     """A training row and its influence on a row that was asked about."""
 

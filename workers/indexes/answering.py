@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from service.logs import log
 from service.storage.keys import Document
+from service.storage.questions import FOLLOWED, Questions
 from upweight.errors import InvalidRequest, NotStored
 from upweight.schema import (
     DatasetRecord,
@@ -28,6 +30,7 @@ from workers.engine import Batch, Embedding, Problem, TensorRows
 from workers.engine import Rows as EngineRows
 from workers.engine.curvature.structured.blocks import Spectral
 from workers.engine.model.rows import ChosenRows
+from workers.engine.progress import Progress, silent
 from workers.indexes.opened import OpenIndex
 from workers.indexes.search import SIGNS, Found, Searched
 from workers.indexes.texts import Texts
@@ -40,7 +43,30 @@ from workers.process.context import Context
 from workers.programs.fork_server import ForkServer
 from workers.refusals import public_error
 
+TELLING_SECONDS = 0.25
 _SOME_BYTES = 1024  # counted of what is mapped, so that a warm worker lets go of it
+
+
+class NobodyWaits(Exception):
+    """Whoever followed a question has gone."""
+
+
+class Telling:
+    """Tells who follows a question what goes on: each stage, and several times a second how far it is."""
+
+    def __init__(self, questions: Questions, id: str) -> None:
+        self._questions, self._id = questions, id
+        self._stage, self._at = "", 0.0
+
+    def __call__(self, stage: str, done: int, total: int, unit: str) -> None:
+        """Raises NobodyWaits."""
+        now = time.monotonic()
+        if stage == self._stage and now - self._at < TELLING_SECONDS:
+            return
+        self._stage, self._at = stage, now
+        progress = {"stage": stage, "done": done, "total": total, "unit": unit}
+        if not self._questions.tell(self._id, progress):
+            raise NobodyWaits
 
 
 class Answering:
@@ -57,38 +83,50 @@ class Answering:
         if taken is None:
             return
         question, arrays = taken
+        progress = Telling(self._context.questions, id) if question[FOLLOWED] else silent
         try:
-            answer = self._answer(namespace, question, arrays)
+            answer = self._answer(namespace, question, arrays, progress)
+        except NobodyWaits:
+            log("question-left", question=id)
+            return
         except Exception as error:
             problem = public_error(error, question["index"]).problem()
             answer = {"problem": problem.model_dump(mode="json")}
         self._context.questions.answer(id, answer)
 
     def _answer(
-        self, namespace: str, question: Document, arrays: Mapping[str, np.ndarray[Any, Any]]
+        self,
+        namespace: str,
+        question: Document,
+        arrays: Mapping[str, np.ndarray[Any, Any]],
+        progress: Progress,
     ) -> Document:
         began = time.monotonic()
-        index = self._open(namespace, question["index"])
+        index = self._open(namespace, question["index"], progress)
         session = self._context.session
-        problem = session.problem(namespace, index.model, DTYPES[index.request.precision])
+        dtype = DTYPES[index.request.precision]
+        problem = session.problem(namespace, index.model, dtype, progress)
         columns = Columns.of(index.dataset, index.match)
-        train = partial(session.rows, namespace, index.dataset, columns, index.rows)
+        train = partial(session.rows, namespace, index.dataset, columns, index.rows, progress)
         given = {name: arrays[str(at)] for at, name in enumerate(question["columns"])}
         texts, pointer = None, "/columns"
         if question["text"] is not None:
+            progress("tokens", 0, len(question["text"]), "texts")
             texts = self._texts.rows(namespace, index, train(), question["text"], list(given))
             given, pointer = {**given, **texts.columns}, "/text"
         asked = _placed(problem, index, given, pointer)
         refuse_labels_out_of_range(problem, _rows_of(asked), pointer)
+        progress("gradients", 0, len(asked), "rows")
         gradients = engine.per_example_gradients(problem, asked)
         queries = index.embedding(gradients).cpu().float()
         k, candidates = question["k"], question["candidates"]
+        progress("search", 0, len(index.rows), "rows")
         found = index.searched.best(queries, candidates // 2 or k)
         scored = 0
         if candidates:
             places = found.every
             scored = len(places)
-            found = self._exactly(problem, index, train(), gradients, places, k)
+            found = self._exactly(problem, index, train(), gradients, places, k, progress)
         ranked = [
             {
                 sign: [
@@ -119,27 +157,32 @@ class Answering:
         gradients: Tensor,
         places: Tensor,
         k: int,
+        progress: Progress,
     ) -> Found:
         """The best of the candidates of all that were asked about, by their whole gradients."""
         factors = index.form.apply(gradients)
         chosen = ChosenRows(train, places.to(problem.device))
         budget = self._context.settings.memory_bytes
-        blocks = [block for _, block in engine.up(problem, factors, chosen, budget_bytes=budget)]
+        blocks: list[Tensor] = []
+        progress("candidates", 0, len(places), "rows")
+        for _, block in engine.up(problem, factors, chosen, budget_bytes=budget):
+            blocks.append(block)
+            progress("candidates", sum(each.shape[1] for each in blocks), len(places), "rows")
         return Found.of(torch.cat(blocks, 1).cpu(), k, places)
 
-    def _open(self, namespace: str, id: str) -> OpenIndex:
+    def _open(self, namespace: str, id: str, progress: Progress) -> OpenIndex:
         """Raises NotFound of one that was deleted, whatever is held of it."""
         document = self._context.records.get("job", namespace, id)
 
         def made() -> tuple[OpenIndex, int]:
-            found = self._opened(namespace, document)
+            found = self._opened(namespace, document, progress)
             size = sum(each.nbytes for each in found.form.tensors().values())
             return found, size + found.searched.factors.nbytes + _SOME_BYTES
 
         index: OpenIndex = self._context.session.kept(("index", namespace, id), made)
         return index
 
-    def _opened(self, namespace: str, document: Document) -> OpenIndex:
+    def _opened(self, namespace: str, document: Document, progress: Progress) -> OpenIndex:
         context, job = self._context, JobRecord.model_validate(document)
         if (
             not isinstance(job.request, IndexJob)
@@ -160,7 +203,7 @@ class Answering:
         factors = stored.factors(range(len(rows)))
         embedding = Embedding.of(form, stored.strengths(form, request.dimension))
         leading = embedding.leading(LEADING)
-        searched = Searched.copied(stored.matrix, factors, leading, context.scratch)
+        searched = Searched.copied(stored.matrix, factors, leading, context.scratch, progress)
         return OpenIndex(
             job,
             request,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from service.storage.chunks import Chunks
+from workers.engine.progress import Progress, silent
 from workers.jobs.indexing import looked_at
 
 BLOCK_NUMBERS = 1 << 19  # brought to single precision at a time: what the caches hold
@@ -68,7 +69,14 @@ class Searched:
     lead: Tensor | None = None
 
     @classmethod
-    def copied(cls, matrix: Chunks, factors: Tensor, leading: Tensor, scratch: Path) -> Searched:
+    def copied(
+        cls,
+        matrix: Chunks,
+        factors: Tensor,
+        leading: Tensor,
+        scratch: Path,
+        progress: Progress = silent,
+    ) -> Searched:
         """From the object storage. The files go with the last who has them mapped, however that ends."""
         rows, width = matrix.shape
         if not rows * width:
@@ -81,6 +89,7 @@ class Searched:
         ):
             first = 0
             for block in matrix.blocks(range(rows), range(width), COPIED_BYTES):
+                progress("copy", first, rows, "rows")
                 whole.write(np.ascontiguousarray(block, dtype=np.float16).data)
                 if large:
                     scale = factors[first : first + len(block), None].numpy()
