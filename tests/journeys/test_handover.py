@@ -111,6 +111,18 @@ def test_cleanlab_itself_reports_the_suspects_and_trains_without_them(
     assert learning.predict(problem["x"])[7] == 1
 
 
+def test_cleanlab_trains_by_a_table_with_words(texts: SelfInfluenceResult) -> None:
+    pytest.importorskip("cleanlab", reason="cleanlab is not installed")
+    from cleanlab.classification import CleanLearning
+    from sklearn.linear_model import LogisticRegression
+
+    frame = texts.export("cleanlab", share=0)
+    assert frame["text"].tolist() == LINES
+    learning = CleanLearning(LogisticRegression())
+    learning.fit(np.eye(4), np.array([0, 1, 0, 1]), label_issues=frame)
+    assert learning.get_label_issues()["label_quality"].tolist() == frame["label_quality"].tolist()
+
+
 def test_label_studio_has_tasks_and_their_interface(
     result: SelfInfluenceResult, tmp_path: Path
 ) -> None:
@@ -181,6 +193,63 @@ def test_texts_are_handed_over_in_words_and_padding_is_not_seen(
     tasks = texts.export("label-studio")
     shown = {task["data"]["row"]: task["data"]["text"] for task in tasks}
     assert shown == {0: "good film", 1: "bad film", 2: "good good film", 3: "bad bad film"}
+
+
+LINES = ["good film", "bad film", "good good film", "bad bad film"]
+
+
+def test_tables_have_the_rows_in_words(
+    result: SelfInfluenceResult, texts: SelfInfluenceResult, tmp_path: Path
+) -> None:
+    frame = texts.export("cleanlab")
+    assert frame["text"].tolist() == LINES
+    assert frame["row"].tolist() == [0, 1, 2, 3]
+    first = texts.suspects(1).rows[0]
+    assert texts.export("cleanlab", k=1)["text"].tolist() == [LINES[first]]
+    read = pd.read_csv(texts.export("cleanlab", tmp_path / "issues.csv"))
+    assert read["text"].tolist() == LINES
+    assert "text" not in result.export("cleanlab").columns
+
+
+def test_a_table_too_large_for_words_says_so_and_goes_without(
+    texts: SelfInfluenceResult, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("upweight.results.handover.MOST_TOKENS", 11)
+    assert "text" not in texts.export("cleanlab").columns
+    assert "its 4 rows have 12 tokens, more than 11; give k for fewer rows" in caplog.text
+    assert "text" in texts.export("cleanlab", k=3).columns
+
+
+def test_words_come_along_to_mlflow(
+    texts: SelfInfluenceResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
+    try:
+        with mlflow.start_run() as run:
+            texts.export("mlflow", "suspects.json")
+        read = mlflow.load_table("suspects.json", run_ids=[run.info.run_id])
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert read["text"].tolist() == [LINES[row] for row in texts.suspects()]
+
+
+def test_words_come_along_to_a_dataset_of_hugging_face(texts: SelfInfluenceResult) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    assert texts.export("datasets")["text"] == LINES
+    theirs = datasets.Dataset.from_dict({"text": ["own"] * 4})
+    joined = texts.export("datasets", dataset=theirs)
+    assert joined["text"] == ["own"] * 4  # that of the caller stays
+    assert len(joined["label_score"]) == 4
+
+
+def test_words_come_along_to_wandb(texts: SelfInfluenceResult) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    table = texts.export("wandb")
+    column = table.columns.index("text")
+    assert [line[column] for line in table.data] == [LINES[row] for row in texts.suspects()]
 
 
 def test_columns_join_a_dataset_of_hugging_face_by_id(

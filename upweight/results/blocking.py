@@ -238,6 +238,7 @@ class RankedResult(Result):
 
         `path`: the file to write, whose path is the answer. `k`: the first k suspects only. `share`: the part of the
         rows with the lowest scores that `is_label_issue` marks. Ids are the dataset's, or rows' numbers without any.
+        Tables of rows of tokens have a column `text`, where the dataset has the words.
         """
         from upweight.results.handover import handed_over
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import difflib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,29 @@ import upweight.results.stored as stored
 from upweight.errors import InvalidRequest
 from upweight.extras import needed
 from upweight.http.flow import Flow, Work
+from upweight.progress import logger
 from upweight.results.pictures.look import label, pixels
 from upweight.results.pictures.png import png
 from upweight.results.rows import record_of, rows_of, vocabulary_of
-from upweight.schema import DatasetRecord, ImagePreview, JobRecord, Suspect, TextPreview
+from upweight.results.suspects import SuspectTable
+from upweight.schema import (
+    DatasetRecord,
+    ImagePreview,
+    JobRecord,
+    Suspect,
+    TextPreview,
+    written_rows,
+)
 from upweight.tokens import text_of
 
 Tool = Literal["cleanlab", "label-studio", "fiftyone", "argilla", "datasets", "mlflow", "wandb"]
 ROWS_AT_ONCE = 200  # whose data are fetched in one request
+TEXTS_AT_ONCE = 1_000
+MOST_TOKENS = 20_000_000  # of the texts of a table
 FEATURES_SHOWN = 50  # of a table's row
 WANDB_ROWS = 200_000  # that a table of W&B takes
 WITH_DATA = ("label-studio", "argilla")
+WITH_TEXTS = ("cleanlab", "datasets", "mlflow", "wandb")  # a column of them, where rows are texts
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,17 @@ class Handover:
             "given_label": [said(each.label) for each in items],
             "predicted_label": [said(each.predicted) for each in items],
             "influence": [each.influence for each in items],
+            **self._texts(items),
         }
+
+    def _texts(self, items: Sequence[Suspect]) -> dict[str, list[Any]]:
+        """A column with the rows in words, where there are some."""
+        if not any("text" in each for each in self.contents):
+            return {}
+        text = {
+            item.row: each["text"] for item, each in zip(self.items, self.contents, strict=True)
+        }
+        return {"text": [text[item.row] for item in items]}
 
 
 def handed_over(
@@ -103,7 +126,7 @@ def handed_over(
     table = yield from stored.suspects(record, k)
     train = yield from record_of(record.train_id)
     given = Handover(record, train, table.items, share)
-    if to in WITH_DATA:
+    if to in WITH_DATA or (to in WITH_TEXTS and dataset is None and _has_texts(train, table)):
         contents = yield from _contents(train, [each.row for each in table.items])
         given = Handover(record, train, table.items, share, contents)
     target = None if path is None else Path(path)
@@ -289,20 +312,36 @@ _NEEDED = {
 }
 
 
+def _has_texts(dataset: DatasetRecord, table: SuspectTable) -> bool:
+    """Whether its rows can be had in words, and are not too many for that."""
+    preview = dataset.preview
+    if not isinstance(preview, TextPreview) or preview.vocabulary is None:
+        return False
+    shape = next((each.shape for each in dataset.columns if each.name == preview.column), [])
+    tokens = len(table) * math.prod(size or 0 for size in shape)
+    if tokens > MOST_TOKENS:
+        logger.warning(
+            "the table has no texts: its %s rows have %s tokens, more than %s; give k for fewer rows",
+            *(f"{number:,}" for number in (len(table), tokens, MOST_TOKENS)),
+        )
+    return tokens <= MOST_TOKENS
+
+
 def _contents(dataset: DatasetRecord, rows: Sequence[int]) -> Flow[list[dict[str, str]]]:
     """What people look at of each row, as the dataset's preview says."""
     preview: Any = dataset.preview
     column = preview.column if preview is not None else dataset.inputs[0]
     vocabulary = (yield from vocabulary_of(dataset)) or []
     names = dataset.features_of(column)
-    found: list[dict[str, str]] = []
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        wanted = rows[start : start + ROWS_AT_ONCE]
-        ordered = sorted(set(wanted))
-        values = (yield from rows_of(dataset, ",".join(map(str, ordered)), [column]))[column]
-        places = {row: place for place, row in enumerate(ordered)}
-        found += [_content(values[places[row]], preview, vocabulary, names) for row in wanted]
-    return found
+    found: dict[int, dict[str, str]] = {}
+    ordered = sorted(set(rows))
+    step = TEXTS_AT_ONCE if isinstance(preview, TextPreview) else ROWS_AT_ONCE
+    for start in range(0, len(ordered), step):
+        some = ordered[start : start + step]
+        values = (yield from rows_of(dataset, written_rows(some), [column]))[column]
+        for row, value in zip(some, values, strict=True):
+            found[row] = _content(value, preview, vocabulary, names)
+    return [found[row] for row in rows]
 
 
 def _content(value: Any, preview: Any, vocabulary: list[str], names: list[str]) -> dict[str, str]:
