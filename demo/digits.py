@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -37,6 +36,8 @@ class Digits:
 
 def load() -> Digits:
     """The digits, shuffled and flipped with a seed."""
+    from sklearn.datasets import load_digits  # takes seconds; tests of pages import the rest
+
     pixels, labels = load_digits(return_X_y=True)
     generator = np.random.default_rng(SEED)
     order = generator.permutation(len(labels))
