@@ -55,10 +55,10 @@ class NewMatrix:
         return objects.put_first(self.chunk_path(row, column), data)
 
     def _padded(self, block: Array) -> Array:
-        """As Zarr stores it: full size, NaN beyond the matrix."""
+        """As Zarr stores it: full size, NaN beyond the matrix, or 0 of whole numbers."""
         if block.shape == self.chunk:
             return np.ascontiguousarray(block)
-        chunk = np.full(self.chunk, np.nan, block.dtype)
+        chunk = np.full(self.chunk, _beyond(self.dtype), block.dtype)
         chunk[tuple(slice(0, length) for length in block.shape)] = block
         return chunk
 
@@ -73,6 +73,11 @@ class NewMatrix:
             chunks=self.chunk,
             dtype=self.dtype,
             compressors=None,
-            fill_value=float("nan"),
+            fill_value=_beyond(self.dtype),
         )
         return bytes(written["zarr.json"].to_bytes())
+
+
+def _beyond(dtype: str) -> float | int:
+    """What stands for no number."""
+    return float("nan") if np.dtype(dtype).kind == "f" else 0

@@ -81,12 +81,16 @@ class Chunks:
         return prod(self.shape[2:]) * self.dtype.itemsize
 
     def _block(self, rows: Sequence[int], columns: Sequence[int]) -> Array:
-        block = np.full((len(rows), len(columns), *self.shape[2:]), np.nan, self.dtype)
+        shape = (len(rows), len(columns), *self.shape[2:])
+        whole = self.dtype.kind in "iu"  # which have nothing that stands for what was never written
+        block = np.empty(shape, self.dtype) if whole else np.full(shape, np.nan, self.dtype)
         if block.size == 0:
             return block
         for rows_at, chunk_row, row_inside in _by_chunk(rows, self.chunk[0]):
             for columns_at, chunk_column, column_inside in _by_chunk(columns, self.chunk[1]):
                 found = self._rows_of(chunk_row, chunk_column, row_inside)
+                if found is None and whole:
+                    raise InternalError("a part of a stored matrix is missing")
                 if found is not None:
                     block[_rectangle(rows_at, columns_at)] = found[:, column_inside]
         return block

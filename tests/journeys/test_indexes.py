@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demo.serving import serving
+from service.storage.layout import ResultPaths
+from service.storage.objects import Objects
 from tests.engine.curvature import kronecker_by_hand as by_hand
 from tests.journeys.problems import refused
 from upweight import AsyncClient, Client, errors
@@ -166,6 +168,40 @@ def test_a_cut_index_tells_what_the_cut_costs(net: nn.Module, online: Client) ->
     held(made.query(x=x, y=y, k=K, candidates=2 * ROWS), exact)
     cut = [[each.row for each in one.helpful] for one in made.query(x=x, y=y, k=K, candidates=0)]
     assert cut != exact.topk(K).indices.tolist()
+
+
+def test_numbers_in_eight_bits_take_half_and_tell_what_that_costs(
+    net: nn.Module, index: IndexResult, online: Client, stored: Objects
+) -> None:
+    """Scored exactly the answers are the same; by the numbers alone they are near."""
+    options: Any = {"curvature": EMPIRICAL, "hessian_regularization": DAMPING}
+    made = online.indexes.create(
+        None, NAME, NAME, stored_as="int8", blocks={"train_rows": 25, "spread": True}, **options
+    ).wait()
+    x, y = rows(ASKED, seed=18)
+    exact = influences(net, (x, y))
+    held(made.query(x=x, y=y, k=K), exact)
+    for one, wanted in zip(made.query(x=x, y=y, k=K, candidates=0), exact, strict=True):
+        found = torch.tensor([each.influence for each in one.helpful]).double()
+        assert torch.allclose(found, wanted.topk(K).values, rtol=0.03, atol=0.03)
+    told, half = made.job.info["index"], index.job.info["index"]
+    assert (told["stored_as"], half["stored_as"]) == ("int8", "float16")
+    assert 0.9 < told["recall"] <= half["recall"] == 1.0
+    assert told["recall_after_rerank"] == 1.0
+
+    def size(of: IndexResult) -> int:
+        folder = ResultPaths("default", of.id).index_numbers
+        return sum(each.size for each in stored.walk(f"{folder}/c/"))
+
+    assert size(index) == 2 * ROWS * 57
+    assert size(made) == 75 * 57  # three chunks of 25 rows, the last one filled up
+    grown = online.indexes.create(None, NAME, NAME, extends=made).wait()
+    assert grown.job.request.stored_as == "int8"
+    held(grown.query(x=x, y=y, k=K), exact)
+    with pytest.raises(errors.InvalidRequest, match="has 'int8'"):
+        online.indexes.create(None, NAME, NAME, stored_as="float16", extends=made)
+    with pytest.raises(errors.InvalidRequest, match="float16"):
+        online.indexes.create(None, NAME, NAME, stored_as="int4")
 
 
 def test_an_index_in_many_blocks_has_the_same_numbers(

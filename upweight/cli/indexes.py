@@ -30,6 +30,9 @@ def create(
     dimension: Annotated[
         int | None, typer.Option(help="Numbers of a row, a layer on the mean; 512 by default.")
     ] = None,
+    stored_as: Annotated[
+        str | None, typer.Option(help="What each is stored as: float16 (the default), or int8.")
+    ] = None,
     curvature: Annotated[
         str | None, typer.Option(help="ekfac (the default), kfac, layers, diagonal, or a kind.")
     ] = None,
@@ -48,7 +51,8 @@ def create(
     if extends is not None and not extends.startswith("job_"):
         extends = shell.client.indexes.get(extends).id
     fields = request_of(
-        name, model, train, train_rows=train_rows, dimension=dimension, curvature=curvature,
+        name, model, train, train_rows=train_rows, dimension=dimension, stored_as=stored_as,
+        curvature=curvature,
         hessian_regularization=None if regularization is None else choices.damping(regularization),
         extends=extends,
     )  # fmt: skip
@@ -172,8 +176,10 @@ def told(record: JobRecord) -> str:
         name: "not known" if known[name] is None else f"{known[name]:.3f}"
         for name in ("recall", "recall_after_rerank", "rank_correlation")
     }
+    stored = f" in {known['stored_as']}" if "stored_as" in known else ""
     return (
-        f"{known['numbers']:,} numbers a row; recall at {known['recall_at']}: {numbers['recall']} by them alone, "
+        f"{known['numbers']:,} numbers a row{stored}; recall at {known['recall_at']}: "
+        f"{numbers['recall']} by them alone, "
         f"{numbers['recall_after_rerank']} after {known['candidates']:,} candidates are scored exactly; rank "
         f"correlation {numbers['rank_correlation']}"
     )

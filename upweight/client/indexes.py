@@ -39,6 +39,7 @@ def request_of(
     train: Choice,
     *,
     dimension: int | None = None,
+    stored_as: str | None = None,
     curvature: Any = None,
     hessian_regularization: Damping = None,
     train_rows: RowChoice | None = None,
@@ -55,6 +56,7 @@ def request_of(
     given = {
         "name": name,
         "dimension": dimension,
+        "stored_as": stored_as,
         "curvature": _structured(curvature),
         "hessian_regularization": plain_damping(hessian_regularization),
         "extends": extends,
@@ -115,6 +117,7 @@ class Indexes:
         train: Choice,
         dimension: int | None = None,
         *,
+        stored_as: str | None = None,
         curvature: Any = None,
         hessian_regularization: Damping = None,
         train_rows: RowChoice | None = None,
@@ -123,7 +126,8 @@ class Indexes:
     ) -> IndexResult:
         """Starts an index; `.wait()` until it is there, then `.query(x=…, y=…)`.
 
-        `dimension`: numbers that are kept of a row's gradient, a layer on the mean, 512 by default. `curvature`:
+        `dimension`: numbers that are kept of a row's gradient, a layer on the mean, 512 by default. `stored_as`:
+        what each is stored as, `float16` (2 bytes, the default) or `int8` (1 byte). `curvature`:
         `ekfac` (of the Fisher matrix, the default), `kfac`, `layers`, `diagonal`, or a kind or
         `{"kind": …, "structure": …}`. `hessian_regularization`: λ, by default `auto`. `extends`: an index, or its id or
         name, whose rows are the first of these, so that the new ones alone are computed. `options`: fields of the job,
@@ -131,7 +135,7 @@ class Indexes:
         """
         earlier = None if extends is None else _id(extends) or self.get(extends).id
         fields = request_of(
-            name, model, train, dimension=dimension, curvature=curvature,
+            name, model, train, dimension=dimension, stored_as=stored_as, curvature=curvature,
             hessian_regularization=hessian_regularization, train_rows=train_rows, extends=earlier, **options,
         )  # fmt: skip
         return IndexResult(self._link, self._bars, self._link.run(create(fields)))
@@ -166,6 +170,7 @@ class AsyncIndexes:
         train: Choice,
         dimension: int | None = None,
         *,
+        stored_as: str | None = None,
         curvature: Any = None,
         hessian_regularization: Damping = None,
         train_rows: RowChoice | None = None,
@@ -175,7 +180,7 @@ class AsyncIndexes:
         """As `Indexes.create`, awaited."""
         earlier = None if extends is None else _id(extends) or (await self.get(extends)).id
         fields = request_of(
-            name, model, train, dimension=dimension, curvature=curvature,
+            name, model, train, dimension=dimension, stored_as=stored_as, curvature=curvature,
             hessian_regularization=hessian_regularization, train_rows=train_rows, extends=earlier, **options,
         )  # fmt: skip
         return AsyncIndexResult(self._link, self._bars, await self._link.run(create(fields)))

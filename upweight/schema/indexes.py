@@ -46,6 +46,11 @@ class IndexJob(AttributionJob):
         "curvature that are largest over a sample of the rows, in whichever layer. A layer with fewer parameters "
         "counts with what it has.",
     )
+    stored_as: Literal["float16", "int8"] = Field(
+        "float16",
+        description="What each number is stored as, times a factor for each row: 2 bytes, or 1. What that costs is in "
+        "the recall that the info tells.",
+    )
     extends: Annotated[str, Field(pattern=JOB_PATTERN)] | None = Field(
         None,
         description="An earlier index of the same model, whose rows are the first of `train`, as those of a dataset's "

@@ -46,7 +46,7 @@ from workers.engine.operators import Curvature, Damped, Inverse, restored, store
 from workers.engine.progress import Progress
 from workers.engine.scores.by_parts import LayerGroups, position_shape, up_by_layer, up_by_token
 from workers.engine.scores.contraction import row_gradients
-from workers.engine.scores.embedding import SAMPLED, Embedding, Strengths, embedded, halved
+from workers.engine.scores.embedding import SAMPLED, Embedding, Strengths, compressed, embedded
 from workers.engine.scores.optimality import Optimality, optimality
 from workers.engine.scores.perturbation import perturb_at, perturbation
 from workers.engine.scores.precision import Agreement, Precision
@@ -121,9 +121,9 @@ __all__ = [
     "check_derivatives",
     "check_problem",
     "check_rows_independent",
+    "compressed",
     "derivatives_used",
     "embedded",
-    "halved",
     "is_mixed",
     "is_out_of_memory",
     "low_precision_agreement",

@@ -1,4 +1,4 @@
-"""The rows of the largest and the smallest products with a query, among numbers in half precision on the disk.
+"""The rows of the largest and the smallest products with a query, among numbers in 16 or 8 bits on the disk.
 
 A small index is multiplied whole, a block at a time. Of a large one the leading numbers of each row come first, in
 single precision: little of what would be read. The rows that are strongest by these are then multiplied with all their
@@ -58,7 +58,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Searched:
-    """Numbers (n, width) float16, mapped from a file that has no name any more, and a factor (n,) for each row.
+    """Numbers (n, width) float16 or int8, mapped from a file that has no name any more, and a factor (n,) for each row.
 
     `lead` (n, l) float32 are the numbers at `leading`, with their factors: mapped likewise, where the index is large.
     """
@@ -80,7 +80,7 @@ class Searched:
         """From the object storage. The files go with the last who has them mapped, however that ends."""
         rows, width = matrix.shape
         if not rows * width:
-            return cls(torch.empty((rows, width), dtype=torch.float16), factors)
+            return cls(torch.empty((rows, width)), factors)
         large = looked_at(rows, width, 1) is not None
         columns = leading.numpy()
         with (
@@ -90,13 +90,13 @@ class Searched:
             first = 0
             for block in matrix.blocks(range(rows), range(width), COPIED_BYTES):
                 progress("copy", first, rows, "rows")
-                whole.write(np.ascontiguousarray(block, dtype=np.float16).data)
+                whole.write(np.ascontiguousarray(block).data)
                 if large:
                     scale = factors[first : first + len(block), None].numpy()
                     lead = block[:, columns].astype(np.float32) * scale
                     part.write(np.ascontiguousarray(lead).data)
                 first += len(block)
-            numbers = _mapped(whole, np.float16, (rows, width))
+            numbers = _mapped(whole, matrix.dtype.newbyteorder("="), (rows, width))
             if not large:
                 return cls(numbers, factors)
             return cls(numbers, factors, leading, _mapped(part, np.float32, (rows, len(columns))))

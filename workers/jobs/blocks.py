@@ -51,7 +51,7 @@ class SelfInfluences:
 
 @dataclass(frozen=True)
 class IndexBlock:
-    """The numbers of one block of training rows: float16 (n, width), times a factor (n,) for each row."""
+    """The numbers of one block of training rows: float16 or int8 (n, width), times a factor (n,) for each row."""
 
     numbers: Tensor
     factors: Tensor

@@ -51,6 +51,7 @@ def compared(steps: Steps, index: StoredIndex, budget: int) -> tuple[Solved, dic
         "rows": total,
         "numbers": steps.embedding.width,
         "layers": steps.embedding.layers,
+        "stored_as": str(index.matrix.dtype.newbyteorder("=")),
         **_agreement(found, exact, asking[:, None] == among, candidates, rough, looked),
         "sample": f"{len(asking)} training rows, each beside {len(among):,} of {total:,} without itself, evenly spaced",
     }

@@ -25,6 +25,8 @@ from workers.jobs.results import ResultWriter
 from workers.jobs.solving import Solving
 from workers.jobs.table import Table
 
+STORED_AS = {"float16": torch.float16, "int8": torch.int8}  # the numbers of an index
+
 
 class Steps(Solving):
     """The steps of one job, in any order. Each may raise EngineError, and whatever `progress` raises."""
@@ -200,7 +202,9 @@ class Steps(Solving):
         """Of one block of training rows."""
         rows, width = self.plan.train.block(number), self.embedding.width
         count = rows.stop - rows.start
-        numbers = torch.empty((count, width), dtype=torch.float16)
+        assert isinstance(self.request, IndexJob)
+        dtype = STORED_AS[self.request.stored_as]
+        numbers = torch.empty((count, width), dtype=dtype)
         factors = torch.empty(count)
         earlier = self.inputs.extended
         taken = 0 if earlier is None else min(max(len(earlier) - rows.start, 0), count)
@@ -212,8 +216,8 @@ class Steps(Solving):
             for here, block in self._embedded(new):
                 self._gradient_rows += len(block)
                 at = slice(here.start + taken, here.stop + taken)
-                half, factor = engine.halved(block)
-                numbers[at], factors[at] = half.cpu(), factor.cpu()
+                few, factor = engine.compressed(block, dtype)
+                numbers[at], factors[at] = few.cpu(), factor.cpu()
         return IndexBlock(numbers, factors)
 
     def _embedded(self, rows: Window) -> Iterator[tuple[slice, Tensor]]:

@@ -113,7 +113,8 @@ class BlockStore(ABC):
         writer.tensors(path, {stored_index.FACTORS: block.factors})
         shape = (plan.train.total, block.numbers.shape[1])
         chunk = (plan.train.step, shape[1])
-        matrix = NewMatrix(writer.paths.index_numbers, shape, chunk, "float16")
+        dtype = str(block.numbers.dtype).removeprefix("torch.")
+        matrix = NewMatrix(writer.paths.index_numbers, shape, chunk, dtype)
         return writer.chunk(matrix, number, 0, block.numbers)
 
     def new_writer(self) -> ResultWriter:

@@ -30,7 +30,7 @@ class StoredIndex:
 
     objects: Objects
     paths: ResultPaths
-    matrix: Chunks  # (n, width) in half precision; each row times its factor
+    matrix: Chunks  # (n, width) float16 or int8; each row times its factor
 
     @classmethod
     def open(cls, objects: Objects, namespace: str, id: str) -> StoredIndex:
@@ -66,7 +66,7 @@ class StoredIndex:
         return Strengths.by_layer(form, dimension) if found is None else found
 
     def numbers(self, rows: Sequence[int]) -> Tensor:
-        """(k, width) float16 of some rows."""
+        """(k, width) of some rows, as they are stored."""
         blocks = list(self.matrix.blocks(rows, range(self.width), READ_BYTES))
         return torch.from_numpy(np.concatenate(blocks))
 

@@ -24,7 +24,8 @@ from upweight.schema.indexes import USUAL_DIMENSION
 from upweight.schema.inversion import methods_in_words
 
 _TABLE_BYTES = 64 * 1024**2  # of sums over groups of both sides
-_HALF_BYTES, _FACTOR_BYTES = 2, 4  # of an index's number, and of what a row's are times
+_NUMBER_BYTES = {"float16": 2, "int8": 1}  # of an index
+_FACTOR_BYTES = 4  # of what the numbers of a row are times
 _TOP_ENTRY_EXTRA = 8  # of a kept entry: its column's number
 
 
@@ -249,11 +250,11 @@ def _index_within_limits(settings: Settings, job: IndexJob, inputs: Inputs) -> N
 
 
 def _index_bytes(job: IndexJob, inputs: Inputs) -> int:
-    """Numbers in half precision, a factor a row, and the eigenvectors, as far as shapes tell of these."""
+    """Numbers, a factor a row, and the eigenvectors, as far as shapes tell of these."""
     width = sum(min(job.dimension, size) for size in module_sizes(inputs.model.selected).values())
     structure, item = job.curvature.structure, item_bytes(job)
     fit = sum(least_bytes(inputs.model.selected or (), structure, item).values())
-    return len(inputs.train.rows) * (_HALF_BYTES * width + _FACTOR_BYTES) + fit
+    return len(inputs.train.rows) * (_NUMBER_BYTES[job.stored_as] * width + _FACTOR_BYTES) + fit
 
 
 def result_bytes(job: AttributionJob, inputs: Inputs, right_hand_sides: int = 0) -> int:

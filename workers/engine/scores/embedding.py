@@ -174,8 +174,15 @@ def embedded(
     )
 
 
-def halved(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """(k, width) as float16 of at most 1, and the factor (k,) of each row, float32."""
+def compressed(numbers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(k, width) as float16 of at most 1, or int8 of at most 127, and the factor (k,) of each row, float32.
+
+    Each is off by at most half a unit in the last place: of float16 by 2⁻¹¹ of itself, of int8 by half the factor.
+    """
+    most = 127 if dtype == torch.int8 else 1
     largest = numbers.abs().amax(1) if numbers.shape[1] else numbers.new_ones(len(numbers))
-    factors = torch.where(largest > 0, largest, torch.ones_like(largest))
-    return (numbers / factors[:, None]).to(torch.float16), factors.to(torch.float32)
+    factors = torch.where(largest > 0, largest, torch.ones_like(largest)) / most
+    scaled = numbers / factors[:, None]
+    if dtype == torch.int8:
+        scaled = scaled.round().clamp(-most, most)  # a quotient may be rounded above it
+    return scaled.to(dtype), factors.to(torch.float32)
