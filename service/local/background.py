@@ -47,7 +47,7 @@ class Running:
         return pid
 
     def restart(
-        self, name: str, number: signal.Signals = signal.SIGKILL, seconds: float = 60.0
+        self, name: str, number: signal.Signals = signal.SIGKILL, seconds: float = START_SECONDS
     ) -> int:
         """End a process, wait until the service is ready with another in its place; the new one's id."""
         old = self.send(name, number)
@@ -55,7 +55,7 @@ class Running:
         self.wait_until_ready(seconds)
         return self.pid(name)
 
-    def wait_until_ready(self, seconds: float = 60.0) -> None:
+    def wait_until_ready(self, seconds: float = START_SECONDS) -> None:
         """Until `/readyz` says so."""
         host, port = self.url.removeprefix("http://").rsplit(":", 1)
         self.wait(

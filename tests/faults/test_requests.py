@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import httpx2
 
+from tests.faults.conftest import SHORT
 from tests.faults.slow_jobs import SlowJobs, worker_pid
 from tests.faults.watched import PATIENCE
 from upweight.schema import JobRecord, JobState
@@ -88,9 +89,7 @@ def test_a_worker_whose_clock_jumps_forth_and_back_does_its_job_and_loses_none(
         "SHIFT_FILE": str(shift),
         "UPWEIGHT_REDIS_URL": slow.service.redis_url,
         "UPWEIGHT_STORAGE": str(slow.service.storage),
-        "UPWEIGHT_LEASE_SECONDS": "2",
-        "UPWEIGHT_HEARTBEAT_SECONDS": "0.5",
-        "UPWEIGHT_JANITOR_SECONDS": "1",
+        **SHORT,
         "UPWEIGHT_THREADS": "1",
     }
     odd = subprocess.Popen(

@@ -72,7 +72,7 @@ def test_a_full_disk_is_named_in_one_line(tmp_path: Path) -> None:
     limited += f"sys.argv = ['local', '--data-dir', {str(data)!r}, '--port', '0']; "
     limited += "runpy.run_module('service.local', run_name='__main__')"
     ended = subprocess.run(
-        [sys.executable, "-B", "-c", limited], capture_output=True, text=True, timeout=60
+        [sys.executable, "-B", "-c", limited], capture_output=True, text=True, timeout=120
     )
     said = ended.stdout + ended.stderr
     assert ended.returncode == 1

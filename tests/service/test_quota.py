@@ -58,7 +58,8 @@ def chunked(data: bytes, entered: threading.Semaphore, go: threading.Event) -> I
 def test_uploads_of_unknown_length_side_by_side_do_not_share_the_room(
     small: Front, http: httpx2.Client
 ) -> None:
-    go, entered, found = threading.Event(), threading.Semaphore(0), []
+    go, entered = threading.Event(), threading.Semaphore(0)
+    found: list[int] = []
 
     def upload() -> None:
         data = os.urandom(60 * KIB)
@@ -79,9 +80,11 @@ def test_uploads_of_unknown_length_side_by_side_do_not_share_the_room(
         thread.join()
     objects = small.parts.objects
     stored = sum(m.size for each in namespace_prefixes("default") for m in objects.walk(each))
-    assert stored <= 100 * KIB
-    assert sorted(found) == [201, 403, 403, 403]
-    assert put(http, 30 * KIB).status_code == 201, "what was refused holds no room"
+    # Three may hold 30 KiB at the same moment, of which none can have 30 more.
+    assert sorted(found) in ([201, 403, 403, 403], [403, 403, 403, 403])
+    assert stored == found.count(201) * 60 * KIB
+    rest = 100 * KIB - stored
+    assert put(http, rest).status_code == 201, "what was refused holds no room"
 
 
 def test_an_upload_of_unknown_length_may_have_what_is_stored_measured(

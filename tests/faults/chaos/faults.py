@@ -36,7 +36,7 @@ class Faults:
         every: dict[str, Callable[[], None]] = {
             "worker killed": lambda: self._signal(self._a_worker(), signal.SIGKILL),
             "worker told to stop": lambda: self._signal(self._a_worker(), signal.SIGTERM),
-            "worker stalled": lambda: self._stall(self._a_worker(), 3.5),
+            "worker stalled": lambda: self._stall(self._a_worker(), 4.5),
             "both workers killed": self._both,
             "Redis killed": lambda: self._signal("redis", signal.SIGKILL),
             "Redis stalled": lambda: self._stall("redis", self._choice.uniform(1.0, 7.0)),

@@ -123,7 +123,7 @@ class _Chaos:
             faults = Faults(service, self._storage.proxy, self._choice, actions, key, kinds)
             self._break(jobs, faults, lambda: [*report.losses, *jobs.losses, *uploads.losses])
             began = time.monotonic()
-            service.wait_until_ready(60)
+            service.wait_until_ready()
             jobs.finish_deleting()
             records = _ended(jobs)
             report.healed_in_seconds = round(time.monotonic() - began, 1)
