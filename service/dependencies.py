@@ -115,8 +115,8 @@ def _unknown_parameter(name: str, known: list[str]) -> str:
     if not known:
         return f"{words}this route takes none"
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    meant = f"did you mean {near[0]!r}? " if near else ""
-    return f"{words}{meant}Known are {', '.join(map(repr, known))}"
+    meant = f"did you mean {near[0]!r}? Known" if near else "known"
+    return f"{words}{meant} are {', '.join(map(repr, known))}"
 
 
 @dataclass(frozen=True)

@@ -320,6 +320,7 @@ def _pattern(error: Found, place: Place) -> str:
 _OBJECTS = {
     "/inversion": '{"method": "cg"}',
     "/keep": '{"matrix": true, "top": 10}',
+    "/preview": '{"kind": "image", "column": "x", "shape": [8, 8]}',
 }
 
 

@@ -41,9 +41,10 @@ def _unfit_image(preview: ImagePreview, column: ColumnSpec | None) -> FieldError
     pixels = preview.shape or sizes
     if len(pixels) in (2, 3) and math.prod(pixels) == math.prod(sizes):
         return None
+    given = "without a shape" if preview.shape is None else f"of shape {preview.shape}"
     words = (
-        f"a row of {preview.column!r} has shape {sizes}; give (height, width) or (channels, height, width) with as "
-        "many numbers"
+        f"a picture {given} does not fit: a row of {preview.column!r} has shape {sizes}; give (height, width) or "
+        "(channels, height, width) with as many numbers"
     )
     return FieldError(pointer="/preview/shape", detail=words, value=value)
 

@@ -70,6 +70,16 @@ def test_inputs_and_targets_are_as_said(
         ({"x": X, "y": Y, "targets": ["z"]}, "no column 'z'"),
         ({"x": X, "extra": Y, "inputs": ["x"]}, "'extra' is neither"),
         ({"x": X, "preview": {"kind": "video"}}, "/preview"),
+        (
+            {"x": X, "preview": "image"},
+            '/preview: .*such as {"kind": "image", "column": "x", "shape"',
+        ),
+        (
+            {"x": X, "preview": {"kind": "image"}},
+            "/preview/column: is missing. The input or target",
+        ),
+        ({"x": X, "y": Y, "class_names": ["a", "b", "a"]}, "classes 0 and 2 are both named 'a'"),
+        ({"x": X, "y": Y, "class_names": "abc"}, "a text is no list of names; write class_names="),
     ],
 )
 def test_mistakes_in_columns_are_told_before_anything_is_sent(

@@ -116,6 +116,9 @@ def register(
     arrays: Mapping[str, Any],
 ) -> Flow[DatasetRecord]:
     """Uploads what has to be, registers it, and waits for the check."""
+    if isinstance(about.class_names, str):
+        words = "a text is no list of names; write class_names=['cat', 'dog'], in the order of the model's outputs"
+        raise InvalidRequest.field("/class_names", words, about.class_names)
     if is_column(about.ids, about.inputs, about.targets):
         about, arrays = replace(about, ids=None), {"ids": about.ids, **arrays}
     about = replace(about, preview=(yield from previews.written(about.preview, bars)))

@@ -50,8 +50,8 @@ def _tokenizer_file(given: Any) -> bytes:
             return path.read_bytes()
     raise InvalidRequest.field(
         "/tokenizer",
-        "is none of these: the path of a tokenizer.json or of its folder, a fast tokenizer of transformers, a "
-        "Tokenizer of tokenizers, or a blob's digest",
+        "the tokenizer is none of these: the path of a tokenizer.json or of its folder, a fast tokenizer of "
+        "transformers, a Tokenizer of tokenizers, or a blob's digest",
         str(given)[:200],
     )
 
@@ -100,8 +100,8 @@ def _by_token(vocabulary: Mapping[Any, Any]) -> list[str]:
 
 def _refused(vocabulary: Any) -> InvalidRequest:
     words = (
-        "is none of these: a list with the word of each token, a dict of words to tokens, a tokenizer with "
-        "get_vocab(), or the digest of a blob with such a list as JSON"
+        "the vocabulary is none of these: a list with the word of each token, a dict of words to tokens, a tokenizer "
+        "with get_vocab(), or the digest of a blob with such a list as JSON"
     )
     error = InvalidRequest.field("/preview/vocabulary", words, vocabulary)
     assert isinstance(error, InvalidRequest)

@@ -29,11 +29,14 @@ MAXIMUM_METADATA = 64  # columns
 VALUES_LISTED = 100  # of a metadata column: its values, where there are no more
 
 
+Shown = Annotated[Text, Field(description="The input or target that is shown of each row.")]
+
+
 class ImagePreview(Request):
     """Rows are pictures: `column` holds (height, width), (channels, height, width), or flat pixels with `shape`."""
 
     kind: Literal["image"] = "image"
-    column: Text
+    column: Shown
     shape: Annotated[tuple[int, ...], Field(min_length=2, max_length=3)] | None = None
     minimum: float = 0.0
     maximum: float = 1.0
@@ -46,7 +49,7 @@ class TextPreview(Request):
     """
 
     kind: Literal["text"] = "text"
-    column: Text
+    column: Shown
     vocabulary: Digest | None = None
 
 
@@ -54,7 +57,7 @@ class TablePreview(Request):
     """Rows are table rows; `names` heads the columns."""
 
     kind: Literal["table"] = "table"
-    column: Text
+    column: Shown
     names: Annotated[tuple[Text, ...], Field(max_length=MAXIMUM_FEATURES)] = ()
 
 
