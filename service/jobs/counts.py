@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from upweight.schema import AttributionJob, Curvature, InfluencesJob, TensorSpec
-from upweight.schema.inversion import InversionMethod
+from upweight.schema.inversion import VECTORS_OF_EACH, InversionMethod
 
 # Operations a row and parameter: of a gradient; of a product of one vector with C, six matrix products a layer where C
 # has the model's second derivative and four where it has not.
@@ -22,13 +22,12 @@ DRAWING_GRADIENTS = (
 MEETING_GRADIENTS = 1.0 / 8.0  # of a factor with the mixed derivative of a row
 FORMED_OUTPUTS = 64  # of a row, each a column of a curvature; beyond, one is drawn
 PASS_SECONDS = 1e-3  # a pass takes so long however little is in it
-VECTORS_ALIVE = 6  # (k, p) blocks that an inversion has at once
 
 
-def rhs_bytes(vector_bytes: int, dampings: int) -> int:
-    """What an inversion holds for one right-hand side. Of all λ's together: solutions, they side by side, and C times
-    them."""
-    return (VECTORS_ALIVE + 3 * (dampings - 1)) * vector_bytes
+def rhs_bytes(vector_bytes: int, dampings: int, held: float = VECTORS_OF_EACH) -> int:
+    """What an inversion holds for one right-hand side, with one λ `held` vectors. Of all λ's together: solutions, they
+    side by side, and C times them."""
+    return int((held + 3 * (dampings - 1)) * vector_bytes)
 
 
 @dataclass(frozen=True)

@@ -184,10 +184,12 @@ class Counted:
     def _solving_bytes(self, job: AttributionJob, budget: int) -> int:
         """Of vectors, as many right-hand sides at a time as the planner takes."""
         vector, method = self.parameters * item_bytes(job), job.inversion
+        single = job.precision != "float64"
         solved = self.vectors or len(self.inputs.train.rows)  # self-influences: one for each row
-        fitting = budget // max(1, rhs_bytes(vector, job.damping_count))
+        alive = method.vectors_of_each(single=single)
+        fitting = budget // max(1, rhs_bytes(vector, job.damping_count, alive))
         together = max(1, min(solved, method.together, fitting))
-        held = method.vectors_held(together, single=job.precision != "float64")
+        held = method.vectors_held(together, single=single)
         return int(vector * (held + 3.0 * (job.damping_count - 1) * together))
 
 

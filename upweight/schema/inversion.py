@@ -35,6 +35,7 @@ Unsolved = Annotated[
 ]
 
 
+VECTORS_OF_EACH = 6.0  # held for a right-hand side that is solved for, at most
 VECTORS_COMPARED = 16.0  # held while two ways to multiply with H are compared, on two vectors
 FINEST_SINGLE = 2e-6  # relative residual that float32 tells
 
@@ -91,7 +92,11 @@ class InversionMethod(Request):
 
         Of H by products: before the first, two ways to multiply are compared.
         """
-        return 6.0 * together
+        return self.vectors_of_each(single=single) * together
+
+    def vectors_of_each(self, *, single: bool) -> float:
+        """How many of them each right-hand side takes of the memory that decides how many are solved for together."""
+        return VECTORS_OF_EACH
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -350,10 +355,16 @@ class ConjugateGradient(InversionMethod):
         return one_block * right_hand_sides / together
 
     def vectors_held(self, together: int, *, single: bool) -> float:
-        """Residuals finer than float32 are told in float64, by products that are compared there once more."""
-        if single and self.atol == 0.0 and self.rtol < FINEST_SINGLE:
-            return 2.0 * VECTORS_COMPARED + 14.0 * together
-        return max(VECTORS_COMPARED + 2.0 * together, 7.0 * together)
+        """Residuals finer than float32 are told in float64, where a vector counts twice."""
+        later = 13.0 * together + 5.0 if self._refines(single) else 7.0 * together
+        return max(VECTORS_COMPARED + 2.0 * together, later)
+
+    def vectors_of_each(self, *, single: bool) -> float:
+        """More where residuals are in float64."""
+        return 13.0 if self._refines(single) else VECTORS_OF_EACH
+
+    def _refines(self, single: bool) -> bool:
+        return single and self.atol == 0.0 and self.rtol < FINEST_SINGLE
 
 
 class Lissa(InversionMethod):

@@ -346,8 +346,10 @@ def _memory_summary(steps: Steps) -> dict[str, Any]:
     wished = min(cut.total, together, steps.request.blocks.rhs_rows or cut.total)
     if not steps.plan.solves or cut.step >= wished:
         return {}
-    vector = steps.inputs.problem.size * steps.inputs.problem.dtype.itemsize
-    needed = -(-rhs_bytes(vector, steps.request.damping_count) * wished // MIB)
+    dtype = steps.inputs.problem.dtype
+    vector = steps.inputs.problem.size * dtype.itemsize
+    held = steps.request.inversion.vectors_of_each(single=dtype == torch.float32)
+    needed = -(-rhs_bytes(vector, steps.request.damping_count, held) * wished // MIB)
     return {
         "memory_note": f"right-hand sides were solved for {cut.step} at a time, each block with passes of its own "
         f"over the rows; with UPWEIGHT_MEMORY_BYTES of at least {needed} MiB, which the operator raises, it is "

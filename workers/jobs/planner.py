@@ -186,7 +186,10 @@ class Planner:
 
     @property
     def _rhs_most(self) -> int:
-        return max(1, self._budget // rhs_bytes(self._vector_bytes, self._dampings))
+        held = self.request.inversion.vectors_of_each(
+            single=self.inputs.problem.dtype == torch.float32
+        )
+        return max(1, self._budget // rhs_bytes(self._vector_bytes, self._dampings, held))
 
     @property
     def _entry_bytes(self) -> int:

@@ -140,7 +140,9 @@ class CurvatureOfRows(OverRows):
         problem = self.problem.in_double()
         with torch.no_grad():
             problem.losses(problem.theta, problem.placed(next(iter(self.rows.batches(1)))))
-        return type(self)(problem, self.rows, budget_bytes=self._budget, progress=self.progress)
+        found = type(self)(problem, self.rows, budget_bytes=self._budget, progress=self.progress)
+        found._sums.trust(self._sums)
+        return found
 
     def damped_matmat(self, vectors: Tensor, damping: float) -> Tensor:
         """(H + λI) v for each row v of (k, p): (k, p), which is all that is made of that size."""

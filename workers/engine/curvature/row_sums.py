@@ -37,6 +37,9 @@ KEPT_PART = 0.5
 KEPT_BESIDE = 1 << 24
 LOOPED = (ReverseLoop, GaussNewtonLoop, GradientLoop)
 LOOPED_VECTORS = 4
+# From so many parameters on, what agreed with autograd in float32 is not compared in float64 again: that holds twice as
+# many vectors as all else.
+LARGE = 1 << 16
 SAMPLED_PART = 0.125  # of the byte budget, for all rows that random samples are taken from
 
 
@@ -69,6 +72,7 @@ class RowSums:
         )
         self.block = self.widest
         self.derivatives: dict[bool, Derivative] = {}
+        self._trusted: RowSums | None = None
         self.prepared: dict[tuple[str, int, int], LinearMap] = {}
         self._rows_seen_finite = False
         self._sampled = SampledRows(
@@ -127,7 +131,8 @@ class RowSums:
         """What multiplies so many vectors; selected on this batch if nothing is yet."""
         several = vectors.shape[0] > 1
         if several not in self.derivatives:
-            self.derivatives[several] = select(
+            found = self._compared_before(several)
+            self.derivatives[several] = found or select(
                 self._problem,
                 batch,
                 products_of(self._problem, self._term),
@@ -137,6 +142,18 @@ class RowSums:
                 between=lambda: self._report(batch.start),
             )
         return self.derivatives[several]
+
+    def trust(self, other: RowSums) -> None:
+        """Of a large model take the ways that were compared for the same one in another precision."""
+        if self._problem.size >= LARGE:
+            self._trusted = other
+
+    def _compared_before(self, several: bool) -> Derivative | None:
+        compared = None if self._trusted is None else self._trusted.derivatives.get(several)
+        if compared is None:
+            return None
+        given = products_of(self._problem, self._term)
+        return next((each for each in given if each.name == compared.name), None)
 
     def ended(self) -> None:
         """All rows have been gone through, and were finite."""

@@ -127,20 +127,22 @@ class ConjugateGradients(Method, name="cg"):
         size = torch.linalg.vector_norm(rhs, dim=1)
         bounds = torch.maximum(self.rtol * size, self.atol / scale[:, 0])
         fine = bounds < FINEST * size
-        double = in_double(operator) if bool(fine.any()) else None
+        # Asked for once more when it is needed: of a large model there is no memory for it beside the first products.
+        refines = bool(fine.any()) and in_double(operator) is not None
         # What is refined anyway needs no more than a good start.
-        aims = bounds if double is None else torch.where(fine, START * size, bounds)
+        aims = torch.where(fine, START * size, bounds) if refines else bounds
         run = self._begin(operator, rhs, start, aims, fitted, progress or silent)
         run.directions = None if recycled is None else recycled.directions(fitted)
         if run.directions is None:  # what is learned is learned from whole products
             run.fewer = FewerRows.of(operator, found.row_traces(fitted))
-        x, norms = run.x, self._run(run)
+        norms = self._run(run)
         if run.directions is not None:
             found.learn(run.directions, fitted)
-        if double is None and Status.STAGNATED in run.status:
-            double = in_double(operator)
+        double = in_double(operator) if refines or Status.STAGNATED in run.status else None
         if double is not None:
             x, norms = self._refined(run, double, bounds, norms)
+        else:
+            x = run.x
         norms = norms * scale[:, 0]
         return Solution(
             x * scale,
@@ -245,7 +247,6 @@ class ConjugateGradients(Method, name="cg"):
         self, run: Run, double: Damped, bounds: Tensor, norms: Tensor
     ) -> tuple[Tensor, Tensor]:
         """x (k, p) and residual norms (k,) in float64, and the status of the rows that changed."""
-        x, norms = run.x.double(), norms.double()
         stuck = [
             row
             for row, each in enumerate(run.statuses)
@@ -253,6 +254,9 @@ class ConjugateGradients(Method, name="cg"):
             or (each is Status.CONVERGED and float(bounds[row]) < float(run.limits.bounds[row]))
         ]
         rows = torch.tensor(stuck, dtype=torch.int64, device=run.rhs.device)
+        whole = len(stuck) == len(run.x)
+        x, norms = run.x.double(), norms.double()
+        run.x, run.residual = run.x[:0], run.residual[:0]
 
         def correct(which: Tensor, residuals: Tensor, tolerance: float) -> Tensor:
             """(H + λI)⁻¹ of residuals of norm 1, which belong to these of `rows`."""
@@ -261,13 +265,16 @@ class ConjugateGradients(Method, name="cg"):
                 run.operator, residuals, None, limits, run.preconditioner, run.progress
             )
             if not run.preconditioner.is_exact:
-                inner.residual = residuals.clone()
                 self._iterate(inner)
             run.iterations[rows[which]] += inner.iterations
             return inner.x
 
-        fine, reached = refine(double, run.rhs[rows], run.x[rows], bounds[rows], correct)
-        x[rows], norms[rows] = fine, reached
+        rhs = run.rhs if whole else run.rhs[rows]
+        fine, reached = refine(double, rhs, x if whole else x[rows], bounds[rows], correct)
+        if whole:
+            x, norms = fine, reached
+        else:
+            x[rows], norms[rows] = fine, reached
         for row, arrived in zip(stuck, (reached <= bounds[rows]).tolist(), strict=True):
             run.status[row] = Status.CONVERGED if arrived else Status.STAGNATED
         return x, norms

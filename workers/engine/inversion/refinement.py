@@ -44,24 +44,34 @@ def refine(
 ) -> tuple[Tensor, Tensor]:
     """x (k, p) in float64 and its residual norms (k,), each within `bounds` (k,) if it can be.
 
-    Rows are corrected until they are, or until a round gains too little.
+    `x` is in float64, and may be written to. Rows are corrected until they are, or until a round gains too little.
+    Of a large model there is no memory for a copy more than is needed.
     """
-    fine, norms = x.double(), torch.empty_like(bounds, dtype=torch.float64)
+    norms = torch.full_like(bounds, float("inf"), dtype=torch.float64)
     for rows in torch.split(torch.arange(len(rhs), device=rhs.device), ROWS_AT_ONCE):
-        left = rows
-        step = torch.zeros_like(fine[left])
-        norms[left] = float("inf")
+        left, step = rows, None
         for rounds in range(MOST_ROUNDS + 1):
-            tried = fine[left] + step
-            residual = rhs[left].double() - double.matmat(tried)
+            whole = len(left) == len(x)
+            tried = x if whole and step is None else x[left]
+            if step is not None:
+                tried += step
+                step = None
+            residual = double.matmat(tried).neg_().add_(rhs if whole else rhs[left])
             size, before = torch.linalg.vector_norm(residual, dim=1), norms[left]
             better = size < before
-            fine[left[better]], norms[left[better]] = tried[better], size[better]
+            norms[left[better]] = size[better]
+            if whole and bool(better.all()):
+                x = tried
+            elif tried is not x:
+                x[left[better]] = tried[better]
+            del tried
             going = (size > bounds[left]) & (size <= WORTHWHILE_GAIN * before)
-            left, residual, size = left[going], residual[going], size[going]
+            if not bool(going.all()):
+                left, residual, size = left[going], residual[going], size[going]
             if not len(left) or rounds == MOST_ROUNDS:
                 break
-            unit = (residual / size[:, None]).to(rhs.dtype)
+            unit = residual.div_(size[:, None]).to(rhs.dtype)
+            del residual
             wanted = CORRECTION_MARGIN * float((bounds[left] / size).min())
-            step = correct(left, unit, max(wanted, FINEST_CORRECTION)).double() * size[:, None]
-    return fine, norms
+            step = correct(left, unit, max(wanted, FINEST_CORRECTION)).double().mul_(size[:, None])
+    return x, norms
