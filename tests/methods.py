@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from upweight.schema.inversion import METHODS as SCHEMAS
-from upweight.schema.inversion import InversionMethod
+from upweight.schema.method import InversionMethod
 
 Parameters = dict[str, Any]
 

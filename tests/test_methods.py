@@ -16,7 +16,8 @@ from tests.engine.exact import relative
 from tests.engine.matrices import Symmetric, decaying
 from tests.methods import METHODS, Row
 from upweight.schema.inversion import METHODS as SCHEMAS
-from upweight.schema.inversion import ConjugateGradient, InversionMethod
+from upweight.schema.inversion import ConjugateGradient
+from upweight.schema.method import InversionMethod
 from workers import engine
 from workers.engine import BadParameter, Inverse, Method, Solution, restored, stored
 from workers.engine.inversion import cg

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from upweight.schema import AttributionJob, Curvature, InfluencesJob, TensorSpec
-from upweight.schema.inversion import VECTORS_OF_EACH, InversionMethod
+from upweight.schema.method import VECTORS_OF_EACH, InversionMethod
 
 # Operations a row and parameter: of a gradient; of a product of one vector with C, six matrix products a layer where C
 # has the model's second derivative and four where it has not.

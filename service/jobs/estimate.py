@@ -37,7 +37,8 @@ from upweight.schema import (
 from upweight.schema.curvature import LARGE_BLOCK
 from upweight.schema.damping import numbers
 from upweight.schema.estimate import Estimate
-from upweight.schema.inversion import METHODS, InversionMethod
+from upweight.schema.inversion import METHODS
+from upweight.schema.method import InversionMethod
 
 DAY = 86_400.0
 # Of a worker that nothing is known of, with some cores: an order of magnitude.

@@ -6,9 +6,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag, model_validator
 
-from upweight.schema.base import JobName, Labels, Note, Reference, Request, Text
+from upweight.schema.base import JobName, Labels, Note, PositiveInt, Reference, Request, Text
 from upweight.schema.curvature import Curvature, CurvatureField
-from upweight.schema.inversion import PositiveInt
 from upweight.schema.measurement import AnyMeasurement, LossMeasurement
 from upweight.schema.rows import RowSelection
 from upweight.schema.webhook import Webhook

@@ -8,9 +8,10 @@ from pydantic import AliasChoices, Field, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from upweight.schema.any_job import CurvatureJob, Selection
-from upweight.schema.base import Request
+from upweight.schema.base import PositiveInt, Request
 from upweight.schema.damping import Damping, entries, numbers
-from upweight.schema.inversion import Inversion, InversionMethod, PositiveInt
+from upweight.schema.inversion import Inversion
+from upweight.schema.method import InversionMethod
 
 
 class Blocks(Request):

@@ -49,6 +49,7 @@ def first_repeated(names: Sequence[str]) -> str | None:
     return None
 
 
+PositiveInt = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Contract = Annotated[
     int,
     Field(

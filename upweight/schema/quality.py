@@ -8,8 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from upweight.schema.any_job import Dropped, JobBase, Selection
-from upweight.schema.base import Answer, Request
-from upweight.schema.inversion import PositiveInt
+from upweight.schema.base import Answer, PositiveInt, Request
 from upweight.schema.recipe import Recipe
 
 Measure = Literal["lds", "loo", "mislabel", "brittleness", "tail_patch"]

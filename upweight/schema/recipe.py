@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from upweight.schema.base import Request
+from upweight.schema.base import PositiveInt, Request
 from upweight.schema.damping import TrainingSteps
-from upweight.schema.inversion import PositiveInt
 
 MOST_LOOKED_AT = 1_000_000  # steps whose rates are averaged, of more than that
 
