@@ -25,6 +25,7 @@ from upweight.schema import JobState
 
 MIB = 1 << 20
 FULL_MIB = 24
+STEPS = 2_000  # a second or more: what is done to the service meanwhile comes before the end
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def test_an_outage_that_lasts_ends_a_job_in_words_and_a_retry_gives_the_same_byt
     behind: Behind,
 ) -> None:
     slow = behind.slow
-    calm = slow.matrix(slow.ended(slow.start(500)))
-    job = slow.begun(slow.start(500))
+    calm = slow.matrix(slow.ended(slow.start(STEPS)))
+    job = slow.begun(slow.start(STEPS))
     with behind.proxy.away():
         failed = slow.ended(job, 120)
     assert failed.state is JobState.FAILED

@@ -70,7 +70,7 @@ def test_the_readmes_curl_runs(
     assert stack.url in script
     python = f'python3() {{ {sys.executable} "$@"; }}\n'
     done = subprocess.run(
-        ["bash", "-ec", python + script], cwd=tmp_path, capture_output=True, text=True, timeout=90
+        ["bash", "-ec", python + script], cwd=tmp_path, capture_output=True, text=True, timeout=170
     )
     assert done.returncode == 0, done.stderr
     assert '"state":"succeeded"' in done.stdout.replace(" ", "")
