@@ -1,8 +1,8 @@
 """The rows of the largest and the smallest products with a query, among numbers in 16 or 8 bits on the disk.
 
-A small index is multiplied whole, a block at a time. Of a large one the leading numbers of each row come first, in
-single precision: little of what would be read. The rows that are strongest by these are then multiplied with all their
-numbers. What that passes over is told with the index's recall, as what the cut costs is.
+A small index is multiplied whole, a block at a time. Of a large one the leading numbers of each row come first, in 8
+bits: little of what would be read. The rows that are strongest by these are then multiplied with all their numbers.
+What that passes over is told with the index's recall, as what the cut costs is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from service.storage.chunks import Chunks
+from workers.engine import compressed
 from workers.engine.progress import Progress, silent
 from workers.jobs.indexing import looked_at
 
@@ -60,13 +61,20 @@ class Found:
 class Searched:
     """Numbers (n, width) float16 or int8, mapped from a file that has no name any more, and a factor (n,) for each row.
 
-    `lead` (n, l) float32 are the numbers at `leading`, with their factors: mapped likewise, where the index is large.
+    `lead` (n, l) int8 are the numbers at `leading`, mapped likewise, each row times its `lead_factors` (n,), where the
+    index is large.
     """
 
     numbers: Tensor
     factors: Tensor
     leading: Tensor | None = None
     lead: Tensor | None = None
+    lead_factors: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """In memory: what is mapped is not counted."""
+        return sum(each.nbytes for each in (self.factors, self.lead_factors) if each is not None)
 
     @classmethod
     def copied(
@@ -88,18 +96,22 @@ class Searched:
             tempfile.TemporaryFile(dir=scratch) as part,
         ):
             first = 0
+            lead_factors = torch.empty(rows)
             for block in matrix.blocks(range(rows), range(width), COPIED_BYTES):
                 progress("copy", first, rows, "rows")
                 whole.write(np.ascontiguousarray(block).data)
                 if large:
-                    scale = factors[first : first + len(block), None].numpy()
-                    lead = block[:, columns].astype(np.float32) * scale
-                    part.write(np.ascontiguousarray(lead).data)
+                    here = slice(first, first + len(block))
+                    values = torch.from_numpy(block[:, columns].astype(np.float32))
+                    lead, scale = compressed(values, torch.int8)
+                    part.write(np.ascontiguousarray(lead.numpy()).data)
+                    lead_factors[here] = scale * factors[here]
                 first += len(block)
             numbers = _mapped(whole, matrix.dtype.newbyteorder("="), (rows, width))
             if not large:
                 return cls(numbers, factors)
-            return cls(numbers, factors, leading, _mapped(part, np.float32, (rows, len(columns))))
+            leads = _mapped(part, np.int8, (rows, len(columns)))
+            return cls(numbers, factors, leading, leads, lead_factors)
 
     def best(self, queries: Tensor, count: int) -> Found:
         """Of queries (m, width) float32, `count` rows of each sign."""
@@ -116,7 +128,8 @@ class Searched:
         """Of one query (1, width)."""
         assert self.lead is not None
         assert self.leading is not None
-        rough = torch.mm(self.lead, query[:, self.leading].T).T
+        assert self.lead_factors is not None
+        rough = _products(self.lead, query[:, self.leading], self.lead_factors)
         places = Found.of(rough, looked).every
         step = max(1, BLOCK_NUMBERS // max(1, self.numbers.shape[1]))
         # index_select takes rows several times as fast as [] does.
@@ -127,14 +140,19 @@ class Searched:
         return Found.of((torch.cat(products) * self.factors[places])[None], count, places)
 
     def _whole(self, queries: Tensor, count: int) -> Found:
-        total, width = self.numbers.shape
-        scores = torch.empty((total, len(queries)))
-        step = max(1, BLOCK_NUMBERS // max(1, width))
-        columns = queries.T.contiguous()
-        for start in range(0, total, step):
-            block = self.numbers[start : start + step].float()
-            torch.mm(block, columns, out=scores[start : start + step])
-        return Found.of((scores * self.factors[:, None]).T.contiguous(), count)
+        return Found.of(_products(self.numbers, queries, self.factors), count)
+
+
+def _products(numbers: Tensor, queries: Tensor, factors: Tensor) -> Tensor:
+    """(m, n) of queries (m, width) with numbers (n, width) of 16 or 8 bits, each row times its factor."""
+    total, width = numbers.shape
+    scores = torch.empty((total, len(queries)))
+    step = max(1, BLOCK_NUMBERS // max(1, width))
+    columns = queries.T.contiguous()
+    for start in range(0, total, step):
+        block = numbers[start : start + step].float()
+        torch.mm(block, columns, out=scores[start : start + step])
+    return (scores * factors[:, None]).T.contiguous()
 
 
 def _mapped(file: Any, dtype: Any, shape: tuple[int, int]) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from service.jobs.counts import rhs_bytes
+from workers import engine
 from workers.jobs.blocks import Solved
 from workers.jobs.neighbours import correlated
 from workers.jobs.steps import Steps, spaced
@@ -17,13 +18,16 @@ from workers.jobs.stored_index import StoredIndex
 QUERIES, SAMPLED = 16, 4096  # rows whose answers are compared
 AT = 20  # what recall is told of
 USUAL_CANDIDATES = 500  # of a query
-# An index of more numbers is searched by the LEADING ones of each row first, and only so many rows of each sign by all.
-SEARCHED_WHOLE, LEADING, LOOKED_AT = 1 << 25, 128, 2048
+# An index of more numbers is searched by the LEADING ones of each row first, in 8 bits, and only so many rows of each
+# sign by all. Many of these and few rows find more than the reverse. Of 60,000 rows of 2,378 numbers, two data sets,
+# 0.86 and 0.97 of the 20 strongest by all numbers are found; 0.68 and 0.75 by 128 numbers in 32 bits and 2,048 rows,
+# which takes as long.
+SEARCHED_WHOLE, LEADING, LOOKED_AT = 1 << 25, 512, 1024
 
 
 def looked_at(total: int, width: int, count: int) -> int | None:
     """Rows of each sign that are looked at with all their numbers, to find `count`; None: every row."""
-    if total * width <= SEARCHED_WHOLE or width <= 2 * LEADING:
+    if total * width <= SEARCHED_WHOLE or width <= LEADING:
         return None
     return min(total, max(LOOKED_AT, 4 * count))
 
@@ -44,7 +48,8 @@ def compared(steps: Steps, index: StoredIndex, budget: int) -> tuple[Solved, dic
     looked = looked_at(total, index.width, USUAL_CANDIDATES // 2)
     if looked is not None:
         leading = steps.embedding.leading(LEADING)
-        rough = mine[:, leading] @ theirs[:, leading].T
+        few, factors = engine.compressed(theirs[:, leading], torch.int8)
+        rough = mine[:, leading] @ (few.float() * factors[:, None]).T
         looked = max(AT, round(looked * len(among) / total))
     candidates = min(len(among), max(2 * AT, round(USUAL_CANDIDATES * len(among) / total)))
     told = {
