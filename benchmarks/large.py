@@ -103,6 +103,9 @@ def resnet_kronfluence() -> Figures:
 def resnet_cg() -> Figures:
     """Five iterations for all queries at once."""
     from workers import engine
+    from workers.engine.inversion.cg import (
+        FINEST,
+    )  # a finer one is refined by iterations of its own
     from workers.engine.inversion.structured import Structured
 
     model, train, test = _images()
@@ -115,7 +118,7 @@ def resnet_cg() -> Figures:
             engine.Over(problem, rows, budget_bytes=FACTORS), "gauss_newton"
         )
         method = engine.ConjugateGradients(
-            preconditioner=Structured("ekfac"), maxiter=ITERATIONS, rtol=1e-12, unsolved="keep"
+            preconditioner=Structured("ekfac"), maxiter=ITERATIONS, rtol=FINEST, unsolved="keep"
         )
         fit = method.fit(curvature, DAMPING)
         fitted, passes = time.perf_counter() - began, float(curvature.passes)

@@ -169,11 +169,13 @@ class Structured(OverRows):
         layout = self.collector.layout
         for part in self._parts():
             sums = self.covariances(part)
-            # The largest first: what decomposing it takes comes on top of the sums that are left.
-            for index in sorted(part, key=lambda each: -sum_bytes(layout.blocks[each])):
+            self._decomposed(bases)
+            # The largest last: the sums of the others are gone then, and it is known how long it will take.
+            for index in sorted(part, key=lambda each: sum_bytes(layout.blocks[each])):
                 block = layout.blocks[index]
                 if block.form == "kronecker":
                     bases[index] = self._basis(index, block, sums)
+                    self._decomposed(bases)
                     spent = ("right",) if block.diagonal_rows else ("left", "right")
                 else:
                     known[index] = self._block(index, block, sums, {}, {})
@@ -219,10 +221,23 @@ class Structured(OverRows):
     def bases(self, first: Mapping[str, Tensor]) -> Bases:
         """The eigenvectors of each Kronecker block's factors, from the first sums."""
         found: dict[int, Eigenbasis] = {}
+        self._decomposed(found)
         for index, block in enumerate(self.collector.layout.blocks):
             if block.form == "kronecker":
                 found[index] = self._basis(index, block, first)
+                self._decomposed(found)
         return found
+
+    def _decomposed(self, bases: Collection[int]) -> None:
+        """Tells which part of the operations is done, for blocks are of very different sizes."""
+        work = {
+            index: block.groups * (block.rows**3 * (not block.diagonal_rows) + block.columns**3)
+            for index, block in enumerate(self.collector.layout.blocks)
+            if block.form == "kronecker"
+        }
+        if work:
+            share = sum(work[index] for index in bases) / sum(work.values())
+            self._progress("eigenvectors", int(100 * share), 100, "per cent of the operations")
 
     def _basis(self, index: int, block: BlockLayout, first: Mapping[str, Tensor]) -> Eigenbasis:
         values, left = None, None
@@ -234,7 +249,6 @@ class Structured(OverRows):
             square = square[:, order[:count]][:, :, order[:count]]
         of_right, right = self._eigen(square)
         of_right = F.pad(of_right, (0, block.columns - of_right.shape[-1]))
-        self._progress("eigenvectors", index + 1, len(self.collector.layout.blocks), "blocks")
         return Eigenbasis(left, values, right, of_right, order)
 
     def made(
