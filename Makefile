@@ -2,7 +2,7 @@
 #
 # torch: on Linux, the package index's own build carries the CUDA libraries, some gigabytes. On a machine without a GPU
 # a CPU build is preferable. Put its wheel into a folder and name the folder in PIP_FIND_LINKS, or name an index that
-# has it in PIP_EXTRA_INDEX_URL: pip takes `2.13.0+cpu` for the `2.13.0` that is pinned, and prefers it.
+# has it in PIP_EXTRA_INDEX_URL: `2.13.0+cpu` is taken for the `2.13.0` that is pinned, and preferred.
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -12,6 +12,11 @@ PIP_VERSION := 26.3
 # Of 350 MB of Python a run compiles what it imports, once; where it may keep nothing, all is compiled ahead.
 UNCOMPILED := $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 QUIETLY := --quiet --disable-pip-version-check $(UNCOMPILED) --constraint requirements.lock
+# uv takes seconds for what takes pip minutes. What it has to know of pip's settings it is told here; where others
+# matter, and it fails, pip does it.
+UV := $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX=$(PIP_INDEX_URL)) $(if $(PIP_EXTRA_INDEX_URL),UV_INDEX="$(PIP_EXTRA_INDEX_URL)") \
+	UV_HTTP_RETRIES=1 $(VENV)/bin/uv pip install --quiet --python $(PY) $(if $(UNCOMPILED),,--compile-bytecode) \
+	$(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 CACHES := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
 # The first that is new enough and can make environments; `make PYTHON=...` chooses another.
@@ -33,7 +38,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check pip==$(PIP_VERSION)
-	$(PY) -m pip install --quiet $(UNCOMPILED) -r requirements.lock
+	$(PY) -m pip install $(QUIETLY) uv
+	@$(UV) -r requirements.lock || { \
+		echo "uv could not install that; pip does"; \
+		$(PY) -m pip install --quiet $(UNCOMPILED) -r requirements.lock; }
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
