@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,40 @@ def test_every_answer_carries_the_ids(
     assert result.to_arrow()["train"].to_pylist()[:60] == TEXTS[::2]
     shown = http.get(f"/v1/datasets/{named.id}/rows", params={"rows": "5,3"}).json()
     assert shown["ids"] == [TEXTS[5], TEXTS[3]]
+
+
+def test_pictures_and_notebooks_say_ids_beside_the_rows(
+    result: InfluenceResult, named: DatasetRecord, tmp_path: Path
+) -> None:
+    first = result.panels([0], 2)[0]
+    for example in (*first.helpful, *first.harmful):
+        assert example.id == TEXTS[example.row]
+        assert example.name == f"row {example.row} · {TEXTS[example.row]}"
+    assert first.test is not None
+    assert first.test.name == f"row {first.test.row}"  # the test set has no ids
+    best = result.top(None, 1).items[0].row
+    assert escape(f"row {best} · {TEXTS[best]}") in result._repr_html_()
+    figure = result.plot("top", tmp_path / "top.png", test=0, k=2)
+    said = {axes.get_xlabel().partition("\n")[0] for axes in figure.axes}
+    assert {example.name for example in (*first.helpful, *first.harmful)} <= said
+
+
+def test_ids_and_class_names_are_no_formulas_and_no_markup(
+    online: Client, iris: Subject, fresh_name: str, tmp_path: Path
+) -> None:
+    ids = [f"${row}^{{$ <i>'" for row in range(len(iris.x_train))]
+    data = online.datasets.register(
+        fresh_name, x=iris.x_train, y=iris.y_train, ids=ids, class_names=["$^{$ a", "b", "c"]
+    )
+    result = online.compute_influences(
+        iris.name, data, data, hessian_regularization=iris.damping, test_rows="0:9"
+    )
+    for kind in ("top", "heatmap"):
+        result.plot(kind, tmp_path / f"{kind}.png")
+        assert (tmp_path / f"{kind}.png").stat().st_size > 0
+    shown = result._repr_html_()
+    assert "<i>" not in shown
+    assert "^{$ &lt;i&gt;&#x27;" in shown
 
 
 def test_datasets_without_ids_have_the_rows_numbers(online: Client, iris: Subject) -> None:

@@ -99,9 +99,9 @@ def _touched(row: Touched) -> str:
     if example.picture is None or row.values.shape != example.picture.shape[:2]:
         shown = _bars(row)
     else:
-        shown = _image(coloured(example.picture, row.values), f"row {example.row}")
+        shown = _image(coloured(example.picture, row.values), escape(example.name))
     label = f": {escape(example.label)}" if example.label else ""
-    return f"<td style='{TEXT}'>{shown}<br>row {example.row}{label}<br><b>{strongest:+.3g}</b></td>"
+    return f"<td style='{TEXT}'>{shown}<br>{escape(example.name)}{label}<br><b>{strongest:+.3g}</b></td>"
 
 
 def _bars(row: Touched) -> str:
@@ -127,7 +127,7 @@ def _bar(name: str, value: float, longest: float) -> str:
 
 def _cell(example: Example) -> str:
     lines = [_picture(example)] if example.picture is not None else [escape(example.words)]
-    lines.append(f"row {example.row}" + (f": {escape(example.label)}" if example.label else ""))
+    lines.append(escape(example.name) + (f": {escape(example.label)}" if example.label else ""))
     if example.predicted and example.predicted != example.label:
         lines.append(f"predicted {escape(example.predicted)}")
     if example.influence is not None:
@@ -139,7 +139,7 @@ def _cell(example: Example) -> str:
 
 def _picture(example: Example) -> str:
     assert example.picture is not None
-    return _image(example.picture, f"row {example.row}")
+    return _image(example.picture, escape(example.name))
 
 
 def _image(pixels: NDArray[Any], alt: str) -> str:

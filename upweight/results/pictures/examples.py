@@ -12,7 +12,7 @@ import upweight.results.stored as stored
 from upweight.errors import NotStored
 from upweight.http.flow import Flow
 from upweight.results.pictures.look import label, pixels, words
-from upweight.results.rows import record_of, rows_of, vocabulary_of
+from upweight.results.rows import ids_at, record_of, rows_of, vocabulary_of
 from upweight.schema import DatasetRecord, ImagePreview, JobRecord, PredictedRow, Ranked
 
 if TYPE_CHECKING:
@@ -27,12 +27,18 @@ class Example:
     """A row as it can be shown."""
 
     row: int
+    id: int | str | None = None  # where the dataset has some
     label: str = ""
     predicted: str = ""
     influence: float | None = None
     loss: float | None = None
     picture: NDArray[np.uint8] | None = None
     words: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its number, and its id where that is another one."""
+        return f"row {self.row}" if self.id in (None, self.row) else f"row {self.row} · {self.id}"
 
 
 # Of training rows of positive and of negative influence: on a loss, and on what else is measured.
@@ -148,11 +154,15 @@ def looks(
     columns = [shown, *dataset.targets[:1]]
     values = yield from rows_of(dataset, ",".join(map(str, wanted)), columns)
     known = yield from vocabulary_of(dataset)
+    ids: list[int | str | None] = [None] * len(wanted)
+    if dataset.ids is not None:
+        ids = (yield from ids_at(dataset, np.asarray(wanted, np.int64))).tolist()
     found = {}
     for at, row in enumerate(wanted):
         guess = guesses.get(row)
         found[row] = Example(
             row,
+            ids[at],
             label=label(values[columns[1]][at], dataset) if len(columns) > 1 else "",
             predicted=""
             if guess is None or guess.prediction is None

@@ -73,12 +73,21 @@ def _draw(
         axes.imshow(example.picture, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
     else:
         words = example.words.replace(", ", "\n")
-        axes.text(0.5, 0.5, words, ha="center", va="center", size=6, transform=axes.transAxes)
-    axes.set_xlabel("\n".join(_lines(example)), size=7, color=colour, labelpad=3)
+        axes.text(
+            0.5,
+            0.5,
+            words,
+            ha="center",
+            va="center",
+            size=6,
+            transform=axes.transAxes,
+            parse_math=False,
+        )
+    axes.set_xlabel("\n".join(_lines(example)), size=7, color=colour, labelpad=3, parse_math=False)
 
 
 def _lines(example: Example) -> list[str]:
-    lines = [f"row {example.row}"]
+    lines = [example.name]
     if example.label:
         lines.append(f"label {example.label}")
     if example.predicted and example.predicted != example.label:

@@ -55,7 +55,7 @@ def _label(axes: Any, part: Slice) -> None:
     for axis, side in ((axes.yaxis, part.down), (axes.xaxis, part.across)):
         axis.set_label_text(side.name, size=9)
         axis.set_tick_params(labelsize=7, length=0 if side.borders else 3)
-        axis.set_ticks(side.ticks, side.labels)
+        axis.set_ticks(side.ticks, side.labels, parse_math=False)
         for border in side.borders:
             line = axes.axhline if axis is axes.yaxis else axes.axvline
             line(border - 0.5, color="#00000055", linewidth=0.6)
