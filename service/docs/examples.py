@@ -28,7 +28,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "/v1/jobs/{id}/top": {"test": 3, "k": 5},
     "/v1/jobs/{id}/factors": {"rows": "0:1"},
     "/v1/jobs/{id}/self_influences": {"id": SELF_INFLUENCES_JOB},
-    "/v1/indexes/{id}/query": {"id": INDEX_JOB},
+    "/v1/indexes/{id}/query": {"id": INDEX_JOB, "test": "digits-test", "rows": "3"},
 }
 
 

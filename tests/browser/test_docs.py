@@ -35,13 +35,14 @@ CONFLICTS = {
     ("post", "/v1/jobs/{id}/retry"),  # all have succeeded
     ("post", "/v1/blobs/{digest}/url"),  # a folder cannot sign
 }
-ABSENT = {  # what only other kinds of job leave than the newest one, or one with groups
+ABSENT = {  # what only other kinds of job leave than the newest one, or one with groups, or of tokens
     ("delete", "/v1/banks/{id}"),
     ("get", "/v1/jobs/{id}/report"),
     ("get", "/v1/jobs/{id}/report.html"),
     ("get", "/v1/jobs/{id}/rescaled"),
     ("get", "/v1/jobs/{id}/gradients"),
     ("get", "/v1/jobs/{id}/products"),
+    ("get", "/v1/jobs/{id}/bm25"),
 }
 ELSEWHERE = {  # tested where they belong: the first needs a presigned upload, the second would be missed
     ("post", "/v1/blobs/{digest}/complete"),
