@@ -58,6 +58,21 @@ def test_a_text_is_answered_as_its_row_is(index: IndexResult) -> None:
     assert [each.row for each in alone.helpful] == [each.row for each in found[0].helpful]
 
 
+def test_texts_of_two_datasets_in_turn_have_their_own_tokenizers(
+    index: IndexResult, online: Client, fresh_name: str
+) -> None:
+    """Each of which a process reads that stays until the other one is asked for."""
+    tokens, targets = decoder.texts(ROWS, LENGTH)
+    other = [WORDS[0], *reversed(WORDS[1:])]
+    online.datasets.register(fresh_name, x=tokens, y=targets, tokenizer=tokenizer(other))
+    made = online.indexes.create(
+        None, NAME, fresh_name, curvature="diagonal", hessian_regularization=0.1
+    ).wait()
+    for _ in range(2):
+        assert index.query(text="the mat", k=2)[0].tokens == [1, 6, 0, 0, 0]
+        assert made.query(text="the mat", k=2)[0].tokens == [6, 1, 0, 0, 0]
+
+
 def test_labels_may_be_given_beside_a_text(index: IndexResult) -> None:
     tokens, targets = decoder.texts(ROWS, LENGTH)
     targets[0, 0] = decoder.IGNORED

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -161,3 +162,24 @@ def has_imported_all() -> None:
     """As the service's own server has, so that a fork need not look for our packages."""
     for package in ("upweight", "service"):
         importlib.import_module(package)
+
+
+def served(first: int) -> Callable[..., dict[str, Any]]:
+    """What a child that stays answers with."""
+    counted = [first]
+
+    def answer(what: str = "count", seconds: float = 0.0) -> dict[str, Any]:
+        counted[0] += 1
+        time.sleep(seconds)
+        if what == "raise":
+            raise ValueError("no such thing")
+        if what == "die":
+            os._exit(3)
+        if what == "spin":
+            while True:
+                pass
+        if what == "secrets":
+            return {"environment": dict(os.environ), "files": os.listdir("/proc/self/fd")}
+        return {"count": counted[0]}
+
+    return answer

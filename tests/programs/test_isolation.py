@@ -3,7 +3,8 @@
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.patience import PATIENCE
 from tests.programs.tampering import GRAPH, edit, first_node
 from workers.programs.errors import (
     CheckCrashed,
+    CheckFailed,
     CheckOutOfMemory,
     CheckTimedOut,
     GraphInvalid,
@@ -21,7 +23,7 @@ from workers.programs.errors import (
     PickleRefused,
 )
 from workers.programs.fork_server import ForkServer
-from workers.programs.isolation import run_isolated
+from workers.programs.isolation import Served, run_isolated
 
 MEMORY = 4 << 30
 ENDLESS = 60  # seconds that the child would sleep or spin, if nobody ended it
@@ -248,3 +250,50 @@ def test_a_graph_that_wants_all_memory_is_refused(check: Check, mlp: Path, tmp_p
 
     with pytest.raises(CheckOutOfMemory):
         check(edit(mlp, tmp_path / "m.pt2", GRAPH, change))
+
+
+@pytest.fixture(params=["fork", "fresh interpreter"])
+def staying(request: pytest.FixtureRequest) -> Iterator[Callable[..., Served]]:
+    """Makes children that stay, in both ways."""
+    forks = request.param == "fork"
+    server: ForkServer | None = request.getfixturevalue("fork_server") if forks else None
+    command = {"call": "tests.programs.misbehaviour:served", "arguments": {"first": 3}}
+    with ExitStack() as made:
+
+        def served(cpu_s: float = ENDLESS) -> Served:
+            child = Served(command, cpu_s=cpu_s, memory_bytes=MEMORY, server=server)
+            made.callback(child.end)
+            return child
+
+        yield served
+
+
+def test_a_child_that_stays_answers_one_after_another(staying: Callable[..., Served]) -> None:
+    child = staying()
+    assert [child.ask({}, PATIENCE)["count"] for _ in range(3)] == [4, 5, 6]
+    with pytest.raises(CheckCrashed, match="no such thing"):
+        child.ask({"what": "raise"}, PATIENCE)
+    assert child.ask({}, PATIENCE)["count"] == 8
+
+
+def test_a_child_that_stays_is_given_nothing_either(
+    staying: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_KEY", "hunter2")
+    found = staying().ask({"what": "secrets"}, PATIENCE)
+    assert "SECRET_KEY" not in found["environment"]
+    assert len(found["files"]) <= 6
+
+
+def test_a_child_that_stays_ends_with_its_time_and_when_it_dies(
+    staying: Callable[..., Served],
+) -> None:
+    with pytest.raises(CheckTimedOut, match="stopped"):
+        staying().ask({"seconds": ENDLESS}, 0.5)
+    with pytest.raises(
+        CheckFailed
+    ):  # killed: the first process of a namespace hears no other signal
+        staying(cpu_s=1).ask({"what": "spin"}, PATIENCE)
+    child = staying()
+    with pytest.raises(CheckCrashed, match="exit status 3"):
+        child.ask({"what": "die"}, PATIENCE)

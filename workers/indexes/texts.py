@@ -16,12 +16,13 @@ from workers.indexes.layout import Layout, Tokenizing, Unclear, layout_of
 from workers.indexes.opened import OpenIndex
 from workers.jobs.steps import spaced
 from workers.process.context import Context
-from workers.programs.errors import ProgramError
+from workers.programs.errors import CheckFailed, CheckTimedOut, ProgramError
 from workers.programs.fork_server import ForkServer
-from workers.programs.isolation import run_isolated
+from workers.programs.isolation import Served
 
 SAMPLED = 256  # rows that show how all are made of texts
 SECONDS = 10.0  # for a tokenizer: to be read, and for its texts
+PROCESSOR_SECONDS = 600  # of a child, for all its questions: then there is another
 IGNORED = -100  # the label that does not count, where the loss names none
 Array = np.ndarray[Any, Any]
 
@@ -41,6 +42,7 @@ class Texts:
     def __init__(self, context: Context, server: ForkServer | None) -> None:
         self._context = context
         self._server = server
+        self._served: tuple[tuple[str, str], Served] | None = None
 
     def rows(
         self,
@@ -67,32 +69,46 @@ class Texts:
         return TextRows({column.name: tokens, **columns}, tokens.tolist(), remarks)
 
     def _tokenized(self, namespace: str, index: OpenIndex, texts: Sequence[str]) -> dict[str, Any]:
-        context, digest = self._context, str(index.dataset.tokenizer)
-
-        def read() -> tuple[str, int]:
-            try:
-                content = context.objects.get(blob_path(namespace, digest))
-            except FileNotFoundError:
-                raise NotStored(f"the tokenizer of dataset {index.dataset.id} has gone") from None
-            return content.decode(), len(content)
-
-        call = "workers.indexes.tokenized:tokenized"
-        arguments = {
-            "tokenizer": context.session.kept(("tokenizer", namespace, digest), read),
-            "texts": list(texts),
-        }
         try:
-            report = run_isolated(
-                {"call": call, "arguments": arguments},
-                timeout_s=SECONDS,
-                memory_bytes=context.settings.check_memory_bytes,
-                server=self._server,
-            )
+            try:
+                report = self._child(namespace, index).ask({"texts": list(texts)}, SECONDS)
+            except CheckTimedOut:
+                raise
+            except (
+                CheckFailed
+            ):  # the end of its processor time, or of the machine's memory, for earlier texts
+                self._end()
+                report = self._child(namespace, index).ask({"texts": list(texts)}, SECONDS)
         except ProgramError as error:
+            self._end()
             raise _refused(index, Unclear(f"its tokenizer could not be used: {error}")) from None
         if "refusal" in report:
             raise _refused(index, Unclear(report["refusal"], report["at"]))
         return report
+
+    def _child(self, namespace: str, index: OpenIndex) -> Served:
+        """The child with the dataset's tokenizer; the one of another is ended."""
+        context, digest = self._context, str(index.dataset.tokenizer)
+        if self._served is not None and self._served[0] == (namespace, digest):
+            return self._served[1]
+        self._end()
+        try:
+            content = context.objects.get(blob_path(namespace, digest)).decode()
+        except FileNotFoundError:
+            raise NotStored(f"the tokenizer of dataset {index.dataset.id} has gone") from None
+        child = Served(
+            {"call": "workers.indexes.tokenized:tokenizes", "arguments": {"tokenizer": content}},
+            cpu_s=PROCESSOR_SECONDS,
+            memory_bytes=context.settings.check_memory_bytes,
+            server=self._server,
+        )
+        self._served = (namespace, digest), child
+        return child
+
+    def _end(self) -> None:
+        if self._served is not None:
+            self._served[1].end()
+            self._served = None
 
     def _layout(
         self,

@@ -1,5 +1,5 @@
-"""The isolated child, a question on stdin, an answer on stdout: a fork of the fork server, which calls `main`, or
-`python -m workers.programs.child`.
+"""The isolated child, a question on stdin, an answer on stdout, or many of them a line each: a fork of the fork server,
+which calls `main`, or `python -m workers.programs.child`.
 
 Nothing untrusted is touched before the limits are set.
 """
@@ -12,7 +12,8 @@ import os
 import resource
 import signal
 import tempfile
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 from workers.programs.confinement import NETWORK_SINCE, confine
 from workers.programs.errors import CheckCrashed, CheckOutOfMemory, ProgramError
@@ -25,12 +26,12 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "ou
 
 
 def main() -> None:
-    """Answers one question and ends."""
+    """Answers one question and ends; one that `serves` then goes on, a question and an answer a line."""
     answer = os.fdopen(os.dup(1), "wb")
     # Libraries print; the answer's pipe is ours alone.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    with open(0, "rb", closefd=False) as stdin:
-        question = json.loads(stdin.read())
+    stdin = open(0, "rb", closefd=False)  # noqa: SIM115  (until the process ends)
+    question = json.loads(stdin.readline())
     write_nowhere()
     given = question["arguments"]
     readable = [str(given[name]) for name in ("path", "adapter_path") if given.get(name)]
@@ -40,6 +41,9 @@ def main() -> None:
     # So a fork lists here what has changed since its parent looked: an operator's factory may be in such a folder.
     importlib.util.find_spec(_NO_MODULE)
     isolation = _isolate(question["memory_bytes"], question["cpu_s"], readable)
+    if question.get("serves"):
+        _serve(question["call"], question["arguments"], stdin, answer)
+        os._exit(0)
     kind, body = _answer(question["call"], question["arguments"])
     if kind == "report":
         body = {**body, "isolation": isolation}
@@ -97,10 +101,35 @@ def _become_first_process() -> None:
     os._exit(code)
 
 
+def _serve(call: str, arguments: dict[str, Any], stdin: BinaryIO, answer: BinaryIO) -> None:
+    """The call answers a function, which answers each line."""
+    serving: list[Callable[..., dict[str, Any]]] = []
+    for line in stdin:
+        asked = json.loads(line)
+
+        def found(asked: dict[str, Any] = asked) -> dict[str, Any]:
+            if not serving:
+                serving.append(_called(call)(**arguments))
+            return serving[0](**asked)
+
+        kind, body = _outcome(found)
+        answer.write(json.dumps({"kind": kind, "body": body}).encode() + b"\n")
+        answer.flush()
+
+
+def _called(call: str) -> Callable[..., Any]:
+    place, _, name = call.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(place), name)
+    return found
+
+
 def _answer(call: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return _outcome(lambda: _called(call)(**arguments))
+
+
+def _outcome(work: Callable[[], dict[str, Any]]) -> tuple[str, dict[str, Any]]:
     try:
-        place, _, name = call.partition(":")
-        return "report", getattr(importlib.import_module(place), name)(**arguments)
+        return "report", work()
     except ProgramError as exc:
         if _is_memory(exc):
             return "problem", _memory_problem()

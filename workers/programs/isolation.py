@@ -16,6 +16,7 @@ processes. Run the workers in a container of their own all the same.
 
 import json
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -75,6 +76,71 @@ def run_isolated(
     answer, status = _converse(_Fresh(), request, timeout_s, look)
     assert status is not None
     return _report(answer, status)
+
+
+class Served:
+    """A child that stays, and answers one question after another; as isolated as one that answers once.
+
+    `command` as for `run_isolated`, but the call answers a function of a question's fields. Used by one thread.
+    """
+
+    def __init__(
+        self,
+        command: Mapping[str, Any],
+        *,
+        cpu_s: float,
+        memory_bytes: int,
+        server: ForkServer | None = None,
+    ) -> None:
+        """`cpu_s`: processor time, of all its questions; then it ends."""
+        first = {**command, "memory_bytes": memory_bytes, "cpu_s": int(cpu_s), "serves": True}
+        forked = server.fork() if server is not None else None
+        self._child: Forked | _Fresh = _Fresh() if forked is None else forked
+        self._unread = b""
+        self._status: int | None = None
+        self._write(first)
+
+    def ask(self, question: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Its answer. Raises a ProgramError; after CheckFailed it has ended."""
+        self._write(question)
+        line = self._line(time.monotonic() + timeout_s)
+        if line is None:
+            self.end()
+            raise CheckTimedOut(f"it took longer than {timeout_s:g} s and was stopped")
+        if not line:
+            raise _death(self.end() or 0)
+        return _report(line, 0)
+
+    def end(self) -> int | None:
+        """Its status; None where that can't be known. A second time does nothing."""
+        if not self._child.stdout.closed:
+            with suppress(OSError):
+                self._child.stdin.close()
+            self._status = self._child.end()
+            self._child.stdout.close()
+        return self._status
+
+    def _write(self, message: Mapping[str, Any]) -> None:
+        # A child that has died shows in the missing answer.
+        with suppress(BrokenPipeError):
+            self._child.stdin.write(json.dumps(message).encode() + b"\n")
+            self._child.stdin.flush()
+
+    def _line(self, deadline: float) -> bytes | None:
+        """The next line; empty where the child has ended or says too much, None where time is over."""
+        out = self._child.stdout.fileno()
+        while b"\n" not in self._unread:
+            if len(self._unread) > _ANSWER_BYTES:
+                return b""
+            ready, _, _ = select.select([out], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return None
+            piece = os.read(out, 1 << 16)
+            if not piece:
+                return b""
+            self._unread += piece
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
 
 
 class _Fresh:
