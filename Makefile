@@ -16,7 +16,8 @@ QUIETLY := --quiet --disable-pip-version-check $(UNCOMPILED) --constraint requir
 # matter, and it fails, pip does it.
 UV := $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX=$(PIP_INDEX_URL)) $(if $(PIP_EXTRA_INDEX_URL),UV_INDEX="$(PIP_EXTRA_INDEX_URL)") \
 	UV_HTTP_RETRIES=1 $(VENV)/bin/uv pip install --quiet --python $(PY) $(if $(UNCOMPILED),,--compile-bytecode) \
-	$(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
+	$$(for place in $(or $(PIP_FIND_LINKS),$$($(PY) -m pip config get global.find-links 2>/dev/null)); do \
+		echo --find-links $$place; done)
 CACHES := .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
 # The first that is new enough and can make environments; `make PYTHON=...` chooses another.
