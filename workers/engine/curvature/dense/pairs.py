@@ -20,6 +20,9 @@ from workers.engine.autodiff.graph.linear import LinearLayer
 from workers.engine.curvature.dense.chain import ChainLayer, Crossing
 from workers.engine.model.parameters import ParameterSlice
 
+# Of so few pairs of outputs each has a product h Sᵢₖ hᵀ of its own: squares of h would be written and read for little.
+FEW_PAIRS = 6
+
 
 class Scratch:
     """One piece of memory for products of multipliers: fresh pages cost more than what is in them."""
@@ -64,7 +67,8 @@ class Own:
     @property
     def sides(self) -> int:
         """Factors that a row has at once."""
-        return sum(self.total.shape)
+        pairs, squares = self.total.shape
+        return pairs + (2 * _multiplier_count(self.layer) if pairs <= FEW_PAIRS else squares)
 
     @property
     def parameters(self) -> list[str]:
@@ -77,6 +81,12 @@ class Own:
         i, k = torch.triu_indices(width, width, device=layer.cotangent.device)
         curvature = layer.curvature.flatten(1).index_select(1, i * width + k)
         h = layer.multipliers
+        if len(self.total) <= FEW_PAIRS:
+            j, q = torch.triu_indices(len(h), len(h), device=h.device)
+            for number, total in enumerate(self.total):
+                scaled = torch.mul(h, curvature[:, number], out=self.scratch.of(len(h), h))
+                total += (scaled @ h.T)[j, q]
+            return
         squares = self.scratch.of(self.total.shape[1], h)
         for j, first in enumerate(_starts(len(h))):
             torch.mul(h[j], h[j:], out=squares[first : first + len(h) - j])
