@@ -101,9 +101,10 @@ class Arnoldi(FittedMethod):
         return 2.0 * self.rank_estimate + self.EXTRA_PRODUCTS
 
     def vectors_held(self, together: int, *, single: bool) -> float:
-        """A basis twice, while it is turned; later the eigenvectors, and what H makes of them."""
-        basis = self.krylov_dimension or 2 * self.rank_estimate + 20
-        return max(2.0 * basis + 2.0, 3.0 * self.rank_estimate + 4.0 * together)
+        """A basis, and products or the eigenvectors beside it; later these, and what H makes of them."""
+        rank, basis = self.rank_estimate, self.krylov_dimension or 2 * self.rank_estimate + 20
+        growing = basis + max(VECTORS_COMPARED, rank + 3.0) + together
+        return max(growing, 3.0 * rank + 4.0 * together)
 
 
 class NystroemInversion(FittedMethod):
@@ -268,12 +269,12 @@ class ConjugateGradient(InversionMethod):
 
     def vectors_held(self, together: int, *, single: bool) -> float:
         """Residuals finer than float32 are told in float64, where a vector counts twice."""
-        later = 13.0 * together + 5.0 if self._refines(single) else 7.0 * together
+        later = 11.0 * together + 5.0 if self._refines(single) else 7.0 * together
         return max(VECTORS_COMPARED + 2.0 * together, later)
 
     def vectors_of_each(self, *, single: bool) -> float:
         """More where residuals are in float64."""
-        return 13.0 if self._refines(single) else VECTORS_OF_EACH
+        return 11.0 if self._refines(single) else VECTORS_OF_EACH
 
     def _refines(self, single: bool) -> bool:
         return single and self.atol == 0.0 and self.rtol < FINEST_SINGLE

@@ -256,7 +256,7 @@ class ConjugateGradients(Method, name="cg"):
         rows = torch.tensor(stuck, dtype=torch.int64, device=run.rhs.device)
         whole = len(stuck) == len(run.x)
         x, norms = run.x.double(), norms.double()
-        run.x, run.residual = run.x[:0], run.residual[:0]
+        run.x = run.residual = torch.empty_like(run.x[:0])  # no view, which would hold them
 
         def correct(which: Tensor, residuals: Tensor, tolerance: float) -> Tensor:
             """(H + λI)⁻¹ of residuals of norm 1, which belong to these of `rows`."""

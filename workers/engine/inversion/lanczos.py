@@ -35,6 +35,8 @@ ROUNDING = 0.25
 SOUND, GONE, MOST_PASSES = 0.9, 1e-3, 6
 # Of the ends of a spectrum: the random part of a start that is given, steps at least, and the error of a Ritz value.
 BESIDE, FEWEST_OF_ENDS, SETTLED = 0.3, 20, 0.01
+# Entries of each vector of a basis that are turned at once: a basis is never there twice.
+TURNED_AT_ONCE = 1 << 14
 LOOKED_EVERY = 6  # steps: an eigenproblem of the basis' size costs as much as a product or less
 
 
@@ -117,6 +119,12 @@ class _Krylov:
         self.overlap = (rest @ rest.T).to(self.projected)
         return self.orthonormal(rest) if self.size < self.basis.shape[1] else rest
 
+    def released(self, count: int) -> Tensor:
+        """The first `count` vectors, (count, p), without the memory of the others; the basis is used up."""
+        found = self.basis[:count].clone()
+        self.basis = torch.empty_like(found[:0])
+        return found
+
     def leads_out(self, turn: Tensor) -> Tensor:
         """Norms (r,) of the part outside of the basis of H times vectors with these coordinates."""
         last = turn[-len(self.overlap) :]
@@ -128,13 +136,11 @@ class _Krylov:
         order = values.abs().argsort(descending=True, stable=True)
         return values[order], turn[:, order]
 
-    def combined(self, turn: Tensor) -> Tensor:
-        """The vectors (r, p) with these coordinates as columns."""
-        return turn.T.to(self.basis) @ self.basis[: self.size]
-
     def keep(self, values: Tensor, turn: Tensor, count: int) -> None:
-        """Shrink to the first `count` Ritz vectors."""
-        self.basis[:count] = self.combined(turn[:, :count])
+        """Shrink to the first `count` Ritz vectors: in place, a part of all vectors' entries at a time."""
+        coordinates = turn[:, :count].T.to(self.basis)
+        for part in self.basis.split(TURNED_AT_ONCE, 1):
+            part[:count] = coordinates @ part[: self.size]
         self.projected.zero_()
         self.projected[:count, :count] = torch.diag(values[:count])
         self.size = count
@@ -219,11 +225,17 @@ def largest_eigenpairs(
             # Orthogonal to the whole old basis, hence to what is kept of it.
             block = krylov.orthonormal(block)
     values, turn = krylov.ritz()
+    krylov.keep(values, turn, rank)
     values = values[:rank].to(curvature.dtype)
-    vectors = krylov.combined(turn[:, :rank])
-    vectors = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    vectors = krylov.released(rank)
+    vectors /= torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     images = krylov.product(vectors)
-    residuals = torch.linalg.vector_norm(images - values[:, None] * vectors, dim=1)
+    residuals = torch.stack(
+        [
+            torch.linalg.vector_norm(image - value * vector)
+            for image, value, vector in zip(images, values, vectors, strict=True)
+        ]
+    )
     home = curvature.device
     return Eigenpairs(
         values.to(home),
