@@ -182,5 +182,7 @@ def test_what_stands_for_unknown_words_is_told(
     ).wait()
     answer = http.post(f"/v1/indexes/{made.id}/query", json={"text": ["the big bird"], "k": 2})
     assert answer.json()["remarks"] == ["2 tokens stand for what the vocabulary has not"]
+    with pytest.warns(UserWarning, match=f"{made.id}, 1 tokens stand for what"):
+        made.query(text="the bird", k=2)
     answer = http.post(f"/v1/indexes/{index.id}/query", json={"text": ["the cat"], "k": 2})
     assert answer.json()["remarks"] == []

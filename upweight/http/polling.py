@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 from upweight.errors import InternalError, UpweightError, error_from
@@ -113,10 +113,15 @@ def succeeded(record: JobRecord) -> JobRecord:
     return record
 
 
+def warned_of(id: str, remarks: Sequence[str]) -> None:
+    """Warns whoever called the SDK."""
+    for remark in remarks:
+        warnings.warn(f"{id}, {remark}", stacklevel=_callers_level())
+
+
 def waited_for(record: JobRecord) -> JobRecord:
     """As `succeeded`, for whoever waited: an UntrustedResult is warned of for each part that is not `good`."""
-    for remark in record.remarks:
-        warnings.warn(f"{record.id}, {remark}", stacklevel=_callers_level())
+    warned_of(record.id, record.remarks)
     verdict = succeeded(record).verdict
     for judgement in (verdict.solved, verdict.applies) if verdict is not None else ():
         if judgement.level != LEVELS[0]:

@@ -14,6 +14,7 @@ import upweight.late.numpy as np
 from upweight.errors import InvalidRequest, error_from
 from upweight.field_errors import field_errors
 from upweight.http.flow import Call, Flow, Reply, UnexpectedAnswer, segment
+from upweight.http.polling import warned_of
 from upweight.http.transport import ConnectionFailed
 from upweight.results.rows import RowChoice, rows_text
 from upweight.schema import Explained, IndexAnswer, IndexProgress, IndexQuery, Problem
@@ -64,13 +65,19 @@ def asked(
 
 
 def _answered(call: Call, progress: Heard | None) -> Flow[IndexAnswer]:
-    """As JSON, or by events where somebody hears what goes on. Raises what the question is refused with."""
+    """As JSON, or by events where somebody hears what goes on. Raises what the question is refused with.
+
+    What the answer remarks is warned of.
+    """
     if progress is None:
         reply = yield call
-        return reply.read(IndexAnswer)
-    events = Events(progress)
-    yield replace(call, sink=events)
-    return events.answer()
+        answer = reply.read(IndexAnswer)
+    else:
+        events = Events(progress)
+        yield replace(call, sink=events)
+        answer = events.answer()
+    warned_of(answer.index, answer.remarks)
+    return answer
 
 
 class Events:
