@@ -28,7 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "direct": {"inversion": {"method": "direct"}},
     "cg": {"inversion": {"method": "cg", "maxiter": 4, "rtol": 1e-9, "unsolved": "keep"}},
     "lissa": {"inversion": {"method": "lissa", "maxiter": 6, "unsolved": "keep"}},
-    "arnoldi": {"inversion": {"method": "arnoldi", "rank": 8, "unsolved": "keep"}},
+    "arnoldi": {"inversion": {"method": "arnoldi", "rank_estimate": 8, "unsolved": "keep"}},
     "ekfac": {
         "curvature": {"kind": "empirical_fisher", "structure": "ekfac"},
         "inversion": {"method": "direct"},
