@@ -16,8 +16,10 @@ import numpy as np
 from service.answers.formats import Array
 from service.datasets.names import GroupColumn
 from service.datasets.rows import ShardedRows
+from service.datasets.tokens import MASK, token_column
 from service.results.ranking import strongest
 from service.results.stored import StoredResult
+from service.results.texts import vocabulary_of
 from upweight.errors import InvalidRequest, NotStored
 from upweight.schema import (
     Bm25Ranking,
@@ -30,7 +32,6 @@ from upweight.schema import (
 )
 
 K1, B = 1.5, 0.75  # how soon more of a token counts less, and how much long rows count less
-MASK = "attention_mask"
 MOST_TOKENS = 20_000_000  # of either side
 BLOCK_TOKENS = 1 << 20  # read at a time
 
@@ -47,7 +48,11 @@ def bm25(result: StoredResult, test: int | None, k: int) -> Bm25Ranking:
         raise NotStored(f"job {job.id} has no test rows whose words could be compared")
     train, other = (_dataset(result, id) for id in (job.train_id, job.test_id))
     rows = np.fromiter(result.train_rows(), np.int64)
-    scores = _scores(_Tokens.of(train, rows), _Tokens.of(other, _asked(result, other, test)))
+    padding = np.union1d(_padding(result, train), _padding(result, other))
+    scores = _scores(
+        _Tokens.of(train, rows, padding),
+        _Tokens.of(other, _asked(result, other, test), padding),
+    )
     columns, values = strongest(scores, k, positive=True)
     best = rows[columns].tolist()
     items = [
@@ -62,6 +67,15 @@ def bm25(result: StoredResult, test: int | None, k: int) -> Bm25Ranking:
 def _dataset(result: StoredResult, id: str) -> ShardedRows:
     record = DatasetRecord.model_validate(result.parts.records.get("dataset", result.namespace, id))
     return ShardedRows.of(result.parts, result.namespace, record)
+
+
+def _padding(result: StoredResult, source: ShardedRows) -> Array:
+    """Tokens that stand for no word, as the dataset's vocabulary says. Raises NotStored."""
+    preview = source.dataset.preview
+    words = None
+    if isinstance(preview, TextPreview):
+        words = vocabulary_of(result, source.dataset, preview)
+    return np.array([token for token, word in enumerate(words or ()) if not word], np.int64)
 
 
 def _asked(result: StoredResult, other: ShardedRows, test: int | None) -> Array:
@@ -88,15 +102,16 @@ def _asked(result: StoredResult, other: ShardedRows, test: int | None) -> Array:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """The tokens of some rows of a dataset, without those that its mask leaves out."""
+    """The tokens of some rows of a dataset, without padding and those that its mask leaves out."""
 
     source: ShardedRows
     rows: Array
     column: ColumnSpec
     mask: ColumnSpec | None
+    padding: Array
 
     @classmethod
-    def of(cls, source: ShardedRows, rows: Array) -> _Tokens:
+    def of(cls, source: ShardedRows, rows: Array, padding: Array) -> _Tokens:
         """Raises NotStored for rows that are no tokens, InvalidRequest for too many."""
         dataset = source.dataset
         column = _column_of(dataset)
@@ -109,7 +124,8 @@ class _Tokens:
         masks = [
             each for each in dataset.columns if each.name == MASK and each.shape == column.shape
         ]
-        return cls(source, rows, column, masks[0] if masks and MASK in dataset.inputs else None)
+        mask = masks[0] if masks and MASK in dataset.inputs else None
+        return cls(source, rows, column, mask, padding)
 
     def blocks(self) -> Iterator[tuple[Array, Array]]:
         """(b, positions) tokens of the next rows, and which of them count."""
@@ -117,19 +133,17 @@ class _Tokens:
         for start in range(0, len(self.rows), step):
             some = self.rows[start : start + step].tolist()
             tokens = self.source.numbers(self.column, some).whole().astype(np.int64, copy=False)
-            kept = np.ones(tokens.shape, bool)
+            kept = ~np.isin(tokens, self.padding)
             if self.mask is not None:
-                kept = self.source.numbers(self.mask, some).whole() != 0
+                kept &= self.source.numbers(self.mask, some).whole() != 0
             yield tokens, kept
 
 
 def _column_of(dataset: DatasetRecord) -> ColumnSpec:
-    """That of the text preview; else the first input that can be tokens. Raises NotStored."""
-    named = dataset.preview.column if isinstance(dataset.preview, TextPreview) else None
-    for each in dataset.columns:
-        whole = "int" in each.dtype and len(each.shape) == 1
-        if whole and (each.name == named if named is not None else each.name in dataset.inputs):
-            return each
+    """Raises NotStored."""
+    found = token_column(dataset, dataset.columns)
+    if found is not None and "int" in found.dtype and len(found.shape) == 1:
+        return found
     raise NotStored(
         f"the rows of {dataset.name!r} are no tokens, (rows, positions) of whole numbers, and share no words"
     )
@@ -147,7 +161,7 @@ def _scores(texts: _Tokens, asked: _Tokens) -> Array:
         lengths[start : start + len(kept)] = kept.sum(1)
         holding += np.bincount(word, minlength=len(words))
     rarity = times / max(1, len(asked.rows)) * np.log1p((total - holding + 0.5) / (holding + 0.5))
-    mean = max(float(lengths.mean()), 1.0)  # of rows without any token there is no score
+    mean = float(lengths.mean()) or 1.0  # of rows without any token there is no score
     for start, kept, row, word, count in _matches(texts, words):
         long = K1 * (1 - B + B * lengths[start + row] / mean)
         parts = rarity[word] * count / (count + long)

@@ -36,7 +36,7 @@ def with_texts(result: StoredResult, ranking: Ranked) -> Ranked:
     if len(rows) > MOST_ROWS:
         words = f"words are for {MOST_ROWS} rows at most; ask for a smaller k"
         raise InvalidRequest.field("query:k", words, len(rows))
-    texts = _texts(result, dataset, preview, rows, _vocabulary(result, dataset, preview))
+    texts = _texts(result, dataset, preview, rows, vocabulary_of(result, dataset, preview))
     items = [
         item.model_copy(update={"text": text})
         for item, text in zip(ranking.items, texts, strict=True)
@@ -44,10 +44,10 @@ def with_texts(result: StoredResult, ranking: Ranked) -> Ranked:
     return ranking.model_copy(update={"items": items})
 
 
-def _vocabulary(
+def vocabulary_of(
     result: StoredResult, dataset: DatasetRecord, preview: TextPreview
 ) -> list[str] | None:
-    """Nobody has looked at the blob that a preview names. Raises NotStored."""
+    """The word of each token; empty: padding, which is not seen. Raises NotStored, as nobody has looked at the blob."""
     digest = preview.vocabulary
     if digest is None:
         return None

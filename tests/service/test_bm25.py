@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import bm25s
@@ -15,20 +16,24 @@ from tests.service.acting import Acting, field, problem
 DRAWN = np.random.default_rng(3)
 TRAIN, TEST = DRAWN.integers(0, 12, (50, 6)), DRAWN.integers(0, 12, (10, 6))
 MASKS = [(DRAWN.random(rows.shape) < 0.7).astype(np.int64) for rows in (TRAIN, TEST)]
+TEXT = {"kind": "text", "column": "tokens"}
 MASKS[0][:2] = 0  # rows without any token
 
 
-def texts(acting: Acting, name: str, tokens: Any, mask: Any, **columns: Any) -> None:
-    """A dataset of such rows."""
-    arrays = {"attention_mask": mask, "tokens": tokens, "y": np.arange(len(tokens)) % 3, **columns}
+def texts(
+    acting: Acting, name: str, tokens: Any, mask: Any, preview: Any = TEXT, **columns: Any
+) -> None:
+    """A dataset of such rows; without a mask, tokens of 0 pad."""
+    masks = {} if mask is None else {"attention_mask": mask}
+    arrays = {**masks, "tokens": tokens, "y": np.arange(len(tokens)) % 3, **columns}
     described = [
         {"name": each, "dtype": str(values.dtype), "shape": list(values.shape[1:])}
         for each, values in arrays.items()
         if each not in columns
     ]
     request = {
-        "blobs": [acting.upload(save(arrays))], "inputs": ["tokens", "attention_mask"],
-        "preview": {"kind": "text", "column": "tokens"}, "ids": "called" if columns else None,
+        "blobs": [acting.upload(save(arrays))], "inputs": [*masks, "tokens"],
+        "preview": preview, "ids": "called" if columns else None,
     }  # fmt: skip
     kind = "number" if columns else None
     acting.dataset(name, len(tokens), request=request, columns=described, id_kind=kind)
@@ -37,10 +42,19 @@ def texts(acting: Acting, name: str, tokens: Any, mask: Any, **columns: Any) -> 
 @pytest.fixture
 def job(acting: Acting) -> str:
     """A job on all training and test rows but the first."""
-    shape = {"dtype": "int64", "shape": [None, 6]}
-    acting.model("net", inputs=[{"name": "tokens", **shape}, {"name": "attention_mask", **shape}])
+    model(acting, "tokens", "attention_mask")
     texts(acting, "train", TRAIN, MASKS[0], called=np.arange(50) + 1000)
     texts(acting, "test", TEST, MASKS[1])
+    return on_all_but_the_first(acting)
+
+
+def model(acting: Acting, *inputs: str) -> None:
+    acting.model(
+        "net", inputs=[{"name": each, "dtype": "int64", "shape": [None, 6]} for each in inputs]
+    )
+
+
+def on_all_but_the_first(acting: Acting) -> str:
     made = acting.job(
         train={"dataset": "train", "rows": "1:50"}, test={"dataset": "test", "rows": "1:10"},
         hessian_regularization=0.1,
@@ -64,6 +78,15 @@ def expected(rows: list[int]) -> Any:
         [words(*each) for each in zip(TRAIN[1:], MASKS[0][1:], strict=True)], show_progress=False
     )
     return np.mean([index.get_scores(words(TEST[row], MASKS[1][row])) for row in rows], 0)
+
+
+def held_against(answer: httpx2.Response, scores: Any) -> None:
+    """Scores (49,) of bm25s, which computes in float32."""
+    items = answer.json()["items"]
+    assert sorted(item["column"] for item in items) == list(range(49))
+    own = [item["score"] for item in items]
+    wanted = scores[[item["column"] for item in items]]
+    np.testing.assert_allclose(own, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("block", [1, 20, 1 << 20])
@@ -96,6 +119,35 @@ def test_the_scores_are_those_of_bm25s(
     few = ranked(acting, job, k=3, words=True, **query).json()["items"]
     assert [item["score"] for item in few] == own[:3]
     assert all(item["text"] for item in few)
+
+
+def test_a_mask_is_not_taken_for_the_tokens(acting: Acting) -> None:
+    """It is the first column of the file and the first input, and no preview says which are the tokens."""
+    model(acting, "attention_mask", "tokens")
+    texts(acting, "train", TRAIN, MASKS[0], None)
+    texts(acting, "test", TEST, MASKS[1], None)
+    held_against(ranked(acting, on_all_but_the_first(acting), k=49, test=2), expected([3]))
+
+
+def test_padding_is_no_word(acting: Acting, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = json.dumps(["", *map(str, range(1, 12))]).encode()
+    preview = {**TEXT, "vocabulary": acting.upload(words)}
+    model(acting, "tokens")
+    texts(acting, "train", TRAIN, None, preview)
+    texts(acting, "test", TEST, None)
+    monkeypatch.setitem(globals(), "MASKS", [TRAIN != 0, TEST != 0])
+    held_against(ranked(acting, on_all_but_the_first(acting), k=49, test=2), expected([3]))
+
+
+def test_rows_that_are_shorter_than_a_token_on_the_mean_count_by_their_length(
+    acting: Acting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = MASKS[0] * (np.arange(50) % 7 == 0)[:, None]
+    monkeypatch.setitem(globals(), "MASKS", [mask, MASKS[1]])
+    model(acting, "attention_mask", "tokens")
+    texts(acting, "train", TRAIN, mask)
+    texts(acting, "test", TEST, MASKS[1])
+    held_against(ranked(acting, on_all_but_the_first(acting), k=49, test=2), expected([3]))
 
 
 def test_what_can_not_be_compared_is_refused_in_words(
