@@ -1,7 +1,7 @@
 """Matrices of results: Zarr 3 arrays over the objects, so that users can open them with a library they have.
 
 A block is a whole chunk and has one writer, which writes it once. Chunks are not compressed (scores are noise to a
-compressor), and what is not written yet reads as NaN. `chunks` reads them.
+compressor). What is not written reads as NaN with Zarr's libraries; `chunks`, which reads them here, refuses it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,10 @@ Where = Array | slice
 
 @dataclass(frozen=True)
 class Chunks:
-    """A matrix (rows, columns, …) as `NewMatrix` lays it out: axes after the second are whole in each chunk."""
+    """A matrix (rows, columns, …) as `NewMatrix` lays it out: axes after the second are whole in each chunk.
+
+    What reads of it raise InternalError where a chunk was not written, or is lost: no number stands for it.
+    """
 
     objects: Objects
     path: str
@@ -82,21 +85,17 @@ class Chunks:
 
     def _block(self, rows: Sequence[int], columns: Sequence[int]) -> Array:
         shape = (len(rows), len(columns), *self.shape[2:])
-        whole = self.dtype.kind in "iu"  # which have nothing that stands for what was never written
-        block = np.empty(shape, self.dtype) if whole else np.full(shape, np.nan, self.dtype)
+        block = np.empty(shape, self.dtype)
         if block.size == 0:
             return block
         for rows_at, chunk_row, row_inside in _by_chunk(rows, self.chunk[0]):
             for columns_at, chunk_column, column_inside in _by_chunk(columns, self.chunk[1]):
                 found = self._rows_of(chunk_row, chunk_column, row_inside)
-                if found is None and whole:
-                    raise InternalError("a part of a stored matrix is missing")
-                if found is not None:
-                    block[_rectangle(rows_at, columns_at)] = found[:, column_inside]
+                block[_rectangle(rows_at, columns_at)] = found[:, column_inside]
         return block
 
-    def _rows_of(self, chunk_row: int, chunk_column: int, inside: Where) -> Array | None:
-        """Rows of one chunk over its full width; None where the chunk was never written."""
+    def _rows_of(self, chunk_row: int, chunk_column: int, inside: Where) -> Array:
+        """Rows of one chunk over its full width."""
         layered = self.layer is not None
         axes = len(self.shape) + layered
         path = chunk_path(self.path, chunk_row, chunk_column, axes, layered=layered)
@@ -108,7 +107,9 @@ class Chunks:
         try:
             parts = self.objects.get_ranges(path, ranges)
         except FileNotFoundError:
-            return None
+            raise InternalError(
+                "a part of a stored matrix is missing; start its job again"
+            ) from None
         found = np.frombuffer(b"".join(parts), self.dtype)
         return found.reshape(len(wanted), *self.chunk[1:])[order]
 

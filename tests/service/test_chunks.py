@@ -14,6 +14,7 @@ from service.storage.arrays import NewMatrix
 from service.storage.chunks import Chunks
 from service.storage.objects import Objects
 from tests.storage.writing import write_matrix
+from upweight.errors import InternalError
 
 SHAPE = (11, 37, 2)
 MATRIX = np.random.default_rng(0).normal(size=SHAPE)
@@ -64,15 +65,15 @@ def test_ranges_are_taken_as_they_are(chunks: Chunks) -> None:
     assert np.array_equal(found, MATRIX[1:11:3, 5:])
 
 
-def test_what_is_not_written_yet_reads_as_nan(tmp_path: Path) -> None:
+def test_what_is_not_written_is_refused_and_the_rest_is_read(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path))
     matrix = NewMatrix("m", (6, 6), (3, 3), "float32")
     matrix.describe(objects)
     matrix.write(objects, 0, 1, np.ones((3, 3), "float32"))
-    found = next(Chunks.open(objects, "m").blocks(range(6), range(6), 10**6))
-    expected = np.full((6, 6), np.nan)
-    expected[:3, 3:] = 1.0
-    assert np.array_equal(found, expected, equal_nan=True)
+    found = Chunks.open(objects, "m")
+    assert np.array_equal(next(found.blocks(range(3), range(3, 6), 10**6)), np.ones((3, 3)))
+    with pytest.raises(InternalError, match="a part of a stored matrix is missing"):
+        next(found.blocks(range(3), range(6), 10**6))
 
 
 def test_one_row_of_a_wide_matrix_reads_little(
@@ -95,7 +96,13 @@ def test_one_row_of_a_wide_matrix_reads_little(
 
 def test_however_wide_a_row_is_its_pieces_take_no_more_memory_than_one(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path))
-    NewMatrix("m", (1, 10_000_000), (1, 100_000), "float32").describe(objects)
+    new, part = (
+        NewMatrix("m", (1, 10_000_000), (1, 100_000), "float32"),
+        np.ones((1, 100_000), "f4"),
+    )
+    new.describe(objects)
+    for column in range(100):
+        new.write(objects, 0, column, part)
     matrix, block = Chunks.open(objects, "m"), 1 << 20
     tracemalloc.start()
     try:

@@ -18,6 +18,7 @@ from service.storage.objects import Objects
 from service.storage.row_blocks import RowBlocks
 from service.storage.stores import open_store
 from tests.storage.writing import write_matrix, write_rows
+from upweight.errors import InternalError
 
 MATRIX = np.random.default_rng(0).normal(size=(11, 37)).astype("f4")
 
@@ -70,11 +71,12 @@ def test_nothing_is_written_outside_the_array_s_own_path(written: Objects) -> No
     assert {meta.path.split("/influences/")[0] for meta in written.walk()} == {"results/ns/job"}
 
 
-def test_what_is_not_written_reads_as_nan(objects: Objects) -> None:
+def test_a_part_that_is_not_written_is_refused(objects: Objects) -> None:
     write_matrix(objects, "other", MATRIX, (11, 5), columns=10)
-    found = next(Chunks.open(objects, "other").blocks(range(11), range(37), 10**6))
-    assert np.isnan(found[:, 10:]).all()
-    assert np.array_equal(found[:, :10], MATRIX[:, :10])
+    found = Chunks.open(objects, "other")
+    assert np.array_equal(next(found.blocks(range(11), range(10), 10**6)), MATRIX[:, :10])
+    with pytest.raises(InternalError, match="a part of a stored matrix is missing"):
+        next(found.blocks(range(11), range(37), 10**6))
 
 
 def test_a_chunk_is_written_once_and_never_replaced(written: Objects) -> None:
