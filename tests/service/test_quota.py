@@ -17,6 +17,7 @@ from service.limits.quota import Quota, stored_and_reserved
 from service.local.redis_server import RedisServer
 from service.storage.keys import PREFIX, new_id
 from service.storage.layout import namespace_prefixes
+from tests.patience import until
 from tests.service.acting import Acting, digest_of, problem
 from tests.service.conftest import Front, run_front, small_settings
 
@@ -98,6 +99,10 @@ def test_an_upload_of_unknown_length_may_have_what_is_stored_measured(
     assert put(http, 99 * KIB).status_code == 201
 
 
+def reserved(front: Front) -> int:
+    return sum(stored_and_reserved(front.parts.redis, "default")[1].values())
+
+
 def test_measuring_again_forgets_nothing_that_is_on_its_way(
     small: Front, http: httpx2.Client
 ) -> None:
@@ -113,6 +118,8 @@ def test_measuring_again_forgets_nothing_that_is_on_its_way(
             )
         )
         assert entered.acquire(timeout=60)
+        # The half has left the client; that there is room for it was asked before it was read.
+        until(lambda: reserved(small) == len(data))
         small.parts.quota.measure_again("default")
         with httpx2.Client(base_url=small.url, timeout=60, trust_env=False) as other:
             problem(put(other, 60 * KIB), 403, "quota-exceeded")
