@@ -157,6 +157,8 @@ def test_factors_may_be_an_earlier_result(request_of: Any, client: Client, serve
         ({"inversion_method": "cg", "max_iter": 3}, "did you mean 'maxiter'"),
         ({"max_iter": 3}, "did you mean 'maxiter', of 'cg' and 'lissa'"),
         ({"methd": "cg"}, "did you mean 'inversion_method'"),
+        ({"inversion": {"method": "cg"}}, "did you mean 'inversion_method'"),
+        ({"inversion_method": "cg", "solver": "x"}, "did you mean 'inversion_method'"),
         ({"lambda_": 3}, "did you mean 'hessian_regularization'"),
         ({"inversion_method": "drect"}, "'drect' is no inversion method; did you mean 'direct'"),
         ({"test_row": "0:3"}, "did you mean 'test_rows'"),

@@ -27,7 +27,7 @@ M = TypeVar("M", bound=BaseModel)
 FIELDS_SHOWN = 5
 # What the computations take beside the parameters of their methods.
 _KEYWORDS = [
-    *InfluencesJob.model_fields,
+    *(name for name in InfluencesJob.model_fields if name not in ("kind", "inversion")),
     *("test_rows", "train_rows", "test_where", "train_where", "input_data"),
     *("inversion_method", "hessian_perturbation"),
     *("wait", "timeout", "progress"),
@@ -41,7 +41,7 @@ SHORT_FORMS = [name for name, facts in STRUCTURES.items() if facts.closed_form]
 # As HTTP and other libraries call them.
 _ALIASES = {
     **dict.fromkeys(("lambda", "lam", "damping", "damp", "λ"), "hessian_regularization"),
-    **dict.fromkeys(("method", "solver"), "inversion_method"),
+    **dict.fromkeys(("inversion", "method", "solver"), "inversion_method"),
 }
 Referable = str | ModelRecord | DatasetRecord | JobRecord
 Choice = str | DatasetRecord | Selection | Mapping[str, Any]
@@ -163,7 +163,8 @@ def _not_taken(parameter: str, method: str, own: list[str]) -> str:
         return f"{parameter!r} is no parameter of {method!r}; did you mean {rank!r}?"
     alias = difflib.get_close_matches(parameter.strip("_").lower(), _ALIASES, n=1, cutoff=0.75)
     named = _ALIASES[alias[0]] if alias else parameter
-    meant = _meant(parameter, own) or _meant(named, _KEYWORDS) or _meant(named, _OF_METHODS)
+    meant = "" if parameter in _ALIASES else _meant(parameter, own)
+    meant = meant or _meant(named, _KEYWORDS) or _meant(named, _OF_METHODS)
     if meant and not owners:
         return f"{parameter!r} is no parameter{meant}"
     elsewhere = f"it belongs to {_words(owners)}" if owners else "no method takes it"
