@@ -182,7 +182,9 @@ def _row(column: ColumnSpec, value: Any, pointer: str, at: int, precision: str) 
     if found.dtype.kind == "f" and not np.equal(np.mod(found, 1), 0).all():
         raise InvalidRequest.field(pointer, f"{words} must be whole numbers ({column.dtype})", None)
     limits = np.iinfo(np.dtype(column.dtype))
-    outside = found[(found < limits.min) | (found > limits.max)]
+    # The largest number of 64 bits is no float, which would be compared with the next one.
+    above = found >= limits.max + 1.0 if found.dtype.kind == "f" else found > limits.max
+    outside = found[(found < limits.min) | above]
     if outside.size:
         raise InvalidRequest.field(
             pointer,

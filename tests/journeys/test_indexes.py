@@ -332,6 +332,12 @@ def test_an_npz_that_can_t_be_asked_is_told_in_words(
         (npz(x=np.zeros((2, 5)), y=y), {}, "", "different numbers of rows"),
         (npz(x=np.zeros((1, 4)), y=y), {}, "/columns/x/0", "shape (4,); it must be (5,)"),
         (npz(x=np.full((1, 5), np.nan), y=y), {}, "/columns/x/0", "has NaN or Inf"),
+        (
+            npz(x=x, y=np.array([2.0**63])),
+            {},
+            "/columns/y/0",
+            "has 9.223372036854776e+18, and int64",
+        ),
         (npz(x=x, y=y, z=y), {}, "/columns/z", "no column 'z'"),
         (npz(x=x, y=y), {"k": 0}, "query:k", "at least 1"),
         (npz(x=x, y=y), {"k": 20, "candidates": 30}, "query:", "at least 40"),
