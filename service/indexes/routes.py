@@ -139,6 +139,10 @@ def _checked(fields: dict[str, Any]) -> IndexQuery:
     try:
         return IndexQuery.model_validate(fields)
     except ValidationError as error:
-        raise RequestValidationError(
-            [{**each, "loc": ("query", *each["loc"])} for each in error.errors()]
-        ) from None
+        found = [{**each, "loc": ("query", *_parameter(each["loc"]))} for each in error.errors()]
+        raise RequestValidationError(found) from None
+
+
+def _parameter(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Of the address, which has a selection's dataset as `test`, and its rows beside it; none of the whole."""
+    return location[1:2] if location[:2] == ("test", "rows") else location[:1]

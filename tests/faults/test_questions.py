@@ -98,8 +98,14 @@ def test_what_is_wrong_is_refused_before_the_first_event_or_is_the_last_one(
     short = {**BODY, "columns": {"x": [[0.1]], "y": [1]}}
     answer = http.post("/query", json=short, headers=EVENTS)
     assert "shape (1,); it must be (4,)" in refused(answer, 422, "invalid-request", "/columns/x/0")
-    answer = http.get("/query", params={"test": "asked", "k": 0}, headers=EVENTS)
-    assert "at least 1" in refused(answer, 422, "invalid-request", "query:k")
+    for query, pointer, words in [
+        ({"test": "asked", "k": 0}, "query:k", "at least 1"),
+        ({"test": "asked", "rows": "x"}, "query:rows", "'x' is not a row or a slice"),
+        ({"test": "a b"}, "query:test", "must match"),
+        ({"test": "asked", "k": 3, "candidates": 4}, "query:", "give 0, or at least 6"),
+    ]:
+        answer = http.get("/query", params=query, headers=EVENTS)
+        assert words in refused(answer, 422, "invalid-request", pointer)
     label = {**BODY, "columns": {**BODY["columns"], "y": [7]}}
     with http.stream("POST", "/query", json=label, headers=EVENTS) as response:
         *_, (name, problem) = followed(response)
