@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -27,10 +27,6 @@ from upweight.schema import (
     Suspects,
 )
 from upweight.schema.damping import entries, numbers
-
-if TYPE_CHECKING:
-    pass
-
 
 Side = Literal["test", "train"]
 SAME_DAMPING = 1e-6  # of a λ: what is written with a few digits less is the same
