@@ -230,7 +230,8 @@ def bm25(
 ) -> Bm25Ranking:
     """Of rows of tokens: the training rows that share the most telling ones with test rows, to hold beside `top`.
 
-    The scores are BM25's, of the tokens alone: no model is asked, and they are no influences.
+    The scores are BM25's, of the tokens alone: no model is asked, and they are no influences. Left out are tokens where
+    an input `attention_mask` is 0, and padding, where a vocabulary says which token that is.
     """
     found = ranked_by_words(result, test, k)
     return with_texts(result, found) if words else found
