@@ -247,5 +247,6 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(
-        f"the body is larger than {limit} bytes, the limit for JSON; data goes up as blobs: PUT /v1/blobs/sha256:…"
+        f"the body is larger than {limit} bytes, the limit of what is no blob: ask for less at a time; "
+        "data goes up as blobs: PUT /v1/blobs/sha256:…"
     )

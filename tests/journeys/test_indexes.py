@@ -349,6 +349,8 @@ def test_an_npz_that_can_t_be_asked_is_told_in_words(
         json={"columns": {"x": x.tolist(), "y": [1]}, "k": 4},
     )  # fmt: skip
     assert "give it once" in refused(both, 422, "invalid-request", "query:k")
+    large = asked_by_npz(http, index, npz(x=np.zeros((64, 10_000)), y=y))
+    assert "ask for less at a time" in refused(large, 413, "too-large")
     for kind, words in (("application/x-npy", "send an npz"), ("text/csv", "or an npz")):
         answer = http.post(
             f"/v1/indexes/{index.id}/query", content=b"a", headers={"Content-Type": kind}
