@@ -18,7 +18,7 @@ from upweight.http.polling import warned_of
 from upweight.http.transport import ConnectionFailed
 from upweight.results.rows import RowChoice, rows_text
 from upweight.schema import Explained, IndexAnswer, IndexProgress, IndexQuery, Problem
-from upweight.schema.indexes import MAXIMUM_QUERIES
+from upweight.schema.indexes import MAXIMUM_QUERIES, different_lengths
 
 Heard = Callable[[IndexProgress], None]
 _PATH = "/v1/indexes"
@@ -52,6 +52,7 @@ def asked(
     if text is not None:
         texts = [text] if isinstance(text, str) else list(text)
         beside = _beside(texts, columns)
+        _refuse_lengths({"text": texts, **beside})
         for first in range(0, max(1, len(texts)), MAXIMUM_QUERIES):
             here = slice(first, first + MAXIMUM_QUERIES)
             own = {"columns": {name: each[here] for name, each in beside.items()}} if beside else {}
@@ -170,11 +171,19 @@ def _npz(columns: Mapping[str, Any]) -> bytes:
 def _parts(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """As many rows as one request takes; of no columns one part, which is empty."""
     rows = _rows(columns)
+    _refuse_lengths(rows)
     count = len(next(iter(rows.values()), []))
     size = sum(getattr(each, "nbytes", 0) for each in rows.values())
     step = max(1, min(MAXIMUM_QUERIES, BODY_BYTES * count // max(1, size)))
     for first in range(0, max(1, count), step):
         yield {name: values[first : first + step] for name, values in rows.items()}
+
+
+def _refuse_lengths(columns: Mapping[str, Any]) -> None:
+    """Of many rows each request has a part, in which the lengths may well be the same. Raises InvalidRequest."""
+    words = different_lengths({name: len(each) for name, each in columns.items()})
+    if words is not None:
+        raise InvalidRequest(words)
 
 
 def _chosen(test: Any, rows: RowChoice | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
@@ -88,6 +89,14 @@ class IndexJob(AttributionJob):
         return self
 
 
+def different_lengths(lengths: Mapping[str, int]) -> str | None:
+    """What is wrong with columns of so many rows each; None where all have as many."""
+    if len(set(lengths.values())) <= 1:
+        return None
+    told = ", ".join(f"{name!r} has {count}" for name, count in lengths.items())
+    return f"the columns have different numbers of rows: {told}"
+
+
 class IndexQuery(Request):
     """Which training rows help, and which harm, some rows: those in `columns`, texts, or rows of a dataset."""
 
@@ -136,9 +145,9 @@ class IndexQuery(Request):
         lengths = {name: len(values) for name, values in self.columns.items()}
         if self.text is not None:
             lengths["text"] = len(self.text)
-        if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{name!r} has {count}" for name, count in lengths.items())
-            raise ValueError(f"the columns have different numbers of rows: {told}")
+        different = different_lengths(lengths)
+        if different is not None:
+            raise ValueError(different)
         if 0 < self.candidates < 2 * self.k:
             raise ValueError(
                 f"{self.candidates} candidates are fewer than the {self.k} helpful and {self.k} harmful rows that are "
