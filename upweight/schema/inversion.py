@@ -277,7 +277,8 @@ class ConjugateGradient(InversionMethod):
         return 11.0 if self._refines(single) else VECTORS_OF_EACH
 
     def _refines(self, single: bool) -> bool:
-        return single and self.atol == 0.0 and self.rtol < FINEST_SINGLE
+        """As if `atol` were 0: how small it is beside a right-hand side is not known before."""
+        return single and self.rtol < FINEST_SINGLE
 
 
 class Lissa(InversionMethod):

@@ -20,6 +20,7 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("cg", {**CG, "rtol": 1e-4}, 8),
     ("cg", {**CG, "rtol": 1e-7}, 1),
     ("cg", {**CG, "rtol": 1e-7}, 4),
+    ("cg", {**CG, "rtol": 1e-7, "atol": 1e-12}, 4),
     ("lissa", {"maxiter": 5, "unsolved": "keep"}, 1),
     ("lissa", {"maxiter": 5, "unsolved": "keep"}, 8),
     ("arnoldi", {}, 1),
