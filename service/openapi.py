@@ -15,7 +15,7 @@ Which training examples helped or hurt a model, computed by influence functions.
 
 Upload blobs, register a model and datasets, start a job, read its result by slices. Positive influence means helpful.
 Every failure is a problem document (RFC 9457) whose `detail` says what to do. A field or query parameter that is not
-known is refused, never passed over.
+known is refused, never passed over, but by the three routes of health.
 """.strip()
 
 

@@ -13,10 +13,10 @@ from service.parts import Parts
 from service.problems import documented
 from service.storage.workers import alive as living
 from upweight import __version__
-from upweight.errors import InternalError, InvalidRequest, Unavailable, UpweightError
+from upweight.errors import InternalError, Unavailable, UpweightError
 from upweight.schema import ComponentHealth, Health
 
-router = APIRouter(tags=["Health"], responses=documented(InvalidRequest, InternalError))
+router = APIRouter(tags=["Health"], responses=documented(InternalError))
 
 
 @router.get("/healthz", summary="Ask whether the process answers")

@@ -172,6 +172,9 @@ def test_no_route_passes_over_a_query_parameter_that_it_does_not_have(
             wrong = f"{known}x" if known else "zzzz"
             assert wrong not in route.parameters
             answer = everything.ask(replace(route, query={**route.query, wrong: "1"}), headers)
+            if route.path in WITHOUT_A_KEY:  # a probe is answered, whatever its address has
+                assert answer.status_code == 200, route
+                continue
             if route.method == "HEAD":
                 assert answer.status_code == 422, route
                 continue
