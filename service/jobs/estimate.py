@@ -57,6 +57,7 @@ MODEL_COPIES = 3  # as it was read, the weights, and those of them that are sele
 SCORED_VECTORS = (
     3  # (k, p) blocks of scores by an inverse in closed form: gradients, factors, a product of them
 )
+ROWS_TOGETHER = 128  # that a batch has at least on a CPU, as far as the budget allows
 FILE_BYTES = 400  # of a header, or of a small file of JSON
 
 
@@ -170,6 +171,7 @@ class Counted:
         dampings = getattr(job, "damping_count", 1)
         each = rhs_bytes(p * item, dampings)
         curvature = getattr(job, "curvature", None)
+        kept += self._activations(job, budget)
         if curvature is not None and curvature.closed_form:
             selected = self.inputs.model.selected
             # Sums that do not fit are taken a few layers at a time.
@@ -181,6 +183,17 @@ class Counted:
             return WORKER_BYTES + kept + self._solving_bytes(job, budget)
         together = max(1, min(self.vectors, budget // max(1, each)))
         return WORKER_BYTES + kept + together * each
+
+    def _activations(self, job: JobBase, budget: int) -> int:
+        """Of a batch of rows, for each of the vectors that go through the model with it; within the budget."""
+        of_row = self.inputs.model.activation_bytes
+        if of_row is None:
+            return 0
+        rows = min(ROWS_TOGETHER, max(len(self.inputs.hessian.rows), len(self.inputs.train.rows)))
+        together = 1
+        if isinstance(job, AttributionJob):
+            together = max(1, min(self.vectors, job.inversion.together))
+        return min(budget, rows * of_row * (1 + together))
 
     def _solving_bytes(self, job: AttributionJob, budget: int) -> int:
         """Of vectors, as many right-hand sides at a time as the planner takes."""

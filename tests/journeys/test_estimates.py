@@ -43,6 +43,31 @@ def test_a_dry_run_tells_what_it_would_take_and_starts_nothing(online: Client, w
     assert not list(online.jobs.list(labels={"run": "dry"}))
 
 
+def test_memory_counts_the_activations_of_a_batch_of_rows(online: Client) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 16 * 16, 2)
+    )
+    x = torch.randn(64, 3, 16, 16)
+    model = online.models.register("pictures", module, example=x[:2], loss="cross_entropy")
+    online.datasets.register("pictures", x=x, y=torch.arange(64) % 2)
+    hidden = 4 * 8 * 16 * 16
+    assert model.activation_bytes is not None
+    assert hidden <= model.activation_bytes <= 12 * hidden
+
+    def memory(rows: int) -> int:
+        result = online.compute_influences(
+            "pictures", "pictures", "pictures", train_rows="0:1", test_rows="0:1", dry_run=True,
+            hessian_on={"dataset": "pictures", "rows": f"0:{rows}"},
+            inversion_method="cg", curvature="gauss_newton", hessian_regularization=0.1,
+        )  # fmt: skip
+        assert result.estimate is not None
+        return result.estimate.memory_bytes
+
+    # A row goes through the model once for itself and once for the one right-hand side.
+    assert memory(64) - memory(2) == 62 * 2 * model.activation_bytes
+
+
 @pytest.mark.parametrize(
     "options",
     [

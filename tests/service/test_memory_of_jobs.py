@@ -27,13 +27,30 @@ def job(**more: Any) -> InfluencesJob:
     )  # fmt: skip
 
 
-def counted(parameters: int, count: int, **more: Any) -> Counted:
+def counted(
+    parameters: int, count: int, activations: int | None = None, rows: int = 100, **more: Any
+) -> Counted:
     whole = ParameterSpec(name="layer.weight", shape=(parameters // 1000, 1000), offset=0)
     model = SimpleNamespace(
-        parameter_count=parameters, size_bytes=4 * parameters, selected=[whole], outputs=[]
-    )
-    inputs: Any = SimpleNamespace(model=model, chosen=[])
+        parameter_count=parameters, size_bytes=4 * parameters, selected=[whole], outputs=[],
+        activation_bytes=activations,
+    )  # fmt: skip
+    chosen = SimpleNamespace(rows=range(rows))
+    inputs: Any = SimpleNamespace(model=model, chosen=[], hessian=chosen, train=chosen)
     return Counted(job(**more), inputs, count)
+
+
+def test_activations_are_those_of_a_batch_of_rows_within_the_budget() -> None:
+    none = counted(1_000, 1).memory(BUDGET, GIB)
+    for count, rows, expected in (
+        (1, 10, 10 * 2 * MIB),
+        (3, 10, 10 * 4 * MIB),
+        (1, 1_000, 128 * 2 * MIB),
+        (8, 1_000, BUDGET),
+    ):
+        vectors = counted(1_000, count).memory(BUDGET, GIB) - none
+        found = counted(1_000, count, activations=MIB, rows=rows)
+        assert found.memory(BUDGET, GIB) - none == vectors + expected
 
 
 @pytest.mark.parametrize("count", [1, 8])

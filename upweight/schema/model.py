@@ -269,6 +269,11 @@ class ModelRecord(Record):
         description="Of a model whose outputs are linear in the selected parameters: what a row adds to the rank of H "
         "at most. Null where that is not known.",
     )
+    activation_bytes: int | None = Field(
+        None,
+        description="What a row keeps in memory for a gradient that can be differentiated again, by rows like those "
+        "that the model was exported with. Null for a factory's model, and where an earlier release checked it.",
+    )
     dtype: str | None = Field(None, description="Of the selected parameters, the widest of them.")
     precision: OwnPrecision | None = Field(
         None,

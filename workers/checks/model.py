@@ -23,6 +23,7 @@ from workers.engine import (
     Problem,
     check_problem,
 )
+from workers.engine.model.batching import activation_bytes_between
 from workers.engine.model.dtypes import half_precision_note, is_half, refuse_mixed, widest_dtype
 from workers.engine.model.flatness import NOTHING_KNOWN, Flatness, flatness
 from workers.programs.check import exercise
@@ -90,7 +91,7 @@ def prepare() -> None:
 def _judged(
     program: Program, loss: Loss, parameters: Sequence[str] | None, path: Path
 ) -> dict[str, Any]:
-    report, flat = program.describe(), NOTHING_KNOWN
+    report, flat, activations = program.describe(), NOTHING_KNOWN, None
     try:
         refuse_mixed(program.module, [_one_row(spec) for spec in program.inputs])
         problem = Problem(program.module, engine_loss(loss), parameters)
@@ -98,7 +99,7 @@ def _judged(
         if program.format != "factory":
             found, rows = exercise(program)
             report |= found
-            flat = _tried_out(problem, rows, loss)
+            flat, activations = _tried_out(problem, rows, loss)
     except EngineError as error:
         return {
             "refusal": _refused(error, parameters or (), loss).problem().model_dump(mode="json")
@@ -108,6 +109,7 @@ def _judged(
         "parameter_count": problem.size,
         "held_fixed": described_frozen(problem, parameters),
         **asdict(flat),
+        "activation_bytes": activations,
         **_precision(program, path, problem),
     }
 
@@ -142,10 +144,12 @@ def _one_row(spec: InputSpec) -> Tensor:
     return torch.zeros((2, *spec.example[1:]), dtype=getattr(torch, spec.dtype))
 
 
-def _tried_out(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> Flatness:
+def _tried_out(
+    problem: Problem, inputs: tuple[Tensor, ...], loss: Loss
+) -> tuple[Flatness, int | None]:
     """One forward, one backward and one second derivative on rows to try, and whether these see each other.
 
-    Answers where they show the loss to be flat.
+    Answers where they show the loss to be flat, and the bytes of a row's activations.
     """
     targets = None if loss.name == "program" else _targets(problem, inputs, loss)
     batch = Batch(inputs, targets, 0)
@@ -155,7 +159,8 @@ def _tried_out(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> Flat
         # Made-up rows may lie where a model has no value (a logarithm); weights that are NaN are another matter.
         if error.parameter is not None:
             raise
-    return flatness(problem, batch)
+    sizes = [batch.narrow(0, rows) for rows in (1, 2) if rows <= len(batch)]
+    return flatness(problem, batch), activation_bytes_between(problem, sizes)
 
 
 def _targets(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> Tensor | None:

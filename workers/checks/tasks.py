@@ -258,7 +258,7 @@ def _model_fields(report: Mapping[str, Any], parameter_limit: int) -> dict[str, 
         )
     fields = (
         *("selected", "parameter_count", "held_fixed", "unused", "shifted", "rank_per_row"),
-        *("dtype", "precision", "precision_note"),
+        *("activation_bytes", "dtype", "precision", "precision_note"),
     )
     return {
         "inputs": report["inputs"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -186,12 +186,15 @@ def activation_bytes(problem: Problem, rows: Rows) -> int:
     shapes = tuple(
         (each.shape, each.dtype) for each in (*sizes[-1].inputs, *sizes[-1].target_tensors)
     )
+    return problem.once(
+        ("activation bytes", shapes), lambda: activation_bytes_between(problem, sizes)
+    )
 
-    def measured() -> int:
-        kept = [_kept_bytes(problem, problem.placed(each)) for each in sizes]
-        return max(1, kept[-1] - kept[0]) if len(kept) > 1 else max(1, kept[0])
 
-    return problem.once(("activation bytes", shapes), measured)
+def activation_bytes_between(problem: Problem, sizes: Sequence[Batch]) -> int:
+    """The same by batches of one row and of two, or of one alone."""
+    kept = [_kept_bytes(problem, problem.placed(each)) for each in sizes]
+    return max(1, kept[-1] - kept[0]) if len(kept) > 1 else max(1, kept[0])
 
 
 def _two_sizes(rows: Rows) -> Iterator[Batch]:
