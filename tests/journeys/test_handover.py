@@ -62,9 +62,13 @@ def texts(online: Client) -> SelfInfluenceResult:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Embedding(4, 3), nn.Flatten(), nn.Linear(9, 2))
-    model = online.models.register("words", net, example=tokens[:2], loss="cross_entropy")
+    model = online.models.register(
+        "handed-over-words", net, example=tokens[:2], loss="cross_entropy"
+    )
     preview = {"kind": "text", "column": "x", "vocabulary": ["", *WORDS[1:]]}
-    train = online.datasets.register("words", x=tokens, y=np.array([0, 1, 0, 1]), preview=preview)
+    train = online.datasets.register(
+        "handed-over-words", x=tokens, y=np.array([0, 1, 0, 1]), preview=preview
+    )
     with pytest.warns(UntrustedResult):  # it is not trained
         return online.self_influences(model, train, hessian_regularization=1.0, curvature="fisher")
 
