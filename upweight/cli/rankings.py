@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 Damping = Annotated[
     float | None, typer.Option("--damping", "--lambda", help="One λ of a job that has several.")
 ]
+TestRow = Annotated[int | None, typer.Option(help="Row of the matrix; without, the mean over all.")]
+HowMany = Annotated[int, typer.Option("-k", help="How many.", min=1)]
 
 
 def top(
     shell: Shell,
     job: JobArgument,
-    test: Annotated[
-        int | None, typer.Option(help="Row of the matrix; without, the mean over all.")
-    ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 10,
+    test: TestRow = None,
+    k: HowMany = 10,
     sign: Annotated[
         str | None, typer.Option(help="helpful, harmful, lowers or raises; helpful by default.")
     ] = None,
@@ -52,10 +52,8 @@ def top(
 def bm25(
     shell: Shell,
     job: JobArgument,
-    test: Annotated[
-        int | None, typer.Option(help="Row of the matrix; without, the mean over all.")
-    ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 10,
+    test: TestRow = None,
+    k: HowMany = 10,
     words: Annotated[bool, typer.Option("--words", help="With the text of each row.")] = False,
 ) -> None:
     """Show the training rows that share the most telling tokens with test rows, beside `top`."""
@@ -70,7 +68,7 @@ def bm25(
 def suspects(
     shell: Shell,
     job: JobArgument,
-    k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 20,
+    k: HowMany = 20,
     damping: Damping = None,
 ) -> None:
     """Show the training rows whose labels deserve a look, the most suspect first; low scores are suspect."""
