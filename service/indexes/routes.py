@@ -9,10 +9,11 @@ from fastapi import APIRouter, Body, Depends, Header, Query
 from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator, ValidationError
 
+from service.answers.events import EventStream
 from service.dependencies import PartsNow, Reader, TraceNow
 from service.indexes.npz import MEDIA_TYPE, json_or_npz, unpacked
 from service.indexes.question import Question
-from service.indexes.stream import EVENTS, EventStream, wants_events
+from service.indexes.stream import EVENTS, followed, wants_events
 from service.limits.lanes import leave_lane
 from service.parts import Parts
 from service.problems import EVERYWHERE, documented
@@ -117,7 +118,7 @@ async def _answer(
         )
         if not wants_events(accept):
             return await loop.run_in_executor(parts.asking, question.answered, trace)
-    return EventStream(question, trace)
+    return followed(question, trace)
 
 
 def _beside(request: IndexQuery, given: dict[str, Any]) -> IndexQuery:

@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
+from service.answers.events import KEEPALIVE_SECONDS, MEDIA_TYPE, EventStream
 from service.indexes.question import Question
 from service.logs import log_exception
 from service.requests import Trace
@@ -19,8 +18,6 @@ from service.storage.questions import Following
 from upweight.errors import InternalError, UpweightError
 from upweight.schema import IndexAnswer, IndexProgress
 
-KEEPALIVE_SECONDS = 15.0
-MEDIA_TYPE = "text/event-stream"
 EVENTS: dict[str, Any] = {
     "description": "The answer. With `Accept: text/event-stream` events: `progress`, each with an IndexProgress as "
     "data; then `answer` with an IndexAnswer, or `problem` with a Problem, which is the last one.",
@@ -44,18 +41,10 @@ def wants_events(accept: str | None) -> bool:
     return MEDIA_TYPE in kinds
 
 
-class EventStream(StreamingResponse):
-    """Counts as one of its namespace's questions while it is sent. Raises RateLimited before it begins."""
-
-    def __init__(self, question: Question, trace: Trace) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_events(question, trace), media_type=MEDIA_TYPE, headers=headers)
-        self._question = question
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it."""
-        with self._question.parts.question_limit.one(self._question.namespace):
-            await super().__call__(scope, receive, send)
+def followed(question: Question, trace: Trace) -> EventStream:
+    """Counts as one of its namespace's questions while it is sent."""
+    limit, namespace = question.parts.question_limit, question.namespace
+    return EventStream(_events(question, trace), lambda: limit.one(namespace))
 
 
 async def _events(question: Question, trace: Trace) -> AsyncIterator[bytes]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
+from service.answers.events import KEEPALIVE_SECONDS
 from service.jobs.submission import ensure_enqueued, refuse_if_full
 from service.parts import Parts
 from service.registry import filters_of, find_job, resolve
@@ -19,8 +20,6 @@ from service.storage.layout import ResultPaths
 from service.storage.qualities import names_of
 from service.storage.records import Idempotency
 from upweight.schema import TERMINAL, JobChange, JobRecord, JobState
-
-KEEPALIVE_SECONDS = 15.0
 
 
 class ShownJob(dict[str, Any]):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Receive, Scope, Send
 
+from service.answers.events import MEDIA_TYPE, EventStream
 from service.dependencies import (
     IdempotencyKey,
     LabelQuery,
@@ -28,7 +27,6 @@ from service.jobs.actions import events, job_filters
 from service.jobs.examples import EXAMPLES
 from service.jobs.kinds import KINDS
 from service.jobs.submission import considered, submit
-from service.parts import Parts
 from service.problems import EVERYWHERE, documented
 from service.registry import page_of, searched_page
 from upweight.errors import (
@@ -170,7 +168,7 @@ async def get(id: str, parts: PartsNow, caller: Reader, wait: Wait = 0) -> JobRe
     responses={
         200: {
             "description": "Events `job`, each with a JobRecord as data and its revision as id.",
-            "content": {"text/event-stream": {"schema": EVENT}},
+            "content": {MEDIA_TYPE: {"schema": EVENT}},
         },
         204: {"description": "The job has ended, and the client has seen that."},
         **documented(NotFound),
@@ -187,21 +185,9 @@ async def stream(
     seen = int(last_event_id) if last_event_id is not None else None
     if job["state"] in TERMINAL and job["revision"] == seen:
         return Response(status_code=204)  # a browser's EventSource would connect again for ever
-    return _Events(parts, caller.namespace, events(parts, caller.namespace, id, seen))
-
-
-class _Events(StreamingResponse):
-    """A stream that has one of its namespace's places while it is sent. Raises RateLimited before it begins."""
-
-    def __init__(self, parts: Parts, namespace: str, content: AsyncIterator[bytes]) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(content, media_type="text/event-stream", headers=headers)
-        self._parts, self._namespace = parts, namespace
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it."""
-        with self._parts.changes.place(self._namespace):
-            await super().__call__(scope, receive, send)
+    return EventStream(
+        events(parts, caller.namespace, id, seen), lambda: parts.changes.place(caller.namespace)
+    )
 
 
 @router.patch(
