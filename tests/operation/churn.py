@@ -45,6 +45,7 @@ SMALL = 500  # hidden units up to which a model has other kinds of jobs, too
 TRAINED = 1_200  # and up to which it is trained anew
 RECIPE = {"optimizer": "sgd", "lr": 0.01, "epochs": 2, "batch_size": 16, "start": "warm"}
 SAMPLE_SECONDS = 15.0
+IDLE_SECONDS = 60.0
 
 
 @dataclass
@@ -170,8 +171,13 @@ class Churn:
             direct = {"method": "direct"}
             yield {"kind": "influences", "test": rows, "inversion": direct, **common}
 
+    def _idle(self) -> bool:
+        """That no task is at hand: the queue keeps its record for a moment after the job's own says its end."""
+        return not any(self._redis.scan_iter(match="rq:execution*", count=1000))
+
     def sample(self) -> Sample:
-        """What there is now, kept with those before."""
+        """What there is when the worker is idle, kept with those before."""
+        self.service.wait(self._idle, IDLE_SECONDS, "a task did not end")
         pids = {name: self.service.pid(name) for name in NAMES}
         tables = Counter(
             ":".join(key.decode().split(":")[:2]) for key in self._redis.scan_iter(count=1000)
