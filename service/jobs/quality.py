@@ -35,12 +35,6 @@ def prepared(parts: Parts, namespace: str, job: QualityJob) -> Prepared:
     """Raises InvalidRequest, NotFound, NotReady, each naming its field."""
     refuse_long(parts, job)
     model = ready_model(parts, namespace, job.model)
-    if model.loss.weight_column is not None:
-        words = (
-            f"model {model.name!r} has weights of rows, and quality is not yet measured of weighted rows; retrain it "
-            "(kind 'retrain'), or judge a model whose loss has none"
-        )
-        raise InvalidRequest.field("/model", words, job.model)
     judged = [
         _judged(parts, namespace, id, number, job, model) for number, id in enumerate(job.results)
     ]

@@ -53,11 +53,13 @@ def computed(online: Client, **options: Any) -> InfluenceResult:
     return online.compute_influences(NAME, NAME, NAME, test_rows=f"0:{TEST}", **given)
 
 
-def exact_factors(texts: tuple[Tensor, Tensor], right: Tensor | None = None) -> Tensor:
-    """(C + λI)⁻¹ of the first test rows' gradients, or of others."""
+def exact_factors(
+    texts: tuple[Tensor, Tensor], right: Tensor | None = None, train: Tensor | None = None
+) -> Tensor:
+    """(C + λI)⁻¹ of the first test rows' gradients, or of others; C of all rows' gradients, or of `train`."""
     gradients = decoder.position_gradients(decoder.decoder(), *texts).sum(1)
-    size = gradients.shape[1]
-    c = gradients.T @ gradients / ROWS + DAMPING * torch.eye(size, dtype=torch.float64)
+    size, train = gradients.shape[1], gradients if train is None else train
+    c = train.T @ train / ROWS + DAMPING * torch.eye(size, dtype=torch.float64)
     return torch.linalg.solve(c, (gradients[:TEST] if right is None else right).T).T
 
 
@@ -100,6 +102,26 @@ def test_parts_are_those_of_autograd(
     np.testing.assert_allclose(layers.by_layer[0], expected, rtol=1e-8, atol=1e-11)
     one = layers.at(damping=DAMPING).by_layer[1:, [0, 4]]
     np.testing.assert_allclose(one, expected[1:, [0, 4]], rtol=1e-8, atol=1e-11)
+
+
+def test_token_scores_have_the_weights_of_rows(
+    online: Client, registered: str, texts: tuple[Tensor, Tensor]
+) -> None:
+    tokens, targets = texts
+    weights = torch.linspace(0.0, 2.0, ROWS).double()
+    loss = {"name": "cross_entropy", "class_axis": -1, "row_weights": "w"}
+    weighted = f"{NAME}-weighted"
+    online.models.register(weighted, decoder.decoder(), example=tokens[:2], loss=loss)
+    online.datasets.register(weighted, x=tokens, w=weights, y=targets, targets=["w", "y"])
+    found = online.compute_influences(
+        weighted, weighted, registered, test_rows=f"0:{TEST}", scores_by="token",
+        hessian_regularization=DAMPING, curvature="empirical_fisher",
+    )  # fmt: skip
+    positions = decoder.position_gradients(decoder.decoder(), *texts)
+    scaled = weights[:, None, None] * positions
+    factors = exact_factors(texts, positions.sum(1)[:TEST], scaled.sum(1))
+    expected = torch.einsum("mp,btp->mbt", factors, scaled).numpy()
+    np.testing.assert_allclose(found.by_token.numpy(), expected, rtol=1e-8, atol=1e-11)
 
 
 def test_parts_are_the_same_in_blocks_of_many_workers(online: Client, registered: str) -> None:

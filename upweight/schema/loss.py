@@ -71,7 +71,7 @@ class _RowLoss(_Loss):
         None,
         description="A target column of the training dataset, beside that of the labels, with a factor of each row's "
         "loss: 0 or more. Gradients of training rows, every curvature and a retraining have it, over the mean of all "
-        "rows as without it; test rows are measured without. Kind `fisher`, and quality jobs, refuse it.",
+        "rows as without it; test rows are measured without. Kind `fisher` and an index refuse it.",
     )
 
 

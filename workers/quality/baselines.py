@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers.engine import BadParameter, Problem, Rows, row_predictions
+from workers.engine import BadParameter, Problem, Rows, Unweighted, row_predictions
 from workers.engine.progress import Progress
 from workers.engine.scores.baselines import Blocks as ScoreBlocks
 from workers.engine.scores.baselines import (
@@ -23,7 +23,7 @@ MOST_TOKENS = 20_000_000  # of both sides, held for BM25
 
 @dataclass(frozen=True)
 class Baselines:
-    """Of one job's rows; without test rows, of each training row by itself."""
+    """Of one job's rows; without test rows, of each training row by itself. Losses are without weights of rows."""
 
     problem: Problem
     train: Rows
@@ -37,10 +37,12 @@ class Baselines:
     def judged(self) -> Iterator[Judged]:
         """All that such rows allow, one after the other. Raises EngineError, and what `progress` raises."""
         train, problem, test = self.train, self.problem, self.test
+        plain = problem.plain
+        labelled = train if plain is problem else Unweighted(train)
         losses = np.concatenate(
             [
                 found.losses.double().cpu().numpy()
-                for _, found in row_predictions(problem, train, progress=self.progress)
+                for _, found in row_predictions(plain, labelled, progress=self.progress)
             ]
         )
         if test is None:

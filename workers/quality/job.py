@@ -266,15 +266,18 @@ class QualityAttempt(Attempt[QualityJob]):
     def _test(self) -> Rows | None:
         if self.request.test is None:
             return None
-        return self._rows("test_id", self.request.test)
+        return self._rows("test_id", self.request.test, self._model.loss.weight_column)
 
-    def _rows(self, field: str, selection: Selection) -> Rows:
+    def _rows(self, field: str, selection: Selection, without: str | None = None) -> Rows:
+        """`without`: a target column that they do not have, as rows that are tested have no weights."""
         dataset = self._dataset(field)
         match = next(
             each
             for each in map(ColumnMatch.model_validate, self.job["matched"])
             if each.dataset == dataset.id
         )
+        labels = [each for each in match.targets if each != without]
+        match = match.model_copy(update={"targets": labels})
         self.context.session.require_unchanged(self.namespace, dataset)
         chosen = parse_rows(selection.rows, dataset.rows or 0)
         return self.context.session.rows(
@@ -377,7 +380,7 @@ class QualityAttempt(Attempt[QualityJob]):
 
     def _own_loss(self) -> float:
         assert self._test is not None
-        found = [each.losses for _, each in row_predictions(self._problem, self._test)]
+        found = [each.losses for _, each in row_predictions(self._problem.plain, self._test)]
         return float(np.concatenate([each.double().cpu().numpy() for each in found]).mean())
 
     def _note(self, rows: Sequence[QualityRow], judging: Judging) -> None:

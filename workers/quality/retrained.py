@@ -19,8 +19,11 @@ from workers.retraining.bank import Bank
 
 @dataclass
 class ByRecipe:
-    """A recipe's models over subsets of `train`. `bank_of` gives the bank of a seed that is added to the recipe's;
-    `rows` (n,): the dataset's row of each place in `train`."""
+    """A recipe's models over subsets of `train`, judged by losses of `test` without weights of rows.
+
+    `bank_of` gives the bank of a seed that is added to the recipe's; `rows` (n,): the dataset's row of each
+    place in `train`.
+    """
 
     problem: Problem
     train: Rows
@@ -58,9 +61,9 @@ class ByRecipe:
         moved = theta.detach() - self.recipe.lr * gradient
         looked_at = problem.placed(self.test.take(torch.tensor([query])))
         with torch.no_grad():
-            return float(problem.losses(moved, looked_at)[0])
+            return float(problem.plain.losses(moved, looked_at)[0])
 
     def _test_losses(self, theta: Tensor) -> Array:
-        problem = self.problem.at(theta)
+        problem = self.problem.plain.at(theta)
         found = [each.losses for _, each in row_predictions(problem, self.test)]
         return np.concatenate([each.double().cpu().numpy() for each in found])

@@ -39,7 +39,7 @@ def fitted(inputs: Inputs, given: Mapping[str, str]) -> list[ColumnMatch]:
     found = [_with_weights(inputs, match) for match in found]
     for chosen in inputs.chosen:
         _inputs_fit(inputs.model, chosen, matches[chosen.dataset.id])
-        _targets_fit(inputs.model, chosen)
+        _targets_fit(inputs.model, chosen, tested=chosen is inputs.test)
         _tokenizer_fits(inputs.model, chosen)
         refuse_labels_out_of_range(inputs.model, chosen)
     return found
@@ -109,7 +109,7 @@ def _refuse_class(
         )
     if which == "label" and test is not None and isinstance(model.loss, CrossEntropy | Nll):
         dataset = test.dataset
-        target = _columns(dataset, _label_columns(model, dataset))[0]
+        target = _columns(dataset, label_columns(model, dataset))[0]
         if is_floating(target.dtype):
             raise refused(
                 f"the targets of dataset {dataset.name!r} are probabilities, so that no class is a row's label; take "
@@ -132,7 +132,7 @@ def _refuse_span(measured: SpanMeasurement, inputs: Inputs) -> None:
             "/measurement", f"{why}, so it has no spans; take 'loss' or 'logit'", measured.name
         )
     kinds = {each.name: each.kind for each in dataset.metadata_columns}
-    width = _columns(dataset, dataset.targets[:1])[0].shape[0]
+    width = _columns(dataset, label_columns(inputs.model, dataset)[:1])[0].shape[0]
     for each, at in zip(measured.spans, ("", "/minus"), strict=False):
         for name, bound in (("start", each.start), ("end", each.end)):
             if isinstance(bound, str) and kinds.get(bound) != "integer":
@@ -166,15 +166,11 @@ def refuse_positions(job: JobBase, inputs: Inputs) -> None:
 def refuse_row_weights(job: JobBase, model: ModelRecord) -> None:
     """Raises InvalidRequest for what does not know weights of rows yet."""
     name = model.loss.weight_column
-    if name is None:
-        return
-    by_token = isinstance(job, InfluencesJob) and job.scores_by == "token"
-    if by_token or isinstance(job, IndexJob):
-        pointer, what = ("/scores_by", "scores by token") if by_token else ("/kind", "an index")
+    if name is not None and isinstance(job, IndexJob):
         raise InvalidRequest.field(
-            pointer,
-            f"the rows of model {model.name!r} have weights ({name!r}), which {what} can't take into account; take "
-            "kind 'influences' by row, or register the model without 'row_weights'",
+            "/kind",
+            f"the rows of model {model.name!r} have weights ({name!r}), which an index can't take into account; take "
+            "kind 'influences', or register the model without 'row_weights'",
             None,
         )
 
@@ -186,7 +182,7 @@ def without_positions(model: ModelRecord, dataset: DatasetRecord) -> str | None:
             f"model {model.name!r} has the loss {model.loss.name!r}, which has no positions; 'cross_entropy' and "
             "'nll' have, where each position has a label"
         )
-    target = _columns(dataset, dataset.targets[:1])[0]
+    target = _columns(dataset, label_columns(model, dataset)[:1])[0]
     if not target.shape or is_floating(target.dtype):
         return f"a row of target {target.name!r} of {dataset.name!r} has no label for each of several positions"
     return None
@@ -245,18 +241,18 @@ def _one_fits(chosen: Chosen, spec: TensorSpec, column: TensorSpec) -> None:
         )
 
 
-def _targets_fit(model: ModelRecord, chosen: Chosen) -> None:
+def _targets_fit(model: ModelRecord, chosen: Chosen, *, tested: bool) -> None:
     loss, dataset = model.loss.name, chosen.dataset
     if loss == "program":
         return
-    labels, weights = _label_columns(model, dataset), model.loss.weight_column
+    labels, weights = label_columns(model, dataset), model.loss.weight_column
     if len(labels) != 1:
         beside = f" beside {weights!r}" if weights else ""
         raise _misfit(
             chosen,
             f"loss {loss!r} takes one target column{beside}; dataset {dataset.name!r} has {len(labels)}",
         )
-    _weights_fit(model, chosen)
+    _weights_fit(model, chosen, tested=tested)
     target = _columns(dataset, labels)[0]
     if model.loss.target == "class" and is_floating(target.dtype):
         _probabilities_fit(model, chosen, target)
@@ -271,7 +267,7 @@ def _targets_fit(model: ModelRecord, chosen: Chosen) -> None:
             )
 
 
-def _label_columns(model: ModelRecord, dataset: DatasetRecord) -> list[str]:
+def label_columns(model: ModelRecord, dataset: DatasetRecord) -> list[str]:
     """The targets without the weights of rows."""
     return [each for each in dataset.targets if each != model.loss.weight_column]
 
@@ -286,10 +282,10 @@ def _with_weights(inputs: Inputs, match: ColumnMatch) -> ColumnMatch:
     return match.model_copy(update={"targets": [*labels, *there]})
 
 
-def _weights_fit(model: ModelRecord, chosen: Chosen) -> None:
+def _weights_fit(model: ModelRecord, chosen: Chosen, *, tested: bool) -> None:
     """Of test rows there need not be any."""
     name, dataset = model.loss.weight_column, chosen.dataset
-    if name is None or (chosen.pointer == "/test" and name not in dataset.targets):
+    if name is None or (tested and name not in dataset.targets):
         return
     if name not in dataset.targets:
         raise _misfit(
@@ -377,7 +373,7 @@ def refuse_labels_out_of_range(model: ModelRecord, chosen: Chosen) -> None:
     shape = model.outputs[0].shape  # the batch is first, then the classes
     classes = shape[loss.class_axis] if len(shape) > 1 else None
     dataset = chosen.dataset
-    name = _label_columns(model, dataset)[0]
+    name = label_columns(model, dataset)[0]
     target = next(column for column in dataset.columns if column.name == name)
     ignored = _IGNORED if loss.ignore_index is None else loss.ignore_index
     if classes is None or is_floating(target.dtype):
@@ -395,7 +391,7 @@ def refuse_labels_out_of_range(model: ModelRecord, chosen: Chosen) -> None:
 
 def _refuse_outside_0_to_1(model: ModelRecord, chosen: Chosen) -> None:
     dataset = chosen.dataset
-    name = _label_columns(model, dataset)[0]
+    name = label_columns(model, dataset)[0]
     target = next(column for column in dataset.columns if column.name == name)
     for label in (target.minimum, target.maximum):
         if label is not None and not 0 <= label <= 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from service.jobs.validation.compatibility import floating_inputs
+from service.jobs.validation.compatibility import floating_inputs, label_columns
 from service.jobs.validation.inputs import Inputs
 from service.jobs.validation.structures import least_bytes, module_sizes, refuse_large_structure
 from service.settings import Settings
@@ -183,7 +183,8 @@ def parts_of(job: InfluencesJob, inputs: Inputs) -> int:
     if job.scores_by == "layer":
         return len(module_sizes(inputs.model.selected))
     dataset = inputs.train.dataset
-    target = next(each for each in dataset.columns if each.name == dataset.targets[0])
+    label = label_columns(inputs.model, dataset)[0]
+    target = next(each for each in dataset.columns if each.name == label)
     return prod(each or 1 for each in target.shape)
 
 

@@ -6,6 +6,7 @@ All yield (slice of test rows, slice of training rows, scores), within a byte bu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,12 +40,15 @@ def gradient_products(
     budget_bytes: int = DEFAULT_BUDGET,
     progress: Progress | None = None,
 ) -> Blocks:
-    """∇L(z_test) · ∇L(z_train), or the cosine between them (0 where a gradient is 0)."""
+    """∇L(z_test) · ∇L(z_train), or the cosine between them (0 where a gradient is 0).
+
+    Where the loss has weights of rows, training rows have them and test rows have none.
+    """
     yield from _products(
         problem,
         test,
         train,
-        lambda batch: per_example_gradients(problem, batch),
+        per_example_gradients,
         problem.size,
         cosine,
         budget_bytes,
@@ -69,7 +73,7 @@ def activation_similarity(
         problem,
         test,
         train,
-        lambda batch: last_activations(problem, batch),
+        last_activations,
         width,
         True,
         budget_bytes,
@@ -98,27 +102,32 @@ def _products(
     problem: Problem,
     test: Rows,
     train: Rows,
-    vectors: Callable[[Batch], Tensor],
+    vectors: Callable[[Problem, Batch], Tensor],
     width: int,
     cosine: bool,
     budget: int,
     progress: Progress,
 ) -> Blocks:
-    """`vectors` gives (b, width) of a batch. A part of the test rows' is held, and met by all training rows'."""
+    """`vectors` gives (b, width) of a batch; test rows are without weights.
+
+    A part of the test rows' is held, and met by all training rows'.
+    """
     item = problem.theta.element_size()
     row_bytes = COPIES * width * item + activation_bytes(problem, train)
     size = rows_at_once("auto", len(train), row_bytes, budget // 2, problem.device.type)
     held = max(1, budget // 2 // (width * item))
 
-    def of(batch: Batch) -> Tensor:
-        found = vectors(batch)
+    def of(problem: Problem, batch: Batch) -> Tensor:
+        found = vectors(problem, batch)
         return torch.nn.functional.normalize(found, dim=1) if cosine else found
+
+    tested = problem.plain
 
     for start in range(0, len(test), held):
         stop = min(start + held, len(test))
-        parts = [of(each) for each in test.batches(min(size, stop - start), start, stop)]
+        parts = [of(tested, each) for each in test.batches(min(size, stop - start), start, stop)]
         some = torch.cat(parts)
         for batch, found in over_rows(
-            train, RowBlock(size), of, what="baselines", progress=progress
+            train, RowBlock(size), partial(of, problem), what="baselines", progress=progress
         ):
             yield slice(start, stop), columns_of(batch), some @ found.T
