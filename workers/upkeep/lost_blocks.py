@@ -29,6 +29,8 @@ class LostBlocks:
         for block in context.grids.in_hand(id):
             if context.leases.held(lease_of(id, block)):
                 continue
+            if block not in context.grids.in_hand(id):
+                continue  # its worker has left it meanwhile, and then let go of the lease
             context.grids.leave(id, block)
             log("block-lost", level="warning", job=id, block=block)
             if job["state"] == JobState.RUNNING and not self._put_back(namespace, job, block):

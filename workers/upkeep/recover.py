@@ -54,6 +54,10 @@ class Recovery(InTurn):
         context = self._context
         if context.leases.held(job["id"]):
             return
+        now = self._now(namespace, job)
+        if now is None:
+            return
+        job = now
         if job.get("plan"):
             self._blocks.recover(namespace, job)
             return
@@ -79,6 +83,18 @@ class Recovery(InTurn):
             self._enqueue_job(namespace, given_back)
         else:  # it was cancelled meanwhile
             context.ending.cancelled_if_free(namespace, given_back)
+
+    def _now(self, namespace: str, job: Document) -> Document | None:
+        """A job without a lease as it stands by now; None where its attempt is over.
+
+        Since the job was found its worker may have ended it, or cut it into blocks, and only then let go of it.
+        """
+        try:
+            found = self._context.records.get("job", namespace, job["id"])
+        except NotFound:
+            return None
+        goes_on = found["state"] in (JobState.RUNNING, JobState.CANCELLING)
+        return found if goes_on and found["attempt"] == job["attempt"] else None
 
     def _discard(self, namespace: str, job: Document) -> None:
         with postponed_where_away(job["id"]):
