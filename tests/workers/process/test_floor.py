@@ -5,26 +5,29 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Callable, Collection
 
 import torch
 
 from service.storage.queue import RUN_JOB, TaskQueue
 from service.storage.redis import connect
+from tests.patience import until
 from workers.process.floor import SLICE_SECONDS, Floor, Taken
 from workers.process.watch import GivenBack
 from workers.process.worker import WarmWorker
 
 
 class Worker:
-    """A worker in this process whose tasks compute for as long as they are told to."""
+    """A worker in this process whose tasks compute until something holds, each step a moment long."""
 
     def __init__(self, url: str, most: int) -> None:
         self.redis = connect(url)
         self.tasks = TaskQueue(self.redis, 100)
         self.floor = Floor(most)
-        self.began: list[str] = []
-        self.ended: list[str] = []
+        self.done: dict[str, Callable[[], bool]] = {}  # until when each computes; others one step
+        self.turns: Counter[str] = Counter()  # how often each has gone on after others
+        self.told: list[tuple[str, str]] = []  # what each did, in order
         self.computing = 0
         self.most_computing = 0
         self.worker = WarmWorker(
@@ -36,20 +39,23 @@ class Worker:
             floor=self.floor,
         )
 
+    @property
+    def ended(self) -> list[str]:
+        return [id for what, id in self.told if what == "ended"]
+
     def _run(self, namespace: str, id: str) -> None:
-        seconds = int(id.partition("_")[2]) / 1000
-        self.began.append(id)
-        spent, turn = 0.0, time.monotonic()
-        while spent < seconds:
+        self.told.append(("began", id))
+
+        def step() -> bool:
             self.computing += 1
             self.most_computing = max(self.most_computing, self.computing)
             time.sleep(0.01)
             self.computing -= 1
-            now = time.monotonic()
-            spent += now - turn
-            self.floor.give_way()
-            turn = time.monotonic()
-        self.ended.append(id)
+            self.turns[id] += self.floor.give_way() > 0
+            return self.done.get(id, lambda: True)()
+
+        until(step, f"{id} came to no end")
+        self.told.append(("ended", id))
 
     def work(self) -> None:
         self.worker.work(burst=True, logging_level="CRITICAL")
@@ -57,33 +63,37 @@ class Worker:
 
 def test_a_long_task_gives_way_to_another_namespace_and_not_to_its_own(redis_url: str) -> None:
     worker = Worker(redis_url, most=3)
-    worker.tasks.enqueue(RUN_JOB, "a", "long_1000")
-    worker.tasks.enqueue(RUN_JOB, "a", "own_20")
-    worker.tasks.enqueue(RUN_JOB, "b", "short_20", priority="default")
+    worker.done["long"] = lambda: "short" in worker.ended
+    worker.tasks.enqueue(RUN_JOB, "a", "long")
+    worker.tasks.enqueue(RUN_JOB, "a", "own")
+    worker.tasks.enqueue(RUN_JOB, "b", "short", priority="default")
     worker.work()
-    assert worker.ended.index("short_20") < worker.ended.index("long_1000")
-    assert worker.ended.index("own_20") > worker.ended.index("long_1000")
+    assert worker.ended == ["short", "long", "own"]
     assert worker.most_computing == 1
     assert not list(worker.redis.scan_iter("rq:job:*"))
 
 
 def test_long_tasks_of_several_namespaces_go_on_by_turns(redis_url: str) -> None:
     worker = Worker(redis_url, most=3)
+    for name in "abc":
+        worker.done[name] = lambda name=name: worker.turns[name] >= 2  # type: ignore[misc]
     for name in "abcd":
-        worker.tasks.enqueue(RUN_JOB, name, f"{name}_1000")
+        worker.tasks.enqueue(RUN_JOB, name, name)
     worker.work()
-    assert sorted(worker.ended) == ["a_1000", "b_1000", "c_1000", "d_1000"]
+    assert worker.ended == ["a", "b", "c", "d"]
     # Three are in hand before the first has ended, and the fourth is taken then.
-    assert worker.began[:3] == ["a_1000", "b_1000", "c_1000"]
+    assert worker.told[:4] == [("began", "a"), ("began", "b"), ("began", "c"), ("ended", "a")]
     assert worker.most_computing == 1
 
 
 def test_with_one_in_hand_nobody_gives_way(redis_url: str) -> None:
     worker = Worker(redis_url, most=1)
-    worker.tasks.enqueue(RUN_JOB, "a", "long_300")
-    worker.tasks.enqueue(RUN_JOB, "b", "short_20")
+    end = time.monotonic() + 2 * SLICE_SECONDS
+    worker.done["long"] = lambda: time.monotonic() > end
+    worker.tasks.enqueue(RUN_JOB, "a", "long")
+    worker.tasks.enqueue(RUN_JOB, "b", "short")
     worker.work()
-    assert worker.ended == ["long_300", "short_20"]
+    assert worker.ended == ["long", "short"]
 
 
 def test_what_torch_keeps_for_the_process_is_as_the_task_left_it() -> None:
