@@ -57,7 +57,7 @@ MODEL_COPIES = 3  # as it was read, the weights, and those of them that are sele
 SCORED_VECTORS = (
     3  # (k, p) blocks of scores by an inverse in closed form: gradients, factors, a product of them
 )
-ROWS_TOGETHER = 128  # that a batch has at least on a CPU, as far as the budget allows
+ROWS_TOGETHER = 128  # rows of a batch, where the budget allows: the engine's FEWEST_ROWS
 FILE_BYTES = 400  # of a header, or of a small file of JSON
 
 

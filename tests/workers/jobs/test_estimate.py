@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from service.jobs import estimate as before
 from upweight.schema import InfluencesJob
+from workers.engine.inversion import indefinite
+from workers.engine.model import batching
 from workers.jobs.estimate import Estimate, Size, Speed, priced
 
 P, ROWS, TESTS = 100_000, 5_000, 20
@@ -24,6 +27,11 @@ def estimate(kind: str, structure: str = "full", columns: int = 1, **fields: Any
     )  # fmt: skip
     size = Size(P, SIZE.modules, ROWS, ROWS, columns)
     return priced(request, size, SPEED, TESTS, TESTS)
+
+
+def test_what_is_told_before_a_job_counts_with_the_engines_own_numbers() -> None:
+    assert before.ROWS_TOGETHER == batching.FEWEST_ROWS
+    assert before.BEYOND == indefinite.BEYOND
 
 
 CG = {"inversion": {"method": "cg"}}

@@ -18,6 +18,8 @@ from workers.engine.operators import Damped
 
 # Whether negative curvature is an error, or results are kept with a status each.
 Unsolved = Literal["fail", "keep"]
+# Times the eigenvalue that is to be lifted above 0, as the service's estimate names it.
+BEYOND = 1.2
 # A damping that works lifts the smallest eigenvalue to this part of the largest.
 LIFT = 1e-4
 # Rounding of a Rayleigh quotient, in units of eps √p ‖H + λI‖.
@@ -28,7 +30,7 @@ def singular(
     smallest: float, damping: float, scale: float, *, bound: bool = False, rounding: str = ""
 ) -> SingularHessian:
     """The error, given H's smallest eigenvalue, or with `bound` what it is at most, and the size of the largest."""
-    needed = max(-1.2 * smallest, 0.0) + LIFT * (scale or 1.0)
+    needed = max(-BEYOND * smallest, 0.0) + LIFT * (scale or 1.0)
     return SingularHessian(
         smallest + damping, damping, _rounded_up(needed), bound=bound, rounding=rounding
     )

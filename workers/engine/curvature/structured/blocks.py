@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workers.engine.curvature.structured.layout import BlockLayout
-from workers.engine.errors import BadParameter, SingularHessian
+from workers.engine.errors import BadParameter
+from workers.engine.inversion.indefinite import singular
 from workers.engine.operators import ClosedForm, Curvature, InClosedForm, Inverse
 
 # Vectors whose rotated entries of a block are alive at once, in entries: larger ones leave the caches.
@@ -24,8 +25,6 @@ AT_ONCE = 1 << 20
 ALIGNED, ALIGNED_FROM = 16, 64
 # times eps, of the largest entry: a matrix that is an outer product but for so much has been rounded.
 ROUNDING = 4.0
-# A λ that is suggested lifts the smallest eigenvalue to this part of the largest.
-LIFT = 1e-4
 # Of the mean eigenvalue: what a preconditioner has in place of λ = 0.
 WITHOUT_DAMPING = 1e-2
 
@@ -250,8 +249,7 @@ class Spectral(ClosedForm):
         # Without λ what is within the rounding of the factors is as good as 0; with λ only a negative one counts.
         eps = torch.finfo(self.dtype if damping == 0.0 else torch.float64).eps
         if smallest + damping <= block.values.numel() ** 0.5 * eps * largest:
-            enough = max(-1.2 * smallest, 0.0) + LIFT * (largest or 1.0)
-            raise SingularHessian(smallest + damping, damping, float(f"{enough:.1e}"))
+            raise singular(smallest, damping, largest)
 
     @property
     def dtype(self) -> torch.dtype:
