@@ -80,6 +80,7 @@ class Layout:
     after: tuple[int, ...]
     longest: int | None
     filled: Mapping[str, Filled]
+    pads_inside: bool = False  # some row has the token that pads in the middle of its text
 
     @property
     def splits(self) -> bool:
@@ -91,6 +92,8 @@ class Layout:
     ) -> tuple[Array, dict[str, Array]]:
         """Tokens (m, T) of texts, and these columns that follow from them. Raises Unclear."""
         made = [self._row(at, text) for at, text in enumerate(texts)]
+        if any(self.filled[name].kind != "zeros" for name in columns):
+            self._refuse_pads(made)
         counts = [len(row) - self.splits for row in made]
         tokens = self._padded(
             [row[:count] for row, count in zip(made, counts, strict=True)], self.pad or 0
@@ -126,6 +129,22 @@ class Layout:
                 at,
             )
         return row
+
+    def _refuse_pads(self, rows: Sequence[Sequence[int]]) -> None:
+        """A text's own token that pads: whether it counts there no row shows that could not be padded."""
+        for at, row in enumerate(rows):
+            if self.pad not in row:
+                continue
+            ends = (row[:1] if self.side != "right" else []) + (
+                row[-1:] if self.side != "left" else []
+            )
+            if self.pad in ends or not self.pads_inside:
+                where = "ends in" if self.pad == row[-1] else "has"
+                raise Unclear(
+                    f"it {where} the token that pads rows ({self.pad}), and the rows don't show whether that counts in "
+                    "a text; leave it out of the text, or give the row in 'columns'",
+                    at,
+                )
 
     def _padded(self, rows: Sequence[Sequence[int]], fill: int) -> Array:
         found = np.full((len(rows), self.length), fill, np.int64)
@@ -165,6 +184,7 @@ def layout_of(
             for name, values in others.items()
             if (found := _found(values[some], tokens, inside, targets.get(name), pad)) is not None
         },
+        bool((inside & ~used).any()),
     )
 
 

@@ -145,3 +145,36 @@ def test_a_text_that_does_not_fit_is_refused() -> None:
         layout_of(both, {}, {}, PADS)
     with pytest.raises(Unclear, match="no token"):
         layout_of(np.zeros((3, LENGTH)), {}, {}, PADS)
+
+
+@pytest.mark.parametrize("made", [kept, kept_left, rolled, same])
+def test_a_text_with_the_token_that_pads_at_its_end_is_refused(
+    made: Callable[[list[list[int]]], Rows],
+) -> None:
+    """Whether it counts there can't be told from rows in which whatever pads does not."""
+    layout = found(made(texts()))
+    ended = [PAD, 7, 8] if made is kept_left else [7, 8, PAD]
+    with pytest.raises(Unclear, match=r"token that pads rows \(0\).*give the row in 'columns'") as told:
+        layout.rows([[5, 6], ended], ["y"])
+    assert told.value.text == 1
+    tokens, columns = layout.rows([ended], [])  # its label is given beside it
+    assert tokens.shape == (1, LENGTH)
+    assert columns == {}
+
+
+def test_the_token_that_pads_within_a_text_counts_as_the_rows_show() -> None:
+    with pytest.raises(Unclear, match="it has the token that pads rows"):
+        found(kept(texts())).rows([[7, PAD, 8]], ["y"])
+    given = [*texts(), [7, PAD, 8]]
+    tokens, columns = found(kept(given)).rows(given, ["y"])
+    assert tokens.tolist() == kept(given)[0].tolist()
+    assert columns["y"].tolist() == kept(given)[1].tolist()
+
+
+def test_a_mask_is_not_made_of_a_text_that_ends_in_padding() -> None:
+    rows = texts()
+    tokens = padded(rows, PAD)
+    layout = layout_of(tokens, {"m": (tokens != PAD).astype(np.int64)}, {}, PADS)
+    assert layout.rows([[7, 8]], ["m"])[1]["m"].sum() == 2
+    with pytest.raises(Unclear, match="ends in the token that pads rows"):
+        layout.rows([[7, 8, PAD]], ["m"])
