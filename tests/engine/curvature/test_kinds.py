@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from tests.curvatures import CURVATURES, Row, gauss_newton, second_moment
+from tests.engine.autodiff.test_exported import exported
 from tests.engine.exact import Exact, relative
 from tests.engine.models import CASES, Case, make
 from workers.engine import (
@@ -68,6 +69,24 @@ def test_its_matrix_is_that_of_plain_autograd(name: str, row: Row) -> None:
     assert torch.equal(found, found.T)
     single = make_curvature(over(case, torch.float32), row.kind).dense()
     assert relative(single, exact) < 1e-5
+
+
+@pytest.mark.filterwarnings(  # torch's own, while it exports
+    "ignore::FutureWarning",
+    "ignore::DeprecationWarning",
+    "ignore:The tensor attributes:UserWarning",
+)
+@every_kind
+@every_model
+@pytest.mark.parametrize("batch_size", ["auto", 1])
+def test_the_matrix_of_a_program_is_that_of_plain_autograd(
+    name: str, row: Row, batch_size: Any
+) -> None:
+    """An exported graph shows what a module hides: inside of attention positions come before rows."""
+    case, exact = known(name, row.kind)
+    program = replace(case, module=exported(case.module, case.inputs))
+    found = make_curvature(over(program, batch_size=batch_size), row.kind).dense()
+    assert relative(found, exact) < 1e-8
 
 
 @every_kind

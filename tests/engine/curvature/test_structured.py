@@ -419,6 +419,31 @@ def test_what_no_rule_explains_has_its_exact_block_and_says_so(structure: str) -
     assert relative(found.dense()[:20, :20], rows.T @ rows / ROWS) < 1e-10
 
 
+class PartlyTwice(nn.Module):
+    """A row of a layer's weight works beside it, in a way that no rule knows; its bias works in the layer alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.inner(x))) + (x * self.inner.weight[0]).sum(-1, True)
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal"])
+def test_a_bias_counts_whose_weight_no_rule_explains(structure: str) -> None:
+    # One more output for one class, or the term would be the same for all of them.
+    module = nn.Sequential(made(PartlyTwice), nn.Tanh(), made(lambda: nn.Linear(3, 3)))
+    inputs, targets = real(ROWS, 4), classes()
+    found = curvature(module, inputs, targets, structure, batch_size=4)
+    rows = gradients(module, inputs, targets)
+    places = {each.name: each for each in found.problem.layout}
+    place = places["0.inner.bias"]
+    own = slice(place.offset, place.offset + place.size)
+    wanted = rows[:, own].square().mean(0)
+    assert relative(found.dense().diagonal()[own], wanted) < 1e-10
+
+
 class Keyed(nn.Module):
     """Attention whose key's bias has no gradient but rounding."""
 

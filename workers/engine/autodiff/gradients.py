@@ -81,19 +81,21 @@ class GradientBackends:
 class ByGraph:
     """Analytic gradients of the model's graph; the first time, a few rows are compared with autograd's.
 
-    A graph does not show everything: hooks, for instance, or an operator's own backward rule.
+    A graph does not show everything: hooks, for instance, or an operator's own backward rule. Rows of another shape
+    are compared anew: with one position, where positions come before rows is not seen.
     """
 
     def __init__(self) -> None:
-        self._agrees = False
+        self._agreed: set[tuple[torch.Size, ...]] = set()  # shapes of rows
 
     def __call__(self, problem: Problem, batch: Batch) -> Tensor:
         """(B, p), for a batch that is `placed`. Raises ValueError where there is no graph, or it is wrong."""
-        if not self._agrees:
+        shapes = tuple(each.shape[1:] for each in batch.inputs)
+        if shapes not in self._agreed:
             probe = batch.narrow(0, min(COMPARED_ROWS, len(batch)))
             if not agrees(analytic_gradients(problem, probe), by_row(problem, probe), FIRST_ORDER):
                 raise ValueError("the graph of the model does not show all of it")
-            self._agrees = True
+            self._agreed.add(shapes)
         return analytic_gradients(problem, batch)
 
 

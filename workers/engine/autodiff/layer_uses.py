@@ -64,7 +64,12 @@ def agreeing_uses(problem: Problem, rows: Rows) -> dict[str, list[Use]]:
             bound, noise if largest[place.name] <= noise else 0.0
         ):
             found[place.name] = [use for use, _ in own]
-    return found
+    # A bias is seen beside its weight alone: where that works in some other way, too, it is left out with it.
+    return {
+        name: own
+        for name, own in found.items()
+        if all(not isinstance(use, MatrixUse) or use.weight in found for use in own)
+    }
 
 
 def _weighted_sum(

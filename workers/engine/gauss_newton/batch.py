@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workers.engine.autodiff.graph.assemble import Assembly, ParameterNode
 from workers.engine.autodiff.graph.linear import LinearLayer
-from workers.engine.autodiff.graph.linearized import Linearized
+from workers.engine.autodiff.graph.linearized import Linearized, rows_come_first
 from workers.engine.autodiff.graph.output import Term
 from workers.engine.autodiff.graph.parameters import SharedParameter
 from workers.engine.autodiff.graph.trace import Traced
@@ -82,6 +82,14 @@ def layers_of(assembly: Assembly) -> list[ParameterNode]:
         if isinstance(each, SharedParameter):
             raise ValueError(f"{each.place.name} is a tensor that all rows share")
     return [each for each in layers if each.places]
+
+
+def layers_by_row(assembly: Assembly) -> list[ParameterNode]:
+    """The same, of a few rows that stand for all: also raises ValueError where rows don't come first in a layer."""
+    found = layers_of(assembly)
+    if not rows_come_first(assembly):
+        raise ValueError("a layer has its rows in another axis than the first")
+    return found
 
 
 def _cotangent_of(layer: LinearLayer) -> Tensor:

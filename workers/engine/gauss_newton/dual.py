@@ -13,7 +13,7 @@ from workers.engine.autodiff.graph.output import GAUSS_NEWTON, Term
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.autodiff.multiplications import multiplications
 from workers.engine.errors import OutOfMemory
-from workers.engine.gauss_newton.batch import layers_of
+from workers.engine.gauss_newton.batch import layers_by_row
 from workers.engine.gauss_newton.columns import RootColumns
 from workers.engine.gauss_newton.scan import Longest, longest_columns
 from workers.engine.gauss_newton.sizes import Sizes, are_outer, width_of
@@ -89,8 +89,8 @@ def dual_gauss_newton(
     if outputs is None:
         return None
     try:
-        layers = layers_of(assembly)
-    except ValueError:  # a parameter that all rows share
+        layers = layers_by_row(assembly)
+    except ValueError:  # a parameter that all rows share, say
         return None
     outer = are_outer(layers)
     sizes = Sizes(len(rows), outputs, problem.size, width_of(layers) if outer else problem.size)

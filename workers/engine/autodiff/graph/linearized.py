@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.derivative import Derivative, LinearMap, Sums
-from workers.engine.autodiff.graph.assemble import Assembly
+from workers.engine.autodiff.graph.assemble import Assembly, ParameterNode
 from workers.engine.autodiff.graph.nodes import BackwardContext, Cotangents, Node, Tangent
 from workers.engine.autodiff.graph.output import HESSIAN, Term, output_cotangents
+from workers.engine.autodiff.graph.parameters import SharedParameter
 from workers.engine.autodiff.graph.trace import Traced, traced
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
@@ -67,6 +68,34 @@ class AnalyticMixed:
             return found[:, : len(batch)].contiguous()
 
         return apply
+
+
+def rows_come_first(assembly: Assembly) -> bool:
+    """Whether every layer has its rows one after the other, as whoever tells a row's gradient from another's assumes.
+
+    Layers within `nn.MultiheadAttention` have not: positions come first there. What goes back from one row's outputs
+    arrives at this row alone, where rows are independent, so that anything but 0 elsewhere is in another row's place.
+    """
+    linearized = Linearized(assembly.nodes, assembly.output_name, torch.zeros_like, assembly.active)
+    output, rows = assembly.output, len(assembly.output)
+    # No sum of them is 0, as that of equal ones is behind a norm or a softmax.
+    uneven = torch.arange(1, output.numel() + 1, device=output.device).to(output.dtype).cos()
+    for row in range(rows):
+        seed = torch.zeros_like(output)
+        seed[row] = uneven.view(output.shape)[row]
+        linearized.live.clear()
+        linearized.back(seed)
+        for node in assembly.nodes:
+            if not isinstance(node, ParameterNode) or node.target not in linearized.live:
+                continue
+            assert node.cotangent is not None
+            if isinstance(node, SharedParameter) or node.cotangent.numel() % rows:
+                return False
+            others = node.cotangent.reshape(rows, -1).clone()
+            others[row] = 0.0
+            if bool((others != 0.0).any()):
+                return False
+    return True
 
 
 @dataclass

@@ -16,7 +16,7 @@ from workers.engine.autodiff.graph.assemble import Assembly
 from workers.engine.autodiff.graph.output import GRADIENTS, Term
 from workers.engine.autodiff.graph.trace import Traced
 from workers.engine.autodiff.multiplications import multiplications
-from workers.engine.gauss_newton.batch import ColumnsOfBatch, layers_of
+from workers.engine.gauss_newton.batch import ColumnsOfBatch, layers_by_row
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch
 from workers.engine.model.second_order import is_out_of_memory, twice_differentiable
@@ -43,8 +43,8 @@ def columns_of(problem: Problem, graph: Traced | None, probe: Batch, term: Term)
         with twice_differentiable():
             assembly = Assembly(problem, graph, probe.at_least_two(), None)
             roots = term.root_count(assembly.output[0].numel())
-            work = multiplications(layers_of(assembly))
-    except ValueError:  # a node without a rule
+            work = multiplications(layers_by_row(assembly))
+    except ValueError:  # a node without a rule, or rows that don't come first
         return None
     if roots is None:
         return None
