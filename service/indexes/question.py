@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -15,7 +17,7 @@ from service.requests import Trace
 from service.results.stored import StoredResult, find_result
 from service.storage.keys import Document
 from service.storage.questions import Following
-from upweight.errors import Conflict, InvalidRequest
+from upweight.errors import Conflict, InvalidRequest, NotFound, UpweightError
 from upweight.schema import (
     DatasetRecord,
     Explained,
@@ -35,10 +37,20 @@ class Question:
     result: StoredResult
     document: Document
     arrays: dict[str, np.ndarray[Any, Any]]
+    in_address: bool = False  # its fields are parameters of the address
 
     @classmethod
-    def of(cls, parts: Parts, namespace: str, id: str, request: IndexQuery) -> Question:
+    def of(
+        cls, parts: Parts, namespace: str, id: str, request: IndexQuery, *, in_address: bool = False
+    ) -> Question:
         """Raises what can't be asked."""
+        with _located(in_address):
+            return cls._of(parts, namespace, id, request, in_address)
+
+    @classmethod
+    def _of(
+        cls, parts: Parts, namespace: str, id: str, request: IndexQuery, in_address: bool
+    ) -> Question:
         result = find_result(parts, namespace, id)
         if not result.has("index"):
             raise InvalidRequest(
@@ -59,18 +71,19 @@ class Question:
             "columns": list(arrays),
         }
         named = {str(at): each for at, each in enumerate(arrays.values())}
-        return cls(parts, namespace, result, document, named)
+        return cls(parts, namespace, result, document, named, in_address)
 
     def answered(self, trace: Trace, following: Following | None = None) -> IndexAnswer:
         """Held until a worker has. Raises what it has found wrong, QueueFull, Unavailable."""
-        found = self.parts.questions.asked(
-            self.namespace,
-            self.document,
-            self.arrays,
-            self.parts.settings.query_seconds,
-            str(trace),
-            following,
-        )
+        with _located(self.in_address):
+            found = self.parts.questions.asked(
+                self.namespace,
+                self.document,
+                self.arrays,
+                self.parts.settings.query_seconds,
+                str(trace),
+                following,
+            )
         every = sorted({row for one in found["rows"] for sign in one.values() for row, _ in sign})
         ids = dict(zip(every, self.result.ids("train", every), strict=True))
         return IndexAnswer(
@@ -95,10 +108,35 @@ class Question:
         )
 
 
+@contextmanager
+def _located(in_address: bool) -> Iterator[None]:
+    """Points what is wrong at the parameters of the address, where the question has come by these."""
+    try:
+        yield
+    except UpweightError as error:
+        if in_address:
+            error.errors = [
+                each.model_copy(update={"pointer": _parameter(each.pointer)})
+                for each in error.errors
+            ]
+        raise
+
+
+def _parameter(pointer: str) -> str:
+    """A selection's dataset is `test`, and its rows stand beside it."""
+    if pointer == "/test/rows":
+        return "query:rows"
+    first = pointer.removeprefix("/").split("/")[0]
+    return f"query:{first}" if first in ("test", "model") else pointer
+
+
 def _model(parts: Parts, namespace: str, result: StoredResult, request: IndexQuery) -> ModelRecord:
     """The index's model. Raises Conflict where another one is meant, or a newer version is there."""
     found = ModelRecord.model_validate(parts.records.get("model", namespace, result.job.model_id))
-    meant = resolve(parts, "model", namespace, request.model or found.name, usable=True)
+    try:
+        meant = resolve(parts, "model", namespace, request.model or found.name, usable=True)
+    except NotFound as missing:
+        raise NotFound.field("/model", missing.detail, request.model) from None
     if meant["id"] == found.id:
         return found
     own, other = f"{found.name}@{found.version}", f"{meant['name']}@{meant['version']}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Query
@@ -103,19 +104,25 @@ async def query_dataset(
     selection = {"dataset": test, **({} if rows is None else {"rows": rows})}
     given = {"k": k, "candidates": candidates, "model": model, "test": selection}
     request = _checked({name: value for name, value in given.items() if value is not None})
-    return await _answer(parts, caller.namespace, id, request, trace, accept)
+    return await _answer(parts, caller.namespace, id, request, trace, accept, in_address=True)
 
 
 async def _answer(
-    parts: Parts, namespace: str, id: str, request: IndexQuery, trace: Trace, accept: str | None
+    parts: Parts,
+    namespace: str,
+    id: str,
+    request: IndexQuery,
+    trace: Trace,
+    accept: str | None,
+    *,
+    in_address: bool = False,
 ) -> IndexAnswer | EventStream:
     """Held until it is there, or events until then."""
     leave_lane()
     loop = asyncio.get_running_loop()
     with parts.question_limit.one(namespace):
-        question = await loop.run_in_executor(
-            parts.asking, Question.of, parts, namespace, id, request
-        )
+        made = partial(Question.of, parts, namespace, id, request, in_address=in_address)
+        question = await loop.run_in_executor(parts.asking, made)
         if not wants_events(accept):
             return await loop.run_in_executor(parts.asking, question.answered, trace)
     return followed(question, trace)

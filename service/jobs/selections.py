@@ -30,9 +30,8 @@ def with_numbers(parts: Parts, namespace: str, job: JobRequest) -> JobRequest:
     update = {
         field: numbered(parts, namespace, selection, f"/{field}")
         for field, selection in _selections(job)
-        if selection.ids is not None or selection.where is not None
     }
-    job = job.model_copy(update=update) if update else job
+    job = job.model_copy(update=update)
     if isinstance(job, InfluencesJob) and job.groups is not None:
         return _with_sets(parts, namespace, job)
     return job
@@ -88,6 +87,10 @@ def _selections(job: JobRequest) -> Iterator[tuple[str, Selection]]:
 
 def numbered(parts: Parts, namespace: str, selection: Selection, pointer: str) -> Selection:
     """One choice by numbers. It keeps `where`, with which these numbers come to themselves."""
+    if selection.ids is None and selection.where is None:
+        return (
+            selection  # by numbers as they were written, which is what is told where they are wrong
+        )
     found = ready(parts, "dataset", namespace, selection.dataset, f"{pointer}/dataset")
     dataset = DatasetRecord.model_validate(found)
     rows = filtered(parts, namespace, dataset, selection, pointer)

@@ -286,6 +286,24 @@ def test_what_can_t_be_asked_is_told_by_column_and_row(
     assert "rows of a dataset" in refused(answer, 422, "invalid-request")
 
 
+def test_what_is_wrong_in_the_address_is_told_by_its_parameter(
+    index: IndexResult, http: httpx2.Client
+) -> None:
+    path = f"/v1/indexes/{index.id}/query"
+    for address, status, pointer, words in [
+        ({"test": NAME, "rows": "99"}, 422, "query:rows", "99"),
+        ({"test": NAME, "rows": "1:x"}, 422, "query:rows", "not a row or a slice"),
+        ({"test": NAME, "rows": "5:5"}, 422, "query:rows", "chooses no row"),
+        ({"test": "nowhere", "rows": "0"}, 404, "query:test", "nowhere"),
+        ({"test": NAME, "rows": "0", "model": "nobody"}, 404, "query:model", "nobody"),
+    ]:
+        answer = http.get(path, params=address)
+        assert answer.status_code == status
+        (error,) = answer.json()["errors"]
+        assert error["pointer"] == pointer
+        assert words in error["detail"]
+
+
 def npz(save: Any = np.savez, **columns: Any) -> bytes:
     body = io.BytesIO()
     save(body, **columns)

@@ -135,9 +135,8 @@ class Layout:
         for at, row in enumerate(rows):
             if self.pad not in row:
                 continue
-            ends = (row[:1] if self.side != "right" else []) + (
-                row[-1:] if self.side != "left" else []
-            )
+            ends = [*(row[:1] if self.side != "right" else ())]
+            ends += row[-1:] if self.side != "left" else ()
             if self.pad in ends or not self.pads_inside:
                 where = "ends in" if self.pad == row[-1] else "has"
                 raise Unclear(

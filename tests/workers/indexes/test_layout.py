@@ -154,7 +154,9 @@ def test_a_text_with_the_token_that_pads_at_its_end_is_refused(
     """Whether it counts there can't be told from rows in which whatever pads does not."""
     layout = found(made(texts()))
     ended = [PAD, 7, 8] if made is kept_left else [7, 8, PAD]
-    with pytest.raises(Unclear, match=r"token that pads rows \(0\).*give the row in 'columns'") as told:
+    with pytest.raises(
+        Unclear, match=r"token that pads rows \(0\).*give the row in 'columns'"
+    ) as told:
         layout.rows([[5, 6], ended], ["y"])
     assert told.value.text == 1
     tokens, columns = layout.rows([ended], [])  # its label is given beside it
