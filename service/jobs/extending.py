@@ -18,7 +18,15 @@ from upweight.schema import (
     parse_rows,
 )
 
-_TAKEN = ("dimension", "stored_as", "curvature", "hessian_regularization", "precision", "seed")
+_TAKEN = (
+    "dimension",
+    "projection",
+    "stored_as",
+    "curvature",
+    "hessian_regularization",
+    "precision",
+    "seed",
+)
 
 
 def extended(parts: Parts, namespace: str, job: IndexJob) -> IndexJob:

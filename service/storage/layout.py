@@ -110,6 +110,11 @@ class ResultPaths:
         return f"{self.prefix}/index/strengths.safetensors"
 
     @property
+    def index_projection(self) -> str:
+        """Of an index by a random projection: its matrices, and what whitens its numbers."""
+        return f"{self.prefix}/index/projection.safetensors"
+
+    @property
     def index_fit(self) -> str:
         """Of an index: the eigenvectors that its numbers are along."""
         return f"{self.prefix}/index/fit.safetensors"

@@ -30,6 +30,13 @@ def create(
     dimension: Annotated[
         int | None, typer.Option(help="Numbers of a row, a layer on the mean; 512 by default.")
     ] = None,
+    projection: Annotated[
+        str | None,
+        typer.Option(help="eigenvectors (the default), or random: built faster, finds fewer."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of drawn labels and of a random projection.")
+    ] = None,
     stored_as: Annotated[
         str | None, typer.Option(help="What each is stored as: float16 (the default), or int8.")
     ] = None,
@@ -51,10 +58,10 @@ def create(
     if extends is not None and not extends.startswith("job_"):
         extends = shell.client.indexes.get(extends).id
     fields = request_of(
-        name, model, train, train_rows=train_rows, dimension=dimension, stored_as=stored_as,
-        curvature=curvature,
+        name, model, train, train_rows=train_rows, dimension=dimension, projection=projection,
+        stored_as=stored_as, curvature=curvature,
         hessian_regularization=None if regularization is None else choices.damping(regularization),
-        extends=extends,
+        extends=extends, **({} if seed is None else {"seed": seed}),
     )  # fmt: skip
     record = shell.client.jobs.create(fields)
     if wait:
@@ -177,6 +184,7 @@ def told(record: JobRecord) -> str:
         for name in ("recall", "recall_after_rerank", "rank_correlation")
     }
     stored = f" in {known['stored_as']}" if "stored_as" in known else ""
+    stored += ", a random projection" if known.get("projection") == "random" else ""
     return (
         f"{known['numbers']:,} numbers a row{stored}; recall at {known['recall_at']}: "
         f"{numbers['recall']} by them alone, "

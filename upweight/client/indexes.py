@@ -39,6 +39,7 @@ def request_of(
     train: Choice,
     *,
     dimension: int | None = None,
+    projection: str | Mapping[str, Any] | BaseModel | None = None,
     stored_as: str | None = None,
     curvature: Any = None,
     hessian_regularization: Damping = None,
@@ -56,12 +57,19 @@ def request_of(
     given = {
         "name": name,
         "dimension": dimension,
+        "projection": _plain(projection),
         "stored_as": stored_as,
         "curvature": _structured(curvature),
         "hessian_regularization": plain_damping(hessian_regularization),
         "extends": extends,
     }
     return fields | {field: value for field, value in given.items() if value is not None}
+
+
+def _plain(projection: str | Mapping[str, Any] | BaseModel | None) -> Any:
+    if isinstance(projection, BaseModel):
+        return projection.model_dump(mode="json")
+    return dict(projection) if isinstance(projection, Mapping) else projection
 
 
 def _structured(curvature: Any) -> Any:
@@ -117,6 +125,7 @@ class Indexes:
         train: Choice,
         dimension: int | None = None,
         *,
+        projection: str | Mapping[str, Any] | BaseModel | None = None,
         stored_as: str | None = None,
         curvature: Any = None,
         hessian_regularization: Damping = None,
@@ -126,16 +135,18 @@ class Indexes:
     ) -> IndexResult:
         """Starts an index; `.wait()` until it is there, then `.query(x=…, y=…)`.
 
-        `dimension`: numbers that are kept of a row's gradient, a layer on the mean, 512 by default. `stored_as`:
-        what each is stored as, `float16` (2 bytes, the default) or `int8` (1 byte). `curvature`:
-        `ekfac` (of the Fisher matrix, the default), `kfac`, `layers`, `diagonal`, or a kind or
-        `{"kind": …, "structure": …}`. `hessian_regularization`: λ, by default `auto`. `extends`: an index, or its id or
-        name, whose rows are the first of these, so that the new ones alone are computed. `options`: fields of the job,
-        such as `precision`, `priority`, `labels`.
+        `dimension`: numbers that are kept of a row's gradient, a layer on the mean, 512 by default. `projection`:
+        `eigenvectors` of the curvature (the default), or `random`, which is built faster and finds fewer of the
+        strongest rows by its numbers alone; `{"method": "random", "seed": …}` for a draw of its own. `stored_as`: what
+        each is stored as, `float16` (2 bytes, the default) or `int8` (1 byte). `curvature`: `ekfac` (of the Fisher
+        matrix, the default), `kfac`, `layers`, `diagonal`, or a kind or `{"kind": …, "structure": …}`.
+        `hessian_regularization`: λ, by default `auto`. `extends`: an index, or its id or name, whose rows are the first
+        of these, so that the new ones alone are computed. `options`: fields of the job, such as `precision`,
+        `priority`, `labels`.
         """
         earlier = None if extends is None else _id(extends) or self.get(extends).id
         fields = request_of(
-            name, model, train, dimension=dimension, stored_as=stored_as, curvature=curvature,
+            name, model, train, dimension=dimension, projection=projection, stored_as=stored_as, curvature=curvature,
             hessian_regularization=hessian_regularization, train_rows=train_rows, extends=earlier, **options,
         )  # fmt: skip
         return IndexResult(self._link, self._bars, self._link.run(create(fields)))
@@ -170,6 +181,7 @@ class AsyncIndexes:
         train: Choice,
         dimension: int | None = None,
         *,
+        projection: str | Mapping[str, Any] | BaseModel | None = None,
         stored_as: str | None = None,
         curvature: Any = None,
         hessian_regularization: Damping = None,
@@ -180,7 +192,7 @@ class AsyncIndexes:
         """As `Indexes.create`, awaited."""
         earlier = None if extends is None else _id(extends) or (await self.get(extends)).id
         fields = request_of(
-            name, model, train, dimension=dimension, stored_as=stored_as, curvature=curvature,
+            name, model, train, dimension=dimension, projection=projection, stored_as=stored_as, curvature=curvature,
             hessian_regularization=hessian_regularization, train_rows=train_rows, extends=earlier, **options,
         )  # fmt: skip
         return AsyncIndexResult(self._link, self._bars, await self._link.run(create(fields)))

@@ -13,6 +13,7 @@ from upweight.schema.base import Answer, Reference, Request, Text
 from upweight.schema.curvature import Curvature, CurvatureField
 from upweight.schema.damping import Damping
 from upweight.schema.inversion import Direct, Inversion
+from upweight.schema.projection import Eigenvectors, Projection
 from upweight.schema.vectors import JOB_PATTERN
 
 USUAL_DIMENSION = 512  # numbers of a layer
@@ -43,9 +44,14 @@ class IndexJob(AttributionJob):
     )
     dimension: Annotated[int, Field(ge=1, le=MAXIMUM_DIMENSION)] = Field(
         USUAL_DIMENSION,
-        description="Numbers that are kept of a row's gradient, a layer on the mean: those along eigenvectors of the "
-        "curvature that are largest over a sample of the rows, in whichever layer. A layer with fewer parameters "
-        "counts with what it has.",
+        description="Numbers that are kept of a row's gradient, a layer on the mean; of a random projection, a layer "
+        "at most. A layer with fewer parameters counts with what it has.",
+    )
+    projection: Projection = Field(
+        Eigenvectors(),
+        description="Which numbers: `eigenvectors`, those along eigenvectors of the curvature that are largest over a "
+        "sample of the rows, in whichever layer; or `random`, a random projection of each layer's gradients, which is "
+        "built faster and finds fewer of the strongest rows by its numbers alone. A string alone is the `method`.",
     )
     stored_as: Literal["float16", "int8"] = Field(
         "float16",
@@ -83,6 +89,12 @@ class IndexJob(AttributionJob):
             raise ValueError(
                 f"an index is made of a curvature in closed form, which 'direct' inverts; leave out 'inversion' "
                 f"{self.inversion.method!r}"
+            )
+        most = self.projection.most
+        if most is not None and self.dimension > most:
+            raise ValueError(
+                f"'dimension' {self.dimension} with projection {self.projection.method!r} takes a matrix of that side "
+                f"for each layer; give at most {most}, or projection 'eigenvectors'"
             )
         if self.has_damping_axis:
             raise ValueError("an index has one λ; give 'hessian_regularization' as one, not a list")

@@ -44,9 +44,16 @@ from workers.engine.model.rows import Batch, Rows, TensorRows
 from workers.engine.model.second_order import is_out_of_memory
 from workers.engine.operators import Curvature, Damped, Inverse, restored, stored
 from workers.engine.progress import Progress
+from workers.engine.projection.whitened import RandomEmbedding
 from workers.engine.scores.by_parts import LayerGroups, position_shape, up_by_layer, up_by_token
 from workers.engine.scores.contraction import row_gradients
-from workers.engine.scores.embedding import SAMPLED, Embedding, Strengths, compressed, embedded
+from workers.engine.scores.embedding import (
+    SAMPLED,
+    Embedding,
+    SpectralEmbedding,
+    Strengths,
+    compressed,
+)
 from workers.engine.scores.optimality import Optimality, optimality
 from workers.engine.scores.perturbation import perturb_at, perturbation
 from workers.engine.scores.precision import Agreement, Precision
@@ -99,6 +106,7 @@ __all__ = [
     "Predictions",
     "Problem",
     "Progress",
+    "RandomEmbedding",
     "Recycled",
     "Rows",
     "RowsMixed",
@@ -106,6 +114,7 @@ __all__ = [
     "SingularHessian",
     "Solution",
     "SpannedRows",
+    "SpectralEmbedding",
     "Status",
     "Strengths",
     "TensorRows",
@@ -123,7 +132,6 @@ __all__ = [
     "check_rows_independent",
     "compressed",
     "derivatives_used",
-    "embedded",
     "is_mixed",
     "is_out_of_memory",
     "low_precision_agreement",

@@ -26,7 +26,7 @@ from workers import engine
 from workers.checks.rows import refuse_labels_out_of_range
 from workers.datasets.columns import Columns
 from workers.datasets.reader import tensor_dtype
-from workers.engine import Batch, Embedding, Problem, TensorRows
+from workers.engine import Batch, Problem, TensorRows
 from workers.engine import Rows as EngineRows
 from workers.engine.curvature.structured.blocks import Spectral
 from workers.engine.model.rows import ChosenRows
@@ -201,7 +201,7 @@ class Answering:
         )
         rows = parse_rows(request.train.rows, dataset.rows or 0)
         factors = stored.factors(range(len(rows)))
-        embedding = Embedding.of(form, stored.strengths(form, request.dimension))
+        embedding = stored.embedding(form, request)
         leading = embedding.leading(LEADING)
         searched = Searched.copied(stored.matrix, factors, leading, context.scratch, progress)
         return OpenIndex(

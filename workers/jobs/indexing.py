@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from service.jobs.counts import rhs_bytes
+from upweight.schema import IndexJob
 from workers import engine
 from workers.jobs.blocks import Solved
 from workers.jobs.neighbours import correlated
@@ -55,15 +56,20 @@ def compared(steps: Steps, index: StoredIndex, budget: int) -> tuple[Solved, dic
     told = {
         "rows": total,
         "numbers": steps.embedding.width,
-        "layers": steps.embedding.layers,
+        **_projected(steps),
         "stored_as": str(index.matrix.dtype.newbyteorder("=")),
-        **_agreement(found, exact, asking[:, None] == among, candidates, rough, looked),
+        **agreement(found, exact, asking[:, None] == among, candidates, rough, looked),
         "sample": f"{len(asking)} training rows, each beside {len(among):,} of {total:,} without itself, evenly spaced",
     }
     return solved, told
 
 
-def _agreement(
+def _projected(steps: Steps) -> dict[str, Any]:
+    assert isinstance(steps.request, IndexJob)
+    return {"projection": steps.request.projection.method, **steps.embedding.described}
+
+
+def agreement(
     found: Tensor,
     exact: Tensor,
     same: Tensor,

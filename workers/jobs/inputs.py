@@ -39,6 +39,7 @@ from workers.engine import (
     DerivativeCheck,
     Optimality,
     Problem,
+    RandomEmbedding,
     Rows,
     Strengths,
     make_measurement,
@@ -68,7 +69,7 @@ from workers.jobs.rows import (
     members_of,
     spanned,
 )
-from workers.jobs.stored_index import StoredIndex, first_strengths
+from workers.jobs.stored_index import StoredIndex, first_random_embedding, first_strengths
 from workers.jobs.table import Membership
 from workers.process.context import Context
 
@@ -226,6 +227,12 @@ class JobInputs:
         """Which numbers the job's index keeps: all who make blocks of it take what the first has found."""
         paths = ResultPaths(self._namespace, self._job["id"])
         return first_strengths(self._context.objects, paths, make)
+
+    def random_embedding(self, make: Callable[[], RandomEmbedding]) -> RandomEmbedding:
+        """The random projection of the job's index: likewise that of the first."""
+        paths = ResultPaths(self._namespace, self._job["id"])
+        device = self.problem.device
+        return first_random_embedding(self._context.objects, paths, make, device)
 
     def optimality(self) -> Optimality:
         """How near θ is to an optimum of its training loss; measured once."""

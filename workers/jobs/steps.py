@@ -11,9 +11,24 @@ from torch import Tensor
 
 from upweight.schema import IndexJob, InfluencesJob
 from workers import engine
-from workers.engine import Embedding, Precision, Rows, Solution, Strengths, Unweighted
+from workers.engine import (
+    Embedding,
+    Over,
+    Precision,
+    RandomEmbedding,
+    Rows,
+    Solution,
+    SpectralEmbedding,
+    Strengths,
+    Unweighted,
+    make_curvature,
+)
+from workers.engine.curvature.structured import Structured
 from workers.engine.curvature.structured.blocks import Spectral
+from workers.engine.curvature.structured.layout import Layout
 from workers.engine.model.rows import ChosenRows
+from workers.engine.projection.layers import Projection
+from workers.engine.projection.whitened import ROWS_OF_A_NUMBER
 from workers.engine.scores.leverage import Roots
 from workers.jobs.asked_damping import asked_of_fit, damped
 from workers.jobs.blocks import IndexBlock, Scores, SelfInfluences, Solved, Window, numbered_from
@@ -173,12 +188,54 @@ class Steps(Solving):
 
     @cached_property
     def embedding(self) -> Embedding:
-        """What makes few numbers of a gradient, by the eigenvectors of C and with the job's λ."""
+        """What makes few numbers of a gradient, with the job's λ."""
         assert isinstance(self.request, IndexJob)
         (asked,) = asked_of_fit(self.request)
         form = damped(self.closed_form(), asked)
         assert isinstance(form, Spectral)
-        return Embedding.of(form, self.inputs.strengths(lambda: self._strengths(form)))
+        if self.request.projection.is_random:
+            return self.inputs.random_embedding(lambda: self._random_embedding(form))
+        return SpectralEmbedding.of(form, self.inputs.strengths(lambda: self._strengths(form)))
+
+    def _random_embedding(self, form: Spectral) -> RandomEmbedding:
+        """Drawn and whitened now, unless an earlier index has."""
+        request, problem = self.request, self.inputs.problem
+        assert isinstance(request, IndexJob)
+        earlier = self.inputs.extended
+        if earlier is not None:
+            return earlier.random_embedding(problem.device)
+        asked = getattr(request.projection, "seed", None)
+        layout = Layout.of_matrices(problem, self.inputs.hessian_rows)
+        projection = Projection.drawn(
+            layout, request.dimension, request.seed if asked is None else asked, problem.theta
+        )
+        found = RandomEmbedding.of(
+            projection, form, self._sampled_curvature(projection), **self._options()
+        )
+        train = self.inputs.train
+        places = spaced(len(train), engine.SAMPLED).to(problem.device)
+        self._gradient_rows += found.curvature_rows + len(places)
+        passed = found.of_rows(problem, ChosenRows(train, places), **self._options())
+        return found.measured(block for _, block in passed)
+
+    def _sampled_curvature(self, projection: Projection) -> Structured | None:
+        """What is projected of the curvature: of its kind, over evenly spaced rows; None: it is the identity."""
+        asked, whole = self.request.curvature, self.inputs.hessian_rows
+        if asked.structure == "identity":
+            return None
+        count = ROWS_OF_A_NUMBER * max(each.numbers for each in projection.layers)
+        places = spaced(len(whole), count).to(self.inputs.problem.device)
+        over = Over(
+            self.inputs.problem,
+            ChosenRows(whole, places),
+            seed=self.request.seed,
+            whole=whole,
+            mask_input=self.inputs.mask_input,
+            **self._options(),
+        )
+        found = make_curvature(over, asked.kind, "ekfac")
+        assert isinstance(found, Structured)
+        return found
 
     def _strengths(self, form: Spectral) -> Strengths:
         """Which numbers are kept: by the gradients of some rows, unless an earlier index has said so."""
@@ -190,9 +247,8 @@ class Steps(Solving):
         places = spaced(len(train), engine.SAMPLED).to(self.inputs.problem.device)
 
         def rows(whole: Embedding) -> Iterator[Tensor]:
-            for _, block in engine.embedded(
-                self.inputs.problem, whole, ChosenRows(train, places), **self._options()
-            ):
+            chosen = ChosenRows(train, places)
+            for _, block in whole.of_rows(self.inputs.problem, chosen, **self._options()):
                 self._gradient_rows += len(block)
                 yield block
 
@@ -223,7 +279,7 @@ class Steps(Solving):
     def _embedded(self, rows: Window) -> Iterator[tuple[slice, Tensor]]:
         if not len(rows):
             return iter(())
-        return engine.embedded(self.inputs.problem, self.embedding, rows, **self._options())
+        return self.embedding.of_rows(self.inputs.problem, rows, **self._options())
 
     def solved_sample(self, places: Tensor) -> Solved:
         """Solutions for the gradients of some training rows."""

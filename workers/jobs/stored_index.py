@@ -16,7 +16,8 @@ from service.storage.objects import Objects
 from service.storage.row_blocks import RowBlocks
 from service.storage.tensors import read_entry, read_header, tensor_bytes
 from upweight.errors import NotStored
-from workers.engine import Strengths, restored
+from upweight.schema import IndexJob
+from workers.engine import Embedding, RandomEmbedding, SpectralEmbedding, Strengths, restored
 from workers.engine.curvature.structured.blocks import Spectral
 from workers.fits.store import as_array, as_tensor
 
@@ -65,6 +66,19 @@ class StoredIndex:
         found = _stored(self.objects, self.paths)
         return Strengths.by_layer(form, dimension) if found is None else found
 
+    def random_embedding(self, device: torch.device) -> RandomEmbedding:
+        """What its numbers are a random projection by."""
+        found = _stored_random(self.objects, self.paths, device)
+        if found is None:
+            raise NotStored(f"what index {self.paths.job_id} had stored has gone; start it again")
+        return found
+
+    def embedding(self, form: Spectral, request: IndexJob) -> Embedding:
+        """What makes its numbers of gradients, of its curvature with its λ."""
+        if request.projection.is_random:
+            return self.random_embedding(form.blocks[0].values.device)
+        return SpectralEmbedding.of(form, self.strengths(form, request.dimension))
+
     def numbers(self, rows: Sequence[int]) -> Tensor:
         """(k, width) of some rows, as they are stored."""
         blocks = list(self.matrix.blocks(rows, range(self.width), READ_BYTES))
@@ -93,6 +107,34 @@ def first_strengths(
         found = _stored(objects, paths)
         assert found is not None
     return found
+
+
+def first_random_embedding(
+    objects: Objects, paths: ResultPaths, make: Callable[[], RandomEmbedding], device: torch.device
+) -> RandomEmbedding:
+    """The random projection of an index: all who make blocks of it take what the first has drawn and whitened."""
+    found = _stored_random(objects, paths, device)
+    if found is None:
+        arrays = {name: as_array(each) for name, each in make().tensors().items()}
+        objects.put_first(paths.index_projection, tensor_bytes(arrays))
+        found = _stored_random(objects, paths, device)
+        assert found is not None
+    return found
+
+
+def _stored_random(
+    objects: Objects, paths: ResultPaths, device: torch.device
+) -> RandomEmbedding | None:
+    path = paths.index_projection
+    try:
+        names = read_header(objects, path)
+    except FileNotFoundError:
+        return None
+    tensors = {
+        name: as_tensor(read_entry(objects, path, entry)).to(device)
+        for name, entry in names.items()
+    }
+    return RandomEmbedding.from_tensors(tensors)
 
 
 def _stored(objects: Objects, paths: ResultPaths) -> Strengths | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import isqrt, prod
 
 from service.jobs.validation.compatibility import floating_inputs, label_columns
 from service.jobs.validation.inputs import Inputs
@@ -255,7 +255,22 @@ def _index_bytes(job: IndexJob, inputs: Inputs) -> int:
     width = sum(min(job.dimension, size) for size in module_sizes(inputs.model.selected).values())
     structure, item = job.curvature.structure, item_bytes(job)
     fit = sum(least_bytes(inputs.model.selected or (), structure, item).values())
+    if job.projection.is_random:
+        fit += _projection_bytes(job, inputs)
     return len(inputs.train.rows) * (_NUMBER_BYTES[job.stored_as] * width + _FACTOR_BYTES) + fit
+
+
+def _projection_bytes(job: IndexJob, inputs: Inputs) -> int:
+    """Of a random projection: what whitens each layer's numbers, and about what projects them."""
+    sizes = module_sizes(inputs.model.selected).values()
+    whitening = sum(min(job.dimension, size) ** 2 for size in sizes)
+    sides = 0
+    for each in inputs.model.selected or ():
+        count = prod(each.shape)
+        if count > job.dimension:
+            outputs = each.shape[0] if len(each.shape) > 1 else 1
+            sides += isqrt(job.dimension) * (outputs + count // outputs)
+    return item_bytes(job) * (whitening + sides)
 
 
 def result_bytes(job: AttributionJob, inputs: Inputs, right_hand_sides: int = 0) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.engine import Embedding, Strengths
+from workers.engine import SpectralEmbedding, Strengths
 from workers.engine.curvature.structured.blocks import Block, Spectral
 from workers.engine.curvature.structured.layout import BlockLayout
 
@@ -35,13 +35,13 @@ def gradients() -> Tensor:
 
 
 def test_the_largest_numbers_are_kept_in_whichever_layer(form: Spectral, gradients: Tensor) -> None:
-    def rows(whole: Embedding) -> Iterator[Tensor]:
+    def rows(whole: SpectralEmbedding) -> Iterator[Tensor]:
         yield from (whole(some) for some in gradients.split(64))
 
     found = Strengths.of(form, 2, rows)
     assert found.places.tolist() == [1, 4, 5, 8]
-    embedding = Embedding.of(form, found)
-    assert [each["numbers"] for each in embedding.layers] == [3, 1]
+    embedding = SpectralEmbedding.of(form, found)
+    assert [each["numbers"] for each in embedding.described["layers"]] == [3, 1]
     values = torch.cat([torch.linspace(3, 1, 6), torch.linspace(2, 1, 3)]).double()
     wanted = (gradients / (values + DAMPING).sqrt())[:, found.places]
     torch.testing.assert_close(embedding(gradients), wanted, rtol=1e-12, atol=0.0)
@@ -53,14 +53,14 @@ def test_a_layer_of_which_nothing_is_kept_gives_no_numbers(
     form: Spectral, gradients: Tensor
 ) -> None:
     found = Strengths(torch.tensor([6, 7, 8]), torch.ones(3))
-    embedding = Embedding.of(form, found)
-    assert [each["numbers"] for each in embedding.layers] == [0, 3]
+    embedding = SpectralEmbedding.of(form, found)
+    assert [each["numbers"] for each in embedding.described["layers"]] == [0, 3]
     assert embedding(gradients).shape == (200, 3)
 
 
 @pytest.mark.parametrize("dimension", [6, 100])
 def test_all_are_kept_where_no_layer_is_larger(form: Spectral, dimension: int) -> None:
-    def rows(whole: Embedding) -> Iterator[Tensor]:
+    def rows(whole: SpectralEmbedding) -> Iterator[Tensor]:
         raise AssertionError("nothing is to be chosen")
 
     assert Strengths.of(form, dimension, rows).places.tolist() == list(range(9))

@@ -9,6 +9,7 @@ the gradients of the labels that the rows have differ from those that C is made 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from workers.engine.model.rows import Rows
 from workers.engine.progress import Progress
 from workers.engine.scores.contraction import over_gradients
 
-Embedded = Callable[["Embedding"], Iterator[Tensor]]
+Embedded = Callable[["SpectralEmbedding"], Iterator[Tensor]]
 SAMPLED = 256  # rows by whose gradients numbers are chosen
 # So many rows' worth of what Λ says is added: few rows say little of a number, and some have no gradient at all there.
 PRIOR_ROWS = 4
@@ -56,7 +57,7 @@ class Strengths:
         ).cpu()
         if count == sum(sizes) or rows is None:
             return cls._largest(shares, count)
-        whole = Embedding.of(form, cls(torch.arange(sum(sizes)), shares.float()))
+        whole = SpectralEmbedding.of(form, cls(torch.arange(sum(sizes)), shares.float()))
         total, number = PRIOR_ROWS * shares, PRIOR_ROWS
         for block in rows(whole):
             total += block.double().square().sum(0).cpu()
@@ -81,8 +82,42 @@ class Strengths:
         return cls(places, values[places].float())
 
 
+class Embedding(ABC):
+    """A map of gradients (k, p) to few numbers (k, width), whose products approximate influences."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Numbers of a row, in all."""
+
+    @property
+    @abstractmethod
+    def described(self) -> dict[str, Any]:
+        """For people: how many numbers of each layer there are, and of how many parameters."""
+
+    @abstractmethod
+    def leading(self, count: int) -> Tensor:
+        """(count,) places among the numbers of those that add most to the variance of the scores, ascending."""
+
+    @abstractmethod
+    def __call__(self, gradients: Tensor) -> Tensor:
+        """(k, p) -> (k, width)."""
+
+    @abstractmethod
+    def of_rows(
+        self,
+        problem: Problem,
+        rows: Rows,
+        *,
+        batch_size: BatchSize = "auto",
+        budget_bytes: int = DEFAULT_BUDGET,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """The numbers of each row's gradient: yields (slice of rows, (b, width)). Raises NotFinite."""
+
+
 @dataclass(frozen=True)
-class Embedding:
+class SpectralEmbedding(Embedding):
     """r, cut to some numbers. `kept` (d,) are places among a block's, None for all in their order."""
 
     blocks: tuple[Block, ...]
@@ -91,7 +126,7 @@ class Embedding:
     strengths: Strengths
 
     @classmethod
-    def of(cls, form: Spectral, strengths: Strengths) -> Embedding:
+    def of(cls, form: Spectral, strengths: Strengths) -> SpectralEmbedding:
         """The numbers at some places, of a C with a λ. Raises BadParameter where no λ is given yet."""
         if not form.dampings:
             raise BadParameter("hessian_regularization", None, "give a λ first")
@@ -117,13 +152,12 @@ class Embedding:
 
     def leading(self, count: int) -> Tensor:
         """(count,) places among the numbers of those that add most to the variance of the scores, ascending."""
-        order = self.strengths.values.sort(descending=True, stable=True).indices
-        return order[:count].sort().values
+        return strongest(self.strengths.values, count)
 
     @property
-    def layers(self) -> list[dict[str, Any]]:
+    def described(self) -> dict[str, Any]:
         """For people: how many numbers of each layer are kept, and of how many."""
-        return [
+        layers = [
             {
                 "layer": block.layout.layer,
                 "parameters": block.layout.size,
@@ -131,6 +165,7 @@ class Embedding:
             }
             for block, scale in zip(self.blocks, self.scales, strict=True)
         ]
+        return {"layers": layers}
 
     def __call__(self, gradients: Tensor) -> Tensor:
         """(k, p) -> (k, width)."""
@@ -151,27 +186,32 @@ class Embedding:
                 ) * scale
         return result
 
+    def of_rows(
+        self,
+        problem: Problem,
+        rows: Rows,
+        *,
+        batch_size: BatchSize = "auto",
+        budget_bytes: int = DEFAULT_BUDGET,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """By whole gradients: yields (slice of rows, (b, width)). Raises NotFinite."""
+        yield from over_gradients(
+            problem,
+            rows,
+            self,
+            "index",
+            batch_size,
+            budget_bytes,
+            progress,
+            result_width=problem.size + self.width,
+        )
 
-def embedded(
-    problem: Problem,
-    embedding: Embedding,
-    rows: Rows,
-    *,
-    batch_size: BatchSize = "auto",
-    budget_bytes: int = DEFAULT_BUDGET,
-    progress: Progress | None = None,
-) -> Iterator[tuple[slice, Tensor]]:
-    """The numbers of each row's gradient: yields (slice of rows, (b, width)). Raises NotFinite."""
-    yield from over_gradients(
-        problem,
-        rows,
-        embedding,
-        "index",
-        batch_size,
-        budget_bytes,
-        progress,
-        result_width=problem.size + embedding.width,
-    )
+
+def strongest(values: Tensor, count: int) -> Tensor:
+    """(count,) places of the largest of (d,), ascending."""
+    order = values.sort(descending=True, stable=True).indices
+    return order[:count].sort().values
 
 
 def compressed(numbers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

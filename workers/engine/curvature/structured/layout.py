@@ -25,6 +25,7 @@ SMALL_BLOCK = 1024
 LARGE_BLOCK = 4096
 # A factor of a layer is (side, side), and its eigenvectors take 25 side³ operations.
 LARGEST_SIDE = 8192
+UNKNOWN_USE = "no rule covers how it is used"
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,35 @@ class Layout:
         rest = [each for each in problem.layout if each.name not in taken]
         for layer, members in _modules(rest).items():
             known = all(each.name in uses for each in members)
-            why = "" if known else "no rule covers how it is used"
+            why = "" if known else UNKNOWN_USE
             found.append(_whole(layer, members, SMALL_BLOCK, why))
+        blocks = sorted(found, key=lambda block: block.offsets[0])
+        return cls(tuple(blocks), frozenset(uses), places)
+
+    @classmethod
+    def of_matrices(cls, problem: Problem, rows: Rows) -> Layout:
+        """Every parameter as a matrix, of any side; `why` says of which gradients have to be formed, and what for."""
+        uses = agreeing_uses(problem, rows)
+        places = {each.name: each for each in problem.layout}
+        found = _factored(places, uses, None)
+        taken = {name for block in found for name in block.names}
+        for each in problem.layout:
+            if each.name in taken or not each.size:
+                continue
+            outputs = each.shape[0] if len(each.shape) > 1 else 1
+            known = each.name in uses
+            found.append(
+                BlockLayout(
+                    each.module,
+                    "kronecker",
+                    (each.name,),
+                    (each.offset,),
+                    (each.size,),
+                    rows=outputs,
+                    columns=each.size // outputs,
+                    why="it is no matrix in all its uses" if known else UNKNOWN_USE,
+                )
+            )
         blocks = sorted(found, key=lambda block: block.offsets[0])
         return cls(tuple(blocks), frozenset(uses), places)
 
@@ -149,15 +177,17 @@ class Layout:
 
 
 def _factored(
-    places: Mapping[str, ParameterSlice], uses: Mapping[str, Sequence[Use]]
+    places: Mapping[str, ParameterSlice],
+    uses: Mapping[str, Sequence[Use]],
+    largest: int | None = LARGEST_SIDE,
 ) -> list[BlockLayout]:
-    """The matrices whose blocks are Kronecker products."""
+    """The matrices whose blocks are Kronecker products, of factors up to a side."""
     blocks: list[BlockLayout] = []
     for name, place in places.items():
         own = [use for use in uses.get(name, ()) if use.names[0] == name]
         if not own or len(own) < len(uses[name]) or any(isinstance(e, BroadcastUse) for e in own):
             continue
-        block = _kronecker(place, own, uses, places)
+        block = _kronecker(place, own, uses, places, largest)
         if block is not None:
             blocks.append(block)
     return blocks
@@ -192,13 +222,14 @@ def _kronecker(
     own: Sequence[Use],
     uses: Mapping[str, Sequence[Use]],
     places: Mapping[str, ParameterSlice],
+    largest: int | None,
 ) -> BlockLayout | None:
     """Of a parameter that is a matrix in all its uses; None where a factor would be too large."""
     layer = place.module
     matrices = [each for each in own if isinstance(each, MatrixUse)]
     if not matrices:
         number, width = place.shape
-        if width > LARGEST_SIDE:
+        if largest is not None and width > largest:
             return None
         return BlockLayout(
             layer, "kronecker", (place.name,), (place.offset,), (place.size,),
@@ -217,7 +248,7 @@ def _kronecker(
     shared = len(matrices) == len(own) and all(each.bias == bias for each in matrices)
     joined = (places[bias],) if bias is not None and bias in places and alone and shared else ()
     columns = inside + len(joined)
-    if max(outputs // first.groups, columns) > LARGEST_SIDE:
+    if largest is not None and max(outputs // first.groups, columns) > largest:
         return None
     members = (place, *joined)
     return BlockLayout(

@@ -108,7 +108,7 @@ class Collector:
         numbered = list(enumerate(self.layout.blocks))
         asked = numbered if part is None else [numbered[index] for index in part]
         kronecker = any(block.form == "kronecker" for _, block in asked)
-        for number, column in enumerate(self._columns(batch)):
+        for number, column in enumerate(self.columns_of(batch)):
             if number == 0 and kronecker:
                 column.reached = self._reached(column.io)
             for index, block in asked:
@@ -129,7 +129,7 @@ class Collector:
     def squares(self, batch: Batch, bases: Bases) -> Tensors:
         """Σ (Q_Sᵀ W_n Q_A)² over the rows, of Kronecker blocks."""
         sums: Tensors = {}
-        for column in self._columns(batch):
+        for column in self.columns_of(batch):
             for index, block in enumerate(self.layout.blocks):
                 if block.form == "kronecker":
                     basis = bases[index]
@@ -137,7 +137,8 @@ class Collector:
                     _join(sums, {f"{index}.values": found})
         return sums
 
-    def _columns(self, batch: Batch) -> Iterator[Column]:
+    def columns_of(self, batch: Batch) -> Iterator[Column]:
+        """The batch gone forward, and back once for each gradient that its rows add to C."""
         io = layer_io(self.problem, batch, self.layout.explained)
         for loss, targets in columns(self.problem, self.moment, io):
             yield Column(self, io, loss, targets, io.cotangents(loss, targets))

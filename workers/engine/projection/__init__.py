@@ -1,0 +1,1 @@
+"""Spaces that are projections of θ."""

@@ -1,0 +1,260 @@
+"""Random projections of rows' gradients, whitened by the curvature in their space: an index that is built fast.
+
+With P the projection of a layer and C̃ = Pᵀ C P over a sample of the rows, a row has the numbers W Pᵀ g, where
+Wᵀ W = (C̃ + λI)⁻¹ by the eigenvectors of C̃: products of two rows' numbers are influences in the projected space.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from workers.engine.autodiff.layer_uses import bytes_of_row
+from workers.engine.curvature.structured.blocks import LIFT, Spectral, entries_of
+from workers.engine.curvature.structured.layout import BlockLayout, Layout
+from workers.engine.curvature.structured.operator import Structured
+from workers.engine.curvature.structured.sums import Collector
+from workers.engine.errors import BadParameter, OutOfMemory, SingularHessian
+from workers.engine.model.batching import (
+    DEFAULT_BUDGET,
+    BatchSize,
+    RowBlock,
+    activation_bytes,
+    over_rows,
+    rows_at_once,
+)
+from workers.engine.model.problem import Problem
+from workers.engine.model.rows import Batch, Rows
+from workers.engine.model.second_order import once_differentiable
+from workers.engine.progress import Progress, silent
+from workers.engine.projection.layers import ProjectedLayer, Projection
+from workers.engine.scores.contraction import GRADIENT_COPIES, over_columns
+from workers.engine.scores.embedding import PRIOR_ROWS, Embedding, strongest
+
+NUMBER_COPIES = 3  # of a row's numbers: before and after they are whitened, and one side of a layer
+ROWS_OF_A_NUMBER = 8  # of the sample that C̃ is over, for each number of the widest layer
+
+
+@dataclass(frozen=True)
+class RandomEmbedding(Embedding):
+    """W Pᵀ of gradients. `whitening` are Wᵀ, (k, k) of each layer with k numbers; `values` (width,) mean squares."""
+
+    projection: Projection
+    whitening: tuple[Tensor, ...]
+    values: Tensor
+    curvature_rows: int  # that C̃ is over; 0: C is the identity
+
+    @classmethod
+    def of(
+        cls,
+        projection: Projection,
+        form: Spectral,
+        curvature: Structured | None,
+        *,
+        batch_size: BatchSize = "auto",
+        budget_bytes: int = DEFAULT_BUDGET,
+        progress: Progress | None = None,
+    ) -> Self:
+        """With the λ's of a closed form, and C̃ of a curvature over some rows; None: C is the identity.
+
+        An L2 term adds its mean over a layer. Raises OutOfMemory, SingularHessian.
+        """
+        if not form.dampings:
+            raise BadParameter("hessian_regularization", None, "give a λ first")
+        _require_memory(projection, form.dtype, budget_bytes)
+        if curvature is None:
+            moments = [torch.eye(each.numbers, dtype=torch.float64) for each in projection.layers]
+        else:
+            moments = _second_moments(projection, curvature, batch_size, budget_bytes, progress)
+        whitening, values = [], []
+        for layer, moment in zip(projection.layers, moments, strict=True):
+            penalty = None if curvature is None else curvature.problem.penalty
+            least = 0.0 if penalty is None else float(entries_of(layer.layout, penalty).mean())
+            found, vectors = torch.linalg.eigh((moment + moment.mT) / 2)
+            found = found.clamp(min=0.0) + least
+            damping = _damping_of(layer.layout, form)
+            _require_regular(found, damping, form.dtype)
+            whitening.append((vectors * (found + damping).rsqrt()).to(form.dtype).contiguous())
+            values.append(found / (found + damping))
+        strengths = torch.cat(values).float().cpu()
+        rows = 0 if curvature is None else curvature.row_count
+        return cls(projection, tuple(whitening), strengths, rows)
+
+    def measured(self, rows: Iterator[Tensor]) -> RandomEmbedding:
+        """With the mean squares of some rows' numbers, (b, width) at a time, and of what C̃ says."""
+        total, number = PRIOR_ROWS * self.values.double(), PRIOR_ROWS
+        for block in rows:
+            total += block.double().square().sum(0).cpu()
+            number += len(block)
+        values = (total / number).float()
+        return RandomEmbedding(self.projection, self.whitening, values, self.curvature_rows)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row, in all."""
+        return self.projection.width
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """For people: how many numbers of each layer there are, and what they are projections of."""
+        return {
+            "layers": [_described(each) for each in self.projection.layers],
+            "curvature_rows": self.curvature_rows,
+        }
+
+    def leading(self, count: int) -> Tensor:
+        """(count,) places among the numbers of those that add most to the variance of the scores, ascending."""
+        return strongest(self.values, count)
+
+    def __call__(self, gradients: Tensor) -> Tensor:
+        """(k, p) -> (k, width)."""
+        return self._whitened(self.projection.of_gradients(gradients))
+
+    def of_rows(
+        self,
+        problem: Problem,
+        rows: Rows,
+        *,
+        batch_size: BatchSize = "auto",
+        budget_bytes: int = DEFAULT_BUDGET,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Without whole gradients: yields (slice of rows, (b, width)). Raises NotFinite."""
+        collector = Collector(problem, _layout(self.projection, problem), "gradients")
+
+        def work(batch: Batch) -> Tensor:
+            with once_differentiable():
+                (column,) = collector.columns_of(problem.placed(batch))
+                return self._whitened(self.projection.of_column(column))
+
+        size = _rows_at_once(self.projection, problem, rows, batch_size, budget_bytes)
+        yield from over_columns(problem, rows, RowBlock(size), work, "index", progress)
+
+    def _whitened(self, numbers: Sequence[Tensor]) -> Tensor:
+        first = numbers[0]
+        result = torch.empty(len(first), self.width, dtype=first.dtype, device=first.device)
+        start = 0
+        for own, whitening in zip(numbers, self.whitening, strict=True):
+            torch.mm(own, whitening, out=result[:, start : start + own.shape[1]])
+            start += own.shape[1]
+        return result
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For storing; `from_tensors` takes them back."""
+        document = {
+            "layers": [
+                {"layout": each.layout.to_json(), "formed": each.formed}
+                for each in self.projection.layers
+            ],
+            "explained": sorted(self.projection.explained),
+            "curvature_rows": self.curvature_rows,
+        }
+        note = torch.frombuffer(bytearray(json.dumps(document).encode()), dtype=torch.uint8)
+        found = {"layout": note.clone(), "values": self.values, **self.projection.tensors()}
+        return found | {f"{at}.whitening": each for at, each in enumerate(self.whitening)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `tensors`."""
+        document = json.loads(bytes(tensors["layout"].cpu().tolist()).decode())
+        layers = tuple(
+            ProjectedLayer(BlockLayout.from_json(each["layout"]), each["formed"], None, None)
+            for each in document["layers"]
+        )
+        projection = Projection(layers, frozenset(document["explained"])).with_tensors(tensors)
+        whitening = tuple(tensors[f"{at}.whitening"] for at in range(len(layers)))
+        return cls(projection, whitening, tensors["values"].cpu(), document["curvature_rows"])
+
+
+def _layout(projection: Projection, problem: Problem) -> Layout:
+    blocks = tuple(each.layout for each in projection.layers)
+    return Layout(blocks, projection.explained, {each.name: each for each in problem.layout})
+
+
+def _second_moments(
+    projection: Projection,
+    curvature: Structured,
+    batch_size: BatchSize,
+    budget_bytes: int,
+    progress: Progress | None,
+) -> list[Tensor]:
+    """C̃ of each layer, (k, k) in float64: a mean over the curvature's rows."""
+    problem, rows = curvature.problem, curvature.rows
+    collector = Collector(problem, _layout(projection, problem), curvature.moment)
+    totals = [
+        torch.zeros(each.numbers, each.numbers, dtype=torch.float64, device=problem.device)
+        for each in projection.layers
+    ]
+
+    def work(batch: Batch) -> list[list[Tensor]]:
+        with once_differentiable():
+            found = collector.columns_of(problem.placed(batch))
+            return [projection.of_column(column) for column in found]
+
+    size = _rows_at_once(projection, problem, rows, batch_size, budget_bytes)
+    told = progress or silent
+    for _, columns in over_rows(
+        rows, RowBlock(size), work, what="projected curvature", progress=told
+    ):
+        for numbers in columns:
+            for total, own in zip(totals, numbers, strict=True):
+                total += own.mT @ own
+    return [total / len(rows) for total in totals]
+
+
+def _rows_at_once(
+    projection: Projection, problem: Problem, rows: Rows, batch_size: BatchSize, budget: int
+) -> int:
+    numbers = NUMBER_COPIES * projection.width + GRADIENT_COPIES * projection.formed
+    row_bytes = bytes_of_row(problem, rows, projection.explained)
+    row_bytes += numbers * problem.dtype.itemsize
+    if any(
+        name not in projection.explained for each in projection.layers for name in each.layout.names
+    ):
+        row_bytes += activation_bytes(problem, rows)
+    return rows_at_once(batch_size, len(rows), row_bytes, budget, problem.device.type)
+
+
+def _require_memory(projection: Projection, dtype: torch.dtype, budget: int) -> None:
+    """Raises OutOfMemory, in bytes: matrices, whitening, sums in float64, and one layer's eigenvectors."""
+    numbers = [each.numbers for each in projection.layers]
+    held = sum(each.nbytes for each in projection.tensors().values())
+    held += (dtype.itemsize + 8) * sum(each**2 for each in numbers)
+    needed = held + 4 * 8 * max(numbers) ** 2
+    if needed > budget:
+        raise OutOfMemory(
+            f"a projected curvature of {needed:,} bytes, where {budget:,} may be used",
+            "give a smaller dimension, or select fewer parameters",
+        )
+
+
+def _require_regular(eigenvalues: Tensor, damping: float, dtype: torch.dtype) -> None:
+    """Raises SingularHessian where C̃ + λI is singular but for rounding."""
+    smallest, largest = float(eigenvalues.min()), float(eigenvalues.max())
+    eps = torch.finfo(dtype if damping == 0.0 else torch.float64).eps
+    if smallest + damping <= len(eigenvalues) ** 0.5 * eps * largest:
+        raise SingularHessian(smallest + damping, damping, float(f"{LIFT * (largest or 1.0):.1e}"))
+
+
+def _damping_of(layout: BlockLayout, form: Spectral) -> float:
+    """λ of the block that has this parameter."""
+    for block, damping in zip(form.blocks, form.dampings, strict=True):
+        if layout.offsets[0] in block.layout.offsets:
+            return damping
+    raise BadParameter("hessian_regularization", layout.layer, "no λ is known of this layer")
+
+
+def _described(layer: ProjectedLayer) -> dict[str, Any]:
+    layout = layer.layout
+    found: dict[str, Any] = {
+        "layer": layout.layer,
+        "parameters": layout.size,
+        "numbers": layer.numbers,
+        "sides": list(layer.sides),
+    }
+    return found | ({"gradient_formed": layout.why} if layer.formed else {})
