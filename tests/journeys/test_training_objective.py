@@ -135,6 +135,19 @@ def test_losses_beside_a_result_and_rows_measured_are_without_weights(data: Clie
     assert near(both.numpy(), gradients(slice(0, 4)) @ solved)
 
 
+@pytest.mark.parametrize("blocks", [{}, {"train_rows": 7, "spread": True}])
+def test_a_weighted_rows_influence_on_itself_is_the_diagonal_of_up(
+    data: Client, blocks: dict[str, Any]
+) -> None:
+    """Weighted once, as the row that trains; where it is measured it has no weight."""
+    damped = dense(W, torch.zeros(1)) + DAMPING * torch.eye(len(THETA))
+    own = gradients(TRAIN)
+    found = data.self_influences(
+        "rows-weigh", "rows-weigh", hessian_regularization=DAMPING, blocks=blocks
+    )
+    assert near(found.numpy(), W * (own * torch.linalg.solve(damped, own.T).T).sum(1))
+
+
 def test_the_pieces_of_weighted_rows_have_them(data: Client) -> None:
     found = data.compute_gradients("rows-weigh", "rows-weigh")
     assert near(found.numpy(), W[:, None] * gradients(TRAIN))

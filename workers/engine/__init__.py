@@ -36,7 +36,7 @@ from workers.engine.inversion.solution import Solution, Status
 from workers.engine.inversion.verdict import unsolved_statuses
 from workers.engine.model.dtypes import is_mixed, mixed
 from workers.engine.model.losses import Loss, make_loss
-from workers.engine.model.losses.weighted import Unweighted, Weighted
+from workers.engine.model.losses.weighted import Unweighted, Weighted, weights_of
 from workers.engine.model.measurement import SpannedRows, make_measurement, refuse_outside
 from workers.engine.model.parameters import ParameterSlice
 from workers.engine.model.problem import Problem
@@ -155,4 +155,5 @@ __all__ = [
     "up",
     "up_by_layer",
     "up_by_token",
+    "weights_of",
 ]

@@ -173,11 +173,20 @@ class Steps(Solving):
 
         count = self.request.damping_count
         values = torch.empty((count, len(train)), dtype=problem.dtype, device=problem.device)
+        # As a row of `up` with itself: its weight counts where it trains, and not where it is measured.
+        weighted = problem.plain is not problem
         influences = engine.self_influences_of_each(
-            problem, remembered, count, train, **self._options()
+            problem.plain,
+            remembered,
+            count,
+            Unweighted(train) if weighted else train,
+            **self._options(),
         )
         with numbered_from(rows.start):
             for here, block in influences:
+                if weighted:
+                    places = torch.arange(here.start, here.stop, device=block.device)
+                    block = block * engine.weights_of(train, places).to(block)
                 values[:, here] = block
                 self._gradient_rows += block.shape[1]
         summaries = [

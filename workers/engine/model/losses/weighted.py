@@ -89,6 +89,11 @@ class Unweighted:
         return replace(batch, targets=_apart(batch.targets)[0])
 
 
+def weights_of(rows: Rows, places: Tensor) -> Tensor:
+    """(b,): the weights of the rows with these numbers."""
+    return _apart(rows.take(places).targets)[1]
+
+
 def _apart(targets: Targets) -> tuple[Targets, Tensor]:
     if not isinstance(targets, tuple):
         raise BadParameter(
