@@ -323,12 +323,12 @@ def test_a_namespace_with_too_many_unfinished_jobs_waits(ready: Acting) -> None:
     assert submitted(ready).status_code == 202
 
 
-def labelled(acting: Acting, name: str, low: float, high: float) -> None:
+def labelled(acting: Acting, name: str, low: float, high: float, *names: str) -> None:
     columns = [
         {"name": "x", "dtype": "float32", "shape": [4]},
         {"name": "y", "dtype": "int64", "shape": [], "minimum": low, "maximum": high},
     ]
-    acting.dataset(name, columns=columns)
+    acting.dataset(name, columns=columns, request={"class_names": names})
 
 
 WIDE = [("trunk.weight", [5000, 5000]), ("trunk.bias", [5000]), ("head.weight", [10, 5000])]
@@ -401,6 +401,21 @@ def test_labels_that_the_loss_ignores_may_lie_out_of_range(ready: Acting) -> Non
     ready.model("padding", request={"loss": {"name": "cross_entropy", "ignore_index": 255}})
     assert submitted(ready, model="padding", train={"dataset": "padded"}).status_code == 202
     assert submitted(ready, train={"dataset": "padded"}).status_code == 422
+
+
+def test_a_label_without_a_name_is_refused_unless_the_loss_ignores_it(ready: Acting) -> None:
+    labelled(ready, "few", 0, 2, "cat", "dog")
+    for name in ("train", "test"):
+        answer = submitted(ready, **{name: {"dataset": "few", "rows": "0:5"}})
+        said = field(answer, f"/{name}/dataset")
+        assert "has the label 2" in said
+        assert "a name for each label" in said
+        assert "'ignore_index'" in said
+    labelled(ready, "all", 0, 2, "cat", "dog", "cow")
+    assert submitted(ready, train={"dataset": "all"}).status_code == 202
+    labelled(ready, "padded", 0, 255, "cat", "dog")
+    ready.model("padding", request={"loss": {"name": "cross_entropy", "ignore_index": 255}})
+    assert submitted(ready, model="padding", train={"dataset": "padded"}).status_code == 202
 
 
 def test_the_range_of_all_rows_does_not_judge_some_of_them(ready: Acting) -> None:

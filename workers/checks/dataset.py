@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -71,6 +71,7 @@ def check_dataset(
                 _refuse_unfit_preview(record, [column.spec() for column in found.values()])
                 for name, features in record.features.items():
                     found[name].require_features(features)
+                _expect_names(record, found)
             done = partial(checkpoint, number, len(sources))
             for column in found.values():
                 column.require_alike(shard, source)
@@ -110,6 +111,13 @@ def _refuse_unfit_preview(record: DatasetRecord, columns: Sequence[ColumnSpec]) 
     error = unfit(record.preview, [column.name for column in columns], columns)
     if error is not None:
         raise Rejected(error.detail, errors=[error])
+
+
+def _expect_names(record: DatasetRecord, found: Mapping[str, _Column]) -> None:
+    """Labels are the one target of whole numbers."""
+    labels = [found[name] for name in record.targets if found[name].dtype.kind in "iu"]
+    if record.class_names and len(labels) == 1:
+        labels[0].named = len(record.class_names)
 
 
 def _pointer(record: DatasetRecord, name: str) -> str:
@@ -154,6 +162,8 @@ class _Column:
         self.name, self.pointer, self.dtype, self.shape = name, pointer, dtype, shape
         self.minimum: float | None = None
         self.maximum: float | None = None
+        self.named: int | None = None  # of labels: how many have a name
+        self._nameless: float | None = None
         self._rounding = _Rounding() if dtype == np.float64 else None
 
     @classmethod
@@ -197,6 +207,7 @@ class _Column:
             block = read(self.name, start, min(start + step, rows))
             self._require_finite(block, before + start)
             self._require_signed(block, before + start)
+            self._require_names(block, before + start)
             self._widen(block)
             if self._rounding is not None:
                 self._rounding.look(block)
@@ -221,6 +232,26 @@ class _Column:
             f"column {self.name!r} has a number over {_LARGEST} in row {row}; store it as float64, or correct it",
             row,
         )
+
+    def _require_names(self, block: Array, before: int) -> None:
+        """Of one label more than those with a name only a loss knows whether it is ignored: jobs refuse it."""
+        if self.named is None:
+            return
+        flat = block.reshape(len(block), -1)
+        beyond = flat >= self.named
+        if not beyond.any():
+            return
+        if self._nameless is None:
+            self._nameless = flat[beyond][0]
+        others = beyond & (flat != self._nameless)
+        if others.any():
+            row = before + int(np.argmax(others.any(axis=1)))
+            label = int(flat[others][0])
+            words = (
+                f"column {self.name!r} has the label {label} in row {row}, and there are names for the labels 0 to "
+                f"{self.named - 1}: give one for each label, in the order of the model's outputs, or none"
+            )
+            raise Rejected.field("/class_names", words, self.named)
 
     def _widen(self, block: Array) -> None:
         if block.size == 0:

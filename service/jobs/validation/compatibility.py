@@ -42,6 +42,7 @@ def fitted(inputs: Inputs, given: Mapping[str, str]) -> list[ColumnMatch]:
         _targets_fit(inputs.model, chosen, tested=chosen is inputs.test)
         _tokenizer_fits(inputs.model, chosen)
         refuse_labels_out_of_range(inputs.model, chosen)
+        _refuse_nameless(inputs.model, chosen)
     return found
 
 
@@ -387,6 +388,25 @@ def refuse_labels_out_of_range(model: ModelRecord, chosen: Chosen) -> None:
             "them, or register the model with that label as the loss's 'ignore_index'"
         )
         raise InvalidRequest.field(f"{chosen.pointer}/dataset", words, int(label))
+
+
+def _refuse_nameless(model: ModelRecord, chosen: Chosen) -> None:
+    """Of labels beyond the named ones a dataset has one kind at most, which may be what the loss ignores."""
+    loss, dataset = model.loss, chosen.dataset
+    if not isinstance(loss, CrossEntropy | Nll) or not dataset.class_names:
+        return
+    name = label_columns(model, dataset)[0]
+    target = next(column for column in dataset.columns if column.name == name)
+    ignored = _IGNORED if loss.ignore_index is None else loss.ignore_index
+    label, named = target.maximum, len(dataset.class_names)
+    if is_floating(target.dtype) or label is None or label < named or label == ignored:
+        return
+    raise _misfit(
+        chosen,
+        f"target {target.name!r} of {dataset.name!r} has the label {label:.0f}, and its 'class_names' are those of the "
+        f"labels 0 to {named - 1}. Register it with a name for each label, in the order of the model's outputs; or "
+        "register the model with that label as the loss's 'ignore_index'",
+    )
 
 
 def _refuse_outside_0_to_1(model: ModelRecord, chosen: Chosen) -> None:

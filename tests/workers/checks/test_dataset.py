@@ -203,6 +203,27 @@ def test_names_of_features_are_counted_before_the_rows_are_read(shop: Shop) -> N
     assert caught.value.errors[0].pointer == "/features"
 
 
+def test_labels_without_a_name_are_rejected_but_for_one_that_a_loss_may_ignore(shop: Shop) -> None:
+    for labels, names in [
+        ([0, 1, 255, 255, -100], ["a", "b"]),
+        ([0, 1, 2, 2], ["a", "b"]),
+        ([0, 1, 2, 9], []),
+    ]:
+        shop.check(
+            shop.record(save({"x": X[: len(labels)], "y": np.array(labels)}), class_names=names)
+        )
+    first = save({"x": X[:3], "y": np.array([0, 255, 1])})
+    later = save({"x": X[:3], "y": np.array([255, 1, 3])})
+    with pytest.raises(
+        Rejected, match=r"has the label 3 in row 5, and there are names .* 0 to 1"
+    ) as told:
+        shop.check(shop.record(first, later, class_names=["a", "b"]))
+    assert told.value.errors[0].pointer == "/class_names"
+    weighed = save({"x": X[:3], "y": np.array([0, 3, 2]), "w": np.ones(3)})
+    with pytest.raises(Rejected, match="has the label 2 in row 2"):
+        shop.check(shop.record(weighed, targets=["y", "w"], class_names=["a"]))
+
+
 def test_text_columns_are_rejected(shop: Shop) -> None:
     with pytest.raises(Rejected, match="numbers are needed"):
         shop.check(shop.record(npz(x=X, y=np.array(list("abcdefg"))), format="npz"))
