@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from service.blobs.records import find_blob
 from service.datasets.preview_fit import unfit
+from service.datasets.vocabulary import MOST_BYTES, WHAT, words_of
 from service.parts import Parts
 from service.registry import require_ready, resolve
 from service.storage.keys import Document
@@ -12,15 +13,13 @@ from upweight.errors import InvalidRequest
 from upweight.schema import DatasetChange, DatasetRecord, DatasetRequest
 from upweight.schema.dataset import Preview, TablePreview, TextPreview
 
-MOST_VOCABULARY_BYTES = 32 * 1024**2
-
 
 def change_preview(parts: Parts, namespace: str, reference: str, wanted: DatasetChange) -> Document:
     """The record with another preview. Raises NotFound, NotReady, and InvalidRequest for one that does not fit."""
     found = resolve(parts, "dataset", namespace, reference)
     require_ready("dataset", found, "path:reference", reference)  # its columns are known then
     if wanted.preview is not None:
-        refuse_missing_vocabulary(parts.objects, namespace, wanted.preview)
+        refuse_bad_vocabulary(parts.objects, namespace, wanted.preview)
 
     def changed(document: Document) -> Document:
         before = DatasetRecord.model_validate(document)
@@ -64,11 +63,11 @@ def refuse_bad_preview(objects: Objects, namespace: str, request: DatasetRequest
     error = unfit(request.preview, [*request.inputs, *request.targets])
     if error is not None:
         raise InvalidRequest(error.detail, errors=[error])
-    refuse_missing_vocabulary(objects, namespace, request.preview)
+    refuse_bad_vocabulary(objects, namespace, request.preview)
 
 
-def refuse_missing_vocabulary(objects: Objects, namespace: str, preview: Preview) -> None:
-    """Raises InvalidRequest for words that are not here, or too many to be read."""
+def refuse_bad_vocabulary(objects: Objects, namespace: str, preview: Preview) -> None:
+    """Raises InvalidRequest for words that are not here, are too many to be read, or are none."""
     if not isinstance(preview, TextPreview) or preview.vocabulary is None:
         return
     pointer, digest = "/preview/vocabulary", preview.vocabulary
@@ -78,6 +77,9 @@ def refuse_missing_vocabulary(objects: Objects, namespace: str, preview: Preview
             f"there is no such blob here; upload a JSON list of words first: PUT /v1/blobs/{digest}"
         )
         raise InvalidRequest.field(pointer, words, digest)
-    if blob.size_bytes > MOST_VOCABULARY_BYTES:
-        words = f"the blob has {blob.size_bytes} bytes; a JSON list of words may have {MOST_VOCABULARY_BYTES}"
+    if blob.size_bytes > MOST_BYTES:
+        words = f"the blob has {blob.size_bytes} bytes; give {WHAT}"
+        raise InvalidRequest.field(pointer, words, digest)
+    if words_of(objects, namespace, digest) is None:
+        words = f'the blob is no list of words, such as ["", "the", "cat"]; upload {WHAT}, the word of each token'
         raise InvalidRequest.field(pointer, words, digest)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from service.blobs.records import find_blob
-from service.datasets.preview import MOST_VOCABULARY_BYTES
 from service.datasets.rows import ShardedRows
+from service.datasets.vocabulary import WHAT, words_of
 from service.results.stored import StoredResult
-from service.storage.layout import blob_path
 from upweight.errors import InvalidRequest, NotStored
 from upweight.schema import Bm25Ranking, DatasetRecord, Ranking, TextPreview
 from upweight.tokens import text_of
@@ -47,20 +43,16 @@ def with_texts(result: StoredResult, ranking: Ranked) -> Ranked:
 def vocabulary_of(
     result: StoredResult, dataset: DatasetRecord, preview: TextPreview
 ) -> list[str] | None:
-    """The word of each token; empty: padding, which is not seen. Raises NotStored, as nobody has looked at the blob."""
+    """The word of each token; empty: padding, which is not seen. Raises NotStored for a blob that is none."""
     digest = preview.vocabulary
     if digest is None:
         return None
-    blob = find_blob(result.objects, result.namespace, digest)
-    words: Any = None
-    if blob is not None and blob.size_bytes <= MOST_VOCABULARY_BYTES:
-        with suppress(ValueError, RecursionError):
-            words = json.loads(result.objects.get(blob_path(result.namespace, digest)))
-    if isinstance(words, list) and all(isinstance(word, str) for word in words):
+    words = words_of(result.objects, result.namespace, digest)
+    if words is not None:
         return words
     raise NotStored(
-        f"the vocabulary of dataset {dataset.name!r}, {digest}, is no blob with a JSON list of words, of 32 MiB at "
-        f"most; upload one, and name it in the preview: PATCH /v1/datasets/{dataset.id}"
+        f"the vocabulary of dataset {dataset.name!r}, {digest}, is no blob with {WHAT}; "
+        f"upload one, and name it in the preview: PATCH /v1/datasets/{dataset.id}"
     )
 
 

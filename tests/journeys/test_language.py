@@ -290,7 +290,7 @@ def test_a_ranking_a_notebook_and_a_suspect_show_words(
         plain.top(0, 2, words=True)
 
 
-def test_a_preview_that_gives_no_words_is_told_so(
+def test_a_preview_that_gives_no_words_is_refused(
     online: Client, iris: Subject, fresh_name: str
 ) -> None:
     data = online.datasets.register(fresh_name, x=iris.x_train[:4], y=iris.y_train[:4])
@@ -298,12 +298,23 @@ def test_a_preview_that_gives_no_words_is_told_so(
         iris.name, data, data, curvature="gauss_newton", test_rows="0:1",
         hessian_regularization=iris.damping,
     )  # fmt: skip
-    lists = [online.blobs.put(given).digest for given in (b'{"a": 0}', b'["a", 1]', b"[" * 100_000)]
-    for digest in lists:
-        preview = {"kind": "text", "column": "y", "vocabulary": digest}
-        online.datasets.change(data, preview=preview)
-        with pytest.raises(errors.NotStored, match="is no blob with a JSON list of words"):
-            result.top(0, 2, words=True)
+    for given in (
+        b'{"a": 0}',
+        b'["a", 1]',
+        b"[" * 100_000,
+        b'["a", ["b"]]',
+        b'["\\x"]',
+        b'["\xff"]',
+    ):
+        preview = {"kind": "text", "column": "y", "vocabulary": online.blobs.put(given).digest}
+        with pytest.raises(errors.InvalidRequest, match="the blob is no list of words") as told:
+            online.datasets.change(data, preview=preview)
+        assert told.value.errors[0].pointer == "/preview/vocabulary"
+    words = b' [ "kein", "K\\u00e4se", "", "\\"" ] '
+    preview = {"kind": "text", "column": "y", "vocabulary": online.blobs.put(words).digest}
+    online.datasets.change(data, preview=preview)
+    shown = {each.text for each in result.top(0, 4, words=True).items}
+    assert shown <= {"kein", "Käse", ""}
     absent = {"kind": "text", "column": "y", "vocabulary": f"sha256:{'7' * 64}"}
     with pytest.raises(errors.InvalidRequest, match="upload a JSON list of words first"):
         online.datasets.change(data, preview=absent)
