@@ -48,7 +48,9 @@ def bm25(result: StoredResult, test: int | None, k: int) -> Bm25Ranking:
         raise NotStored(f"job {job.id} has no test rows whose words could be compared")
     train, other = (_dataset(result, id) for id in (job.train_id, job.test_id))
     rows = np.fromiter(result.train_rows(), np.int64)
-    padding = np.union1d(_padding(result, train), _padding(result, other))
+    own, others = _words(result, train), _words(result, other)
+    _refuse_other_words(train.dataset, own, other.dataset, others)
+    padding = np.union1d(_padding(own), _padding(others))
     scores = _scores(
         _Tokens.of(train, rows, padding),
         _Tokens.of(other, _asked(result, other, test), padding),
@@ -69,13 +71,40 @@ def _dataset(result: StoredResult, id: str) -> ShardedRows:
     return ShardedRows.of(result.parts, result.namespace, record)
 
 
-def _padding(result: StoredResult, source: ShardedRows) -> Array:
-    """Tokens that stand for no word, as the dataset's vocabulary says. Raises NotStored."""
+def _words(result: StoredResult, source: ShardedRows) -> list[str] | None:
+    """Of each token, as the dataset's vocabulary has them. Raises NotStored."""
     preview = source.dataset.preview
-    words = None
-    if isinstance(preview, TextPreview):
-        words = vocabulary_of(result, source.dataset, preview)
+    return (
+        vocabulary_of(result, source.dataset, preview) if isinstance(preview, TextPreview) else None
+    )
+
+
+def _padding(words: Sequence[str] | None) -> Array:
+    """Tokens that stand for no word."""
     return np.array([token for token, word in enumerate(words or ()) if not word], np.int64)
+
+
+def _refuse_other_words(
+    train: DatasetRecord,
+    own: Sequence[str] | None,
+    other: DatasetRecord,
+    others: Sequence[str] | None,
+) -> None:
+    """Raises NotStored where the same number is another word on the other side."""
+    if own is not None and others is not None:
+        pairs = enumerate(zip(own, others, strict=False))
+        apart = next((at for at, (a, b) in pairs if a and b and a != b), None)
+        if apart is None:
+            return
+        why = f"token {apart} is {own[apart]!r} in {train.name!r} and {others[apart]!r} in {other.name!r}"
+    elif train.tokenizer is None or other.tokenizer in (None, train.tokenizer):
+        return
+    else:
+        why = f"{train.name!r} and {other.name!r} have tokens of different tokenizers"
+    raise NotStored(
+        f"{why}, so that equal tokens are no equal words; make the rows of both with one tokenizer, and register both "
+        "with it"
+    )
 
 
 def _asked(result: StoredResult, other: ShardedRows, test: int | None) -> Array:

@@ -139,6 +139,27 @@ def test_padding_is_no_word(acting: Acting, monkeypatch: pytest.MonkeyPatch) -> 
     held_against(ranked(acting, on_all_but_the_first(acting), k=49, test=2), expected([3]))
 
 
+def test_tokens_that_are_other_words_on_the_other_side_are_refused(acting: Acting) -> None:
+    """Also by tokenizers alone, where no words are known; equal words may come from two files."""
+    some = [["", *map(str, range(1, 12))], ["", *map(str, range(2, 13))]]
+    previews = [{**TEXT, "vocabulary": acting.upload(json.dumps(each).encode())} for each in some]
+    model(acting, "tokens")
+    texts(acting, "train", TRAIN, None, previews[0])
+    texts(acting, "test", TEST, None, previews[1])
+    made = on_all_but_the_first(acting)
+    ids = [acting.client.get(f"/v1/datasets/{name}").json()["id"] for name in ("train", "test")]
+    said = problem(ranked(acting, made), 404, "not-stored")["detail"]
+    assert said.startswith("token 1 is '1' in 'train' and '2' in 'test'")
+    files = [f"sha256:{each * 64}" for each in "12"]
+    for id, file in zip(ids, files, strict=True):
+        acting.change("dataset", id, preview=TEXT, tokenizer=file)
+    said = problem(ranked(acting, made), 404, "not-stored")["detail"]
+    assert "'train' and 'test' have tokens of different tokenizers" in said
+    for id in ids:
+        acting.change("dataset", id, preview=previews[0])
+    assert ranked(acting, made).status_code == 200
+
+
 def test_rows_that_are_shorter_than_a_token_on_the_mean_count_by_their_length(
     acting: Acting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
