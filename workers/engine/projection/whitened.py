@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from workers.engine.autodiff.layer_uses import bytes_of_row
-from workers.engine.curvature.structured.blocks import LIFT, Spectral, entries_of
+from workers.engine.curvature.structured.blocks import Spectral, entries_of
 from workers.engine.curvature.structured.layout import BlockLayout, Layout
 from workers.engine.curvature.structured.operator import Structured
 from workers.engine.curvature.structured.sums import Collector
-from workers.engine.errors import BadParameter, OutOfMemory, SingularHessian
+from workers.engine.errors import BadParameter, OutOfMemory
+from workers.engine.inversion.indefinite import singular
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
     BatchSize,
@@ -238,7 +239,7 @@ def _require_regular(eigenvalues: Tensor, damping: float, dtype: torch.dtype) ->
     smallest, largest = float(eigenvalues.min()), float(eigenvalues.max())
     eps = torch.finfo(dtype if damping == 0.0 else torch.float64).eps
     if smallest + damping <= len(eigenvalues) ** 0.5 * eps * largest:
-        raise SingularHessian(smallest + damping, damping, float(f"{LIFT * (largest or 1.0):.1e}"))
+        raise singular(smallest, damping, largest)
 
 
 def _damping_of(layout: BlockLayout, form: Spectral) -> float:
