@@ -62,6 +62,7 @@ class CheckTasks:
         except Cancelled:
             log("check-cancelled", record=id)
         except GivenBack:
+            context.leases.release(id, context.name)  # first: who takes it at once finds it free
             context.queue.enqueue(CHECKS[kind], namespace, id, priority=CHECK_PRIORITY)
         except LeaseLost as error:
             log("check-taken-away", level="warning", record=id, detail=str(error))

@@ -32,6 +32,10 @@ from workers.refusals import public_error
 REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 # Problems from this status on may pass; others are the job's own, and come again.
 OURS_TO_MEND = 500
+_LET_GO_LOOKS, _LET_GO_PAUSE_SECONDS = (
+    40,
+    0.05,
+)  # at a queued job that another worker has in hand still
 
 
 class JobTask:
@@ -44,7 +48,7 @@ class JobTask:
     def run(self, namespace: str, id: str) -> None:
         """One attempt at a job. Delivered twice, the second finds it begun and does nothing."""
         context, holder = self._context, self._context.name
-        if not context.leases.take(id, holder):
+        if not self._taken(namespace, id):
             return
         try:
             job = context.lifecycle.begin(
@@ -56,6 +60,24 @@ class JobTask:
             log("job-gone", job=id)
         finally:
             context.leases.release(id, holder)
+
+    def _taken(self, namespace: str, id: str) -> bool:
+        """Whether the job is in this worker's hand now.
+
+        One that ended an attempt, or gave it back, says so before it lets go of the job: who tries it again at once
+        has it in the queue by then, and this task is the only one.
+        """
+        context = self._context
+        for _ in range(_LET_GO_LOOKS):
+            if context.leases.take(id, context.name):
+                return True
+            try:
+                state = context.records.get("job", namespace, id)["state"]
+            except NotFound:
+                return False
+            if state != JobState.QUEUED or context.stopping.wait(_LET_GO_PAUSE_SECONDS):
+                return False
+        return False  # recovery puts it into the queue, once the lease of a worker that died has run out
 
     def _attempt(self, namespace: str, job: Document, holder: str) -> None:
         context, id, attempt = self._context, job["id"], job["attempt"]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from service.local.redis_server import RedisServer
 from service.storage.queue import PRIORITIES
-from tests.service.conftest import small_settings
 from upweight.schema import JobState
 from workers.jobs.tasks import lease_of
 from workers.process.context import Context
@@ -31,15 +28,12 @@ JOB = {
 
 
 @pytest.fixture
-def context(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> Iterator[Context]:
+def context(context: Context) -> Context:
     """The parts of a worker that recovers, and a job that another has begun."""
-    values = small_settings(redis_server, tmp_path / "objects", scratch=tmp_path, device="cpu")
-    made = Context.build(values)
-    made.records.create("job", NAMESPACE, JOB)
-    assert made.leases.take(ID, WORKER)
-    assert made.lifecycle.begin(NAMESPACE, ID, WORKER, "cpu")
-    yield made
-    made.redis.close()
+    context.records.create("job", NAMESPACE, JOB)
+    assert context.leases.take(ID, WORKER)
+    assert context.lifecycle.begin(NAMESPACE, ID, WORKER, "cpu")
+    return context
 
 
 def when_looked_for(
