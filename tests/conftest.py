@@ -17,6 +17,7 @@ from service.local.background import Running, running
 from service.local.redis_server import RedisServer
 from service.local.watchdog import Watchdog
 from service.storage.objects import Objects
+from tests.patience import PATIENCE
 from tests.s3_server import S3Server, s3_server
 from tests.scheduling import ByFileOrFolder
 
@@ -31,6 +32,7 @@ ONE_THREAD = {"UPWEIGHT_THREADS": "1"}  # see tests/__init__.py
 SETTINGS = {
     "UPWEIGHT_FACTORIES": "torch.nn:Linear,tests.programs.factories:weight_normed",
     "UPWEIGHT_HUGGINGFACE": "bert,gpt2",
+    "UPWEIGHT_QUERY_SECONDS": str(PATIENCE),
     **ONE_THREAD,
 }
 

@@ -20,6 +20,7 @@ from service.local.process import Process
 from service.local.watchdog import Watchdog
 from service.settings import Settings
 from service.storage.objects import Objects, store_options
+from tests.patience import PATIENCE
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "upweight-tests",
@@ -39,7 +40,7 @@ class S3Server:
     def start(self) -> None:
         """Ready when it returns."""
         self.process.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not self._answers():
             assert self.process.running, list(self.process.tail)
             assert time.monotonic() < deadline
@@ -55,7 +56,7 @@ class S3Server:
     def _ask(self, method: str, path: str) -> None:
         request = urllib.request.Request(f"{self.endpoint}{path}", method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        opener.open(request, timeout=5).close()
+        opener.open(request, timeout=PATIENCE).close()
 
     def bucket(self) -> str:
         """The URL of a new bucket, with a prefix."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions
@@ -49,6 +50,8 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     # With the driver's path given, selenium looks for none on the internet.
     chrome = Chrome(options=options, service=Service(driver))
+    executor: Any = chrome.command_executor
+    executor.client_config.timeout = 3 * PATIENCE  # a click on a full machine has taken two minutes
     try:
         chrome.set_page_load_timeout(PATIENCE)
         chrome.set_script_timeout(PATIENCE)

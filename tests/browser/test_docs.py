@@ -25,6 +25,7 @@ from tests.browser.page import (
     waiting,
 )
 from tests.browser.subject import Subject, trained
+from tests.patience import PATIENCE, ended
 from upweight import Client
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -68,7 +69,7 @@ def test_every_example_runs_as_it_stands_on_the_demos_data(
     browser.get(f"{digits.url}/docs")
     operations(browser)
     shown = until(browser, lambda: filled(browser))
-    with httpx2.Client(base_url=digits.url, timeout=60, trust_env=False) as http:
+    with httpx2.Client(base_url=digits.url, timeout=PATIENCE, trust_env=False) as http:
         served = http.get("/openapi.json").json()["paths"]
         first_examples = {
             (method, path): first_example(operation)
@@ -84,8 +85,8 @@ def test_every_example_runs_as_it_stands_on_the_demos_data(
         bodies = shown["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
         for name, example in bodies["examples"].items():
             job = http.post("/v1/jobs", json=example["value"]).json()
-            ended = http.get(f"/v1/jobs/{job['id']}", params={"wait": 60}).json()
-            assert ended["state"] == "succeeded", (name, ended["problem"])
+            done = ended(http, f"/v1/jobs/{job['id']}")
+            assert done["state"] == "succeeded", (name, done["problem"])
     refused = {call: status for call, status in tried.items() if status >= 400}
     assert refused == {**dict.fromkeys(CONFLICTS, 409), **dict.fromkeys(ABSENT, 404)}
     assert_calm(browser, digits.url)

@@ -18,6 +18,7 @@ from tests.browser.page import all_of, assert_calm, first, press, screenshot, te
 from tests.browser.subject import Subject
 from tests.curvatures import CURVATURES
 from tests.methods import METHODS
+from tests.patience import PATIENCE, ended
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -27,7 +28,7 @@ ENDLESS = {"inversion": {"method": "lissa", "scale": 1e7, "rtol": 1e-15, "maxite
 
 @pytest.fixture
 def http(stack: Running) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=stack.url, timeout=30, trust_env=False) as client:
+    with httpx2.Client(base_url=stack.url, timeout=PATIENCE, trust_env=False) as client:
         yield client
         # A test that failed leaves the worker to the next ones.
         for job in client.get("/v1/jobs?state=running").json()["items"]:
@@ -83,7 +84,7 @@ def test_a_job_leads_to_the_one_that_its_factors_are_of(
 ) -> None:
     def computed(**values: Any) -> str:
         made = http.post("/v1/jobs", json=values).raise_for_status().json()["id"]
-        assert http.get(f"/v1/jobs/{made}?wait=30").json()["state"] == "succeeded"
+        assert ended(http, f"/v1/jobs/{made}")["state"] == "succeeded"
         return str(made)
 
     solved = {"inversion": {"method": "arnoldi", "rank_estimate": 5}}
@@ -103,7 +104,7 @@ def test_a_job_that_the_numbers_do_not_allow_is_started_again_with_what_would_do
 ) -> None:
     tiny = {**on_digits, "hessian_regularization": 1e-9, "inversion": {"method": "direct"}}
     failed = http.post("/v1/jobs", json=tiny).raise_for_status().json()["id"]
-    record = http.get(f"/v1/jobs/{failed}?wait=30").json()
+    record = ended(http, f"/v1/jobs/{failed}")
     enough = record["problem"]["errors"][0]["suggestion"]
     browser.get(f"{digits.url}/#/jobs/{failed}")
     words = first(browser, "button.again").text
@@ -125,7 +126,7 @@ def test_of_several_dampings_those_that_are_too_small_are_raised(
 ) -> None:
     several = {"hessian_regularization": [1e-9, 1.0], "inversion": {"method": "direct"}}
     failed = http.post("/v1/jobs", json={**on_digits, **several}).raise_for_status().json()["id"]
-    enough = http.get(f"/v1/jobs/{failed}?wait=30").json()["problem"]["errors"][0]["suggestion"]
+    enough = ended(http, f"/v1/jobs/{failed}")["problem"]["errors"][0]["suggestion"]
     browser.get(f"{digits.url}/#/jobs/{failed}")
     assert first(browser, "button.again").text == f"Start again with λ ≥ {enough:g}"
     press(browser, "button.again")
@@ -141,7 +142,7 @@ def test_what_a_job_would_take_stands_in_the_form_and_what_is_known_to_fail_wait
 ) -> None:
     asked = {**on_digits, "inversion": {"method": "direct"}, "labels": {"run": "estimate"}}
     begun = http.post("/v1/jobs", json=asked).raise_for_status().json()["id"]
-    assert http.get(f"/v1/jobs/{begun}?wait=30").json()["state"] == "succeeded"
+    assert ended(http, f"/v1/jobs/{begun}")["state"] == "succeeded"
     told = http.post("/v1/jobs?dry_run=true", json=asked).json()["estimate"]
     browser.get(f"{digits.url}/#/new?from={begun}")
     names, values = ".estimate dt", ".estimate dd"

@@ -20,6 +20,7 @@ from service.local.redis_server import RedisServer
 from service.private import open_to_others
 from service.storage.workers import register
 from tests.cli.conftest import Ended, Upweight
+from tests.patience import PATIENCE
 from upweight import __version__
 from upweight.cli.exits import Exit
 
@@ -190,6 +191,8 @@ def test_from_outside_a_service_that_is_not_there_is_named(
 def test_the_examination_by_itself_prints_a_document_a_line(stack: Running) -> None:
     environment = {name: value for name, value in os.environ.items() if "REDIS_URL" not in name}
     command = [sys.executable, "-m", "service.doctor", str(stack.data)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("{") for line in done.stdout.splitlines())

@@ -12,6 +12,7 @@ from redis import Redis
 from service.auth import Keys, Role
 from service.local.folder import locked
 from service.local.state import State
+from tests.patience import PATIENCE
 
 
 def run(*arguments: str, redis_url: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -23,7 +24,7 @@ def run(*arguments: str, redis_url: str | None = None) -> subprocess.CompletedPr
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 

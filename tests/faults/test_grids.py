@@ -84,7 +84,7 @@ def test_a_worker_with_other_threads_gives_the_same_bytes(grid: GridJobs, tmp_pa
     """By direct: a factorisation by more threads has other last bits."""
     values = {"inversion": METHODS["direct"].inversion({})}
     calm = grid.digests(grid.start(spread=True, **values))
-    log, deadline = tmp_path / "log", time.monotonic() + PATIENCE
+    log, deadline = tmp_path / "log", time.monotonic() + 2 * PATIENCE
     with another_worker(grid.service, log):
         while time.monotonic() < deadline:
             job = grid.start(spread=True, **values)

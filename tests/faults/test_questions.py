@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -19,12 +20,14 @@ from torch import nn
 from service.local.background import Running, running
 from tests.conftest import ONE_THREAD
 from tests.journeys.problems import refused, said
+from tests.patience import PATIENCE
+from tests.service.test_process import running as front_end
 from upweight import Client, errors
 
 SECONDS, AT_ONCE = 2, 3
 SETTINGS = {
     **ONE_THREAD,
-    "UPWEIGHT_QUERY_SECONDS": str(SECONDS),
+    "UPWEIGHT_QUERY_SECONDS": str(PATIENCE),
     "UPWEIGHT_NAMESPACE_QUESTIONS": str(AT_ONCE),
 }
 EVENTS = {"Accept": "text/event-stream"}
@@ -51,8 +54,18 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def http(service: Running) -> Iterator[httpx2.Client]:
     with Client(service.url) as client:
         path = f"{service.url}/v1/indexes/{client.indexes.get('asked').id}"
-    with httpx2.Client(base_url=path, timeout=60, trust_env=False) as http:
+    with httpx2.Client(base_url=path, timeout=PATIENCE, trust_env=False) as http:
         yield http
+
+
+@pytest.fixture
+def impatient(service: Running, http: httpx2.Client) -> Iterator[httpx2.Client]:
+    """The same index, by another front end that waits for a worker for no longer than this."""
+    quick = {"UPWEIGHT_QUERY_SECONDS": str(SECONDS)}
+    with front_end(service.redis_url, Path(service.storage), **quick) as front:
+        path = f"{front.url}{http.base_url.path}"
+        with httpx2.Client(base_url=path, timeout=PATIENCE, trust_env=False) as made:
+            yield made
 
 
 @pytest.fixture
@@ -128,13 +141,13 @@ def test_the_sdk_hears_what_goes_on(service: Running) -> None:
 
 
 def test_a_question_that_no_worker_takes_is_refused_and_a_followed_one_waits_longer(
-    http: httpx2.Client, stopped: Any
+    impatient: httpx2.Client, stopped: Any
 ) -> None:
-    with http.stream("POST", "/query", json=BODY, headers=EVENTS) as response:
+    with impatient.stream("POST", "/query", json=BODY, headers=EVENTS) as response:
         events = followed(response)
         name, progress = next(events)
         assert (name, progress["stage"]) == ("progress", "queued")
-        answer = http.post("/query", json=BODY)
+        answer = impatient.post("/query", json=BODY)
         assert "no worker has answered within 2 s" in refused(answer, 503, "unavailable")
         stopped()
         assert [name for name, _ in events][-1] == "answer"
@@ -158,10 +171,12 @@ def test_streams_count_as_questions_and_whoever_leaves_makes_room(
                 answer, 429, "rate-limited"
             )
         streams.close()
-        service.wait(lambda: not client.keys("upweight:question:*"), 30, "questions are left")
+        service.wait(lambda: not client.keys("upweight:question:*"), PATIENCE, "questions are left")
     stopped()
     service.wait(
-        lambda: http.post("/query", json=BODY).status_code == 200, 30, "there was no room again"
+        lambda: http.post("/query", json=BODY).status_code == 200,
+        PATIENCE,
+        "there was no room again",
     )
 
 
@@ -171,7 +186,7 @@ def test_many_at_once_are_answered_or_refused_in_words(http: httpx2.Client) -> N
     answers: list[httpx2.Response] = []
 
     def ask() -> None:
-        with httpx2.Client(base_url=http.base_url, timeout=60, trust_env=False) as own:
+        with httpx2.Client(base_url=http.base_url, timeout=PATIENCE, trust_env=False) as own:
             answers.extend(own.post("/query", json=BODY) for _ in range(3))
 
     threads = [threading.Thread(target=ask) for _ in range(32)]

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import redis
 
 from service.storage.layout import blob_path
 from tests.faults.slow_jobs import NAMESPACE, SlowJobs
+from tests.faults.watched import PATIENCE
 from upweight import Client
 from upweight.files.download import FileSink
 from upweight.schema import JobState
@@ -30,6 +32,10 @@ def test_jobs_queued_and_running_outlive_a_redis_that_ends(
     for each in running:
         slow.begun(each)
     queued = [slow.start(priority=priority) for priority in ("high", "default", "low")]
+    with redis.Redis.from_url(slow.service.redis_url) as client:
+        client.waitaof(
+            1, 0, int(PATIENCE * 1000)
+        )  # a busy disk has what was accepted two seconds later
     slow.service.restart("redis", number)
     done = [slow.ended(each) for each in (*running, *queued)]
     assert {each.state for each in done} == {JobState.SUCCEEDED}

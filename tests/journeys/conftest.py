@@ -10,6 +10,7 @@ import pytest
 from service.local.background import Running
 from tests.journeys import subjects
 from tests.journeys.subjects import Subject
+from tests.patience import PATIENCE
 from upweight import Client
 
 
@@ -23,7 +24,7 @@ def online(stack: Running) -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def http(stack: Running) -> Iterator[httpx2.Client]:
     """Plain HTTP to the same service."""
-    with httpx2.Client(base_url=stack.url, timeout=60, trust_env=False) as client:
+    with httpx2.Client(base_url=stack.url, timeout=PATIENCE, trust_env=False) as client:
         yield client
 
 

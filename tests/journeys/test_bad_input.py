@@ -22,6 +22,7 @@ from torch import nn
 from service.local.background import Running
 from tests.journeys.problems import Json, refused, said
 from tests.journeys.subjects import Subject
+from tests.patience import PATIENCE, ended
 from upweight import Client, export_program
 
 
@@ -54,7 +55,7 @@ def dataset(http: httpx2.Client, name: str, *shards: bytes) -> httpx2.Response:
 def rejected(http: httpx2.Client, answer: httpx2.Response) -> Json:
     """The problem that a worker's check has found."""
     assert answer.status_code == 202, answer.text
-    record = http.get(f"{answer.headers['location']}?wait=60").json()
+    record = ended(http, answer.headers["location"])
     assert record["state"] == "rejected", record
     problem: Json = record["problem"]
     return problem
@@ -76,7 +77,7 @@ def failed(http: httpx2.Client, body: Json) -> Json:
     """The problem of a job that was taken and failed."""
     answer = http.post("/v1/jobs", json=body)
     assert answer.status_code == 202, answer.text
-    record = http.get(f"{answer.headers['location']}?wait=60").json()
+    record = ended(http, answer.headers["location"])
     assert record["state"] == "failed", record
     problem: Json = record["problem"]
     return problem
@@ -214,7 +215,7 @@ def test_a_label_out_of_range_among_chosen_rows_fails_the_job_with_its_row(
     words = said(problem, 422, "invalid-request", "/test/dataset")
     assert "label 3 in row 4" in words
     good = http.post("/v1/jobs", json=job(iris, test={**chosen, "rows": "5:9"}))
-    assert http.get(f"{good.headers['location']}?wait=60").json()["state"] == "succeeded"
+    assert ended(http, good.headers["location"])["state"] == "succeeded"
 
 
 def test_a_shape_that_does_not_fit_the_model_is_refused_with_both(
@@ -283,7 +284,7 @@ def test_an_unknown_name_is_not_found_where_it_stands(
 def test_a_body_over_the_limit_is_refused_before_it_has_all_arrived(
     stack: Running, header: str, value: str, sent: bytes
 ) -> None:
-    connection = HTTPConnection(stack.url.removeprefix("http://"), timeout=30)
+    connection = HTTPConnection(stack.url.removeprefix("http://"), timeout=PATIENCE)
     with closing(connection):
         connection.putrequest("POST", "/v1/jobs")
         connection.putheader("Content-Type", "application/json")
@@ -313,7 +314,7 @@ def test_a_model_without_curvature_somewhere_is_singular_and_told_a_lambda_that_
     assert "its smallest eigenvalue is" in words
     suggested = float(words.partition("a hessian_regularization of ")[2].split()[0])
     mended = http.post("/v1/jobs", json={**body, "hessian_regularization": suggested})
-    assert http.get(f"{mended.headers['location']}?wait=60").json()["state"] == "succeeded"
+    assert ended(http, mended.headers["location"])["state"] == "succeeded"
 
 
 def test_a_lissa_that_grows_is_told_a_scale_that_would_do(
@@ -324,7 +325,7 @@ def test_a_lissa_that_grows_is_told_a_scale_that_would_do(
     words = said(problem, 422, "computation-failed", "/inversion/scale")
     scale = float(words.partition("try scale = ")[2])
     mended = http.post("/v1/jobs", json=job(regression, inversion={**inversion, "scale": scale}))
-    assert http.get(f"{mended.headers['location']}?wait=60").json()["state"] == "succeeded"
+    assert ended(http, mended.headers["location"])["state"] == "succeeded"
 
 
 def test_an_inner_module_that_is_not_there_is_answered_with_those_that_are(

@@ -27,15 +27,16 @@ from service.settings import Settings
 from service.storage.objects import Objects, store_options
 from service.storage.workers import alive
 from tests.journeys import subjects
+from tests.patience import PATIENCE
 from tests.s3_server import CREDENTIALS
 from upweight import Client
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 PASSWORD = uuid4().hex
 
 
 def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=20)
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=PATIENCE)
 
 
 @dataclass
@@ -125,7 +126,7 @@ class Machines:
         command = [sys.executable, "-m", "upweight.cli", "worker", *options]
         return self.start(machine, machine, *command, UPWEIGHT_SCRATCH=str(scratch), **environment)
 
-    def until(self, met: Callable[[], bool], seconds: float = 90.0) -> None:
+    def until(self, met: Callable[[], bool], seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -144,7 +145,7 @@ class Machines:
     def answers(self, url: str, method: str = "GET") -> bool:
         request = urllib.request.Request(url, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        opener.open(request, timeout=5).close()
+        opener.open(request, timeout=PATIENCE).close()
         return True
 
 
@@ -198,7 +199,7 @@ def test_a_job_runs_on_whichever_machine_has_a_worker(machines: Machines) -> Non
         assert len(matrices) == 1
 
         pair.send(signal.SIGTERM)
-        assert pair.wait(120.0)
+        assert pair.wait(PATIENCE)
         machines.until(lambda: machines.alive() == 1)
         alone = online.compute_influences(
             *iris.names, hessian_regularization=iris.damping, reuse=False

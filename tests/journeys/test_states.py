@@ -11,6 +11,7 @@ import pytest
 from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from tests.journeys.subjects import Subject
+from tests.patience import ended
 from upweight import Client, JobCancelled, errors
 from upweight.schema import JobRecord, JobState, Lissa
 
@@ -91,7 +92,7 @@ def test_waiting_holds_until_the_end_and_raises_what_it_failed_of(
     online: Client, http: httpx2.Client, iris: Subject
 ) -> None:
     job = started(online, iris)
-    assert http.get(f"/v1/jobs/{job.id}?wait=60").json()["state"] == "succeeded"
+    assert ended(http, f"/v1/jobs/{job.id}")["state"] == "succeeded"
     late = started(online, iris, timeout_s=1, **ENDLESS)
     with pytest.raises(errors.TimedOut, match="timeout_s"):
         online.jobs.wait(late)
@@ -159,7 +160,7 @@ def test_the_same_key_starts_one_job(http: httpx2.Client, iris: Subject, fresh_n
     assert first.json()["id"] == again.json()["id"]
     other = http.post("/v1/jobs", json={**body, "seed": 1}, headers=key)
     assert (other.status_code, other.json()["type"]) == (422, "idempotency-conflict")
-    done = http.get(f"/v1/jobs/{first.json()['id']}?wait=60").json()
+    done = ended(http, f"/v1/jobs/{first.json()['id']}")
     assert (done["state"], done["attempt"]) == ("succeeded", 1)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from service.local.background import Running
 from tests.journeys.subjects import Subject
+from tests.patience import PATIENCE
 from upweight import Client, UntrustedResult
 
 
@@ -39,7 +40,7 @@ def test_record_sdk_command_and_notebook_show_the_same_words(
     command = [sys.executable, "-m", "upweight.cli", "jobs", "show", result.id, "--json"]
     environment = {**os.environ, "UPWEIGHT_URL": stack.url}
     ended = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True, timeout=60
+        command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     assert json.loads(ended.stdout)["verdict"] == verdict.model_dump(mode="json")
     for judgement in (verdict.solved, verdict.applies):

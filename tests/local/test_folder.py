@@ -19,6 +19,7 @@ from torch import nn
 from service.local.background import running
 from service.local.format import FILE, FORMAT, brought_up_to_date
 from service.local.trouble import LocalTrouble
+from tests.patience import PATIENCE
 from upweight import Client
 
 pytestmark = pytest.mark.timeout(240)
@@ -128,7 +129,7 @@ def test_a_folder_of_a_newer_version_is_refused_in_words_and_not_touched(
 def test_the_command_says_so_in_one_line(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("99")
     command = [sys.executable, "-m", "service.local", "--data-dir", str(tmp_path), "--port", "0"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 1
     assert "newer Upweight (format 99" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -14,6 +14,7 @@ from service.local.redis_server import RedisServer
 from service.local.trouble import LocalTrouble
 from service.local.watchdog import Watchdog
 from tests.local.processes import ended
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -28,10 +29,11 @@ def test_what_was_written_survives_a_sigkill_of_the_server(server: RedisServer) 
     with redis.Redis.from_url(server.url) as client:
         client.set("kept", "yes")
         client.lpush("queue", "a", "b")
-        time.sleep(1.5)  # `everysec`: the last second is what a power cut may cost
+        # While the disk is busy the file gets what is written two seconds later.
+        client.waitaof(1, 0, int(PATIENCE * 1000))
 
     server.process.send(signal.SIGKILL)
-    assert server.process.wait(30.0)
+    assert server.process.wait(PATIENCE)
     server.start()
 
     with redis.Redis.from_url(server.url) as client:

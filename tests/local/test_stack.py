@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from service.local.background import Running, running
 from service.local.redis_server import RedisServer
 from service.local.state import State
 from tests.local.processes import ended
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -32,7 +32,7 @@ def test_parts_that_are_killed_come_back_and_whatever_ends_it_leaves_data_and_no
         assert set(service.state().pids) == {"redis", "front", "worker-1", "worker-2"}
         with redis.Redis.from_url(service.redis_url) as client:
             client.set("kept", "yes")
-        time.sleep(1.5)  # until the append-only file is on disk for certain
+            client.waitaof(1, 0, int(PATIENCE * 1000))  # until it is on disk
 
         for name in ("worker-1", "front", "redis"):
             others = {other: pid for other, pid in service.state().pids.items() if other != name}
@@ -43,7 +43,7 @@ def test_parts_that_are_killed_come_back_and_whatever_ends_it_leaves_data_and_no
 
         pids = list(service.state().pids.values())
         service.supervisor.send(signal.SIGKILL)
-        assert service.supervisor.wait(120.0)
+        assert service.supervisor.wait(PATIENCE)
         assert all(ended(pid) for pid in pids)
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -52,7 +52,7 @@ def test_parts_that_are_killed_come_back_and_whatever_ends_it_leaves_data_and_no
             assert_kept(again)
             pids = [again.supervisor.pid, *again.state().pids.values()]
             again.supervisor.send(number)
-            assert again.supervisor.wait(120.0), number.name
+            assert again.supervisor.wait(PATIENCE), number.name
         assert again.supervisor.returncode == 0, number.name
         assert all(ended(pid) for pid in pids), number.name
         assert not (tmp_path / "state.json").exists(), number.name
@@ -72,7 +72,7 @@ def test_a_full_disk_is_named_in_one_line(tmp_path: Path) -> None:
     limited += f"sys.argv = ['local', '--data-dir', {str(data)!r}, '--port', '0']; "
     limited += "runpy.run_module('service.local', run_name='__main__')"
     ended = subprocess.run(
-        [sys.executable, "-B", "-c", limited], capture_output=True, text=True, timeout=120
+        [sys.executable, "-B", "-c", limited], capture_output=True, text=True, timeout=PATIENCE
     )
     said = ended.stdout + ended.stderr
     assert ended.returncode == 1
@@ -158,7 +158,7 @@ def refused(*arguments: str, environment: dict[str, str] | None = None) -> str:
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert ended.returncode == 1, ended.stderr
     return ended.stderr

@@ -13,6 +13,7 @@ import redis
 from service.local.process import Process
 from service.local.watchdog import Watchdog
 from tests.local.processes import ended
+from tests.patience import PATIENCE
 
 PARENT = """
 import sys, time
@@ -84,5 +85,5 @@ def test_a_killed_guard_is_replaced_and_knows_its_charges() -> None:
     second.start()
 
     watchdog.close()  # ends what is guarded, the first included
-    assert first.wait(30.0)
-    assert second.wait(30.0)
+    assert first.wait(PATIENCE)
+    assert second.wait(PATIENCE)

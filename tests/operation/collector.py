@@ -15,6 +15,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from tests.patience import PATIENCE
+
 
 @dataclass(frozen=True)
 class Received:
@@ -68,7 +70,7 @@ class Collector:
         self._server.shutdown()
         self._server.server_close()
 
-    def of(self, trace: str, names: set[str], seconds: float = 60.0) -> dict[str, Received]:
+    def of(self, trace: str, names: set[str], seconds: float = PATIENCE) -> dict[str, Received]:
         """The spans of a trace by name, once all of these have come."""
         deadline = time.monotonic() + seconds
         while True:

@@ -17,6 +17,7 @@ from torch import nn
 
 from service.auth import Keys, Role
 from service.local.background import Running, running
+from tests.patience import PATIENCE
 from tests.s3_server import S3Server
 from tests.webhooks.receiver import Receiver, answering, receiver
 from upweight import Client, UpweightError
@@ -101,7 +102,7 @@ def work(busy: Busy, hook: Receiver) -> None:
                 "net", "rows", "rows", inversion_method="cg", maxiter=1, rtol=1e-12, timeout_s=0
             )
         hook.wait_for(2)
-    with httpx2.Client(base_url=busy.service.url, timeout=60, trust_env=False) as http:
+    with httpx2.Client(base_url=busy.service.url, timeout=PATIENCE, trust_env=False) as http:
         right = {"Authorization": f"Bearer {busy.key}"}
         wrong = {"Authorization": f"Bearer {busy.key[:-1]}x"}
         user = {"url": "https://user:geheim@example.com/"}
@@ -168,7 +169,7 @@ def test_a_setting_that_is_wrong_is_not_shown_when_it_is_a_secret(
         env=environment | {"UPWEIGHT_HOST": "0.0.0.0"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode != 0
     assert done.stdout + done.stderr

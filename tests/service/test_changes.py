@@ -18,6 +18,7 @@ from service.jobs import actions
 from service.parts import Parts
 from service.storage.keys import CHANGES, message
 from service.storage.redis import connect
+from tests.patience import PATIENCE
 from tests.service.acting import Acting, problem
 from tests.service.conftest import Front, run_front, small_settings
 
@@ -57,13 +58,15 @@ def test_a_thousand_who_wait_for_one_record_read_it_together(redis_url: str) -> 
             return document["state"] == "succeeded"
 
         waiting = [
-            asyncio.create_task(changes.until("job", "a", ID, read, done=done, seconds=60))
+            asyncio.create_task(
+                changes.until("job", "a", ID, read, done=done, seconds=2 * PATIENCE)
+            )
             for _ in range(1000)
         ]
         await asyncio.sleep(0.5)
         state["state"] = "succeeded"
         redis.publish(CHANGES, message("job", "a", ID))
-        found = await asyncio.wait_for(asyncio.gather(*waiting), 30)
+        found = await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE)
         assert all(each == {"state": "succeeded"} for each in found)
 
     on_a_feed(redis_url, scene)
@@ -84,13 +87,13 @@ def test_who_waits_hears_of_a_change_at_once_and_of_one_that_a_lost_feed_swallow
                 ID,
                 lambda: dict(state),
                 done=lambda d: d["state"] == "ended",
-                seconds=50,
+                seconds=2 * PATIENCE,
             )
         )
         await asyncio.sleep(0.2)
         redis.client_kill_filter(_type="pubsub")
         state["state"] = "ended"  # and nothing is published
-        assert await asyncio.wait_for(waiting, 20) == {"state": "ended"}
+        assert await asyncio.wait_for(waiting, PATIENCE) == {"state": "ended"}
 
     on_a_feed(redis_url, scene)
 

@@ -15,6 +15,7 @@ import pytest
 from service.local.redis_server import RedisServer
 from service.settings import Settings
 from service.storage.objects import Objects, store_options
+from tests.patience import PATIENCE
 from tests.s3_server import S3Server
 from tests.service.acting import Acting, field, problem
 from tests.service.conftest import Front, run_front, small_settings
@@ -30,7 +31,7 @@ class Lake:
     """A place that the operator allows, with files in it."""
 
     def __init__(self, front: Front, url: str) -> None:
-        self.client = httpx2.Client(base_url=front.url, timeout=20, trust_env=False)
+        self.client = httpx2.Client(base_url=front.url, timeout=PATIENCE, trust_env=False)
         self.acting = Acting(self.client, front.parts)
         self.url = url
         self.objects = Objects(url, store_options(front.settings))

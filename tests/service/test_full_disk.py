@@ -18,6 +18,7 @@ import redis
 
 from service.local.ports import free_port
 from service.local.redis_server import server_binary
+from tests.patience import PATIENCE
 from tests.service.acting import Acting, problem
 from tests.service.conftest import run_front, small_settings
 
@@ -40,7 +41,7 @@ class Disk:
     def has_room(self) -> None:
         """Until Redis has seen it."""
         resource.prlimit(self.process, resource.RLIMIT_FSIZE, (UNLIMITED, UNLIMITED))
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         with redis.Redis.from_url(self.url) as client:
             while client.info("persistence")["aof_last_write_status"] != "ok":
                 assert time.monotonic() < deadline
@@ -60,7 +61,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         [server_binary(), tmp_path / "redis.conf"], restore_signals=False, stdout=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         with redis.Redis.from_url(url) as client:
             while True:
                 try:
@@ -94,7 +95,7 @@ def test_what_is_refused_is_not_done_and_what_is_accepted_is(disk: Disk, tmp_pat
         for room in range(0, 12_000, 500):  # so that it ends between any two writes of a request
             disk.has_room_for(room)
             refused = None
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + PATIENCE
             while refused is None and time.monotonic() < deadline:
                 answer = acting.post("/v1/jobs", jobs)
                 if answer.status_code == 202:

@@ -9,6 +9,7 @@ import pytest
 
 from service.limits import lanes as module
 from service.limits.lanes import BESIDE, Lanes, leave_lane
+from tests.patience import PATIENCE
 
 MANY = 5 * BESIDE
 
@@ -32,7 +33,7 @@ class Requests:
 
 def run(test: Callable[[Requests], Awaitable[None]]) -> None:
     async def main() -> None:
-        await asyncio.wait_for(test(Requests()), 20)
+        await asyncio.wait_for(test(Requests()), PATIENCE)
 
     asyncio.run(main())
 

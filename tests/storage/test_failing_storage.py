@@ -75,10 +75,10 @@ def test_nobody_at_the_address_is_said_so() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    options = StoreOptions(endpoint, "us-east-1", allow_http=True, retry_seconds=0.5)
-    objects = Objects("s3://bucket", options)
-    with pytest.raises(Unavailable) as raised:
-        objects.get("a")
+        options = StoreOptions(endpoint, "us-east-1", allow_http=True, retry_seconds=0.5)
+        objects = Objects("s3://bucket", options)
+        with pytest.raises(Unavailable) as raised:
+            objects.get("a")
     assert "Connection refused" in raised.value.detail
     assert raised.value.retry_after
 
@@ -201,7 +201,7 @@ def test_a_folder_that_takes_no_more_says_so_and_keeps_no_part(tmp_path: Path) -
         [sys.executable, "-c", FULL, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     *said, left = done.stdout.splitlines()
