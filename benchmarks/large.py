@@ -160,6 +160,20 @@ def _passes(problem: Any, rows: tuple[Tensor, Tensor], size: int) -> float:
     return time.perf_counter() - began
 
 
+class Stages:
+    """A progress that adds up the processor's seconds of each stage: to a report belong those before it."""
+
+    def __init__(self) -> None:
+        self.processor: dict[str, float] = {}
+        self._seen = time.process_time()
+
+    def __call__(self, stage: str, done: int, total: int, unit: str) -> None:
+        """As `engine.Progress`."""
+        now = time.process_time()
+        self.processor[stage] = self.processor.get(stage, 0.0) + now - self._seen
+        self._seen = now
+
+
 class Logits(nn.Module):
     """What the loss takes of a model of transformers."""
 
@@ -190,9 +204,10 @@ def gpt2() -> Figures:
     alone = [_passes(problem, (x[:SEQUENCES], y[:SEQUENCES]), 8) for _ in range(2)][-1]
     train = engine.TensorRows(x[:SEQUENCES], y[:SEQUENCES])
     queries = engine.TensorRows(x[SEQUENCES:], y[SEQUENCES:])
+    stages = Stages()
     with PeakMemory() as memory:
         began = time.perf_counter()
-        over = engine.Over(problem, train, budget_bytes=4 * FACTORS)
+        over = engine.Over(problem, train, budget_bytes=4 * FACTORS, progress=stages)
         form = engine.make_curvature(over, "empirical_fisher", "ekfac").closed_form()
         assert form is not None
         fitted = time.perf_counter()
@@ -204,7 +219,9 @@ def gpt2() -> Figures:
         for _ in engine.up(problem, factors, train, budget_bytes=BUDGET):
             pass
         ended = time.perf_counter()
+    stages("scores", 1, 1, "rows")
     return {
+        "processor of each stage": stages.processor,
         "parameters": sum(each.numel() for each in every.values()), "selected": problem.size,
         "fit": fitted - began, "scores": ended - fitted, "one pass forward and back": alone,
         "MiB": memory.peak / 2**20, "MiB of weights": 4 * sum(e.numel() for e in every.values()) / 2**20,

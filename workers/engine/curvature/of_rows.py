@@ -19,7 +19,7 @@ from workers.engine.curvature.dense.by_layers import ByLayers
 from workers.engine.curvature.row_sums import RowSums
 from workers.engine.errors import BadParameter, OutOfMemory, ShapeMismatch
 from workers.engine.gauss_newton import dual_gauss_newton
-from workers.engine.model.batching import DEFAULT_BUDGET, BatchSize
+from workers.engine.model.batching import DEFAULT_BUDGET, BatchSize, know_activation_bytes
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
 from workers.engine.model.second_order import is_out_of_memory
@@ -140,6 +140,8 @@ class CurvatureOfRows(OverRows):
         problem = self.problem.in_double()
         with torch.no_grad():
             problem.losses(problem.theta, problem.placed(next(iter(self.rows.batches(1)))))
+        wider = problem.dtype.itemsize // self.problem.dtype.itemsize
+        know_activation_bytes(problem, self.rows, wider * self._sums.row_bytes)
         found = type(self)(problem, self.rows, budget_bytes=self._budget, progress=self.progress)
         found._sums.trust(self._sums)
         return found

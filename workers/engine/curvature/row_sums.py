@@ -63,12 +63,12 @@ class RowSums:
     ) -> None:
         self._problem, self._rows, self._term = problem, rows, term
         self._progress, self._named = progress, named
-        self._row_bytes = activation_bytes(problem, rows)
+        self.row_bytes = activation_bytes(problem, rows)
         unfolded = _unfolded_bytes(problem, rows, bends=term.bends)
-        self._kept_bytes = (self._row_bytes + unfolded) * len(rows)
+        self._kept_bytes = (self.row_bytes + unfolded) * len(rows)
         self._keeps_prepared = self._kept_bytes <= KEPT_PART * budget_bytes
         self._plan = BlockPlan(
-            problem.device.type, len(rows), self._row_bytes, budget_bytes, batch_size, unfolded
+            problem.device.type, len(rows), self.row_bytes, budget_bytes, batch_size, unfolded
         )
         self.block = self.widest
         self.derivatives: dict[bool, Derivative] = {}
@@ -76,7 +76,7 @@ class RowSums:
         self.prepared: dict[tuple[str, int, int], LinearMap] = {}
         self._rows_seen_finite = False
         self._sampled = SampledRows(
-            problem, rows, self._row_bytes + unfolded, int(SAMPLED_PART * budget_bytes)
+            problem, rows, self.row_bytes + unfolded, int(SAMPLED_PART * budget_bytes)
         )
 
     @property
@@ -137,7 +137,7 @@ class RowSums:
                 batch,
                 products_of(self._problem, self._term),
                 several=several,
-                row_bytes=self._row_bytes,
+                row_bytes=self.row_bytes,
                 named=self._named,
                 between=lambda: self._report(batch.start),
             )

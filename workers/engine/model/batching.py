@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -183,12 +183,18 @@ def activation_bytes(problem: Problem, rows: Rows) -> int:
     if len(rows) == 0:
         return 1
     sizes = list(_two_sizes(rows))
-    shapes = tuple(
-        (each.shape, each.dtype) for each in (*sizes[-1].inputs, *sizes[-1].target_tensors)
-    )
-    return problem.once(
-        ("activation bytes", shapes), lambda: activation_bytes_between(problem, sizes)
-    )
+    return problem.once(_shapes_of(sizes[-1]), lambda: activation_bytes_between(problem, sizes))
+
+
+def know_activation_bytes(problem: Problem, rows: Rows, known: int) -> None:
+    """Has `activation_bytes` answer so: of a large model measuring them takes more memory than a product."""
+    if len(rows):
+        problem.once(_shapes_of(list(_two_sizes(rows))[-1]), lambda: known)
+
+
+def _shapes_of(batch: Batch) -> Hashable:
+    given = (*batch.inputs, *batch.target_tensors)
+    return ("activation bytes", tuple((each.shape, each.dtype) for each in given))
 
 
 def activation_bytes_between(problem: Problem, sizes: Sequence[Batch]) -> int:

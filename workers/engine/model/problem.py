@@ -63,6 +63,9 @@ class Problem:
         }
         self._sizes = [each.size for each in self.layout]
         self.theta = torch.cat([named[name].detach().reshape(-1) for name in selected])  # (p,)
+        for each in self.layout:  # the copy is ours: its weights are there once, in θ
+            own = self.theta[each.offset : each.offset + each.size]
+            named[each.name].data = own.view(each.shape)
         self._called = self.module  # or, while it is watched, what shows its inside
         # What it was stored as decides: its copy is in one type already, and its casts are in its code.
         self._following = (

@@ -39,6 +39,9 @@ def prepared(
     for name, parameter in ours.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise NotFinite("the weights", parameter=name)
+    if isinstance(ours, fx.GraphModule):
+        # A graph that names its module holds all weights in a circle: until Python's collector comes across it.
+        ours.graph.owning_module = None
     return ours.requires_grad_(False)
 
 

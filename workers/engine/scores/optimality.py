@@ -31,6 +31,7 @@ from workers.engine.scores.contraction import row_gradients
 # Evenly spaced rows stand for all: the mean gradient is then known to 1/√4096 = 1.6 % of a typical one.
 MOST_ROWS = 4096
 TYPICAL_ROWS = 64  # whose gradients are taken one by one
+SQUARED_AT_ONCE = 1 << 20  # entries
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def optimality(
     blocks = row_gradients(
         problem, few, batch_size=batch_size, budget_bytes=budget_bytes, progress=progress
     )
-    squares = sum(float(block.double().square().sum()) for _, block in blocks)
+    squares = sum(_sum_of_squares(block) for _, block in blocks)
     return Optimality(
         gradient_norm=float(torch.linalg.vector_norm(gradient)),
         overlap=float(gradient @ theta),
@@ -98,6 +99,12 @@ def optimality(
         typical_norm=math.sqrt(squares / len(few)),
         rows=len(chosen),
     )
+
+
+def _sum_of_squares(block: Tensor) -> float:
+    """In float64, a part at a time: a block of a large model's gradients fills the budget by itself."""
+    parts = block.flatten().split(SQUARED_AT_ONCE)
+    return sum(float(each.double().square_().sum()) for each in parts)
 
 
 def _mean_gradient(

@@ -27,7 +27,9 @@ def without_writes(module: fx.GraphModule) -> fx.GraphModule:
         functional = _functional(node)
         assert functional is not None
         copied[node].target = functional
-    return fx.GraphModule(module, graph)
+    found = fx.GraphModule(module, graph)
+    found.graph.owning_module = None  # as of the module itself: see `prepared`
+    return found
 
 
 def _unread_writes(nodes: list[fx.Node]) -> list[fx.Node]:

@@ -71,7 +71,11 @@ class TraceScope:
         return found
 
     def function_of(self, node: fx.Node, sources: list[str]) -> Callable[..., Any]:
-        """The node as a function of those sources. Raises ValueError if it writes in place."""
+        """The node as a function of those sources. Raises ValueError if it writes in place.
+
+        It holds what else the node takes and nothing of this scope: the nodes made of it would hold, in a circle, the
+        values of all others.
+        """
         plain = called(node, self.module)
         curve = elementwise(node, self.module)
         name = last_name(node.target)
@@ -81,11 +85,14 @@ class TraceScope:
         if getattr(plain, "inplace", False) and curve is None:
             raise ValueError(f"{node.target} writes in place")
 
+        taken = {each.name for each in node.all_input_nodes} - set(sources)
+        fixed = {each: self.values.get(each) for each in taken}
+
         def function(*given: Tensor) -> Any:
             named = dict(zip(sources, given, strict=True))
 
             def value_of(each: fx.Node) -> Any:
-                return named.get(each.name, self.values.get(each.name))
+                return named[each.name] if each.name in named else fixed[each.name]
 
             arguments = fx.node.map_arg(node.args, value_of)
             return plain(*arguments, **fx.node.map_arg(node.kwargs, value_of))
