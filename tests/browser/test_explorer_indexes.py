@@ -32,13 +32,19 @@ def test_an_index_says_why_of_a_stored_and_of_a_pasted_row(
     browser.get(address)
     wanted = [str(each.row) for each in exact.helpful if each.influence > 0]
     until(browser, lambda: _rows(browser) == wanted)
+    _note_stages(browser)
 
     row = {"x": digits.digits.x_test[3:4].tolist(), "y": digits.digits.y_test[3:4].tolist()}
     browser.get(digits.page("index", "ask"))
     area = first(browser, ".ask-pasted textarea")
     browser.execute_script("arguments[0].value = arguments[1]", area, json.dumps(row))
+    browser.execute_script("document.querySelector('.chosen').replaceChildren()")
     first(browser, ".ask-pasted button").click()
     until(browser, lambda: _rows(browser) == wanted)
+    until(browser, lambda: not browser.find_element(By.CSS_SELECTOR, ".ask .stage").text)
+    told = _stages(browser)
+    assert "Taking the row's gradient" in told
+    assert "Scoring candidates by their whole gradients" in told
     assert_calm(browser, digits.url)
 
     browser.execute_script('arguments[0].value = \'{"x": [[1]], "y": [3]}\'', area)
@@ -74,6 +80,22 @@ def test_an_index_of_texts_says_why_of_a_text(browser: Chrome, stack: Running) -
         stack.url
     ) as client:  # the page of the API asks the newest index with a row of digits
         client.jobs.delete(index.id)
+
+
+def _note_stages(browser: Chrome) -> None:
+    """From now on, each that the page shows while one waits."""
+    browser.execute_script(
+        "const stage = document.querySelector('.ask .stage');"
+        "window.stages = [];"
+        "new MutationObserver((seen) => { for (const { addedNodes } of seen)"
+        " for (const node of addedNodes) window.stages.push(node.textContent); })"
+        ".observe(stage, {childList: true});"
+    )
+
+
+def _stages(browser: Chrome) -> list[str]:
+    found: list[str] = browser.execute_script("return window.stages")
+    return found
 
 
 def _rows(browser: Chrome) -> list[str | None]:

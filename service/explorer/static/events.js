@@ -1,6 +1,6 @@
-// A job's server-sent events. EventSource cannot send a key, so the stream is read with fetch.
+// Server-sent events, of a job and of a question. EventSource can send neither a key nor a body, so the stream is read with fetch.
 
-import { request } from "./api.js";
+import { ServiceError, request } from "./api.js";
 
 /** Calls `onJob` with each record until the job has ended or `signal` aborts; reconnects with growing pauses. */
 export async function follow(id, onJob, signal) {
@@ -25,6 +25,17 @@ export async function follow(id, onJob, signal) {
     await wait(pause, signal);
     pause = Math.min(pause * 2, 15_000);
   }
+}
+
+/** The answer to a question that is sent; `onProgress` is called with what goes on until it is there. Raises ServiceError. */
+export async function answered(path, body, onProgress, signal) {
+  const answer = await request(path, { method: "POST", body, accept: "text/event-stream", signal });
+  for await (const event of parsed(answer.body)) {
+    if (event.event === "progress") onProgress(JSON.parse(event.data));
+    if (event.event === "answer") return JSON.parse(event.data);
+    if (event.event === "problem") throw new ServiceError(JSON.parse(event.data));
+  }
+  throw new ServiceError({ detail: "The connection ended before the answer was there. Ask again." });
 }
 
 /** Resolves after some milliseconds, or at once when `signal` aborts. */

@@ -2,6 +2,7 @@
 
 import { json, path } from "../api.js";
 import { h, replace } from "../dom.js";
+import { answered } from "../events.js";
 import { notice } from "../failure.js";
 import { count, number } from "../format.js";
 import { previews } from "../previews/choose.js";
@@ -10,6 +11,12 @@ import { replaceWith } from "../router.js";
 import { influenceCard } from "./example.js";
 
 const STRONGEST = 8;
+
+// What a worker does, by the stage that is told.
+const STAGES = {
+  load: "Loading the model and its rows", copy: "Copying the index's numbers", tokens: "Making tokens of the text", gradients: "Taking the row's gradient",
+  search: "Searching the training rows", candidates: "Scoring candidates by their whole gradients",
+};
 
 export async function open(job, route, { signal }) {
   const [trainSet, page] = await Promise.all([dataset(job.train_id, signal), json(path("/v1/datasets", { limit: 200, state: "ready" }), { signal })]);
@@ -25,6 +32,7 @@ class Ask {
     this.dataset = h("select", { name: "dataset" }, datasets.map((each) => h("option", { value: each.id }, `${each.name}@${each.version}`)));
     this.row = h("input", { name: "row", type: "number", min: "0", value: "0" });
     this.columns = h("textarea", { name: "columns", rows: "4", placeholder: this.sample(), ondragover: (event) => event.preventDefault(), ondrop: (event) => this.dropped(event) });
+    this.stage = h("p", { class: "help stage", role: "status" });
     this.answer = h("div", { class: "chosen", "aria-live": "polite" });
     const submitted = (work) => (event) => {
       event.preventDefault();
@@ -38,7 +46,7 @@ class Ask {
         h("form", { class: "ask-pasted", onsubmit: submitted(() => this.pasted()) }, h("h3", {}, "A row of your own"),
           h("label", { class: "field" }, "Column by column, as JSON: type, paste, or drop a file", this.columns),
           h("button", { type: "submit", class: "primary" }, "Ask why"))),
-      this.textForm(submitted), this.told(), this.answer);
+      this.textForm(submitted), this.told(), this.stage, this.answer);
   }
 
   /** Where the rows are tokens with their tokenizer: a text, and beside it the columns that are one number a row. */
@@ -113,15 +121,21 @@ class Ask {
   async ask(about) {
     const asked = (this.asked = {});
     this.answer.classList.add("changing");
+    const heard = (progress) => {
+      if (this.asked === asked) replace(this.stage, going(progress));
+    };
     try {
-      const found = await json(`/v1/indexes/${this.job.id}/query`, { method: "POST", body: { ...about, k: STRONGEST }, signal: this.signal });
+      const found = await answered(`/v1/indexes/${this.job.id}/query`, { ...about, k: STRONGEST }, heard, this.signal);
       const shown = await this.shown(found);
       if (this.asked === asked) replace(this.answer, shown);
     } catch (error) {
       if (error.name === "AbortError" || error.status === 401) throw error;
       if (this.asked === asked) replace(this.answer, notice(error.message, "bad"));
     } finally {
-      if (this.asked === asked) this.answer.classList.remove("changing");
+      if (this.asked === asked) {
+        this.answer.classList.remove("changing");
+        replace(this.stage);
+      }
     }
   }
 
@@ -142,4 +156,11 @@ class Ask {
       h("p", { class: "help" }, `${number(1000 * seconds, 3)} ms on a worker; ${count(candidates)} candidates were scored by their whole gradients.`),
     ];
   }
+}
+
+/** What goes on, and how far it is where that is told. */
+function going({ stage, done, total, unit }) {
+  if (stage === "queued") return total ? `Waiting for a worker: ${count(total)} questions are before this one` : "Waiting for a worker";
+  const words = STAGES[stage] ?? stage;
+  return done ? `${words}: ${count(done)} of ${count(total)} ${unit}` : words;
 }
