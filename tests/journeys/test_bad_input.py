@@ -242,6 +242,11 @@ REFUSED: list[tuple[Json, str, tuple[str, ...]]] = [
     ({"inversion": {"method": "newton"}}, "/inversion/method", ("'direct', 'cg'",)),
     ({"inversion": {"method": "cg", "rtoll": 1}}, "/inversion/rtoll", ("did you mean 'rtol'",)),
     ({"hessian_regularisation": 1}, "/hessian_regularisation", ("'hessian_regularization'",)),
+    (
+        {"train": {"dataset": "softmax-iris-train", "rows": "::-1"}},
+        "/train/rows",
+        ("step of -1", "'9,8,7'"),
+    ),
     ({"train": {"dataset": "softmax-iris-train", "rows": "0:9:0"}}, "/train/rows", ("step of 0",)),
     ({"test": {"dataset": "softmax-iris-test", "rows": "30"}}, "/test/rows", ("0 to 29",)),
     ({"keep": {"top": 121}}, "/keep/top", ("120 training rows",)),

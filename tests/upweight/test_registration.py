@@ -80,6 +80,12 @@ def test_inputs_and_targets_are_as_said(
         ),
         ({"x": X, "y": Y, "class_names": ["a", "b", "a"]}, "classes 0 and 2 are both named 'a'"),
         ({"x": X, "y": Y, "class_names": "abc"}, "a text is no list of names; write class_names="),
+        (
+            {"x": X, "y": Y, "class_name": ["a", "b"]},
+            r"'class_name', .* did you mean 'class_names'",
+        ),
+        ({"x": X, "y": Y, "preveiw": {"kind": "image"}}, r"'preveiw', .* did you mean 'preview'"),
+        ({"x": X, "tokenizer": "no/such.json"}, r"there is no file 'no/such\.json'"),
     ],
 )
 def test_mistakes_in_columns_are_told_before_anything_is_sent(
@@ -96,6 +102,15 @@ def test_a_column_may_have_the_name_of_a_keyword(
     server.on("POST", "/v1/datasets", answer(202, records.dataset()))
     client.datasets.register("d", {"labels": Y, "x": X}, targets="labels")
     assert posted(server)["targets"] == ["labels"]
+
+
+def test_a_target_of_words_may_nearly_have_the_name_of_a_keyword(
+    server: Server, client: Client, blobs: dict[str, bytes]
+) -> None:
+    server.on("POST", "/v1/datasets", answer(202, records.dataset()))
+    words, names = ["b", "a", *["a"] * (len(X) - 2)], ["a", "b"]
+    client.datasets.register("d", label=words, x=X, targets="label", class_names=names)
+    assert posted(server)["targets"] == ["label"]
 
 
 def test_a_large_dataset_becomes_shards_in_order(

@@ -45,6 +45,12 @@ def test_other_statuses_are_not_tried_again(server: Server, client: Client, stat
     assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize("timeout", ["60", 0, -1.0, float("nan"), True])
+def test_a_timeout_that_is_no_number_of_seconds_is_told(timeout: Any) -> None:
+    with pytest.raises(ValueError, match=r"timeout is seconds .* it is "):
+        Client("http://127.0.0.1:1", timeout=timeout)
+
+
 @pytest.mark.parametrize("fault", [dropped, cut(b'{"id": 1, "name":', 8)], ids=["before", "midway"])
 def test_lost_connection_is_made_again(server: Server, client: Client, fault: object) -> None:
     server.on("GET", MODEL_PATH, fault, answer(200, records.model()))  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from upweight.client.intake.ids import column_of, free_name, is_column, metadata
 from upweight.client.registered import Resource
 from upweight.client.request import validated
 from upweight.errors import InvalidRequest
+from upweight.field_errors import pointer_step
 from upweight.files.safetensors_file import tensor_of
 from upweight.http.flow import Flow, Work
 from upweight.progress import Bars, logger
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 
 DATASETS = Resource("/v1/datasets", DatasetRecord)
+KEYWORDS = (
+    "format", "inputs", "targets", "preview", "class_names", "labels", "ids", "metadata", "tokenizer",
+)  # fmt: skip
 NO_BLOB = "sha256:" + "0" * 64  # stands for what is not uploaded yet while the rest is checked
 
 
@@ -119,6 +124,7 @@ def register(
     if isinstance(about.class_names, str):
         words = "a text is no list of names; write class_names=['cat', 'dog'], in the order of the model's outputs"
         raise InvalidRequest.field("/class_names", words, about.class_names)
+    _refuse_misspelt(about, arrays)
     if is_column(about.ids, about.inputs, about.targets):
         about, arrays = replace(about, ids=None), {"ids": about.ids, **arrays}
     about = replace(about, preview=(yield from previews.written(about.preview, bars)))
@@ -134,6 +140,23 @@ def register(
     if files is None or npy_columns(files) is not None:
         return (yield from register_rows(bars, about, data, files, arrays))
     return (yield from register_files(bars, about, files, format))
+
+
+def _refuse_misspelt(about: Description, arrays: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for words under a name that is nearly a keyword's: columns are numbers."""
+    roles = [
+        name
+        for given in (about.inputs, about.targets)
+        for name in ((given,) if isinstance(given, str) else given or ())
+    ]
+    for name, value in arrays.items():
+        near = difflib.get_close_matches(name, KEYWORDS, n=1, cutoff=0.8)
+        words = isinstance(value, str | Mapping) or (
+            isinstance(value, list | tuple) and bool(value) and isinstance(value[0], str)
+        )
+        if near and words and name not in roles:
+            said = f"'register' has no keyword {name!r}, and a column has numbers; did you mean {near[0]!r}?"
+            raise InvalidRequest.field(f"/{pointer_step(name)}", said, str(value)[:200])
 
 
 def register_rows(

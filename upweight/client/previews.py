@@ -48,6 +48,10 @@ def _tokenizer_file(given: Any) -> bytes:
         path = path / "tokenizer.json" if path.is_dir() else path
         if path.is_file():
             return path.read_bytes()
+        words = (
+            f"there is no file {str(path)!r}; give the path of a tokenizer.json or of its folder"
+        )
+        raise InvalidRequest.field("/tokenizer", words, str(given)[:200])
     raise InvalidRequest.field(
         "/tokenizer",
         "the tokenizer is none of these: the path of a tokenizer.json or of its folder, a fast tokenizer of "

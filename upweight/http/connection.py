@@ -60,6 +60,10 @@ class Connection:
             )
         if not isinstance(timeout, httpx2.Timeout):
             read = READ_TIMEOUT if timeout is None else timeout
+            if isinstance(read, bool) or not isinstance(read, int | float) or not read > 0:
+                raise ValueError(
+                    f"timeout is seconds without an answer, a number above 0, or an httpx2.Timeout; it is {timeout!r}"
+                )
             timeout = httpx2.Timeout(read, connect=min(CONNECT_TIMEOUT, read))
         # As examples with curl have it; every path of ours begins with it.
         return cls(url.rstrip("/").removesuffix("/v1"), api_key, timeout, Retries(retries))

@@ -83,6 +83,11 @@ def _parts(text: str) -> list[re.Match[str]]:
 
 def _match(piece: str) -> re.Match[str]:
     match = _PART.fullmatch(piece)
+    if match is None and _PART.fullmatch(piece.replace("-", "")) and piece.count(":") == 2:
+        step = piece.rpartition(":")[2]
+        raise ValueError(
+            f"{piece!r} has a step of {step}; steps are 1 or more. For another order write the rows in it: '9,8,7'"
+        )
     if match is None:
         raise ValueError(
             f"{piece!r} is not a row or a slice; "

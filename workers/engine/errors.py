@@ -53,7 +53,7 @@ class NoSuchParameter(EngineError):
         self.glob = glob
         self.available = tuple(available)
         shown = ", ".join(self.available[:20]) + (", …" if len(self.available) > 20 else "")
-        super().__init__(f"no {kind} matches {glob!r}; the model has: {shown}")
+        super().__init__(f"no {kind} matches {glob!r}; the model has: {shown or 'none by name'}")
 
 
 class NothingTrains(EngineError):
