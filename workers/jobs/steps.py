@@ -21,8 +21,8 @@ from workers.engine import (
     SpectralEmbedding,
     Strengths,
     Unweighted,
-    make_curvature,
 )
+from workers.engine.curvature.kinds import squares_over
 from workers.engine.curvature.structured import Structured
 from workers.engine.curvature.structured.blocks import Spectral
 from workers.engine.curvature.structured.layout import Layout
@@ -242,9 +242,7 @@ class Steps(Solving):
             mask_input=self.inputs.mask_input,
             **self._options(),
         )
-        found = make_curvature(over, asked.kind, "ekfac")
-        assert isinstance(found, Structured)
-        return found
+        return squares_over(over, asked.kind)
 
     def _strengths(self, form: Spectral) -> Strengths:
         """Which numbers are kept: by the gradients of some rows, unless an earlier index has said so."""
