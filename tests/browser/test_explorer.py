@@ -93,7 +93,10 @@ def test_test_examples_are_sorted_by_loss_by_being_wrong_and_by_class(
         until(browser, lambda e=expected: texts(browser, ".listbox .row-number") == e)  # type: ignore[misc]
         first(browser, ".focus-example h2", f"Test row {items[0]['row']}")
     Select(first(browser, ".side-head select")).select_by_value("-error")
-    assert "wrong" in (first(browser, ".listbox li").get_attribute("aria-label") or "")
+    until(
+        browser,
+        lambda: "wrong" in (first(browser, ".listbox li").get_attribute("aria-label") or ""),
+    )
     press(browser, "button.more")
     until(browser, lambda: len(all_of(browser, ".listbox li")) == 80)
     assert_calm(browser, digits.url)

@@ -20,7 +20,7 @@ def test_a_quality_jobs_table_and_intervals_are_shown(browser: Chrome, digits: S
             digits.jobs["direct"], ["lds", "tail_patch"], subsets=6, repeats=2, recipe=recipe
         )
     browser.get(f"{digits.url}/#/jobs/{table.job}")
-    assert "The best is" in first(browser, "figure.plot").text
+    first(browser, "figure.plot", "The best is")
     rows = all_of(browser, "table.plain tbody tr")
     assert len(rows) == len(table.rows)
     assert "2. gradient product (baseline)" in texts(browser, "table.plain tbody th")

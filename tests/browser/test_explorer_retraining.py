@@ -34,5 +34,5 @@ def test_a_trainings_losses_are_drawn(browser: Chrome, digits: Subject) -> None:
     assert "undefined" not in main
     assert unreadable(browser, "retraining") == []
     browser.get(f"{digits.url}/#/jobs")
-    assert "by sgd" in first(browser, f"tr[data-job='{job.id}']").text
+    first(browser, f"tr[data-job='{job.id}']", "by sgd")
     assert_calm(browser, digits.url)

@@ -31,6 +31,7 @@ from torch import nn
 
 from service.auth import Keys, Role
 from service.local.background import Running, running
+from tests.faults.watched import files_below
 from upweight import Client, JobCancelled, UntrustedResult
 from upweight.errors import UpweightError
 from upweight.schema import JobRecord, JobState
@@ -200,9 +201,9 @@ class Churn:
 def stored_bytes(folder: Path) -> int:
     """Of all files below; what goes meanwhile is left out."""
     total = 0
-    for path in folder.rglob("*"):
+    for path in files_below(folder):
         with suppress(FileNotFoundError):
-            total += path.stat().st_size if path.is_file() else 0
+            total += path.stat().st_size
     return total
 
 
