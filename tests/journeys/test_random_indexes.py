@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.engine import decoder
 from tests.journeys.problems import refused
 from tests.journeys.test_indexes import ASKED, DAMPING, EMPIRICAL, ROWS, K, held, influences, rows
 from upweight import Client, errors
@@ -92,6 +93,38 @@ def test_many_blocks_have_the_numbers_of_one(index: IndexResult, online: Client)
         assert [row for row, _ in one] == [row for row, _ in other]
         wanted = [value for _, value in other]
         assert [value for _, value in one] == pytest.approx(wanted, rel=0.01, abs=0.01)
+
+
+def test_its_curvatures_are_of_the_rows_that_are_asked_for(online: Client, net: nn.Module) -> None:
+    """Both that of whole gradients and that of projected ones."""
+    some = {"dataset": NAME, "rows": "0:40"}
+    made = online.indexes.create(
+        None, NAME, NAME, 12, projection="random", hessian_on=some, **OPTIONS
+    ).wait()
+    assert made.job.info["index"]["curvature_rows"] == 40
+    x, y = rows(ASKED, seed=18)
+    held(made.query(x=x, y=y, k=K, candidates=2 * ROWS), influences(net, (x, y), count=40))
+
+
+def test_sequences_are_projected_token_by_token(online: Client, fresh_name: str) -> None:
+    tokens, targets = decoder.texts(12)
+    loss = {"name": "cross_entropy", "class_axis": -1}
+    online.models.register(fresh_name, decoder.decoder(), example=tokens[:2], loss=loss)
+    online.datasets.register(fresh_name, x=tokens, y=targets)
+    made = online.indexes.create(
+        None, fresh_name, fresh_name, 8, projection="random", **OPTIONS
+    ).wait()
+    told = made.job.info["index"]["layers"]
+    assert {each["layer"] for each in told if "gradient_formed" in each} == {"norm"}
+    assert {each["layer"] for each in told} == {"embedding", "mixed", "inner", "norm", "head"}
+    job = online.compute_influences(
+        fresh_name, fresh_name, fresh_name, test_rows="3", inversion_method="ekfac", **OPTIONS
+    )
+    (found,) = made.query(test={"dataset": fresh_name, "rows": "3"}, k=3, candidates=24)
+    best = job.influences[0].argsort()[::-1][:3]
+    assert [each.row for each in found.helpful] == best.tolist()
+    wanted = job.influences[0][best]
+    assert [each.influence for each in found.helpful] == pytest.approx(wanted, rel=1e-4)
 
 
 def test_the_seed_draws_another_one(index: IndexResult, online: Client) -> None:

@@ -177,7 +177,8 @@ class Answering:
         def made() -> tuple[OpenIndex, int]:
             found = self._opened(namespace, document, progress)
             size = sum(each.nbytes for each in found.form.tensors().values())
-            return found, size + found.searched.nbytes + _SOME_BYTES
+            size += found.embedding.nbytes + found.searched.nbytes
+            return found, size + _SOME_BYTES
 
         index: OpenIndex = self._context.session.kept(("index", namespace, id), made)
         return index

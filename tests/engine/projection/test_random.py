@@ -336,6 +336,8 @@ def test_what_is_stored_gives_the_same_numbers() -> None:
     ):
         assert torch.equal(one[1], other[1])
     assert again.described == embedding.described
+    matrices = sum(each.nbytes for each in embedding.projection.tensors().values())
+    assert embedding.nbytes > matrices + sum(each.nbytes for each in embedding.whitening)
     assert torch.equal(again.leading(3), embedding.leading(3))
 
 

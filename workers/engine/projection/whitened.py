@@ -69,7 +69,11 @@ class RandomEmbedding(Embedding):
             raise BadParameter("hessian_regularization", None, "give a λ first")
         _require_memory(projection, form.dtype, budget_bytes)
         if curvature is None:
-            moments = [torch.eye(each.numbers, dtype=torch.float64) for each in projection.layers]
+            device = form.blocks[0].values.device
+            moments = [
+                torch.eye(each.numbers, dtype=torch.float64, device=device)
+                for each in projection.layers
+            ]
         else:
             moments = _second_moments(projection, curvature, batch_size, budget_bytes, progress)
         whitening, values = [], []
@@ -99,6 +103,11 @@ class RandomEmbedding(Embedding):
     def width(self) -> int:
         """Numbers of a row, in all."""
         return self.projection.width
+
+    @property
+    def nbytes(self) -> int:
+        """Of the projection's matrices and of what whitens."""
+        return sum(each.nbytes for each in self.tensors().values())
 
     @property
     def described(self) -> dict[str, Any]:

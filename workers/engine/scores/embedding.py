@@ -92,6 +92,11 @@ class Embedding(ABC):
 
     @property
     @abstractmethod
+    def nbytes(self) -> int:
+        """Of what it holds beside the curvature that it is of."""
+
+    @property
+    @abstractmethod
     def described(self) -> dict[str, Any]:
         """For people: how many numbers of each layer there are, and of how many parameters."""
 
@@ -149,6 +154,13 @@ class SpectralEmbedding(Embedding):
     def width(self) -> int:
         """Numbers of a row, in all."""
         return sum(len(each) for each in self.scales)
+
+    @property
+    def nbytes(self) -> int:
+        """Of scales and places."""
+        kept = (each for each in self.kept if each is not None)
+        strengths = (self.strengths.places, self.strengths.values)
+        return sum(each.nbytes for each in (*self.scales, *kept, *strengths))
 
     def leading(self, count: int) -> Tensor:
         """(count,) places among the numbers of those that add most to the variance of the scores, ascending."""
