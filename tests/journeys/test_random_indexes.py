@@ -16,6 +16,8 @@ from tests.engine import decoder
 from tests.journeys.problems import refused
 from tests.journeys.test_indexes import ASKED, DAMPING, EMPIRICAL, ROWS, K, held, influences, rows
 from upweight import Client, errors
+from upweight.cli.command import command
+from upweight.cli.exits import run
 from upweight.results import IndexResult
 
 NAME = "projected"
@@ -165,6 +167,24 @@ def test_new_rows_are_projected_as_the_earlier_ones_were(
     held(after.query(x=asked[0], y=asked[1], k=K), influences(net, asked, count=40))
     with pytest.raises(errors.InvalidRequest, match="random"):
         online.indexes.create(None, NAME, grown, projection="eigenvectors", extends=before)
+
+
+def test_the_command_makes_the_same(
+    net: nn.Module, online: Client, http: httpx2.Client, fresh_name: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("UPWEIGHT_URL", str(http.base_url))
+    capsys.readouterr()
+    options = ("--dimension", "12", "--projection", "random", "--seed", "7")
+    asked = ("indexes", "create", fresh_name, NAME, NAME, *options)
+    assert not run(command, (*asked, "--curvature", EMPIRICAL, "--lambda", str(DAMPING)))
+    out = capsys.readouterr()
+    assert "24 numbers a row in float16, a random projection" in out.out + out.err
+    found = online.indexes.get(fresh_name)
+    wanted = online.indexes.create(
+        None, NAME, NAME, 12, projection="random", seed=7, **OPTIONS
+    ).wait()
+    assert by_numbers(found) == by_numbers(wanted)
 
 
 def test_what_it_can_t_be_is_refused_in_words(net: nn.Module, http: httpx2.Client) -> None:
