@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tests.engine.autodiff.test_exported import exported
 from tests.engine.autodiff.test_graph import MODELS, problem_of
 from tests.engine.exact import Exact, relative
 from tests.engine.matrices import with_damping
@@ -106,6 +108,45 @@ def test_the_trained_head_of_a_frozen_network_is_a_chain() -> None:
     module = nn.Sequential(body, nn.Linear(3, 3)).double().eval()
     problem, rows = Problem(module, CROSS_ENTROPY, ("1.*",)), digits()
     assert relative(by_pairs(Hessian(problem, rows)), autograd_hessian(problem, rows)) < 1e-12
+
+
+class Attended(nn.Module):
+    """Attention with nothing but a mean and a head behind it: inside of it positions come before rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found, _ = self.attention(x, x, x, need_weights=False)
+        return self.head(found.mean(1))
+
+
+class Flattened(nn.Module):
+    """A layer of rows and positions together, as GPT-2 has them, before the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.inner(x.reshape(-1, 4)).reshape(x.shape).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("batch_size", [1, 3, 22])  # the last batch of 3 has one row
+@pytest.mark.parametrize("positions", [1, 3])
+@pytest.mark.parametrize("make", [Attended, Flattened])
+def test_layers_of_rows_and_positions_together_are_no_part_of_a_chain(
+    make: type[nn.Module], positions: int, batch_size: int
+) -> None:
+    module, x = make().double().eval(), torch.randn(22, positions, 4).double()
+    rows = TensorRows(x, torch.arange(22) % 3)
+    program = Problem(exported(module, (x,)), CROSS_ENTROPY)
+    dense = Hessian(program, rows, batch_size=batch_size).dense()
+    with sdpa_kernel([SDPBackend.MATH]):
+        assert relative(dense, autograd_hessian(Problem(module, CROSS_ENTROPY), rows)) < 1e-12
 
 
 @pytest.mark.parametrize("parameters", [("*",), ("*bias",), ("*weight",)], ids=str)

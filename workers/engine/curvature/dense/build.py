@@ -41,6 +41,7 @@ class LayerPairs:
         self, problem: Problem, graph: Traced, *, whole: bool = True, term: Term = HESSIAN
     ) -> None:
         self._problem, self._graph, self._whole, self._term = problem, graph, whole, term
+        self._first: str | None = None  # node of those at the end
         self._scratch = Scratch()
         self._own: dict[int, Own] = {}
         self._cross: dict[tuple[int, int], Cross] = {}
@@ -54,15 +55,26 @@ class LayerPairs:
             self._cross_of(crossing).add(crossing)
 
     def prepare(self, probe: Batch) -> None:
-        """Sums at zero, for a batch that is alike; raises what `add` does."""
-        chain = self._chain(probe)
+        """Sums at zero, for a batch that is alike; raises what `add` does.
+
+        Of a single row nothing shows whether rows or positions come first.
+        """
+        chain = self._chain(probe.at_least_two())
+        self._first = None if self._whole else chain.first
         for layer in chain.layers:
             self._own_of(layer)
         for crossing in chain.crossings():
             self._cross_of(crossing)
 
     def _chain(self, batch: Batch) -> Chain:
-        return Chain(self._problem, self._graph, batch, whole=self._whole, term=self._term)
+        return Chain(
+            self._problem,
+            self._graph,
+            batch,
+            whole=self._whole,
+            first=self._first,
+            term=self._term,
+        )
 
     def _own_of(self, layer: ChainLayer) -> Own:
         if layer.number not in self._own:

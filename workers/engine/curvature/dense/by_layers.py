@@ -82,6 +82,10 @@ class ByLayers:
             tail.prepare(batch)
         except ValueError:  # no such layers, or their weights are used before, too
             return None
+        except RuntimeError as error:  # shapes that no row has alone
+            if is_out_of_memory(error):
+                raise
+            return None
         return tail
 
     def _blocks(

@@ -87,12 +87,21 @@ class Chain:
         batch: Batch,
         *,
         whole: bool = True,
+        first: str | None = None,
         term: Term = HESSIAN,
     ) -> None:
+        """`first`: the node that the end begins with, as another batch has shown it."""
         assembly = Assembly(problem, graph, batch, None, fused=False)
-        nodes = assembly.nodes if whole else _tail(assembly.nodes)
-        self._nodes = _in_a_row(nodes, assembly.output_name)
+        rows, nodes = len(assembly.output), list[Node](assembly.nodes)
+        if not whole:
+            nodes = list(_tail(nodes, rows) if first is None else _from_node(nodes, first))
+        self._nodes = _in_a_row(nodes, assembly.output_name, rows)
         self._layers = _passed_back(self._nodes, problem.loss, assembly.output, batch.targets, term)
+
+    @property
+    def first(self) -> str:
+        """The node that it begins with."""
+        return self._nodes[0].target
 
     @property
     def layers(self) -> list[ChainLayer]:
@@ -126,7 +135,14 @@ class Chain:
                     yield Crossing(upper, lower, torch.bmm(jacobian, upper.curvature), before)
 
 
-def _tail(nodes: Sequence[Node]) -> Sequence[Node]:
+def _is_by_row(node: Node, rows: int) -> bool:
+    """Whether it takes one vector a row: not (B T, in), rows and positions together, nor (T, B, …), as in attention."""
+    if isinstance(node, LinearLayer):
+        return node.inputs.ndim == 2 and len(node.inputs) == rows
+    return not isinstance(node, Linear) or node.before[:1] == (rows,)
+
+
+def _tail(nodes: Sequence[Node], rows: int) -> Sequence[Node]:
     """From the last linear layer that nothing but a chain follows."""
     first = len(nodes)
     for place in reversed(range(len(nodes))):
@@ -134,9 +150,9 @@ def _tail(nodes: Sequence[Node]) -> Sequence[Node]:
         follows = place + 1 == len(nodes) or nodes[place + 1].sources == (node.target,)
         if not follows or not isinstance(node, LinearLayer | Elementwise | Linear):
             break
+        if not _is_by_row(node, rows):
+            break
         if isinstance(node, LinearLayer):
-            if node.inputs.ndim != 2:
-                break
             first = place
     names = {each.name for node in nodes[first:] for each in getattr(node, "places", ())}
     if names & {each.name for node in nodes[:first] for each in getattr(node, "places", ())}:
@@ -144,15 +160,20 @@ def _tail(nodes: Sequence[Node]) -> Sequence[Node]:
     return nodes[first:]
 
 
-def _in_a_row(nodes: Sequence[Node], output: str) -> list[Node]:
+def _from_node(nodes: Sequence[Node], first: str) -> Sequence[Node]:
+    place = next(place for place, node in enumerate(nodes) if node.target == first)
+    return nodes[place:]
+
+
+def _in_a_row(nodes: Sequence[Node], output: str, rows: int) -> list[Node]:
     previous: str | None = None
     for node in nodes:
         if not isinstance(node, LinearLayer | Elementwise | Linear):
             raise ValueError(f"{node.target} is no node of a chain")
         if previous is not None and node.sources != (previous,):
             raise ValueError(f"{node.target} does not follow {previous}")
-        if isinstance(node, LinearLayer) and node.inputs.ndim != 2:
-            raise ValueError("a layer of inputs with axes besides row and feature")
+        if not _is_by_row(node, rows):
+            raise ValueError(f"{node.target} has axes besides row and feature, or before the row")
         previous = node.target
     if not nodes or previous != output:
         raise ValueError("the output does not depend on the parameters")
