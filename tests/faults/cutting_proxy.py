@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from service.local.ports import free_port
+
 _PIECE = 16_384
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
 
@@ -23,8 +25,9 @@ class CuttingProxy:
         self.to_reset = 0  # so many connections more, each after the first bytes it brought
         self.answers_to_reset = 0  # as many, each once the server has answered, and nobody is told
         self._live: set[socket.socket] = set()
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listening.getsockname()[1])
+        self._counting = threading.Lock()
+        self.port = free_port("127.0.0.1")  # nobody else is given it while this is away
+        self._listening = socket.create_server(("127.0.0.1", self.port))
         self._listen()
 
     @property
@@ -37,7 +40,7 @@ class CuttingProxy:
         """As when the server's machine is started again: connections are reset, and then refused."""
         self._listening.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for connections
         self._listening.close()
-        # Bound and not listening: it refuses, and nobody else is given the port meanwhile.
+        # Bound and not listening: it refuses.
         self._listening = socket.socket()
         self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listening.bind(("127.0.0.1", self.port))
@@ -84,12 +87,19 @@ class CuttingProxy:
 
     def _served(self, client: socket.socket) -> None:
         with client, suppress(OSError):
-            server = socket.create_connection(("127.0.0.1", self._target), 5)
+            server = socket.create_connection(("127.0.0.1", self._target))
             with server:
                 back = threading.Thread(target=self._pass_on, args=(server, client), daemon=True)
                 back.start()
                 self._pass_on(client, server, sent_by_client=True)
                 back.join()
+
+    def _is_to_reset(self, count: str) -> bool:
+        """Whether this is one of so many, which are one fewer then."""
+        with self._counting:
+            left: int = getattr(self, count)
+            setattr(self, count, max(0, left - 1))
+        return left > 0
 
     def _pass_on(
         self, source: socket.socket, sink: socket.socket, *, sent_by_client: bool = False
@@ -100,13 +110,8 @@ class CuttingProxy:
                 if self.mode == "slow":
                     time.sleep(0.05)
                 passed += len(piece)
-                if sent_by_client and self.to_reset > 0:
-                    self.to_reset -= 1
-                    self._reset(source)
-                    break
-                if not sent_by_client and self.answers_to_reset > 0:
-                    self.answers_to_reset -= 1
-                    self._reset(sink)
+                if self._is_to_reset("to_reset" if sent_by_client else "answers_to_reset"):
+                    self._reset(source if sent_by_client else sink)
                     break
                 broken = self.mode == "refuse" or (
                     self.mode == "cut" and sent_by_client and passed > 2 * _PIECE
