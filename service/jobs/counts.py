@@ -22,12 +22,64 @@ DRAWING_GRADIENTS = (
 MEETING_GRADIENTS = 1.0 / 8.0  # of a factor with the mixed derivative of a row
 FORMED_OUTPUTS = 64  # of a row, each a column of a curvature; beyond, one is drawn
 PASS_SECONDS = 1e-3  # a pass takes so long however little is in it
+# How the engine cuts a pass over rows on a CPU, and what of one it keeps for the next (a test says that it does so).
+ROWS_AT_ONCE, NARROW_ROWS_AT_ONCE, FEWEST_ROWS = 2048, 8192, 128
+VECTORS_AT_ONCE, FEWEST_VECTORS, ROWS_OF_FEW_VECTORS = 64, 8, 16
+CACHED_BYTES = 1 << 24
+KEPT_PART = 0.5
 
 
 def rhs_bytes(vector_bytes: int, dampings: int, held: float = VECTORS_OF_EACH) -> int:
     """What an inversion holds for one right-hand side, with one λ `held` vectors. Of all λ's together: solutions, they
     side by side, and C times them."""
     return int((held + 3 * (dampings - 1)) * vector_bytes)
+
+
+@dataclass(frozen=True)
+class RowBytes:
+    """What a row takes of memory in a product: its activations, once for itself and once for each vector, and what
+    its convolutions keep beside."""
+
+    activations: int
+    windows: int = 0
+
+    def wider(self, times: int) -> RowBytes:
+        """In numbers of so many times the bytes."""
+        return RowBytes(times * self.activations, times * self.windows)
+
+    def of(self, vectors: int) -> int:
+        """With so many vectors."""
+        return self.activations * (1 + vectors) + self.windows
+
+    def at_once(self, rows: int, vectors: int, budget: int) -> tuple[int, int]:
+        """How many rows and vectors the engine takes at a time, within the budget."""
+        rows, each = max(1, rows), max(1, self.activations)
+        cached = CACHED_BYTES // (each * min(FEWEST_ROWS, rows))
+        most = max(FEWEST_VECTORS, min(VECTORS_AT_ONCE, cached))
+        while most > 1 and budget // self.of(most) < min(ROWS_OF_FEW_VECTORS, rows):
+            most //= 2
+        vectors = _evenly(max(1, vectors), most)
+        cost = max(1, self.of(vectors))
+        within = min(budget, max(FEWEST_ROWS, CACHED_BYTES // (each * vectors)) * cost)
+        narrow = min(NARROW_ROWS_AT_ONCE, CACHED_BYTES // cost)
+        return _evenly(rows, max(1, min(max(ROWS_AT_ONCE, narrow), within // cost))), vectors
+
+    def kept(self, rows: int, budget: int) -> int:
+        """Of all rows, what a pass leaves for the next one: all or nothing."""
+        found = self.of(0) * rows
+        return found if found <= KEPT_PART * budget else 0
+
+    def passing(self, rows: int, vectors: int, budget: int) -> int:
+        """In the middle of a pass: what is kept, or of the rows at hand, and the vectors on their way."""
+        at_once, together = self.at_once(rows, vectors, budget)
+        here = self.kept(rows, budget) or self.of(0) * at_once
+        return here + self.activations * at_once * together
+
+
+def _evenly(total: int, most: int) -> int:
+    """The largest part, where parts are as large as each other and `most` at most."""
+    parts = -(-total // most)
+    return -(-total // parts)
 
 
 @dataclass(frozen=True)

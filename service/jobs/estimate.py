@@ -11,6 +11,7 @@ from service.jobs.counts import (
     NOTHING,
     PASS_SECONDS,
     Counts,
+    RowBytes,
     Size,
     Work,
     built_work,
@@ -37,7 +38,7 @@ from upweight.schema import (
 from upweight.schema.curvature import LARGE_BLOCK
 from upweight.schema.damping import numbers
 from upweight.schema.estimate import Estimate
-from upweight.schema.inversion import METHODS
+from upweight.schema.inversion import METHODS, VECTORS_COMPARED
 from upweight.schema.method import InversionMethod
 
 DAY = 86_400.0
@@ -48,12 +49,14 @@ FIXED_SECONDS = (
     0.5  # to load, check and store, however little there is to do, until a job has told it
 )
 STEP_SECONDS = 2e-4  # of a step of training, however few rows are in it
-WORKER_BYTES = 400 * 1024**2  # of a process with torch, before it has loaded anything
+# Of a process with torch, before it has loaded a model, and of what it loads of torch until a job is done:
+# `python -m benchmarks.estimates --models mlp` shows it.
+WORKER_BYTES = 350 * 1024**2
 MUCH_CHEAPER = 0.5
 # Times the eigenvalue that a λ must lift above 0: what is named as enough, here and where a job fails.
 BEYOND = 1.2
 PREDICTED_ROW = 2  # numbers of a row beside two whole ones: its loss, its error
-MODEL_COPIES = 3  # as it was read, the weights, and those of them that are selected, end to end
+MODEL_COPIES = 2  # as it was read, and the weights end to end
 SCORED_VECTORS = (
     3  # (k, p) blocks of scores by an inverse in closed form: gradients, factors, a product of them
 )
@@ -171,7 +174,6 @@ class Counted:
         dampings = getattr(job, "damping_count", 1)
         each = rhs_bytes(p * item, dampings)
         curvature = getattr(job, "curvature", None)
-        kept += self._activations(job, budget)
         if curvature is not None and curvature.closed_form:
             selected = self.inputs.model.selected
             # Sums that do not fit are taken a few layers at a time.
@@ -181,6 +183,7 @@ class Counted:
             kept += 3 * p * p * item
         elif isinstance(job, AttributionJob) and getattr(job, "factors", None) is None:
             return WORKER_BYTES + kept + self._solving_bytes(job, budget)
+        kept += self._activations(job, budget)
         together = max(1, min(self.vectors, budget // max(1, each)))
         return WORKER_BYTES + kept + together * each
 
@@ -204,7 +207,31 @@ class Counted:
         fitting = budget // max(1, rhs_bytes(vector, job.damping_count, alive))
         together = max(1, min(solved, method.together, fitting))
         held = method.vectors_held(together, single=single)
-        return int(vector * (held + 3.0 * (job.damping_count - 1) * together))
+        at_work = method.vectors_at_work(together, single=single)
+        least = method.least_vectors(self.parameters)
+        if least:  # it takes no more than the budget holds beside that
+            held = min(held, max(least, VECTORS_COMPARED + together, budget // max(1, vector)))
+            at_work = min(held, at_work)
+        more = 3.0 * (job.damping_count - 1) * together
+        passing = int(vector * (at_work + more)) + self._pass_bytes(job, together, budget)
+        return max(int(vector * (held + more)), passing)
+
+    def _pass_bytes(self, job: AttributionJob, together: int, budget: int) -> int:
+        """Of a pass over the rows of H with so many vectors, and beside it what one in another precision has kept."""
+        model, rows = self.inputs.model, len(self.inputs.hessian.rows)
+        if model.activation_bytes is None:
+            return 0
+        windows = model.window_bytes or 0
+        if job.curvature.differentiates_twice:
+            windows += model.reached_bytes or 0
+        wider = item_bytes(job) // (8 if model.precision == "float64" else 4)
+        row = RowBytes(model.activation_bytes, windows).wider(max(1, wider))
+        matrices = max(1, wider) * (model.place_matrix_bytes or 0)
+        found = row.passing(rows, together, budget)
+        if job.inversion.refines(single=job.precision != "float64"):
+            found = row.kept(rows, budget) + row.wider(2).passing(rows, together, budget)
+            matrices *= 3
+        return found + matrices
 
 
 def estimated(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from service.jobs import counts
+from service.jobs.counts import RowBytes
 from service.jobs.estimate import MODEL_COPIES, WORKER_BYTES, Counted
-from service.jobs.validation.size import refuse_beyond_memory
+from service.jobs.validation.size import refuse_beyond_memory, refuse_vectors_beyond_memory
 from service.settings import GIB, MIB, Settings
 from upweight.errors import InvalidRequest
 from upweight.schema import InfluencesJob, ParameterSpec
 from upweight.schema.inversion import ConjugateGradient
+from workers.engine.curvature import row_sums
+from workers.engine.model.batching import BlockPlan
 
 BILLION = 1_000_000_000
 BUDGET = 512 * MIB
@@ -33,24 +38,52 @@ def counted(
     whole = ParameterSpec(name="layer.weight", shape=(parameters // 1000, 1000), offset=0)
     model = SimpleNamespace(
         parameter_count=parameters, size_bytes=4 * parameters, selected=[whole], outputs=[],
-        activation_bytes=activations,
+        activation_bytes=activations, window_bytes=0, reached_bytes=0, place_matrix_bytes=0, precision="float32",
     )  # fmt: skip
     chosen = SimpleNamespace(rows=range(rows))
     inputs: Any = SimpleNamespace(model=model, chosen=[], hessian=chosen, train=chosen)
     return Counted(job(**more), inputs, count)
 
 
-def test_activations_are_those_of_a_batch_of_rows_within_the_budget() -> None:
-    none = counted(1_000, 1).memory(BUDGET, GIB)
-    for count, rows, expected in (
-        (1, 10, 10 * 2 * MIB),
-        (3, 10, 10 * 4 * MIB),
-        (1, 1_000, 128 * 2 * MIB),
-        (8, 1_000, BUDGET),
-    ):
-        vectors = counted(1_000, count).memory(BUDGET, GIB) - none
-        found = counted(1_000, count, activations=MIB, rows=rows)
-        assert found.memory(BUDGET, GIB) - none == vectors + expected
+def test_a_pass_takes_the_rows_and_vectors_that_the_engine_takes() -> None:
+    for rows, activations, windows, vectors, budget in product(
+        (1, 3, 64, 500, 100_000), (8, 3_000, 400_000, 2 * MIB), (0, 5_000, 3 * MIB), (1, 3, 8, 64, 500),
+        (32 * MIB, BUDGET, 4 * GIB),
+    ):  # fmt: skip
+        block = BlockPlan("cpu", rows, activations, budget, "auto", windows).of(vectors)
+        found = RowBytes(activations, windows).at_once(rows, vectors, budget)
+        assert found == (block.rows, block.vectors)
+
+
+def test_the_engine_keeps_of_a_pass_what_is_counted() -> None:
+    assert counts.KEPT_PART == row_sums.KEPT_PART
+    row = RowBytes(MIB, MIB)
+    assert row.kept(128, BUDGET) == 256 * MIB
+    assert row.kept(129, BUDGET) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "rows", "expected"),
+    [
+        # All rows are kept, and one vector is on its way through all of them.
+        ({"rtol": 1e-4}, 10, 10 * 3 * MIB + 10 * MIB),
+        ({"rtol": 1e-4, "curvature": "hessian"}, 10, 10 * 5 * MIB + 10 * MIB),
+        # More rows than are kept: those at hand, in even parts of what fits.
+        ({"rtol": 1e-4}, 200, 100 * 3 * MIB + 100 * MIB),
+        # In float64, beside what is kept in float32.
+        ({"rtol": 1e-7}, 10, 10 * 3 * MIB + 2 * (10 * 3 * MIB + 10 * MIB)),
+    ],
+)
+def test_rows_are_counted_as_a_pass_keeps_and_takes_them(
+    given: dict[str, Any], rows: int, expected: int
+) -> None:
+    method = ConjugateGradient(rtol=given["rtol"])
+    curvature = {"kind": given.get("curvature", "gauss_newton")}
+    options = {"curvature": curvature, "inversion": method.model_dump()}
+    none = WORKER_BYTES + 4_000 * (MODEL_COPIES + int(method.vectors_at_work(1, single=True)))
+    found = counted(1_000, 1, activations=MIB, rows=rows, **options)
+    found.inputs.model.window_bytes = found.inputs.model.reached_bytes = 2 * MIB
+    assert found.memory(BUDGET, GIB) - none == expected
 
 
 @pytest.mark.parametrize("count", [1, 8])
@@ -91,3 +124,29 @@ def test_a_job_beyond_what_the_operator_gives_is_refused_with_ways_out() -> None
     assert error.pointer == "/model"
     for words in (f"{needed:,} bytes", f"{8 * GIB:,}", "fewer 'parameters'", "UPWEIGHT_JOB_MEMORY_BYTES"):  # fmt: skip
         assert words in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("inversion", "pointer", "vectors"),
+    [
+        ({"method": "arnoldi"}, "/inversion/rank_estimate", 34),
+        ({"method": "arnoldi", "krylov_dimension": 50}, "/inversion/rank_estimate", 63),
+        (
+            {"method": "cg", "preconditioner": {"method": "arnoldi", "rank_estimate": 5}},
+            "/inversion/preconditioner/rank_estimate",
+            19,
+        ),
+    ],
+)
+def test_arnoldi_is_refused_where_its_least_vectors_do_not_fit(
+    inversion: dict[str, Any], pointer: str, vectors: int
+) -> None:
+    size = 1_000_000
+    asked = job(inversion=inversion)
+    refuse_vectors_beyond_memory(Settings(memory_bytes=4 * size * vectors), asked, size)
+    with pytest.raises(InvalidRequest) as refused:
+        refuse_vectors_beyond_memory(Settings(memory_bytes=4 * size * vectors - 1), asked, size)
+    (error,) = refused.value.problem().errors
+    assert error.pointer == pointer
+    assert f"{4 * size * vectors:,} bytes" in error.detail
+    assert "UPWEIGHT_MEMORY_BYTES" in error.detail

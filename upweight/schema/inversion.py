@@ -80,7 +80,9 @@ class Arnoldi(FittedMethod):
         1e-6, description="Relative residual at which an eigenpair is done."
     )
     krylov_dimension: PositiveInt | None = Field(
-        None, description="Size of the search space; null means 2 rank + 20."
+        None,
+        description="Size of the search space; null means 2 rank + 20, or as much as the operator's memory for a "
+        "block of the job holds. More than that is refused.",
     )
     eigen_computation_on_gpu: bool | None = Field(
         None, description="Null means yes where the job runs on a GPU."
@@ -99,6 +101,12 @@ class Arnoldi(FittedMethod):
     def fit_products(self, parameters: int) -> float:
         """Two for each eigenpair."""
         return 2.0 * self.rank_estimate + self.EXTRA_PRODUCTS
+
+    def least_vectors(self, parameters: int) -> int:
+        """A basis with the eigenvectors beside it, or these with what H makes of them. As the engine's."""
+        rank = min(self.rank_estimate, parameters)
+        basis = min(parameters, self.krylov_dimension or rank + 1)
+        return max(basis + rank + 3, 3 * rank + 4)
 
     def vectors_held(self, together: int, *, single: bool) -> float:
         """A basis, and products or the eigenvectors beside it; later these, and what H makes of them."""
@@ -268,15 +276,19 @@ class ConjugateGradient(InversionMethod):
         return one_block * right_hand_sides / together
 
     def vectors_held(self, together: int, *, single: bool) -> float:
+        """Of ways that are compared, or at work."""
+        at_work = self.vectors_at_work(together, single=single)
+        return max(VECTORS_COMPARED + 2.0 * together, at_work)
+
+    def vectors_at_work(self, together: int, *, single: bool) -> float:
         """Residuals finer than float32 are told in float64, where a vector counts twice."""
-        later = 11.0 * together + 5.0 if self._refines(single) else 7.0 * together
-        return max(VECTORS_COMPARED + 2.0 * together, later)
+        return 11.0 * together + 5.0 if self.refines(single=single) else 7.0 * together
 
     def vectors_of_each(self, *, single: bool) -> float:
         """More where residuals are in float64."""
-        return 11.0 if self._refines(single) else VECTORS_OF_EACH
+        return 11.0 if self.refines(single=single) else VECTORS_OF_EACH
 
-    def _refines(self, single: bool) -> bool:
+    def refines(self, *, single: bool) -> bool:
         """As if `atol` were 0: how small it is beside a right-hand side is not known before."""
         return single and self.rtol < FINEST_SINGLE
 

@@ -68,6 +68,18 @@ class InversionMethod(Request):
         """
         return self.vectors_of_each(single=single) * together
 
+    def least_vectors(self, parameters: int) -> int:
+        """How many it holds however little memory there is, and is refused where that is less; 0 where it is not."""
+        return 0
+
+    def refines(self, *, single: bool) -> bool:
+        """Whether it takes products in float64, too, where the job is in float32."""
+        return False
+
+    def vectors_at_work(self, together: int, *, single: bool) -> float:
+        """How many of them beside what a pass over the rows takes: after the two ways have been compared."""
+        return self.vectors_held(together, single=single)
+
     def vectors_of_each(self, *, single: bool) -> float:
         """How many of them each right-hand side takes of the memory that decides how many are solved for together."""
         return VECTORS_OF_EACH

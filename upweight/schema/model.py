@@ -274,6 +274,20 @@ class ModelRecord(Record):
         description="What a row keeps in memory for a gradient that can be differentiated again, by rows like those "
         "that the model was exported with. Null for a factory's model, and where an earlier release checked it.",
     )
+    window_bytes: int | None = Field(
+        None,
+        description="What a row's convolutions keep beside that for products with a curvature: the windows of their "
+        "inputs. 0 where there are none, null as with `activation_bytes`.",
+    )
+    reached_bytes: int | None = Field(
+        None,
+        description="The same of their cotangents, which products with the Hessian take.",
+    )
+    place_matrix_bytes: int | None = Field(
+        None,
+        description="Of convolutions over small images as matrices over all places, which products keep whatever "
+        "the rows.",
+    )
     dtype: str | None = Field(None, description="Of the selected parameters, the widest of them.")
     precision: OwnPrecision | None = Field(
         None,

@@ -23,6 +23,7 @@ from workers.engine import (
     Problem,
     check_problem,
 )
+from workers.engine.curvature.row_sums import convolution_bytes
 from workers.engine.model.batching import activation_bytes_between
 from workers.engine.model.dtypes import half_precision_note, is_half, refuse_mixed, widest_dtype
 from workers.engine.model.flatness import NOTHING_KNOWN, Flatness, flatness
@@ -79,6 +80,10 @@ def check_model(
     return _judged(program, contract_loss, parameters, Path(path))
 
 
+# Of the report and of the model's record: bytes that a row takes of memory, and convolutions whatever the rows.
+_TAKEN = ("activation_bytes", "window_bytes", "reached_bytes", "place_matrix_bytes")
+
+
 def prepare() -> None:
     """All that a check does for the first time, most of it imports of torch's, on a small network of our own."""
     network = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)).eval()
@@ -91,7 +96,8 @@ def prepare() -> None:
 def _judged(
     program: Program, loss: Loss, parameters: Sequence[str] | None, path: Path
 ) -> dict[str, Any]:
-    report, flat, activations = program.describe(), NOTHING_KNOWN, None
+    report, flat = program.describe(), NOTHING_KNOWN
+    taken: dict[str, int | None] = dict.fromkeys(_TAKEN)
     try:
         refuse_mixed(program.module, [_one_row(spec) for spec in program.inputs])
         problem = Problem(program.module, engine_loss(loss), parameters)
@@ -99,7 +105,7 @@ def _judged(
         if program.format != "factory":
             found, rows = exercise(program)
             report |= found
-            flat, activations = _tried_out(problem, rows, loss)
+            flat, taken = _tried_out(problem, rows, loss)
     except EngineError as error:
         return {
             "refusal": _refused(error, parameters or (), loss).problem().model_dump(mode="json")
@@ -109,7 +115,7 @@ def _judged(
         "parameter_count": problem.size,
         "held_fixed": described_frozen(problem, parameters),
         **asdict(flat),
-        "activation_bytes": activations,
+        **taken,
         **_precision(program, path, problem),
     }
 
@@ -146,10 +152,10 @@ def _one_row(spec: InputSpec) -> Tensor:
 
 def _tried_out(
     problem: Problem, inputs: tuple[Tensor, ...], loss: Loss
-) -> tuple[Flatness, int | None]:
+) -> tuple[Flatness, dict[str, int | None]]:
     """One forward, one backward and one second derivative on rows to try, and whether these see each other.
 
-    Answers where they show the loss to be flat, and the bytes of a row's activations.
+    Answers where they show the loss to be flat, and the bytes that a row takes of memory.
     """
     targets = None if loss.name == "program" else _targets(problem, inputs, loss)
     batch = Batch(inputs, targets, 0)
@@ -160,7 +166,14 @@ def _tried_out(
         if error.parameter is not None:
             raise
     sizes = [batch.narrow(0, rows) for rows in (1, 2) if rows <= len(batch)]
-    return flatness(problem, batch), activation_bytes_between(problem, sizes)
+    of_convolutions = convolution_bytes(problem, problem.placed(batch))
+    taken = (
+        activation_bytes_between(problem, sizes),
+        of_convolutions.windows,
+        of_convolutions.reached,
+        of_convolutions.matrices,
+    )
+    return flatness(problem, batch), dict(zip(_TAKEN, taken, strict=True))
 
 
 def _targets(problem: Problem, inputs: tuple[Tensor, ...], loss: Loss) -> Tensor | None:

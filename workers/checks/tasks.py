@@ -259,7 +259,8 @@ def _model_fields(report: Mapping[str, Any], parameter_limit: int) -> dict[str, 
         )
     fields = (
         *("selected", "parameter_count", "held_fixed", "unused", "shifted", "rank_per_row"),
-        *("activation_bytes", "dtype", "precision", "precision_note"),
+        *("activation_bytes", "window_bytes", "reached_bytes", "place_matrix_bytes"),
+        *("dtype", "precision", "precision_note"),
     )
     return {
         "inputs": report["inputs"],

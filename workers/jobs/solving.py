@@ -39,6 +39,7 @@ class Solving:
         self._curvatures: list[
             tuple[Curvature, float]
         ] = []  # with the part of the rows that each is over
+        self._passes = 0.0  # of those before
         self._gradient_rows = 0
 
     @contextmanager
@@ -46,14 +47,20 @@ class Solving:
         """What is done in this block of code; filled in at its end."""
         cost, began, device = Cost(), time.perf_counter(), self.inputs.problem.device
         self._curvatures.clear()
-        self._gradient_rows = 0
+        self._passes, self._gradient_rows = 0.0, 0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         yield cost
-        cost.passes = float(sum(each.passes * part for each, part in self._curvatures))
+        self._done_with_curvatures()
+        cost.passes = self._passes
         cost.gradient_rows = self._gradient_rows
         cost.seconds = time.perf_counter() - began
         cost.peak_memory_bytes = peak_memory(device)
+
+    def _done_with_curvatures(self) -> None:
+        """Counts their passes and lets go of them: each holds what a pass has kept for its next one."""
+        self._passes += float(sum(each.passes * part for each, part in self._curvatures))
+        self._curvatures.clear()
 
     def _curvature(self, window: Window | None = None) -> Curvature:
         """Over a window of the rows, or all. A new one each time: what one remembers must not matter to the next."""
@@ -193,7 +200,9 @@ class Solving:
         """One block of right-hand sides."""
         rows = self.plan.rhs.block(number)
         rhs = self._right_hand_sides(rows)
-        return self._described(self._solver(rows)(rhs), rhs)
+        found = self._described(self._solver(rows)(rhs), rhs)
+        self._done_with_curvatures()
+        return found
 
     def _solver(self, rows: slice) -> SolveEach:
         """With each λ, and the rows' part of a first guess."""

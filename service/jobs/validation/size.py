@@ -22,6 +22,7 @@ from upweight.schema import (
 )
 from upweight.schema.indexes import USUAL_DIMENSION
 from upweight.schema.inversion import methods_in_words
+from upweight.schema.method import InversionMethod
 
 _TABLE_BYTES = 64 * 1024**2  # of sums over groups of both sides
 _NUMBER_BYTES = {"float16": 2, "int8": 1}  # of an index
@@ -33,6 +34,7 @@ def refuse_too_much(settings: Settings, job: AttributionJob, inputs: Inputs) -> 
     """Raises InvalidRequest, ResultTooLarge."""
     refuse_large_curvature(settings, job, inputs.model)
     _method_within_limits(settings, job, inputs.model.parameter_count)
+    refuse_vectors_beyond_memory(settings, job, inputs.model.parameter_count)
     _blocks_within_limits(settings, job, inputs)
     if isinstance(job, InfluencesJob):
         perturbed = perturbed_shape(job, inputs)
@@ -89,6 +91,28 @@ def _method_within_limits(settings: Settings, job: AttributionJob, count: int | 
             f"selects {count}. Choose {others}, or register the model with fewer 'parameters' ('head.*')",
             method,
         )
+
+
+def refuse_vectors_beyond_memory(
+    settings: Settings, job: AttributionJob, count: int | None
+) -> None:
+    """Raises InvalidRequest where the vectors that a method holds at least are more than a worker may take."""
+    if count is None or job.curvature.closed_form:
+        return
+    inner = getattr(job.inversion, "preconditioner", None)
+    for method, pointer in ((job.inversion, "/inversion"), (inner, "/inversion/preconditioner")):
+        least = method.least_vectors(count) if isinstance(method, InversionMethod) else 0
+        needed = least * count * item_bytes(job)
+        if needed > settings.memory_bytes:
+            assert isinstance(method, InversionMethod)
+            field = method.rank_field
+            raise InvalidRequest.field(
+                f"{pointer}/{field}" if field else pointer,
+                f"{method.label} holds {least} vectors of {count:,} parameters, {needed:,} bytes, and a worker may use "
+                f"{settings.memory_bytes:,}; give fewer directions, choose method 'cg', register the model with fewer "
+                "'parameters' ('head.*'), or ask the operator for more UPWEIGHT_MEMORY_BYTES",
+                getattr(method, field) if field else None,
+            )
 
 
 def _blocks_within_limits(settings: Settings, job: AttributionJob, inputs: Inputs) -> None:

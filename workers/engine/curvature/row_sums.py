@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from workers.engine.autodiff.derivative import AccumulatingMap, BlockSums, Derivative, LinearMap
 from workers.engine.autodiff.graph.assemble import Assembly
-from workers.engine.autodiff.graph.convolution import Convolution
+from workers.engine.autodiff.graph.convolution import MOST_KEPT, Convolution
 from workers.engine.autodiff.graph.output import Term
 from workers.engine.autodiff.graph.trace import traced
 from workers.engine.autodiff.hvp import ReverseLoop
@@ -246,19 +247,39 @@ class RowSums:
         self._progress("hessian pass", row, len(self._rows), "rows")
 
 
+@dataclass(frozen=True)
+class ConvolutionBytes:
+    """What products keep of the convolutions of a model's graph. A row's windows of the inputs, and of the cotangents,
+    which products with the Hessian take; and whatever the rows, the matrices of small images over all places."""
+
+    windows: int = 0
+    reached: int = 0
+    matrices: int = 0
+
+
+def convolution_bytes(problem: Problem, batch: Batch) -> ConvolutionBytes:
+    """Of a row like the first of the batch, which is `placed`; nothing where there is no graph."""
+    graph = traced(problem) if len(batch) and convolves(problem.module) else None
+    if graph is None:
+        return ConvolutionBytes()
+    # Whatever it is, the products will meet it, too, and explain it.
+    with suppress(Exception), twice_differentiable():
+        nodes = Assembly(problem, graph, batch.narrow(0, 1).at_least_two(), None).nodes
+        found = [each for each in nodes if isinstance(each, Convolution)]
+        windows = sum(each.unfolded_bytes(bends=False) for each in found)
+        both = sum(each.unfolded_bytes(bends=True) for each in found)
+        matrices = min(MOST_KEPT, sum(each.over_places_bytes for each in found))
+        return ConvolutionBytes(windows, both - windows, matrices)
+    return ConvolutionBytes()
+
+
 def _unfolded_bytes(problem: Problem, rows: Rows, *, bends: bool) -> int:
     """Bytes of the windows that the convolutions of the model's graph keep for a row; 0 where it has none."""
-    graph = traced(problem) if len(rows) and convolves(problem.module) else None
-    if graph is None:
+    if not len(rows):
         return 0
-
-    def found() -> int:
-        first = problem.placed(next(iter(rows.batches(1)))).at_least_two()
-        # Whatever it is, the products will meet it, too, and explain it.
-        with suppress(Exception), twice_differentiable():
-            nodes = Assembly(problem, graph, first, None).nodes
-            return sum(e.unfolded_bytes(bends) for e in nodes if isinstance(e, Convolution))
-        return 0
-
-    shapes = tuple(each.shape[1:] for each in next(iter(rows.batches(1))).inputs)
-    return problem.once(("unfolded bytes", bends, shapes), found)
+    first = next(iter(rows.batches(1)))
+    shapes = tuple(each.shape[1:] for each in first.inputs)
+    found = problem.once(
+        ("convolutions", shapes), lambda: convolution_bytes(problem, problem.placed(first))
+    )
+    return found.windows + (found.reached if bends else 0)

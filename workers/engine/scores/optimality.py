@@ -31,6 +31,7 @@ from workers.engine.scores.contraction import row_gradients
 # Evenly spaced rows stand for all: the mean gradient is then known to 1/√4096 = 1.6 % of a typical one.
 MOST_ROWS = 4096
 TYPICAL_ROWS = 64  # whose gradients are taken one by one
+NORMS_PART = 4  # of the budget's parts, gradients whose norms alone are wanted may take one
 SQUARED_AT_ONCE = 1 << 20  # entries
 
 
@@ -89,7 +90,11 @@ def optimality(
         gradient = gradient + problem.penalty.double() * theta
     few = ChosenRows(rows, chosen[:: -(-len(chosen) // TYPICAL_ROWS)])
     blocks = row_gradients(
-        problem, few, batch_size=batch_size, budget_bytes=budget_bytes, progress=progress
+        problem,
+        few,
+        batch_size=batch_size,
+        budget_bytes=budget_bytes // NORMS_PART,
+        progress=progress,
     )
     squares = sum(_sum_of_squares(block) for _, block in blocks)
     return Optimality(

@@ -69,6 +69,20 @@ class Convolution:
         reached = self.inputs.shape[2:].numel() * len(self.weight) * self._kernel.numel()
         return (windows + (reached if bends else 0)) * self.weight.itemsize
 
+    @property
+    def over_places_bytes(self) -> int:
+        """Bytes of `over_places`, were there room; 0 where it wastes too much."""
+        entries = self._entries_over_places
+        return 0 if entries is None else entries * self.weight.itemsize
+
+    @property
+    def _entries_over_places(self) -> int | None:
+        channels, size = self.weight.shape[1], self.inputs.shape[2:]
+        entries = channels * size.numel() * len(self.weight) * self.space.numel()
+        if size.numel() > MOST_WASTE * self._kernel.numel() or entries > MOST_ENTRIES:
+            return None
+        return entries
+
     @cached_property
     def windows(self) -> Tensor:
         """U, (B · outputs' places, in · kernel)."""
@@ -100,15 +114,15 @@ class Convolution:
     @cached_property
     def over_places(self) -> Tensor | None:
         """W's matrix (inputs' places · in, outputs' places · out), None where it wastes too much."""
-        channels, size = self.weight.shape[1], self.inputs.shape[2:]
-        entries = channels * size.numel() * len(self.weight) * self.space.numel()
-        if size.numel() > MOST_WASTE * self._kernel.numel() or entries > MOST_ENTRIES:
+        entries, size = self._entries_over_places, self.inputs.shape[2:]
+        if entries is None:
             return None
         key, like = (self.target, size), self.weight
         if key not in self.kept:
             used = sum(each.nbytes for each in self.kept.values())
             if used + entries * like.itemsize > MOST_KEPT:
                 return None
+            channels = self.weight.shape[1]
             count = channels * size.numel()
             units = torch.eye(count, dtype=like.dtype, device=like.device)
             images = _channels_first(units.view(-1, *size, channels), 1)
