@@ -37,13 +37,11 @@ from workers.engine import (
     per_example_gradients,
     up,
 )
-from workers.engine.curvature.kinds import squares_over
 from workers.engine.curvature.structured.blocks import Spectral
 from workers.engine.curvature.structured.layout import Layout
 from workers.engine.inversion.damping import LEAST_OF_MEAN, PartOfMean
 from workers.engine.model.rows import ChosenRows
 from workers.engine.projection.layers import Projection
-from workers.engine.projection.whitened import ROWS_OF_A_NUMBER
 from workers.jobs.asked_damping import damped
 from workers.jobs.indexing import SAMPLED, USUAL_CANDIDATES, agreement
 from workers.jobs.steps import spaced
@@ -83,14 +81,9 @@ class Made:
         began = time.process_time()
         layout = Layout.of_matrices(problem, rows)
         projection = Projection.drawn(layout, dimension, SEED, problem.theta)
-        count = ROWS_OF_A_NUMBER * max(each.numbers for each in projection.layers)
-        sample = ChosenRows(rows, spaced(len(rows), count))
-        projected = squares_over(Over(problem, sample, seed=SEED), "fisher")
-        random = RandomEmbedding.of(projection, form, projected)
+        random = RandomEmbedding.of(projection, form)
         told(
-            f"{subject.name}: projected curvature of {len(sample):,} rows",
-            [time.process_time() - began],
-            "s of processor",
+            f"{subject.name}: projected curvature", [time.process_time() - began], "s of processor"
         )
         return cls(problem, rows, form, spectral, random)
 

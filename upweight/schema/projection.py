@@ -32,7 +32,7 @@ class Eigenvectors(ProjectionMethod):
 class RandomProjection(ProjectionMethod):
     """A random projection layer by layer (LoGra, Choe et al. 2024): of what goes into a layer to k_in numbers, of what
     comes back to it to k_out, k_in · k_out at most `dimension`. No row's whole gradient is formed, so that an index is
-    built faster. The numbers are whitened by the curvature in the projected space, over a sample of its rows."""
+    built faster. The numbers are whitened by the curvature in the projected space."""
 
     is_random = True
     most = 4096

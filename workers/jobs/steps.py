@@ -13,7 +13,6 @@ from upweight.schema import IndexJob, InfluencesJob
 from workers import engine
 from workers.engine import (
     Embedding,
-    Over,
     Precision,
     RandomEmbedding,
     Rows,
@@ -22,13 +21,10 @@ from workers.engine import (
     Strengths,
     Unweighted,
 )
-from workers.engine.curvature.kinds import squares_over
-from workers.engine.curvature.structured import Structured
 from workers.engine.curvature.structured.blocks import Spectral
 from workers.engine.curvature.structured.layout import Layout
 from workers.engine.model.rows import ChosenRows
 from workers.engine.projection.layers import Projection
-from workers.engine.projection.whitened import ROWS_OF_A_NUMBER
 from workers.engine.scores.leverage import Roots
 from workers.jobs.asked_damping import asked_of_fit, damped
 from workers.jobs.blocks import IndexBlock, Scores, SelfInfluences, Solved, Window, numbered_from
@@ -218,31 +214,12 @@ class Steps(Solving):
         projection = Projection.drawn(
             layout, request.dimension, request.seed if asked is None else asked, problem.theta
         )
-        found = RandomEmbedding.of(
-            projection, form, self._sampled_curvature(projection), **self._options()
-        )
+        found = RandomEmbedding.of(projection, form, budget_bytes=self.plan.budget_bytes)
         train = self.inputs.train
         places = spaced(len(train), engine.SAMPLED).to(problem.device)
-        self._gradient_rows += found.curvature_rows + len(places)
+        self._gradient_rows += len(places)
         passed = found.of_rows(problem, ChosenRows(train, places), **self._options())
         return found.measured(block for _, block in passed)
-
-    def _sampled_curvature(self, projection: Projection) -> Structured | None:
-        """What is projected of the curvature: of its kind, over evenly spaced rows; None: it is the identity."""
-        asked, whole = self.request.curvature, self.inputs.hessian_rows
-        if asked.structure == "identity":
-            return None
-        count = ROWS_OF_A_NUMBER * max(each.numbers for each in projection.layers)
-        places = spaced(len(whole), count).to(self.inputs.problem.device)
-        over = Over(
-            self.inputs.problem,
-            ChosenRows(whole, places),
-            seed=self.request.seed,
-            whole=whole,
-            mask_input=self.inputs.mask_input,
-            **self._options(),
-        )
-        return squares_over(over, asked.kind)
 
     def _strengths(self, form: Spectral) -> Strengths:
         """Which numbers are kept: by the gradients of some rows, unless an earlier index has said so."""

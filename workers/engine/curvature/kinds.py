@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from workers.engine.autodiff.graph.output import FORMED_OUTPUTS
 from workers.engine.curvature.fisher import DrawnRows, EmpiricalFisher, Keep
@@ -18,8 +18,7 @@ from workers.engine.curvature.of_rows import CurvatureOfRows
 from workers.engine.curvature.penalised import Penalised
 from workers.engine.curvature.structured.columns import can_be_sketched
 from workers.engine.curvature.structured.layout import Structure
-from workers.engine.curvature.structured.make import second_moment, structured
-from workers.engine.curvature.structured.operator import Structured
+from workers.engine.curvature.structured.make import structured
 from workers.engine.errors import BadParameter
 from workers.engine.model.batching import DEFAULT_BUDGET, BatchSize
 from workers.engine.model.problem import Problem
@@ -114,44 +113,28 @@ def _relative(kind: str, structure: str, over: Over) -> Curvature:
     return _structured(kind, structure, over, FEW_OUTPUTS)
 
 
-def squares_over(over: Over, kind: str) -> Structured:
-    """What of each row a positive kind is the second moment of: nothing is fitted before it is asked for.
-
-    Raises BadParameter for a Hessian, which is no sum of squares.
-    """
-    if kind == "hessian":
-        raise BadParameter("curvature.kind", kind, "a kind that is a sum of squares")
-    return second_moment(
-        kind, "ekfac", over.problem, over.rows, _options(over), seed=over.seed,
-        exact_outputs=FORMED_OUTPUTS, drawn=lambda: (over.drawn.problem, over.drawn),
-    )  # fmt: skip
-
-
 def _structured(
     kind: str, structure: str, over: Over, exact_outputs: int = FORMED_OUTPUTS
 ) -> Curvature:
     whole = _named(kind)
-    return structured(
-        kind,
-        cast(Structure, structure),
-        over.problem,
-        over.rows,
-        _options(over),
-        seed=over.seed,
-        exact_outputs=exact_outputs,
-        drawn=lambda: (over.drawn.problem, over.drawn),
-        whole=lambda: whole(over),
-    )
-
-
-def _options(over: Over) -> dict[str, Any]:
-    return {
+    options = {
         "mask_input": over.mask_input,
         "probe": over.whole,
         "batch_size": over.batch_size,
         "budget_bytes": over.budget_bytes,
         "progress": over.progress,
     }
+    return structured(
+        kind,
+        cast(Structure, structure),
+        over.problem,
+        over.rows,
+        options,
+        seed=over.seed,
+        exact_outputs=exact_outputs,
+        drawn=lambda: (over.drawn.problem, over.drawn),
+        whole=lambda: whole(over),
+    )
 
 
 def _named(kind: str) -> Callable[[Over], Curvature]:

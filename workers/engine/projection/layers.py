@@ -93,6 +93,25 @@ class ProjectedLayer:
         rows = layout.groups * layout.rows if self.left is None else self.left.shape[1]
         return rows, layout.columns if self.right is None else self.right.shape[1]
 
+    def matrices(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(rows, k_out) and (columns, k_in), in float64; of a side that is kept as it is the identity."""
+
+        def whole(matrix: Tensor | None, size: int) -> Tensor:
+            if matrix is None:
+                return torch.eye(size, dtype=torch.float64, device=device)
+            return matrix.double()
+
+        rows = self.layout.groups * self.layout.rows
+        return whole(self.left, rows), whole(self.right, self.layout.columns)
+
+    def in_double(self) -> ProjectedLayer:
+        """The same in float64."""
+        return replace(
+            self,
+            left=None if self.left is None else self.left.double(),
+            right=None if self.right is None else self.right.double(),
+        )
+
     @property
     def numbers(self) -> int:
         """Of a row."""

@@ -1,23 +1,25 @@
 """Random projections of rows' gradients, whitened by the curvature in their space: an index that is built fast.
 
-With P the projection of a layer and C̃ = Pᵀ C P over a sample of the rows, a row has the numbers W Pᵀ g, where
-Wᵀ W = (C̃ + λI)⁻¹ by the eigenvectors of C̃: products of two rows' numbers are influences in the projected space.
+With P the projection of a layer and C̃ = Pᵀ C P, a row has the numbers W Pᵀ g, where Wᵀ W = (C̃ + λI)⁻¹ by the
+eigenvectors of C̃: products of two rows' numbers are influences in the projected space. C is what candidates are scored
+by: with the second moment of projected gradients in its place, a whole block that few rows say little of, half as many
+of the strongest rows are found.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from workers.engine.autodiff.layer_uses import bytes_of_row
-from workers.engine.curvature.structured.blocks import Spectral, entries_of
+from workers.engine.curvature.structured.blocks import Block, Spectral
 from workers.engine.curvature.structured.layout import BlockLayout, Layout
-from workers.engine.curvature.structured.operator import Structured
 from workers.engine.curvature.structured.sums import Collector
 from workers.engine.errors import BadParameter, OutOfMemory
 from workers.engine.inversion.indefinite import singular
@@ -26,19 +28,17 @@ from workers.engine.model.batching import (
     BatchSize,
     RowBlock,
     activation_bytes,
-    over_rows,
     rows_at_once,
 )
 from workers.engine.model.problem import Problem
 from workers.engine.model.rows import Batch, Rows
 from workers.engine.model.second_order import once_differentiable
-from workers.engine.progress import Progress, silent
+from workers.engine.progress import Progress
 from workers.engine.projection.layers import ProjectedLayer, Projection
 from workers.engine.scores.contraction import GRADIENT_COPIES, over_columns
 from workers.engine.scores.embedding import PRIOR_ROWS, Embedding, strongest
 
 NUMBER_COPIES = 3  # of a row's numbers: before and after they are whitened, and one side of a layer
-ROWS_OF_A_NUMBER = 8  # of the sample that C̃ is over, for each number of the widest layer
 
 
 @dataclass(frozen=True)
@@ -48,47 +48,24 @@ class RandomEmbedding(Embedding):
     projection: Projection
     whitening: tuple[Tensor, ...]
     values: Tensor
-    curvature_rows: int  # that C̃ is over; 0: C is the identity
 
     @classmethod
     def of(
-        cls,
-        projection: Projection,
-        form: Spectral,
-        curvature: Structured | None,
-        *,
-        batch_size: BatchSize = "auto",
-        budget_bytes: int = DEFAULT_BUDGET,
-        progress: Progress | None = None,
+        cls, projection: Projection, form: Spectral, *, budget_bytes: int = DEFAULT_BUDGET
     ) -> Self:
-        """With the λ's of a closed form, and C̃ of a curvature over some rows; None: C is the identity.
-
-        An L2 term adds its mean over a layer. Raises OutOfMemory, SingularHessian.
-        """
+        """Of a curvature in closed form, with its λ's. Raises OutOfMemory, SingularHessian."""
         if not form.dampings:
             raise BadParameter("hessian_regularization", None, "give a λ first")
         _require_memory(projection, form.dtype, budget_bytes)
-        if curvature is None:
-            device = form.blocks[0].values.device
-            moments = [
-                torch.eye(each.numbers, dtype=torch.float64, device=device)
-                for each in projection.layers
-            ]
-        else:
-            moments = _second_moments(projection, curvature, batch_size, budget_bytes, progress)
         whitening, values = [], []
-        for layer, moment in zip(projection.layers, moments, strict=True):
-            penalty = None if curvature is None else curvature.problem.penalty
-            least = 0.0 if penalty is None else float(entries_of(layer.layout, penalty).mean())
-            found, vectors = torch.linalg.eigh((moment + moment.mT) / 2)
-            found = found.clamp(min=0.0) + least
-            damping = _damping_of(layer.layout, form)
+        for layer in projection.layers:
+            block, damping = _block_of(layer.layout, form)
+            found, vectors = torch.linalg.eigh(projected(block, layer))
+            found = found.clamp(min=0.0)
             _require_regular(found, damping, form.dtype)
             whitening.append((vectors * (found + damping).rsqrt()).to(form.dtype).contiguous())
             values.append(found / (found + damping))
-        strengths = torch.cat(values).float().cpu()
-        rows = 0 if curvature is None else curvature.row_count
-        return cls(projection, tuple(whitening), strengths, rows)
+        return cls(projection, tuple(whitening), torch.cat(values).float().cpu())
 
     def measured(self, rows: Iterator[Tensor]) -> RandomEmbedding:
         """With the mean squares of some rows' numbers, (b, width) at a time, and of what C̃ says."""
@@ -97,7 +74,7 @@ class RandomEmbedding(Embedding):
             total += block.double().square().sum(0).cpu()
             number += len(block)
         values = (total / number).float()
-        return RandomEmbedding(self.projection, self.whitening, values, self.curvature_rows)
+        return RandomEmbedding(self.projection, self.whitening, values)
 
     @property
     def width(self) -> int:
@@ -112,10 +89,7 @@ class RandomEmbedding(Embedding):
     @property
     def described(self) -> dict[str, Any]:
         """For people: how many numbers of each layer there are, and what they are projections of."""
-        return {
-            "layers": [_described(each) for each in self.projection.layers],
-            "curvature_rows": self.curvature_rows,
-        }
+        return {"layers": [_described(each) for each in self.projection.layers]}
 
     def leading(self, count: int) -> Tensor:
         """(count,) places among the numbers of those that add most to the variance of the scores, ascending."""
@@ -162,7 +136,6 @@ class RandomEmbedding(Embedding):
                 for each in self.projection.layers
             ],
             "explained": sorted(self.projection.explained),
-            "curvature_rows": self.curvature_rows,
         }
         note = torch.frombuffer(bytearray(json.dumps(document).encode()), dtype=torch.uint8)
         found = {"layout": note.clone(), "values": self.values, **self.projection.tensors()}
@@ -178,7 +151,7 @@ class RandomEmbedding(Embedding):
         )
         projection = Projection(layers, frozenset(document["explained"])).with_tensors(tensors)
         whitening = tuple(tensors[f"{at}.whitening"] for at in range(len(layers)))
-        return cls(projection, whitening, tensors["values"].cpu(), document["curvature_rows"])
+        return cls(projection, whitening, tensors["values"].cpu())
 
 
 def _layout(projection: Projection, problem: Problem) -> Layout:
@@ -186,35 +159,59 @@ def _layout(projection: Projection, problem: Problem) -> Layout:
     return Layout(blocks, projection.explained, {each.name: each for each in problem.layout})
 
 
-def _second_moments(
-    projection: Projection,
-    curvature: Structured,
-    batch_size: BatchSize,
-    budget_bytes: int,
-    progress: Progress | None,
-) -> list[Tensor]:
-    """C̃ of each layer, (k, k) in float64: a mean over the curvature's rows."""
-    problem, rows = curvature.problem, curvature.rows
-    collector = Collector(problem, _layout(projection, problem), curvature.moment)
-    totals = [
-        torch.zeros(each.numbers, each.numbers, dtype=torch.float64, device=problem.device)
-        for each in projection.layers
-    ]
+def projected(block: Block, layer: ProjectedLayer) -> Tensor:
+    """C̃ = Pᵀ C P of a layer that is the block or a part of it, (k, k) in float64: exact, without a pass over rows."""
+    layout = block.layout
+    if layout.form == "kronecker":
+        if layout.names != layer.layout.names:
+            raise BadParameter(
+                "projection", "random", f"layer {layer.layout.layer} has another layout by now"
+            )
+        return _of_kronecker(block, layer)
+    starts = dict(zip(layout.names, accumulate(layout.sizes, initial=0), strict=False))
+    offsets = tuple(starts[name] for name in layer.layout.names)
+    local = replace(layer, layout=replace(layer.layout, offsets=offsets))  # in the block's order
+    if block.left is None:
+        values = local.layout.gathered(block.values[None])[0].flatten(0, 1)
+        return _between(values.double(), *local.matrices(values.device))
+    found = local.in_double().of_gradients(
+        block.left.double().mT
+    )  # (size, k), an eigenvector a row
+    return _symmetric((found.mT * block.values) @ found)
 
-    def work(batch: Batch) -> list[list[Tensor]]:
-        with once_differentiable():
-            found = collector.columns_of(problem.placed(batch))
-            return [projection.of_column(column) for column in found]
 
-    size = _rows_at_once(projection, problem, rows, batch_size, budget_bytes)
-    told = progress or silent
-    for _, columns in over_rows(
-        rows, RowBlock(size), work, what="projected curvature", progress=told
-    ):
-        for numbers in columns:
-            for total, own in zip(totals, numbers, strict=True):
-                total += own.mT @ own
-    return [total / len(rows) for total in totals]
+def _of_kronecker(block: Block, layer: ProjectedLayer) -> Tensor:
+    """Pᵀ Q Λ Qᵀ P of Kronecker products, group by group."""
+    left, right = layer.matrices(block.values.device)
+    total = torch.zeros((layer.numbers,) * 2, dtype=torch.float64, device=block.values.device)
+    for group, own in enumerate(left.split(block.layout.rows)):
+        rows = own if block.left is None else block.left[group].double().mT @ own
+        columns = right if block.order is None else right[block.order]
+        if block.right is not None:
+            count = block.turned_columns
+            turned = block.right[group].double().mT @ columns[:count]
+            columns = torch.cat([turned, columns[count:]])
+        total += _between(block.values[group], rows, columns)
+    return total
+
+
+def _between(values: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """(L ⊗ R)ᵀ diag(Λ) (L ⊗ R) of Λ (r, c), L (r, k) and R (c, l): (k l, k l), pair by pair of the narrower side."""
+    outer, inner = left.shape[1], right.shape[1]
+    if outer > inner:
+        turned = _between(values.mT, right, left).view(inner, outer, inner, outer)
+        return turned.permute(1, 0, 3, 2).reshape(outer * inner, -1)
+    found = values.new_empty(outer, inner, outer, inner)
+    for first in range(outer):
+        weights = (left[:, first, None] * left[:, first:]).mT @ values  # (k - first, c)
+        blocks = (right.mT * weights.unsqueeze(1)) @ right  # (k - first, l, l), each symmetric
+        found[first, :, first:] = blocks.movedim(0, 1)
+        found[first:, :, first] = blocks
+    return _symmetric(found.reshape(outer * inner, -1))
+
+
+def _symmetric(square: Tensor) -> Tensor:
+    return (square + square.mT) / 2
 
 
 def _rows_at_once(
@@ -251,12 +248,12 @@ def _require_regular(eigenvalues: Tensor, damping: float, dtype: torch.dtype) ->
         raise singular(smallest, damping, largest)
 
 
-def _damping_of(layout: BlockLayout, form: Spectral) -> float:
-    """λ of the block that has this parameter."""
+def _block_of(layout: BlockLayout, form: Spectral) -> tuple[Block, float]:
+    """That has this parameter, and its λ."""
     for block, damping in zip(form.blocks, form.dampings, strict=True):
         if layout.offsets[0] in block.layout.offsets:
-            return damping
-    raise BadParameter("hessian_regularization", layout.layer, "no λ is known of this layer")
+            return block, damping
+    raise BadParameter("projection", "random", f"no curvature is known of layer {layout.layer}")
 
 
 def _described(layer: ProjectedLayer) -> dict[str, Any]:

@@ -47,24 +47,6 @@ def structured(
                 "layers or diagonal of a Hessian, which is no sum of squares; or another kind",
             )
         return Parts(whole(), problem, structure, told)
-    return second_moment(
-        kind, structure, problem, rows, options, seed=seed, exact_outputs=exact_outputs, drawn=drawn
-    )
-
-
-def second_moment(
-    kind: str,
-    structure: Structure,
-    problem: Problem,
-    rows: Rows,
-    options: dict[str, Any],
-    *,
-    seed: int,
-    exact_outputs: int,
-    drawn: Drawn,
-) -> Structured:
-    """Of a kind that is the mean of squares of what its rows, problem and moment give."""
-    told: dict[str, Any] = {"kind": kind}
     moment: Moment = "gradients"
     if structure == "identity":
         pass
