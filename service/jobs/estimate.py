@@ -341,7 +341,7 @@ def _known_to_fail(job: AttributionJob, known: Experience) -> dict[str, Any]:
         return {}
     words = (
         f"λ = {wrong[0]:.4g} is known to fail: the smallest eigenvalue of the {job.curvature.label} is "
-        f"{smallest:.4g} by job {known.smallest_job}; give more than {-smallest:.4g}"
+        f"{smallest:.4g} by job {known.smallest_job}; give more than {abs(smallest):.4g}"
     )
     return {
         "fails": words,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tests.journeys.formulas import Formula
 from upweight import Client
-from upweight.errors import InvalidRequest
+from upweight.errors import ComputationFailed, InvalidRequest
 
 ROWS = 40
 pytestmark = pytest.mark.filterwarnings("ignore::upweight.UntrustedResult")
@@ -90,3 +90,21 @@ def test_auto_gives_a_softmax_a_lambda_of_its_own(online: Client, fresh_name: st
     assert found.job.damping is not None
     assert found.job.damping.rule == "mean"
     assert found.job.damping.values == pytest.approx([0.1 * mean], rel=1e-9)
+
+
+def test_a_curvature_of_zeros_names_no_way_out_that_was_taken(
+    online: Client, fresh_name: str
+) -> None:
+    """Of rows that are all 0 "auto" has nothing to take a part of, and knows no number either."""
+    net = nn.Linear(4, 1, bias=False).double()
+    online.models.register(fresh_name, net, example=torch.randn(3, 4).double(), loss="mse")
+    online.datasets.register(fresh_name, x=np.zeros((8, 4)), y=np.zeros((8, 1)))
+    asked = (fresh_name, fresh_name, fresh_name)
+    told = []
+    for damping in ("auto", {"relative": 0.1}, 0):
+        with pytest.raises(ComputationFailed) as caught:
+            online.compute_influences(*asked, hessian_regularization=damping)
+        told.append(caught.value.errors[0].detail)
+    assert told[0].endswith("no λ above 0: give hessian_regularization as a number")
+    assert 'as a number, or take "auto"' in told[1]
+    assert "a hessian_regularization of 0.0001 would do" in told[2]

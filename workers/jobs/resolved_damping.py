@@ -34,13 +34,17 @@ def worked_out(steps: Steps) -> ResolvedDamping | None:
         found = steps.measured_curvature(ends="auto" in each)
     pairs = [_one(one, found) for one in each]
     values = [value for value, _ in pairs]
-    for value in values:
+    for one, value in zip(each, values, strict=True):
         if not (value > 0.0 and math.isfinite(value)):
             mean = math.nan if found is None else found.mean
+            way = (
+                ""
+                if one == "auto"
+                else ', or take "auto", which looks at the smallest eigenvalue, too'
+            )
             raise ComputationFailed.field(
                 "/hessian_regularization",
-                f"the mean eigenvalue of H is {mean:.3g}, and a part of it is no λ above 0: {GIVE_A_NUMBER}, "
-                'or take "auto", which looks at the smallest eigenvalue, too',
+                f"the mean eigenvalue of H is {mean:.3g}, and a part of it is no λ above 0: {GIVE_A_NUMBER}{way}",
                 steps.request.model_dump(mode="json")["hessian_regularization"],
             )
     return ResolvedDamping(
