@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from service.jobs.counts import (
     FORMED_OUTPUTS,
     NOTHING,
@@ -24,7 +26,7 @@ from service.jobs.counts import (
 from service.jobs.groups import rescaling_bytes
 from service.jobs.validation.inputs import Inputs
 from service.jobs.validation.size import item_bytes, perturbed_shape, result_bytes
-from service.jobs.validation.structures import least_bytes, module_sizes
+from service.jobs.validation.structures import likely_bytes, module_sizes
 from service.parts import Parts
 from service.storage.experience import Experience, spectrum_of
 from upweight.schema import (
@@ -175,11 +177,18 @@ class Counted:
         each = rhs_bytes(p * item, dampings)
         curvature = getattr(job, "curvature", None)
         if curvature is not None and curvature.closed_form:
-            selected = self.inputs.model.selected
-            # Sums that do not fit are taken a few layers at a time.
-            kept += min(budget, sum(least_bytes(selected, curvature.structure, item).values()))
+            selected = self.inputs.model.selected or ()
+            # Sums that do not fit are taken a few layers at a time; they are gone when rows are scored.
+            after, fitting = likely_bytes(selected, curvature.structure, item)
             each = SCORED_VECTORS * dampings * p * item
-        elif getattr(job, "building", None) is not None or (curvature and curvature.builds_matrix):
+            together = max(1, min(self.vectors, budget // max(1, each)))
+            kept += self._activations(job, budget)
+            return (
+                WORKER_BYTES
+                + kept
+                + max(min(budget, fitting), min(budget, after) + together * each)
+            )
+        if getattr(job, "building", None) is not None or (curvature and curvature.builds_matrix):
             kept += 3 * p * p * item
         elif isinstance(job, AttributionJob) and getattr(job, "factors", None) is None:
             return WORKER_BYTES + kept + self._solving_bytes(job, budget)
@@ -300,7 +309,10 @@ def _with_remark(estimate: Estimate) -> Estimate:
 
 
 def _bytes_of(dataset: DatasetRecord) -> int:
-    row = sum(prod(each or 1 for each in column.shape) * 8 for column in dataset.columns)
+    row = sum(
+        prod(each or 1 for each in column.shape) * np.dtype(column.dtype).itemsize
+        for column in dataset.columns
+    )
     return (dataset.rows or 0) * row
 
 

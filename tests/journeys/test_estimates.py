@@ -43,6 +43,26 @@ def test_a_dry_run_tells_what_it_would_take_and_starts_nothing(online: Client, w
     assert not list(online.jobs.list(labels={"run": "dry"}))
 
 
+def test_memory_counts_rows_in_their_own_type(online: Client) -> None:
+    model = online.models.register(
+        "column", nn.Linear(3, 2), example=torch.randn(2, 3), loss="cross_entropy"
+    )
+    assert model.parameter_count == 8
+
+    def memory(name: str, count: int) -> int:
+        x, y = torch.randn(count, 3), torch.arange(count) % 2
+        online.datasets.register(name, x=x, y=y)
+        found = online.compute_influences(
+            "column", name, name, train_rows="0:1", test_rows="0:1", hessian_on={"dataset": name, "rows": "0:9"},
+            hessian_regularization=0.1, dry_run=True,
+        ).estimate  # fmt: skip
+        assert found is not None
+        return found.memory_bytes
+
+    # Three numbers of four bytes, and a label of eight.
+    assert memory("long", 5000) - memory("short", 1000) == 4000 * (3 * 4 + 8)
+
+
 def test_memory_counts_the_activations_of_a_batch_of_rows(online: Client) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(

@@ -66,6 +66,36 @@ def least_bytes(
     return {name: _SUM_BYTES * _size(members) for name, members in modules.items()}
 
 
+def likely_bytes(
+    selected: Sequence[ParameterSpec], structure: str, itemsize: int
+) -> tuple[int, int]:
+    """What a fit keeps, and that with the sums of the largest module, which are there until its eigenvectors are.
+
+    As `least_bytes`, but a matrix without a bias of outputs is taken for that of a layer, its outputs first: as the
+    worker counts where no layer has groups.
+    """
+    if not STRUCTURES[structure].factors:  # type: ignore[index]
+        found = sum(least_bytes(selected, structure, itemsize).values())
+        return found, found
+    kept = largest = 0
+    for members in _modules(selected).values():
+        size = _size(members)
+        shapes = {each.name.rpartition(".")[2]: each.shape for each in members}
+        weight = list(shapes.get("weight", ()))
+        sides = 0, 0
+        if len(weight) >= _MATRIX and set(shapes) <= {"weight", "bias"}:
+            sides = weight[0], prod(weight[1:]) + len(members) - 1
+        if not 0 < max(sides) <= LARGEST_SIDE:
+            kept += _SUM_BYTES * size
+            continue
+        numbers = sides[0] ** 2 + sides[1] ** 2
+        kept += (
+            itemsize * numbers + 2 * _SUM_BYTES * size
+        )  # of eigenvalues there are the sums, and their means
+        largest = max(largest, _SUM_BYTES * numbers)
+    return kept, kept + largest
+
+
 def module_sizes(selected: Sequence[ParameterSpec]) -> dict[str, int]:
     """Parameters of each module."""
     return {name: _size(members) for name, members in _modules(selected).items()}

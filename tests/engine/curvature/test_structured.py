@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from service.jobs.validation.structures import least_at_once
+from service.jobs.validation.structures import least_at_once, likely_bytes
 from tests.engine.curvature import kronecker_by_hand as by_hand
 from tests.engine.exact import relative
 from upweight.schema import ParameterSpec
@@ -795,6 +795,33 @@ def test_what_shapes_alone_tell_of_its_memory_is_no_more_than_that(
     assert 0 < of_one <= told <= needed
     if structure in ("layers", "diagonal", "identity"):  # nothing to guess
         assert told == needed
+
+
+@pytest.mark.parametrize("structure", ["kfac", "ekfac", "layers", "diagonal"])
+@pytest.mark.parametrize("model", ["mlp", "plain"])
+def test_what_a_fit_is_likely_to_take_is_what_the_engine_counts(structure: str, model: str) -> None:
+    plain = nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.Tanh(), nn.Conv2d(3, 4, 2), nn.Tanh(), nn.Flatten(),
+        nn.Linear(36, 3, bias=False),
+    )  # fmt: skip
+    modules: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+        "mlp": (mlp, real(ROWS, 5)),
+        "plain": (lambda: plain, real(ROWS, 2, 4, 4)),
+    }
+    module, inputs = modules[model]
+    found = curvature(made(module), inputs, classes(), structure)
+    specs = [
+        ParameterSpec(name=each.name, shape=list(each.shape), offset=each.offset)
+        for each in found.problem.layout
+    ]
+    after, fitting = likely_bytes(specs, structure, found.dtype.itemsize)
+    assert after <= fitting
+    blocks = found.collector.layout.blocks
+    needed = fit_bytes(blocks, found.dtype.itemsize)
+    if structure in ("kfac", "ekfac"):
+        assert fitting == needed
+    else:  # sums of all blocks are counted, of which the engine holds one block's beside the others
+        assert needed <= fitting <= 3 * needed
 
 
 def test_limits_of_blocks_are_those_that_the_contract_tells() -> None:
