@@ -28,6 +28,20 @@ class Convolution(nn.Module):
         return self.head(self.drop(self.relu(self.norm(self.conv(x)))).flatten(1))
 
 
+class Causal(nn.Module):
+    """A stack that is given a mask, and maybe what it is."""
+
+    def __init__(self, **what: bool) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(4))
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x, mask=self.mask, **self.what).mean(1)
+
+
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -276,6 +290,7 @@ def test_program_holds_no_rows_of_the_example() -> None:
         (nn.Linear(3, 2), np.zeros((2, 3)), "takes float32 and gets float64"),
         (TwoInputs(), torch.zeros(2, 3).long(), "missing 1 required positional argument: 'x'"),
         (BatchSecond(), torch.zeros(3, 5, 3), r"rnn \(RNN\) needs batch_first=True"),
+        (Causal(), torch.zeros(2, 4, 8), r"encoder \(TransformerEncoder\).*is_causal=False"),
     ],
     ids=[
         "value",
@@ -295,6 +310,7 @@ def test_program_holds_no_rows_of_the_example() -> None:
         "dtype",
         "arguments",
         "batch second",
+        "mask",
     ],
 )
 def test_what_cannot_be_exported_names_the_part_and_the_way_out(
@@ -303,6 +319,11 @@ def test_what_cannot_be_exported_names_the_part_and_the_way_out(
     with pytest.raises(ExportFailed, match=words):
         export_program(model, example)
     assert model.training
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_stack_that_is_told_what_its_mask_is_is_exported(causal: bool) -> None:
+    assert export_program(Causal(is_causal=causal), torch.zeros(2, 4, 8))
 
 
 class OwnLikelihood(nn.Module):

@@ -34,6 +34,8 @@ def explain(exc: BaseException, module: nn.Module) -> str:
     where, advice = _part(exc, module), _advice(exc)
     if advice == STATIC_BATCH and (second := _batch_second(module)):
         advice += f"; {second}"
+    if advice == DATA_DEPENDENT and (reads := _compares_masks(module)):
+        advice += f"; {reads}"
     return _paragraph(exc, where, advice)
 
 
@@ -153,6 +155,23 @@ def _batch_second(module: nn.Module, prefix: str = "") -> str:
     ]
     return (
         f"the batch is dimension 0 here, so {' and '.join(found)} needs batch_first=True"
+        if found
+        else ""
+    )
+
+
+def _compares_masks(module: nn.Module) -> str:
+    """Stacks of torch's own that look at a mask's values unless they are told what it is."""
+    from torch import nn
+
+    found = [
+        f"{name or 'the module'} ({type(part).__name__})"
+        for name, part in module.named_modules()
+        if isinstance(part, nn.TransformerEncoder | nn.TransformerDecoder)
+    ]
+    return (
+        f"{' and '.join(found)} compares a mask with a causal one: give is_causal=False beside mask= "
+        "(tgt_is_causal=False beside tgt_mask=), which takes the mask as it is"
         if found
         else ""
     )
