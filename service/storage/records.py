@@ -356,7 +356,13 @@ def _used_otherwise() -> IdempotencyConflict:
 
 
 def not_found(kind: str, reference: str, meant: str = "") -> NotFound:
-    """The same words whether it never was, is gone, or is another namespace's."""
+    """The same words whether it never was, is gone, or is another namespace's.
+
+    An id of another kind is told by its form alone.
+    """
+    for other, prefix in keys.ID_PREFIX.items():
+        if other != kind and reference.startswith(f"{prefix}_"):
+            meant = meant or f"ids that begin with {prefix}_ are of {other}s"
     meant = f"{meant} " if meant.endswith("?") else f"{meant}; " if meant else ""
     return NotFound(
         f"there is no {kind} {shown(reference)!r} here; {meant}client.{kind}s.list(), `upweight {kind}s list` and "

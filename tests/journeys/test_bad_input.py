@@ -280,6 +280,21 @@ def test_an_unknown_name_is_not_found_where_it_stands(
 
 
 @pytest.mark.parametrize(
+    ("values", "pointer", "words"),
+    [
+        ({"model": "dst_" + "0" * 26}, "/model", "ids that begin with dst_ are of datasets;"),
+        ({"train": {"dataset": "mdl_" + "0" * 26}}, "/train/dataset", "mdl_ are of models;"),
+        ({"train": {"dataset": "job_" + "0" * 26}}, "/train/dataset", "job_ are of jobs;"),
+    ],
+)
+def test_an_id_of_another_kind_is_told_so(
+    http: httpx2.Client, iris: Subject, values: Json, pointer: str, words: str
+) -> None:
+    answer = http.post("/v1/jobs", json=job(iris, **values))
+    assert words in refused(answer, 404, "not-found", pointer)
+
+
+@pytest.mark.parametrize(
     ("header", "value", "sent"),
     [
         ("Content-Length", str(1 << 30), b""),

@@ -35,8 +35,8 @@ def format_of(sources: Sequence[Any]) -> str:
     format = found.pop() if len(found) == 1 else None
     if format is None:
         raise InvalidRequest(
-            f"the format is not clear from the files' names; give format= one of {sorted(FORMATS.values())}, or "
-            "one .npy file a column"
+            f"the format is not clear from the files' names; give format= (--format in a shell) one of "
+            f"{sorted(FORMATS.values())}, or one .npy file a column"
         )
     return format
 
