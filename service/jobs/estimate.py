@@ -182,7 +182,7 @@ class Counted:
             after, fitting = likely_bytes(selected, curvature.structure, item)
             each = SCORED_VECTORS * dampings * p * item
             together = max(1, min(self.vectors, budget // max(1, each)))
-            kept += self._activations(job, budget)
+            kept += self._activations(budget)
             return (
                 WORKER_BYTES
                 + kept
@@ -192,19 +192,20 @@ class Counted:
             kept += 3 * p * p * item
         elif isinstance(job, AttributionJob) and getattr(job, "factors", None) is None:
             return WORKER_BYTES + kept + self._solving_bytes(job, budget)
-        kept += self._activations(job, budget)
+        through = job.inversion.together if isinstance(job, AttributionJob) else 1
+        kept += self._activations(budget, max(1, min(self.vectors, through)))
         together = max(1, min(self.vectors, budget // max(1, each)))
         return WORKER_BYTES + kept + together * each
 
-    def _activations(self, job: JobBase, budget: int) -> int:
-        """Of a batch of rows, for each of the vectors that go through the model with it; within the budget."""
+    def _activations(self, budget: int, together: int = 1) -> int:
+        """Of a batch of rows, for each of the vectors that go through the model with it; within the budget.
+
+        Gradients alone go through it where the inverse is in closed form, however many test rows there are.
+        """
         of_row = self.inputs.model.activation_bytes
         if of_row is None:
             return 0
         rows = min(ROWS_TOGETHER, max(len(self.inputs.hessian.rows), len(self.inputs.train.rows)))
-        together = 1
-        if isinstance(job, AttributionJob):
-            together = max(1, min(self.vectors, job.inversion.together))
         return min(budget, rows * of_row * (1 + together))
 
     def _solving_bytes(self, job: AttributionJob, budget: int) -> int:

@@ -86,6 +86,19 @@ def test_rows_are_counted_as_a_pass_keeps_and_takes_them(
     assert found.memory(BUDGET, GIB) - none == expected
 
 
+def test_no_vector_of_a_closed_form_goes_through_the_model() -> None:
+    options = {
+        "curvature": {"kind": "empirical_fisher", "structure": "diagonal"},
+        "inversion": {"method": "direct"},
+    }
+    for count in (1, 8):
+        found, plain = (
+            counted(1_000, count, activations=each, rows=10, **options).memory(BUDGET, GIB)
+            for each in (MIB, 0)
+        )
+        assert found - plain == 10 * 2 * MIB
+
+
 @pytest.mark.parametrize("count", [1, 8])
 def test_a_vector_that_the_budget_does_not_hold_is_counted_all_the_same(count: int) -> None:
     found = counted(BILLION, count).memory(BUDGET, GIB)
