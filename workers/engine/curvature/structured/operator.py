@@ -361,7 +361,7 @@ class Structured(OverRows):
         if needed > self._options.budget_bytes:
             largest = max(layout.blocks, key=lambda block: fit_bytes((block,), 8))
             raise OutOfMemory(
-                f"a {self.structure} curvature of {needed:,} bytes, where {self._options.budget_bytes:,} may be used",
+                f"the {self.structure} curvature of {needed:,} bytes, where {self._options.budget_bytes:,} may be used",
                 f"choose structure diagonal, or select fewer parameters: {largest.layer} is the largest",
             )
 
