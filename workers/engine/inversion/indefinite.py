@@ -36,6 +36,17 @@ def singular(
     )
 
 
+def require_regular(eigenvalues: Tensor, damping: float, dtype: torch.dtype) -> None:
+    """Raises SingularHessian where a matrix with these eigenvalues, found in `dtype`, is singular with λ.
+
+    Without λ what is within the rounding is as good as 0; with λ only a negative one counts.
+    """
+    smallest, largest = float(eigenvalues.min()), float(eigenvalues.abs().max())
+    eps = torch.finfo(dtype if damping == 0.0 else torch.float64).eps
+    if smallest + damping <= eigenvalues.numel() ** 0.5 * eps * largest:
+        raise singular(smallest, damping, largest)
+
+
 def indefinite(operator: Damped, direction: Tensor, seed: int) -> SingularHessian:
     """The error where conjugate gradients met this direction (p,) of curvature that is not positive.
 

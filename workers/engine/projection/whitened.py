@@ -22,7 +22,7 @@ from workers.engine.curvature.structured.blocks import Block, Spectral
 from workers.engine.curvature.structured.layout import BlockLayout, Layout
 from workers.engine.curvature.structured.sums import Collector
 from workers.engine.errors import BadParameter, OutOfMemory
-from workers.engine.inversion.indefinite import singular
+from workers.engine.inversion.indefinite import require_regular
 from workers.engine.model.batching import (
     DEFAULT_BUDGET,
     BatchSize,
@@ -36,7 +36,7 @@ from workers.engine.model.second_order import once_differentiable
 from workers.engine.progress import Progress
 from workers.engine.projection.layers import ProjectedLayer, Projection
 from workers.engine.scores.contraction import GRADIENT_COPIES, over_columns
-from workers.engine.scores.embedding import PRIOR_ROWS, Embedding, strongest
+from workers.engine.scores.embedding import Embedding, mean_squares, strongest
 
 NUMBER_COPIES = 3  # of a row's numbers: before and after they are whitened, and one side of a layer
 
@@ -62,18 +62,14 @@ class RandomEmbedding(Embedding):
             block, damping = _block_of(layer.layout, form)
             found, vectors = torch.linalg.eigh(projected(block, layer))
             found = found.clamp(min=0.0)
-            _require_regular(found, damping, form.dtype)
+            require_regular(found, damping, form.dtype)
             whitening.append((vectors * (found + damping).rsqrt()).to(form.dtype).contiguous())
             values.append(found / (found + damping))
         return cls(projection, tuple(whitening), torch.cat(values).float().cpu())
 
     def measured(self, rows: Iterator[Tensor]) -> RandomEmbedding:
         """With the mean squares of some rows' numbers, (b, width) at a time, and of what C̃ says."""
-        total, number = PRIOR_ROWS * self.values.double(), PRIOR_ROWS
-        for block in rows:
-            total += block.double().square().sum(0).cpu()
-            number += len(block)
-        values = (total / number).float()
+        values = mean_squares(self.values.double(), rows).float()
         return RandomEmbedding(self.projection, self.whitening, values)
 
     @property
@@ -238,14 +234,6 @@ def _require_memory(projection: Projection, dtype: torch.dtype, budget: int) -> 
             f"a projected curvature of {needed:,} bytes, where {budget:,} may be used",
             "give a smaller dimension, or select fewer parameters",
         )
-
-
-def _require_regular(eigenvalues: Tensor, damping: float, dtype: torch.dtype) -> None:
-    """Raises SingularHessian where C̃ + λI is singular but for rounding."""
-    smallest, largest = float(eigenvalues.min()), float(eigenvalues.max())
-    eps = torch.finfo(dtype if damping == 0.0 else torch.float64).eps
-    if smallest + damping <= len(eigenvalues) ** 0.5 * eps * largest:
-        raise singular(smallest, damping, largest)
 
 
 def _block_of(layout: BlockLayout, form: Spectral) -> tuple[Block, float]:

@@ -58,11 +58,7 @@ class Strengths:
         if count == sum(sizes) or rows is None:
             return cls._largest(shares, count)
         whole = SpectralEmbedding.of(form, cls(torch.arange(sum(sizes)), shares.float()))
-        total, number = PRIOR_ROWS * shares, PRIOR_ROWS
-        for block in rows(whole):
-            total += block.double().square().sum(0).cpu()
-            number += len(block)
-        return cls._largest(total / number, count)
+        return cls._largest(mean_squares(shares, rows(whole)), count)
 
     @classmethod
     def by_layer(cls, form: Spectral, dimension: int) -> Strengths:
@@ -218,6 +214,15 @@ class SpectralEmbedding(Embedding):
             progress,
             result_width=problem.size + self.width,
         )
+
+
+def mean_squares(expected: Tensor, rows: Iterator[Tensor]) -> Tensor:
+    """(d,) float64 on the CPU, of rows' numbers (b, d) at a time and of what is expected (d,) before."""
+    total, number = PRIOR_ROWS * expected, PRIOR_ROWS
+    for block in rows:
+        total += block.double().square().sum(0).cpu()
+        number += len(block)
+    return total / number
 
 
 def strongest(values: Tensor, count: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from workers.engine.curvature.structured.layout import BlockLayout
 from workers.engine.errors import BadParameter
-from workers.engine.inversion.indefinite import singular
+from workers.engine.inversion.indefinite import require_regular
 from workers.engine.operators import ClosedForm, Curvature, InClosedForm, Inverse
 
 # Vectors whose rotated entries of a block are alive at once, in entries: larger ones leave the caches.
@@ -241,15 +241,8 @@ class Spectral(ClosedForm):
         for block, each in zip(self.blocks, given, strict=True):
             if not each >= 0.0 or math.isinf(each):
                 raise BadParameter("hessian_regularization", each, "must be finite and at least 0")
-            self._require_regular(block, each)
+            require_regular(block.values, each, self.dtype)
         return replace(self, dampings=tuple(float(each) for each in given))
-
-    def _require_regular(self, block: Block, damping: float) -> None:
-        smallest, largest = float(block.values.min()), float(block.values.abs().max())
-        # Without λ what is within the rounding of the factors is as good as 0; with λ only a negative one counts.
-        eps = torch.finfo(self.dtype if damping == 0.0 else torch.float64).eps
-        if smallest + damping <= block.values.numel() ** 0.5 * eps * largest:
-            raise singular(smallest, damping, largest)
 
     @property
     def dtype(self) -> torch.dtype:
