@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from service.jobs.counts import (
+    FEWEST_ROWS,
     FORMED_OUTPUTS,
     NOTHING,
     PASS_SECONDS,
@@ -62,7 +63,6 @@ MODEL_COPIES = 2  # as it was read, and the weights end to end
 SCORED_VECTORS = (
     3  # (k, p) blocks of scores by an inverse in closed form: gradients, factors, a product of them
 )
-ROWS_TOGETHER = 128  # rows of a batch, where the budget allows: the engine's FEWEST_ROWS
 FILE_BYTES = 400  # of a header, or of a small file of JSON
 
 
@@ -205,7 +205,7 @@ class Counted:
         of_row = self.inputs.model.activation_bytes
         if of_row is None:
             return 0
-        rows = min(ROWS_TOGETHER, max(len(self.inputs.hessian.rows), len(self.inputs.train.rows)))
+        rows = min(FEWEST_ROWS, max(len(self.inputs.hessian.rows), len(self.inputs.train.rows)))
         return min(budget, rows * of_row * (1 + together))
 
     def _solving_bytes(self, job: AttributionJob, budget: int) -> int:

@@ -30,7 +30,7 @@ def estimate(kind: str, structure: str = "full", columns: int = 1, **fields: Any
 
 
 def test_what_is_told_before_a_job_counts_with_the_engines_own_numbers() -> None:
-    assert before.ROWS_TOGETHER == batching.FEWEST_ROWS
+    assert before.FEWEST_ROWS == batching.FEWEST_ROWS
     assert before.BEYOND == indefinite.BEYOND
 
 
