@@ -10,6 +10,7 @@ from service.jobs.validation.inputs import Chosen, Inputs
 from upweight.errors import InvalidRequest
 from upweight.schema import (
     ColumnMatch,
+    ColumnSpec,
     CrossEntropy,
     CurvatureJob,
     DatasetRecord,
@@ -110,7 +111,7 @@ def _refuse_class(
         )
     if which == "label" and test is not None and isinstance(model.loss, CrossEntropy | Nll):
         dataset = test.dataset
-        target = _columns(dataset, label_columns(model, dataset))[0]
+        target = label_column(model, dataset)
         if is_floating(target.dtype):
             raise refused(
                 f"the targets of dataset {dataset.name!r} are probabilities, so that no class is a row's label; take "
@@ -133,7 +134,7 @@ def _refuse_span(measured: SpanMeasurement, inputs: Inputs) -> None:
             "/measurement", f"{why}, so it has no spans; take 'loss' or 'logit'", measured.name
         )
     kinds = {each.name: each.kind for each in dataset.metadata_columns}
-    width = _columns(dataset, label_columns(inputs.model, dataset)[:1])[0].shape[0]
+    width = label_column(inputs.model, dataset).shape[0]
     for each, at in zip(measured.spans, ("", "/minus"), strict=False):
         for name, bound in (("start", each.start), ("end", each.end)):
             if isinstance(bound, str) and kinds.get(bound) != "integer":
@@ -183,7 +184,7 @@ def without_positions(model: ModelRecord, dataset: DatasetRecord) -> str | None:
             f"model {model.name!r} has the loss {model.loss.name!r}, which has no positions; 'cross_entropy' and "
             "'nll' have, where each position has a label"
         )
-    target = _columns(dataset, label_columns(model, dataset)[:1])[0]
+    target = label_column(model, dataset)
     if not target.shape or is_floating(target.dtype):
         return f"a row of target {target.name!r} of {dataset.name!r} has no label for each of several positions"
     return None
@@ -271,6 +272,12 @@ def _targets_fit(model: ModelRecord, chosen: Chosen, *, tested: bool) -> None:
 def label_columns(model: ModelRecord, dataset: DatasetRecord) -> list[str]:
     """The targets without the weights of rows."""
     return [each for each in dataset.targets if each != model.loss.weight_column]
+
+
+def label_column(model: ModelRecord, dataset: DatasetRecord) -> ColumnSpec:
+    """The first of them, in a dataset that has one."""
+    name = label_columns(model, dataset)[0]
+    return next(column for column in dataset.columns if column.name == name)
 
 
 def _with_weights(inputs: Inputs, match: ColumnMatch) -> ColumnMatch:
@@ -374,8 +381,7 @@ def refuse_labels_out_of_range(model: ModelRecord, chosen: Chosen) -> None:
     shape = model.outputs[0].shape  # the batch is first, then the classes
     classes = shape[loss.class_axis] if len(shape) > 1 else None
     dataset = chosen.dataset
-    name = label_columns(model, dataset)[0]
-    target = next(column for column in dataset.columns if column.name == name)
+    target = label_column(model, dataset)
     ignored = _IGNORED if loss.ignore_index is None else loss.ignore_index
     if classes is None or is_floating(target.dtype):
         return
@@ -395,8 +401,7 @@ def _refuse_nameless(model: ModelRecord, chosen: Chosen) -> None:
     loss, dataset = model.loss, chosen.dataset
     if not isinstance(loss, CrossEntropy | Nll) or not dataset.class_names:
         return
-    name = label_columns(model, dataset)[0]
-    target = next(column for column in dataset.columns if column.name == name)
+    target = label_column(model, dataset)
     ignored = _IGNORED if loss.ignore_index is None else loss.ignore_index
     label, named = target.maximum, len(dataset.class_names)
     if is_floating(target.dtype) or label is None or label < named or label == ignored:
@@ -411,8 +416,7 @@ def _refuse_nameless(model: ModelRecord, chosen: Chosen) -> None:
 
 def _refuse_outside_0_to_1(model: ModelRecord, chosen: Chosen) -> None:
     dataset = chosen.dataset
-    name = label_columns(model, dataset)[0]
-    target = next(column for column in dataset.columns if column.name == name)
+    target = label_column(model, dataset)
     for label in (target.minimum, target.maximum):
         if label is not None and not 0 <= label <= 1:
             raise _misfit(

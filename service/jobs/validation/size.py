@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isqrt, prod
 
-from service.jobs.validation.compatibility import floating_inputs, label_columns
+from service.jobs.validation.compatibility import floating_inputs, label_column
 from service.jobs.validation.inputs import Inputs
 from service.jobs.validation.structures import least_bytes, module_sizes, refuse_large_structure
 from service.settings import Settings
@@ -206,9 +206,7 @@ def parts_of(job: InfluencesJob, inputs: Inputs) -> int:
         return 0
     if job.scores_by == "layer":
         return len(module_sizes(inputs.model.selected))
-    dataset = inputs.train.dataset
-    label = label_columns(inputs.model, dataset)[0]
-    target = next(each for each in dataset.columns if each.name == label)
+    target = label_column(inputs.model, inputs.train.dataset)
     return prod(each or 1 for each in target.shape)
 
 
