@@ -118,6 +118,12 @@ class ColumnMatch(Answer):
         examples=["by name", "by place: the model has one input"],
     )
 
+    def without(self, target: str | None) -> ColumnMatch:
+        """The same without this target column, where it is one."""
+        return self.model_copy(
+            update={"targets": [each for each in self.targets if each != target]}
+        )
+
 
 class FactorsOf(Answer):
     """Where a job has its factors from that did not solve for them itself."""

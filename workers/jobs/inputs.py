@@ -146,8 +146,7 @@ class JobInputs:
     def _test_rows(self, rows: RowsOfJob, model: ModelRecord, test: Selection) -> Rows:
         """Without weights: what is measured of them has none."""
         dataset, match = self._arranged("test_id")
-        labels = [each for each in match.targets if each != model.loss.weight_column]
-        unweighted = match.model_copy(update={"targets": labels})
+        unweighted = match.without(model.loss.weight_column)
         plain = replace(rows, problem=None if rows.problem is None else rows.problem.plain)
         return plain.of(dataset, unweighted, test, "/test")
 

@@ -276,12 +276,14 @@ class QualityAttempt(Attempt[QualityJob]):
             for each in map(ColumnMatch.model_validate, self.job["matched"])
             if each.dataset == dataset.id
         )
-        labels = [each for each in match.targets if each != without]
-        match = match.model_copy(update={"targets": labels})
         self.context.session.require_unchanged(self.namespace, dataset)
         chosen = parse_rows(selection.rows, dataset.rows or 0)
         return self.context.session.rows(
-            self.namespace, dataset, Columns.of(dataset, match), chosen, self.watch.progress
+            self.namespace,
+            dataset,
+            Columns.of(dataset, match.without(without)),
+            chosen,
+            self.watch.progress,
         )
 
     def _dataset(self, field: str) -> DatasetRecord:
