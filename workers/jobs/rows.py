@@ -34,7 +34,6 @@ from workers.engine import (
     Problem,
     Rows,
     SpannedRows,
-    Unweighted,
     check_derivatives,
     refuse_outside,
 )
@@ -69,9 +68,12 @@ class RowsOfJob:
         )
         if self.problem is not None:
             self.context.session.require_unchanged(self.namespace, dataset)
-            plain = self.problem.plain
-            labelled = rows if plain is self.problem else Unweighted(rows)
-            refuse_labels_out_of_range(plain, labelled, f"{pointer}/dataset", self.progress)
+            refuse_labels_out_of_range(
+                self.problem.plain,
+                self.problem.unweighted(rows),
+                f"{pointer}/dataset",
+                self.progress,
+            )
             self._refuse_mixed(self.problem, match, rows)
         return rows
 

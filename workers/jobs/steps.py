@@ -19,7 +19,6 @@ from workers.engine import (
     Solution,
     SpectralEmbedding,
     Strengths,
-    Unweighted,
 )
 from workers.engine.curvature.structured.blocks import Spectral
 from workers.engine.curvature.structured.layout import Layout
@@ -175,7 +174,7 @@ class Steps(Solving):
             problem.plain,
             remembered,
             count,
-            Unweighted(train) if weighted else train,
+            problem.unweighted(train),
             **self._options(),
         )
         with numbered_from(rows.start):
@@ -282,10 +281,9 @@ class Steps(Solving):
         """Stores losses and predictions of one block of rows; answers the object's digest."""
         side, rows = self.plan.prediction(number)
         problem = self.inputs.problem.plain
-        weighted = side == "train" and problem is not self.inputs.problem
-        whole = self.inputs.test if side == "test" else self.inputs.train
+        test, train = self.inputs.test, self.inputs.problem.unweighted(self.inputs.train)
+        whole = test if side == "test" else train
         assert whole is not None
-        whole = Unweighted(whole) if weighted else whole
         with numbered_from(rows.start):
             found = store_predictions(
                 writer.objects,

@@ -36,7 +36,6 @@ from workers.engine import (
     Problem,
     Progress,
     Rows,
-    Unweighted,
     make_curvature,
     make_measurement,
 )
@@ -193,7 +192,7 @@ class GradientsAttempt(VectorsAttempt[GradientsJob]):
         of_rows = problem
         if asked.name != "loss":
             measured = make_measurement(problem.plain.loss, asked.name, which)
-            rows = rows if problem.plain is problem else Unweighted(rows)
+            rows = problem.unweighted(rows)
             of_rows = problem.with_loss(measured)
         places, parameters = _chosen(problem, request.parameters)
         width = problem.size if places is None else len(places)

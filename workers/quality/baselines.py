@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers.engine import BadParameter, Problem, Rows, Unweighted, row_predictions
+from workers.engine import BadParameter, Problem, Rows, row_predictions
 from workers.engine.progress import Progress
 from workers.engine.scores.baselines import Blocks as ScoreBlocks
 from workers.engine.scores.baselines import (
@@ -37,12 +37,12 @@ class Baselines:
     def judged(self) -> Iterator[Judged]:
         """All that such rows allow, one after the other. Raises EngineError, and what `progress` raises."""
         train, problem, test = self.train, self.problem, self.test
-        plain = problem.plain
-        labelled = train if plain is problem else Unweighted(train)
         losses = np.concatenate(
             [
                 found.losses.double().cpu().numpy()
-                for _, found in row_predictions(plain, labelled, progress=self.progress)
+                for _, found in row_predictions(
+                    problem.plain, problem.unweighted(train), progress=self.progress
+                )
             ]
         )
         if test is None:

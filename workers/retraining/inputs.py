@@ -17,7 +17,7 @@ from upweight.errors import InvalidRequest
 from upweight.schema import ColumnMatch, DatasetRecord, ModelRecord, Recipe, parse_rows
 from workers.checks.rows import refuse_labels_out_of_range
 from workers.datasets.columns import Columns
-from workers.engine import Problem, Rows, Training, TrainingState, Unweighted
+from workers.engine import Problem, Rows, Training, TrainingState
 from workers.engine.progress import Progress, silent
 from workers.jobs.results import versions
 from workers.process.context import Context
@@ -73,8 +73,7 @@ class TrainingInputs:
         weighted = problem.plain is not problem
         rows = _relabelled(rows, arrays, total, weighted=weighted)
         pointer = "/train/dataset" if "labels" not in arrays else "/given"
-        labelled = Unweighted(rows) if weighted else rows
-        refuse_labels_out_of_range(problem.plain, labelled, pointer, progress)
+        refuse_labels_out_of_range(problem.plain, problem.unweighted(rows), pointer, progress)
         start = problem.theta
         if recipe.start == "initial" and model.initial is not None:
             start = theta_of(objects, namespace, model.initial, problem.layout)

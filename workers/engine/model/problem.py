@@ -17,7 +17,7 @@ from workers.engine.errors import (
 )
 from workers.engine.model.dtypes import Following, needs_following
 from workers.engine.model.losses import Loss, ProgramLoss
-from workers.engine.model.losses.weighted import Weighted
+from workers.engine.model.losses.weighted import Unweighted, Weighted
 from workers.engine.model.parameters import (
     all_names,
     layout_of,
@@ -25,7 +25,7 @@ from workers.engine.model.parameters import (
     select,
     trained,
 )
-from workers.engine.model.rows import Batch
+from workers.engine.model.rows import Batch, Rows
 from workers.engine.model.wrapping import first_output, observable, prepared
 
 Found = TypeVar("Found")
@@ -127,6 +127,10 @@ class Problem:
     def plain(self) -> Problem:
         """The same without weights of rows, for rows that have none."""
         return self.with_loss(self.loss.loss) if isinstance(self.loss, Weighted) else self
+
+    def unweighted(self, rows: Rows) -> Rows:
+        """The rows as `plain` takes them."""
+        return Unweighted(rows) if isinstance(self.loss, Weighted) else rows
 
     @property
     def follows(self) -> bool:
