@@ -12,7 +12,7 @@ from torch import Tensor
 
 from service.storage.objects import Objects
 from service.storage.row_blocks import block_path
-from service.storage.tensors import read_entry, read_header, tensor_bytes
+from service.storage.tensors import TensorEntry, read_entry, read_header, tensor_bytes
 
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, Tensor]
@@ -31,15 +31,7 @@ class StoredFits:
 
     def find(self, name: str) -> Tensors | None:
         """A fit's tensors on the device; None where there is none."""
-        path = f"{self.folder}/{name}.safetensors"
-        try:
-            header = read_header(self.objects, path)
-        except FileNotFoundError:
-            return None
-        return {
-            key: as_tensor(read_entry(self.objects, path, entry)).to(self.device)
-            for key, entry in header.items()
-        }
+        return find_tensors(self.objects, f"{self.folder}/{name}.safetensors", self.device)
 
     def put(self, name: str, tensors: Mapping[str, Tensor]) -> bool:
         """Stores a fit unless there is one; False if that is another."""
@@ -50,10 +42,30 @@ class StoredFits:
         """The parts of a curvature's sums, `SUMS` or `SQUARES`, in their order."""
         for number in range(count):
             path = block_path(f"{self.folder}/{what}", number)
-            yield {
-                name: as_tensor(read_entry(self.objects, path, entry)).to(self.device)
-                for name, entry in read_header(self.objects, path).items()
-            }
+            yield stored_tensors(self.objects, path, self.device)
+
+
+def stored_tensors(objects: Objects, path: str, device: torch.device) -> Tensors:
+    """All of one object, on the device. Raises FileNotFoundError."""
+    return _read(objects, path, read_header(objects, path), device)
+
+
+def find_tensors(objects: Objects, path: str, device: torch.device) -> Tensors | None:
+    """The same; None where there is no such object. One that goes while it is read is an error."""
+    try:
+        header = read_header(objects, path)
+    except FileNotFoundError:
+        return None
+    return _read(objects, path, header, device)
+
+
+def _read(
+    objects: Objects, path: str, header: Mapping[str, TensorEntry], device: torch.device
+) -> Tensors:
+    return {
+        name: as_tensor(read_entry(objects, path, entry)).to(device)
+        for name, entry in header.items()
+    }
 
 
 def as_array(tensor: Tensor | Array) -> Array:

@@ -14,12 +14,12 @@ from service.storage.cuts import Cut
 from service.storage.layout import ResultPaths
 from service.storage.objects import Objects
 from service.storage.row_blocks import RowBlocks
-from service.storage.tensors import read_entry, read_header, tensor_bytes
+from service.storage.tensors import tensor_bytes
 from upweight.errors import NotStored
 from upweight.schema import IndexJob
 from workers.engine import Embedding, RandomEmbedding, SpectralEmbedding, Strengths, restored
 from workers.engine.curvature.structured.blocks import Spectral
-from workers.fits.store import as_array, as_tensor
+from workers.fits.store import as_array, find_tensors, stored_tensors
 
 FACTORS = "factors"
 READ_BYTES = 32 * 1024**2
@@ -52,12 +52,7 @@ class StoredIndex:
 
     def form(self, device: torch.device) -> Spectral:
         """The curvature by its eigenvectors, before any λ."""
-        path = self.paths.index_fit
-        tensors = {
-            name: as_tensor(read_entry(self.objects, path, entry)).to(device)
-            for name, entry in read_header(self.objects, path).items()
-        }
-        found = restored(tensors)
+        found = restored(stored_tensors(self.objects, self.paths.index_fit, device))
         assert isinstance(found, Spectral)
         return found
 
@@ -125,26 +120,11 @@ def first_random_embedding(
 def _stored_random(
     objects: Objects, paths: ResultPaths, device: torch.device
 ) -> RandomEmbedding | None:
-    path = paths.index_projection
-    try:
-        names = read_header(objects, path)
-    except FileNotFoundError:
-        return None
-    tensors = {
-        name: as_tensor(read_entry(objects, path, entry)).to(device)
-        for name, entry in names.items()
-    }
-    return RandomEmbedding.from_tensors(tensors)
+    found = find_tensors(objects, paths.index_projection, device)
+    return None if found is None else RandomEmbedding.from_tensors(found)
 
 
 def _stored(objects: Objects, paths: ResultPaths) -> Strengths | None:
     """None where nobody has written them, or of an index from before there were any."""
-    try:
-        names = read_header(objects, paths.index_strengths)
-    except FileNotFoundError:
-        return None
-    found = {
-        name: as_tensor(read_entry(objects, paths.index_strengths, entry))
-        for name, entry in names.items()
-    }
-    return Strengths(found["places"], found["values"])
+    found = find_tensors(objects, paths.index_strengths, torch.device("cpu"))
+    return None if found is None else Strengths(found["places"], found["values"])

@@ -16,7 +16,7 @@ from service.storage.keys import Document, new_id
 from service.storage.layout import blob_path
 from service.storage.records import Idempotency
 from service.storage.shared import digest_of
-from service.storage.tensors import read_entry, read_header, tensor_bytes, write_tensors
+from service.storage.tensors import tensor_bytes, write_tensors
 from upweight.schema import (
     CheckState,
     ClassMetrics,
@@ -29,7 +29,7 @@ from upweight.schema import (
     parse_rows,
 )
 from workers.engine import Problem, Rows, TrainingState, row_predictions
-from workers.fits.store import as_array, as_tensor
+from workers.fits.store import as_array, stored_tensors
 from workers.jobs.attempt import Attempt
 from workers.jobs.results import ResultWriter
 from workers.programs.models import described_layout
@@ -183,11 +183,7 @@ class RetrainAttempt(Attempt[RetrainJob]):
         paths = sorted(meta.path for meta in self.context.objects.walk(self.paths.parts))
         if not paths or recipe.optimizer == "lbfgs":
             return None
-        objects = self.context.objects
-        tensors = {
-            name: as_tensor(read_entry(objects, paths[-1], entry)).to(self.context.device)
-            for name, entry in read_header(objects, paths[-1]).items()
-        }
+        tensors = stored_tensors(self.context.objects, paths[-1], self.context.device)
         earlier = Course.of({name: tensors.pop(name).cpu() for name in ("train_loss", "tested")})
         self.course.train_loss[:] = earlier.train_loss
         self.course.tested[:] = earlier.tested
