@@ -26,15 +26,19 @@ ROWS, ASKED, K, NAME, DAMPING = 60, 5, 4, "indexed", 0.03
 EMPIRICAL = "empirical_fisher"
 
 
-@pytest.fixture(scope="module")
-def net(online: Client) -> nn.Module:
+def registered(online: Client, name: str) -> nn.Module:
     """A small network, registered with its rows; in float64 afterwards."""
     torch.manual_seed(17)
     net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).eval()
-    online.models.register(NAME, net, example=rows(2)[0].float(), loss="cross_entropy")
+    online.models.register(name, net, example=rows(2)[0].float(), loss="cross_entropy")
     x, y = rows()
-    online.datasets.register(NAME, x=x.float(), y=y)
+    online.datasets.register(name, x=x.float(), y=y)
     return net.double()
+
+
+@pytest.fixture(scope="module")
+def net(online: Client) -> nn.Module:
+    return registered(online, NAME)
 
 
 @pytest.fixture(scope="module")

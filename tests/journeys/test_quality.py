@@ -16,6 +16,7 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.journeys.softmax import optimum
 from upweight import AsyncClient, Client, InfluenceResult, errors
 
 ROWS, TEST, DECAY, NAME = 40, 6, 0.05, "quality"
@@ -41,22 +42,7 @@ def rows() -> tuple[Tensor, Tensor]:
 def trained(chosen: Any) -> nn.Linear:
     """The optimum of the mean loss of these rows with weight decay, by L-BFGS from 0."""
     x, y = (each[:ROWS][chosen] for each in rows())
-    module = nn.Linear(4, 3).double()
-    for each in module.parameters():
-        nn.init.zeros_(each)
-    optimiser = torch.optim.LBFGS(
-        module.parameters(), max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        decay = sum(each.square().sum() for each in module.parameters())
-        loss = F.cross_entropy(module(x), y) + DECAY / 2 * decay
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    return module
+    return optimum(x, y, DECAY)
 
 
 def test_losses(module: nn.Module) -> np.ndarray:

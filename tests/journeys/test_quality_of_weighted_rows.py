@@ -10,9 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
+from tests.journeys.softmax import optimum
 from upweight import Client, InfluenceResult
 
 Array = NDArray[np.float64]
@@ -35,23 +36,8 @@ W[3] = 0.0
 
 def trained(chosen: Any) -> nn.Linear:
     """The optimum of the mean weighted loss of these rows with weight decay, by L-BFGS from 0."""
-    x, y, w = (each[:ROWS][chosen] for each in (X, Y, W))
-    module = nn.Linear(4, 3).double()
-    for each in module.parameters():
-        nn.init.zeros_(each)
-    optimiser = torch.optim.LBFGS(
-        module.parameters(), max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        decay = sum(each.square().sum() for each in module.parameters())
-        loss = (w * F.cross_entropy(module(x), y, reduction="none")).mean() + DECAY / 2 * decay
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return module
+    x, y, weights = (each[:ROWS][chosen] for each in (X, Y, W))
+    return optimum(x, y, DECAY, weights)
 
 
 def losses(module: nn.Module, rows: slice) -> Array:

@@ -9,12 +9,21 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from tests.engine import decoder
 from tests.journeys.problems import refused
-from tests.journeys.test_indexes import ASKED, DAMPING, EMPIRICAL, ROWS, K, held, influences, rows
+from tests.journeys.test_indexes import (
+    ASKED,
+    DAMPING,
+    EMPIRICAL,
+    ROWS,
+    K,
+    held,
+    influences,
+    registered,
+    rows,
+)
 from upweight import Client, errors
 from upweight.cli.command import command
 from upweight.cli.exits import run
@@ -26,13 +35,7 @@ OPTIONS: dict[str, Any] = {"curvature": EMPIRICAL, "hessian_regularization": DAM
 
 @pytest.fixture(scope="module")
 def net(online: Client) -> nn.Module:
-    """A small network, registered with its rows; in float64 afterwards."""
-    torch.manual_seed(17)
-    net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).eval()
-    online.models.register(NAME, net, example=rows(2)[0].float(), loss="cross_entropy")
-    x, y = rows()
-    online.datasets.register(NAME, x=x.float(), y=y)
-    return net.double()
+    return registered(online, NAME)
 
 
 @pytest.fixture(scope="module")
